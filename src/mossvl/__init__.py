@@ -1,0 +1,3 @@
+"""MOSS-VL: an open vision-language model for images and long videos."""
+
+__version__ = "0.1.0"

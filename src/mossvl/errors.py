@@ -1,0 +1,44 @@
+"""Every exception that mossvl raises on purpose.
+
+Messages follow one pattern: what was given, what was expected, what to do.
+"""
+
+
+class MossVLError(Exception):
+    """Base of all errors raised by this package."""
+
+
+class InputError(MossVLError, ValueError):
+    """The caller's input cannot be used; the message says why and what to change."""
+
+
+class MediaError(InputError):
+    """An image or a video is missing, broken, too large, or not what it was said to be."""
+
+
+class PromptError(InputError):
+    """A prompt or its messages are malformed, or do not match the media given with them."""
+
+
+class ContextLengthError(PromptError):
+    """A prompt, with the tokens asked for, is longer than the model's context."""
+
+
+class OptionError(InputError):
+    """An option is unknown or its value is out of range."""
+
+
+class DataError(InputError):
+    """A line or record of a data file cannot be read as a query."""
+
+
+class CheckpointError(MossVLError, ValueError):
+    """A checkpoint is incomplete, of another model type, or does not fit its configuration."""
+
+
+class GenerationCancelled(MossVLError):
+    """A query was cancelled before its answer was complete."""
+
+
+class GenerationTimeout(MossVLError, TimeoutError):
+    """A query, or the loading of its media, took longer than its time limit."""

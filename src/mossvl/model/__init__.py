@@ -1,0 +1,1 @@
+"""The model: configuration, layers, vision tower, and the Hugging Face classes around them."""

@@ -1,0 +1,114 @@
+"""Attention over packed rows with PyTorch's own kernels, sample by sample.
+
+Every sample's attention has exactly its own shape, whatever runs beside it: no padding, and no dense mask over vision
+tokens, because what a text row sees is a prefix of its sample's vision sequence, that is, one integer.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mossvl.model.cache import MossVLCache
+
+TILE_ROWS = 64
+"""Rows with different visibility that are computed in one call, under a mask of their own; bounds that mask's size."""
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """Grouped-query attention of one sample: q (queries, heads, d), k and v (keys, kv heads, d), mask (queries, keys)."""
+    q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
+    return out.squeeze(0).transpose(0, 1)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of the last len(q) tokens of a sequence to all len(k) tokens, each up to itself."""
+    queries, keys = len(q), len(k)
+    if queries == keys:
+        return attend(q, k, v, causal=True)
+    if queries == 1:
+        return attend(q, k, v)
+    mask = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
+    return attend(q, k, v, mask)
+
+
+def prefix_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
+    """Attention of row r to the first visible[r] keys; zeros where that is none.
+
+    `visible` (queries,) int64 on the CPU must not decrease. Memory is linear in keys, not queries × keys.
+    """
+    out = torch.zeros_like(q)
+    limits = None
+    for start, stop in _tiles(visible.tolist()):
+        low, high = int(visible[start]), int(visible[stop - 1])
+        if high == 0:
+            continue
+        mask = None
+        if low != high:
+            limits = visible.to(q.device) if limits is None else limits
+            mask = torch.arange(high, device=q.device) < limits[start:stop, None]
+        out[start:stop] = attend(q[start:stop], k[:high], v[:high], mask)
+    return out
+
+
+def _tiles(visible: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Cut rows into pieces: blind rows and long runs that see the same stand alone, short runs are joined."""
+    start = stop = 0
+    for prefix, run in groupby(visible):
+        length = len(list(run))
+        alone = not prefix or length >= TILE_ROWS
+        if start < stop and (alone or stop - start + length > TILE_ROWS):
+            yield start, stop
+            start = stop
+        stop += length
+        if alone:
+            yield start, stop
+            start = stop
+    if start < stop:
+        yield start, stop
+
+
+class PackedAttention:
+    """The plain `Attend`: rows of several samples, each sample computed by itself.
+
+    Args:
+        lengths: text rows of each sample in this call.
+        visible: for each sample, (text rows,) int64 on the CPU, how many vision tokens each row sees.
+        vision_lengths: new vision tokens of each group of media in this call.
+        vision_index: for each sample, which group of media it reads.
+        cache: keeps keys and values between calls, if given.
+    """
+
+    def __init__(
+        self,
+        lengths: list[int],
+        visible: list[Tensor],
+        vision_lengths: list[int],
+        vision_index: list[int],
+        cache: MossVLCache | None,
+    ) -> None:
+        self.lengths = lengths
+        self.visible = visible
+        self.vision_lengths = vision_lengths
+        self.vision_index = vision_index
+        self.cache = cache
+
+    def self_attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values = list(k.split(self.lengths)), list(v.split(self.lengths))
+        if self.cache is not None:
+            keys, values = self.cache.layers[layer].update(keys, values)
+        return torch.cat([causal_attention(*parts) for parts in zip(q.split(self.lengths), keys, values, strict=True)])
+
+    def cross_attention(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+        if k is not None and v is not None:
+            groups = list(zip(k.split(self.vision_lengths), v.split(self.vision_lengths), strict=True))
+            keys, values = (list(parts) for parts in zip(*(groups[index] for index in self.vision_index), strict=True))
+        if self.cache is not None:
+            keys, values = self.cache.layers[layer].update(keys, values)
+        rows = zip(q.split(self.lengths), keys, values, self.visible, strict=True)
+        return torch.cat([prefix_attention(*parts) for parts in rows])

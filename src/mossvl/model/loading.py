@@ -1,0 +1,80 @@
+"""Loading a checkpoint, strictly: what does not fit is an error that names it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import is_accelerate_available
+
+from mossvl.errors import CheckpointError, OptionError
+from mossvl.model.checkpoint import differences, read_headers, require_model_type, without_ignored
+
+LISTED = 10
+"""How many differences an error message lists."""
+
+
+def expected_shapes(cls: type[PreTrainedModel], config: Any) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the parameters that a configuration asks for; nothing is allocated."""
+    with torch.device("meta"):
+        model = cls(config)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        shapes.pop("lm_head.weight")
+    return shapes
+
+
+def load_pretrained(
+    cls: type[PreTrainedModel], load: Callable[..., Any], checkpoint: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """`load` is transformers' `from_pretrained`; around it, the checks and a `device_map` that needs no accelerate."""
+    folder = Path(checkpoint) if checkpoint is not None else None
+    if folder is not None and folder.is_dir() and kwargs.get("gguf_file") is None:
+        require_model_type(folder)
+        if kwargs.get("state_dict") is None and not kwargs.get("use_safetensors") is False:
+            _check_headers(cls, folder, kwargs.get("config"), kwargs.get("subfolder", ""))
+    device = None
+    if kwargs.get("device_map") is not None and not is_accelerate_available():
+        device = _single_device(kwargs.pop("device_map"))
+    wants_info = kwargs.pop("output_loading_info", False)
+    try:
+        model, info = load(checkpoint, *args, output_loading_info=True, **kwargs)
+    except RuntimeError as error:
+        if "size mismatch" not in str(error) and "mismatched" not in str(error):
+            raise
+        raise CheckpointError(f"{checkpoint} does not fit its configuration: {error}") from error
+    lines = [f"missing: {name}" for name in sorted(info["missing_keys"])]
+    lines += [f"unexpected: {name}" for name in sorted(info["unexpected_keys"])]
+    _raise_if_any(checkpoint, lines)
+    if device is not None:
+        model = model.to(device)
+    return (model, info) if wants_info else model
+
+
+def _check_headers(cls: type[PreTrainedModel], folder: Path, config: Any, subfolder: str) -> None:
+    config = cls.config_class.from_pretrained(folder, subfolder=subfolder) if config is None else config
+    found = {name: tensor.shape for name, tensor in without_ignored(read_headers(folder / subfolder)).items()}
+    if config.tie_word_embeddings:
+        found.pop("lm_head.weight", None)
+    _raise_if_any(folder, differences(expected_shapes(cls, config), found))
+
+
+def _raise_if_any(checkpoint: Any, lines: list[str]) -> None:
+    if lines:
+        more = f"; and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
+        raise CheckpointError(
+            f"{checkpoint} does not fit its configuration: {'; '.join(lines[:LISTED])}{more}. "
+            "`mossvl inspect` lists every difference"
+        )
+
+
+def _single_device(device_map: Any) -> torch.device:
+    """The one device that a `device_map` names."""
+    if isinstance(device_map, dict) and len(set(device_map.values())) == 1:
+        device_map = next(iter(device_map.values()))
+    if device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if isinstance(device_map, str | int | torch.device):
+        return torch.device(device_map)
+    raise OptionError(f"device_map={device_map!r} spreads the model over several devices; install accelerate for that")

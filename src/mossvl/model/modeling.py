@@ -1,0 +1,371 @@
+"""MOSS-VL as Hugging Face classes."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from mossvl.errors import OptionError
+from mossvl.model.attention import PackedAttention
+from mossvl.model.cache import MossVLCache
+from mossvl.model.checkpoint import IGNORED
+from mossvl.model.configuration import MossVLConfig, MossVLTextConfig
+from mossvl.model.layers import Attend, CrossAttentionLayer, RMSNorm, SelfAttentionLayer
+from mossvl.model.loading import load_pretrained
+from mossvl.model.packing import PackedBatch, group_media, image_tokens
+from mossvl.model.vision import Grid, VisionTower
+from mossvl.model.xrope import rotary
+from mossvl.offline.interface import OfflineInterface
+
+logger = logging.getLogger(__name__)
+
+MEDIA_INPUTS = ("pixel_values", "grid_thw", "media_nums_per_sample", "vision_embeds", "vision_index")
+
+
+class TextModel(nn.Module):
+    """The language model: embedding, decoder layers, final norm."""
+
+    def __init__(self, config: MossVLTextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        crossing = set(config.cross_attention_layers)
+        self.layers = nn.ModuleList(
+            (CrossAttentionLayer if index in crossing else SelfAttentionLayer)(config, index)
+            for index in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        attend: Attend,
+        sees: Tensor | None = None,
+        vision: Tensor | None = None,
+        vision_positions: Tensor | None = None,
+    ) -> Tensor:
+        """Run packed rows through all layers.
+
+        Args:
+            x: (rows, hidden) embeddings.
+            positions: (3, rows) rotary positions.
+            attend: keeps samples apart and remembers their keys and values.
+            sees: (rows, 1), 1 for rows that see a frame, else 0; None when no row does, and cross layers are skipped.
+            vision: (vision rows, hidden), the vision tokens that are new in this call, at `vision_positions` (3, vision rows).
+        """
+        rope = rotary(self.config, positions, x.dtype)
+        vision_rope = None if vision is None else rotary(self.config, vision_positions, vision.dtype)
+        for layer in self.layers:
+            if isinstance(layer, SelfAttentionLayer):
+                x = layer(x, rope, attend)
+            elif sees is not None:
+                x = layer(x, rope, attend, sees, vision, vision_rope)
+        return self.norm(x)
+
+
+class MossVLPreTrainedModel(PreTrainedModel):
+    config_class = MossVLConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "video", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["SelfAttentionLayer", "CrossAttentionLayer", "VisionBlock"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _keys_to_ignore_on_load_unexpected = list(IGNORED)
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
+        """Whatever is asked for, the built-in attention runs; nothing beyond PyTorch needs to be installed."""
+        if attn_implementation not in (None, "sdpa"):
+            _log_attention_once(attn_implementation)
+        return "sdpa"
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.get_text_config().initializer_range
+        if isinstance(module, nn.Linear | nn.Conv3d | nn.Embedding):
+            nn.init.normal_(module.weight, std=std)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, RMSNorm | nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, CrossAttentionLayer):
+            nn.init.zeros_(module.cross_attn_attn_gate)
+            nn.init.zeros_(module.cross_attn_mlp_gate)
+        elif isinstance(module, MossVLModel):
+            nn.init.normal_(module.separator_token, std=std)
+
+
+def _log_attention_once(requested: str) -> None:
+    message = f"attention: {requested!r} was asked for; mossvl's built-in attention runs instead"
+    if message not in _logged:
+        _logged.add(message)
+        logger.warning(message)
+
+
+_logged: set[str] = set()
+
+
+class MossVLModel(MossVLPreTrainedModel):
+    """Vision tower and language model, without the head."""
+
+    def __init__(self, config: MossVLConfig) -> None:
+        super().__init__(config)
+        self.visual = VisionTower(config.vision_config)
+        self.language_model = TextModel(config.text_config)
+        self.separator_token = nn.Parameter(torch.zeros(config.text_config.hidden_size))
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.embed_tokens = value
+
+    def encode_vision(self, pixel_values: Tensor, grid_thw: Tensor, chunk: int | None = None) -> Tensor:
+        """Encode media to vision sequences, a separator after every frame.
+
+        Args:
+            pixel_values: (patches, channels · temporal_patch · patch²), normalised.
+            grid_thw: (media, 3) frames, patch rows and patch columns.
+            chunk: frames encoded at a time (all if None); bounds the memory, changes no result.
+
+        Returns:
+            (vision tokens, hidden): pass it to `forward` as `vision_embeds`, with `grid_thw`, to encode media once.
+        """
+        grids = [(int(t), int(h), int(w)) for t, h, w in grid_thw.tolist()]
+        tokens = [h * w // self.config.vision_config.spatial_merge_size**2 for t, h, w in grids for _ in range(t)]
+        merged = self.visual(pixel_values, grids, chunk)
+        is_separator = torch.zeros(sum(tokens) + len(tokens), dtype=torch.bool)
+        is_separator[torch.tensor([n + 1 for n in tokens]).cumsum(0) - 1] = True
+        is_separator = is_separator.to(merged.device)
+        sequence = merged.new_empty(len(is_separator), merged.shape[1])
+        sequence[~is_separator] = merged
+        sequence[is_separator] = self.separator_token.to(merged)
+        return sequence
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        grid_thw: Tensor | None = None,
+        media_nums_per_sample: Sequence[int] | Tensor | None = None,
+        cross_attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        vision_embeds: Tensor | None = None,
+        vision_index: Sequence[int] | Tensor | None = None,
+        vision_chunked_length: int | None = None,
+        past_key_values: MossVLCache | None = None,
+        use_cache: bool | None = None,
+    ) -> BaseModelOutputWithPast:
+        """Run a batch of samples, padded on either side or not at all.
+
+        Args:
+            input_ids: (batch, text); or `inputs_embeds` (batch, text, hidden).
+            attention_mask: (batch, text so far), 0 for padding.
+            pixel_values: (patches, channels · temporal_patch · patch²) of all media of the batch in order.
+            grid_thw: (media, 3) frames, patch rows, patch columns. Every frame has one image token in its sample.
+            media_nums_per_sample: how many media each sample has; may be left out for a batch of one.
+            cross_attention_mask: (batch, 1, text, frames) bool, True where hidden. `input_ids` says the same; with
+                `inputs_embeds` it is what tells where the image tokens are.
+            vision_embeds: the result of `encode_vision` in place of `pixel_values`.
+            vision_index: (batch,) which entry of `media_nums_per_sample` each sample reads, when samples share media.
+            vision_chunked_length: frames encoded at a time.
+            past_key_values: what earlier calls left; `pixel_values` are then those of new image tokens only.
+
+        Raises:
+            ValueError: image tokens, frames, masks and media counts do not fit together.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        if past_key_values is not None and not isinstance(past_key_values, MossVLCache):
+            raise OptionError(
+                f"past_key_values is a {type(past_key_values).__name__}; this model keeps its keys and values in a MossVLCache"
+            )
+        embeds = self.language_model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        batch, columns = embeds.shape[:2]
+        real = torch.ones(batch, columns, dtype=torch.bool)
+        if attention_mask is not None:
+            real = attention_mask[:, -columns:].bool().cpu()
+        reads = list(range(batch)) if vision_index is None else [int(i) for i in vision_index]
+        groups = group_media(grid_thw, media_nums_per_sample, batch)
+        packed = PackedBatch.pack(
+            image_tokens(input_ids, cross_attention_mask, real, self.config.image_token_id),
+            groups,
+            reads,
+            self.config.vision_config.spatial_merge_size,
+            past_key_values,
+        )
+        if vision_embeds is None and pixel_values is not None:
+            vision_embeds = self._encode_seen(pixel_values, groups, packed.groups, vision_chunked_length)
+        if len(packed.vision_positions[0]) != (0 if vision_embeds is None else len(vision_embeds)):
+            raise ValueError(
+                f"grid_thw describes {len(packed.vision_positions[0])} vision tokens, separators included, but "
+                f"{0 if vision_embeds is None else len(vision_embeds)} were given; pass pixel_values or vision_embeds "
+                "for all media of this call"
+            )
+
+        if use_cache and past_key_values is None:
+            past_key_values = MossVLCache(self.config.text_config)
+        attend = PackedAttention(packed.lengths, packed.visible, packed.vision_lengths, packed.reads, past_key_values)
+        sees = torch.cat(packed.visible)[:, None] > 0
+        rows = real.to(embeds.device)
+        hidden = self.language_model(
+            embeds[rows],
+            packed.positions.to(embeds.device),
+            attend,
+            sees.to(embeds) if sees.any() else None,
+            vision_embeds,
+            packed.vision_positions.to(embeds.device),
+        )
+        if past_key_values is not None:
+            past_key_values.columns += columns
+            past_key_values.next_positions = packed.next_positions
+            past_key_values.vision_ends = packed.vision_ends
+        padded = hidden.new_zeros(batch, columns, hidden.shape[-1])
+        padded[rows] = hidden
+        return BaseModelOutputWithPast(last_hidden_state=padded, past_key_values=past_key_values)
+
+    def _encode_seen(
+        self, pixel_values: Tensor, given: list[list[Grid]], seen: list[list[Grid]], chunk: int | None
+    ) -> Tensor | None:
+        """Encode the groups of media that are seen; a blank image beside a text-only sample never is."""
+        patches = [sum(t * h * w for t, h, w in grids) for grids in given]
+        if sum(patches) != len(pixel_values):
+            raise ValueError(f"grid_thw describes {sum(patches)} patches, but pixel_values has {len(pixel_values)}")
+        parts = [part for part, grids in zip(pixel_values.split(patches), seen, strict=True) if grids]
+        if not parts:
+            return None
+        grid_thw = torch.tensor([grid for grids in seen for grid in grids])
+        return self.encode_vision(parts[0] if len(parts) == 1 else torch.cat(parts), grid_thw, chunk)
+
+
+class MossVLForConditionalGeneration(OfflineInterface, MossVLPreTrainedModel, GenerationMixin):
+    """MOSS-VL with its head: what the published checkpoints hold."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: MossVLConfig) -> None:
+        super().__init__(config)
+        self.model = MossVLModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a checkpoint as transformers does, but refuse one that does not fit.
+
+        `device_map` works without accelerate too, as long as it names a single device or is "auto".
+
+        Raises:
+            CheckpointError: tensors are missing, unexpected or misshapen (each is named), files are broken, or the
+                checkpoint is of another model type.
+        """
+        return load_pretrained(cls, super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        grid_thw: Tensor | None = None,
+        media_nums_per_sample: Sequence[int] | Tensor | None = None,
+        cross_attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        vision_embeds: Tensor | None = None,
+        vision_index: Sequence[int] | Tensor | None = None,
+        vision_chunked_length: int | None = None,
+        past_key_values: MossVLCache | None = None,
+        use_cache: bool | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Logits (batch, text, vocab) for a batch of samples; for the other arguments see `MossVLModel.forward`.
+
+        Args:
+            labels: (batch, text), -100 where there is nothing to learn; gives `loss`, the mean cross entropy of the next
+                token (or its sum over `num_items_in_batch`).
+            logits_to_keep: only the last so many columns (0: all), or these columns.
+        """
+        training = self.training and self.is_gradient_checkpointing
+        output = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            pixel_values=pixel_values,
+            grid_thw=grid_thw,
+            media_nums_per_sample=media_nums_per_sample,
+            cross_attention_mask=cross_attention_mask,
+            inputs_embeds=inputs_embeds,
+            vision_embeds=vision_embeds,
+            vision_index=vision_index,
+            vision_chunked_length=vision_chunked_length,
+            past_key_values=past_key_values,
+            use_cache=self.config.text_config.use_cache and not training and labels is None
+            if use_cache is None
+            else use_cache,
+        )
+        columns = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(output.last_hidden_state[:, columns])
+        loss = None
+        if labels is not None:
+            vocabulary = self.config.text_config.vocab_size
+            loss = self.loss_function(logits, labels, vocabulary, num_items_in_batch=num_items_in_batch)
+        result = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=output.past_key_values)
+        return result.to_tuple() if return_dict is False else result
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, is_first_iteration: bool = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Media enter with the prompt; later steps find their keys and values in the cache."""
+        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        if not is_first_iteration and inputs.get("past_key_values") is not None:
+            for name in MEDIA_INPUTS:
+                inputs.pop(name, None)
+        if inputs.get("inputs_embeds") is None:
+            inputs.pop("cross_attention_mask", None)
+        return inputs
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        if generation_config.cache_implementation not in (None, "dynamic"):
+            raise OptionError(
+                f"cache_implementation={generation_config.cache_implementation!r} is not supported; leave it out: "
+                "keys and values are kept in a MossVLCache"
+            )
+        if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
+            model_kwargs["past_key_values"] = MossVLCache(self.config.text_config)
+
+    @staticmethod
+    def _expand_inputs_for_generation(
+        expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **model_kwargs: Any
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        """Repeat every sample `expand_size` times for beams; the repetitions read the same media, encoded once."""
+        media = {name: model_kwargs.pop(name) for name in MEDIA_INPUTS if name in model_kwargs}
+        input_ids, model_kwargs = GenerationMixin._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+        if expand_size > 1 and media.get("grid_thw") is not None:
+            counts = media.setdefault("media_nums_per_sample", [len(media["grid_thw"])])
+            reads = media.get("vision_index")
+            reads = range(len(counts)) if reads is None else reads
+            media["vision_index"] = torch.tensor([int(i) for i in reads]).repeat_interleave(expand_size)
+        return input_ids, {**model_kwargs, **media}

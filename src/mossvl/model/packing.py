@@ -1,0 +1,142 @@
+"""From a padded batch to packed rows: which rows are real, where they stand, and what they see.
+
+Everything here is bookkeeping on the CPU; tensors are int64 or bool.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mossvl.model.cache import MossVLCache
+from mossvl.model.vision import Grid
+from mossvl.model.xrope import layout
+
+
+def image_tokens(
+    input_ids: Tensor | None, cross_attention_mask: Tensor | None, real: Tensor, image_token_id: int
+) -> list[Tensor]:
+    """For each sample, (rows,) bool: which of its real tokens are image tokens.
+
+    Args:
+        input_ids: (batch, text), or None, and then the mask tells: a row that sees more than the row before is one.
+        cross_attention_mask: (batch, 1, text, frames) bool, True where hidden.
+        real: (batch, text) bool, False for padding.
+
+    Raises:
+        ValueError: the two do not say the same.
+    """
+    found, seen = None, None
+    if input_ids is not None:
+        found = [(ids == image_token_id)[rows] for ids, rows in zip(input_ids.cpu(), real, strict=True)]
+    if cross_attention_mask is not None:
+        frames = (~cross_attention_mask[:, 0].bool()).sum(-1).cpu()
+        seen = [count[rows] for count, rows in zip(frames, real, strict=True)]
+    if found is not None:
+        if seen is not None and any(not torch.equal(f.cumsum(0), s) for f, s in zip(found, seen, strict=True)):
+            raise ValueError(
+                "cross_attention_mask does not follow from input_ids: a row sees the frames whose image token stands at "
+                "or before it. Leave the mask out, or take it from the processor"
+            )
+        return found
+    if seen is not None:
+        return [count.diff(prepend=count.new_zeros(1)) > 0 for count in seen]
+    return [torch.zeros(int(rows.sum()), dtype=torch.bool) for rows in real]
+
+
+def group_media(grid_thw: Tensor | None, counts: Sequence[int] | Tensor | None, samples: int) -> list[list[Grid]]:
+    """Split `grid_thw` (media, 3) into groups of `counts` media; a single sample takes all when there are no counts.
+
+    Raises:
+        ValueError: the counts do not add up, or are missing for a batch.
+    """
+    grids = [] if grid_thw is None else [(int(t), int(h), int(w)) for t, h, w in grid_thw.tolist()]
+    if counts is None:
+        if grids and samples > 1:
+            raise ValueError(
+                f"a batch of {samples} samples needs media_nums_per_sample: how many images and videos each sample has"
+            )
+        counts = [len(grids)] * samples
+    counts = [int(count) for count in counts]
+    if sum(counts) != len(grids):
+        raise ValueError(f"media_nums_per_sample {counts} adds up to {sum(counts)}, but grid_thw has {len(grids)} rows")
+    rest = iter(grids)
+    return [[next(rest) for _ in range(count)] for count in counts]
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Rows of all samples one after the other, and the vision sequences that they read."""
+
+    lengths: list[int]
+    """Rows of each sample."""
+    positions: Tensor
+    """(3, rows): rotary positions of the text."""
+    visible: list[Tensor]
+    """For each sample, (rows,): how many vision tokens each row sees."""
+    groups: list[list[Grid]]
+    """The media of this call, in groups."""
+    reads: list[int]
+    """For each sample, which group it reads."""
+    vision_positions: Tensor
+    """(3, vision rows): rotary positions of this call's vision tokens."""
+    vision_lengths: list[int]
+    """Vision tokens of each group, separators included."""
+    next_positions: list[int]
+    vision_ends: list[Tensor]
+    """What `MossVLCache` keeps for the next call."""
+
+    @classmethod
+    def pack(
+        cls,
+        is_image: Sequence[Tensor],
+        groups: Sequence[list[Grid]],
+        reads: Sequence[int],
+        merge: int,
+        cache: MossVLCache | None,
+    ) -> "PackedBatch":
+        """Lay out every sample after what the cache holds.
+
+        Args:
+            is_image: for each sample, (rows,) bool: which of its tokens are image tokens.
+            groups: media; those that no reader has an image token for are left out, as they are never seen.
+            reads: for each sample, the group that it reads.
+            merge: patches on the side of a merge block.
+        """
+        samples = len(is_image)
+        used = {group for rows, group in zip(is_image, reads, strict=True) if rows.any()}
+        groups = [grids if number in used else [] for number, grids in enumerate(groups)]
+        frame_sizes = [
+            torch.tensor([(h // merge, w // merge) for t, h, w in grids for _ in range(t)], dtype=torch.long).view(-1, 2)
+            for grids in groups
+        ]
+        starts, earlier = [0] * samples, [torch.zeros(0, dtype=torch.long)] * samples
+        if cache is not None and cache.next_positions:
+            starts, earlier = cache.next_positions, cache.vision_ends
+            if len(starts) != samples:
+                raise ValueError(f"past_key_values holds {len(starts)} samples, but this batch has {samples}")
+
+        layouts = [
+            layout(rows, frame_sizes[group], start)
+            for rows, group, start in zip(is_image, reads, starts, strict=True)
+        ]
+        visible, vision_ends = [], []
+        for plan, ends in zip(layouts, earlier, strict=True):
+            ends = torch.cat((ends.new_zeros(1), ends))
+            grown = torch.cat((ends, ends[-1] + plan.frame_ends))
+            visible.append(grown[len(ends) - 1 + plan.visible_frames])
+            vision_ends.append(grown[1:])
+        vision = [layouts[list(reads).index(group)].vision if group in used else torch.zeros(3, 0, dtype=torch.long)
+                  for group in range(len(groups))]
+        return cls(
+            lengths=[len(rows) for rows in is_image],
+            positions=torch.cat([plan.text for plan in layouts], dim=1),
+            visible=visible,
+            groups=groups,
+            reads=list(reads),
+            vision_positions=torch.cat([torch.zeros(3, 0, dtype=torch.long), *vision], dim=1),
+            vision_lengths=[positions.shape[1] for positions in vision],
+            next_positions=[plan.next_position for plan in layouts],
+            vision_ends=vision_ends,
+        )

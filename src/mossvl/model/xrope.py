@@ -1,0 +1,100 @@
+"""XRoPE: one rotary position space of (time, height, width) for text tokens and vision tokens.
+
+Walking a prompt with a counter p: a text token sits at (p, p, p) and advances p by 1. An image token with a merged
+grid of gh × gw places its frame at t = p, the vision token in row y and column x at (p, p + y, p + x); with
+s = p + max(gh, gw) the frame's separator and the image token itself sit at (s, s, s), and p becomes s + 1.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mossvl.model.configuration import MossVLTextConfig
+
+Rope = tuple[Tensor, Tensor]
+"""(cos, sin), each (rows, head_dim), in the activations' dtype."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the tokens of one sample stand, and what each text token sees. All tensors are int64 on the CPU."""
+
+    text: Tensor
+    """(3, text): position of every text token."""
+    vision: Tensor
+    """(3, vision): position of every vision token, separators included, frame after frame."""
+    visible_frames: Tensor
+    """(text,): how many frames each text token sees."""
+    frame_ends: Tensor
+    """(frames,): end of each frame in the vision sequence, its separator included."""
+    next_position: int
+    """Where the next token goes."""
+
+
+def layout(is_image: Tensor, frame_sizes: Tensor, start: int = 0) -> Layout:
+    """Positions and visibility of one sample's tokens.
+
+    Args:
+        is_image: (text,) bool, True where the token is an image token; one per frame.
+        frame_sizes: (frames, 2) int64, merged rows and columns of every frame in prompt order.
+        start: position of the first token, more than 0 when a cache holds what came before.
+
+    Raises:
+        ValueError: the number of image tokens is not the number of frames.
+    """
+    is_image, frame_sizes = is_image.cpu(), frame_sizes.cpu()
+    if int(is_image.sum()) != len(frame_sizes):
+        raise ValueError(
+            f"the prompt has {int(is_image.sum())} image tokens, but grid_thw describes {len(frame_sizes)} frames; "
+            "every image and every video frame needs exactly one image token"
+        )
+    advance = torch.ones(len(is_image), dtype=torch.long)
+    advance[is_image] = frame_sizes.amax(1) + 1
+    text = start - 1 + advance.cumsum(0)
+    separators = text[is_image]
+    frames = separators - frame_sizes.amax(1)
+    lengths = frame_sizes.prod(1) + 1
+    ends = lengths.cumsum(0)
+
+    frame = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    index = torch.arange(len(frame)) - (ends - lengths)[frame]
+    columns = frame_sizes[frame, 1]
+    origin = frames[frame]
+    vision = torch.stack((origin, origin + index // columns, origin + index % columns))
+    vision[:, ends - 1] = separators
+    return Layout(
+        text=text.expand(3, -1),
+        vision=vision,
+        visible_frames=is_image.cumsum(0),
+        frame_ends=ends,
+        next_position=int(text[-1]) + 1 if len(text) else start,
+    )
+
+
+def rotary(config: MossVLTextConfig, positions: Tensor, dtype: torch.dtype) -> Rope:
+    """cos and sin, (rows, head_dim) each, for positions (3, rows) of (time, height, width).
+
+    Frequency j turns with the height if j % 3 == 1 and j < 3 · section[1], with the width if j % 3 == 2 and
+    j < 3 · section[2], else with the time. Angles are float32. Frequencies are computed here every time: kept as a
+    buffer they would be cast with the model, or be garbage after loading through the meta device.
+    """
+    half = config.head_dim // 2
+    assert config.rope_parameters is not None
+    _, height, width = config.rope_parameters["mrope_section"]
+    frequency = torch.arange(half, device=positions.device)
+    axis = torch.zeros_like(frequency)
+    axis[(frequency % 3 == 1) & (frequency < 3 * height)] = 1
+    axis[(frequency % 3 == 2) & (frequency < 3 * width)] = 2
+    theta = config.rope_parameters["rope_theta"]
+    inverse = 1.0 / theta ** (2 * frequency.float() / config.head_dim)
+    angles = positions[axis].T.float() * inverse
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, rope: Rope) -> Tensor:
+    """Turn x (rows, heads, head_dim) by its rows' angles; the two halves of a head are the two coordinates."""
+    cos, sin = (table.unsqueeze(-2) for table in rope)
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin

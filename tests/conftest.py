@@ -1,0 +1,33 @@
+"""Settings for every test: offline, one thread a worker, `gpu` tests only where a CUDA device is."""
+
+import os
+from pathlib import Path
+
+# Before transformers, huggingface_hub or torch is imported; commands that tests start inherit them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest
+from hypothesis import settings
+
+# A shared machine may stall any example; in CI the examples are the same in every run.
+settings.register_profile("mossvl", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("mossvl")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of the reference implementation's inputs and outputs, and of its small checkpoint."""
+    return Path(__file__).parent / "golden"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
