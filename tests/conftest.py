@@ -9,6 +9,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+import torch
 from hypothesis import settings
 
 # A shared machine may stall any example; in CI the examples are the same in every run.
@@ -22,12 +23,36 @@ def golden() -> Path:
     return Path(__file__).parent / "golden"
 
 
+@pytest.fixture(scope="session")
+def loaded(golden: Path):
+    """The golden checkpoint in float32 on the CPU: (model, processor)."""
+    import mossvl
+
+    return mossvl.load(golden / "checkpoint", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def model(loaded):
+    return loaded[0]
+
+
+@pytest.fixture(scope="session")
+def processor(loaded):
+    return loaded[1]
+
+
+@pytest.fixture(scope="session")
+def reference(golden: Path) -> dict[str, torch.Tensor]:
+    """The reference implementation's tensors, `case.name`."""
+    from safetensors.torch import load_file
+
+    return load_file(golden / "cases.safetensors")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
-    import torch
-
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))

@@ -1,0 +1,1 @@
+"""Images and videos from wherever they are to RGB pixels."""

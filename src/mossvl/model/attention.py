@@ -18,7 +18,7 @@ TILE_ROWS = 64
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-    """Grouped-query attention of one sample: q (queries, heads, d), k and v (keys, kv heads, d), mask (queries, keys)."""
+    """Grouped-query attention of one sample: q (queries, heads, d), k, v (keys, kv heads, d), mask (queries, keys)."""
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
     return out.squeeze(0).transpose(0, 1)

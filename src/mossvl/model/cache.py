@@ -47,6 +47,14 @@ class SampleLayer(CacheLayerMixin):
             self.keys = [self.keys[i] for i in index]
             self.values = [self.values[i] for i in index]
 
+    def extend(self, other: "SampleLayer", samples: int, others: int) -> None:
+        """Append another layer's samples. Either may hold nothing yet: text-only samples fill no cross layers."""
+        for name in ("keys", "values"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine or theirs:
+                empty = (mine or theirs)[0][:0]
+                setattr(self, name, (mine or [empty] * samples) + (theirs or [empty] * others))
+
     def reset(self) -> None:
         self.keys, self.values = [], []
 
@@ -92,6 +100,14 @@ class MossVLCache(Cache):
             layer.select(index)
         self.next_positions = [self.next_positions[i] for i in index]
         self.vision_ends = [self.vision_ends[i] for i in index]
+
+    def extend(self, other: "MossVLCache") -> None:
+        """Append another cache's samples; tensors are shared, not copied."""
+        for layer, added in zip(self.layers, other.layers, strict=True):
+            layer.extend(added, len(self.next_positions), len(other.next_positions))
+        self.columns = max(self.columns, other.columns)
+        self.next_positions = self.next_positions + other.next_positions
+        self.vision_ends = self.vision_ends + other.vision_ends
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self.select(beam_idx.tolist())

@@ -32,15 +32,14 @@ class MossVLVisionConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.hidden_size % (4 * self.num_heads):
             raise ValueError(
-                f"vision_config: hidden_size {self.hidden_size} must be a multiple of 4 × num_heads ({self.num_heads}), "
-                "because half of every head is rotated by rows and half by columns"
+                f"vision_config: hidden_size {self.hidden_size} must be a multiple of 4 × num_heads "
+                f"({self.num_heads}), because half of every head is rotated by rows and half by columns"
             )
         if math.isqrt(self.num_position_embeddings) ** 2 != self.num_position_embeddings:
             raise ValueError(f"vision_config: num_position_embeddings {self.num_position_embeddings} is not a square")
         if any(not 0 <= index < self.depth for index in self.deepstack_visual_indexes):
-            raise ValueError(
-                f"vision_config: deepstack_visual_indexes {list(self.deepstack_visual_indexes)} must lie in 0…{self.depth - 1}"
-            )
+            indexes = list(self.deepstack_visual_indexes)
+            raise ValueError(f"vision_config: deepstack_visual_indexes {indexes} must lie in 0…{self.depth - 1}")
 
 
 @strict
@@ -83,7 +82,8 @@ class MossVLTextConfig(PreTrainedConfig):
         rope.setdefault("rope_type", "default")
         rope.setdefault("rope_theta", self.default_theta)
         rope.setdefault("mrope_interleaved", True)
-        rope.setdefault("mrope_section", [self.head_dim // 2 - 2 * (self.head_dim * 5 // 32), *[self.head_dim * 5 // 32] * 2])
+        side = 5 * self.head_dim // 32  # 20 of the published 64 frequencies, for height and for width
+        rope.setdefault("mrope_section", [self.head_dim // 2 - 2 * side, side, side])
         if rope["rope_type"] != "default" or not rope["mrope_interleaved"]:
             raise ValueError(f"text_config: XRoPE is the default rope type, interleaved; got rope_parameters {rope}")
         if sum(rope["mrope_section"]) != self.head_dim // 2:
@@ -98,7 +98,7 @@ class MossVLTextConfig(PreTrainedConfig):
         layers = list(self.cross_attention_layers)
         if any(not 0 <= layer < self.num_hidden_layers for layer in layers) or len(set(layers)) != len(layers):
             raise ValueError(
-                f"text_config: cross_attention_layers {layers} must be distinct and lie in 0…{self.num_hidden_layers - 1}"
+                f"text_config: cross_attention_layers {layers} must be distinct, in 0…{self.num_hidden_layers - 1}"
             )
         if self.attention_dropout:
             raise ValueError(f"text_config: attention_dropout {self.attention_dropout} is not supported; it must be 0")

@@ -1,8 +1,8 @@
 """The decoder's layers, defined once for every way the model is run.
 
-Text tokens of all samples lie in packed rows, (rows, hidden), without padding. A layer projects, normalises and rotates;
-how rows of different samples are kept apart, and where keys and values are stored, is decided by the `Attend` object
-that is passed in.
+Text tokens of all samples lie in packed rows, (rows, hidden), without padding. A layer projects, normalises and
+rotates; how rows of different samples are kept apart, and where keys and values are stored, is decided by the `Attend`
+object that is passed in.
 """
 
 from typing import Protocol

@@ -32,7 +32,7 @@ def load_pretrained(
     folder = Path(checkpoint) if checkpoint is not None else None
     if folder is not None and folder.is_dir() and kwargs.get("gguf_file") is None:
         require_model_type(folder)
-        if kwargs.get("state_dict") is None and not kwargs.get("use_safetensors") is False:
+        if kwargs.get("state_dict") is None and kwargs.get("use_safetensors") is not False:
             _check_headers(cls, folder, kwargs.get("config"), kwargs.get("subfolder", ""))
     device = None
     if kwargs.get("device_map") is not None and not is_accelerate_available():

@@ -19,7 +19,6 @@ from mossvl.model.loading import load_pretrained
 from mossvl.model.packing import PackedBatch, group_media, image_tokens
 from mossvl.model.vision import Grid, VisionTower
 from mossvl.model.xrope import rotary
-from mossvl.offline.interface import OfflineInterface
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +55,8 @@ class TextModel(nn.Module):
             positions: (3, rows) rotary positions.
             attend: keeps samples apart and remembers their keys and values.
             sees: (rows, 1), 1 for rows that see a frame, else 0; None when no row does, and cross layers are skipped.
-            vision: (vision rows, hidden), the vision tokens that are new in this call, at `vision_positions` (3, vision rows).
+            vision: (vision rows, hidden), the vision tokens that are new in this call.
+            vision_positions: (3, vision rows) their rotary positions.
         """
         rope = rotary(self.config, positions, x.dtype)
         vision_rope = None if vision is None else rotary(self.config, vision_positions, vision.dtype)
@@ -188,9 +188,7 @@ class MossVLModel(MossVLPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         if past_key_values is not None and not isinstance(past_key_values, MossVLCache):
-            raise OptionError(
-                f"past_key_values is a {type(past_key_values).__name__}; this model keeps its keys and values in a MossVLCache"
-            )
+            raise OptionError(f"past_key_values is a {type(past_key_values).__name__}; this model needs a MossVLCache")
         embeds = self.language_model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         batch, columns = embeds.shape[:2]
         real = torch.ones(batch, columns, dtype=torch.bool)
@@ -249,8 +247,11 @@ class MossVLModel(MossVLPreTrainedModel):
         return self.encode_vision(parts[0] if len(parts) == 1 else torch.cat(parts), grid_thw, chunk)
 
 
-class MossVLForConditionalGeneration(OfflineInterface, MossVLPreTrainedModel, GenerationMixin):
-    """MOSS-VL with its head: what the published checkpoints hold."""
+class MossVLLMHeadModel(MossVLPreTrainedModel, GenerationMixin):
+    """MOSS-VL with its head: what the published checkpoints hold, and `generate`.
+
+    Users meet it as `MossVLForConditionalGeneration`, which adds the offline methods.
+    """
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     accepts_loss_kwargs = True
@@ -301,8 +302,8 @@ class MossVLForConditionalGeneration(OfflineInterface, MossVLPreTrainedModel, Ge
         """Logits (batch, text, vocab) for a batch of samples; for the other arguments see `MossVLModel.forward`.
 
         Args:
-            labels: (batch, text), -100 where there is nothing to learn; gives `loss`, the mean cross entropy of the next
-                token (or its sum over `num_items_in_batch`).
+            labels: (batch, text), -100 where there is nothing to learn; gives `loss`, the mean cross entropy of the
+                next token (or its sum over `num_items_in_batch`).
             logits_to_keep: only the last so many columns (0: all), or these columns.
         """
         training = self.training and self.is_gradient_checkpointing

@@ -36,8 +36,8 @@ def image_tokens(
     if found is not None:
         if seen is not None and any(not torch.equal(f.cumsum(0), s) for f, s in zip(found, seen, strict=True)):
             raise ValueError(
-                "cross_attention_mask does not follow from input_ids: a row sees the frames whose image token stands at "
-                "or before it. Leave the mask out, or take it from the processor"
+                "cross_attention_mask does not follow from input_ids: a row sees the frames whose image token stands "
+                "at or before it. Leave the mask out, or take it from the processor"
             )
         return found
     if seen is not None:
@@ -108,7 +108,9 @@ class PackedBatch:
         used = {group for rows, group in zip(is_image, reads, strict=True) if rows.any()}
         groups = [grids if number in used else [] for number, grids in enumerate(groups)]
         frame_sizes = [
-            torch.tensor([(h // merge, w // merge) for t, h, w in grids for _ in range(t)], dtype=torch.long).view(-1, 2)
+            torch.tensor([(h // merge, w // merge) for t, h, w in grids for _ in range(t)], dtype=torch.long).view(
+                -1, 2
+            )
             for grids in groups
         ]
         starts, earlier = [0] * samples, [torch.zeros(0, dtype=torch.long)] * samples
@@ -118,8 +120,7 @@ class PackedBatch:
                 raise ValueError(f"past_key_values holds {len(starts)} samples, but this batch has {samples}")
 
         layouts = [
-            layout(rows, frame_sizes[group], start)
-            for rows, group, start in zip(is_image, reads, starts, strict=True)
+            layout(rows, frame_sizes[group], start) for rows, group, start in zip(is_image, reads, starts, strict=True)
         ]
         visible, vision_ends = [], []
         for plan, ends in zip(layouts, earlier, strict=True):
@@ -127,8 +128,10 @@ class PackedBatch:
             grown = torch.cat((ends, ends[-1] + plan.frame_ends))
             visible.append(grown[len(ends) - 1 + plan.visible_frames])
             vision_ends.append(grown[1:])
-        vision = [layouts[list(reads).index(group)].vision if group in used else torch.zeros(3, 0, dtype=torch.long)
-                  for group in range(len(groups))]
+        vision = [
+            layouts[list(reads).index(group)].vision if group in used else torch.zeros(3, 0, dtype=torch.long)
+            for group in range(len(groups))
+        ]
         return cls(
             lengths=[len(rows) for rows in is_image],
             positions=torch.cat([plan.text for plan in layouts], dim=1),

@@ -1,0 +1,1 @@
+"""Questions in, answers out: queries, sessions, batches, and the published offline methods."""

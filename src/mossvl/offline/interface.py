@@ -1,2 +1,198 @@
-class OfflineInterface:
-    pass
+"""The model as users load it: with the published offline methods."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from mossvl.model.modeling import MossVLLMHeadModel
+from mossvl.offline.loop import OfflineLoop
+from mossvl.offline.query import Message, as_list
+from mossvl.offline.stream import BatchStream
+from mossvl.processing.processor import MossVLProcessor
+
+if TYPE_CHECKING:
+    import queue
+
+
+class MossVLForConditionalGeneration(MossVLLMHeadModel):
+    """MOSS-VL: a Hugging Face model, and methods to ask it without writing a generation loop."""
+
+    def offline_image_generate(
+        self,
+        processor: MossVLProcessor,
+        prompt: str,
+        image: Any,
+        shortest_edge: int = 4096,
+        longest_edge: int = 16_777_216,
+        multi_image_max_pixels: int = 201_326_592,
+        patch_size: int = 16,
+        temporal_patch_size: int = 1,
+        merge_size: int = 2,
+        image_mean: Sequence[float] = (0.5, 0.5, 0.5),
+        image_std: Sequence[float] = (0.5, 0.5, 0.5),
+        max_new_tokens: int = 256,
+        temperature: float = 1.0,
+        top_k: int = 50,
+        top_p: float = 1.0,
+        repetition_penalty: float = 1.0,
+        do_sample: bool = False,
+        vision_chunked_length: int = 64,
+        system_prompt: str | None = None,
+    ) -> str:
+        """Answer a question about an image, or a list of them.
+
+        Args:
+            image: a path, URL, PIL image, array or tensor.
+            shortest_edge, longest_edge: least and most area of an image in pixels (published names; both are areas).
+            multi_image_max_pixels: area that several images share.
+
+        Raises:
+            MossVLError: the image or an option cannot be used.
+        """
+        processor = processor.with_pixels(patch_size, temporal_patch_size, merge_size, image_mean, image_std)
+        query = {
+            "prompt": prompt,
+            "images": as_list(image),
+            "system_prompt": system_prompt,
+            "media_kwargs": {
+                "min_pixels": shortest_edge,
+                "max_pixels": longest_edge,
+                "multi_image_max_pixels": multi_image_max_pixels,
+            },
+            "generate_kwargs": {
+                "max_new_tokens": max_new_tokens,
+                "temperature": temperature,
+                "top_k": top_k,
+                "top_p": top_p,
+                "repetition_penalty": repetition_penalty,
+                "do_sample": do_sample,
+                "vision_chunked_length": vision_chunked_length,
+            },
+        }
+        return self._answer(processor, query)
+
+    def offline_video_generate(
+        self,
+        processor: MossVLProcessor,
+        prompt: str,
+        video: Any,
+        shortest_edge: int = 4096,
+        longest_edge: int = 16_777_216,
+        video_max_pixels: int = 201_326_592,
+        patch_size: int = 16,
+        temporal_patch_size: int = 1,
+        merge_size: int = 2,
+        video_fps: float = 1.0,
+        min_frames: int = 1,
+        max_frames: int = 256,
+        num_extract_threads: int = 4,
+        image_mean: Sequence[float] = (0.5, 0.5, 0.5),
+        image_std: Sequence[float] = (0.5, 0.5, 0.5),
+        max_new_tokens: int = 256,
+        temperature: float = 1.0,
+        top_k: int = 50,
+        top_p: float = 1.0,
+        repetition_penalty: float = 1.0,
+        do_sample: bool = False,
+        vision_chunked_length: int = 64,
+        system_prompt: str | None = None,
+    ) -> str:
+        """Answer a question about a video, or a list of them.
+
+        Args:
+            video: a path, URL, {"video_path": …, "segments": …}, or a list of frames with timestamps.
+            shortest_edge, longest_edge: least and most area of a frame in pixels (published names; both are areas).
+            video_max_pixels: area that all frames share.
+            num_extract_threads: threads of the video decoder.
+
+        Raises:
+            MossVLError: the video or an option cannot be used.
+        """
+        processor = processor.with_pixels(
+            patch_size, temporal_patch_size, merge_size, image_mean, image_std, num_extract_threads
+        )
+        query = {
+            "prompt": prompt,
+            "videos": as_list(video),
+            "system_prompt": system_prompt,
+            "media_kwargs": {
+                "min_pixels": shortest_edge,
+                "max_pixels": longest_edge,
+                "video_max_pixels": video_max_pixels,
+                "video_fps": video_fps,
+                "min_frames": min_frames,
+                "max_frames": max_frames,
+            },
+            "generate_kwargs": {
+                "max_new_tokens": max_new_tokens,
+                "temperature": temperature,
+                "top_k": top_k,
+                "top_p": top_p,
+                "repetition_penalty": repetition_penalty,
+                "do_sample": do_sample,
+                "vision_chunked_length": vision_chunked_length,
+            },
+        }
+        return self._answer(processor, query)
+
+    def offline_batch_generate(
+        self,
+        processor: MossVLProcessor,
+        queries: Sequence[dict[str, Any]],
+        session_states: Sequence[Sequence[Message]] | None = None,
+        vision_chunked_length: int = 64,
+        raise_on_error: bool = False,
+    ) -> dict[str, Any]:
+        """Answer several queries together.
+
+        Args:
+            queries: see `mossvl.offline.query.Query`; each has its own options and budgets.
+            session_states: the `session_states` of an earlier call, one for each query.
+            raise_on_error: raise the first error, instead of putting it into that query's result as `error`.
+
+        Returns:
+            {"results": [{"index", "text", "input_text", "messages"}], "session_states": [messages, …]}.
+
+        Raises:
+            OptionError: the lengths of `queries` and `session_states` differ.
+        """
+        return self.offline_batch_stream(
+            processor, queries, session_states, vision_chunked_length, raise_on_error
+        ).wait()
+
+    def offline_batch_stream(
+        self,
+        processor: MossVLProcessor,
+        queries: Sequence[dict[str, Any]],
+        session_states: Sequence[Sequence[Message]] | None = None,
+        vision_chunked_length: int = 64,
+        raise_on_error: bool = False,
+    ) -> BatchStream:
+        """As `offline_batch_generate`, but text comes as it is generated, and each query can be cancelled alone."""
+        return BatchStream(
+            self,
+            processor,
+            queries,
+            session_states,
+            raise_on_error,
+            vision_chunked_length=vision_chunked_length,
+        )
+
+    def offline_generate(
+        self,
+        processor: MossVLProcessor,
+        new_queries: "queue.Queue[Any]",
+        output_text_queue: "queue.Queue[str]",
+        vision_chunked_length: int = 64,
+    ) -> None:
+        """Answer queries from a queue, in one session, until {"stop_offline_generate": True} comes; run it in a thread.
+
+        Each turn puts its text on `output_text_queue` (with `stream_output`, after `<|round_start|>`, piece by piece),
+        then `<|round_end|>`; a turn that fails puts `[ERROR] message` instead. {"cancel_current_generate": True} and
+        {"stop_generation": True} end the running turn.
+        """
+        loop = OfflineLoop(self, processor, new_queries, output_text_queue, vision_chunked_length=vision_chunked_length)
+        loop.run()
+
+    def _answer(self, processor: MossVLProcessor, query: dict[str, Any]) -> str:
+        result = self.offline_batch_generate(processor, [query], raise_on_error=True)
+        return str(result["results"][0]["text"])

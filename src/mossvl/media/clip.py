@@ -1,0 +1,130 @@
+"""What every clip can do: tell its length and size, and give frames by number."""
+
+import math
+import operator
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, closing, suppress
+from itertools import groupby, pairwise
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mossvl.errors import InputError, MediaError
+from mossvl.media.limits import Cancel, MediaLimits, Watch
+
+Pixels = NDArray[np.uint8]
+
+# Timestamps are rounded when written (to a millisecond in Matroska, to a tick elsewhere) and again when divided here;
+# a frame asked for by its own time must be found.
+_TIME_TOLERANCE = 1e-6
+
+
+class Clip(ABC):
+    """A sequence of frames, each with the time from which it is shown. Use it as a context manager, or `close` it.
+
+    Attributes:
+        num_frames: how many frames there are, at least 1.
+        start, end: seconds; when the first frame begins and the last one ends. `end` is after `start`.
+        height, width: pixels of a frame as shown, that is, after rotation. The shape of the pixels is not corrected.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        limits: MediaLimits,
+        times: NDArray[np.float64],
+        span: tuple[float, float],
+        size: tuple[int, int],
+    ) -> None:
+        self.name, self.limits = name, limits
+        self.num_frames = len(times)
+        self.start, self.end = span
+        self.height, self.width = size
+        self._times = times
+        self._closed = False
+        self._files = ExitStack()
+        self._readings: weakref.WeakSet[Generator[Pixels]] = weakref.WeakSet()
+
+    @property
+    def duration(self) -> float:
+        """Seconds from start to end; above zero."""
+        return self.end - self.start
+
+    @property
+    def average_fps(self) -> float:
+        """Frames per second."""
+        return self.num_frames / self.duration
+
+    def index_at(self, seconds: float) -> int:
+        """Index of the frame that is shown `seconds` after the start; the first or last frame if that is outside."""
+        if math.isnan(seconds):
+            raise InputError(f"{self.name}: NaN is not a time; give seconds from the start of the clip")
+        index = int(np.searchsorted(self._times, seconds + _TIME_TOLERANCE, side="right")) - 1
+        return max(index, 0)
+
+    def read(self, indices: Iterable[int], cancel: Cancel | None = None) -> Iterator[Pixels]:
+        """Decode frames one by one, as they are asked for.
+
+        A frame that is broken in the file is replaced by the one shown before it (or, at the beginning, by the first
+        one that can be decoded), so that there is always one for each index.
+
+        Args:
+            indices: frame numbers from 0, never descending; one may come several times.
+            cancel: a `threading.Event` or alike; when set, reading stops.
+
+        Yields:
+            for each index an array uint8 (height, width, 3), RGB, C-contiguous, of memory of its own.
+
+        Raises:
+            InputError: indices out of range or descending.
+            MediaError: nothing in the file can be decoded, or the clip was closed.
+            GenerationTimeout: decoding (without what the caller does in between) took longer than `limits.timeout`.
+            GenerationCancelled: `cancel` was set.
+        """
+        numbers = [operator.index(index) for index in indices]
+        if self._closed:
+            raise MediaError(f"{self.name}: the clip was closed; open it again")
+        for index in numbers:
+            if not 0 <= index < self.num_frames:
+                raise InputError(f"{self.name}: no frame {index}; the clip has frames 0 to {self.num_frames - 1}")
+        for one, following in pairwise(numbers):
+            if following < one:
+                raise InputError(f"{self.name}: frame {following} is asked for after frame {one}; sort the indices")
+        reading = self._read(numbers, cancel)
+        self._readings.add(reading)
+        return reading
+
+    def _read(self, numbers: list[int], cancel: Cancel | None) -> Generator[Pixels]:
+        watch = Watch(self.name, self.limits.timeout, cancel)
+        repeats = [(index, len(list(group))) for index, group in groupby(numbers)]
+        with closing(self._frames([index for index, _ in repeats], watch)) as frames:
+            for (_, count), pixels in zip(repeats, frames, strict=True):
+                for left in reversed(range(count)):
+                    watch.check()
+                    with watch.paused():
+                        yield pixels.copy() if left else pixels
+
+    @abstractmethod
+    def _frames(self, indices: list[int], watch: Watch) -> Generator[Pixels]:
+        """One array for each of `indices`, which ascend; calls `watch.check` wherever it may take long."""
+
+    def holds(self, files: ExitStack) -> None:
+        """Take over temporary files, to be removed when the clip is closed."""
+        self._files = files
+
+    def close(self) -> None:
+        """Let go of files. Readings that are under way end."""
+        self._closed = True
+        for reading in list(self._readings):
+            with suppress(ValueError):  # Running in another thread at this moment, which has to end it.
+                reading.close()
+        self._files.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()

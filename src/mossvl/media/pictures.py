@@ -1,0 +1,116 @@
+"""Clips that are series of pictures: frames given one by one, and animated WebP (which FFmpeg does not decode)."""
+
+import math
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mossvl.errors import MediaError
+from mossvl.media.clip import Clip, Pixels
+from mossvl.media.image import check_pixels, decode_pillow, open_image, open_pillow
+from mossvl.media.limits import MediaLimits, Watch
+
+_SINGLE_FRAME_SECONDS = 1.0
+_WEBP_DEFAULT_MS = 100  # For frames of no duration, as browsers do.
+
+
+def is_frame_list(source: Any) -> bool:
+    """Whether `source` is frames with times: pairs (seconds, image) or dicts {"timestamp": …, "image": …}."""
+    return isinstance(source, (list, tuple)) and bool(source) and all(_timed(item) is not None for item in source)
+
+
+def _timed(item: Any) -> tuple[Any, Any] | None:
+    if isinstance(item, Mapping) and set(item) == {"timestamp", "image"}:
+        item = (item["timestamp"], item["image"])
+    if isinstance(item, (list, tuple)) and len(item) == 2:
+        seconds, image = item
+        if isinstance(seconds, Real) and not isinstance(seconds, bool):
+            return seconds, image
+    return None
+
+
+class FrameList(Clip):
+    """Frames given as images with the times (seconds, ascending from 0 or later) at which they begin.
+
+    The last one lasts as long as the one before it, a single one a second. All must be of one size.
+    """
+
+    def __init__(self, source: Sequence[Any], limits: MediaLimits) -> None:
+        if not is_frame_list(source):
+            raise MediaError(
+                'a list given as a video must hold (seconds, image) pairs or {"timestamp": seconds, "image": image}; '
+                f"got {f'{len(source)} items of other kinds' if source else 'an empty list'}"
+            )
+        pairs = [pair for pair in map(_timed, source) if pair is not None]
+        times = np.array([float(seconds) for seconds, _ in pairs])
+        for number, seconds in enumerate(times.tolist()):
+            if not (math.isfinite(seconds) and seconds >= 0 and (number == 0 or seconds > times[number - 1])):
+                raise MediaError(
+                    f"frame {number} of the list has timestamp {seconds:g}; timestamps are finite, >= 0 and ascending"
+                )
+        self._images = [image for _, image in pairs]
+        last = times[-1] - times[-2] if len(times) > 1 else _SINGLE_FRAME_SECONDS
+        first = open_image(self._images[0], limits)
+        span = float(times[0]), float(times[-1] + last)
+        super().__init__("the list of frames", limits, times - times[0], span, (first.height, first.width))
+
+    def _frames(self, indices: list[int], watch: Watch) -> Generator[Pixels]:
+        for index in indices:
+            watch.check()
+            image = open_image(self._images[index], self.limits)
+            if (image.height, image.width) != (self.height, self.width):
+                raise MediaError(
+                    f"frame {index} of the list has {image.width} x {image.height} pixels, but the first one "
+                    f"{self.width} x {self.height}; give frames of one size"
+                )
+            yield image.array()
+
+
+def is_animated_webp(path: Path) -> bool:
+    """By content: a RIFF file of type WEBP whose extended header has the animation bit."""
+    with path.open("rb") as file:
+        head = file.read(21)
+    return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) == 21 and bool(head[20] & 2)
+
+
+class WebPAnimation(Clip):
+    """An animated WebP file, decoded by Pillow."""
+
+    def __init__(self, path: Path, name: str, limits: MediaLimits) -> None:
+        self._path = path
+        with open_pillow(name, path) as image:
+            width, height = image.size
+            count = int(getattr(image, "n_frames", 1))
+        check_pixels(name, (height, width), limits)
+        durations = [duration or _WEBP_DEFAULT_MS for duration in _webp_durations(path)]
+        durations = (durations + [_WEBP_DEFAULT_MS] * count)[:count]
+        ends = np.cumsum(durations) / 1000
+        super().__init__(name, limits, np.append(0.0, ends[:-1]), (0.0, float(ends[-1])), (height, width))
+
+    def _frames(self, indices: list[int], watch: Watch) -> Generator[Pixels]:
+        with open_pillow(self.name, self._path) as image:
+            pixels: Pixels | None = None
+            for index in indices:
+                watch.check()
+                try:
+                    image.seek(index)
+                    pixels = decode_pillow(self.name, image)
+                except (EOFError, MediaError):
+                    if pixels is None:
+                        raise
+                yield pixels.copy()
+
+
+def _webp_durations(path: Path) -> Iterator[int]:
+    """Milliseconds of each frame, read from the headers of the chunks without decoding them."""
+    with path.open("rb") as file:
+        file.seek(12)
+        while len(header := file.read(8)) == 8:
+            size = int.from_bytes(header[4:], "little")
+            content = file.read(min(size, 16))
+            if header[:4] == b"ANMF" and len(content) == 16:
+                yield int.from_bytes(content[12:15], "little")
+            file.seek(size + size % 2 - len(content), 1)

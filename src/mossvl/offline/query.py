@@ -1,0 +1,131 @@
+"""A query as users write it, checked; and the session that it belongs to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from mossvl.errors import OptionError, PromptError
+from mossvl.media.video import is_frame_list
+from mossvl.options import GenerationOptions, MediaOptions, check_names
+from mossvl.processing.prompt import check_messages
+
+Message = dict[str, Any]
+"""{"role": …, "content": a text or a list of parts}."""
+
+CONTROLS = ("cancel_current_generate", "stop_generation", "stop_offline_generate")
+FLAGS = {
+    "reset_session": False,
+    "clear_history": False,
+    "persist_session": True,
+    "append_messages_to_session": False,
+    "persist_cancelled_turn": False,
+    "stream_output": False,
+    "stream": False,
+}
+KEYS = {"prompt", "images", "videos", "messages", "system_prompt", "media_kwargs", "generate_kwargs", *FLAGS, *CONTROLS}
+
+
+@dataclass(frozen=True)
+class Query:
+    """One question, with everything that belongs to it alone.
+
+    Attributes:
+        turn: the messages that it adds.
+        explicit: it came as `messages`, which stand alone instead of continuing the session.
+    """
+
+    turn: tuple[Message, ...]
+    explicit: bool
+    system_prompt: str | None
+    media: MediaOptions
+    generation: GenerationOptions
+    reset_session: bool
+    persist_session: bool
+    append_messages_to_session: bool
+    persist_cancelled_turn: bool
+    stream: bool
+
+    @classmethod
+    def from_dict(cls, given: Any, **generation_defaults: Any) -> Self:
+        """Check a query.
+
+        Args:
+            given: `prompt` (with `images` and `videos`) or `messages`, and options.
+            generation_defaults: defaults of `generate_kwargs`, where they are not those of `GenerationOptions`.
+
+        Raises:
+            OptionError: an option is unknown (the nearest known one is named) or out of range.
+            PromptError: there is no prompt, or the messages are malformed.
+        """
+        if not isinstance(given, Mapping):
+            raise PromptError(f"a query must be a dict, but is {given!r:.200}")
+        check_names(given, KEYS, "key of a query")
+        flags = {name: given.get(name) if given.get(name) is not None else default for name, default in FLAGS.items()}
+        for name, value in flags.items():
+            if not isinstance(value, bool):
+                raise OptionError(f"{name}={value!r} must be true or false")
+        messages, prompt = given.get("messages"), given.get("prompt")
+        if (messages is None) == (prompt is None):
+            raise PromptError(
+                "a query needs either a prompt or messages" + (", not both" if prompt is not None else "")
+            )
+        if messages is not None:
+            for name in ("images", "videos"):
+                if given.get(name):
+                    raise PromptError(f"a query with messages has its {name} in them; remove {name!r}")
+            check_messages(messages)
+            turn = tuple(dict(message) for message in messages)
+        else:
+            turn = (_user_message(prompt, given.get("images"), given.get("videos")),)
+        system_prompt = given.get("system_prompt")
+        if system_prompt is not None and not isinstance(system_prompt, str):
+            raise PromptError(f"system_prompt={system_prompt!r} must be a text")
+        return cls(
+            turn=turn,
+            explicit=messages is not None,
+            system_prompt=system_prompt,
+            media=MediaOptions.from_dict(given.get("media_kwargs")),
+            generation=GenerationOptions.from_dict(given.get("generate_kwargs"), **generation_defaults),
+            reset_session=flags["reset_session"] or flags["clear_history"],
+            persist_session=flags["persist_session"],
+            append_messages_to_session=flags["append_messages_to_session"],
+            persist_cancelled_turn=flags["persist_cancelled_turn"],
+            stream=flags["stream_output"] or flags["stream"],
+        )
+
+    def messages(self, session: Sequence[Message]) -> list[Message]:
+        """What the model is asked, after the session so far."""
+        alone = self.reset_session or (self.explicit and not self.append_messages_to_session)
+        messages = [*([] if alone else session), *self.turn]
+        if self.system_prompt and (alone or not session) and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": self.system_prompt})
+        return messages
+
+    def session_after(self, session: Sequence[Message], answer: str | None) -> list[Message]:
+        """The session once the query has ended with `answer`, or without one (None)."""
+        if answer is None or not self.persist_session:
+            return list(session)
+        return [*self.messages(session), {"role": "assistant", "content": answer}]
+
+
+def _user_message(prompt: Any, images: Any, videos: Any) -> Message:
+    """A user's turn: media before the text."""
+    if not isinstance(prompt, str):
+        raise PromptError(f"prompt={prompt!r:.200} must be a text")
+    parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in as_list(images)]
+    parts += [{"type": "video", "video": video} for video in as_list(videos)]
+    return {"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}
+
+
+def as_list(media: Any) -> list[Any]:
+    """One medium or several → a list. A list of frames with timestamps is one video."""
+    if media is None:
+        return []
+    return list(media) if isinstance(media, list | tuple) and not is_frame_list(media) else [media]
+
+
+def media_of(messages: Sequence[Message]) -> tuple[list[Any], list[Any]]:
+    """Images and videos of messages, in order."""
+    parts = [part for message in check_messages(messages) for part in message["content"]]
+    images = [part["image"] for part in parts if part["type"] == "image"]
+    return images, [part["video"] for part in parts if part["type"] == "video"]

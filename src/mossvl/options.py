@@ -1,0 +1,145 @@
+"""Per-query options: their names, defaults and limits, defined once for Python, the command line and data files."""
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from mossvl.errors import OptionError
+
+
+def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Raise an `OptionError` that names the nearest known option for the first unknown one."""
+    known = sorted(known)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise OptionError(f"unknown {what} {name!r}; {hint}")
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """`value` as an integer of at least `least`, or an `OptionError`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or int(value) != value:
+        raise OptionError(f"{name}={value!r} must be a whole number")
+    if value < least:
+        raise OptionError(f"{name}={value!r} must be at least {least}")
+    return int(value)
+
+
+def number(name: str, value: Any, above: float = -math.inf, most: float = math.inf) -> float:
+    """`value` as a finite number greater than `above` and at most `most`, or an `OptionError`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise OptionError(f"{name}={value!r} must be a finite number")
+    if value <= above or value > most:
+        upper = f" and at most {most:g}" if math.isfinite(most) else ""
+        raise OptionError(f"{name}={value!r} must be more than {above:g}{upper}")
+    return float(value)
+
+
+@dataclass(frozen=True)
+class MediaOptions:
+    """How the media of one query are sampled and resized; None leaves it to the checkpoint's processor.
+
+    Attributes:
+        min_pixels, max_pixels: bounds for the area of an image or of one video frame.
+        multi_image_max_pixels: area that several images of one prompt share.
+        video_max_pixels: area that all frames of all videos of one prompt share.
+        video_fps: frames sampled per second.
+        min_frames, max_frames: bounds for their number; `max_frames` is shared by the videos of one prompt.
+    """
+
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    multi_image_max_pixels: int | None = None
+    video_max_pixels: int | None = None
+    video_fps: float | None = None
+    min_frames: int | None = None
+    max_frames: int | None = None
+
+    OLDER_NAMES = {"video_minlen": "min_frames", "video_maxlen": "max_frames"}
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if value is not None:
+                check = number(option.name, value, above=0) if option.name == "video_fps" else whole(option.name, value)
+                object.__setattr__(self, option.name, check)
+        for least, most in (("min_pixels", "max_pixels"), ("min_frames", "max_frames")):
+            low, high = getattr(self, least), getattr(self, most)
+            if low is not None and high is not None and low > high:
+                raise OptionError(f"{least}={low} is more than {most}={high}")
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any] | None) -> Self:
+        """From `media_kwargs`. None values are defaults; the older names `video_minlen`, `video_maxlen` are known."""
+        given = {} if given is None else _mapping("media_kwargs", given)
+        renamed = {cls.OLDER_NAMES.get(name, name): value for name, value in given.items()}
+        check_names(renamed, (option.name for option in fields(cls)), "media option")
+        return cls(**renamed)
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How the answer to one query is generated.
+
+    Attributes:
+        max_new_tokens: most tokens of the answer.
+        do_sample: draw tokens at random; otherwise the likeliest is taken.
+        temperature, top_k, top_p: how tokens are drawn. 0 or less for `temperature` means the likeliest token, 0 for
+            `top_k` means no limit.
+        repetition_penalty: above 1, tokens of the prompt and of the answer so far become less likely (as in CTRL).
+        vision_chunked_length: frames that the vision tower encodes at a time; changes memory, not answers.
+        seed: makes drawn answers repeatable.
+        stop: texts that end the answer; they are not part of it.
+        timeout: seconds after which the query fails.
+    """
+
+    max_new_tokens: int = 1024
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    vision_chunked_length: int = 64
+    seed: int | None = None
+    stop: tuple[str, ...] = field(default=())
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.do_sample, bool):
+            raise OptionError(f"do_sample={self.do_sample!r} must be true or false")
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        if not isinstance(stop, list | tuple) or not all(isinstance(text, str) and text for text in stop):
+            raise OptionError(f"stop={self.stop!r} must be a text or a list of texts, none of them empty")
+        checked = {
+            "max_new_tokens": whole("max_new_tokens", self.max_new_tokens),
+            "temperature": number("temperature", self.temperature),
+            "top_k": whole("top_k", self.top_k, least=0),
+            "top_p": number("top_p", self.top_p, above=0, most=1),
+            "repetition_penalty": number("repetition_penalty", self.repetition_penalty, above=0),
+            "vision_chunked_length": whole("vision_chunked_length", self.vision_chunked_length),
+            "seed": None if self.seed is None else whole("seed", self.seed, least=0),
+            "stop": tuple(stop),
+            "timeout": None if self.timeout is None else number("timeout", self.timeout, above=0),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def greedy(self) -> bool:
+        return not self.do_sample or self.temperature <= 0
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any] | None, **defaults: Any) -> Self:
+        """From `generate_kwargs`; None values are defaults."""
+        given = {} if given is None else _mapping("generate_kwargs", given)
+        check_names(given, (option.name for option in fields(cls)), "generation option")
+        return cls(**defaults | {name: value for name, value in given.items() if value is not None})
+
+
+def _mapping(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise OptionError(f"{name}={value!r} must be a dict of options")
+    return value

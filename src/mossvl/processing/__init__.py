@@ -1,0 +1,1 @@
+"""From images, videos and messages to model inputs."""

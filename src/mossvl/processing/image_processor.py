@@ -1,0 +1,75 @@
+"""The image processor of transformers' conventions."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from transformers import BatchFeature
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.image_processing_utils import BaseImageProcessor
+
+from mossvl.media.limits import MediaLimits
+from mossvl.options import MediaOptions
+from mossvl.processing.pixels import PatchLayout
+from mossvl.processing.plan import ImagePlan, ImageSettings, plan_images
+from mossvl.processing.tensors import bounds, media_tensors, pick
+
+DEFAULT_SIZE = {"shortest_edge": 4096, "longest_edge": 16_777_216}
+"""Least and most area of a picture in pixels; the published files call them edges."""
+
+
+class MossVLImageProcessor(BaseImageProcessor):
+    """Images to patches. `size` holds areas: `shortest_edge` the least, `longest_edge` the most, in pixels."""
+
+    model_input_names = ["pixel_values", "grid_thw"]
+
+    def __init__(
+        self,
+        size: dict[str, int] | None = None,
+        multi_image_max_pixels: int = 201_326_592,
+        patch_size: int = 16,
+        temporal_patch_size: int = 1,
+        merge_size: int = 2,
+        image_mean: Sequence[float] = (0.5, 0.5, 0.5),
+        image_std: Sequence[float] = (0.5, 0.5, 0.5),
+        **kwargs: Any,
+    ) -> None:
+        ImageProcessingMixin.__init__(self, **kwargs)
+        self.size = DEFAULT_SIZE | dict(size or {})
+        self.multi_image_max_pixels = multi_image_max_pixels
+        self.patch_size = patch_size
+        self.temporal_patch_size = temporal_patch_size
+        self.merge_size = merge_size
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+
+    @property
+    def layout(self) -> PatchLayout:
+        return PatchLayout(self.patch_size, self.temporal_patch_size, self.merge_size)
+
+    def settings(self, options: MediaOptions) -> ImageSettings:
+        """This processor's settings, as far as the options of a query do not say otherwise."""
+        return ImageSettings(
+            **bounds("pixels", options, self.size["shortest_edge"], self.size["longest_edge"]),
+            multi_image_max_pixels=pick(options.multi_image_max_pixels, self.multi_image_max_pixels),
+        )
+
+    def plan(
+        self, images: Sequence[Any], options: MediaOptions, limits: MediaLimits, stack: ExitStack
+    ) -> list[ImagePlan]:
+        """Open the images of one prompt and settle their sizes; `stack` closes them."""
+        return plan_images(images, self.settings(options), self.layout, limits, stack)
+
+    def __call__(self, images: Any, limits: MediaLimits | None = None, **media_kwargs: Any) -> BatchFeature:
+        """The images of one prompt → `pixel_values` (patches, 768) float32 and `grid_thw` (images, 3)."""
+        images = images if isinstance(images, list | tuple) else [images]
+        with ExitStack() as stack:
+            options = MediaOptions.from_dict(media_kwargs)
+            plans = self.plan(images, options, limits or MediaLimits(), stack)
+            return BatchFeature(media_tensors(plans, self))
+
+    preprocess = __call__
+
+
+MossVLImageProcessorFast = MossVLImageProcessor
+"""The name that published checkpoints use."""

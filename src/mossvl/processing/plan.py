@@ -1,0 +1,176 @@
+"""What will be looked at, settled before a single pixel is decoded: sizes, frames, timestamps.
+
+A plan tells everything that the prompt needs. Pixels then stream out of it frame by frame, so that a long video is
+never held whole.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mossvl.errors import MediaError
+from mossvl.media.image import Image, open_image
+from mossvl.media.limits import MediaLimits
+from mossvl.media.video import Clip, open_clip
+from mossvl.options import check_names
+from mossvl.processing import sampling, sizes
+from mossvl.processing.pixels import PatchLayout, resize
+
+Grid = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """An image, and the size (pixels) it will be resized to."""
+
+    source: Image
+    height: int
+    width: int
+    timestamps: None = None
+
+    @property
+    def num_frames(self) -> int:
+        return 1
+
+    def frames(self, cancel: threading.Event | None = None) -> Iterator[Tensor]:
+        """The resized image, uint8 (3, height, width)."""
+        yield resize(self.source.load(), self.height, self.width)
+
+
+@dataclass(frozen=True)
+class VideoPlan:
+    """A video or one segment of it: the frames that will be seen, at which times, resized to which size (pixels)."""
+
+    source: Clip
+    height: int
+    width: int
+    indices: tuple[int, ...]
+    timestamps: tuple[float, ...]
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.indices)
+
+    def frames(self, cancel: threading.Event | None = None) -> Iterator[Tensor]:
+        """Resized frames, uint8 (3, height, width), as they are decoded."""
+        for frame in self.source.read(self.indices, cancel=cancel):
+            yield resize(torch.from_numpy(frame).permute(2, 0, 1), self.height, self.width)
+
+
+MediumPlan = ImagePlan | VideoPlan
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How the images of one prompt are sized; see `MediaOptions`."""
+
+    min_pixels: int
+    max_pixels: int
+    multi_image_max_pixels: int
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """How the videos of one prompt are sampled and sized; see `MediaOptions`."""
+
+    min_pixels: int
+    max_pixels: int
+    video_max_pixels: int
+    video_fps: float
+    min_frames: int
+    max_frames: int
+
+
+def plan_images(
+    images: Sequence[Any], settings: ImageSettings, layout: PatchLayout, limits: MediaLimits, stack: ExitStack
+) -> list[ImagePlan]:
+    """Open the images of one prompt and settle their sizes. `stack` closes them."""
+    opened = [stack.enter_context(open_image(image, limits)) for image in images]
+    shapes = [(image.height, image.width) for image in opened]
+    budgets = sizes.image_budgets(shapes, settings.multi_image_max_pixels, settings.min_pixels, settings.max_pixels)
+    return [
+        ImagePlan(image, *sizes.image_size(image.height, image.width, layout.factor, settings.min_pixels, budget))
+        for image, budget in zip(opened, budgets, strict=True)
+    ]
+
+
+def video_segments(video: Any) -> tuple[Any, list[Any] | None]:
+    """A video as given → its source, and its segments if it names any.
+
+    Raises:
+        MediaError: a dict has no "video_path".
+    """
+    if not isinstance(video, dict):
+        return video, None
+    check_names(video, ("video_path", "segments"), "key of a video")
+    if video.get("video_path") is None:
+        raise MediaError(f'a video given as a dict needs "video_path": {video!r:.200}')
+    return video["video_path"], video.get("segments")
+
+
+def num_units(video: Any) -> int:
+    """How many placeholders a video takes: one, or one for each segment."""
+    _, segments = video_segments(video)
+    return 1 if segments is None else len(segments)
+
+
+def plan_videos(
+    videos: Sequence[Any],
+    settings: VideoSettings,
+    layout: PatchLayout,
+    limits: MediaLimits,
+    num_threads: int,
+    stack: ExitStack,
+) -> list[VideoPlan]:
+    """Open the videos of one prompt and settle frames, timestamps and sizes; one plan for each video unit.
+
+    `stack` closes the clips.
+
+    Raises:
+        MediaError: a video cannot be read, or a segment does not lie in it.
+    """
+    clips = []
+    for video in videos:
+        source, segments = video_segments(video)
+        clip = stack.enter_context(open_clip(source, limits=limits, num_threads=num_threads))
+        name = str(source) if isinstance(source, str | Path) else "the video"
+        clips.append((clip, None if segments is None else sampling.check_segments(segments, clip.duration, name)))
+
+    most_frames = min(settings.max_frames, max(1, settings.video_max_pixels // settings.min_pixels))
+    lengths = [
+        clip.duration if segments is None else sum(sampling.segment_length(segment) for segment in segments)
+        for clip, segments in clips
+    ]
+    sampled = []
+    for (clip, segments), most in zip(clips, sampling.allocate_frames(lengths, most_frames), strict=True):
+        sampled += _sample(clip, segments, settings, most)
+
+    volumes = [len(indices) * clip.height * clip.width for clip, indices, _ in sampled]
+    plans = []
+    for (clip, indices, times), volume in zip(sampled, volumes, strict=True):
+        budget = int(settings.video_max_pixels * volume / sum(volumes))
+        size = sizes.frame_size(
+            len(indices), clip.height, clip.width, layout.factor, settings.min_pixels, settings.max_pixels, budget
+        )
+        plans.append(VideoPlan(clip, *size, indices, times))
+    return plans
+
+
+def _sample(
+    clip: Clip, segments: list[sampling.Segment] | None, settings: VideoSettings, max_frames: int
+) -> list[tuple[Clip, tuple[int, ...], tuple[float, ...]]]:
+    """Frame indices and timestamps of each unit of a video."""
+    if segments is None:
+        count = sampling.frame_count(
+            clip.num_frames, clip.duration, settings.video_fps, settings.min_frames, max_frames
+        )
+        indices = sampling.frame_indices(clip.num_frames, count)
+        return [(clip, tuple(indices), tuple(index / clip.average_fps for index in indices))]
+    units = sampling.segment_times(segments, settings.video_fps, settings.min_frames, max_frames)
+    return [(clip, tuple(clip.index_at(time) for time in times), tuple(times)) for times in units]

@@ -1,0 +1,352 @@
+"""The processor: text, images and videos in, model inputs out."""
+
+import copy
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
+from transformers.processing_utils import ProcessorMixin
+
+from mossvl.errors import OptionError, PromptError
+from mossvl.media.limits import MediaLimits
+from mossvl.media.video import is_frame_list
+from mossvl.options import MediaOptions, whole
+from mossvl.processing import prompt, tensors
+from mossvl.processing.image_processor import MossVLImageProcessor
+from mossvl.processing.plan import MediumPlan, num_units
+from mossvl.processing.video_processor import MossVLVideoProcessor
+
+SHARED = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
+BLANK_SIDE = 128
+
+
+@dataclass(frozen=True)
+class PlannedPrompt:
+    """One prompt, ready but for its pixels."""
+
+    text: str
+    """The prompt as rendered, with a placeholder for each medium."""
+    expanded: prompt.ExpandedPrompt
+    input_ids: Tensor
+    """(tokens,) int64."""
+    offsets: list[tuple[int, int]]
+    """Each token's characters in the expanded text."""
+    plans: list[MediumPlan]
+    """Media in prompt order."""
+    grid_thw: Tensor
+    """(media, 3): frames, patch rows, patch columns."""
+
+
+class MossVLProcessor(ProcessorMixin):
+    """Tokenizer, image processor and video processor in one.
+
+    Attributes:
+        limits: what media may cost (pixels of one image, bytes and seconds of a download); change it to change them.
+    """
+
+    def __init__(
+        self,
+        image_processor: MossVLImageProcessor,
+        tokenizer: PreTrainedTokenizerBase,
+        video_processor: MossVLVideoProcessor,
+        chat_template: str | None = None,
+        frame_extract_num_threads: int | None = None,
+    ) -> None:
+        super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template)
+        for name in SHARED:
+            if getattr(image_processor, name) != getattr(video_processor, name):
+                raise OptionError(
+                    f"{name} is {getattr(image_processor, name)} for images but {getattr(video_processor, name)} for "
+                    "videos; they must be the same"
+                )
+        if frame_extract_num_threads is not None:
+            video_processor.num_extract_threads = frame_extract_num_threads
+        self.limits = MediaLimits()
+
+    @classmethod
+    def _get_arguments_from_pretrained(
+        cls, pretrained_model_name_or_path: Any, processor_dict: dict[str, Any] | None = None, **kwargs: Any
+    ) -> list[Any]:
+        """The parts are always this package's own, whatever classes a checkpoint's files name."""
+        kwargs = {name: value for name, value in kwargs.items() if name != "frame_extract_num_threads"}
+        kwargs["trust_remote_code"] = False
+        return [
+            MossVLImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs),
+            AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs),
+            MossVLVideoProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs),
+        ]
+
+    def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+        """transformers would look its own classes up, which without torchvision are stand-ins."""
+        expected = {
+            "image_processor": MossVLImageProcessor,
+            "tokenizer": PreTrainedTokenizerBase,
+            "video_processor": MossVLVideoProcessor,
+        }[argument_name]
+        if not isinstance(argument, expected):
+            raise TypeError(f"{argument_name} is a {type(argument).__name__}; expected a {expected.__name__}")
+        return expected
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return [
+            *("input_ids", "attention_mask", "pixel_values"),
+            *("grid_thw", "media_nums_per_sample", "cross_attention_mask"),
+        ]
+
+    def _token_id(self, token: str) -> int:
+        return int(self.tokenizer.convert_tokens_to_ids(token))
+
+    def with_pixels(
+        self,
+        patch_size: int,
+        temporal_patch_size: int,
+        merge_size: int,
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
+        num_extract_threads: int | None = None,
+    ) -> "MossVLProcessor":
+        """This processor with other pixel settings; the original does not change.
+
+        Raises:
+            OptionError: patches of another size than this processor's, which its model could not read.
+        """
+        for name, value in (
+            ("patch_size", patch_size),
+            ("temporal_patch_size", temporal_patch_size),
+            ("merge_size", merge_size),
+        ):
+            if value != getattr(self.image_processor, name):
+                raise OptionError(f"{name}={value!r}, but this model's is {getattr(self.image_processor, name)}")
+        other = copy.copy(self)
+        for name in ("image_processor", "video_processor"):
+            part = copy.copy(getattr(self, name))
+            part.image_mean, part.image_std = list(image_mean), list(image_std)
+            setattr(other, name, part)
+        if num_extract_threads is not None:
+            other.video_processor.num_extract_threads = whole("num_extract_threads", num_extract_threads)
+        return other
+
+    # --- from messages to a prompt -------------------------------------------------------------------------------
+
+    def render(self, messages: Sequence[dict[str, Any]]) -> str:
+        """Messages → prompt text by the checkpoint's chat template, ready for an answer.
+
+        Special tokens and placeholders are removed from the texts, so that only real media get a placeholder.
+        """
+        added = self.tokenizer.added_tokens_decoder.values()
+        special = [*(token.content for token in added if token.special), prompt.IMAGE, prompt.VIDEO]
+        turns = []
+        for message in messages:
+            content: Any = message["content"]
+            if isinstance(content, str):
+                content = prompt.without_special(content, special)
+            else:
+                content = [turn for part in content for turn in self._template_parts(part, special)]
+            turns.append({**message, "content": content})
+        text = self.tokenizer.apply_chat_template(
+            turns, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
+        )
+        assert isinstance(text, str)
+        return text
+
+    @staticmethod
+    def _template_parts(part: dict[str, Any], special: list[str]) -> list[dict[str, Any]]:
+        if part["type"] == "text":
+            return [{"type": "text", "text": prompt.without_special(part["text"], special)}]
+        return [{"type": part["type"]}] * (num_units(part["video"]) if part["type"] == "video" else 1)
+
+    def plan(
+        self, text: str, images: Sequence[Any], videos: Sequence[Any], options: MediaOptions, stack: ExitStack
+    ) -> PlannedPrompt:
+        """Open a prompt's media and settle everything but their pixels.
+
+        Args:
+            text: the prompt, with `<|image|>` and `<|video|>` placeholders.
+            stack: closes the media.
+
+        Raises:
+            MediaError: an image or a video cannot be used.
+            PromptError: placeholders and media do not match.
+        """
+        kinds = prompt.check_placeholders(text, len(images), sum(num_units(video) for video in videos))
+        rest = {
+            prompt.IMAGE: iter(self.image_processor.plan(images, options, self.limits, stack)),
+            prompt.VIDEO: iter(self.video_processor.plan(videos, options, self.limits, stack)),
+        }
+        plans: list[MediumPlan] = [next(rest[kind]) for kind in kinds]
+        written = [
+            prompt.IMAGE_TOKEN if plan.timestamps is None else prompt.video_text(plan.timestamps) for plan in plans
+        ]
+        expanded = prompt.ExpandedPrompt.expand(text, written)
+        encoded = self.tokenizer(expanded.text, return_offsets_mapping=True)
+        input_ids = torch.tensor(encoded["input_ids"], dtype=torch.long)
+        frames = sum(plan.num_frames for plan in plans)
+        tokens = int((input_ids == self._token_id(prompt.IMAGE_TOKEN)).sum())
+        if tokens != frames:
+            raise PromptError(
+                f"the prompt has {tokens} {prompt.IMAGE_TOKEN} tokens, but the media have {frames} frames; "
+                f"write {prompt.IMAGE} and {prompt.VIDEO} placeholders, and leave {prompt.IMAGE_TOKEN} to the processor"
+            )
+        grids = [tensors.grid_of(plan, self.image_processor.layout) for plan in plans]
+        return PlannedPrompt(
+            text=text,
+            expanded=expanded,
+            input_ids=input_ids,
+            offsets=encoded["offset_mapping"],
+            plans=plans,
+            grid_thw=torch.tensor(grids, dtype=torch.long).view(-1, 3),
+        )
+
+    def pixel_chunks(
+        self,
+        plans: Sequence[MediumPlan],
+        frames: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        cancel: threading.Event | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Media as pixel_values (patches, 768) on `device`, at most `frames` frames at a time, with their grid_thw."""
+        settings = self.image_processor
+        for patches, grid_thw in tensors.chunks(plans, settings, frames, cancel):
+            yield tensors.normalise(patches.to(device), settings.image_mean, settings.image_std, dtype), grid_thw
+
+    # --- from text and media to a batch --------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        images: Any = None,
+        videos: Any = None,
+        labels_spans: Any = None,
+        padding: bool | str = True,
+        padding_side: str | None = None,
+        blank_image_for_text: bool = False,
+        return_tensors: str = "pt",
+        **media_kwargs: Any,
+    ) -> BatchFeature:
+        """Model inputs for one or more prompts.
+
+        Args:
+            text: a prompt or several, with `<|image|>` and `<|video|>` placeholders in them.
+            images: images in the order of their placeholders, over all prompts or as one list for each prompt.
+            videos: videos, likewise.
+            labels_spans: character spans [start, end) of `text` to be learned: a list for each prompt (or one list, for
+                one prompt); adds `labels`.
+            padding: pad to the longest prompt, on `padding_side` (the tokenizer's, by default).
+            blank_image_for_text: give prompts without media a blank image that no token sees, as some trainers expect.
+            media_kwargs: see `MediaOptions`; each prompt has the budgets for itself.
+
+        Returns:
+            `input_ids` and `attention_mask` (batch, text), `cross_attention_mask` (batch, 1, text, frames) bool with
+            True where hidden, `media_nums_per_sample`; with media, `pixel_values` (patches, 768) float32 and
+            `grid_thw` (media, 3); with spans, `labels` (batch, text), -100 where there is nothing to learn.
+
+        Raises:
+            InputError: media, placeholders, options or spans cannot be used; the message says which and why.
+        """
+        if return_tensors != "pt":
+            raise OptionError(f"return_tensors={return_tensors!r} is not supported; only 'pt' is")
+        texts = [text] if isinstance(text, str) else list(text)
+        options = MediaOptions.from_dict(media_kwargs)
+        all_images = _by_prompt(images, texts, "images", lambda item: isinstance(item, list | tuple))
+        all_videos = _by_prompt(
+            videos, texts, "videos", lambda item: isinstance(item, list | tuple) and not is_frame_list(item)
+        )
+        with ExitStack() as stack:
+            planned = [
+                self.plan(*prompt_and_media, options, stack)
+                for prompt_and_media in zip(texts, all_images, all_videos, strict=True)
+            ]
+            media = [plan for one in planned for plan in one.plans]
+            tensors_of_media = tensors.media_tensors(media, self.image_processor) if media else {}
+        counts = [len(one.plans) for one in planned]
+        if blank_image_for_text:
+            tensors_of_media, counts = self._with_blanks(tensors_of_media, planned)
+        batch = self._padded(planned, padding, padding_side or self.tokenizer.padding_side)
+        if labels_spans is not None:
+            batch["labels"] = self._labels(planned, labels_spans, batch["attention_mask"])
+        return BatchFeature({**batch, **tensors_of_media, "media_nums_per_sample": counts})
+
+    def _padded(self, planned: list[PlannedPrompt], padding: bool | str, side: str) -> dict[str, Tensor]:
+        if len({len(one.input_ids) for one in planned}) > 1 and padding in (False, "do_not_pad"):
+            raise OptionError("prompts of different lengths need padding=True to become one batch")
+        lengths = [len(one.input_ids) for one in planned]
+        frames = max((int(one.grid_thw[:, 0].sum()) for one in planned), default=0)
+        pad = self.tokenizer.pad_token_id or 0
+        input_ids = torch.full((len(planned), max(lengths)), pad)
+        attention_mask = torch.zeros_like(input_ids)
+        hidden = torch.ones(len(planned), 1, max(lengths), frames, dtype=torch.bool)
+        for row, (one, length) in enumerate(zip(planned, lengths, strict=True)):
+            columns = slice(max(lengths) - length, None) if side == "left" else slice(0, length)
+            input_ids[row, columns] = one.input_ids
+            attention_mask[row, columns] = 1
+            seen = (one.input_ids == self._token_id(prompt.IMAGE_TOKEN)).cumsum(0)
+            hidden[row, 0, columns] = torch.arange(frames) >= seen[:, None]
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "cross_attention_mask": hidden}
+
+    def _labels(self, planned: list[PlannedPrompt], spans: Any, attention_mask: Tensor) -> Tensor:
+        if len(planned) == 1 and not (len(spans) == 1 and spans[0] and isinstance(spans[0][0], list | tuple)):
+            spans = [spans]
+        if len(spans) != len(planned):
+            raise OptionError(f"labels_spans has {len(spans)} lists of spans for {len(planned)} prompts")
+        never = {
+            "image": self._token_id(prompt.IMAGE_TOKEN),
+            "start": self._token_id(prompt.VISION_START),
+            "end": self._token_id(prompt.VISION_END),
+        }
+        labels = torch.full_like(attention_mask, prompt.IGNORED_LABEL)
+        for row, (one, own) in enumerate(zip(planned, spans, strict=True)):
+            for start, end in own:
+                if not 0 <= start < end <= len(one.text):
+                    raise OptionError(
+                        f"labels_spans: [{start}, {end}) is not a span of a prompt of {len(one.text)} characters"
+                    )
+            moved = [(one.expanded.position(start), one.expanded.position(end)) for start, end in own]
+            labels[row, attention_mask[row].bool()] = prompt.labels_from_spans(one.input_ids, one.offsets, moved, never)
+        return labels
+
+    def _with_blanks(
+        self, media: dict[str, Tensor], planned: list[PlannedPrompt]
+    ) -> tuple[dict[str, Tensor], list[int]]:
+        """Put a blank image where a prompt has no media."""
+        blank = torch.zeros(3, BLANK_SIDE, BLANK_SIDE, dtype=torch.uint8)
+        extra = self.image_processor(blank)
+        patches = [int(one.grid_thw.prod(1).sum()) for one in planned]
+        own = iter(media["pixel_values"].split(patches) if media else [])
+        pixels, grids = [], []
+        for one, part in ((one, next(own, None)) for one in planned):
+            pixels.append(part if one.plans else extra["pixel_values"])
+            grids.append(one.grid_thw if one.plans else extra["grid_thw"])
+        tensors_of_media = {"pixel_values": torch.cat(pixels), "grid_thw": torch.cat(grids)}
+        return tensors_of_media, [max(1, len(one.plans)) for one in planned]
+
+
+def _by_prompt(given: Any, texts: list[str], what: str, is_nested: Any) -> list[list[Any]]:
+    """Media for each prompt, from one list for each or one list for all."""
+    if given is None:
+        return [[] for _ in texts]
+    items = list(given) if isinstance(given, list | tuple) and not is_frame_list(given) else [given]
+    if items and all(item is None or is_nested(item) for item in items):
+        if len(items) != len(texts):
+            raise PromptError(f"{what} has {len(items)} lists for {len(texts)} prompts; give each prompt its own")
+        return [list(item or []) for item in items]
+    placeholder = prompt.IMAGE if what == "images" else prompt.VIDEO
+    wanted = [one.count(placeholder) for one in texts]
+    taken: list[list[Any]] = []
+    rest = iter(items)
+    for count in wanted:
+        own: list[Any] = []
+        while sum(num_units(item) if what == "videos" else 1 for item in own) < count:
+            item = next(rest, None)
+            if item is None:
+                break
+            own.append(item)
+        taken.append(own)
+    taken[-1] += list(rest)
+    return taken

@@ -1,0 +1,139 @@
+"""The prompt: messages to text, text to tokens, and which of them are to be learned."""
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mossvl.errors import PromptError
+
+IMAGE = "<|image|>"
+VIDEO = "<|video|>"
+IMAGE_TOKEN = "<|image_pad|>"
+VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
+TIME_START, TIME_END = "<|time_start|>", "<|time_end|>"
+PLACEHOLDER = re.compile(f"({re.escape(IMAGE)}|{re.escape(VIDEO)})")
+IGNORED_LABEL = -100
+
+
+def video_text(timestamps: Iterable[float]) -> str:
+    """What a video becomes in the prompt: the absolute time of each frame, and the frame's token."""
+    frames = (f"{TIME_START}{time:.1f} seconds{TIME_END}{IMAGE_TOKEN}" for time in timestamps)
+    return f"{VISION_START}{''.join(frames)}{VISION_END}"
+
+
+def without_special(text: str, special: Sequence[str]) -> str:
+    """Text in which no special token and no placeholder is left, so that it cannot claim a turn, a medium or a time."""
+    pattern = re.compile("|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)))
+    while True:
+        cleaned = pattern.sub("", text)
+        if cleaned == text:
+            return text
+        text = cleaned
+
+
+@dataclass(frozen=True)
+class ExpandedPrompt:
+    """A prompt with its media written out."""
+
+    text: str
+    starts: list[int]
+    """Where, in the original text, the pieces between placeholders start; and where they do in `text`."""
+    new_starts: list[int]
+
+    @classmethod
+    def expand(cls, text: str, media: Sequence[str]) -> "ExpandedPrompt":
+        """Replace each placeholder by the text of its medium; kinds must have been checked."""
+        pieces, starts, new_starts = [], [0], [0]
+        position = new_position = 0
+        replacements = iter(media)
+        for piece in PLACEHOLDER.split(text):
+            placeholder = piece in (IMAGE, VIDEO)
+            written = next(replacements) if placeholder else piece
+            position, new_position = position + len(piece), new_position + len(written)
+            pieces.append(written)
+            if placeholder:
+                starts.append(position)
+                new_starts.append(new_position)
+        return cls("".join(pieces), starts, new_starts)
+
+    def position(self, original: int) -> int:
+        """Where a character of the original text is now."""
+        piece = bisect_right(self.starts, original) - 1
+        return self.new_starts[piece] + original - self.starts[piece]
+
+
+def check_placeholders(text: str, images: int, videos: int) -> list[str]:
+    """The placeholders of a prompt in order.
+
+    Raises:
+        PromptError: their numbers are not those of the media; both are named.
+    """
+    found = PLACEHOLDER.findall(text)
+    for placeholder, what, given in ((IMAGE, "images", images), (VIDEO, "videos or video segments", videos)):
+        if found.count(placeholder) != given:
+            raise PromptError(
+                f"the prompt has {found.count(placeholder)} {placeholder} placeholders, but {given} {what} were given; "
+                "each needs exactly one placeholder"
+            )
+    return found
+
+
+def labels_from_spans(
+    input_ids: Tensor, offsets: Sequence[tuple[int, int]], spans: Iterable[tuple[int, int]], never: dict[str, int]
+) -> Tensor:
+    """Targets for training: tokens that lie inside the spans, media and their timestamps excepted.
+
+    Args:
+        input_ids: (tokens,).
+        offsets: each token's characters [start, end) in the expanded text.
+        spans: character spans [start, end) to learn, in the expanded text.
+        never: ids of the tokens "image", "start" and "end", that is the image token and the bounds of a video.
+    """
+    starts, ends = torch.tensor(offsets, dtype=torch.long).view(-1, 2).unbind(1)
+    inside = torch.zeros(len(input_ids), dtype=torch.bool)
+    for start, end in spans:
+        inside |= (starts >= start) & (ends <= end) & (ends > starts)
+    opened, closed = (input_ids == never["start"]).cumsum(0), (input_ids == never["end"]).cumsum(0)
+    in_video = (opened > closed) | (input_ids == never["end"])
+    learned = inside & ~in_video & (input_ids != never["image"])
+    return torch.where(learned, input_ids, torch.full_like(input_ids, IGNORED_LABEL))
+
+
+def check_messages(messages: Any) -> list[dict[str, Any]]:
+    """Messages with their content as a list of parts: {"type": "text" | "image" | "video", that name: …}.
+
+    Raises:
+        PromptError: something is not a message, or a part has no known type.
+    """
+    if not isinstance(messages, list | tuple) or not messages:
+        raise PromptError(f"messages={messages!r} must be a list of messages, and not empty")
+    checked = []
+    for number, message in enumerate(messages, 1):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
+            raise PromptError(f"message {number} must be a dict with a role and a content, but is {message!r:.200}")
+        content = message["content"]
+        parts = [content] if isinstance(content, str | dict) else content
+        if not isinstance(parts, list | tuple):
+            raise PromptError(f"message {number}: content must be a text or a list of parts, but is {content!r:.200}")
+        checked.append({**message, "content": [_part(part, number) for part in parts]})
+    return checked
+
+
+def _part(part: Any, number: int) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    if isinstance(part, dict):
+        kind = part.get("type") or next((name for name in ("image", "video", "text") if name in part), None)
+        if kind in ("image", "video", "text") and part.get(kind) is not None:
+            if kind == "text" and not isinstance(part["text"], str):
+                raise PromptError(f"message {number}: a text part holds {part['text']!r:.200}, which is no text")
+            return {"type": kind, kind: part[kind]}
+    raise PromptError(
+        f'message {number}: a part must be a text, {{"type": "text", "text": …}}, {{"type": "image", "image": …}} or '
+        f'{{"type": "video", "video": …}}, but is {part!r:.200}'
+    )

@@ -1,0 +1,80 @@
+"""Which frames of a video are looked at. Times are in seconds from the start of the clip."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from mossvl.errors import MediaError
+
+Segment = tuple[float, float] | tuple[float]
+"""[start, end) of a video, or a single instant."""
+
+
+def frame_count(total: int, duration: float, fps: float, min_frames: int, max_frames: int) -> int:
+    """How many frames to sample: `fps` times the duration, within min_frames … max_frames and the frames there are."""
+    wanted = max(math.ceil(duration * fps - 1e-6), min_frames)
+    return max(1, min(wanted, max_frames, total))
+
+
+def frame_indices(total: int, count: int) -> list[int]:
+    """Indices of `count` of `total` frames, evenly spaced from the first to the last."""
+    return np.unique(np.linspace(0, total - 1, count).astype(int)).tolist()
+
+
+def allocate_frames(durations: Sequence[float], max_frames: int) -> list[int]:
+    """Share `max_frames` among the videos of a prompt: one each, the rest by duration, largest remainders first."""
+    rest = max_frames - len(durations)
+    if rest <= 0:
+        return [1] * len(durations)
+    total = sum(durations)
+    shares = [rest * duration / total if total > 0 else rest / len(durations) for duration in durations]
+    counts = [1 + int(share) for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda i: shares[i] - int(shares[i]), reverse=True)
+    for i in by_remainder[: max_frames - sum(counts)]:
+        counts[i] += 1
+    return counts
+
+
+def check_segments(segments: Sequence[Sequence[float]], duration: float, name: str) -> list[Segment]:
+    """Segments as given by a user, checked and cut to the clip.
+
+    Raises:
+        MediaError: a segment is empty, reversed, negative, not finite, or outside the clip.
+    """
+    checked: list[Segment] = []
+    for segment in segments:
+        times = [float(t) for t in segment] if isinstance(segment, list | tuple) else []
+        shown = list(segment) if times else segment
+        if len(times) not in (1, 2) or not all(math.isfinite(t) and t >= 0 for t in times):
+            raise MediaError(f"{name}: segment {shown} must be [start, end] or [instant], in seconds, not negative")
+        if len(times) == 2 and times[0] >= times[1]:
+            raise MediaError(f"{name}: segment {shown} must end after it starts")
+        if times[0] > duration or (len(times) == 2 and times[0] >= duration):
+            raise MediaError(f"{name}: segment {shown} lies outside the video, which lasts {duration:.3f} seconds")
+        checked.append((times[0],) if len(times) == 1 else (times[0], min(times[1], duration)))
+    if not checked:
+        raise MediaError(f"{name}: `segments` is empty; leave it out to see the whole video")
+    return checked
+
+
+def segment_length(segment: Segment) -> float:
+    return segment[1] - segment[0] if len(segment) == 2 else 0.0
+
+
+def segment_times(segments: Sequence[Segment], fps: float, min_frames: int, max_frames: int) -> list[list[float]]:
+    """Sampled times of each segment of one video: evenly spaced, the end excluded.
+
+    A segment's part of `min_frames` and `max_frames` is its part of the segments' total length.
+    """
+    total = sum(segment_length(segment) for segment in segments)
+    times = []
+    for segment in segments:
+        length = segment_length(segment)
+        if not length:
+            times.append([segment[0]])
+            continue
+        least, most = (max(1, int(frames * length / total)) for frames in (min_frames, max_frames))
+        count = min(max(math.ceil(length * fps - 1e-6), least), most)
+        times.append([segment[0] + length * i / count for i in range(count)])
+    return times

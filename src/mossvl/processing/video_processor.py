@@ -1,0 +1,80 @@
+"""The video processor of transformers' conventions."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from transformers import BatchFeature
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.video_processing_utils import BaseVideoProcessor
+
+from mossvl.media.limits import MediaLimits
+from mossvl.options import MediaOptions
+from mossvl.processing.image_processor import DEFAULT_SIZE
+from mossvl.processing.pixels import PatchLayout
+from mossvl.processing.plan import VideoPlan, VideoSettings, plan_videos
+from mossvl.processing.tensors import bounds, media_tensors, pick
+
+
+class MossVLVideoProcessor(BaseVideoProcessor):
+    """Videos to patches. `size` holds areas of a frame in pixels: `shortest_edge` the least, `longest_edge` the most."""
+
+    model_input_names = ["pixel_values", "grid_thw"]
+
+    def __init__(
+        self,
+        size: dict[str, int] | None = None,
+        video_max_pixels: int = 201_326_592,
+        patch_size: int = 16,
+        temporal_patch_size: int = 1,
+        merge_size: int = 2,
+        video_fps: float = 1.0,
+        min_frames: int = 1,
+        max_frames: int = 256,
+        num_extract_threads: int = 4,
+        image_mean: Sequence[float] = (0.5, 0.5, 0.5),
+        image_std: Sequence[float] = (0.5, 0.5, 0.5),
+        **kwargs: Any,
+    ) -> None:
+        ImageProcessingMixin.__init__(self, **kwargs)
+        self.size = DEFAULT_SIZE | dict(size or {})
+        self.video_max_pixels = video_max_pixels
+        self.patch_size = patch_size
+        self.temporal_patch_size = temporal_patch_size
+        self.merge_size = merge_size
+        self.video_fps = video_fps
+        self.min_frames = min_frames
+        self.max_frames = max_frames
+        self.num_extract_threads = num_extract_threads
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+
+    @property
+    def layout(self) -> PatchLayout:
+        return PatchLayout(self.patch_size, self.temporal_patch_size, self.merge_size)
+
+    def settings(self, options: MediaOptions) -> VideoSettings:
+        """This processor's settings, as far as the options of a query do not say otherwise."""
+        return VideoSettings(
+            **bounds("pixels", options, self.size["shortest_edge"], self.size["longest_edge"]),
+            **bounds("frames", options, self.min_frames, self.max_frames),
+            video_max_pixels=pick(options.video_max_pixels, self.video_max_pixels),
+            video_fps=pick(options.video_fps, self.video_fps),
+        )
+
+    def plan(
+        self, videos: Sequence[Any], options: MediaOptions, limits: MediaLimits, stack: ExitStack
+    ) -> list[VideoPlan]:
+        """Open the videos of one prompt and settle frames and sizes, a plan for each unit; `stack` closes them."""
+        return plan_videos(videos, self.settings(options), self.layout, limits, self.num_extract_threads, stack)
+
+    def __call__(self, videos: Any, limits: MediaLimits | None = None, **media_kwargs: Any) -> BatchFeature:
+        """The videos of one prompt → `pixel_values` (patches, 768) float32, `grid_thw` (units, 3) and, for each unit,
+        the `timestamps` of its frames in seconds."""
+        videos = videos if isinstance(videos, list | tuple) else [videos]
+        with ExitStack() as stack:
+            options = MediaOptions.from_dict(media_kwargs)
+            plans = self.plan(videos, options, limits or MediaLimits(), stack)
+            return BatchFeature({**media_tensors(plans, self), "timestamps": [list(plan.timestamps) for plan in plans]})
+
+    preprocess = __call__

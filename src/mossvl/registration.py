@@ -1,0 +1,34 @@
+"""Registration with the Auto classes of transformers."""
+
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+)
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+
+from mossvl.model.configuration import MossVLConfig, MossVLTextConfig, MossVLVisionConfig
+from mossvl.offline.interface import MossVLForConditionalGeneration
+from mossvl.processing.image_processor import MossVLImageProcessor
+from mossvl.processing.processor import MossVLProcessor
+from mossvl.processing.video_processor import MossVLVideoProcessor
+
+
+def register() -> None:
+    """Make the Auto classes use this package for MOSS-VL; they then prefer it to a checkpoint's own code."""
+    for config in (MossVLConfig, MossVLTextConfig, MossVLVisionConfig):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+    for auto in (AutoModelForCausalLM, AutoModel, AutoModelForImageTextToText):
+        auto.register(MossVLConfig, MossVLForConditionalGeneration, exist_ok=True)
+    AutoProcessor.register(MossVLConfig, MossVLProcessor, exist_ok=True)
+    # One class for every backend that transformers may pick: this one is its own.
+    backends = {"torchvision": MossVLImageProcessor, "pil": MossVLImageProcessor}
+    AutoImageProcessor.register(MossVLConfig, image_processor_classes=backends, exist_ok=True)
+    AutoVideoProcessor.register(MossVLConfig, MossVLVideoProcessor, exist_ok=True)
+    # Without torchvision, transformers exports stand-ins that only raise; these processors do not need torchvision.
+    transformers.AutoImageProcessor = AutoImageProcessor
+    transformers.AutoVideoProcessor = AutoVideoProcessor
