@@ -6,6 +6,7 @@ import torch
 from transformers import AutoProcessor
 
 from mossvl.errors import CheckpointError, OptionError
+from mossvl.model.checkpoint import require_model_type
 from mossvl.offline.interface import MossVLForConditionalGeneration
 from mossvl.processing.processor import MossVLProcessor
 
@@ -26,7 +27,10 @@ def load(
     """
     target = resolve_device(device)
     kind = resolve_dtype(dtype, target)
-    if Path(checkpoint).is_absolute() and not Path(checkpoint).is_dir():
+    folder = Path(checkpoint)
+    if folder.is_dir():
+        require_model_type(folder)
+    elif folder.is_absolute() or folder.exists() or len(folder.parts) != 2:
         raise CheckpointError(f"{checkpoint} is not a folder; expected the folder of a MOSS-VL checkpoint")
     try:
         processor = AutoProcessor.from_pretrained(str(checkpoint))

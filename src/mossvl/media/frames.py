@@ -133,8 +133,8 @@ class FrameReader:
         """Decode the packets at positions `start` (a keyframe's) to `stop`.
 
         Yields:
-            frames in presentation order, each with its index as `pts`. Frames not in `wanted` may be left out. Nothing, if
-            decoding cannot begin at `start` after all: the frame is broken, or not what a keyframe is said to be.
+            frames in presentation order, each with its index as `pts`. Frames not in `wanted` may be left out. Nothing
+            if decoding cannot begin at `start` after all: the frame is broken, or less than a keyframe should be.
         """
         wanted = frozenset(wanted)
         first = max(int(table.index[start]), 0) if start else 0

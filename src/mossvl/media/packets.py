@@ -63,7 +63,7 @@ class PacketTable:
 
         Args:
             rate: frames per second, standing in for what the packets do not say.
-            reordered: pts that ascend from packet to packet are not to be trusted, for frames are shown in another order.
+            reordered: frames are stored in another order than shown, so that pts which ascend are not to be trusted.
 
         Raises:
             ValueError: no packet is shown.
@@ -114,7 +114,7 @@ class PacketTable:
         if packet.pts is None:
             return None
         sorted_pts, order = self._sorted
-        position = int(order[min(np.searchsorted(sorted_pts, packet.pts), len(order) - 1)])
+        position = int(order[min(int(np.searchsorted(sorted_pts, packet.pts)), len(order) - 1)])
         return position if self.pts[position] == packet.pts and self.sizes[position] == packet.size else None
 
     def keyframe_before(self, index: int) -> int:

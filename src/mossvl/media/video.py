@@ -101,7 +101,7 @@ class VideoFile(Clip):
         """Frames for what is left of a run that lacked one, each the latest that can be decoded.
 
         Decoding begins further and further back until that gives something. When it has to go far, there is no relying
-        on keyframes, and the runs to come are read in the same go: a broken file costs a few times its decoding, no more.
+        on keyframes, and the runs to come are read in the same go: any file costs a few times its decoding at most.
         """
         table = self._table
         place = table.keyframe_before(run.wanted[0])

@@ -47,6 +47,7 @@ class TextModel(nn.Module):
         sees: Tensor | None = None,
         vision: Tensor | None = None,
         vision_positions: Tensor | None = None,
+        states: list[Tensor] | None = None,
     ) -> Tensor:
         """Run packed rows through all layers.
 
@@ -57,15 +58,21 @@ class TextModel(nn.Module):
             sees: (rows, 1), 1 for rows that see a frame, else 0; None when no row does, and cross layers are skipped.
             vision: (vision rows, hidden), the vision tokens that are new in this call.
             vision_positions: (3, vision rows) their rotary positions.
+            states: if given, what enters each layer and the result are appended to it.
         """
         rope = rotary(self.config, positions, x.dtype)
         vision_rope = None if vision is None else rotary(self.config, vision_positions, vision.dtype)
         for layer in self.layers:
+            if states is not None:
+                states.append(x)
             if isinstance(layer, SelfAttentionLayer):
                 x = layer(x, rope, attend)
             elif sees is not None:
                 x = layer(x, rope, attend, sees, vision, vision_rope)
-        return self.norm(x)
+        x = self.norm(x)
+        if states is not None:
+            states.append(x)
+        return x
 
 
 class MossVLPreTrainedModel(PreTrainedModel):
@@ -166,6 +173,7 @@ class MossVLModel(MossVLPreTrainedModel):
         vision_chunked_length: int | None = None,
         past_key_values: MossVLCache | None = None,
         use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> BaseModelOutputWithPast:
         """Run a batch of samples, padded on either side or not at all.
 
@@ -217,6 +225,7 @@ class MossVLModel(MossVLPreTrainedModel):
         attend = PackedAttention(packed.lengths, packed.visible, packed.vision_lengths, packed.reads, past_key_values)
         sees = torch.cat(packed.visible)[:, None] > 0
         rows = real.to(embeds.device)
+        states: list[Tensor] | None = [] if output_hidden_states else None
         hidden = self.language_model(
             embeds[rows],
             packed.positions.to(embeds.device),
@@ -224,14 +233,23 @@ class MossVLModel(MossVLPreTrainedModel):
             sees.to(embeds) if sees.any() else None,
             vision_embeds,
             packed.vision_positions.to(embeds.device),
+            states,
         )
         if past_key_values is not None:
             past_key_values.columns += columns
             past_key_values.next_positions = packed.next_positions
             past_key_values.vision_ends = packed.vision_ends
-        padded = hidden.new_zeros(batch, columns, hidden.shape[-1])
-        padded[rows] = hidden
-        return BaseModelOutputWithPast(last_hidden_state=padded, past_key_values=past_key_values)
+
+        def padded(state: Tensor) -> Tensor:
+            full = state.new_zeros(batch, columns, state.shape[-1])
+            full[rows] = state
+            return full
+
+        return BaseModelOutputWithPast(
+            last_hidden_state=padded(hidden),
+            past_key_values=past_key_values,
+            hidden_states=tuple(padded(state) for state in states) if states is not None else None,
+        )
 
     def _encode_seen(
         self, pixel_values: Tensor, given: list[list[Grid]], seen: list[list[Grid]], chunk: int | None
@@ -297,6 +315,8 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: Tensor | int | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Logits (batch, text, vocab) for a batch of samples; for the other arguments see `MossVLModel.forward`.
@@ -305,7 +325,13 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, GenerationMixin):
             labels: (batch, text), -100 where there is nothing to learn; gives `loss`, the mean cross entropy of the
                 next token (or its sum over `num_items_in_batch`).
             logits_to_keep: only the last so many columns (0: all), or these columns.
+            output_hidden_states: also return what enters each layer, and the final state.
+
+        Raises:
+            OptionError: `output_attentions` was asked for; attention weights are never computed as a whole.
         """
+        if output_attentions:
+            raise OptionError("output_attentions is not supported: attention weights are never computed as a whole")
         training = self.training and self.is_gradient_checkpointing
         output = self.model(
             input_ids=input_ids,
@@ -322,6 +348,7 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, GenerationMixin):
             use_cache=self.config.text_config.use_cache and not training and labels is None
             if use_cache is None
             else use_cache,
+            output_hidden_states=output_hidden_states,
         )
         columns = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(output.last_hidden_state[:, columns])
@@ -329,7 +356,9 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, GenerationMixin):
         if labels is not None:
             vocabulary = self.config.text_config.vocab_size
             loss = self.loss_function(logits, labels, vocabulary, num_items_in_batch=num_items_in_batch)
-        result = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=output.past_key_values)
+        result = CausalLMOutputWithPast(
+            loss=loss, logits=logits, past_key_values=output.past_key_values, hidden_states=output.hidden_states
+        )
         return result.to_tuple() if return_dict is False else result
 
     def prepare_inputs_for_generation(

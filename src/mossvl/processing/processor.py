@@ -314,15 +314,16 @@ class MossVLProcessor(ProcessorMixin):
     def _with_blanks(
         self, media: dict[str, Tensor], planned: list[PlannedPrompt]
     ) -> tuple[dict[str, Tensor], list[int]]:
-        """Put a blank image where a prompt has no media."""
-        blank = torch.zeros(3, BLANK_SIDE, BLANK_SIDE, dtype=torch.uint8)
-        extra = self.image_processor(blank)
+        """Put a blank image where a prompt has no media: normalised pixels that are all zero, a grey square."""
+        layout = self.image_processor.layout
+        blank_grid = torch.tensor([[1, *layout.grid(BLANK_SIDE, BLANK_SIDE)]])
+        blank = torch.zeros(int(blank_grid.prod()), 3 * layout.patch_size**2)
         patches = [int(one.grid_thw.prod(1).sum()) for one in planned]
         own = iter(media["pixel_values"].split(patches) if media else [])
         pixels, grids = [], []
         for one, part in ((one, next(own, None)) for one in planned):
-            pixels.append(part if one.plans else extra["pixel_values"])
-            grids.append(one.grid_thw if one.plans else extra["grid_thw"])
+            pixels.append(blank if part is None or not one.plans else part)
+            grids.append(one.grid_thw if one.plans else blank_grid)
         tensors_of_media = {"pixel_values": torch.cat(pixels), "grid_thw": torch.cat(grids)}
         return tensors_of_media, [max(1, len(one.plans)) for one in planned]
 
