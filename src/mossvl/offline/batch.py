@@ -62,6 +62,7 @@ class Batch:
     def join(self, request: Request) -> Event:
         """Load and encode a request's media as they are decoded, run its prompt, choose its first token."""
         with _blaming(request):
+            request.check()
             cache, logits = self._prefill(request)
             token = request.choose(logits)
             chunk, done = request.accept(token, self._ends)
@@ -89,6 +90,7 @@ class Batch:
 
     def _advance(self, request: Request, row: int, logits: Tensor | Exception) -> tuple[str, bool]:
         with _blaming(request):
+            request.check()
             if isinstance(logits, Exception):
                 raise logits
             self._last[row] = request.choose(logits[row])
@@ -135,7 +137,6 @@ class Batch:
 def _blaming(request: Request) -> Iterator[None]:
     """What goes wrong inside, a cancellation or a time-out included, ends this request and no other."""
     try:
-        request.check()
         yield
     except Exception as error:
         request.error = error

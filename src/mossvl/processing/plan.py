@@ -111,7 +111,12 @@ def video_segments(video: Any) -> tuple[Any, list[Any] | None]:
     check_names(video, ("video_path", "segments"), "key of a video")
     if video.get("video_path") is None:
         raise MediaError(f'a video given as a dict needs "video_path": {video!r:.200}')
-    return video["video_path"], video.get("segments")
+    segments = video.get("segments")
+    if segments is not None and not isinstance(segments, list | tuple):
+        raise MediaError(
+            f"{video['video_path']}: segments={segments!r:.200} must be a list of [start, end] or [instant]"
+        )
+    return video["video_path"], segments
 
 
 def num_units(video: Any) -> int:

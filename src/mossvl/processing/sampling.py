@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import numpy as np
 
@@ -44,18 +45,21 @@ def check_segments(segments: Sequence[Sequence[float]], duration: float, name: s
     """
     checked: list[Segment] = []
     for segment in segments:
-        times = [float(t) for t in segment] if isinstance(segment, list | tuple) else []
-        shown = list(segment) if times else segment
-        if len(times) not in (1, 2) or not all(math.isfinite(t) and t >= 0 for t in times):
-            raise MediaError(f"{name}: segment {shown} must be [start, end] or [instant], in seconds, not negative")
+        times = list(segment) if isinstance(segment, list | tuple) else []
+        if len(times) not in (1, 2) or not all(_is_time(time) for time in times):
+            raise MediaError(f"{name}: segment {segment} must be [start, end] or [instant], in seconds, not negative")
         if len(times) == 2 and times[0] >= times[1]:
-            raise MediaError(f"{name}: segment {shown} must end after it starts")
+            raise MediaError(f"{name}: segment {times} must end after it starts")
         if times[0] > duration or (len(times) == 2 and times[0] >= duration):
-            raise MediaError(f"{name}: segment {shown} lies outside the video, which lasts {duration:.3f} seconds")
-        checked.append((times[0],) if len(times) == 1 else (times[0], min(times[1], duration)))
+            raise MediaError(f"{name}: segment {times} lies outside the video, which lasts {duration:.3f} seconds")
+        checked.append((float(times[0]),) if len(times) == 1 else (float(times[0]), min(float(times[1]), duration)))
     if not checked:
         raise MediaError(f"{name}: `segments` is empty; leave it out to see the whole video")
     return checked
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
 def segment_length(segment: Segment) -> float:

@@ -1,0 +1,1 @@
+"""The command line: `mossvl ask`, `run`, `frames` and `inspect`."""

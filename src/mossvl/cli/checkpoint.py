@@ -1,0 +1,83 @@
+"""Opening a checkpoint for a command: found or explained, and without the chatter of the libraries below."""
+
+import os
+import sys
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mossvl.errors import CheckpointError
+from mossvl.media.limits import MediaLimits
+
+if TYPE_CHECKING:
+    from mossvl.offline.interface import MossVLForConditionalGeneration
+    from mossvl.processing.processor import MossVLProcessor
+
+
+def check_checkpoint(given: str | None) -> str:
+    """The checkpoint as given, once it is sure that there could be one.
+
+    Raises:
+        CheckpointError: none was given, or there is no such folder.
+    """
+    if not given:
+        raise CheckpointError(
+            "no checkpoint: give its folder with --checkpoint or in MOSSVL_CHECKPOINT (no weights come with mossvl)"
+        )
+    names_repository = given.count("/") == 1 and not given.startswith((".", "~", "/"))
+    if not Path(given).is_dir() and not names_repository:
+        raise CheckpointError(f"{given} is not a folder; expected the folder of a MOSS-VL checkpoint")
+    return given
+
+
+def open_checkpoint(
+    checkpoint: str, device: str | None, dtype: str | None, limits: MediaLimits
+) -> "tuple[MossVLForConditionalGeneration, MossVLProcessor]":
+    """The model and its processor, with `limits` on media.
+
+    Raises:
+        MossVLError: see `mossvl.load`.
+    """
+    quieten()
+    from mossvl.loading import load
+
+    with _status(f"loading {checkpoint}"):
+        model, processor = load(checkpoint, device, dtype)
+    processor.limits = limits
+    return model, processor
+
+
+def read(part: Any, folder: str) -> Any:
+    """`part.from_pretrained(folder)`: a configuration, a processor or a tokenizer.
+
+    Raises:
+        CheckpointError: its file is missing or cannot be used.
+    """
+    try:
+        return part.from_pretrained(folder)
+    except (OSError, TypeError, ValueError) as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{folder}: no usable {part.__name__} in it ({first_line})") from error
+
+
+def quieten() -> None:
+    """No progress bars and warnings of libraries on stderr, unless TRANSFORMERS_VERBOSITY asks for them."""
+    from huggingface_hub.utils import disable_progress_bars
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        logging.set_verbosity_error()
+        warnings.filterwarnings("ignore", module=r"(huggingface_hub|torch|transformers)\b")
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+
+
+def _status(text: str) -> AbstractContextManager[object]:
+    """A line with a spinner while something takes long; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(text)

@@ -1,0 +1,124 @@
+"""`mossvl frames`: what the model will see of a video, and what it costs."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mossvl.cli.checkpoint import check_checkpoint, quieten, read
+from mossvl.cli.contact_sheet import draw_sheet, save_png
+from mossvl.cli.media_arguments import parse_video
+from mossvl.cli.memory import kv_bytes, readable_bytes, tokens_per_frame
+from mossvl.cli.options import LimitFlags, MediaFlags, with_flags
+from mossvl.errors import OptionError
+from mossvl.media.fetch import source_name
+from mossvl.media.limits import MediaLimits
+from mossvl.options import MediaOptions
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from mossvl.model.configuration import MossVLTextConfig
+    from mossvl.processing.plan import VideoPlan
+    from mossvl.processing.video_processor import MossVLVideoProcessor
+
+
+@with_flags
+def frames(
+    video: Annotated[
+        str,
+        typer.Argument(help="A file or http(s) URL; video.mp4#t=10,20 is a part of it, #t=4.5 a single frame."),
+    ],
+    media: MediaFlags,
+    limits: LimitFlags,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="PNG", help="Write the frames as a contact sheet.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            "-c",
+            metavar="FOLDER",
+            help="Take settings from this checkpoint instead of the published ones, and count text tokens.",
+        ),
+    ] = None,
+) -> None:
+    """Show which frames of a video the model will see, at which size, and what they cost."""
+    seen = parse_video(video)
+    options, allowed = MediaOptions.from_dict(media), MediaLimits(**limits)
+    if output is not None and output.suffix.lower() != ".png":
+        raise OptionError(f"--output {output}: the sheet is a PNG file; let its name end in .png")
+    folder = None if checkpoint is None else check_checkpoint(checkpoint)
+    quieten()
+    processor, config = _settings(folder)
+    with ExitStack() as stack:
+        (plan,) = processor.plan([seen.video], options, allowed, stack)
+        if output is not None:
+            times, size = plan.timestamps, (plan.width, plan.height)
+            # The built-in font has no ×.
+            facts = f"{len(times)} frames, {times[0]:.1f} to {times[-1]:.1f} s, {size[0]} x {size[1]} for the model"
+            title = source_name(seen.source).rpartition("/")[2]
+            save_png(draw_sheet(_pictures(plan), times, size, title, facts), output)
+    _print_table([("video", source_name(seen.source)), *_rows(plan, processor, config, folder)])
+
+
+def _settings(folder: str | None) -> "tuple[MossVLVideoProcessor, MossVLTextConfig]":
+    """Those of a checkpoint, or the published ones.
+
+    Raises:
+        CheckpointError: the checkpoint's files cannot be read.
+    """
+    from mossvl.model.configuration import MossVLConfig
+    from mossvl.processing.video_processor import MossVLVideoProcessor
+
+    if folder is None:
+        return MossVLVideoProcessor(), MossVLConfig().text_config
+    return read(MossVLVideoProcessor, folder), read(MossVLConfig, folder).text_config
+
+
+def _pictures(plan: "VideoPlan") -> "Iterator[Image.Image]":
+    from PIL import Image
+
+    for frame in plan.frames():
+        yield Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy())
+
+
+def _rows(
+    plan: "VideoPlan", processor: "MossVLVideoProcessor", config: "MossVLTextConfig", folder: str | None
+) -> Iterator[tuple[str, str]]:
+    clip, times = plan.source, plan.timestamps
+    yield "length", f"{clip.duration:.2f} s, {clip.num_frames} frames, {clip.average_fps:.2f} a second"
+    yield "frames seen", f"{plan.num_frames}, from {times[0]:.1f} to {times[-1]:.1f} s"
+    yield "frame size", f"{clip.width} × {clip.height}, seen at {plan.width} × {plan.height}"
+    tokens = tokens_per_frame(plan, processor.layout)
+    yield "vision tokens", f"{plan.num_frames * tokens:,} ({tokens:,} a frame)"
+    text, vision = kv_bytes(config)
+    layers = len(config.cross_attention_layers)
+    yield "their KV memory", f"{readable_bytes(plan.num_frames * tokens * vision)} ({layers} layers, bfloat16)"
+    if folder is not None:
+        count = _text_tokens(folder, times)
+        yield "text tokens", f"{count:,}, KV memory {readable_bytes(count * text)}"
+
+
+def _text_tokens(folder: str, times: Sequence[float]) -> int:
+    from transformers import AutoTokenizer
+
+    from mossvl.processing.prompt import video_text
+
+    return len(read(AutoTokenizer, folder)(video_text(times))["input_ids"])
+
+
+def _print_table(rows: Iterable[tuple[str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    Console().print(table)

@@ -1,0 +1,171 @@
+"""`mossvl inspect`: what is in a checkpoint, and whether it is what its configuration asks for."""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mossvl.cli.checkpoint import check_checkpoint, quieten, read
+from mossvl.cli.memory import kv_bytes, readable_bytes
+from mossvl.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from mossvl.model.checkpoint import TensorInfo
+    from mossvl.model.configuration import MossVLConfig
+
+PARTS = (
+    ("model.visual.merger", "merger"),
+    ("model.visual.", "vision tower"),
+    ("model.language_model.embed_tokens.", "embeddings"),
+    ("lm_head.", "lm_head"),
+    ("model.language_model.norm.", "norm and separator"),
+    ("model.separator_token", "norm and separator"),
+)
+"""Beginnings of names, and the part that they belong to; decoder layers are told apart by the configuration."""
+
+ORDER = (
+    *("vision tower", "merger", "embeddings", "self-attention layers", "cross-attention layers"),
+    *("norm and separator", "lm_head", "unknown"),
+)
+
+
+def inspect(
+    checkpoint: Annotated[str, typer.Argument(metavar="FOLDER", help="The folder of a checkpoint.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what a checkpoint holds and list every difference from what its configuration asks for.
+
+    Only headers are read. The exit code is 1 where there are differences, and 2 where it is no MOSS-VL checkpoint.
+    """
+    folder = Path(check_checkpoint(checkpoint))
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder; inspect reads checkpoints on this machine")
+    quieten()
+    found = examine(folder)
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        _print(found)
+    if found["differences"]:
+        raise typer.Exit(1)
+
+
+def examine(folder: Path) -> dict[str, Any]:
+    """Everything that the command tells.
+
+    Raises:
+        CheckpointError: it is no MOSS-VL checkpoint, or a file is missing or broken.
+    """
+    from mossvl.model.checkpoint import differences, read_headers, require_model_type, without_ignored
+    from mossvl.model.configuration import MossVLConfig
+    from mossvl.model.loading import expected_shapes
+    from mossvl.offline.interface import MossVLForConditionalGeneration
+
+    require_model_type(folder)
+    config: MossVLConfig = read(MossVLConfig, str(folder))
+    tensors = without_ignored(read_headers(folder))
+    shapes = {name: info.shape for name, info in tensors.items()}
+    if config.tie_word_embeddings:
+        shapes.pop("lm_head.weight", None)
+    text, vision = kv_bytes(config.text_config)
+    return {
+        "checkpoint": str(folder),
+        "configuration": summary(config),
+        "files": len({info.file for info in tensors.values()}),
+        "tensors": len(tensors),
+        "dtypes": _dtypes(tensors),
+        "parameters": parameters(tensors, config),
+        "weight_bytes": sum(info.bytes for info in tensors.values()),
+        "kv_bytes_per_1000_text_tokens": 1000 * text,
+        "kv_bytes_per_1000_vision_tokens": 1000 * vision,
+        "differences": differences(expected_shapes(MossVLForConditionalGeneration, config), shapes),
+    }
+
+
+def summary(config: "MossVLConfig") -> dict[str, Any]:
+    """The sizes that tell models apart."""
+    text, vision = config.text_config, config.vision_config
+    return {
+        "text": {
+            "layers": text.num_hidden_layers,
+            "cross_attention_layers": list(text.cross_attention_layers),
+            "hidden_size": text.hidden_size,
+            "intermediate_size": text.intermediate_size,
+            "heads": text.num_attention_heads,
+            "kv_heads": text.num_key_value_heads,
+            "head_dim": text.head_dim,
+            "vocabulary": text.vocab_size,
+            "context": text.max_position_embeddings,
+        },
+        "vision": {
+            "layers": vision.depth,
+            "hidden_size": vision.hidden_size,
+            "heads": vision.num_heads,
+            "patch_size": vision.patch_size,
+            "merge_size": vision.spatial_merge_size,
+            "deepstack_layers": list(vision.deepstack_visual_indexes),
+        },
+    }
+
+
+def parameters(tensors: "dict[str, TensorInfo]", config: "MossVLConfig") -> dict[str, int]:
+    """Numbers by part of the model, and their total."""
+    crossing = {str(layer) for layer in config.text_config.cross_attention_layers}
+    counts: Counter[str] = Counter()
+    for name, info in tensors.items():
+        counts[_part(name, crossing)] += math.prod(info.shape)
+    return {part: counts[part] for part in ORDER if counts[part]} | {"total": counts.total()}
+
+
+def _part(name: str, crossing: set[str]) -> str:
+    before, layers, rest = name.partition("language_model.layers.")
+    if layers:
+        return "cross-attention layers" if rest.partition(".")[0] in crossing else "self-attention layers"
+    return next((part for start, part in PARTS if name.startswith(start)), ORDER[-1])
+
+
+def _dtypes(tensors: "dict[str, TensorInfo]") -> dict[str, int]:
+    """Parameters of each type, the most used first."""
+    counts: Counter[str] = Counter()
+    for info in tensors.values():
+        counts[str(info.dtype).removeprefix("torch.")] += math.prod(info.shape)
+    return dict(counts.most_common())
+
+
+def _print(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    files = f"{found['files']} file" + ("s" if found["files"] != 1 else "")
+    console.print(f"{found['checkpoint']}: {found['tensors']:,} tensors in {files}, {', '.join(found['dtypes'])}")
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(overflow="fold")
+    for tower, sizes in found["configuration"].items():
+        table.add_row("", "", "")
+        table.add_row(tower, "", "")
+        for name, value in sizes.items():
+            number, names = (str(len(value)), ", ".join(map(str, value))) if isinstance(value, list) else (f"{value:,}", "")
+            table.add_row(f"  {name.replace('_', ' ')}", number, names)
+    table.add_row("", "", "")
+    table.add_row("parameters", "", "")
+    for part, count in found["parameters"].items():
+        table.add_row(f"  {part}", f"{count:,}", f"{100 * count / found['parameters']['total']:.1f} %")
+    table.add_row("", "", "")
+    table.add_row("memory", "", "")
+    table.add_row("  weights, as stored", readable_bytes(found["weight_bytes"]))
+    table.add_row("  KV, 1,000 text tokens", readable_bytes(found["kv_bytes_per_1000_text_tokens"]), "in bfloat16")
+    table.add_row("  KV, 1,000 vision tokens", readable_bytes(found["kv_bytes_per_1000_vision_tokens"]), "in bfloat16")
+    console.print(table)
+    console.print()
+    if not found["differences"]:
+        console.print("Names and shapes are those that the configuration asks for.")
+        return
+    console.print(f"{len(found['differences'])} differences from what the configuration asks for:")
+    for line in found["differences"]:
+        console.print(f"  {line}")

@@ -1,0 +1,90 @@
+"""The command `mossvl`: its subcommands, and how whatever goes wrong ends in one line and an exit code."""
+
+import errno
+import io
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from mossvl.cli.ask import ask
+from mossvl.cli.frames import frames
+from mossvl.cli.inspect import inspect
+from mossvl.cli.run import run
+from mossvl.cli.stopping import Stopped, stoppable
+from mossvl.errors import MossVLError
+
+FAILED, MISUSED = 1, 2
+BROKEN_PIPE = 141
+"""What a shell reports for a program that SIGPIPE ended."""
+
+
+def complain(message: str) -> None:
+    """One line on stderr, whatever the message holds."""
+    print(f"mossvl: error: {' '.join(message.split(chr(10)))}", file=sys.stderr)
+
+
+class Commands(TyperGroup):
+    """Turns expected failures into one line; a traceback is left for bugs only."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            with stoppable():
+                return super().invoke(ctx)
+        except MossVLError as error:
+            complain(str(error))
+            raise typer.Exit(MISUSED) from error
+        except KeyboardInterrupt as error:
+            complain("stopped" + "".join(f": {note}" for note in getattr(error, "__notes__", ())))
+            raise typer.Exit(error.exit_code if isinstance(error, Stopped) else 130) from error
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":
+                raise
+            complain(f"out of memory; lower --max-frames, --max-pixels or --vision-chunked-length ({error})")
+            raise typer.Exit(FAILED) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                _discard_stdout()
+                raise typer.Exit(BROKEN_PIPE) from error
+            complain(str(error))
+            raise typer.Exit(FAILED) from error
+
+
+def _discard_stdout() -> None:
+    """Nobody reads stdout any more: what is still in its buffer must not raise again at exit."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (io.UnsupportedOperation, ValueError):
+        pass  # Not a file: a buffer that stands in for stdout.
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="mossvl",
+    help="Ask MOSS-VL about images and videos.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (ask, run, frames, inspect):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from mossvl import __version__
+
+        print(f"mossvl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Ask MOSS-VL about images and videos."""

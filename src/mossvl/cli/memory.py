@@ -1,0 +1,28 @@
+"""What media and contexts cost: tokens, and the memory of their keys and values."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mossvl.model.configuration import MossVLTextConfig
+    from mossvl.processing.pixels import PatchLayout
+
+
+def tokens_per_frame(plan: Any, layout: "PatchLayout") -> int:
+    """Vision tokens of an image or of one frame of a video plan: one a merge block, and the separator after it."""
+    return int(plan.height // layout.factor) * int(plan.width // layout.factor) + 1
+
+
+def kv_bytes(config: "MossVLTextConfig", bytes_per_number: int = 2) -> tuple[int, int]:
+    """Bytes of keys and values of one text token (self-attention layers) and of one vision token (cross-attention)."""
+    crossing = len(config.cross_attention_layers)
+    one_layer = 2 * config.num_key_value_heads * config.head_dim * bytes_per_number
+    return (config.num_hidden_layers - crossing) * one_layer, crossing * one_layer
+
+
+def readable_bytes(count: float) -> str:
+    """`12.3 MiB`"""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

@@ -1,0 +1,129 @@
+"""Flags shared by the commands. Their names and defaults are those of the option dataclasses."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, fields
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from mossvl.errors import OptionError
+from mossvl.media.limits import MediaLimits
+from mossvl.options import GenerationOptions, MediaOptions
+
+Checkpoint = Annotated[
+    str | None,
+    typer.Option("--checkpoint", "-c", envvar="MOSSVL_CHECKPOINT", metavar="FOLDER", help="The model's checkpoint."),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; a GPU if there is one.", show_default=False)]
+Dtype = Annotated[
+    str | None,
+    typer.Option(help="bfloat16, float32, …; bfloat16 on a GPU and float32 on a CPU.", show_default=False),
+]
+System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="The system prompt.", show_default=False)]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag's description, and its names where they do not follow from the option's."""
+
+    help: str
+    names: tuple[str, ...] = ()
+
+
+class GenerationFlags(dict[str, Any]):
+    """Those of `GenerationOptions` that were given."""
+
+    options, panel = GenerationOptions, "Generation"
+    flags = {
+        "max_new_tokens": Flag("Most tokens of the answer."),
+        "do_sample": Flag("Draw tokens at random instead of taking the likeliest.", ("--sample", "--do-sample")),
+        "temperature": Flag("With --sample: below 1 for less random, above 1 for more random answers."),
+        "top_k": Flag("With --sample: draw from so many of the likeliest tokens; 0 for all."),
+        "top_p": Flag("With --sample: draw from the likeliest tokens that make up this probability."),
+        "repetition_penalty": Flag("Above 1, tokens that were there already become less likely."),
+        "seed": Flag("Makes drawn answers repeatable."),
+        "stop": Flag("Text that ends the answer; may be given several times."),
+        "timeout": Flag("Seconds after which a query fails."),
+        "vision_chunked_length": Flag("Frames encoded at a time; changes the memory needed, not the answer."),
+    }
+
+
+class MediaFlags(dict[str, Any]):
+    """Those of `MediaOptions` that were given."""
+
+    options, panel = MediaOptions, "Media"
+    flags = {
+        "min_pixels": Flag("Least area of an image or video frame."),
+        "max_pixels": Flag("Most area of an image or video frame."),
+        "multi_image_max_pixels": Flag("Area that the images of a prompt share."),
+        "video_max_pixels": Flag("Area that all frames of the videos of a prompt share."),
+        "video_fps": Flag("Frames taken of a second of video."),
+        "min_frames": Flag("Least frames of a video."),
+        "max_frames": Flag("Most frames, shared by the videos of a prompt."),
+    }
+
+
+class LimitFlags(dict[str, Any]):
+    """Those of `MediaLimits` that were given."""
+
+    options, panel = MediaLimits, "Limits"
+    flags = {
+        "image_pixels": Flag("Largest image or video frame that is opened, in pixels.", ("--max-image-pixels",)),
+        "download_bytes": Flag("Largest download of an image or a video."),
+        "timeout": Flag("Seconds that loading an image or a video may take; inf for no limit.", ("--media-timeout",)),
+    }
+
+
+GROUPS = (GenerationFlags, MediaFlags, LimitFlags)
+
+
+def with_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one flag for each option of its parameters of type `GenerationFlags`, `MediaFlags`, `LimitFlags`."""
+    plain: list[inspect.Parameter] = []
+    expanded: dict[str, tuple[Any, dict[str, str]]] = {}
+    for parameter in inspect.signature(command).parameters.values():
+        group = next((group for group in GROUPS if parameter.annotation is group), None)
+        if group is None:
+            plain.append(parameter)
+            continue
+        hints = get_type_hints(group.options)
+        names = {f"{parameter.name}_{option.name}": option.name for option in fields(group.options)}
+        expanded[parameter.name] = group, names
+        for name, option in zip(names, fields(group.options), strict=True):
+            annotation = _flag(option, hints[option.name], group.flags[option.name], group.panel)
+            plain.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+
+    def flagged(**given: Any) -> None:
+        for parameter, (group, names) in expanded.items():
+            values = {option: given.pop(name) for name, option in names.items()}
+            given[parameter] = group({option: value for option, value in values.items() if value not in (None, [])})
+        command(**given)
+
+    plain = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in plain]
+    flagged.__name__, flagged.__doc__ = command.__name__, command.__doc__
+    flagged.__annotations__ = {parameter.name: parameter.annotation for parameter in plain}
+    flagged.__signature__ = inspect.Signature(plain)  # type: ignore[attr-defined]
+    return flagged
+
+
+def _flag(option: "Field[Any]", hint: Any, flag: Flag, panel: str) -> Any:
+    """An annotation for typer: the option's type, or None where the flag is not given."""
+    kind = list[str] if option.name == "stop" else hint
+    names = flag.names or (f"--{option.name.replace('_', '-')}",)
+    default = None if option.default is MISSING else option.default
+    shown = f" Default: {default:.12g}." if isinstance(default, int | float) and default is not False else ""
+    info = typer.Option(*names, help=flag.help + shown, rich_help_panel=panel, show_default=False)
+    return Annotated[kind | None, info]
+
+
+def check_effect(flags: GenerationFlags) -> None:
+    """Refuse flags that shape random draws where nothing is drawn.
+
+    Raises:
+        OptionError: there is such a flag, but no --sample.
+    """
+    idle = [name for name in ("temperature", "top_k", "top_p", "seed") if name in flags]
+    if idle and GenerationOptions.from_dict(flags).greedy and flags.get("temperature", 1) > 0:
+        given = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+        raise OptionError(f"{given} without --sample would change nothing; add --sample")

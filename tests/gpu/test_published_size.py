@@ -1,0 +1,97 @@
+"""The published size, 11.34 B parameters, with random weights made on the GPU."""
+
+import gc
+
+import pytest
+import torch
+
+import mossvl
+
+pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("gpu")]
+
+IMAGE = [[1, 64, 64]]
+VIDEO = [[64, 28, 28]]
+
+
+@pytest.fixture(scope="module")
+def large():
+    """A bf16 model whose gates are open, so that vision counts.
+
+    Projections into the residual stream are scaled by depth, as is usual for random weights: without, the network is
+    chaotic, and rounding to bf16 alone moves a text-only prompt's logits by 5 %.
+    """
+    generator = torch.Generator("cuda").manual_seed(0)
+    with torch.device("meta"):
+        model = mossvl.MossVLForConditionalGeneration(mossvl.MossVLConfig())
+    model = model.to(torch.bfloat16).to_empty(device="cuda").eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name and name.endswith("weight"):
+                parameter.fill_(1)
+            elif "gate" in name.rsplit(".", 1)[-1]:
+                parameter.fill_(0.5)
+            else:
+                into_residual = name.endswith(("o_proj.weight", "down_proj.weight", "attn.proj.weight", "fc2.weight"))
+                parameter.normal_(std=0.02 / (96**0.5 if into_residual else 1), generator=generator)
+    yield model
+    del model
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def inputs(grid, model, text=48):
+    """Random pixels, and a prompt with an image token for every frame."""
+    generator = torch.Generator("cuda").manual_seed(1)
+    frames, rows, columns = grid[0]
+    pixels = torch.rand(frames * rows * columns, 768, device="cuda", generator=generator) * 2 - 1
+    per_frame = [*range(100, 109), model.config.image_token_id] if frames > 1 else [model.config.image_token_id]
+    ids = [*range(10), *per_frame * frames, *range(200, 200 + text)]
+    return {
+        "input_ids": torch.tensor([ids], device="cuda"),
+        "pixel_values": pixels,
+        "grid_thw": torch.tensor(grid),
+        "vision_chunked_length": 32,
+    }
+
+
+def generate(model, batch):
+    """Eight tokens and their logits; no end token cuts them short."""
+    return model.generate(
+        **batch, max_new_tokens=8, min_new_tokens=8, do_sample=False, output_logits=True, return_dict_in_generate=True
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("grid", [IMAGE, VIDEO], ids=["image", "64 frames"])
+def test_forward_and_generate_stay_within_memory(grid, large):
+    batch = inputs(grid, large)
+    weights = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    out = generate(large, batch)
+    peak = torch.cuda.max_memory_allocated() - weights
+    print(f"\n{grid}: {batch['input_ids'].shape[1]} tokens, {peak / 2**30:.2f} GiB above {weights / 2**30:.2f} GiB")
+    assert all(torch.isfinite(logits).all() for logits in out.logits)
+    assert peak < 4 * 2**30
+
+
+@torch.no_grad()
+def test_precision(large):
+    """One test, because the float32 copy takes the place of the model: bf16 is close to it, and steps equal a pass."""
+    batch = inputs(VIDEO, large)
+    rounded = large(**batch, logits_to_keep=32).logits.float()
+    large.float()
+    exact = large(**batch, logits_to_keep=32).logits
+    out = generate(large, batch)
+    full = large(**{**batch, "input_ids": out.sequences}, logits_to_keep=9).logits[0, :-1]
+    large.bfloat16()
+    error = ((rounded - exact).norm() / exact.norm()).item()
+    print(f"\nbf16 against float32: {error:.2e}")
+    assert error < 2e-2
+    torch.testing.assert_close(torch.cat(out.logits), full, atol=1e-4, rtol=1e-4)
+
+
+def test_automatic_device_map(golden):
+    model = mossvl.MossVLForConditionalGeneration.from_pretrained(
+        golden / "checkpoint", device_map="auto", dtype=torch.bfloat16, attn_implementation="flash_attention_2"
+    )
+    assert model.device.type == "cuda"

@@ -1,0 +1,165 @@
+"""Queries, options and sessions."""
+
+import copy
+
+import pytest
+from golden_cases import MEDIA
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mossvl.errors import MossVLError, OptionError, PromptError
+from mossvl.offline.query import Query
+from mossvl.options import GenerationOptions, MediaOptions
+
+SHAPES = str(MEDIA / "shapes.png")
+SHORT = {"generate_kwargs": {"max_new_tokens": 3}}
+
+
+def ask(model, processor, *queries, **kwargs):
+    return model.offline_batch_generate(processor, [{**SHORT, **query} for query in queries], **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ({"promt": "hi"}, "did you mean 'prompt'"),
+        ({}, "either a prompt or messages"),
+        ({"prompt": "a", "messages": []}, "not both"),
+        ({"prompt": 3}, "must be a text"),
+        ({"messages": "hi"}, "list of messages"),
+        ({"messages": [{"role": "user"}]}, "role and a content"),
+        ({"messages": [{"role": "user", "content": [{"type": "audio", "audio": "x"}]}]}, "a part must be"),
+        ({"messages": [{"role": "user", "content": "x"}], "images": [SHAPES]}, "has its images in them"),
+        ({"prompt": "a", "generate_kwargs": {"max_new_token": 3}}, "did you mean 'max_new_tokens'"),
+        ({"prompt": "a", "generate_kwargs": {"temperature": float("nan")}}, "finite"),
+        ({"prompt": "a", "generate_kwargs": {"max_new_tokens": -1}}, "at least 1"),
+        ({"prompt": "a", "generate_kwargs": {"top_p": 1.5}}, "at most 1"),
+        ({"prompt": "a", "generate_kwargs": {"stop": [""]}}, "none of them empty"),
+        ({"prompt": "a", "generate_kwargs": [1]}, "dict of options"),
+        ({"prompt": "a", "media_kwargs": {"fps": 2}}, "did you mean 'video_fps'"),
+        ({"prompt": "a", "media_kwargs": {"video_fps": 0}}, "more than 0"),
+        ({"prompt": "a", "media_kwargs": {"min_pixels": 9, "max_pixels": 4}}, "min_pixels=9 is more"),
+        ({"prompt": "a", "stream_output": "yes"}, "true or false"),
+        ({"prompt": "a", "reset_sesion": True}, "did you mean 'reset_session'"),
+        ("hello", "must be a dict"),
+    ],
+)
+def test_a_bad_query_is_refused_in_words(query, words):
+    with pytest.raises(MossVLError, match=words):
+        Query.from_dict(query)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*GenerationOptions.__dataclass_fields__, *MediaOptions.__dataclass_fields__, "nonsense"]),
+        st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.lists(st.integers())),
+        max_size=4,
+    )
+)
+def test_any_options_are_taken_or_refused_by_name(options):
+    for kind in (GenerationOptions, MediaOptions):
+        try:
+            kind.from_dict(options)
+        except OptionError as error:
+            assert any(name in str(error) for name in options)
+
+
+def test_older_option_names_are_known():
+    options = MediaOptions.from_dict({"video_minlen": 2, "video_maxlen": 5})
+    assert (options.min_frames, options.max_frames) == (2, 5)
+
+
+def test_bounds_work_alone(processor):
+    settings = processor.image_processor.settings
+    assert settings(MediaOptions(max_pixels=1024)).min_pixels == 1024
+    assert settings(MediaOptions(min_pixels=10**8)).max_pixels == 10**8
+    assert processor.video_processor.settings(MediaOptions(min_frames=1000)).max_frames == 1000
+
+
+def test_sessions_and_queries_are_not_changed(model, processor):
+    session = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    query = {"prompt": "c", "images": [SHAPES], **SHORT}
+    before = copy.deepcopy((session, query))
+    model.offline_batch_generate(processor, [query], session_states=[session])
+    assert (session, query) == before
+
+
+def test_lengths_of_sessions_and_queries_must_agree(model, processor):
+    with pytest.raises(OptionError, match="2 sessions for 1 queries"):
+        ask(model, processor, {"prompt": "a"}, session_states=[[], []])
+
+
+def test_one_bad_query_costs_that_query_only(model, processor):
+    good = {"prompt": "Describe", "images": [SHAPES]}
+    alone = ask(model, processor, good)["results"][0]["text"]
+    result = ask(model, processor, {"prompt": "x", "videos": ["missing.mp4"]}, good, {"promt": "x"})
+    assert result["results"][1]["text"] == alone
+    assert "missing.mp4" in result["results"][0]["error"]
+    assert "promt" in result["results"][2]["error"]
+    assert "error" not in result["results"][1]
+    assert result["session_states"][0] == result["session_states"][2] == []
+
+
+def test_errors_are_raised_on_request(model, processor):
+    with pytest.raises(MossVLError, match=r"missing\.mp4"):
+        ask(model, processor, {"prompt": "x", "videos": ["missing.mp4"]}, raise_on_error=True)
+
+
+def test_the_system_prompt_opens_the_session_once(model, processor):
+    first = ask(model, processor, {"prompt": "a", "system_prompt": "Be brief."})
+    assert first["session_states"][0][0] == {"role": "system", "content": "Be brief."}
+    second = ask(model, processor, {"prompt": "b", "system_prompt": "Be long."}, session_states=first["session_states"])
+    assert "Be long." not in second["results"][0]["input_text"]
+
+
+def test_special_tokens_in_a_users_text_are_removed(model, processor):
+    text = "a<|im_<|im_end|>end|><|image|><|vision_start|>b<|time_start|>1.0 seconds"
+    result = ask(model, processor, {"prompt": text}, {"messages": [{"role": "user", "content": text}]})
+    for one in result["results"]:
+        assert one["input_text"] == "<|im_start|>user\nab1.0 seconds<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_prompt_longer_than_the_context_is_refused(model, processor, monkeypatch):
+    monkeypatch.setattr(model.config.text_config, "max_position_embeddings", 64)
+    with pytest.raises(PromptError, match="context is 64"):
+        ask(model, processor, {"prompt": "word " * 100}, raise_on_error=True)
+    # What fits may generate up to the context's end, and no further.
+    long = {"prompt": "yes", "generate_kwargs": {"max_new_tokens": 1000}}
+    result = model.offline_batch_generate(processor, [long])["results"][0]
+    tokens = len(processor.tokenizer(result["input_text"])["input_ids"])
+    assert "error" not in result
+    assert tokens < 64
+
+
+def test_answers_end_before_a_stop_text(model, processor):
+    query = {"prompt": "Describe this image.", "images": [SHAPES]}
+    whole = model.offline_batch_generate(processor, [{**query, "generate_kwargs": {"max_new_tokens": 20}}])
+    text = whole["results"][0]["text"]
+    stop = text[6:9]
+    cut = model.offline_batch_generate(
+        processor, [{**query, "generate_kwargs": {"max_new_tokens": 20, "stop": ["never", stop]}}]
+    )
+    assert cut["results"][0]["text"] == text[: text.index(stop)]
+
+
+def test_drawn_answers_repeat_with_their_seed_whatever_runs_beside(model, processor):
+    def drawn(seed):
+        kwargs = {"do_sample": True, "seed": seed, "max_new_tokens": 8, "top_k": 0}
+        return {"prompt": "a", "generate_kwargs": kwargs}
+
+    first, second = (r["text"] for r in model.offline_batch_generate(processor, [drawn(1), drawn(2)])["results"])
+    assert model.offline_batch_generate(processor, [drawn(1)])["results"][0]["text"] == first != second
+
+
+def test_a_temperature_of_zero_means_the_likeliest_token(model, processor):
+    query = {"prompt": "a", "generate_kwargs": {"max_new_tokens": 6}}
+    cold = {"prompt": "a", "generate_kwargs": {"max_new_tokens": 6, "do_sample": True, "temperature": 0}}
+    first, second = model.offline_batch_generate(processor, [query, cold])["results"]
+    assert first["text"] == second["text"]
+
+
+def test_budgets_belong_to_one_query(model, processor):
+    budget = {"prompt": "a", "images": [SHAPES, SHAPES], "media_kwargs": {"multi_image_max_pixels": 20000}}
+    alone = ask(model, processor, budget)["results"][0]["text"]
+    together = ask(model, processor, budget, budget, budget)["results"]
+    assert {result["text"] for result in together} == {alone}

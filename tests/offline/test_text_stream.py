@@ -1,0 +1,52 @@
+"""Streamed text is the decoded text."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mossvl.offline.text_stream import TextStream
+
+ids = st.lists(st.integers(0, 491), max_size=40)
+
+
+def stream(processor, tokens, stop=()):
+    text = TextStream(processor.tokenizer, stop)
+    pieces = []
+    for token in tokens:
+        pieces.append(text.push(token))
+        if text.stopped:
+            break
+    pieces.append(text.finish())
+    return text, pieces
+
+
+def test_any_tokens_join_to_their_decoding(processor):
+    @given(ids)
+    def check(tokens):
+        text, pieces = stream(processor, tokens)
+        assert "".join(pieces) == text.text == processor.tokenizer.decode(tokens, skip_special_tokens=True)
+
+    check()
+
+
+def test_characters_are_never_cut(processor):
+    @given(st.text(max_size=12))
+    def check(written):
+        tokens = processor.tokenizer(written)["input_ids"]
+        whole = processor.tokenizer.decode(tokens, skip_special_tokens=True)
+        _, pieces = stream(processor, tokens)
+        assert "".join(pieces) == whole
+        assert all("\ufffd" not in piece for piece in pieces) or "\ufffd" in whole
+
+    check()
+
+
+def test_nothing_of_a_stop_text_or_after_it_is_released(processor):
+    @given(st.text("abc ", max_size=20), st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3))
+    def check(written, stops):
+        tokens = processor.tokenizer(written)["input_ids"]
+        text, pieces = stream(processor, tokens, stops)
+        found = [written.find(stop) for stop in stops if stop in written]
+        assert "".join(pieces) == text.text == (written[: min(found)] if found else written)
+        assert text.stopped == bool(found)
+
+    check()

@@ -1,0 +1,223 @@
+"""Media and prompts together: plans, chunks, batches, and what is refused."""
+
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+import torch
+from golden_cases import MEDIA
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from mossvl.errors import InputError, MediaError, OptionError, PromptError
+from mossvl.media.limits import MediaLimits
+from mossvl.options import MediaOptions
+from mossvl.processing.pixels import PatchLayout
+from mossvl.processing.prompt import ExpandedPrompt, check_placeholders, without_special
+
+CLIP, SHAPES, TALL = str(MEDIA / "clip_10fps_6s.mp4"), str(MEDIA / "shapes.png"), str(MEDIA / "tall.png")
+
+
+def plan_video(processor, video, **options):
+    with ExitStack() as stack:
+        media = MediaOptions.from_dict(options)
+        return processor.video_processor.plan([video], media, MediaLimits(), stack)
+
+
+def test_every_segment_is_a_unit_with_its_own_placeholder(processor):
+    video = {"video_path": CLIP, "segments": [[0, 1.5], [2.0], [3, 6]]}
+    plans = plan_video(processor, video, video_fps=2)
+    assert [plan.timestamps for plan in plans] == [(0, 0.5, 1.0), (2.0,), (3, 3.5, 4, 4.5, 5, 5.5)]
+    batch = processor("<|video|>then<|video|>, <|video|>", videos=[video], video_fps=2)
+    assert batch["grid_thw"][:, 0].tolist() == [3, 1, 6]
+    message = [{"role": "user", "content": [{"type": "video", "video": video}, {"type": "text", "text": "?"}]}]
+    assert processor.render(message).count("<|video|>") == 3
+
+
+def test_a_segments_part_of_the_bounds_is_its_part_of_the_length(processor):
+    video = {"video_path": CLIP, "segments": [[0, 1], [2, 5]]}
+    assert [plan.num_frames for plan in plan_video(processor, video, video_fps=10, max_frames=8)] == [2, 6]
+    assert [plan.num_frames for plan in plan_video(processor, video, video_fps=0.1, min_frames=8)] == [2, 6]
+
+
+def test_a_segment_is_cut_to_the_video(processor):
+    (plan,) = plan_video(processor, {"video_path": CLIP, "segments": [[4, 100]]})
+    assert plan.timestamps == (4.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("segments", "words"),
+    [
+        ([[3, 2]], "must end after it starts"),
+        ([[2, 2]], "must end after it starts"),
+        ([[-1, 2]], "not negative"),
+        ([[float("nan"), 2]], "not negative"),
+        ([[7, 9]], "outside the video, which lasts 6.000 seconds"),
+        ([[6.5]], "outside"),
+        ([[1, 2, 3]], "must be"),
+        ([3], "must be"),
+        ([["a", "b"]], "must be"),
+        ([], "empty"),
+        ("1-2", "must be a list"),
+    ],
+)
+def test_bad_segments_are_refused(segments, words, processor):
+    with pytest.raises(MediaError, match=words):
+        plan_video(processor, {"video_path": CLIP, "segments": segments})
+
+
+@pytest.mark.parametrize(
+    ("video", "error"),
+    [({"path": CLIP}, OptionError), ({"segments": [[0, 1]]}, MediaError), (3, MediaError), (None, MediaError)],
+)
+def test_bad_videos_are_refused(video, error, processor):
+    with pytest.raises(error):
+        plan_video(processor, video)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5000, 1), (201, 1)])
+def test_tiny_images_work_and_thin_ones_are_refused(size, processor):
+    image = Image.new("RGB", size)
+    if max(size) > 200:
+        with pytest.raises(MediaError, match="200 times"):
+            processor("<|image|>", images=[image])
+    else:
+        assert processor("<|image|>", images=[image])["grid_thw"].tolist() == [[1, 4, 4]]
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(processor, tmp_path):
+    file = tmp_path / "bomb.png"
+    Image.new("1", (30_000, 30_000)).save(file)
+    with pytest.raises(MediaError, match="30000 x 30000"):
+        processor("<|image|>", images=[str(file)])
+
+
+def test_frames_with_timestamps_are_a_video(processor):
+    frames = [(t, np.full((64, 64, 3), 40 * t, np.uint8)) for t in range(4)]
+    batch = processor("<|video|>", videos=[frames])
+    assert batch["grid_thw"].tolist() == [[4, 4, 4]]
+
+
+def test_chunks_are_the_whole_in_order(processor):
+    sources = {"images": [SHAPES, TALL], "videos": [CLIP]}
+    text = "<|image|><|video|><|image|>"
+    whole = processor(text, **sources)["pixel_values"]
+    for frames in (1, 3, 100):
+        with ExitStack() as stack:
+            planned = processor.plan(text, *sources.values(), MediaOptions(), stack)
+            chunks = list(processor.pixel_chunks(planned.plans, frames, torch.device("cpu"), torch.float32))
+        assert torch.equal(torch.cat([pixels for pixels, _ in chunks]), whole)
+        assert all(len(pixels) == grid.prod(1).sum() for pixels, grid in chunks)
+        assert all(grid[:, 0].sum() <= frames for _, grid in chunks)
+
+
+def test_patches_are_in_merge_block_order():
+    layout = PatchLayout()
+    picture = torch.arange(64).repeat_interleave(16).view(1, 1, -1).expand(3, 64, -1)[:, :, :64].contiguous()
+    picture = picture * 0 + torch.arange(4).repeat_interleave(16)[None, :, None] * 4
+    picture = picture + torch.arange(4).repeat_interleave(16)[None, None, :]
+    numbers = layout.cut(picture)[:, 0].tolist()
+    assert numbers == [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_is_its_prompts_padded(side, processor):
+    texts = ["<|image|>a", "no media", "<|image|>b<|image|>, <|video|>"]
+    images, videos = [SHAPES, TALL, SHAPES], [CLIP]
+    batch = processor(texts, images, videos, padding_side=side)
+    nested = processor(texts, [[SHAPES], None, [TALL, SHAPES]], [None, None, [CLIP]], padding_side=side)
+    assert all(
+        torch.equal(value, nested[name]) if isinstance(value, torch.Tensor) else value == nested[name]
+        for name, value in batch.items()
+    )
+    assert batch["media_nums_per_sample"] == [1, 0, 3]
+    singles = [processor(texts[0], [SHAPES]), processor(texts[1]), processor(texts[2], [TALL, SHAPES], [CLIP])]
+    for row, single in enumerate(singles):
+        real = batch["attention_mask"][row].bool()
+        assert torch.equal(batch["input_ids"][row, real], single["input_ids"][0])
+        frames = single["cross_attention_mask"].shape[-1]
+        assert torch.equal(batch["cross_attention_mask"][row, :, real, :frames], single["cross_attention_mask"][0])
+        assert batch["cross_attention_mask"][row, :, :, frames:].all()
+    pixels = torch.cat([single["pixel_values"] for single in singles if "pixel_values" in single])
+    assert torch.equal(batch["pixel_values"], pixels)
+
+
+def test_prompts_without_media_need_no_blank_image(model, processor):
+    plain, blank = processor("hello"), processor("hello", blank_image_for_text=True)
+    assert "pixel_values" not in plain
+    assert blank["grid_thw"].tolist() == [[1, 8, 8]]
+    with torch.no_grad():
+        assert torch.equal(model(**plain).logits, model(**blank).logits)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"text": "a", "images": [SHAPES]}, PromptError, "0 <|image|> placeholders, but 1 images"),
+        ({"text": "<|image|><|image|>", "images": [SHAPES]}, PromptError, "2 <|image|> placeholders, but 1 images"),
+        ({"text": "<|video|>"}, PromptError, "1 <|video|> placeholders, but 0 videos"),
+        ({"text": "<|image_pad|>"}, PromptError, "1 <|image_pad|> tokens, but the media have 0 frames"),
+        ({"text": ["a", "b"], "images": [[SHAPES]]}, PromptError, "1 lists for 2 prompts"),
+        ({"text": ["a", "b b"], "padding": False}, OptionError, "padding=True"),
+        ({"text": "a", "max_frame": 3}, OptionError, "did you mean 'max_frames'"),
+        ({"text": "a", "return_tensors": "np"}, OptionError, "return_tensors"),
+        ({"text": "abc", "labels_spans": [[2, 9]]}, OptionError, "not a span"),
+        ({"text": ["a", "b"], "labels_spans": [[[0, 1]]]}, OptionError, "1 lists of spans for 2 prompts"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_words(arguments, error, words, processor):
+    with pytest.raises(error) as caught:
+        processor(**arguments)
+    assert words in str(caught.value)
+
+
+def test_any_text_loses_its_special_tokens():
+    special = ["<|a|>", "<|ab|>", "ab"]
+
+    @given(st.text("<|ab>", max_size=30))
+    def check(text):
+        cleaned = without_special(text, special)
+        assert not any(token in cleaned for token in special)
+
+    check()
+
+
+@given(st.lists(st.sampled_from(["<|image|>", "<|video|>", "x", "yz"]), max_size=12))
+def test_positions_survive_expansion(pieces):
+    text = "".join(pieces)
+    media = ["[long medium]"] * len(check_placeholders(text, text.count("<|image|>"), text.count("<|video|>")))
+    expanded = ExpandedPrompt.expand(text, media)
+    for index, character in enumerate(text):
+        if character in "xyz":
+            assert expanded.text[expanded.position(index)] == character
+    assert expanded.position(len(text)) == len(expanded.text)
+
+
+values = st.one_of(
+    st.none(),
+    st.integers(-5, 5),
+    st.floats(),
+    st.text(max_size=5),
+    st.sampled_from([SHAPES, CLIP, "missing.png", str(MEDIA), {"video_path": CLIP, "segments": [[1, 2]]}]),
+)
+
+
+def test_any_call_works_or_is_refused_with_an_input_error(processor):
+    @given(
+        text=st.one_of(
+            st.lists(st.sampled_from(["<|image|>", "<|video|>", "hi", "<|im_end|>"]), max_size=3).map("".join),
+        ),
+        images=st.one_of(st.none(), st.lists(values, max_size=2)),
+        videos=st.one_of(st.none(), st.lists(values, max_size=2)),
+        options=st.dictionaries(
+            st.sampled_from(["min_pixels", "max_pixels", "video_fps", "max_frames", "nonsense"]), values, max_size=2
+        ),
+    )
+    def check(text, images, videos, options):
+        try:
+            processor(text, images, videos, **options)
+        except InputError as error:
+            assert str(error)
+
+    check()
