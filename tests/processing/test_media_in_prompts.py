@@ -1,6 +1,6 @@
 """Media and prompts together: plans, chunks, batches, and what is refused."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import numpy as np
 import pytest
@@ -215,9 +215,7 @@ def test_any_call_works_or_is_refused_with_an_input_error(processor):
         ),
     )
     def check(text, images, videos, options):
-        try:
+        with suppress(InputError):
             processor(text, images, videos, **options)
-        except InputError as error:
-            assert str(error)
 
     check()

@@ -1,7 +1,6 @@
 """`mossvl ask`: one question about images and videos."""
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,2 +1,190 @@
-def run() -> None:
-    """soon"""
+"""`mossvl run`: a file of queries to a file of answers, which survives being stopped at any moment."""
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+
+from mossvl.cli.answers import AnswerFile
+from mossvl.cli.checkpoint import check_checkpoint, open_checkpoint
+from mossvl.cli.options import Checkpoint, Device, Dtype, GenerationFlags, LimitFlags, MediaFlags, System, with_flags
+from mossvl.cli.progress import progress
+from mossvl.cli.records import Line, as_query, lines_of, parse_line
+from mossvl.errors import InputError, MossVLError, OptionError
+from mossvl.media.limits import MediaLimits
+from mossvl.options import GenerationOptions, MediaOptions
+
+if TYPE_CHECKING:
+    from mossvl.offline.interface import MossVLForConditionalGeneration
+    from mossvl.processing.processor import MossVLProcessor
+
+Answer = dict[str, Any]
+
+
+@with_flags
+def run(
+    *,
+    queries: Annotated[
+        str,
+        typer.Argument(metavar="QUERIES", help="A JSON-lines file of queries or fine-tuning records; - for stdin."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Answers, one JSON object a line.")],
+    generation: GenerationFlags,
+    media: MediaFlags,
+    limits: LimitFlags,
+    checkpoint: Checkpoint = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    system: System = None,
+    media_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where relative paths of media start.  [default: that of QUERIES]"),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Queries answered together.")] = 8,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run ended.")] = False,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="With --resume: repeat queries whose answer is an error.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Drop the answers that are there.")] = False,
+) -> None:
+    """Answer a file of queries; flags are defaults for what a query does not say itself.
+
+    A query that fails is answered by its error, and the run goes on; the exit code is then 1.
+    """
+    if resume and overwrite:
+        raise OptionError("--resume keeps the answers that are there, --overwrite drops them; give one of the two")
+    if retry_errors and not resume:
+        raise OptionError("--retry-errors is for --resume; add it")
+    GenerationOptions.from_dict(generation)
+    MediaOptions.from_dict(media)
+    allowed = MediaLimits(**limits)
+    folder = check_checkpoint(checkpoint)
+    check_different(queries, output)
+
+    begun = time.monotonic()
+    with open_queries(queries) as file, AnswerFile(output, resume, overwrite, retry_errors) as answers:
+        total = count(file, answers)
+        done = answers.answered
+        if total is None or done < total or overwrite:
+            model, processor = open_checkpoint(folder, device, dtype, allowed)
+            answers.begin()
+            defaults = {"generate_kwargs": generation, "media_kwargs": media, "system_prompt": system}
+            start = media_dir or (Path() if queries == "-" else Path(queries).parent)
+            pending = unanswered(file, answers)
+            with progress(total, done) as advance, saying_how_to_resume(answers):
+                while window := [with_query(line, start, defaults) for line in islice(pending, batch_size)]:
+                    for answer in answer_window(model, processor, window):
+                        answers.write(answer)
+                        advance()
+        conclude(answers, answers.answered - done, time.monotonic() - begun)
+
+
+def check_different(queries: str, output: Path) -> None:
+    """Refuse to write answers over queries."""
+    if output.exists() and os.path.exists(queries) and os.path.samefile(queries, output):
+        raise InputError(f"{output} is the file of queries; write the answers elsewhere")
+
+
+@contextmanager
+def open_queries(queries: str) -> Iterator[BinaryIO]:
+    try:
+        file = nullcontext(sys.stdin.buffer) if queries == "-" else open(queries, "rb")
+    except OSError as error:
+        raise InputError(f"{queries}: cannot be read ({error.strerror})") from error
+    with file as opened:
+        yield opened
+
+
+def count(file: BinaryIO, answers: AnswerFile) -> int | None:
+    """The number of queries, and whether the answers fit them; None for a stream, which can be read once only."""
+    if not file.seekable():
+        return None
+    total = 0
+    for line in lines_of(file):
+        answers.has(line)
+        total += 1
+    answers.check_end(total)
+    file.seek(0)
+    return total
+
+
+def unanswered(file: Iterable[bytes], answers: AnswerFile) -> Iterator[Line]:
+    line = None
+    for line in lines_of(file):
+        if not answers.has(line):
+            yield line
+    answers.check_end(0 if line is None else line.index + 1)
+
+
+def with_query(line: Line, media_dir: Path, defaults: Mapping[str, Any]) -> tuple[Answer, Any]:
+    """What the answer begins with, and the query; or the error that there is in place of one."""
+    answer: Answer = {"index": line.index, "query": line.digest}
+    try:
+        record = parse_line(line)
+        if "id" in record:
+            answer["id"] = record["id"]
+        query = as_query(record, media_dir)
+    except MossVLError as error:
+        return answer, error
+    for name in ("generate_kwargs", "media_kwargs"):
+        own = query.get(name)
+        if own is None or isinstance(own, dict):
+            query[name] = defaults[name] | {key: value for key, value in (own or {}).items() if value is not None}
+    if query.get("system_prompt") is None:
+        query["system_prompt"] = defaults["system_prompt"]
+    return answer, query
+
+
+def answer_window(
+    model: "MossVLForConditionalGeneration", processor: "MossVLProcessor", window: list[tuple[Answer, Any]]
+) -> Iterator[Answer]:
+    """Answer some queries together; answers come as they are finished."""
+    from mossvl.cli.tracking import TrackedRequest
+    from mossvl.offline import batch
+    from mossvl.offline.query import Query
+    from mossvl.offline.request import message_of
+
+    requests, answers = [], {}
+    for answer, given in window:
+        try:
+            if isinstance(given, MossVLError):
+                raise given
+            query = Query.from_dict(given)
+            requests.append(TrackedRequest(answer["index"], query, query.messages([]), processor))
+            answers[answer["index"]] = answer
+        except MossVLError as error:
+            yield {**answer, "text": "", "finish": "error", "error": message_of(error)}
+    for request, _, ended in batch.run(model, requests):
+        if ended:
+            assert isinstance(request, TrackedRequest)
+            result = {
+                **answers[request.index],
+                "text": request.text.text,
+                "finish": request.finish,
+                "prompt_tokens": request.prompt_tokens,
+                "new_tokens": len(request.tokens),
+            }
+            yield result if request.error is None else result | {"error": message_of(request.error)}
+
+
+@contextmanager
+def saying_how_to_resume(answers: AnswerFile) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        stopped.add_note(f"{answers.answered} answers are in {answers.path}; the same command with --resume goes on")
+        raise
+
+
+def conclude(answers: AnswerFile, new: int, seconds: float) -> None:
+    """The last line on stderr; exit code 1 where there are errors."""
+    failed = f", {answers.failed} of them errors" if answers.failed else ""
+    print(f"mossvl: {answers.answered} answers in {answers.path}{failed}; {new} new in {seconds:.1f} s", file=sys.stderr)
+    if answers.failed:
+        raise typer.Exit(1)

@@ -1,7 +1,7 @@
 """Configuration of MOSS-VL: the vision tower, the language model, and the two together."""
 
 import math
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -65,7 +65,7 @@ class MossVLTextConfig(PreTrainedConfig):
     cross_attention_layers: list[int] | tuple[int, ...] = tuple(range(2, 48, 4))
     hidden_act: str = "silu"
     rms_norm_eps: float = 1e-6
-    rope_parameters: dict | None = None
+    rope_parameters: dict[str, Any] | None = None
     max_position_embeddings: int = 262144
     attention_bias: bool = False
     attention_dropout: float | int = 0.0
@@ -115,8 +115,12 @@ class MossVLConfig(PreTrainedConfig):
     }
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
 
-    text_config: dict | PreTrainedConfig | None = None
-    vision_config: dict | PreTrainedConfig | None = None
+    if TYPE_CHECKING:  # what they are once __post_init__ is through
+        text_config: MossVLTextConfig
+        vision_config: MossVLVisionConfig
+    else:
+        text_config: dict | PreTrainedConfig | None = None
+        vision_config: dict | PreTrainedConfig | None = None
     image_token_id: int = 151655
     video_token_id: int = 151656
     vision_start_token_id: int = 151652

@@ -129,15 +129,14 @@ class CrossAttentionLayer(GradientCheckpointingLayer):
         rope: Rope,
         attend: Attend,
         sees: Tensor,
-        vision: Tensor | None,
-        vision_rope: Rope | None,
+        vision: tuple[Tensor, Rope] | None,
     ) -> Tensor:
         """`sees` (rows, 1) is 1 for rows that see a frame and 0 for the others, which pass unchanged.
 
-        `vision` (vision rows, hidden) are the vision tokens that are new in this call.
+        `vision` are the vision tokens that are new in this call, (vision rows, hidden), and their angles.
         """
         q = self.cross_attn.queries(self.input_layernorm(x), rope)
-        k, v = (None, None) if vision is None else self.cross_attn.keys_values(vision, vision_rope)
+        k, v = (None, None) if vision is None else self.cross_attn.keys_values(*vision)
         attended = self.cross_attn.output(attend.cross_attention(self.index, q, k, v))
         x = x + self.cross_attn_attn_gate.tanh() * sees * attended
         return x + self.cross_attn_mlp_gate.tanh() * sees * self.mlp(self.post_attention_layernorm(x))

@@ -1,5 +1,6 @@
 """MOSS-VL as Hugging Face classes."""
 
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -13,66 +14,16 @@ from mossvl.errors import OptionError
 from mossvl.model.attention import PackedAttention
 from mossvl.model.cache import MossVLCache
 from mossvl.model.checkpoint import IGNORED
-from mossvl.model.configuration import MossVLConfig, MossVLTextConfig
-from mossvl.model.layers import Attend, CrossAttentionLayer, RMSNorm, SelfAttentionLayer
+from mossvl.model.configuration import MossVLConfig
+from mossvl.model.language import TextModel
+from mossvl.model.layers import CrossAttentionLayer, RMSNorm
 from mossvl.model.loading import load_pretrained
 from mossvl.model.packing import PackedBatch, group_media, image_tokens
 from mossvl.model.vision import Grid, VisionTower
-from mossvl.model.xrope import rotary
 
 logger = logging.getLogger(__name__)
 
 MEDIA_INPUTS = ("pixel_values", "grid_thw", "media_nums_per_sample", "vision_embeds", "vision_index")
-
-
-class TextModel(nn.Module):
-    """The language model: embedding, decoder layers, final norm."""
-
-    def __init__(self, config: MossVLTextConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        crossing = set(config.cross_attention_layers)
-        self.layers = nn.ModuleList(
-            (CrossAttentionLayer if index in crossing else SelfAttentionLayer)(config, index)
-            for index in range(config.num_hidden_layers)
-        )
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-
-    def forward(
-        self,
-        x: Tensor,
-        positions: Tensor,
-        attend: Attend,
-        sees: Tensor | None = None,
-        vision: Tensor | None = None,
-        vision_positions: Tensor | None = None,
-        states: list[Tensor] | None = None,
-    ) -> Tensor:
-        """Run packed rows through all layers.
-
-        Args:
-            x: (rows, hidden) embeddings.
-            positions: (3, rows) rotary positions.
-            attend: keeps samples apart and remembers their keys and values.
-            sees: (rows, 1), 1 for rows that see a frame, else 0; None when no row does, and cross layers are skipped.
-            vision: (vision rows, hidden), the vision tokens that are new in this call.
-            vision_positions: (3, vision rows) their rotary positions.
-            states: if given, what enters each layer and the result are appended to it.
-        """
-        rope = rotary(self.config, positions, x.dtype)
-        vision_rope = None if vision is None else rotary(self.config, vision_positions, vision.dtype)
-        for layer in self.layers:
-            if states is not None:
-                states.append(x)
-            if isinstance(layer, SelfAttentionLayer):
-                x = layer(x, rope, attend)
-            elif sees is not None:
-                x = layer(x, rope, attend, sees, vision, vision_rope)
-        x = self.norm(x)
-        if states is not None:
-            states.append(x)
-        return x
 
 
 class MossVLPreTrainedModel(PreTrainedModel):
@@ -96,29 +47,23 @@ class MossVLPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.get_text_config().initializer_range
+        bias = getattr(module, "bias", None)
         if isinstance(module, nn.Linear | nn.Conv3d | nn.Embedding):
             nn.init.normal_(module.weight, std=std)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
         elif isinstance(module, RMSNorm | nn.LayerNorm):
             nn.init.ones_(module.weight)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
         elif isinstance(module, CrossAttentionLayer):
             nn.init.zeros_(module.cross_attn_attn_gate)
             nn.init.zeros_(module.cross_attn_mlp_gate)
         elif isinstance(module, MossVLModel):
             nn.init.normal_(module.separator_token, std=std)
+        if isinstance(bias, nn.Parameter):
+            nn.init.zeros_(bias)
 
 
+@functools.cache
 def _log_attention_once(requested: str) -> None:
-    message = f"attention: {requested!r} was asked for; mossvl's built-in attention runs instead"
-    if message not in _logged:
-        _logged.add(message)
-        logger.warning(message)
-
-
-_logged: set[str] = set()
+    logger.warning("attention: %r was asked for; mossvl's built-in attention runs instead", requested)
 
 
 class MossVLModel(MossVLPreTrainedModel):
@@ -134,7 +79,7 @@ class MossVLModel(MossVLPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.language_model.embed_tokens = value
 
     def encode_vision(self, pixel_values: Tensor, grid_thw: Tensor, chunk: int | None = None) -> Tensor:
@@ -231,8 +176,7 @@ class MossVLModel(MossVLPreTrainedModel):
             packed.positions.to(embeds.device),
             attend,
             sees.to(embeds) if sees.any() else None,
-            vision_embeds,
-            packed.vision_positions.to(embeds.device),
+            None if vision_embeds is None else (vision_embeds, packed.vision_positions.to(vision_embeds.device)),
             states,
         )
         if past_key_values is not None:
@@ -283,7 +227,7 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, GenerationMixin):
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.model.set_input_embeddings(value)
 
     @classmethod

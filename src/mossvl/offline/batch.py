@@ -130,7 +130,7 @@ class Batch:
 
     @property
     def _device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device
+        return self.model.model.language_model.embed_tokens.weight.device
 
 
 @contextmanager

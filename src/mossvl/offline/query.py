@@ -60,7 +60,8 @@ class Query:
         if not isinstance(given, Mapping):
             raise PromptError(f"a query must be a dict, but is {given!r:.200}")
         check_names(given, KEYS, "key of a query")
-        flags = {name: given.get(name) if given.get(name) is not None else default for name, default in FLAGS.items()}
+        flags: dict[str, Any] = {name: given.get(name) for name in FLAGS}
+        flags = {name: FLAGS[name] if value is None else value for name, value in flags.items()}
         for name, value in flags.items():
             if not isinstance(value, bool):
                 raise OptionError(f"{name}={value!r} must be true or false")

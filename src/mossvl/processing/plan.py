@@ -100,7 +100,7 @@ def plan_images(
     ]
 
 
-def video_segments(video: Any) -> tuple[Any, list[Any] | None]:
+def video_segments(video: Any) -> tuple[Any, Sequence[Any] | None]:
     """A video as given → its source, and its segments if it names any.
 
     Raises:

@@ -18,6 +18,7 @@ from mossvl.media.video import is_frame_list
 from mossvl.options import MediaOptions, whole
 from mossvl.processing import prompt, tensors
 from mossvl.processing.image_processor import MossVLImageProcessor
+from mossvl.processing.pixels import normalise
 from mossvl.processing.plan import MediumPlan, num_units
 from mossvl.processing.video_processor import MossVLVideoProcessor
 
@@ -214,7 +215,7 @@ class MossVLProcessor(ProcessorMixin):
         """Media as pixel_values (patches, 768) on `device`, at most `frames` frames at a time, with their grid_thw."""
         settings = self.image_processor
         for patches, grid_thw in tensors.chunks(plans, settings, frames, cancel):
-            yield tensors.normalise(patches.to(device), settings.image_mean, settings.image_std, dtype), grid_thw
+            yield normalise(patches.to(device), settings.image_mean, settings.image_std, dtype), grid_thw
 
     # --- from text and media to a batch --------------------------------------------------------------------------
 

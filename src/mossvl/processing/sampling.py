@@ -59,7 +59,7 @@ def check_segments(segments: Sequence[Sequence[float]], duration: float, name: s
 
 
 def _is_time(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < math.inf
 
 
 def segment_length(segment: Segment) -> float:

@@ -17,7 +17,7 @@ from mossvl.processing.tensors import bounds, media_tensors, pick
 
 
 class MossVLVideoProcessor(BaseVideoProcessor):
-    """Videos to patches. `size` holds areas of a frame in pixels: `shortest_edge` the least, `longest_edge` the most."""
+    """Videos to patches. `size` holds areas of a frame, in pixels: `shortest_edge` least, `longest_edge` most."""
 
     model_input_names = ["pixel_values", "grid_thw"]
 

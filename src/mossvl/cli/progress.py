@@ -1,0 +1,35 @@
+"""A progress bar on stderr, where that is a terminal."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def progress(total: int | None, done: int) -> Iterator[Callable[[], None]]:
+    """Show how many of `total` queries (None: nobody knows) are answered, `done` of them before.
+
+    Yields:
+        what to call after each answer.
+    """
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        *(BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")),
+        *(TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task("answers", total=total, completed=done, rate="")
+        begun, new = time.monotonic(), 0
+
+        def advance() -> None:
+            nonlocal new
+            new += 1
+            bars.update(task, advance=1, rate=f"{60 * new / (time.monotonic() - begun):.1f} a minute")
+
+        yield advance
