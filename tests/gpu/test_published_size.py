@@ -11,6 +11,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("gpu")]
 
 IMAGE = [[1, 64, 64]]
 VIDEO = [[64, 28, 28]]
+FULL_HD = [[256, 40, 74]]  # 256 frames of 1920 × 1080 within the default budget
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,26 @@ def test_forward_and_generate_stay_within_memory(grid, large):
     print(f"\n{grid}: {batch['input_ids'].shape[1]} tokens, {peak / 2**30:.2f} GiB above {weights / 2**30:.2f} GiB")
     assert all(torch.isfinite(logits).all() for logits in out.logits)
     assert peak < 4 * 2**30
+
+
+@torch.no_grad()
+def test_256_frames_of_full_hd_cost_their_vision_sequence(large):
+    batch = inputs(FULL_HD, large)
+    batch["pixel_values"] = batch["pixel_values"].bfloat16()
+    config = large.config.text_config
+    tokens = 256 * (40 * 74 // 4 + 1)
+    sequence = 2 * tokens * config.hidden_size
+    keys_values = 2 * 2 * tokens * config.num_key_value_heads * config.head_dim * len(config.cross_attention_layers)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    output = large(**batch, logits_to_keep=1)
+    peak = torch.cuda.max_memory_allocated() - before
+    print(
+        f"\n{tokens} vision tokens: peak {peak / 2**30:.2f} GiB above weights and pixels, of which the vision sequence is"
+    )
+    print(f"{sequence / 2**30:.2f} and its keys and values {keys_values / 2**30:.2f}")
+    assert torch.isfinite(output.logits).all()
+    assert peak < keys_values + 4 * sequence
 
 
 @torch.no_grad()

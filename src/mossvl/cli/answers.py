@@ -7,8 +7,9 @@ import tempfile
 from array import array
 from collections.abc import Iterator
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 try:
     import fcntl
@@ -57,16 +58,18 @@ class AnswerFile:
             self._file.close()
             raise
 
-    def _open(self) -> BinaryIO:
+    def _open(self) -> FileIO:
         try:
-            file = open(self.path, "ab+" if not self.path.exists() or self.path.is_file() else "ab", buffering=0)
-            if fcntl is not None and self.path.is_file():
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.close()
-            raise InputError(f"{self.path}: another run is writing it") from error
+            readable = not self.path.exists() or self.path.is_file()  # A terminal or a pipe can only be written.
+            file = FileIO(self.path, "a+" if readable else "a")
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written ({error.strerror})") from error
+        try:
+            if fcntl is not None and self.path.is_file():
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            raise InputError(f"{self.path}: another run is writing it") from error
         return file
 
     def _read(self) -> None:
@@ -102,8 +105,8 @@ class AnswerFile:
         known = self._digests[line.index] if line.index < len(self._digests) else 0
         if known and known != _number(line.digest):
             raise DataError(
-                f"{self.path}: its answer {line.index} is to another query than line {line.number} now holds; resume "
-                "with the file it was begun with, or use another --output"
+                f"{self.path}: its answer {line.index} is to another query than line {line.number} of the input; "
+                "resume with the file it was begun with, or use another --output"
             )
         return bool(known)
 
@@ -115,8 +118,8 @@ class AnswerFile:
         """
         if len(self._digests) > lines:
             raise DataError(
-                f"{self.path}: it has an answer {len(self._digests) - 1}, but there are only {lines} queries; resume with "
-                "the file it was begun with, or use another --output"
+                f"{self.path}: it has an answer {len(self._digests) - 1}, but there are only {lines} queries; "
+                "resume with the file it was begun with, or use another --output"
             )
 
     def begin(self) -> None:

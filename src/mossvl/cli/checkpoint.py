@@ -63,7 +63,7 @@ def read(part: Any, folder: str) -> Any:
 
 def quieten() -> None:
     """No progress bars and warnings of libraries on stderr, unless TRANSFORMERS_VERBOSITY asks for them."""
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -121,8 +121,8 @@ def parameters(tensors: "dict[str, TensorInfo]", config: "MossVLConfig") -> dict
 
 
 def _part(name: str, crossing: set[str]) -> str:
-    before, layers, rest = name.partition("language_model.layers.")
-    if layers:
+    if "language_model.layers." in name:
+        rest = name.partition("language_model.layers.")[2]
         return "cross-attention layers" if rest.partition(".")[0] in crossing else "self-attention layers"
     return next((part for start, part in PARTS if name.startswith(start)), ORDER[-1])
 
@@ -150,7 +150,8 @@ def _print(found: dict[str, Any]) -> None:
         table.add_row("", "", "")
         table.add_row(tower, "", "")
         for name, value in sizes.items():
-            number, names = (str(len(value)), ", ".join(map(str, value))) if isinstance(value, list) else (f"{value:,}", "")
+            several = isinstance(value, list)
+            number, names = f"{len(value) if several else value:,}", ", ".join(map(str, value)) if several else ""
             table.add_row(f"  {name.replace('_', ' ')}", number, names)
     table.add_row("", "", "")
     table.add_row("parameters", "", "")

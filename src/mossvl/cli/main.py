@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import sys
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -54,10 +55,8 @@ class Commands(TyperGroup):
 
 def _discard_stdout() -> None:
     """Nobody reads stdout any more: what is still in its buffer must not raise again at exit."""
-    try:
+    with suppress(io.UnsupportedOperation, ValueError):  # Not a file, but a buffer that stands in for stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (io.UnsupportedOperation, ValueError):
-        pass  # Not a file: a buffer that stands in for stdout.
 
 
 app = typer.Typer(

@@ -77,7 +77,7 @@ def parse_segment(text: str, argument: str) -> tuple[float, ...]:
     seconds = tuple(time for time in times if time is not None)
     if len(seconds) != len(times) or len(times) > 2:
         raise MediaError(
-            f"{argument}: {text!r} is not a time; write #t=START,END for a part of a video or #t=INSTANT for one frame, "
+            f"{argument}: {text!r} is not a time; write #t=START,END for a part of a video or #t=INSTANT for a frame, "
             "in seconds or as [hours:]minutes:seconds"
         )
     if len(seconds) == 2 and seconds[0] >= seconds[1]:
@@ -127,4 +127,3 @@ def _guessed_kind(source: str) -> str:
         kind, _ = mimetypes.guess_type(urlsplit(source).path if is_remote(source) else source)
     kind = (kind or "").partition("/")[0].lower()
     return kind if kind in ("image", "video") else ""
-

@@ -79,7 +79,7 @@ GROUPS = (GenerationFlags, MediaFlags, LimitFlags)
 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one flag for each option of its parameters of type `GenerationFlags`, `MediaFlags`, `LimitFlags`."""
+    """Give a command, in place of each parameter whose type is one of `GROUPS`, one flag for each of its options."""
     plain: list[inspect.Parameter] = []
     expanded: dict[str, tuple[Any, dict[str, str]]] = {}
     for parameter in inspect.signature(command).parameters.values():

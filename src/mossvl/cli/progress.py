@@ -16,14 +16,14 @@ def progress(total: int | None, done: int) -> Iterator[Callable[[], None]]:
     if not sys.stderr.isatty():
         yield lambda: None
         return
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
-        *(BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")),
-        *(TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()),
+        *(rich.BarColumn(), rich.MofNCompleteColumn(), rich.TextColumn("{task.fields[rate]}")),
+        *(rich.TimeRemainingColumn(), rich.TextColumn("left")),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with rich.Progress(*columns, console=Console(stderr=True)) as bars:
         task = bars.add_task("answers", total=total, completed=done, rate="")
         begun, new = time.monotonic(), 0
 

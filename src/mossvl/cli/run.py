@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
@@ -93,24 +93,27 @@ def check_different(queries: str, output: Path) -> None:
 
 @contextmanager
 def open_queries(queries: str) -> Iterator[BinaryIO]:
-    try:
-        file = nullcontext(sys.stdin.buffer) if queries == "-" else open(queries, "rb")
-    except OSError as error:
-        raise InputError(f"{queries}: cannot be read ({error.strerror})") from error
-    with file as opened:
-        yield opened
+    if queries == "-":
+        yield sys.stdin.buffer
+        return
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(queries, "rb"))
+        except OSError as error:
+            raise InputError(f"{queries}: cannot be read ({error.strerror})") from error
+        yield file
 
 
 def count(file: BinaryIO, answers: AnswerFile) -> int | None:
     """The number of queries, and whether the answers fit them; None for a stream, which can be read once only."""
     if not file.seekable():
         return None
-    total = 0
+    start, total = file.tell(), 0
     for line in lines_of(file):
         answers.has(line)
         total += 1
     answers.check_end(total)
-    file.seek(0)
+    file.seek(start)
     return total
 
 
@@ -185,6 +188,7 @@ def saying_how_to_resume(answers: AnswerFile) -> Iterator[None]:
 def conclude(answers: AnswerFile, new: int, seconds: float) -> None:
     """The last line on stderr; exit code 1 where there are errors."""
     failed = f", {answers.failed} of them errors" if answers.failed else ""
-    print(f"mossvl: {answers.answered} answers in {answers.path}{failed}; {new} new in {seconds:.1f} s", file=sys.stderr)
+    found = f"{answers.answered} answers in {answers.path}{failed}"
+    print(f"mossvl: {found}; {new} new in {seconds:.1f} s", file=sys.stderr)
     if answers.failed:
         raise typer.Exit(1)
