@@ -143,6 +143,18 @@ def test_a_batch_is_its_prompts_padded(side, processor):
     assert torch.equal(batch["pixel_values"], pixels)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_processed_batch_runs_as_its_prompts_do(side, model, processor):
+    texts = ["a<|image|>", "no media", "<|image|>b<|image|>, <|video|>"]
+    batch = processor(texts, [SHAPES, TALL, SHAPES], [CLIP], padding_side=side)
+    logits = model(**batch).logits
+    singles = [processor(texts[0], [SHAPES]), processor(texts[1]), processor(texts[2], [TALL, SHAPES], [CLIP])]
+    for row, single in enumerate(singles):
+        real = batch["attention_mask"][row].bool()
+        torch.testing.assert_close(logits[row, real], model(**single).logits[0], atol=1e-5, rtol=1e-5)
+
+
 def test_prompts_without_media_need_no_blank_image(model, processor):
     plain, blank = processor("hello"), processor("hello", blank_image_for_text=True)
     assert "pixel_values" not in plain

@@ -186,7 +186,7 @@ class MossVLModel(MossVLPreTrainedModel):
 
         def padded(state: Tensor) -> Tensor:
             full = state.new_zeros(batch, columns, state.shape[-1])
-            full[rows] = state
+            full[rows.to(state.device)] = state
             return full
 
         return BaseModelOutputWithPast(

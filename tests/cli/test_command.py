@@ -1,0 +1,58 @@
+"""The command as a whole: help, version, misuse, start-up."""
+
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import mossvl
+from mossvl.cli.options import GROUPS
+
+
+def test_version(command):
+    assert command("--version").stdout == f"mossvl {mossvl.__version__}\n"
+
+
+@pytest.mark.parametrize("name", ["ask", "run", "frames", "inspect"])
+def test_every_command_has_help(command, name):
+    result = command(name, "--help")
+    assert result.exit_code == 0
+    assert f"mossvl {name}" in result.stdout
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_option_has_a_flag(command, group):
+    assert set(group.flags) == {field.name for field in fields(group.options)}
+    shown = command("run", "--help").stdout
+    for option, flag in group.flags.items():
+        for name in flag.names or (f"--{option.replace('_', '-')}",):
+            assert name in shown
+
+
+@pytest.mark.parametrize("arguments", [["ask"], ["run", "queries.jsonl"], ["frames"], ["inspect"], ["nothing"]])
+def test_misuse_exits_with_2_and_says_so_on_stderr(command, arguments):
+    result = command(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr
+
+
+def test_neither_torch_nor_transformers_is_imported_before_a_command_needs_it():
+    """What `import mossvl` itself brings along is left out here: only the command's own modules are looked at."""
+    program = """
+import sys, types
+package = types.ModuleType("mossvl")
+package.__path__ = [sys.argv[1]]
+sys.modules["mossvl"] = package
+from mossvl.cli.main import app
+try:
+    app(["ask", "--temperature", "warm", "question"])
+except SystemExit as stopped:
+    assert stopped.code == 2
+print(sorted({"torch", "transformers", "av", "numpy"} & set(sys.modules)))
+"""
+    package = Path(mossvl.__file__).parent
+    done = subprocess.run([sys.executable, "-c", program, str(package)], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr

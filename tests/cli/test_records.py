@@ -1,0 +1,156 @@
+"""Data files → queries."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mossvl.cli.records import Line, as_query, lines_of, parse_line
+from mossvl.errors import DataError, MossVLError
+from mossvl.offline.query import Query
+
+FOLDER = Path("/data")
+
+
+def text(words):
+    return {"type": "text", "text": words}
+
+
+def test_a_query_stays_what_it_is_but_for_its_paths():
+    query = {
+        "id": 7,
+        "prompt": "What?",
+        "images": ["a.png", "/b.png", "https://example.com/c.png", "file:///d.png"],
+        "videos": [{"video_path": "e.mp4", "segments": [[1, 2]]}, [[0.0, "f0.png"], [1.0, "f1.png"]]],
+        "media_kwargs": {"max_frames": 3},
+    }
+    assert as_query(query, FOLDER) == {
+        "prompt": "What?",
+        "images": ["/data/a.png", "/b.png", "https://example.com/c.png", "file:///d.png"],
+        "videos": [
+            {"video_path": "/data/e.mp4", "segments": [[1, 2]]},
+            [[0.0, "/data/f0.png"], [1.0, "/data/f1.png"]],
+        ],
+        "media_kwargs": {"max_frames": 3},
+    }
+
+
+def test_media_inside_messages_are_found_too():
+    content = [{"type": "image", "image": "a.png"}, {"video": "b.mp4"}, "What?"]
+    (turn,) = as_query({"messages": [{"role": "user", "content": content}]}, FOLDER)["messages"]
+    assert turn["content"] == [{"type": "image", "image": "/data/a.png"}, {"video": "/data/b.mp4"}, "What?"]
+
+
+@pytest.mark.parametrize("names", [("from", "value", "human", "gpt"), ("role", "content", "user", "assistant")])
+def test_placeholders_of_a_conversation_take_its_media_in_order(names):
+    who, what, user, assistant = names
+    record = {
+        "conversations": [
+            {who: "system", what: "Be brief."},
+            {who: user, what: "<image>One <video> two"},
+            {who: assistant, what: "Yes."},
+            {who: user, what: "And <|image|>?"},
+            {who: assistant, what: "No."},
+        ],
+        "images": ["a.png", "b.png"],
+        "videos": "c.mp4",
+    }
+    assert (
+        as_query(record, FOLDER)["messages"]
+        == [
+            {"role": "system", "content": "Be brief."},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image", "image": "/data/a.png"},
+                    text("One "),
+                    {"type": "video", "video": "/data/c.mp4"},
+                    text(" two"),
+                ],
+            },
+            {"role": "assistant", "content": "Yes."},
+            {"role": "user", "content": [text("And "), {"type": "image", "image": "/data/b.png"}, text("?")]},
+        ]
+        or who == "from"
+    )
+
+
+def test_media_without_placeholders_stand_before_the_first_question():
+    record = {"conversations": [{"from": "human", "value": "What?"}], "images": ["a.png"], "videos": ["b.mp4"]}
+    (turn,) = as_query(record, FOLDER)["messages"]
+    assert [part if isinstance(part, str) else part["type"] for part in turn["content"]] == ["image", "video", "What?"]
+
+
+def test_segments_may_have_placeholders_of_their_own():
+    video = {"video_path": "/a.mp4", "segments": [[0, 1], [2, 3]]}
+    record = {"conversations": [{"from": "human", "value": "<video> and <video>"}], "videos": [video]}
+    (turn,) = as_query(record, FOLDER)["messages"]
+    seen = [part["video"]["segments"] for part in turn["content"] if part["type"] == "video"]
+    assert seen == [[[0, 1]], [[2, 3]]]
+    record = {"conversations": [{"from": "human", "value": "<video>"}], "videos": [video]}
+    assert as_query(record, FOLDER)["messages"][0]["content"] == [{"type": "video", "video": video}]
+
+
+def test_prompt_and_response_become_a_query_without_the_response():
+    assert as_query({"prompt": "What?", "response": "That.", "images": ["/a.png"]}, FOLDER) == {
+        "prompt": "What?",
+        "images": ["/a.png"],
+    }
+    query = as_query({"prompt": "See <image>?", "response": "That.", "images": ["/a.png"]}, FOLDER)
+    assert query == {
+        "messages": [{"role": "user", "content": [text("See "), {"type": "image", "image": "/a.png"}, text("?")]}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"conversations": []}, "not empty"),
+        ({"conversations": [{"from": "human"}]}, 'neither "value" nor "content"'),
+        ({"conversations": [{"from": "robot", "value": "x"}]}, "robot"),
+        ({"conversations": [{"from": "gpt", "value": "x"}]}, "no question"),
+        ({"conversations": [{"from": "human", "value": "<image><image>"}], "images": ["a"]}, "2 image .* 1 images"),
+        ({"conversations": [{"from": "human", "value": "<image>"}], "images": ["a"], "videos": ["b"]}, "0 video"),
+        ({"conversations": [{"from": "human", "value": "x"}], "prompt": "y"}, "neither messages nor a prompt"),
+    ],
+)
+def test_a_malformed_record_is_an_error_that_says_why(record, message):
+    with pytest.raises(DataError, match=message):
+        as_query(record, FOLDER)
+
+
+def test_lines_are_counted_as_editors_do_and_indexed_without_empty_ones():
+    lines = list(lines_of(io.BytesIO(b'\xef\xbb\xbf{"a": 1}\n\n  \n{"b": 2}')))
+    assert [(line.index, line.number, line.text) for line in lines] == [(0, 1, b'{"a": 1}'), (1, 4, b'{"b": 2}')]
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b"3", b"\xff\xfe", b"[" * 100_000])
+def test_a_line_that_is_no_record_is_an_error_that_names_it(line):
+    with pytest.raises(DataError, match="line 5"):
+        parse_line(Line(0, 5, line))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from(["<image>", "<|video|>", "user"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["from", "role", "value", "content", "type", "image", "video", "text", "segments"]), inner
+        )
+    ),
+    max_leaves=12,
+)
+KEYS = ["prompt", "response", "messages", "conversations", "images", "videos", "system_prompt", "media_kwargs", "id"]
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), JSON))
+def test_any_record_is_a_query_or_a_clear_error(record):
+    """Whatever comes in, no other kind of exception comes out."""
+    line = Line(0, 1, json.dumps(record).encode())
+    try:
+        Query.from_dict(as_query(parse_line(line), FOLDER))
+    except MossVLError as error:
+        assert str(error)
