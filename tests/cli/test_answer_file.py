@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -133,6 +134,6 @@ def test_half_a_surrogate_pair_can_be_written(tmp_path):
 
 
 def test_what_is_no_regular_file_is_only_written_to():
-    with AnswerFile("/dev/null" and __import__("pathlib").Path("/dev/null")) as answers:
+    with AnswerFile(Path("/dev/null")) as answers:
         answers.begin()
         answers.write(answer(LINES[0]))

@@ -2,6 +2,7 @@
 
 import io
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -58,24 +59,20 @@ def test_placeholders_of_a_conversation_take_its_media_in_order(names):
         "images": ["a.png", "b.png"],
         "videos": "c.mp4",
     }
-    assert (
-        as_query(record, FOLDER)["messages"]
-        == [
-            {"role": "system", "content": "Be brief."},
-            {
-                "role": "user",
-                "content": [
-                    {"type": "image", "image": "/data/a.png"},
-                    text("One "),
-                    {"type": "video", "video": "/data/c.mp4"},
-                    text(" two"),
-                ],
-            },
-            {"role": "assistant", "content": "Yes."},
-            {"role": "user", "content": [text("And "), {"type": "image", "image": "/data/b.png"}, text("?")]},
-        ]
-        or who == "from"
-    )
+    assert as_query(record, FOLDER)["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {
+            "role": "user",
+            "content": [
+                {"type": "image", "image": "/data/a.png"},
+                text("One "),
+                {"type": "video", "video": "/data/c.mp4"},
+                text(" two"),
+            ],
+        },
+        {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": [text("And "), {"type": "image", "image": "/data/b.png"}, text("?")]},
+    ]
 
 
 def test_media_without_placeholders_stand_before_the_first_question():
@@ -150,7 +147,5 @@ KEYS = ["prompt", "response", "messages", "conversations", "images", "videos", "
 def test_any_record_is_a_query_or_a_clear_error(record):
     """Whatever comes in, no other kind of exception comes out."""
     line = Line(0, 1, json.dumps(record).encode())
-    try:
+    with suppress(MossVLError):
         Query.from_dict(as_query(parse_line(line), FOLDER))
-    except MossVLError as error:
-        assert str(error)

@@ -1,19 +1,32 @@
 """Real processes that are stopped, killed, or no longer listened to."""
 
 import json
+import os
 import signal
+import threading
 import time
 
 import pytest
 
-QUERIES = [{"id": number, "prompt": f"Count to {number}."} for number in range(16)]
+
+def query(number, tokens):
+    return {"id": number, "prompt": f"Count to {number}.", "generate_kwargs": {"max_new_tokens": tokens}}
+
+
+QUERIES = [*(query(number, 20) for number in range(14)), query(14, 300)]
+"""The last one takes so long that a signal surely comes in time."""
 
 
 @pytest.fixture
 def arguments(checkpoint, tmp_path):
-    queries = tmp_path / "queries.jsonl"
-    queries.write_text("".join(json.dumps(query) + "\n" for query in QUERIES))
-    return ["run", queries, "-c", checkpoint, "--max-new-tokens", 40, "--batch-size", 3, "--device", "cpu"]
+    """Of `mossvl run`, but for the output."""
+
+    def arguments(queries=QUERIES):
+        path = tmp_path / "queries.jsonl"
+        path.write_text("".join(json.dumps(query) + "\n" for query in queries))
+        return ["run", path, "-c", checkpoint, "--batch-size", 3, "--device", "cpu"]
+
+    return arguments
 
 
 def wait_for_lines(process, path, count):
@@ -28,10 +41,10 @@ def lines(path):
     return sorted(path.read_bytes().splitlines())
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_run_resumes_to_what_an_uninterrupted_one_gives(command, start, arguments, tmp_path, number):
     output, whole = tmp_path / "answers.jsonl", tmp_path / "whole.jsonl"
-    process = start(*arguments, "-o", output)
+    process = start(*arguments(), "-o", output)
     wait_for_lines(process, output, 2)
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
@@ -39,19 +52,38 @@ def test_a_stopped_run_resumes_to_what_an_uninterrupted_one_gives(command, start
     if number == signal.SIGKILL:
         assert process.returncode == -number
         with output.open("ab") as file:
-            file.write(b'{"index": 15, "que')  # As if it had been cut while writing.
+            file.write(b'{"index": 14, "que')  # As if it had been cut while writing.
     else:
         assert process.returncode == 128 + number
         (line,) = stderr.decode().splitlines()
         assert line.startswith("mossvl: error: stopped: ") and "--resume" in line
     before = output.read_bytes().rpartition(b"\n")[0]
     assert 2 <= before.count(b"\n") + 1 < len(QUERIES)
-    result = command(*arguments, "-o", output, "--resume")
+    result = command(*arguments(), "-o", output, "--resume")
     assert result.exit_code == 0, result.stderr
     assert output.read_bytes().startswith(before)
-    assert command(*arguments, "-o", whole).exit_code == 0
+    assert command(*arguments(), "-o", whole).exit_code == 0
     assert lines(output) == lines(whole)
     assert len(lines(whole)) == len(QUERIES)
+
+
+def test_sigterm_says_how_to_resume_too(command, arguments, tmp_path):
+    """In this process; its own handlers are back afterwards."""
+    output, handlers = tmp_path / "answers.jsonl", [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+
+    def terminate():
+        while not output.exists() or not output.read_bytes():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=terminate)
+    thread.start()
+    result = command(*arguments([query(0, 1), query(1, 5000)]), "-o", output)
+    thread.join()
+    assert result.exit_code == 143
+    assert result.stderr.startswith("mossvl: error: stopped: ") and "--resume" in result.stderr
+    assert output.read_bytes().endswith(b"\n")
+    assert handlers == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
 
 
 def test_when_nobody_reads_the_answer_any_more_the_command_ends_quietly(start, checkpoint):

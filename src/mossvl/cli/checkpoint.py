@@ -54,11 +54,13 @@ def read(part: Any, folder: str) -> Any:
     Raises:
         CheckpointError: its file is missing or cannot be used.
     """
+    from huggingface_hub.errors import StrictDataclassError
+
     try:
         return part.from_pretrained(folder)
-    except (OSError, TypeError, ValueError) as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{folder}: no usable {part.__name__} in it ({first_line})") from error
+    except (OSError, StrictDataclassError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{folder}: no usable {part.__name__} in it ({reason})") from error
 
 
 def quieten() -> None:

@@ -118,8 +118,8 @@ def _with_media(query: Mapping[str, Any]) -> list[Turn]:
     media = {kind: _listed(query, f"{kind}s") for kind in ("image", "video")}
     if not any(media.values()):
         return turns
-    texts = [turn["content"] for turn in turns if isinstance(turn, dict) and isinstance(turn.get("content"), str)]
-    found = [_kind(mark) for text in texts for mark in PLACEHOLDER.findall(text)]
+    marked = [turn for turn in turns if isinstance(turn, dict) and PLACEHOLDER.search(_text(turn))]
+    found = [_kind(mark) for turn in marked for mark in PLACEHOLDER.findall(_text(turn))]
     if not found:
         return _before_first_question(turns, media)
     if found.count("video") != len(media["video"]):
@@ -128,9 +128,8 @@ def _with_media(query: Mapping[str, Any]) -> list[Turn]:
         if found.count(kind) != len(given):
             raise DataError(f"the text has {found.count(kind)} {kind} placeholders, but there are {len(given)} {kind}s")
     rest = {kind: iter(given) for kind, given in media.items()}
-    for turn in turns:
-        if isinstance(turn, dict) and isinstance(turn.get("content"), str):
-            turn["content"] = list(_parts(turn["content"], rest))
+    for turn in marked:
+        turn["content"] = list(_parts(_text(turn), rest))
     return turns
 
 
@@ -139,6 +138,12 @@ def _listed(query: Mapping[str, Any], name: str) -> list[Any]:
     if given is None:
         return []
     return given if isinstance(given, list) else [given]
+
+
+def _text(turn: Turn) -> str:
+    """A turn's content where that is a text; placeholders are looked for nowhere else."""
+    content = turn.get("content")
+    return content if isinstance(content, str) else ""
 
 
 def _segments(video: Any) -> list[Any]:
