@@ -173,13 +173,14 @@ class FrameReader:
         except (FFmpegError, EOFError):
             return []  # Broken data; the frame before it will be shown in its place.
 
-    def rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        """A frame as uint8 (height, width, 3), rotated as the file says, C-contiguous, of memory of its own."""
+    def rgb(self, frame: VideoFrame, matrix: "Matrix | None") -> NDArray[np.uint8]:
+        """A frame as uint8 (height, width, 3), turned by its display matrix, C-contiguous, of memory of its own."""
         # One thread: starting more costs longer than the conversion. Keeping the converter saves its tables.
         converted = self._converter.reformat(frame, format="rgb24", threads=1)
         pixels: NDArray[Any] = converted.to_ndarray()
-        upright = _turned(pixels, frame)
-        return upright.copy() if converted is frame else np.ascontiguousarray(upright)
+        if converted is frame:
+            pixels = pixels.copy()
+        return np.ascontiguousarray(pixels if matrix is None else _turned(pixels, matrix))
 
 
 def match_frames(
@@ -243,14 +244,25 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
     return chosen
 
 
-def _turned(pixels: NDArray[Any], frame: VideoFrame) -> NDArray[Any]:
-    """Turn and mirror by the frame's display matrix; angles other than quarter turns are ignored."""
+Matrix = tuple[int, int, int, int]
+
+
+def display_matrix(frame: VideoFrame) -> Matrix | None:
+    """(a, b, c, d) if a pixel at (x, y) is to be shown at (a x + c y, b x + d y), up to a shift; None for no turn.
+
+    It is the same for all frames of a file. Ask one only: what PyAV makes for the answer refers to the frame and the
+    frame to it, so that the frame's memory waits for the garbage collector.
+    """
+    if frame.rotation == 0:
+        return None
     side_data: Any = frame.side_data  # PyAV's own annotation names a single one of its keys.
-    matrix = side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return pixels
-    # A pixel at (x, y) is shown at (a x + c y, b x + d y), up to a shift.
-    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
+    a, b, _, c, d = np.frombuffer(bytes(side_data["DISPLAYMATRIX"]), dtype=np.int32)[:5].tolist()
+    return a, b, c, d
+
+
+def _turned(pixels: NDArray[Any], matrix: Matrix) -> NDArray[Any]:
+    """Turned by quarters and mirrored; what a matrix says beyond that is ignored."""
+    a, b, c, d = matrix
     if abs(b) > abs(a):
         pixels, a, d = pixels.swapaxes(0, 1), c, b
     if a < 0:

@@ -11,7 +11,7 @@ from av.video.frame import VideoFrame
 from mossvl.errors import MediaError
 from mossvl.media.clip import Clip, Pixels
 from mossvl.media.fetch import local_file, source_name
-from mossvl.media.frames import FrameReader, match_frames
+from mossvl.media.frames import FrameReader, display_matrix, match_frames
 from mossvl.media.limits import DEFAULT_LIMITS, MediaLimits, Watch
 from mossvl.media.packets import Run, plan_runs
 from mossvl.media.pictures import FrameList, WebPAnimation, is_animated_webp, is_frame_list
@@ -64,7 +64,8 @@ class VideoFile(Clip):
             # Only a decoded frame tells how large frames are and how they are turned. Kept, since it is asked for first
             # more often than not.
             self._first = next(self._find([0], reader, watch))
-            height, width = reader.rgb(self._first).shape[:2]
+            self._matrix = display_matrix(self._first)
+            height, width = reader.rgb(self._first, self._matrix).shape[:2]
             self._reader: FrameReader | None = reader
             stack.pop_all()
         super().__init__(name, limits, table.times, (table.start, table.end), (height, width))
@@ -79,10 +80,10 @@ class VideoFile(Clip):
         reader, self._reader = self._reader or FrameReader(*self._arguments), None
         try:
             if indices and indices[0] == 0:
-                yield reader.rgb(self._first)
+                yield reader.rgb(self._first, self._matrix)
                 indices = indices[1:]
             for frame in self._find(indices, reader, watch):
-                yield reader.rgb(frame)
+                yield reader.rgb(frame, self._matrix)
         finally:
             reader.close()
 

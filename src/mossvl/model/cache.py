@@ -67,6 +67,9 @@ class SampleLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         return -1
 
+    get_max_cache_shape = get_max_length
+    """Its name in older versions of transformers."""
+
 
 class MossVLCache(Cache):
     """What a MOSS-VL forward pass must know of earlier calls: keys and values, and where each sample stands.
