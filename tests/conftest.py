@@ -12,8 +12,13 @@ import pytest
 import torch
 from hypothesis import settings
 
-# A shared machine may stall any example; in CI the examples are the same in every run.
-settings.register_profile("mossvl", deadline=None, derandomize="CI" in os.environ)
+# A shared machine may stall any example; in CI the examples are the same in every run. MOSSVL_FUZZ asks for more of them.
+settings.register_profile(
+    "mossvl",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    max_examples=int(os.environ.get("MOSSVL_FUZZ", "100")),
+)
 settings.load_profile("mossvl")
 
 

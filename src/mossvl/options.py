@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from typing import Any, Self
 
 from mossvl.errors import OptionError
@@ -19,23 +20,27 @@ def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
             raise OptionError(f"unknown {what} {name!r}; {hint}")
 
 
+def number(name: str, value: Any, above: float = -math.inf, most: float = math.inf) -> float:
+    """`value` as a finite number greater than `above` and at most `most`, or an `OptionError`."""
+    try:
+        checked = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    except OverflowError:
+        checked = math.inf
+    if not math.isfinite(checked):
+        raise OptionError(f"{name}={value!r:.40} must be a finite number")
+    if checked <= above or checked > most:
+        upper = f" and at most {most:g}" if math.isfinite(most) else ""
+        raise OptionError(f"{name}={value!r} must be more than {above:g}{upper}")
+    return checked
+
+
 def whole(name: str, value: Any, least: int = 1) -> int:
     """`value` as an integer of at least `least`, or an `OptionError`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or int(value) != value:
+    if number(name, value) % 1:
         raise OptionError(f"{name}={value!r} must be a whole number")
     if value < least:
         raise OptionError(f"{name}={value!r} must be at least {least}")
     return int(value)
-
-
-def number(name: str, value: Any, above: float = -math.inf, most: float = math.inf) -> float:
-    """`value` as a finite number greater than `above` and at most `most`, or an `OptionError`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise OptionError(f"{name}={value!r} must be a finite number")
-    if value <= above or value > most:
-        upper = f" and at most {most:g}" if math.isfinite(most) else ""
-        raise OptionError(f"{name}={value!r} must be more than {above:g}{upper}")
-    return float(value)
 
 
 @dataclass(frozen=True)

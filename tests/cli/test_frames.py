@@ -20,7 +20,7 @@ def test_the_published_settings_apply_without_a_checkpoint(command, media):
     result = command("frames", media / "clip_10fps_6s.mp4")
     assert (result.exit_code, result.stderr) == (0, "")
     told = rows(result)
-    assert told["frames seen"].startswith("6, from 0.0 to ")
+    assert told["seen"].startswith("6 frames, from 0.0 to ")
     assert "60 frames, 10.00 a second" in told["length"]
     width, height = map(int, re.search(r"seen at (\d+) × (\d+)", told["frame size"]).groups())
     tokens = width // 32 * (height // 32) + 1
@@ -31,7 +31,7 @@ def test_the_published_settings_apply_without_a_checkpoint(command, media):
 
 def test_flags_parts_and_checkpoint_settings(command, media, checkpoint):
     told = rows(command("frames", f"{media / 'clip_40s.mp4'}#t=10,12", "--video-fps", 4, "-c", checkpoint))
-    assert told["frames seen"] == "8, from 10.0 to 11.8 s"
+    assert told["seen"] == "8 frames, from 10.0 to 11.8 s"
     assert "(2 layers" in told["their KV memory"]
     assert re.match(r"\d+, KV memory", told["text tokens"])
 

@@ -39,7 +39,7 @@ def open_checkpoint(
     Raises:
         MossVLError: see `mossvl.load`.
     """
-    quieten()
+    prepare()
     from mossvl.loading import load
 
     with _status(f"loading {checkpoint}"):
@@ -63,11 +63,17 @@ def read(part: Any, folder: str) -> Any:
         raise CheckpointError(f"{folder}: no usable {part.__name__} in it ({reason})") from error
 
 
-def quieten() -> None:
-    """No progress bars and warnings of libraries on stderr, unless TRANSFORMERS_VERBOSITY asks for them."""
+def prepare() -> None:
+    """Register the package's classes, and keep progress bars and warnings of libraries off stderr.
+
+    Warnings are left to a TRANSFORMERS_VERBOSITY in the environment, if there is one.
+    """
     from huggingface_hub.utils.tqdm import disable_progress_bars
     from transformers.utils import logging
 
+    from mossvl.registration import register
+
+    register()
     logging.disable_progress_bar()
     if "TRANSFORMERS_VERBOSITY" not in os.environ:
         logging.set_verbosity_error()

@@ -40,6 +40,7 @@ class Grid:
         columns = round(math.sqrt(frames * SHAPE * (height + STRIP + GAP) / (max(width, label) + GAP)))
         columns = min(max(columns, 1), frames, room // (label + GAP))
         rows = math.ceil(frames / columns)
+        columns = math.ceil(frames / rows)
         scale = min(1.0, (room / columns - GAP) / width, ((MAX_HEIGHT - 200) / rows - STRIP - GAP) / height)
         thumb = max(1, int(width * scale)), max(1, int(height * scale))
         return cls(columns, rows, *thumb, max(thumb[0], label))

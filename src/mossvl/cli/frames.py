@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mossvl.cli.checkpoint import check_checkpoint, quieten, read
+from mossvl.cli.checkpoint import check_checkpoint, prepare, read
 from mossvl.cli.contact_sheet import draw_sheet, save_png
 from mossvl.cli.media_arguments import parse_video
 from mossvl.cli.memory import kv_bytes, readable_bytes, tokens_per_frame
@@ -52,16 +52,15 @@ def frames(
     if output is not None and output.suffix.lower() != ".png":
         raise OptionError(f"--output {output}: the sheet is a PNG file; let its name end in .png")
     folder = None if checkpoint is None else check_checkpoint(checkpoint)
-    quieten()
+    prepare()
     processor, config = _settings(folder)
     with ExitStack() as stack:
         (plan,) = processor.plan([seen.video], options, allowed, stack)
         if output is not None:
-            times, size = plan.timestamps, (plan.width, plan.height)
-            # The built-in font has no ×.
-            facts = f"{len(times)} frames, {times[0]:.1f} to {times[-1]:.1f} s, {size[0]} x {size[1]} for the model"
             title = source_name(seen.source).rpartition("/")[2]
-            save_png(draw_sheet(_pictures(plan), times, size, title, facts), output)
+            # The font that comes with Pillow has no ×.
+            facts = f"{_span(plan)}, {plan.width} x {plan.height} for the model"
+            save_png(draw_sheet(_pictures(plan), plan.timestamps, (plan.width, plan.height), title, facts), output)
     _print_table([("video", source_name(seen.source)), *_rows(plan, processor, config, folder)])
 
 
@@ -79,6 +78,13 @@ def _settings(folder: str | None) -> "tuple[MossVLVideoProcessor, MossVLTextConf
     return read(MossVLVideoProcessor, folder), read(MossVLConfig, folder).text_config
 
 
+def _span(plan: "VideoPlan") -> str:
+    times = plan.timestamps
+    if len(times) == 1:
+        return f"1 frame, at {times[0]:.1f} s"
+    return f"{len(times)} frames, from {times[0]:.1f} to {times[-1]:.1f} s"
+
+
 def _pictures(plan: "VideoPlan") -> "Iterator[Image.Image]":
     from PIL import Image
 
@@ -89,9 +95,9 @@ def _pictures(plan: "VideoPlan") -> "Iterator[Image.Image]":
 def _rows(
     plan: "VideoPlan", processor: "MossVLVideoProcessor", config: "MossVLTextConfig", folder: str | None
 ) -> Iterator[tuple[str, str]]:
-    clip, times = plan.source, plan.timestamps
+    clip = plan.source
     yield "length", f"{clip.duration:.2f} s, {clip.num_frames} frames, {clip.average_fps:.2f} a second"
-    yield "frames seen", f"{plan.num_frames}, from {times[0]:.1f} to {times[-1]:.1f} s"
+    yield "seen", _span(plan)
     yield "frame size", f"{clip.width} × {clip.height}, seen at {plan.width} × {plan.height}"
     tokens = tokens_per_frame(plan, processor.layout)
     yield "vision tokens", f"{plan.num_frames * tokens:,} ({tokens:,} a frame)"
@@ -99,7 +105,7 @@ def _rows(
     layers = len(config.cross_attention_layers)
     yield "their KV memory", f"{readable_bytes(plan.num_frames * tokens * vision)} ({layers} layers, bfloat16)"
     if folder is not None:
-        count = _text_tokens(folder, times)
+        count = _text_tokens(folder, plan.timestamps)
         yield "text tokens", f"{count:,}, KV memory {readable_bytes(count * text)}"
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mossvl.cli.checkpoint import check_checkpoint, quieten, read
+from mossvl.cli.checkpoint import check_checkpoint, prepare, read
 from mossvl.cli.memory import kv_bytes, readable_bytes
 from mossvl.errors import CheckpointError
 
@@ -43,7 +43,7 @@ def inspect(
     folder = Path(check_checkpoint(checkpoint))
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; inspect reads checkpoints on this machine")
-    quieten()
+    prepare()
     found = examine(folder)
     if as_json:
         print(json.dumps(found, ensure_ascii=False))

@@ -31,6 +31,8 @@ class Commands(TyperGroup):
     """Turns expected failures into one line; a traceback is left for bugs only."""
 
     def invoke(self, ctx: Any) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # A terminal that lacks a character is no reason to fail.
         try:
             with stoppable():
                 return super().invoke(ctx)
