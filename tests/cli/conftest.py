@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import mossvl.loading
-from mossvl.cli.main import app
+from mossvl.cli.main import commands
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,7 @@ def command(monkeypatch: pytest.MonkeyPatch, cached_load: Callable[..., Any]) ->
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*arguments: object, input: str | bytes | None = None, env: dict[str, str] | None = None) -> Any:
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=input, env=env)
+        result = CliRunner().invoke(commands, [str(argument) for argument in arguments], input=input, env=env)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result

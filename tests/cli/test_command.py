@@ -46,9 +46,9 @@ import sys, types
 package = types.ModuleType("mossvl")
 package.__path__ = [sys.argv[1]]
 sys.modules["mossvl"] = package
-from mossvl.cli.main import app
+from mossvl.cli.main import commands
 try:
-    app(["ask", "--temperature", "warm", "question"])
+    commands(["ask", "--temperature", "warm", "question"])
 except SystemExit as stopped:
     assert stopped.code == 2
 print(sorted({"torch", "transformers", "av", "numpy"} & set(sys.modules)))

@@ -74,11 +74,12 @@ def test_any_sheet_stays_within_bounds(frames, width, height, label):
         (["VIDEO", "-o", "/none/sheet.png"], "/none/sheet.png: cannot be written"),
         (["VIDEO", "--max-image-pixels", "10"], "more than the 10 allowed"),
         (["VIDEO", "-c", "/none"], "not a folder"),
+        (["VIDEO", "-c", "MEDIA"], "no config.json"),
         (["CONFIG"], "config.json"),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr_and_leaves_nothing(command, media, checkpoint, tmp_path, arguments, message):
-    given = {"VIDEO": str(media / "clip_10fps_6s.mp4"), "CONFIG": str(checkpoint / "config.json")}
+    given = {"VIDEO": str(media / "clip_10fps_6s.mp4"), "CONFIG": str(checkpoint / "config.json"), "MEDIA": str(media)}
     for name, path in given.items():
         arguments = [argument.replace(name, path) for argument in arguments]
     result = command("frames", "-o", tmp_path / "sheet.png", *arguments)

@@ -67,8 +67,8 @@ def test_a_stopped_run_resumes_to_what_an_uninterrupted_one_gives(command, start
     assert len(lines(whole)) == len(QUERIES)
 
 
-def test_sigterm_says_how_to_resume_too(command, arguments, tmp_path):
-    """In this process; its own handlers are back afterwards."""
+def test_sigterm_says_how_to_resume_too(command, arguments, tmp_path, media):
+    """In this process: it gets its handlers back, and no thread goes on decoding."""
     output, handlers = tmp_path / "answers.jsonl", [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
 
     def terminate():
@@ -76,14 +76,19 @@ def test_sigterm_says_how_to_resume_too(command, arguments, tmp_path):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
 
+    every_frame = {"video_fps": 25, "max_frames": 1000, "min_pixels": 200_000}
+    long = query(1, 5000) | {"videos": [str(media / "clip_40s.mp4")], "media_kwargs": every_frame}
     thread = threading.Thread(target=terminate)
     thread.start()
-    result = command(*arguments([query(0, 1), query(1, 5000)]), "-o", output)
+    result = command(*arguments([query(0, 1), long]), "-o", output)
     thread.join()
     assert result.exit_code == 143
-    assert result.stderr.startswith("mossvl: error: stopped: ") and "--resume" in result.stderr
-    assert output.read_bytes().endswith(b"\n")
+    assert result.stderr.startswith("mossvl: error: stopped: 1 answered in ") and "--resume" in result.stderr
+    assert output.read_bytes().count(b"\n") == 1
     assert handlers == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    for loading in [one for one in threading.enumerate() if one.name == "mossvl-media"]:
+        loading.join(20)
+        assert not loading.is_alive()
 
 
 def test_when_nobody_reads_the_answer_any_more_the_command_ends_quietly(start, checkpoint):

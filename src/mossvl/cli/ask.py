@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,11 +77,12 @@ def ask(
     model, processor = open_checkpoint(folder, device, dtype, allowed)
     request = new_request(query, processor)
     begun = time.monotonic()
-    if not as_json:
-        _stream(model, request)
-        return
-    for _ in answer(model, request):
-        pass
+    with closing(request):
+        if not as_json:
+            _stream(model, request)
+            return
+        for _ in answer(model, request):
+            pass
     result = {"question": question, **report(request, seen), "seconds": round(time.monotonic() - begun, 3)}
     print(json.dumps(result, ensure_ascii=False))
 

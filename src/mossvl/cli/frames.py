@@ -70,11 +70,14 @@ def _settings(folder: str | None) -> "tuple[MossVLVideoProcessor, MossVLTextConf
     Raises:
         CheckpointError: the checkpoint's files cannot be read.
     """
+    from mossvl.model.checkpoint import require_model_type
     from mossvl.model.configuration import MossVLConfig
     from mossvl.processing.video_processor import MossVLVideoProcessor
 
     if folder is None:
         return MossVLVideoProcessor(), MossVLConfig().text_config
+    if Path(folder).is_dir():
+        require_model_type(Path(folder))
     return read(MossVLVideoProcessor, folder), read(MossVLConfig, folder).text_config
 
 

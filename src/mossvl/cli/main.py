@@ -4,8 +4,10 @@ import errno
 import io
 import os
 import sys
+import threading
+import time
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -20,6 +22,8 @@ from mossvl.errors import MossVLError
 FAILED, MISUSED = 1, 2
 BROKEN_PIPE = 141
 """What a shell reports for a program that SIGPIPE ended."""
+PATIENCE = 1.0
+"""Seconds that threads get to end by themselves."""
 
 
 def complain(message: str) -> None:
@@ -61,7 +65,7 @@ def _discard_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-app = typer.Typer(
+commands = typer.Typer(
     cls=Commands,
     name="mossvl",
     help="Ask MOSS-VL about images and videos.",
@@ -71,7 +75,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (ask, run, frames, inspect):
-    app.command()(command)
+    commands.command()(command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -82,10 +86,34 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@commands.callback()
 def main(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Ask MOSS-VL about images and videos."""
+
+
+def app() -> NoReturn:
+    """Where the installed command starts."""
+    code: int | str | None = 0
+    try:
+        commands(prog_name="mossvl")
+    except SystemExit as ended:
+        code = ended.code
+    if code and _media_threads_linger():
+        # Python would end them in the middle of a decoder, which aborts the whole process now and then.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else FAILED)
+    sys.exit(code)
+
+
+def _media_threads_linger() -> bool:
+    """Whether media are still being loaded that nobody waits for; they get a moment to end."""
+    deadline = time.monotonic() + PATIENCE
+    lingering = [thread for thread in threading.enumerate() if thread.name == "mossvl-media"]
+    for thread in lingering:
+        thread.join(max(0, deadline - time.monotonic()))
+    return any(thread.is_alive() for thread in lingering)

@@ -3,9 +3,8 @@
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -21,6 +20,7 @@ from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
 
 if TYPE_CHECKING:
+    from mossvl.cli.tracking import TrackedRequest
     from mossvl.offline.interface import MossVLForConditionalGeneration
     from mossvl.processing.processor import MossVLProcessor
 
@@ -76,12 +76,14 @@ def run(
             answers.begin()
             defaults = {"generate_kwargs": generation, "media_kwargs": media, "system_prompt": system}
             start = media_dir or (Path() if queries == "-" else Path(queries).parent)
-            pending = unanswered(file, answers)
+            prepared = (with_query(line, start, defaults) for line in unanswered(file, answers))
             with progress(total, done) as advance, saying_how_to_resume(answers):
-                while window := [with_query(line, start, defaults) for line in islice(pending, batch_size)]:
-                    for answer in answer_window(model, processor, window):
-                        answers.write(answer)
-                        advance()
+
+                def finished(answer: Answer) -> None:
+                    answers.write(answer)
+                    advance()
+
+                answer_all(model, prepared, processor, batch_size, finished)
         conclude(answers, answers.answered - done, time.monotonic() - begun)
 
 
@@ -125,6 +127,48 @@ def unanswered(file: Iterable[bytes], answers: AnswerFile) -> Iterator[Line]:
     answers.check_end(0 if line is None else line.index + 1)
 
 
+def answer_all(
+    model: "MossVLForConditionalGeneration",
+    prepared: Iterator[tuple[Answer, Any]],
+    processor: "MossVLProcessor",
+    batch_size: int,
+    done: Callable[[Answer], None],
+) -> None:
+    """Answer queries, `batch_size` at a time; the next one is read as soon as one is finished.
+
+    Args:
+        prepared: what an answer begins with, and its query or the error that there is instead.
+        done: takes each answer when it is finished.
+    """
+    from mossvl.cli.tracking import TrackedRequest
+    from mossvl.offline import batch
+    from mossvl.offline.query import Query
+
+    running: dict[int, tuple[Answer, TrackedRequest]] = {}
+
+    def requests() -> Iterator[TrackedRequest]:
+        for answer, given in prepared:
+            try:
+                if isinstance(given, MossVLError):
+                    raise given
+                query = Query.from_dict(given)
+                request = TrackedRequest(answer["index"], query, query.messages([]), processor)
+            except MossVLError as error:
+                done({**answer, "text": "", "finish": "error", "error": str(error)})
+                continue
+            running[request.index] = answer, request
+            yield request
+
+    try:
+        for one, _, ended in batch.run(model, requests(), batch_size):
+            if ended:
+                answer, request = running.pop(one.index)
+                done(answer | outcome(request))
+    finally:
+        for _, request in running.values():
+            request.close()
+
+
 def with_query(line: Line, media_dir: Path, defaults: Mapping[str, Any]) -> tuple[Answer, Any]:
     """What the answer begins with, and the query; or the error that there is in place of one."""
     answer: Answer = {"index": line.index, "query": line.digest}
@@ -144,36 +188,16 @@ def with_query(line: Line, media_dir: Path, defaults: Mapping[str, Any]) -> tupl
     return answer, query
 
 
-def answer_window(
-    model: "MossVLForConditionalGeneration", processor: "MossVLProcessor", window: list[tuple[Answer, Any]]
-) -> Iterator[Answer]:
-    """Answer some queries together; answers come as they are finished."""
-    from mossvl.cli.tracking import TrackedRequest
-    from mossvl.offline import batch
-    from mossvl.offline.query import Query
+def outcome(request: "TrackedRequest") -> Answer:
     from mossvl.offline.request import message_of
 
-    requests, answers = [], {}
-    for answer, given in window:
-        try:
-            if isinstance(given, MossVLError):
-                raise given
-            query = Query.from_dict(given)
-            requests.append(TrackedRequest(answer["index"], query, query.messages([]), processor))
-            answers[answer["index"]] = answer
-        except MossVLError as error:
-            yield {**answer, "text": "", "finish": "error", "error": message_of(error)}
-    for request, _, ended in batch.run(model, requests):
-        if ended:
-            assert isinstance(request, TrackedRequest)
-            result = {
-                **answers[request.index],
-                "text": request.text.text,
-                "finish": request.finish,
-                "prompt_tokens": request.prompt_tokens,
-                "new_tokens": len(request.tokens),
-            }
-            yield result if request.error is None else result | {"error": message_of(request.error)}
+    told = {
+        "text": request.text.text,
+        "finish": request.finish,
+        "prompt_tokens": request.prompt_tokens,
+        "new_tokens": len(request.tokens),
+    }
+    return told if request.error is None else told | {"error": message_of(request.error)}
 
 
 @contextmanager
@@ -181,7 +205,7 @@ def saying_how_to_resume(answers: AnswerFile) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stopped:
-        stopped.add_note(f"{answers.answered} answers are in {answers.path}; the same command with --resume goes on")
+        stopped.add_note(f"{answers.answered} answered in {answers.path}; the same command with --resume goes on")
         raise
 
 

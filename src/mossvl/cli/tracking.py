@@ -1,6 +1,6 @@
 """What a command wants to tell about an answer beside its text."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from mossvl.processing.processor import PlannedPrompt
 
 
 class TrackedRequest(Request):
-    """A request that remembers its prompt.
+    """A request that remembers its prompt, and whose loading can be ended from outside.
 
     Attributes:
         planned: tokens and media of the prompt, once they are known; its media are closed when the request has ended.
@@ -20,13 +20,20 @@ class TrackedRequest(Request):
 
     planned: PlannedPrompt | None = None
     context = 0
+    _loading: Iterator[Any] | None = None
 
     def load(self, device: torch.device, dtype: torch.dtype, context: int) -> Iterator[Any]:
         self.context = context
-        for item in super().load(device, dtype, context):
+        self._loading = super().load(device, dtype, context)
+        for item in self._loading:
             if isinstance(item, PlannedPrompt):
                 self.planned = item
             yield item
+
+    def close(self) -> None:
+        """Let the thread that loads media end, if there still is one."""
+        if isinstance(self._loading, Generator):
+            self._loading.close()
 
     @property
     def prompt_tokens(self) -> int:

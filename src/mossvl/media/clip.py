@@ -37,16 +37,27 @@ class Clip(ABC):
         limits: MediaLimits,
         times: NDArray[np.float64],
         span: tuple[float, float],
-        size: tuple[int, int],
     ) -> None:
         self.name, self.limits = name, limits
         self.num_frames = len(times)
         self.start, self.end = span
-        self.height, self.width = size
         self._times = times
         self._closed = False
         self._files = ExitStack()
         self._readings: weakref.WeakSet[Generator[Pixels]] = weakref.WeakSet()
+
+    @property
+    @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels. Raises MediaError if no frame can be decoded."""
+
+    @property
+    def height(self) -> int:
+        return self.size[0]
+
+    @property
+    def width(self) -> int:
+        return self.size[1]
 
     @property
     def duration(self) -> float:
@@ -85,8 +96,7 @@ class Clip(ABC):
             GenerationCancelled: `cancel` was set.
         """
         numbers = [operator.index(index) for index in indices]
-        if self._closed:
-            raise MediaError(f"{self.name}: the clip was closed; open it again")
+        self.check_open()
         for index in numbers:
             if not 0 <= index < self.num_frames:
                 raise InputError(f"{self.name}: no frame {index}; the clip has frames 0 to {self.num_frames - 1}")
@@ -110,6 +120,11 @@ class Clip(ABC):
     @abstractmethod
     def _frames(self, indices: list[int], watch: Watch) -> Generator[Pixels]:
         """One array for each of `indices`, which ascend; calls `watch.check` wherever it may take long."""
+
+    def check_open(self) -> None:
+        """Raise MediaError if the clip was closed."""
+        if self._closed:
+            raise MediaError(f"{self.name}: the clip was closed; open it again")
 
     def holds(self, files: ExitStack) -> None:
         """Take over temporary files, to be removed when the clip is closed."""

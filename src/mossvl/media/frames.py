@@ -1,7 +1,7 @@
 """Decoded frames of a video file: one container, one decoder."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class FrameReader:
         self.path, self.name, self.limits = path, name, limits
         self.num_threads, self.careful, self.seeks = num_threads, careful, seeks
         self._converter = VideoReformatter()
+        self._upright: Callable[[NDArray[Any]], NDArray[Any]] | None = None
         self._open()
 
     def _open(self) -> None:
@@ -173,14 +174,14 @@ class FrameReader:
         except (FFmpegError, EOFError):
             return []  # Broken data; the frame before it will be shown in its place.
 
-    def rgb(self, frame: VideoFrame, matrix: "Matrix | None") -> NDArray[np.uint8]:
-        """A frame as uint8 (height, width, 3), turned by its display matrix, C-contiguous, of memory of its own."""
+    def rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        """A frame as uint8 (height, width, 3), turned as the file says, C-contiguous, of memory of its own."""
+        if self._upright is None:
+            self._upright = _upright(frame)
         # One thread: starting more costs longer than the conversion. Keeping the converter saves its tables.
         converted = self._converter.reformat(frame, format="rgb24", threads=1)
         pixels: NDArray[Any] = converted.to_ndarray()
-        if converted is frame:
-            pixels = pixels.copy()
-        return np.ascontiguousarray(pixels if matrix is None else _turned(pixels, matrix))
+        return np.ascontiguousarray(self._upright(pixels.copy() if converted is frame else pixels))
 
 
 def match_frames(
@@ -244,27 +245,18 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
     return chosen
 
 
-Matrix = tuple[int, int, int, int]
-
-
-def display_matrix(frame: VideoFrame) -> Matrix | None:
-    """(a, b, c, d) if a pixel at (x, y) is to be shown at (a x + c y, b x + d y), up to a shift; None for no turn.
+def _upright(frame: VideoFrame) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """What turns and mirrors the pixels (height, width, 3) of a file's frames; for quarter turns, others are ignored.
 
     It is the same for all frames of a file. Ask one only: what PyAV makes for the answer refers to the frame and the
     frame to it, so that the frame's memory waits for the garbage collector.
     """
     if frame.rotation == 0:
-        return None
+        return lambda pixels: pixels
     side_data: Any = frame.side_data  # PyAV's own annotation names a single one of its keys.
+    # A pixel at (x, y) is shown at (a x + c y, b x + d y), up to a shift.
     a, b, _, c, d = np.frombuffer(bytes(side_data["DISPLAYMATRIX"]), dtype=np.int32)[:5].tolist()
-    return a, b, c, d
-
-
-def _turned(pixels: NDArray[Any], matrix: Matrix) -> NDArray[Any]:
-    """Turned by quarters and mirrored; what a matrix says beyond that is ignored."""
-    a, b, c, d = matrix
-    if abs(b) > abs(a):
-        pixels, a, d = pixels.swapaxes(0, 1), c, b
-    if a < 0:
-        pixels = pixels[:, ::-1]
-    return pixels[::-1] if d < 0 else pixels
+    swapped = abs(b) > abs(a)
+    down, right = (b, c) if swapped else (d, a)
+    flips = slice(None, None, -1 if down < 0 else 1), slice(None, None, -1 if right < 0 else 1)
+    return lambda pixels: (pixels.swapaxes(0, 1) if swapped else pixels)[flips]

@@ -13,9 +13,6 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-# Breaking off a run makes the decoder's threads wait for each other; going on decodes the frames between for nothing.
-BRIDGED_FRAMES = 4
-
 if TYPE_CHECKING:
     VideoPacket = Packet[VideoStream]
 else:
@@ -69,13 +66,14 @@ class PacketTable:
             ValueError: no packet is shown.
         """
         columns = array("q"), array("q"), array("q"), array("q"), array("b"), array("b")
+        add_pts, add_dts, add_duration, add_size, add_keyframe, add_hidden = (column.append for column in columns)
         for packet in packets:
-            columns[0].append(_UNKNOWN if packet.pts is None else packet.pts)
-            columns[1].append(_UNKNOWN if packet.dts is None else packet.dts)
-            columns[2].append(packet.duration or 0)
-            columns[3].append(packet.size)
-            columns[4].append(packet.is_keyframe)
-            columns[5].append(packet.is_discard)
+            add_pts(_UNKNOWN if packet.pts is None else packet.pts)
+            add_dts(_UNKNOWN if packet.dts is None else packet.dts)
+            add_duration(packet.duration or 0)
+            add_size(packet.size)
+            add_keyframe(packet.is_keyframe)
+            add_hidden(packet.is_discard)
         pts, dts, durations, sizes, keyframe, hidden = (np.array(column) for column in columns)
         if hidden.all():
             raise ValueError("no packet is shown")
@@ -139,11 +137,12 @@ class Run:
     wanted: deque[int]
 
 
-def plan_runs(table: PacketTable, indices: Sequence[int], bridged: int = BRIDGED_FRAMES) -> list[Run]:
+def plan_runs(table: PacketTable, indices: Sequence[int], bridged: int) -> list[Run]:
     """What to decode for the frames `indices` (ascending, each once).
 
-    Each frame needs the packets from the keyframe before it; between one frame and the keyframe of the next everything
-    is left out, unless that is no more than `bridged` packets.
+    Each frame needs the packets from the keyframe before it. What lies between one frame and the keyframe of the next
+    is left out, unless it is no more than `bridged` packets: breaking off costs the decoder about one frame for each of
+    its threads, which run dry.
     """
     if not table.ordered:
         return [Run(0, len(table.pts) - 1, deque(indices))] if indices else []

@@ -55,13 +55,18 @@ class FrameList(Clip):
         last = times[-1] - times[-2] if len(times) > 1 else _SINGLE_FRAME_SECONDS
         first = open_image(self._images[0], limits)
         span = float(times[0]), float(times[-1] + last)
-        super().__init__("the list of frames", limits, times - times[0], span, (first.height, first.width))
+        self._size = first.height, first.width
+        super().__init__("the list of frames", limits, times - times[0], span)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._size
 
     def _frames(self, indices: list[int], watch: Watch) -> Generator[Pixels]:
         for index in indices:
             watch.check()
             image = open_image(self._images[index], self.limits)
-            if (image.height, image.width) != (self.height, self.width):
+            if (image.height, image.width) != self.size:
                 raise MediaError(
                     f"frame {index} of the list has {image.width} x {image.height} pixels, but the first one "
                     f"{self.width} x {self.height}; give frames of one size"
@@ -82,13 +87,17 @@ class WebPAnimation(Clip):
     def __init__(self, path: Path, name: str, limits: MediaLimits) -> None:
         self._path = path
         with open_pillow(name, path) as image:
-            width, height = image.size
+            self._size = image.size[::-1]
             count = int(getattr(image, "n_frames", 1))
-        check_pixels(name, (height, width), limits)
+        check_pixels(name, self._size, limits)
         durations = [duration or _WEBP_DEFAULT_MS for duration in _webp_durations(path)]
         durations = (durations + [_WEBP_DEFAULT_MS] * count)[:count]
         ends = np.cumsum(durations) / 1000
-        super().__init__(name, limits, np.append(0.0, ends[:-1]), (0.0, float(ends[-1])), (height, width))
+        super().__init__(name, limits, np.append(0.0, ends[:-1]), (0.0, float(ends[-1])))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._size
 
     def _frames(self, indices: list[int], watch: Watch) -> Generator[Pixels]:
         with open_pillow(self.name, self._path) as image:

@@ -3,6 +3,8 @@
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from av.video.frame import VideoFrame
 from mossvl.errors import MediaError
 from mossvl.media.clip import Clip, Pixels
 from mossvl.media.fetch import local_file, source_name
-from mossvl.media.frames import FrameReader, display_matrix, match_frames
+from mossvl.media.frames import FrameReader, match_frames
 from mossvl.media.limits import DEFAULT_LIMITS, MediaLimits, Watch
 from mossvl.media.packets import Run, plan_runs
 from mossvl.media.pictures import FrameList, WebPAnimation, is_animated_webp, is_frame_list
@@ -56,19 +58,33 @@ class VideoFile(Clip):
 
     def __init__(self, path: Path, name: str, limits: MediaLimits, num_threads: int) -> None:
         self._arguments = path, name, limits, num_threads
-        watch = Watch(name, limits.timeout)
         with ExitStack() as stack:
             reader = FrameReader(*self._arguments)
             stack.callback(reader.close)
-            self._table = table = reader.scan(watch)
-            # Only a decoded frame tells how large frames are and how they are turned. Kept, since it is asked for first
-            # more often than not.
-            self._first = next(self._find([0], reader, watch))
-            self._matrix = display_matrix(self._first)
-            height, width = reader.rgb(self._first, self._matrix).shape[:2]
-            self._reader: FrameReader | None = reader
+            self._table = table = reader.scan(Watch(name, limits.timeout))
             stack.pop_all()
-        super().__init__(name, limits, table.times, (table.start, table.end), (height, width))
+        # Serves the first reading, so that a clip that is read once is opened once.
+        self._reader: FrameReader | None = reader
+        self._first: VideoFrame | None = None
+        super().__init__(name, limits, table.times, (table.start, table.end))
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels. Only a decoded frame tells how large frames are and how they are turned."""
+        with ExitStack() as stack:
+            reader = self._take_reader()
+            stack.callback(reader.close)
+            self._first = next(self._find([0], reader, Watch(self.name, self.limits.timeout)))
+            height, width = reader.rgb(self._first).shape[:2]
+            stack.pop_all()
+        self._reader = reader
+        return height, width
+
+    def _take_reader(self) -> FrameReader:
+        """The reader kept for this, or a new one; its taker closes it or puts it back."""
+        self.check_open()
+        reader, self._reader = self._reader, None
+        return reader or FrameReader(*self._arguments)
 
     def close(self) -> None:
         super().close()
@@ -76,21 +92,16 @@ class VideoFile(Clip):
             self._reader.close()
 
     def _frames(self, indices: list[int], watch: Watch) -> Generator[Pixels]:
-        # The reader that opened the clip serves the first reading, so that a clip that is read once is opened once.
-        reader, self._reader = self._reader or FrameReader(*self._arguments), None
-        try:
-            if indices and indices[0] == 0:
-                yield reader.rgb(self._first, self._matrix)
-                indices = indices[1:]
-            for frame in self._find(indices, reader, watch):
-                yield reader.rgb(frame, self._matrix)
-        finally:
-            reader.close()
+        with closing(self._take_reader()) as reader:
+            # Frame 0 is asked for more often than any other, and likely to be here already.
+            known = [self._first] if self._first is not None and indices[:1] == [0] else []
+            for frame in chain(known, self._find(indices[len(known) :], reader, watch)):
+                yield reader.rgb(frame)
 
     def _find(self, indices: list[int], reader: FrameReader, watch: Watch) -> Iterator[VideoFrame]:
         """The frame for each index (ascending)."""
         table = self._table
-        runs = deque(plan_runs(table, indices))
+        runs = deque(plan_runs(table, indices, bridged=self._arguments[-1]))
         while runs:
             run = runs.popleft()
             decoded = reader.decode(table, run.start, run.stop, run.wanted, watch)
