@@ -5,19 +5,24 @@ Importing this package registers its classes with transformers, so that `AutoMod
 from a checkpoint is ever run.
 """
 
-from mossvl import errors
-from mossvl.loading import load
-from mossvl.model.cache import MossVLCache
-from mossvl.model.configuration import MossVLConfig, MossVLTextConfig, MossVLVisionConfig
-from mossvl.model.modeling import MossVLModel
-from mossvl.offline.interface import MossVLForConditionalGeneration
-from mossvl.options import GenerationOptions, MediaOptions
-from mossvl.processing.image_processor import MossVLImageProcessor
-from mossvl.processing.processor import MossVLProcessor
-from mossvl.processing.video_processor import MossVLVideoProcessor
-from mossvl.registration import register
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from mossvl import errors
+    from mossvl.loading import load
+    from mossvl.model.cache import MossVLCache
+    from mossvl.model.configuration import MossVLConfig, MossVLTextConfig, MossVLVisionConfig
+    from mossvl.model.modeling import MossVLModel
+    from mossvl.offline.interface import MossVLForConditionalGeneration
+    from mossvl.options import GenerationOptions, MediaOptions
+    from mossvl.processing.image_processor import MossVLImageProcessor
+    from mossvl.processing.processor import MossVLProcessor
+    from mossvl.processing.video_processor import MossVLVideoProcessor
 
 __all__ = [
     "GenerationOptions",
@@ -35,4 +40,35 @@ __all__ = [
     "load",
 ]
 
-register()
+_MODULES = {
+    "GenerationOptions": "options",
+    "MediaOptions": "options",
+    "MossVLCache": "model.cache",
+    "MossVLConfig": "model.configuration",
+    "MossVLForConditionalGeneration": "offline.interface",
+    "MossVLImageProcessor": "processing.image_processor",
+    "MossVLModel": "model.modeling",
+    "MossVLProcessor": "processing.processor",
+    "MossVLTextConfig": "model.configuration",
+    "MossVLVideoProcessor": "processing.video_processor",
+    "MossVLVisionConfig": "model.configuration",
+    "load": "loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when they are first used."""
+    if name in _MODULES:
+        return getattr(import_module(f"mossvl.{_MODULES[name]}"), name)
+    if name == "errors":
+        return import_module("mossvl.errors")
+    raise AttributeError(f"module 'mossvl' has no attribute {name!r}")
+
+
+# Registering imports torch and transformers, which takes seconds. The command `mossvl` does it when it needs them, so
+# that its help appears at once.
+_started = sys.orig_argv[1:3]
+if _started != ["-m", "mossvl"] and not (_started and Path(_started[0]).stem == "mossvl"):
+    from mossvl.registration import register
+
+    register()

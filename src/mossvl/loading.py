@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoProcessor
 
 from mossvl.errors import CheckpointError, OptionError
@@ -35,7 +36,7 @@ def load(
     try:
         processor = AutoProcessor.from_pretrained(str(checkpoint))
         model = MossVLForConditionalGeneration.from_pretrained(str(checkpoint), dtype=kind)
-    except (OSError, ValueError) as error:
+    except (OSError, StrictDataclassError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

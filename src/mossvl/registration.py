@@ -30,5 +30,6 @@ def register() -> None:
     AutoImageProcessor.register(MossVLConfig, image_processor_classes=backends, exist_ok=True)
     AutoVideoProcessor.register(MossVLConfig, MossVLVideoProcessor, exist_ok=True)
     # Without torchvision, transformers exports stand-ins that only raise; these processors do not need torchvision.
+    # (Whoever has imported the stand-ins before this package keeps them.)
     transformers.AutoImageProcessor = AutoImageProcessor
     transformers.AutoVideoProcessor = AutoVideoProcessor

@@ -9,11 +9,9 @@ from golden_cases import CASES, CHECKPOINT, LABELS
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
     AutoProcessor,
-    AutoVideoProcessor,
 )
 
 import mossvl
@@ -37,6 +35,9 @@ def trained(model):
 
 @pytest.mark.parametrize("trust", [True, False])
 def test_auto_classes_load_this_package_and_no_remote_code(trust):
+    # Only after `import mossvl` do these two exist without torchvision.
+    from transformers import AutoImageProcessor, AutoVideoProcessor
+
     kwargs = {"trust_remote_code": trust}
     assert type(AutoConfig.from_pretrained(CHECKPOINT, **kwargs)) is mossvl.MossVLConfig
     assert type(AutoProcessor.from_pretrained(CHECKPOINT, **kwargs)) is mossvl.MossVLProcessor

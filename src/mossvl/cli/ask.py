@@ -28,8 +28,8 @@ from mossvl.media.limits import MediaLimits
 from mossvl.options import MediaOptions
 
 if TYPE_CHECKING:
-    from mossvl.cli.tracking import TrackedRequest
     from mossvl.offline.interface import MossVLForConditionalGeneration
+    from mossvl.offline.request import Request
     from mossvl.processing.pixels import PatchLayout
     from mossvl.processing.plan import MediumPlan
     from mossvl.processing.processor import MossVLProcessor
@@ -99,15 +99,15 @@ def check_question(question: str) -> None:
         raise PromptError(f"the last argument is the question, but {question!r} is a file; add the question after it")
 
 
-def new_request(query: dict[str, Any], processor: "MossVLProcessor") -> "TrackedRequest":
-    from mossvl.cli.tracking import TrackedRequest
+def new_request(query: dict[str, Any], processor: "MossVLProcessor") -> "Request":
     from mossvl.offline.query import Query
+    from mossvl.offline.request import Request
 
     checked = Query.from_dict(query)
-    return TrackedRequest(0, checked, checked.messages([]), processor)
+    return Request(0, checked, checked.messages([]), processor)
 
 
-def answer(model: "MossVLForConditionalGeneration", request: "TrackedRequest") -> Iterator[str]:
+def answer(model: "MossVLForConditionalGeneration", request: "Request") -> Iterator[str]:
     """The answer as it is generated; raises what the request failed of."""
     from mossvl.offline.batch import run
 
@@ -117,7 +117,7 @@ def answer(model: "MossVLForConditionalGeneration", request: "TrackedRequest") -
         raise request.error
 
 
-def _stream(model: "MossVLForConditionalGeneration", request: "TrackedRequest") -> None:
+def _stream(model: "MossVLForConditionalGeneration", request: "Request") -> None:
     """Write the answer to stdout piece by piece; a line that was begun is ended, whatever happens."""
     begun = False
     try:
@@ -134,7 +134,7 @@ def _stream(model: "MossVLForConditionalGeneration", request: "TrackedRequest") 
     print(flush=True)
 
 
-def report(request: "TrackedRequest", media: list[MediaArgument]) -> dict[str, Any]:
+def report(request: "Request", media: list[MediaArgument]) -> dict[str, Any]:
     """Everything known about an answer."""
     assert request.planned is not None
     layout = request.processor.image_processor.layout

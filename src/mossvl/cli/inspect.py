@@ -59,17 +59,14 @@ def examine(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is no MOSS-VL checkpoint, or a file is missing or broken.
     """
-    from mossvl.model.checkpoint import differences, read_headers, require_model_type, without_ignored
+    from mossvl.model.checkpoint import read_headers, require_model_type, without_ignored
     from mossvl.model.configuration import MossVLConfig
-    from mossvl.model.loading import expected_shapes
+    from mossvl.model.loading import header_differences
     from mossvl.offline.interface import MossVLForConditionalGeneration
 
     require_model_type(folder)
     config: MossVLConfig = read(MossVLConfig, str(folder))
     tensors = without_ignored(read_headers(folder))
-    shapes = {name: info.shape for name, info in tensors.items()}
-    if config.tie_word_embeddings:
-        shapes.pop("lm_head.weight", None)
     text, vision = kv_bytes(config.text_config)
     return {
         "checkpoint": str(folder),
@@ -81,7 +78,7 @@ def examine(folder: Path) -> dict[str, Any]:
         "weight_bytes": sum(info.bytes for info in tensors.values()),
         "kv_bytes_per_1000_text_tokens": 1000 * text,
         "kv_bytes_per_1000_vision_tokens": 1000 * vision,
-        "differences": differences(expected_shapes(MossVLForConditionalGeneration, config), shapes),
+        "differences": header_differences(MossVLForConditionalGeneration, config, tensors),
     }
 
 

@@ -20,8 +20,8 @@ from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
 
 if TYPE_CHECKING:
-    from mossvl.cli.tracking import TrackedRequest
     from mossvl.offline.interface import MossVLForConditionalGeneration
+    from mossvl.offline.request import Request
     from mossvl.processing.processor import MossVLProcessor
 
 Answer = dict[str, Any]
@@ -140,19 +140,19 @@ def answer_all(
         prepared: what an answer begins with, and its query or the error that there is instead.
         done: takes each answer when it is finished.
     """
-    from mossvl.cli.tracking import TrackedRequest
     from mossvl.offline import batch
     from mossvl.offline.query import Query
+    from mossvl.offline.request import Request
 
-    running: dict[int, tuple[Answer, TrackedRequest]] = {}
+    running: dict[int, tuple[Answer, Request]] = {}
 
-    def requests() -> Iterator[TrackedRequest]:
+    def requests() -> Iterator[Request]:
         for answer, given in prepared:
             try:
                 if isinstance(given, MossVLError):
                     raise given
                 query = Query.from_dict(given)
-                request = TrackedRequest(answer["index"], query, query.messages([]), processor)
+                request = Request(answer["index"], query, query.messages([]), processor)
             except MossVLError as error:
                 done({**answer, "text": "", "finish": "error", "error": str(error)})
                 continue
@@ -188,7 +188,7 @@ def with_query(line: Line, media_dir: Path, defaults: Mapping[str, Any]) -> tupl
     return answer, query
 
 
-def outcome(request: "TrackedRequest") -> Answer:
+def outcome(request: "Request") -> Answer:
     from mossvl.offline.request import message_of
 
     told = {

@@ -130,5 +130,8 @@ class VideoFile(Clip):
                 decoded = reader.decode(table, int(table.keyframes[start]), stop, run.wanted, watch)
                 yield from match_frames(decoded, run.wanted, or_after=start == 0)
                 if run.wanted and start == 0:
-                    raise MediaError(f"{self._arguments[1]}: no frame can be decoded; the file is broken or encrypted")
+                    raise MediaError(
+                        f"{self.name}: no frame can be decoded; the file is broken or encrypted, or its frames have more "
+                        f"than {self.limits.image_pixels} pixels (MediaLimits.image_pixels)"
+                    )
                 back *= 2

@@ -1,15 +1,16 @@
 """Loading a checkpoint, strictly: what does not fit is an error that names it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 from transformers.utils import is_accelerate_available
 
 from mossvl.errors import CheckpointError, OptionError
-from mossvl.model.checkpoint import differences, read_headers, require_model_type, without_ignored
+from mossvl.model.checkpoint import TensorInfo, differences, read_headers, require_model_type, without_ignored
 
 LISTED = 10
 """How many differences an error message lists."""
@@ -33,7 +34,10 @@ def load_pretrained(
     if folder is not None and folder.is_dir() and kwargs.get("gguf_file") is None:
         require_model_type(folder)
         if kwargs.get("state_dict") is None and kwargs.get("use_safetensors") is not False:
-            _check_headers(cls, folder, kwargs.get("config"), kwargs.get("subfolder", ""))
+            part = folder / kwargs.get("subfolder", "")
+            _raise_if_any(
+                part, header_differences(cls, _configuration(cls, part, kwargs.get("config")), read_headers(part))
+            )
     device = None
     if kwargs.get("device_map") is not None and not is_accelerate_available():
         device = _single_device(kwargs.pop("device_map"))
@@ -52,12 +56,21 @@ def load_pretrained(
     return (model, info) if wants_info else model
 
 
-def _check_headers(cls: type[PreTrainedModel], folder: Path, config: Any, subfolder: str) -> None:
-    config = cls.config_class.from_pretrained(folder, subfolder=subfolder) if config is None else config
-    found = {name: tensor.shape for name, tensor in without_ignored(read_headers(folder / subfolder)).items()}
+def header_differences(cls: type[PreTrainedModel], config: Any, tensors: Mapping[str, TensorInfo]) -> list[str]:
+    """What a checkpoint's tensors have too much, too little or in another shape than its configuration asks for."""
+    found = {name: tensor.shape for name, tensor in without_ignored(tensors).items()}
     if config.tie_word_embeddings:
         found.pop("lm_head.weight", None)
-    _raise_if_any(folder, differences(expected_shapes(cls, config), found))
+    return differences(expected_shapes(cls, config), found)
+
+
+def _configuration(cls: type[PreTrainedModel], folder: Path, given: Any) -> Any:
+    if given is not None:
+        return given
+    try:
+        return cls.config_class.from_pretrained(folder)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}/config.json cannot be used: {' '.join(str(error).split())}") from error
 
 
 def _raise_if_any(checkpoint: Any, lines: list[str]) -> None:

@@ -4,13 +4,12 @@ Samples are packed, and the cache keeps each by itself, so queries join and leav
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 
 import torch
 from torch import Tensor
 
-from mossvl.errors import GenerationCancelled
 from mossvl.model.cache import MossVLCache
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.offline.request import Request
@@ -103,11 +102,12 @@ class Batch:
         model = self.model.model
         weight = model.visual.patch_embed.proj.weight
         items = request.load(weight.device, weight.dtype, model.config.text_config.max_position_embeddings)
-        planned = next(items)
         parts = []
-        for pixel_values, grid_thw in items:
-            request.check()
-            parts.append(model.encode_vision(pixel_values, grid_thw))
+        with closing(items):
+            planned = next(items)
+            for pixel_values, grid_thw in items:
+                request.check()
+                parts.append(model.encode_vision(pixel_values, grid_thw))
         request.check()
         cache = MossVLCache(model.config.text_config)
         output = self.model(
@@ -140,7 +140,3 @@ def _blaming(request: Request) -> Iterator[None]:
         yield
     except Exception as error:
         request.error = error
-
-
-def was_cancelled(request: Request) -> bool:
-    return isinstance(request.error, GenerationCancelled)

@@ -6,9 +6,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from mossvl.errors import GenerationCancelled
 from mossvl.model.modeling import MossVLLMHeadModel
-from mossvl.offline.batch import run, was_cancelled
+from mossvl.offline.batch import run
 from mossvl.offline.query import CONTROLS, Message, Query
 from mossvl.offline.request import Request, message_of
 from mossvl.processing.processor import MossVLProcessor
@@ -88,11 +87,11 @@ class OfflineLoop:
             if request.query.stream and chunk:
                 self.answers.put(chunk)
         answer = request.text.text
-        if request.error is not None and not isinstance(request.error, GenerationCancelled):
+        if request.error is not None and not request.was_cancelled:
             raise request.error
         if not request.query.stream:
             self.answers.put(answer)
-        if not was_cancelled(request) or request.query.persist_cancelled_turn:
+        if not request.was_cancelled or request.query.persist_cancelled_turn:
             self.session = request.query.session_after(self.session, answer)
 
     def _chunks(self, request: Request) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -33,6 +33,7 @@ class Request:
         cancelled: set it, from any thread, to end this request alone.
         error: why it failed, if it did.
         input_text: the prompt as rendered, once that is known.
+        planned: tokens and media of the prompt, once they are known; its media are closed when the request has ended.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class Request:
         self.cancelled = threading.Event()
         self.error: Exception | None = None
         self.input_text = ""
+        self.planned: PlannedPrompt | None = None
         self.tokens: list[int] = []
         self.text = TextStream(processor.tokenizer, query.generation.stop)
         self._interrupted = interrupted
         timeout = query.generation.timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
-        self._prompt_ids = torch.empty(0, dtype=torch.long)
+        self._room = query.generation.max_new_tokens
+        self._stop_loading = threading.Event()
         self._generator: torch.Generator | None = None
 
     def check(self) -> None:
@@ -73,7 +76,7 @@ class Request:
                 f"query {self.index} took longer than its timeout of {self.query.generation.timeout:g} seconds"
             )
 
-    def load(self, device: torch.device, dtype: torch.dtype, context: int) -> Iterator[Any]:
+    def load(self, device: torch.device, dtype: torch.dtype, context: int) -> Generator[Any]:
         """Open and decode the media in a thread of its own, ahead of whoever iterates.
 
         Yields:
@@ -90,17 +93,18 @@ class Request:
                 self.input_text = text
                 planned = self.processor.plan(text, *media_of(self.messages), self.query.media, stack)
                 self._check_length(planned, context)
+                self.planned = planned
                 yield planned
                 yield from self.processor.pixel_chunks(planned.plans, frames, device, dtype, self._stop_loading)
 
-        self._stop_loading = threading.Event()
         try:
-            for item in ahead(work, self.check, self._stop_loading):
-                if isinstance(item, PlannedPrompt):
-                    self._prompt_ids = item.input_ids
-                yield item
+            yield from ahead(work, self.check, self._stop_loading)
         finally:
-            self._stop_loading.set()
+            self.close()
+
+    def close(self) -> None:
+        """Let the thread that loads media end, if there still is one."""
+        self._stop_loading.set()
 
     def _check_length(self, planned: PlannedPrompt, context: int) -> None:
         if len(planned.input_ids) >= context:
@@ -108,7 +112,7 @@ class Request:
                 f"the prompt has {len(planned.input_ids)} tokens, but the context is {context}, answer included; "
                 "shorten the text, or lower max_frames or video_fps"
             )
-        self._room = context - len(planned.input_ids)
+        self._room = min(self._room, context - len(planned.input_ids))
 
     def choose(self, logits: Tensor) -> int:
         """The next token, from its logits (vocab,)."""
@@ -122,7 +126,8 @@ class Request:
                 processors.append(TopKLogitsWarper(options.top_k))
             if options.top_p < 1:
                 processors.append(TopPLogitsWarper(options.top_p))
-        seen = torch.cat((self._prompt_ids, torch.tensor(self.tokens, dtype=torch.long))).to(logits.device)
+        assert self.planned is not None
+        seen = torch.cat((self.planned.input_ids, torch.tensor(self.tokens, dtype=torch.long))).to(logits.device)
         scores = processors(seen[None], logits[None].float())[0]
         if options.greedy:
             return int(scores.argmax())
@@ -138,9 +143,24 @@ class Request:
         chunk = self.text.push(token)
         if self.text.stopped:
             return chunk, True
-        if len(self.tokens) >= min(self.query.generation.max_new_tokens, self._room):
+        if len(self.tokens) >= self._room:
             return chunk + self.text.finish(), True
         return chunk, False
+
+    @property
+    def prompt_tokens(self) -> int:
+        return 0 if self.planned is None else len(self.planned.input_ids)
+
+    @property
+    def was_cancelled(self) -> bool:
+        return isinstance(self.error, GenerationCancelled)
+
+    @property
+    def finish(self) -> str:
+        """Why the answer ended: "stop" (by itself or at a stop text), "length", "cancelled" or "error"."""
+        if self.error is not None:
+            return "cancelled" if self.was_cancelled else "error"
+        return "length" if len(self.tokens) >= self._room and not self.text.stopped else "stop"
 
 
 def ahead(

@@ -5,7 +5,7 @@ from typing import Any
 
 from mossvl.errors import MossVLError, OptionError
 from mossvl.model.modeling import MossVLLMHeadModel
-from mossvl.offline.batch import run, was_cancelled
+from mossvl.offline.batch import run
 from mossvl.offline.query import Message, Query
 from mossvl.offline.request import Request, message_of
 from mossvl.processing.processor import MossVLProcessor
@@ -55,7 +55,7 @@ class BatchStream:
         for request, chunk, ended in run(model, [request for request in self._requests if request is not None]):
             if chunk:
                 yield request.index, chunk
-            if ended and request.error is not None and self._raise_on_error and not was_cancelled(request):
+            if ended and request.error is not None and self._raise_on_error and not request.was_cancelled:
                 raise request.error
         self.result = self._collect()
         yield None, self.result
@@ -67,7 +67,7 @@ class BatchStream:
             error: Exception | None = self._failures.get(index)
             if request is not None:
                 error = request.error
-                kept = error is None or (was_cancelled(request) and request.query.persist_cancelled_turn)
+                kept = error is None or (request.was_cancelled and request.query.persist_cancelled_turn)
                 entry["text"], entry["input_text"] = request.text.text, request.input_text
                 session = request.query.session_after(session, request.text.text if kept else None)
                 entry["messages"] = request.messages

@@ -1,0 +1,109 @@
+"""A web server on this machine that behaves well or badly, and a look at open files."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+MEDIA = Path(__file__).parent.parent / "golden" / "media"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Golden media under their names; every other path is a way to go wrong."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        try:
+            getattr(self, "_" + self.path.strip("/").replace("-", "_"), self._media)()
+        except OSError:
+            self.close_connection = True  # The client hung up, as some tests mean it to.
+
+    def _send(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(body))} | headers).items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _media(self) -> None:
+        path = MEDIA / self.path.strip("/").split("?")[0]
+        self._send(200, path.read_bytes()) if path.is_file() else self._send(404)
+
+    def _once(self) -> None:
+        self._send(302, Location="/small.png")
+
+    def _loop(self) -> None:
+        self._send(302, Location="/loop")
+
+    def _empty(self) -> None:
+        self._send(200)
+
+    def _says_large(self) -> None:
+        self._send(200, **{"Content_Length": str(10**12)})
+
+    def _is_large(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        while True:
+            self.wfile.write(b"10000\r\n" + bytes(0x10000) + b"\r\n")
+
+    def _cut(self) -> None:
+        self._send(200, b"only this", Content_Length="1000")
+        self.close_connection = True
+
+    def _slow_body(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "1000000")
+        self.end_headers()
+        self._drip()
+
+    def _slow_header(self) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+        self._drip()
+
+    def _drip(self) -> None:
+        for _ in range(100):
+            self.wfile.write(b"x")
+            self.wfile.flush()
+            time.sleep(0.05)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a server that is there for one test."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    web.daemon_threads = True
+    thread = Thread(target=lambda: web.serve_forever(poll_interval=0.02), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{web.server_port}"
+    web.shutdown()
+    web.server_close()
+
+
+@pytest.fixture
+def open_files() -> Callable[[Path], list[str]]:
+    """Which files in a folder this process holds open."""
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("no /proc to look into")
+
+    def files(folder: Path) -> list[str]:
+        names = []
+        for descriptor in Path("/proc/self/fd").iterdir():
+            try:
+                names.append(os.readlink(descriptor))
+            except FileNotFoundError:  # The one that lists them.
+                continue
+        return [name for name in names if name.startswith(str(folder))]
+
+    return files
