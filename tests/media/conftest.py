@@ -25,8 +25,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
-        for name, value in ({"Content-Length": str(len(body))} | headers).items():
-            self.send_header(name.replace("_", "-"), value)
+        for name, value in ({"Length": str(len(body))} | headers).items():
+            self.send_header(name.replace("Length", "Content-Length"), value)
         self.end_headers()
         self.wfile.write(body)
 
@@ -44,7 +44,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(200)
 
     def _says_large(self) -> None:
-        self._send(200, **{"Content_Length": str(10**12)})
+        self._send(200, Length=str(10**12))
 
     def _is_large(self) -> None:
         self.send_response(200)
@@ -54,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"10000\r\n" + bytes(0x10000) + b"\r\n")
 
     def _cut(self) -> None:
-        self._send(200, b"only this", Content_Length="1000")
+        self._send(200, b"only this", Length="1000")
         self.close_connection = True
 
     def _slow_body(self) -> None:

@@ -1,5 +1,4 @@
 import io
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -51,8 +50,7 @@ def test_alpha_is_dropped_not_blended() -> None:
 
 def test_grey_alpha_is_dropped() -> None:
     grey = np.dstack([PIXELS[..., 0], np.zeros((6, 9), np.uint8)])
-    image = pillow.fromarray(grey, "LA") if sys.version_info < (3, 11) else pillow.fromarray(grey)
-    assert np.array_equal(as_array(encoded(image, "PNG"))[..., 1], PIXELS[..., 0])
+    assert np.array_equal(as_array(encoded(pillow.fromarray(grey), "PNG"))[..., 1], PIXELS[..., 0])
 
 
 def test_a_palette_expands_even_where_transparent() -> None:

@@ -53,6 +53,7 @@ class FrameReader:
         self._open()
 
     def _open(self) -> None:
+        self._next: int | None = 0  # Position of the packet to be read next, if that is known.
         self._container: InputContainer = _open_container(self.path, self.name, self.limits)
         try:
             self._stream = _video_stream(self._container, self.name)
@@ -80,6 +81,7 @@ class FrameReader:
         assert self._stream.time_base is not None
         # AVI stores no pts, and FFmpeg's guesses follow the order of storing unless it looks into the frames.
         reordered = self._container.format.name == "avi" and self._stream.codec_context.has_b_frames
+        self._next = None
         try:
             return PacketTable.build(self._packets(watch), self._stream.time_base, rate, reordered)
         except ValueError as error:
@@ -108,12 +110,11 @@ class FrameReader:
                 first = next(packets, None)
                 if first is not None and first[0] <= start:
                     return chain([first], packets)
-        self.close()
-        self._open()
-        return enumerate(self._packets(watch))
+        return self._by_counting(start, watch)
 
     def _after_seeking(self, table: PacketTable, ticks: int, watch: Watch) -> Iterator[tuple[int, VideoPacket]]:
         """(position, packet) from the first that is known again; ends should one follow that is out of place."""
+        self._next = None
         try:
             self._container.seek(ticks, stream=self._stream)
         except FFmpegError:
@@ -128,6 +129,15 @@ class FrameReader:
                 yield position, packet
                 expected = position + 1
 
+    def _by_counting(self, start: int, watch: Watch) -> Iterator[tuple[int, VideoPacket]]:
+        """(position, packet) from here if that is known to be before `start`, else from the beginning."""
+        if self._next is None or self._next > start:
+            self.close()
+            self._open()
+        for position, packet in enumerate(self._packets(watch), self._next or 0):
+            self._next = position + 1
+            yield position, packet
+
     def decode(
         self, table: PacketTable, start: int, stop: int, wanted: Iterable[int], watch: Watch
     ) -> Iterator[VideoFrame]:
@@ -137,33 +147,36 @@ class FrameReader:
             frames in presentation order, each with its index as `pts`. Frames not in `wanted` may be left out. Nothing
             if decoding cannot begin at `start` after all: the frame is broken, or less than a keyframe should be.
         """
-        wanted = frozenset(wanted)
         first = max(int(table.index[start]), 0) if start else 0
         begun = first == 0
-        counted = 0
+        for number, frame in enumerate(self._output(table, start, stop, frozenset(wanted), watch)):
+            if not table.ordered:
+                frame.pts = number
+            # Frames shown before the first keyframe but stored after it lack what they refer to.
+            if frame.pts is None or frame.pts < first:
+                continue
+            if not begun and not (frame.pts == first and frame.key_frame):
+                return
+            begun = True
+            yield frame
+
+    def _output(
+        self, table: PacketTable, start: int, stop: int, wanted: frozenset[int], watch: Watch
+    ) -> Iterator[VideoFrame]:
+        """All that comes out of the decoder for the packets `start` to `stop`, with their frames' indices as pts."""
         packets = self._packets_from(table, start, watch)
         context = self._stream.codec_context
         context.flush_buffers()
         skips = table.ordered and not self.careful and context.name in _SKIPS_EXACTLY
-        for position, packet in chain(packets, [(stop + 1, None)]):
-            if position < start:
-                continue
-            if packet is not None and position <= stop:
+        for position, packet in packets:
+            if position >= start:
                 index = int(table.index[position])
                 packet.pts = index
                 context.skip_frame = "NONREF" if skips and index not in wanted else "DEFAULT"
-            for frame in self._decoded(packet if position <= stop else None):
-                if not table.ordered:
-                    frame.pts, counted = counted, counted + 1
-                # Frames shown before the first keyframe but stored after it lack what they refer to.
-                if frame.pts is None or frame.pts < first:
-                    continue
-                if not begun and not (frame.pts == first and frame.key_frame):
-                    return
-                begun = True
-                yield frame
-            if position > stop:
-                return
+                yield from self._decoded(packet)
+            if position >= stop:
+                break
+        yield from self._decoded(None)
 
     def _decoded(self, packet: VideoPacket | None) -> list[VideoFrame]:
         """What the decoder gives for one more packet; for None, what it still holds."""
@@ -179,7 +192,12 @@ class FrameReader:
         if self._upright is None:
             self._upright = _upright(frame)
         # One thread: starting more costs longer than the conversion. Keeping the converter saves its tables.
-        converted = self._converter.reformat(frame, format="rgb24", threads=1)
+        try:
+            converted = self._converter.reformat(frame, format="rgb24", threads=1)
+        except FFmpegError as error:
+            raise MediaError(
+                f"{self.name}: frames of format {frame.format.name} cannot be made RGB ({error})"
+            ) from error
         pixels: NDArray[Any] = converted.to_ndarray()
         return np.ascontiguousarray(self._upright(pixels.copy() if converted is frame else pixels))
 
@@ -187,7 +205,6 @@ class FrameReader:
 def match_frames(
     frames: Iterable[VideoFrame],
     wanted: deque[int],
-    shown: VideoFrame | None = None,
     *,
     exact: bool = False,
     or_after: bool = False,
@@ -196,10 +213,10 @@ def match_frames(
 
     Args:
         frames: in presentation order, with their index as `pts`.
-        shown: a frame known to come before all wanted ones.
         exact: give up at the first index whose very frame is missing. Else the frame before it stands in.
         or_after: with no frame before, the one after stands in. Else give up.
     """
+    shown: VideoFrame | None = None
     for frame in frames:
         while wanted and frame.pts is not None and frame.pts >= wanted[0]:
             if frame.pts == wanted[0] or (or_after and shown is None):

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -57,9 +57,10 @@ class VideoFile(Clip):
     """A video file, decoded by FFmpeg."""
 
     def __init__(self, path: Path, name: str, limits: MediaLimits, num_threads: int) -> None:
-        self._arguments = path, name, limits, num_threads
+        self._num_threads = num_threads
+        self._new_reader = partial(FrameReader, path, name, limits, num_threads)
         with ExitStack() as stack:
-            reader = FrameReader(*self._arguments)
+            reader = self._new_reader()
             stack.callback(reader.close)
             self._table = table = reader.scan(Watch(name, limits.timeout))
             stack.pop_all()
@@ -84,7 +85,7 @@ class VideoFile(Clip):
         """The reader kept for this, or a new one; its taker closes it or puts it back."""
         self.check_open()
         reader, self._reader = self._reader, None
-        return reader or FrameReader(*self._arguments)
+        return reader or self._new_reader()
 
     def close(self) -> None:
         super().close()
@@ -101,7 +102,7 @@ class VideoFile(Clip):
     def _find(self, indices: list[int], reader: FrameReader, watch: Watch) -> Iterator[VideoFrame]:
         """The frame for each index (ascending)."""
         table = self._table
-        runs = deque(plan_runs(table, indices, bridged=self._arguments[-1]))
+        runs = deque(plan_runs(table, indices, bridged=self._num_threads))
         while runs:
             run = runs.popleft()
             decoded = reader.decode(table, run.start, run.stop, run.wanted, watch)
@@ -118,7 +119,7 @@ class VideoFile(Clip):
         table = self._table
         place = table.keyframe_before(run.wanted[0])
         back = 1
-        with closing(FrameReader(*self._arguments, careful=True, seeks=seeks)) as reader:
+        with closing(self._new_reader(careful=True, seeks=seeks)) as reader:
             while run.wanted:
                 start = max(place - back, 0)
                 if back >= _FAR_BACK:
@@ -131,7 +132,7 @@ class VideoFile(Clip):
                 yield from match_frames(decoded, run.wanted, or_after=start == 0)
                 if run.wanted and start == 0:
                     raise MediaError(
-                        f"{self.name}: no frame can be decoded; the file is broken or encrypted, or its frames have more "
+                        f"{self.name}: no frame can be decoded; the file is broken, encrypted, or its frames have more "
                         f"than {self.limits.image_pixels} pixels (MediaLimits.image_pixels)"
                     )
                 back *= 2

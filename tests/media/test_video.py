@@ -1,0 +1,374 @@
+import json
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from av.stream import Disposition
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mossvl.errors import GenerationCancelled, GenerationTimeout, InputError, MediaError
+from mossvl.media.limits import MediaLimits
+from mossvl.media.video import Clip, open_clip
+
+from .clips import picture, plain_decode, write_clip
+
+VFR = [0, 1, 2, 5, 6, 20, 21, 22, 40, 41, 42, 60, 90, 91, 92, 93]
+OPEN_GOP = {"preset": "veryfast", "x264-params": "open-gop=1:b-adapt=0:min-keyint=8"}
+FAST_VP9 = {"deadline": "realtime", "cpu-used": "8"}
+
+# name: how to write it
+KINDS: dict[str, dict[str, Any]] = {
+    "long-gop.mp4": {"frames": 40},
+    "short-gop.mp4": {"frames": 40, "gop": 5},
+    "intra.mp4": {"frames": 12, "gop": 1},
+    "b-frames.mp4": {"frames": 40, "gop": 12, "b_frames": 3, "options": {"preset": "veryfast"}},
+    "b-frames.mkv": {"frames": 40, "gop": 12, "b_frames": 3, "options": {"preset": "veryfast"}},
+    "b-frames.ts": {"frames": 40, "gop": 12, "b_frames": 2},
+    "open-gop.mp4": {"frames": 40, "gop": 8, "b_frames": 3, "options": OPEN_GOP},
+    "open-gop.ts": {"frames": 40, "gop": 8, "b_frames": 3, "options": OPEN_GOP},
+    "intra-refresh.mp4": {"frames": 60, "gop": 10, "options": {"x264-params": "intra-refresh=1"}},
+    "variable-rate.mp4": {"frames": 16, "gop": 5, "b_frames": 2, "pts": VFR, "rate": 30},
+    "variable-rate.mkv": {"frames": 16, "gop": 5, "b_frames": 2, "pts": VFR, "rate": 30},
+    "late-start.mp4": {"frames": 20, "gop": 5, "b_frames": 2, "pts": range(100, 120)},
+    "one-frame.mp4": {"frames": 1},
+    "two-frames.mp4": {"frames": 2},
+    "three-frames.mp4": {"frames": 3, "b_frames": 2},
+    "ten-bit.mkv": {"frames": 12, "gop": 5, "pix_fmt": "yuv420p10le"},
+    "odd-size.mkv": {"frames": 12, "gop": 5, "pix_fmt": "yuv444p", "size": (33, 47)},
+    "fragmented.mp4": {"frames": 20, "gop": 5, "container": {"movflags": "frag_keyframe+empty_moov"}},
+    "mpeg4.avi": {"frames": 30, "gop": 8, "codec": "mpeg4"},
+    "mpeg4-b.avi": {"frames": 30, "gop": 8, "codec": "mpeg4", "b_frames": 2},
+    "h264-b.avi": {"frames": 30, "gop": 8, "b_frames": 2},
+    "mpeg2.mpg": {"frames": 40, "gop": 8, "codec": "mpeg2video", "b_frames": 2, "rate": 25},
+    "vp9.webm": {"frames": 30, "gop": 8, "codec": "libvpx-vp9", "options": FAST_VP9},
+    "raw.h264": {"frames": 30, "gop": 8, "b_frames": 2},
+    "animation.gif": {"frames": 12, "codec": "gif", "pix_fmt": "rgb8"},
+    "animation.png": {"frames": 8, "codec": "apng", "pix_fmt": "rgb24", "format": "apng"},
+}
+
+
+@dataclass
+class Made:
+    path: Path
+    frames: list[np.ndarray]
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
+    """A clip of KINDS and all its frames, made when first asked for."""
+    folder = tmp_path_factory.mktemp("clips")
+    clips: dict[str, Made] = {}
+
+    def make(name: str) -> Made:
+        if name not in clips:
+            path = write_clip(folder / name, **KINDS[name])
+            clips[name] = Made(path, plain_decode(path))
+        return clips[name]
+
+    return make
+
+
+def assert_reads(clip: Clip, frames: list[np.ndarray], indices: list[int]) -> None:
+    read = list(clip.read(indices))
+    assert len(read) == len(indices)
+    for index, pixels in zip(indices, read, strict=True):
+        assert np.array_equal(pixels, frames[index]), f"frame {index} of {indices} is not that of a full decode"
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_all_frames_equal_a_full_decode(made: Callable[[str], Made], name: str) -> None:
+    source = made(name)
+    with open_clip(source.path) as clip:
+        assert clip.num_frames == len(source.frames) == KINDS[name]["frames"]
+        assert (clip.height, clip.width, 3) == source.frames[0].shape
+        assert_reads(clip, source.frames, list(range(clip.num_frames)))
+
+
+@pytest.mark.parametrize("name", KINDS)
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_frames_equal_a_full_decode(made: Callable[[str], Made], name: str, data: st.DataObject) -> None:
+    source = made(name)
+    indices = data.draw(st.lists(st.integers(0, len(source.frames) - 1), min_size=1, max_size=8).map(sorted))
+    with open_clip(source.path) as clip:
+        assert_reads(clip, source.frames, indices)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 16])
+def test_the_number_of_threads_changes_nothing(made: Callable[[str], Made], num_threads: int) -> None:
+    source = made("b-frames.mp4")
+    with open_clip(source.path, num_threads=num_threads) as clip:
+        assert_reads(clip, source.frames, [3, 4, 17, 18, 39])
+
+
+def golden_clips() -> list[Any]:
+    cases = json.loads((Path(__file__).parent.parent / "golden" / "cases.json").read_text())
+    expected = {}
+    for case in cases.values():
+        paths = json.dumps(case["query"])
+        for name in ("clip_10fps_6s.mp4", "clip_2997fps_audio.mp4", "clip_portrait.webm", "clip_40s.mp4"):
+            if name in paths and len(case.get("videos", [])) == 1:
+                expected[name] = case["videos"][0]
+    return [pytest.param(name, video, id=name) for name, video in expected.items()]
+
+
+@pytest.mark.parametrize(("name", "expected"), golden_clips())
+def test_golden_clips_have_the_references_length_and_size(golden: Path, name: str, expected: dict[str, Any]) -> None:
+    with open_clip(golden / "media" / name) as clip:
+        assert clip.average_fps == pytest.approx(expected["fps"], rel=1e-12)
+        assert clip.duration == pytest.approx(expected["duration"], rel=1e-12)
+        assert (clip.height, clip.width) == (expected["height"], expected["width"])
+
+
+def test_start_is_the_first_timestamp(made: Callable[[str], Made]) -> None:
+    with open_clip(made("late-start.mp4").path) as clip:
+        assert (clip.start, clip.end) == pytest.approx((10, 12))
+
+
+def test_the_frame_shown_at_a_time_is_the_last_one_before(made: Callable[[str], Made]) -> None:
+    with open_clip(made("variable-rate.mp4").path) as clip:
+        times = [0, 2 / 30, 4.9 / 30, 5 / 30, 59 / 30, 60 / 30, 93 / 30]
+        assert [clip.index_at(time) for time in times] == [0, 2, 2, 3, 10, 11, 15]
+
+
+def test_times_outside_the_clip_give_its_ends(made: Callable[[str], Made]) -> None:
+    with open_clip(made("late-start.mp4").path) as clip:
+        assert [clip.index_at(-5), clip.index_at(1e9)] == [0, 19]
+
+
+@pytest.mark.parametrize("name", ["b-frames.mkv", "variable-rate.mkv", "b-frames.ts", "vp9.webm"])
+def test_every_frame_is_found_by_its_own_time(made: Callable[[str], Made], name: str) -> None:
+    with av.open(str(made(name).path)) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    with open_clip(made(name).path) as clip:
+        assert [clip.index_at(time - times[0]) for time in times] == list(range(clip.num_frames))
+
+
+def test_nan_is_not_a_time(made: Callable[[str], Made]) -> None:
+    with open_clip(made("one-frame.mp4").path) as clip, pytest.raises(InputError, match="NaN"):
+        clip.index_at(float("nan"))
+
+
+@pytest.mark.parametrize("indices", [[-1], [40], [3, 2]])
+def test_bad_indices_are_refused_before_anything_is_read(made: Callable[[str], Made], indices: list[int]) -> None:
+    with open_clip(made("long-gop.mp4").path) as clip, pytest.raises(InputError):
+        clip.read(indices)
+
+
+def test_frames_are_arrays_of_their_own(made: Callable[[str], Made]) -> None:
+    with open_clip(made("long-gop.mp4").path) as clip:
+        first, second = clip.read([5, 5])
+    assert first.dtype == np.uint8 and first.flags.c_contiguous and first.flags.writeable
+    assert not np.shares_memory(first, second)
+
+
+def test_no_frames_asked_for_gives_none(made: Callable[[str], Made]) -> None:
+    with open_clip(made("long-gop.mp4").path) as clip:
+        assert list(clip.read([])) == []
+
+
+def test_frames_do_not_pile_up(made: Callable[[str], Made]) -> None:
+    alive: list[Any] = []
+    with open_clip(made("long-gop.mp4").path) as clip:
+        for pixels in clip.read(range(40)):
+            alive = [reference for reference in [*alive, weakref.ref(pixels)] if reference() is not None]
+            assert len(alive) <= 2
+
+
+def test_two_readings_of_one_clip_do_not_disturb_each_other(made: Callable[[str], Made]) -> None:
+    source = made("short-gop.mp4")
+    with open_clip(source.path) as clip:
+        pairs = zip(clip.read(range(40)), clip.read(range(0, 40, 1)), strict=True)
+        assert all(np.array_equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.parametrize("rotation", [90, 180, -90])
+def test_rotation_is_applied_to_pixels_and_size(tmp_path: Path, rotation: int) -> None:
+    path = write_clip(tmp_path / "turned.mp4", 3, rotation=rotation)
+    stored = plain_decode(path)[0]
+    expected = np.rot90(stored, rotation // 90)  # Both count anticlockwise.
+    with open_clip(path) as clip:
+        pixels = next(clip.read([0]))
+        assert np.array_equal(pixels, expected) and pixels.flags.c_contiguous
+        assert (clip.height, clip.width) == expected.shape[:2]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turn"),
+    [
+        ((0, 1, -1, 0), lambda pixels: np.rot90(pixels, -1)),  # As phones write it when held upright.
+        ((-1, 0, 0, 1), np.fliplr),
+        ((0, 1, 1, 0), lambda pixels: pixels.swapaxes(0, 1)),
+    ],
+)
+def test_the_matrix_of_an_mp4_turns_and_mirrors(
+    tmp_path: Path, matrix: tuple[int, ...], turn: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    path = write_clip(tmp_path / "matrix.mp4", 3)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 44
+    for offset, value in zip((0, 4, 12, 16), matrix, strict=True):
+        data[place + offset : place + offset + 4] = (value << 16).to_bytes(4, "big", signed=True)
+    path.write_bytes(data)
+    with open_clip(path) as clip:
+        assert np.array_equal(next(clip.read([1])), turn(plain_decode(path)[1]))
+
+
+def test_frames_that_an_edit_list_hides_do_not_count(tmp_path: Path, golden: Path) -> None:
+    data = bytearray((golden / "media" / "clip_10fps_6s.mp4").read_bytes())
+    place = data.index(b"elst") + 12
+    data[place : place + 8] = (2000).to_bytes(4, "big") + (2048 + 15 * 1024).to_bytes(4, "big")  # Two seconds from 1.5.
+    path = tmp_path / "edited.mp4"
+    path.write_bytes(data)
+    frames = plain_decode(golden / "media" / "clip_10fps_6s.mp4")
+    with open_clip(path) as clip:
+        assert (clip.num_frames, clip.start, clip.duration) == (20, 0, 2)
+        assert_reads(clip, frames[15:35], [0, 7, 8, 19])
+
+
+def write_silence(out: Any, stream: Any) -> None:
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, 4608), np.float32), format="fltp", layout="mono")
+    frame.sample_rate, frame.pts = 44100, 0
+    resampled = av.AudioResampler(stream.format, "mono", 44100, frame_size=stream.codec_context.frame_size or 1152)
+    for part in resampled.resample(frame):
+        out.mux(stream.encode(part))
+    out.mux(stream.encode(None))
+
+
+def test_audio_is_no_video(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "sound.m4a"), "w") as out:
+        write_silence(out, out.add_stream("aac", rate=44100))
+    with pytest.raises(MediaError, match=r"sound\.m4a: has no video stream \(it has: audio\)"):
+        open_clip(tmp_path / "sound.m4a")
+
+
+def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "song.mp3"), "w") as out:
+        sound = out.add_stream("libmp3lame", rate=44100)
+        cover: Any = out.add_stream("png")
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "rgb24"
+        cover.disposition = Disposition.attached_pic
+        out.mux(cover.encode(av.VideoFrame.from_ndarray(picture(0, 48, 64), format="rgb24")))
+        write_silence(out, sound)
+    with av.open(str(tmp_path / "song.mp3")) as container:
+        assert container.streams.video, "the cover is there"
+    with pytest.raises(MediaError, match="no video stream"):
+        open_clip(tmp_path / "song.mp3")
+
+
+@pytest.mark.parametrize("content", [b"plain text, no video at all\n" * 99, b"\0" * 4096, b"\x1aE\xdf\xa3"])
+def test_what_is_no_video_is_a_media_error_that_names_it(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "thing.mp4"
+    path.write_bytes(content)
+    with pytest.raises(MediaError, match=r"thing\.mp4"):
+        open_clip(path)
+
+
+def test_a_playlist_cannot_reach_other_files(tmp_path: Path) -> None:
+    write_clip(tmp_path / "part.ts", 5)
+    path = tmp_path / "list.m3u8"
+    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.5,\npart.ts\n#EXT-X-ENDLIST\n")
+    with pytest.raises(MediaError, match="playlist"):
+        open_clip(path)
+
+
+@pytest.mark.parametrize("source", [3, None, b"bytes"])
+def test_other_types_are_refused(source: Any) -> None:
+    with pytest.raises(MediaError, match="type"):
+        open_clip(source)
+
+
+def test_frames_over_the_pixel_limit_are_refused(golden: Path) -> None:
+    with pytest.raises(MediaError, match="160 x 120 pixels, more than the 10000"):
+        open_clip(golden / "media" / "clip_10fps_6s.mp4", MediaLimits(image_pixels=10_000))
+
+
+def test_frames_over_the_limit_are_not_decoded_when_the_header_hides_them(golden: Path) -> None:
+    with pytest.raises(MediaError, match="10000 pixels"):
+        _ = open_clip(golden / "media" / "clip_portrait.webm", MediaLimits(image_pixels=10_000)).size
+
+
+def test_opening_stops_when_time_is_up(golden: Path) -> None:
+    with pytest.raises(GenerationTimeout, match=r"clip_40s\.mp4"):
+        open_clip(golden / "media" / "clip_40s.mp4", MediaLimits(timeout=1e-6))
+
+
+def test_reading_stops_when_time_is_up(made: Callable[[str], Made]) -> None:
+    with open_clip(made("long-gop.mp4").path) as clip:
+        clip.limits = MediaLimits(timeout=1e-6)
+        with pytest.raises(GenerationTimeout):
+            next(clip.read([39]))
+
+
+def test_a_slow_consumer_does_not_run_out_of_time(made: Callable[[str], Made]) -> None:
+    with open_clip(made("two-frames.mp4").path, MediaLimits(timeout=0.5)) as clip:
+        for _ in clip.read([0, 1]):
+            time.sleep(0.6)
+
+
+def test_cancelling_stops_between_frames(made: Callable[[str], Made]) -> None:
+    cancel = threading.Event()
+    with open_clip(made("short-gop.mp4").path) as clip:
+        frames = clip.read(range(40), cancel=cancel)
+        next(frames)
+        cancel.set()
+        with pytest.raises(GenerationCancelled):
+            next(frames)
+
+
+OpenFiles = Callable[[Path], list[str]]
+
+
+def test_a_read_clip_holds_no_file(made: Callable[[str], Made], open_files: OpenFiles) -> None:
+    path = made("short-gop.mp4").path
+    clip = open_clip(path)
+    list(clip.read([1, 2]))
+    assert open_files(path) == []
+    clip.close()
+
+
+def test_closing_a_clip_that_was_never_read_closes_its_file(made: Callable[[str], Made], open_files: OpenFiles) -> None:
+    path = made("short-gop.mp4").path
+    open_clip(path).close()
+    assert open_files(path) == []
+
+
+def test_closing_a_clip_ends_its_readings(made: Callable[[str], Made], open_files: OpenFiles) -> None:
+    path = made("short-gop.mp4").path
+    clip = open_clip(path)
+    frames = clip.read(range(40))
+    next(frames)
+    clip.close()
+    assert open_files(path) == []
+
+
+def test_an_error_closes_the_file(made: Callable[[str], Made], open_files: OpenFiles) -> None:
+    path = made("short-gop.mp4").path
+    clip = open_clip(path)
+    cancel = threading.Event()
+    cancel.set()
+    with pytest.raises(GenerationCancelled):
+        list(clip.read([3], cancel=cancel))
+    assert open_files(path) == []
+
+
+def test_a_refused_file_is_closed(tmp_path: Path, open_files: OpenFiles) -> None:
+    write_clip(tmp_path / "clip.mp4", 3)
+    with pytest.raises(MediaError):
+        open_clip(tmp_path / "clip.mp4", MediaLimits(image_pixels=100))
+    assert open_files(tmp_path) == []
+
+
+def test_a_closed_clip_cannot_be_read(made: Callable[[str], Made]) -> None:
+    clip = open_clip(made("short-gop.mp4").path)
+    clip.close()
+    with pytest.raises(MediaError, match="closed"):
+        clip.read([0])
