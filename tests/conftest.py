@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-# A shared machine may stall any example; in CI the examples are the same in every run. MOSSVL_FUZZ asks for more of them.
+# A shared machine may stall any example; in CI the examples are the same in every run. MOSSVL_FUZZ asks for more.
 settings.register_profile(
     "mossvl",
     deadline=None,

@@ -1,5 +1,7 @@
 """Registration with the Auto classes of transformers."""
 
+import sys
+
 import transformers
 from transformers import (
     AutoConfig,
@@ -30,6 +32,6 @@ def register() -> None:
     AutoImageProcessor.register(MossVLConfig, image_processor_classes=backends, exist_ok=True)
     AutoVideoProcessor.register(MossVLConfig, MossVLVideoProcessor, exist_ok=True)
     # Without torchvision, transformers exports stand-ins that only raise; these processors do not need torchvision.
-    # (Whoever has imported the stand-ins before this package keeps them.)
-    transformers.AutoImageProcessor = AutoImageProcessor
-    transformers.AutoVideoProcessor = AutoVideoProcessor
+    # While it is imported, transformers puts a second copy of itself in place of the first; either may be in use.
+    for module in (transformers, sys.modules["transformers"]):
+        vars(module).update(AutoImageProcessor=AutoImageProcessor, AutoVideoProcessor=AutoVideoProcessor)
