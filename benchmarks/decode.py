@@ -2,9 +2,9 @@
 
     python benchmarks/decode.py --output decode.md
 
-Makes clips, reads frames out of them in several ways, and writes two Markdown tables: seconds to get some frames of a
-clip (opening included), and frames a second with memory when all or many frames are read and resized. Each row is
-measured in a process of its own.
+Makes clips, reads frames out of them with `Clip` and in other ways, and writes two Markdown tables of ratios: the time
+to get some frames of a clip (opening included), and the frames a second, with memory, when all or many frames are read
+and perhaps resized. Each row is measured in a process of its own.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def by_seeking(path: str, targets: list[int]) -> Iterator[np.ndarray]:
         times = timestamps(container, stream)
         for target in targets:
             container.seek(times[target], stream=stream)
-            found = next(frame for frame in container.decode(stream) if frame.pts >= times[target])
+            found = next(frame for frame in container.decode(stream) if (frame.pts or 0) >= times[target])
             yield found.to_ndarray(format="rgb24")
 
 
@@ -147,8 +147,8 @@ def in_new_process(*arguments: Any) -> dict[str, float]:
 
 
 def few_frames(clips: dict[str, Path], repeats: int) -> Iterator[str]:
-    yield "| clip | frames | seek for each | decode through | `Clip` | `Clip` / better of the two |"
-    yield "|---|---|---|---|---|---|"
+    yield "| clip | frames | time against seeking for each | against decoding through | against the better of the two |"
+    yield "|---|---|---|---|---|"
     for name, path in clips.items():
         for count in TARGETS:
             # For a single frame, one in the middle of a group; frame 0 would show nothing.
@@ -157,13 +157,13 @@ def few_frames(clips: dict[str, Path], repeats: int) -> Iterator[str]:
             seeks = count * CLIPS[name][3] / 2 < 4 * CLIPS[name][0]
             readers = ["clip", "through", *(["seek"] if seeks else [])]
             times = in_new_process(readers, str(path), [int(t) for t in targets], "keep", repeats)
-            ratio = times["clip"] / min(times.get("seek", np.inf), times["through"])
-            cells = (f"{times[one] * 1000:.0f} ms" if one in times else "-" for one in ("seek", "through", "clip"))
-            yield f"| {name} | {count} | {' | '.join(cells)} | {ratio:.2f} |"
+            others = [times.get("seek", np.inf), times["through"]]
+            ratios = [times["clip"] / seconds for seconds in (*others, min(others))]
+            yield f"| {name} | {count} | {' | '.join(f'{ratio:.2f}' if ratio else '-' for ratio in ratios)} |"
 
 
 def many_frames(clips: dict[str, Path], repeats: int) -> Iterator[str]:
-    yield "| clip | frames | consumer | `Clip` / plain loop, frames a second | peak memory of `Clip` | of plain loop |"
+    yield "| clip | frames | consumer | frames a second against a plain loop | peak memory | of the plain loop |"
     yield "|---|---|---|---|---|---|"
     for label, path in clips.items():
         frames, height = CLIPS[label][:2]

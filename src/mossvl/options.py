@@ -9,6 +9,10 @@ from typing import Any, Self
 
 from mossvl.errors import OptionError
 
+MAX_FPS = 100_000
+MIN_SCALE = 1e-3
+"""Below this, dividing logits by a temperature or a penalty takes them out of float32's range."""
+
 
 def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
     """Raise an `OptionError` that names the nearest known option for the first unknown one."""
@@ -34,12 +38,12 @@ def number(name: str, value: Any, above: float = -math.inf, most: float = math.i
     return checked
 
 
-def whole(name: str, value: Any, least: int = 1) -> int:
-    """`value` as an integer of at least `least`, or an `OptionError`."""
+def whole(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
+    """`value` as an integer of at least `least` and at most `most`, or an `OptionError`."""
     if number(name, value) % 1:
         raise OptionError(f"{name}={value!r} must be a whole number")
-    if value < least:
-        raise OptionError(f"{name}={value!r} must be at least {least}")
+    if value < least or value > most:
+        raise OptionError(f"{name}={value!r} must be " + (f"at least {least}" if value < least else f"at most {most}"))
     return int(value)
 
 
@@ -69,8 +73,9 @@ class MediaOptions:
         for option in fields(self):
             value = getattr(self, option.name)
             if value is not None:
-                check = number(option.name, value, above=0) if option.name == "video_fps" else whole(option.name, value)
-                object.__setattr__(self, option.name, check)
+                rate = option.name == "video_fps"
+                checked = number(option.name, value, above=0, most=MAX_FPS) if rate else whole(option.name, value)
+                object.__setattr__(self, option.name, checked)
         for least, most in (("min_pixels", "max_pixels"), ("min_frames", "max_frames")):
             low, high = getattr(self, least), getattr(self, most)
             if low is not None and high is not None and low > high:
@@ -92,8 +97,8 @@ class GenerationOptions:
     Attributes:
         max_new_tokens: most tokens of the answer.
         do_sample: draw tokens at random; otherwise the likeliest is taken.
-        temperature, top_k, top_p: how tokens are drawn. 0 or less for `temperature` means the likeliest token, 0 for
-            `top_k` means no limit.
+        temperature, top_k, top_p: how tokens are drawn. A `temperature` of 0 or less (or below 0.001, where it would
+            come to the same) means the likeliest token, a `top_k` of 0 no limit.
         repetition_penalty: above 1, tokens of the prompt and of the answer so far become less likely (as in CTRL).
         vision_chunked_length: frames that the vision tower encodes at a time; changes memory, not answers.
         seed: makes drawn answers repeatable.
@@ -123,9 +128,9 @@ class GenerationOptions:
             "temperature": number("temperature", self.temperature),
             "top_k": whole("top_k", self.top_k, least=0),
             "top_p": number("top_p", self.top_p, above=0, most=1),
-            "repetition_penalty": number("repetition_penalty", self.repetition_penalty, above=0),
+            "repetition_penalty": number("repetition_penalty", self.repetition_penalty, above=MIN_SCALE),
             "vision_chunked_length": whole("vision_chunked_length", self.vision_chunked_length),
-            "seed": None if self.seed is None else whole("seed", self.seed, least=0),
+            "seed": None if self.seed is None else whole("seed", self.seed, least=0, most=2**63 - 1),
             "stop": tuple(stop),
             "timeout": None if self.timeout is None else number("timeout", self.timeout, above=0),
         }
@@ -134,7 +139,7 @@ class GenerationOptions:
 
     @property
     def greedy(self) -> bool:
-        return not self.do_sample or self.temperature <= 0
+        return not self.do_sample or self.temperature < MIN_SCALE
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any] | None, **defaults: Any) -> Self:

@@ -144,7 +144,7 @@ def report(request: "Request", media: list[MediaArgument]) -> dict[str, Any]:
     ]
     return {
         "answer": request.text.text,
-        "finish": request.finish,
+        "finish": request.finish_reason,
         "media": seen,
         "vision_tokens": sum(one["vision_tokens"] for one in seen),
         "prompt_tokens": request.prompt_tokens,

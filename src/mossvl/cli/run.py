@@ -193,7 +193,7 @@ def outcome(request: "Request") -> Answer:
 
     told = {
         "text": request.text.text,
-        "finish": request.finish,
+        "finish": request.finish_reason,
         "prompt_tokens": request.prompt_tokens,
         "new_tokens": len(request.tokens),
     }

@@ -42,14 +42,16 @@ class TextModel(nn.Module):
             states: if given, what enters each layer and the result are appended to it.
         """
         rope = rotary(self.config, positions, x.dtype)
-        turned = None if vision is None else (vision[0], rotary(self.config, vision[1], vision[0].dtype))
+        tokens, turned = None, None
+        if vision is not None:
+            tokens, turned = vision[0], rotary(self.config, vision[1], vision[0].dtype)
         for layer in self.layers:
             if states is not None:
                 states.append(x)
             if isinstance(layer, SelfAttentionLayer):
                 x = layer(x, rope, attend)
             elif sees is not None:
-                x = layer(x, rope, attend, sees, turned)
+                x = layer(x, rope, attend, sees, tokens, turned)
         x = self.norm(x)
         if states is not None:
             states.append(x)

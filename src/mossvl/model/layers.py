@@ -129,14 +129,17 @@ class CrossAttentionLayer(GradientCheckpointingLayer):
         rope: Rope,
         attend: Attend,
         sees: Tensor,
-        vision: tuple[Tensor, Rope] | None,
+        vision: Tensor | None,
+        vision_rope: Rope | None,
     ) -> Tensor:
         """`sees` (rows, 1) is 1 for rows that see a frame and 0 for the others, which pass unchanged.
 
-        `vision` are the vision tokens that are new in this call, (vision rows, hidden), and their angles.
+        `vision` (vision rows, hidden) are the vision tokens that are new in this call, `vision_rope` their angles.
         """
         q = self.cross_attn.queries(self.input_layernorm(x), rope)
-        k, v = (None, None) if vision is None else self.cross_attn.keys_values(*vision)
+        k, v = None, None
+        if vision is not None and vision_rope is not None:
+            k, v = self.cross_attn.keys_values(vision, vision_rope)
         attended = self.cross_attn.output(attend.cross_attention(self.index, q, k, v))
         x = x + self.cross_attn_attn_gate.tanh() * sees * attended
         return x + self.cross_attn_mlp_gate.tanh() * sees * self.mlp(self.post_attention_layernorm(x))

@@ -18,7 +18,7 @@ from mossvl.model.configuration import MossVLConfig
 from mossvl.model.language import TextModel
 from mossvl.model.layers import CrossAttentionLayer, RMSNorm
 from mossvl.model.loading import load_pretrained
-from mossvl.model.packing import PackedBatch, group_media, image_tokens
+from mossvl.model.packing import PackedBatch, group_media, image_tokens, seen_rows
 from mossvl.model.vision import Grid, VisionTower
 
 logger = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ class MossVLModel(MossVLPreTrainedModel):
         if attention_mask is not None:
             real = attention_mask[:, -columns:].bool().cpu()
         reads = list(range(batch)) if vision_index is None else [int(i) for i in vision_index]
-        groups = group_media(grid_thw, media_nums_per_sample, batch)
+        groups = group_media(grid_thw, media_nums_per_sample, batch if vision_index is None else None)
         packed = PackedBatch.pack(
             image_tokens(input_ids, cross_attention_mask, real, self.config.image_token_id),
             groups,
@@ -156,8 +156,16 @@ class MossVLModel(MossVLPreTrainedModel):
             self.config.vision_config.spatial_merge_size,
             past_key_values,
         )
-        if vision_embeds is None and pixel_values is not None:
-            vision_embeds = self._encode_seen(pixel_values, groups, packed.groups, vision_chunked_length)
+        if vision_embeds is not None:
+            vision_embeds = seen_rows(vision_embeds, self._vision_lengths(groups), packed.groups, "vision tokens")
+        elif pixel_values is not None:
+            patches = [sum(t * h * w for t, h, w in grids) for grids in groups]
+            pixel_values = seen_rows(pixel_values, patches, packed.groups, "patches")
+            if len(pixel_values):
+                grid_thw = torch.tensor([grid for grids in packed.groups for grid in grids])
+                vision_embeds = self.encode_vision(pixel_values, grid_thw, vision_chunked_length)
+        if vision_embeds is not None and not len(vision_embeds):
+            vision_embeds = None
         if len(packed.vision_positions[0]) != (0 if vision_embeds is None else len(vision_embeds)):
             raise ValueError(
                 f"grid_thw describes {len(packed.vision_positions[0])} vision tokens, separators included, but "
@@ -195,18 +203,10 @@ class MossVLModel(MossVLPreTrainedModel):
             hidden_states=tuple(padded(state) for state in states) if states is not None else None,
         )
 
-    def _encode_seen(
-        self, pixel_values: Tensor, given: list[list[Grid]], seen: list[list[Grid]], chunk: int | None
-    ) -> Tensor | None:
-        """Encode the groups of media that are seen; a blank image beside a text-only sample never is."""
-        patches = [sum(t * h * w for t, h, w in grids) for grids in given]
-        if sum(patches) != len(pixel_values):
-            raise ValueError(f"grid_thw describes {sum(patches)} patches, but pixel_values has {len(pixel_values)}")
-        parts = [part for part, grids in zip(pixel_values.split(patches), seen, strict=True) if grids]
-        if not parts:
-            return None
-        grid_thw = torch.tensor([grid for grids in seen for grid in grids])
-        return self.encode_vision(parts[0] if len(parts) == 1 else torch.cat(parts), grid_thw, chunk)
+    def _vision_lengths(self, groups: list[list[Grid]]) -> list[int]:
+        """Vision tokens of each group, separators included."""
+        block = self.config.vision_config.spatial_merge_size**2
+        return [sum(t * (h * w // block + 1) for t, h, w in grids) for grids in groups]
 
 
 class MossVLLMHeadModel(MossVLPreTrainedModel, GenerationMixin):
@@ -277,6 +277,8 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, GenerationMixin):
         if output_attentions:
             raise OptionError("output_attentions is not supported: attention weights are never computed as a whole")
         training = self.training and self.is_gradient_checkpointing
+        if training and (use_cache or past_key_values is not None):
+            raise OptionError("gradient checkpointing runs layers twice and cannot fill a cache; leave use_cache out")
         output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -298,6 +300,9 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, GenerationMixin):
         logits = self.lm_head(output.last_hidden_state[:, columns])
         loss = None
         if labels is not None:
+            if attention_mask is not None:  # the first real token follows nothing, padding on the left included
+                before = nn.functional.pad(attention_mask[:, -labels.shape[1] :][:, :-1], (1, 0), value=1)
+                labels = labels.masked_fill(before == 0, -100)
             vocabulary = self.config.text_config.vocab_size
             loss = self.loss_function(logits, labels, vocabulary, num_items_in_batch=num_items_in_batch)
         result = CausalLMOutputWithPast(
@@ -306,10 +311,27 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, GenerationMixin):
         return result.to_tuple() if return_dict is False else result
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, is_first_iteration: bool = False, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        inputs_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
     ) -> dict[str, Any]:
-        """Media enter with the prompt; later steps find their keys and values in the cache."""
-        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        """Media enter with the prompt; later steps find their keys and values in the cache.
+
+        Raises:
+            OptionError: prompts are padded on the right, where the answer has to go on.
+        """
+        if is_first_iteration and attention_mask is not None and not attention_mask[:, -1].all():
+            raise OptionError("prompts are padded on the right; to generate, pad them on the left: padding_side='left'")
+        inputs = super().prepare_inputs_for_generation(
+            input_ids,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
         if not is_first_iteration and inputs.get("past_key_values") is not None:
             for name in MEDIA_INPUTS:
                 inputs.pop(name, None)
@@ -338,7 +360,9 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, GenerationMixin):
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
         if expand_size > 1 and media.get("grid_thw") is not None:
-            counts = media.setdefault("media_nums_per_sample", [len(media["grid_thw"])])
+            if media.get("media_nums_per_sample") is None:
+                media["media_nums_per_sample"] = [len(media["grid_thw"])]
+            counts = media["media_nums_per_sample"]
             reads = media.get("vision_index")
             reads = range(len(counts)) if reads is None else reads
             media["vision_index"] = torch.tensor([int(i) for i in reads]).repeat_interleave(expand_size)

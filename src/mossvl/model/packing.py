@@ -45,24 +45,44 @@ def image_tokens(
     return [torch.zeros(int(rows.sum()), dtype=torch.bool) for rows in real]
 
 
-def group_media(grid_thw: Tensor | None, counts: Sequence[int] | Tensor | None, samples: int) -> list[list[Grid]]:
-    """Split `grid_thw` (media, 3) into groups of `counts` media; a single sample takes all when there are no counts.
+def group_media(
+    grid_thw: Tensor | None, counts: Sequence[int] | Tensor | None, samples: int | None
+) -> list[list[Grid]]:
+    """Split `grid_thw` (media, 3) into groups of `counts` media, one for each of `samples` (None: as many as there are).
+
+    Without counts, a single sample takes all.
 
     Raises:
         ValueError: the counts do not add up, or are missing for a batch.
     """
     grids = [] if grid_thw is None else [(int(t), int(h), int(w)) for t, h, w in grid_thw.tolist()]
     if counts is None:
-        if grids and samples > 1:
-            raise ValueError(
-                f"a batch of {samples} samples needs media_nums_per_sample: how many images and videos each sample has"
-            )
-        counts = [len(grids)] * samples
+        if grids and samples != 1:
+            raise ValueError("a batch needs media_nums_per_sample: how many images and videos each sample has")
+        counts = [len(grids)] * (samples or 1)
     counts = [int(count) for count in counts]
+    if samples is not None and len(counts) != samples:
+        raise ValueError(f"media_nums_per_sample has {len(counts)} entries for {samples} samples")
     if sum(counts) != len(grids):
         raise ValueError(f"media_nums_per_sample {counts} adds up to {sum(counts)}, but grid_thw has {len(grids)} rows")
     rest = iter(grids)
     return [[next(rest) for _ in range(count)] for count in counts]
+
+
+def seen_rows(rows: Tensor, lengths: Sequence[int], groups: Sequence[list[Grid]], what: str) -> Tensor:
+    """The rows of the groups that are seen; a blank image beside a text-only sample never is.
+
+    Args:
+        rows: (rows, …) of all groups as given, `lengths` of each.
+        groups: the same groups, empty where they are not seen.
+
+    Raises:
+        ValueError: there are not as many rows as the media have.
+    """
+    if sum(lengths) != len(rows):
+        raise ValueError(f"grid_thw describes {sum(lengths)} {what}, but {len(rows)} were given")
+    parts = [part for part, grids in zip(rows.split(list(lengths)), groups, strict=True) if grids]
+    return parts[0] if len(parts) == 1 else torch.cat([rows[:0], *parts])
 
 
 @dataclass(frozen=True)
@@ -105,6 +125,8 @@ class PackedBatch:
             merge: patches on the side of a merge block.
         """
         samples = len(is_image)
+        if len(reads) != samples or any(not 0 <= group < len(groups) for group in reads):
+            raise ValueError(f"vision_index {list(reads)} must name one of {len(groups)} groups of media per sample")
         used = {group for rows, group in zip(is_image, reads, strict=True) if rows.any()}
         groups = [grids if number in used else [] for number, grids in enumerate(groups)]
         frame_sizes = [
@@ -128,10 +150,12 @@ class PackedBatch:
             grown = torch.cat((ends, ends[-1] + plan.frame_ends))
             visible.append(grown[len(ends) - 1 + plan.visible_frames])
             vision_ends.append(grown[1:])
-        vision = [
-            layouts[list(reads).index(group)].vision if group in used else torch.zeros(3, 0, dtype=torch.long)
-            for group in range(len(groups))
-        ]
+        vision = [torch.zeros(3, 0, dtype=torch.long)] * len(groups)
+        for plan, group in zip(layouts, reads, strict=True):
+            if group in used:
+                if vision[group].numel() and not torch.equal(vision[group], plan.vision):
+                    raise ValueError(f"samples that share group {group} of media must have it at the same positions")
+                vision[group] = plan.vision
         return cls(
             lengths=[len(rows) for rows in is_image],
             positions=torch.cat([plan.text for plan in layouts], dim=1),

@@ -1,10 +1,13 @@
 """Several queries answered together, on the plain forward pass.
 
-Samples are packed, and the cache keeps each by itself, so queries join and leave the batch at any token.
+Samples are packed, and the cache keeps each by itself, so queries join and leave the batch at any token. Media are
+loaded in threads and encoded part by part between steps, so that one long video does not hold up the others' tokens.
 """
 
+import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
@@ -15,7 +18,11 @@ from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.offline.request import Request
 
 MAX_RUNNING = 16
-"""Queries that generate at the same time; the others wait in order, so that memory stays bounded."""
+"""Queries that load or generate at the same time; the others wait in order, so that memory stays bounded."""
+MAX_LOADING = 4
+"""Queries whose media are loaded at the same time."""
+IDLE_SECONDS = 0.005
+"""How long to wait for media when there is nothing else to do."""
 
 Event = tuple[Request, str, bool]
 """A request, the text that became certain, and whether the request has ended."""
@@ -32,25 +39,39 @@ def run(model: MossVLLMHeadModel, requests: Iterable[Request], max_running: int 
     """
     batch = Batch(model)
     waiting = iter(requests)
-    while True:
-        joining = list(islice(waiting, max_running - len(batch.running)))
-        for request in joining:
-            yield batch.join(request)
-        if batch.running:
+    try:
+        while True:
+            free = min(max_running - len(batch.running), MAX_LOADING) - len(batch.loading)
+            for request in islice(waiting, max(free, 0)):
+                batch.admit(request)
+            if not batch.loading and not batch.running:
+                return
+            yield from batch.load()
             yield from batch.step()
-        elif not joining:
-            return
+    finally:
+        for loading in batch.loading:
+            loading.request.close()
+
+
+@dataclass
+class Loading:
+    """A request whose media are still coming."""
+
+    request: Request
+    vision: list[Tensor] = field(default_factory=list)
+    """Encoded parts, (vision tokens, hidden) each."""
 
 
 class Batch:
-    """Requests that generate in step, one token each at a time.
+    """Requests that generate in step, one token each at a time, and requests that will join them.
 
     Attributes:
-        running: the requests, in the order of the cache's samples.
+        running: the requests that generate, in the order of the cache's samples.
     """
 
     def __init__(self, model: MossVLLMHeadModel) -> None:
         self.model = model
+        self.loading: list[Loading] = []
         self.running: list[Request] = []
         self._last: list[int] = []
         self._cache = MossVLCache(model.config.text_config)
@@ -58,22 +79,44 @@ class Batch:
         ends = model.config.text_config.eos_token_id if ends is None else ends
         self._ends = set(ends) if isinstance(ends, list | tuple) else {ends}
 
-    def join(self, request: Request) -> Event:
-        """Load and encode a request's media as they are decoded, run its prompt, choose its first token."""
+    def admit(self, request: Request) -> None:
+        """Begin to load a request's media."""
+        weight = self.model.model.visual.patch_embed.proj.weight
+        request.start(weight.device, weight.dtype, self.model.config.text_config.max_position_embeddings)
+        self.loading.append(Loading(request))
+
+    def load(self) -> Iterator[Event]:
+        """Encode what has been loaded since the last call, a part a request; run prompts that are complete."""
+        for loading in list(self.loading):
+            chunk, done = self._load(loading)
+            if done or loading.request.loaded:
+                self.loading.remove(loading)
+                loading.request.close()
+                yield loading.request, chunk, done
+
+    def _load(self, loading: Loading) -> tuple[str, bool]:
+        request = loading.request
         with _blaming(request):
             request.check()
-            cache, logits = self._prefill(request)
+            item = request.take(0 if self.running else IDLE_SECONDS)
+            if item is not None:
+                self._encode(loading, *item)
+            if not request.loaded:
+                return "", False
+            cache, logits = self._prefill(loading)
             token = request.choose(logits)
             chunk, done = request.accept(token, self._ends)
             if not done:
                 self._cache.extend(cache)
                 self.running.append(request)
                 self._last.append(token)
-            return request, chunk, done
-        return request, request.text.finish(), True
+            return chunk, done
+        return request.text.finish(), True
 
     def step(self) -> Iterator[Event]:
         """One token further for every running request."""
+        if not self.running:
+            return
         logits = self._forward()
         kept: list[int] = []
         for row, request in enumerate(self.running):
@@ -97,23 +140,19 @@ class Batch:
         return request.text.finish(), True
 
     @torch.inference_mode()
-    def _prefill(self, request: Request) -> tuple[MossVLCache, Tensor]:
+    def _encode(self, loading: Loading, pixel_values: Tensor, grid_thw: Tensor) -> None:
+        loading.vision.append(self.model.model.encode_vision(pixel_values, grid_thw))
+
+    @torch.inference_mode()
+    def _prefill(self, loading: Loading) -> tuple[MossVLCache, Tensor]:
         """A request's own cache, and the logits (vocab,) of its first token."""
-        model = self.model.model
-        weight = model.visual.patch_embed.proj.weight
-        items = request.load(weight.device, weight.dtype, model.config.text_config.max_position_embeddings)
-        parts = []
-        with closing(items):
-            planned = next(items)
-            for pixel_values, grid_thw in items:
-                request.check()
-                parts.append(model.encode_vision(pixel_values, grid_thw))
-        request.check()
-        cache = MossVLCache(model.config.text_config)
+        planned = loading.request.planned
+        assert planned is not None
+        cache = MossVLCache(self.model.config.text_config)
         output = self.model(
             input_ids=planned.input_ids[None].to(self._device),
             grid_thw=planned.grid_thw,
-            vision_embeds=torch.cat(parts) if parts else None,
+            vision_embeds=torch.cat(loading.vision) if loading.vision else None,
             past_key_values=cache,
             logits_to_keep=1,
         )
@@ -139,4 +178,6 @@ def _blaming(request: Request) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        # The error is kept for as long as the request; what its frames held (pixels, caches) must not be.
+        traceback.clear_frames(error.__traceback__)
         request.error = error

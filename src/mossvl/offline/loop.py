@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mossvl.model.modeling import MossVLLMHeadModel
+from mossvl.offline.ahead import POLL_SECONDS
 from mossvl.offline.batch import run
 from mossvl.offline.query import CONTROLS, Message, Query
 from mossvl.offline.request import Request, message_of
@@ -77,27 +78,37 @@ class OfflineLoop:
             self._answer(request)
         except Exception as error:
             logger.info("a turn failed", exc_info=True)
-            self.answers.put(f"[ERROR] {message_of(error)}")
+            self._put(f"[ERROR] {message_of(error)}")
         finally:
+            self._put(ROUND_END)
             self._current = None
-            self.answers.put(ROUND_END)
+
+    def _put(self, text: str) -> None:
+        """Put text out; nobody may be reading any more when the loop is told to stop."""
+        while True:
+            try:
+                return self.answers.put(text, timeout=POLL_SECONDS)
+            except queue.Full:
+                self._listen()
+                if self.stopping:
+                    return None
 
     def _answer(self, request: Request) -> None:
         for chunk in self._chunks(request):
             if request.query.stream and chunk:
-                self.answers.put(chunk)
+                self._put(chunk)
         answer = request.text.text
         if request.error is not None and not request.was_cancelled:
             raise request.error
         if not request.query.stream:
-            self.answers.put(answer)
+            self._put(answer)
         if not request.was_cancelled or request.query.persist_cancelled_turn:
             self.session = request.query.session_after(self.session, answer)
 
     def _chunks(self, request: Request) -> Iterator[str]:
         started = False
         for _, chunk, _ in run(self.model, [request]):
-            if request.query.stream and not started and request.error is None:
-                self.answers.put(ROUND_START)
+            if request.query.stream and not started and (request.error is None or request.was_cancelled):
+                self._put(ROUND_START)
                 started = True
             yield chunk

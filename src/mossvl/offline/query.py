@@ -72,7 +72,7 @@ class Query:
             )
         if messages is not None:
             for name in ("images", "videos"):
-                if given.get(name):
+                if as_list(given.get(name)):
                     raise PromptError(f"a query with messages has its {name} in them; remove {name!r}")
             check_messages(messages)
             turn = tuple(dict(message) for message in messages)
@@ -126,7 +126,7 @@ def as_list(media: Any) -> list[Any]:
 
 
 def media_of(messages: Sequence[Message]) -> tuple[list[Any], list[Any]]:
-    """Images and videos of messages, in order."""
-    parts = [part for message in check_messages(messages) for part in message["content"]]
+    """Images and videos of checked messages, in order."""
+    parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
     images = [part["image"] for part in parts if part["type"] == "image"]
     return images, [part["video"] for part in parts if part["type"] == "video"]

@@ -1,9 +1,8 @@
 """A query on its way: its limits, its media, its tokens, its text."""
 
-import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,12 +17,11 @@ from transformers import (
 )
 
 from mossvl.errors import ContextLengthError, GenerationCancelled, GenerationTimeout, MossVLError
+from mossvl.offline.ahead import Ahead
 from mossvl.offline.query import Message, Query, media_of
 from mossvl.offline.text_stream import TextStream
 from mossvl.processing.processor import MossVLProcessor, PlannedPrompt
-
-POLL_SECONDS = 0.05
-"""How often a wait looks whether it should go on."""
+from mossvl.processing.prompt import check_messages
 
 
 class Request:
@@ -55,11 +53,13 @@ class Request:
         self.tokens: list[int] = []
         self.text = TextStream(processor.tokenizer, query.generation.stop)
         self._interrupted = interrupted
-        timeout = query.generation.timeout
-        self._deadline = None if timeout is None else time.monotonic() + timeout
         self._room = query.generation.max_new_tokens
-        self._stop_loading = threading.Event()
+        self._loading: Ahead | None = None
+        self._deadline = float("inf")
+        self._patience = float("inf")
         self._generator: torch.Generator | None = None
+
+    # --- limits --------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Called at every step.
@@ -71,40 +71,71 @@ class Request:
         self._interrupted()
         if self.cancelled.is_set():
             raise GenerationCancelled(f"query {self.index} was cancelled")
-        if self._deadline is not None and time.monotonic() > self._deadline:
+        if time.monotonic() > self._deadline:
             raise GenerationTimeout(
                 f"query {self.index} took longer than its timeout of {self.query.generation.timeout:g} seconds"
             )
 
-    def load(self, device: torch.device, dtype: torch.dtype, context: int) -> Generator[Any]:
-        """Open and decode the media in a thread of its own, ahead of whoever iterates.
+    @property
+    def was_cancelled(self) -> bool:
+        return isinstance(self.error, GenerationCancelled)
 
-        Yields:
-            first the `PlannedPrompt`, then its media as (pixel_values, grid_thw), some frames at a time.
+    @property
+    def finish_reason(self) -> str:
+        """Why the answer ended: "stop" (by itself or at a stop text), "length", "cancelled" or "error"."""
+        if self.error is not None:
+            return "cancelled" if self.was_cancelled else "error"
+        return "length" if len(self.tokens) >= self._room and not self.text.stopped else "stop"
+
+    # --- media ---------------------------------------------------------------------------------------------------
+
+    def start(self, device: torch.device, dtype: torch.dtype, context: int) -> None:
+        """Begin to load, in a thread; the query's time-out counts from here."""
+        if self.query.generation.timeout is not None:
+            self._deadline = time.monotonic() + self.query.generation.timeout
+        self._be_patient()
+
+        def work(stop: threading.Event) -> Iterator[Any]:
+            with ExitStack() as stack:
+                messages = check_messages(self.messages)
+                self.input_text = text = self.processor.render(messages)
+                planned = self.processor.plan(text, *media_of(messages), self.query.media, stack)
+                self._check_length(planned, context)
+                self.planned = planned
+                frames = self.query.generation.vision_chunked_length
+                yield from self.processor.pixel_chunks(planned.plans, frames, device, dtype, stop)
+
+        self._loading = Ahead(work)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether all media were taken."""
+        return self._loading is not None and self._loading.exhausted
+
+    def take(self, seconds: float) -> tuple[Tensor, Tensor] | None:
+        """Some frames as (pixel_values, grid_thw), or None if there are none within `seconds`.
 
         Raises:
             InputError: the media or the prompt cannot be used.
+            GenerationTimeout: nothing has come for as long as `MediaLimits.timeout`.
         """
-        frames = self.query.generation.vision_chunked_length
-
-        def work() -> Iterator[Any]:
-            with ExitStack() as stack:
-                text = self.processor.render(self.messages)
-                self.input_text = text
-                planned = self.processor.plan(text, *media_of(self.messages), self.query.media, stack)
-                self._check_length(planned, context)
-                self.planned = planned
-                yield planned
-                yield from self.processor.pixel_chunks(planned.plans, frames, device, dtype, self._stop_loading)
-
-        try:
-            yield from ahead(work, self.check, self._stop_loading)
-        finally:
-            self.close()
+        assert self._loading is not None
+        item = self._loading.take(seconds)
+        if item is not None:
+            self._be_patient()
+        elif time.monotonic() > self._patience:
+            limit = self.processor.limits.timeout
+            raise GenerationTimeout(f"query {self.index}: its media gave nothing for {limit:g} seconds")
+        return item
 
     def close(self) -> None:
         """Let the thread that loads media end, if there still is one."""
-        self._stop_loading.set()
+        if self._loading is not None:
+            self._loading.close()
+
+    def _be_patient(self) -> None:
+        # What loads media keeps to the same limit and says more; this is for what does not come back at all.
+        self._patience = time.monotonic() + 1.1 * self.processor.limits.timeout
 
     def _check_length(self, planned: PlannedPrompt, context: int) -> None:
         if len(planned.input_ids) >= context:
@@ -114,11 +145,26 @@ class Request:
             )
         self._room = min(self._room, context - len(planned.input_ids))
 
+    # --- tokens --------------------------------------------------------------------------------------------------
+
+    @property
+    def prompt_tokens(self) -> int:
+        return 0 if self.planned is None else len(self.planned.input_ids)
+
     def choose(self, logits: Tensor) -> int:
-        """The next token, from its logits (vocab,)."""
+        """The next token, from its logits (vocab,).
+
+        Raises:
+            MossVLError: the logits are not numbers.
+        """
         options = self.query.generation
         processors = LogitsProcessorList()
+        seen = torch.empty(1, 0, dtype=torch.long, device=logits.device)
         if options.repetition_penalty != 1.0:
+            assert self.planned is not None
+            seen = torch.cat((self.planned.input_ids, torch.tensor(self.tokens, dtype=torch.long)))[None].to(
+                seen.device
+            )
             processors.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
         if not options.greedy:
             processors.append(TemperatureLogitsWarper(options.temperature))
@@ -126,9 +172,9 @@ class Request:
                 processors.append(TopKLogitsWarper(options.top_k))
             if options.top_p < 1:
                 processors.append(TopPLogitsWarper(options.top_p))
-        assert self.planned is not None
-        seen = torch.cat((self.planned.input_ids, torch.tensor(self.tokens, dtype=torch.long))).to(logits.device)
-        scores = processors(seen[None], logits[None].float())[0]
+        scores = processors(seen, logits[None].float())[0]
+        if not torch.isfinite(scores.max()):  # also: drawing from NaN would break the GPU for the whole process
+            raise MossVLError(f"query {self.index}: the model's output is not a number; check its weights and dtype")
         if options.greedy:
             return int(scores.argmax())
         if self._generator is None and options.seed is not None:
@@ -146,65 +192,6 @@ class Request:
         if len(self.tokens) >= self._room:
             return chunk + self.text.finish(), True
         return chunk, False
-
-    @property
-    def prompt_tokens(self) -> int:
-        return 0 if self.planned is None else len(self.planned.input_ids)
-
-    @property
-    def was_cancelled(self) -> bool:
-        return isinstance(self.error, GenerationCancelled)
-
-    @property
-    def finish(self) -> str:
-        """Why the answer ended: "stop" (by itself or at a stop text), "length", "cancelled" or "error"."""
-        if self.error is not None:
-            return "cancelled" if self.was_cancelled else "error"
-        return "length" if len(self.tokens) >= self._room and not self.text.stopped else "stop"
-
-
-def ahead(
-    work: Callable[[], Iterator[Any]], check: Callable[[], None], stop: threading.Event, items: int = 1
-) -> Iterator[Any]:
-    """Run an iterator in a daemon thread, at most `items` ahead; `check` is called while waiting and may raise.
-
-    Whatever the iterator raises is raised here. Setting `stop` lets the thread end as soon as it yields next: nobody
-    waits for it, so that a source that hangs holds up nothing but itself.
-    """
-    results: queue.Queue[tuple[str, Any]] = queue.Queue(items)
-
-    def put(kind: str, value: Any) -> None:
-        while not stop.is_set():
-            try:
-                results.put((kind, value), timeout=POLL_SECONDS)
-                return
-            except queue.Full:
-                continue
-
-    def run() -> None:
-        try:
-            iterator = work()
-            for item in iterator:
-                put("item", item)
-                if stop.is_set():
-                    iterator.close()  # type: ignore[attr-defined]
-                    return
-            put("end", None)
-        except BaseException as error:
-            put("error", error)
-
-    threading.Thread(target=run, name="mossvl-media", daemon=True).start()
-    while True:
-        try:
-            kind, value = results.get(timeout=POLL_SECONDS)
-        except queue.Empty:
-            check()
-            continue
-        if kind == "error":
-            raise value
-        if kind == "end":
-            return
-        yield value
 
 
 def message_of(error: BaseException) -> str:

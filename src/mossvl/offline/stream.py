@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mossvl.errors import MossVLError, OptionError
+from mossvl.errors import OptionError
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.offline.batch import run
 from mossvl.offline.query import Message, Query
 from mossvl.offline.request import Request, message_of
 from mossvl.processing.processor import MossVLProcessor
+from mossvl.processing.prompt import check_messages
 
 
 class BatchStream:
@@ -36,15 +37,18 @@ class BatchStream:
                 "(an empty list for a new one)"
             )
         self.result: dict[str, Any] | None = None
-        self._sessions = [list(session or []) for session in sessions]
+        self._sessions: list[list[Message]] = []
         self._raise_on_error = raise_on_error
         self._requests: list[Request | None] = []
         self._failures: dict[int, Exception] = {}
-        for index, (given, session) in enumerate(zip(queries, self._sessions, strict=True)):
+        for index, (given, session) in enumerate(zip(queries, sessions, strict=True)):
+            self._sessions.append(list(session) if isinstance(session, list | tuple) else [])
             try:
+                if session:
+                    check_messages(session)
                 query = Query.from_dict(given, **generation_defaults)
-                self._requests.append(Request(index, query, query.messages(session), processor))
-            except MossVLError as error:
+                self._requests.append(Request(index, query, query.messages(self._sessions[-1]), processor))
+            except Exception as error:
                 if raise_on_error:
                     raise
                 self._requests.append(None)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mossvl.errors import PromptError
+from mossvl.options import check_names
 
 IMAGE = "<|image|>"
 VIDEO = "<|video|>"
@@ -27,13 +28,21 @@ def video_text(timestamps: Iterable[float]) -> str:
 
 
 def without_special(text: str, special: Sequence[str]) -> str:
-    """Text in which no special token and no placeholder is left, so that it cannot claim a turn, a medium or a time."""
-    pattern = re.compile("|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)))
-    while True:
-        cleaned = pattern.sub("", text)
-        if cleaned == text:
-            return text
-        text = cleaned
+    """Text in which no special token and no placeholder is left, so that it cannot claim a turn, a medium or a time.
+
+    One pass: a token is removed as soon as its last character is there, also where a removal has joined its parts.
+    """
+    by_end: dict[str, list[str]] = {}
+    for token in special:
+        by_end.setdefault(token[-1], []).append(token)
+    kept: list[str] = []
+    for character in text:
+        kept.append(character)
+        for token in by_end.get(character, ()):
+            if len(kept) >= len(token) and "".join(kept[-len(token) :]) == token:
+                del kept[-len(token) :]
+                break
+    return "".join(kept)
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,7 @@ def labels_from_spans(
 
 
 def check_messages(messages: Any) -> list[dict[str, Any]]:
-    """Messages with their content as a list of parts: {"type": "text" | "image" | "video", that name: …}.
+    """Messages whose content is a text, or a list of parts: {"type": "text" | "image" | "video", that name: …}.
 
     Raises:
         PromptError: something is not a message, or a part has no known type.
@@ -117,7 +126,10 @@ def check_messages(messages: Any) -> list[dict[str, Any]]:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
             raise PromptError(f"message {number} must be a dict with a role and a content, but is {message!r:.200}")
         content = message["content"]
-        parts = [content] if isinstance(content, str | dict) else content
+        if isinstance(content, str):
+            checked.append(dict(message))
+            continue
+        parts = [content] if isinstance(content, dict) else content
         if not isinstance(parts, list | tuple):
             raise PromptError(f"message {number}: content must be a text or a list of parts, but is {content!r:.200}")
         checked.append({**message, "content": [_part(part, number) for part in parts]})
@@ -130,6 +142,7 @@ def _part(part: Any, number: int) -> dict[str, Any]:
     if isinstance(part, dict):
         kind = part.get("type") or next((name for name in ("image", "video", "text") if name in part), None)
         if kind in ("image", "video", "text") and part.get(kind) is not None:
+            check_names(part, ("type", kind), f"key of a part of type {kind!r}")
             if kind == "text" and not isinstance(part["text"], str):
                 raise PromptError(f"message {number}: a text part holds {part['text']!r:.200}, which is no text")
             return {"type": kind, kind: part[kind]}
