@@ -10,6 +10,7 @@ from mossvl.errors import CheckpointError, OptionError
 from mossvl.model.checkpoint import require_model_type
 from mossvl.offline.interface import MossVLForConditionalGeneration
 from mossvl.processing.processor import MossVLProcessor
+from mossvl.processing.prompt import IMAGE_TOKEN
 
 
 def load(
@@ -41,6 +42,11 @@ def load(
             raise
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{checkpoint} cannot be loaded as a MOSS-VL checkpoint: {first_line}") from error
+    if processor.image_token_id != model.config.image_token_id:
+        raise CheckpointError(
+            f"{checkpoint}: its tokenizer has {IMAGE_TOKEN} as {processor.image_token_id}, its configuration as "
+            f"{model.config.image_token_id}; is tokenizer.json missing?"
+        )
     return model.to(target).eval(), processor
 
 

@@ -5,10 +5,16 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from numbers import Real
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from mossvl.errors import OptionError
 
+T = TypeVar("T")
+
+MIN_PIXELS, MAX_PIXELS = 4_096, 16_777_216
+"""Published bounds for the area of an image or of a video frame."""
+PIXEL_BUDGET = 201_326_592
+"""Published area that several images, or all frames, of one prompt share."""
 MAX_FPS = 100_000
 MIN_SCALE = 1e-3
 """Below this, dividing logits by a temperature or a penalty takes them out of float32's range."""
@@ -153,3 +159,16 @@ def _mapping(name: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise OptionError(f"{name}={value!r} must be a dict of options")
     return value
+
+
+def pick(given: T | None, default: T) -> T:
+    """What a query says, or else the default."""
+    return default if given is None else given
+
+
+def bounds(what: str, options: MediaOptions, low: int, high: int) -> dict[str, int]:
+    """min_… and max_… of a query, or the defaults; a bound that is given alone moves the default of the other."""
+    least, most = getattr(options, f"min_{what}"), getattr(options, f"max_{what}")
+    if least is None:
+        least = min(low, pick(most, high))
+    return {f"min_{what}": least, f"max_{what}": max(least, high) if most is None else most}

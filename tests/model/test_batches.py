@@ -101,3 +101,54 @@ def test_another_kind_of_cache_is_refused(model):
 
     with pytest.raises(OptionError, match="MossVLCache"):
         model(input_ids=torch.tensor([[1, 2]]), past_key_values=DynamicCache())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"media_nums_per_sample": [3]}, "1 entries for 5 samples"),
+        ({"vision_index": [0, 1, 2, 3, 9]}, "vision_index"),
+        ({"vision_index": [0, 1, 2, 3, 3]}, "1 image tokens|image tokens, but grid_thw"),
+    ],
+)
+def test_counts_and_indices_are_checked(change, words, model, reference):
+    with pytest.raises(ValueError, match=words):
+        model(**{**build(NAMES, reference, "right"), **change})
+
+
+def test_samples_share_media_only_at_the_same_positions(model, reference):
+    batch = build(["one_image", "one_image"], reference, "right")
+    shared = {
+        "pixel_values": batch["pixel_values"][:120],
+        "grid_thw": batch["grid_thw"][:1],
+        "media_nums_per_sample": [1],
+        "vision_index": [0, 0],
+    }
+    with torch.no_grad():
+        logits = model(**{**batch, **shared}).logits
+    torch.testing.assert_close(logits[1], reference["one_image.prefill_logits"], atol=1e-4, rtol=0)
+    moved = batch["input_ids"].clone()
+    moved[1] = moved[1].roll(1)
+    with pytest.raises(ValueError, match="same positions"):
+        model(**{**batch, **shared, "input_ids": moved})
+
+
+@torch.no_grad()
+def test_media_encoded_before_give_the_same(model, reference):
+    batch = build(NAMES, reference, "right")
+    expected = model(**batch).logits
+    embeds = model.model.encode_vision(batch.pop("pixel_values"), batch["grid_thw"])
+    torch.testing.assert_close(model(**batch, vision_embeds=embeds).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_generating_after_right_padding_is_refused(model, reference):
+    with pytest.raises(OptionError, match="on the left"):
+        model.generate(**build(NAMES, reference, "right"), max_new_tokens=2)
+
+
+def test_the_loss_does_not_depend_on_the_side_of_the_padding(model, processor):
+    texts, spans = ["short", "a longer prompt than that"], [[[0, 5]], [[2, 20]]]
+    losses = [
+        model(**processor(texts, labels_spans=spans, padding_side=side)).loss.item() for side in ("left", "right")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)

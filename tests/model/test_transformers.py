@@ -164,6 +164,15 @@ def test_embeddings_may_be_given_instead_of_tokens(model, video, reference):
     assert torch.equal(actual, expected)
 
 
+def test_generating_from_embeddings_gives_what_tokens_do(model, video, reference):
+    embeds = model.get_input_embeddings()(video["input_ids"])
+    media = {name: video[name] for name in ("pixel_values", "grid_thw")}
+    mask = reference["video.cross_attention_mask"].bool()
+    kwargs = {"do_sample": False, "max_new_tokens": 5}
+    new = model.generate(inputs_embeds=embeds, cross_attention_mask=mask, **media, **kwargs)
+    assert new[0].tolist() == CASES["video"]["tokens"][:5]
+
+
 def test_only_the_logits_asked_for_are_computed(model, video):
     logits = model(**video).logits
     torch.testing.assert_close(model(**video, logits_to_keep=2).logits, logits[:, -2:])
@@ -189,10 +198,12 @@ def test_every_parameter_gets_a_gradient_and_checkpointing_does_not_change_it(tr
     plain = gradients(trained, processor)
     assert plain.keys() == dict(trained.named_parameters()).keys()
     assert all(torch.isfinite(grad).all() for grad in plain.values())
-    trained.gradient_checkpointing_enable()
-    checkpointed = gradients(trained, processor)
-    for name, grad in plain.items():
-        torch.testing.assert_close(checkpointed[name], grad, atol=1e-6, rtol=1e-5)
+    for reentrant in (False, True):
+        trained.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        trained.enable_input_require_grads()
+        checkpointed = gradients(trained, processor)
+        for name, grad in plain.items():
+            torch.testing.assert_close(checkpointed[name], grad, atol=1e-6, rtol=1e-5)
 
 
 def test_lora_wraps_the_model_and_trains_a_step(trained, processor):
@@ -268,6 +279,22 @@ def test_another_kind_of_checkpoint_is_refused(config, words, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=words):
         mossvl.load(tmp_path, device="cpu")
+
+
+def test_a_checkpoint_without_its_tokenizer_is_refused(tmp_path):
+    folder = changed_checkpoint(tmp_path, lambda t: None)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match="tokenizer"):
+        mossvl.load(folder, device="cpu")
+
+
+def test_a_configuration_of_wrong_types_is_refused(tmp_path):
+    folder = changed_checkpoint(tmp_path, lambda t: None)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = "six"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="num_hidden_layers"):
+        mossvl.load(folder, device="cpu")
 
 
 def test_a_missing_checkpoint_is_refused(tmp_path):

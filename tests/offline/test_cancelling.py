@@ -1,8 +1,10 @@
 """Streaming, cancelling, time-outs, closing."""
 
+import gc
 import queue
 import threading
 import time
+import weakref
 
 import pytest
 from golden_cases import MEDIA
@@ -40,7 +42,7 @@ def test_one_query_is_cancelled_alone(model, processor):
             threading.Thread(target=stream.cancel, args=(1,)).run()
     results = stream.result["results"]
     assert [results[0]["text"], results[2]["text"]] == [one["text"] for one in alone]
-    assert results[1]["error"] == "query 1 was cancelled"
+    assert results[1]["error"] == "cancelled before the answer was complete"
     assert results[1]["text"].startswith(seen)
     assert len(results[1]["text"]) < len(results[0]["text"])
     assert stream.result["session_states"][1] == []
@@ -112,6 +114,66 @@ def test_no_thread_is_left_behind(model, processor):
     assert not media_threads()
 
 
+def test_a_query_that_loads_slowly_does_not_hold_up_the_others(model, processor, monkeypatch):
+    release, waited = threading.Event(), []
+    plan = type(processor).plan
+
+    def slow(self, text, images, videos, *rest):
+        if images:
+            waited.append(release.wait(60))
+        return plan(self, text, images, videos, *rest)
+
+    monkeypatch.setattr(type(processor), "plan", slow)
+    queries = [
+        {"prompt": "yes", "generate_kwargs": {"max_new_tokens": 30}},
+        {"prompt": "a", "images": [SHAPES], "generate_kwargs": {"max_new_tokens": 2}},
+    ]
+    pieces = 0
+    for index, _ in model.offline_batch_stream(processor, queries):
+        pieces += index == 0
+        if pieces == 10:
+            release.set()
+    assert waited == [True]
+
+
+def test_a_timeout_counts_from_the_start_of_its_query(model, processor):
+    stream = model.offline_batch_stream(
+        processor, [{"prompt": "yes", "generate_kwargs": {"max_new_tokens": 1, "timeout": 20}}]
+    )
+    request = stream._requests[0]
+    request.check()
+    assert request._deadline == float("inf")
+    assert "error" not in stream.wait()["results"][0]
+    assert request._deadline < float("inf")
+
+
+def test_a_failed_query_lets_go_of_its_tensors(model, processor, monkeypatch):
+    alive = []
+    encode = type(model.model).encode_vision
+
+    def failing(self, pixel_values, *rest):
+        alive.append(weakref.ref(pixel_values))
+        encode(self, pixel_values, *rest)
+        raise RuntimeError("out of something")
+
+    monkeypatch.setattr(type(model.model), "encode_vision", failing)
+    stream = model.offline_batch_stream(processor, [{"prompt": "a", "images": [SHAPES]}])
+    assert "out of something" in stream.wait()["results"][0]["error"]
+    gc.collect()
+    assert [reference() for reference in alive] == [None]
+
+
+def test_a_loop_whose_answers_nobody_reads_can_be_stopped(model, processor):
+    queries, answers = queue.Queue(), queue.Queue(maxsize=1)
+    thread = threading.Thread(target=model.offline_generate, args=(processor, queries, answers), daemon=True)
+    thread.start()
+    queries.put({"prompt": "yes", "stream": True, "generate_kwargs": {"max_new_tokens": 50}})
+    assert answers.get(timeout=30) == "<|round_start|>"
+    queries.put({"stop_offline_generate": True})
+    thread.join(20)
+    assert not thread.is_alive()
+
+
 class Loop:
     """`offline_generate` in a thread."""
 
@@ -177,3 +239,13 @@ def test_an_error_in_a_streamed_turn_is_told(loop):
     output = loop.until("<|round_end|>")
     assert output[0].startswith("[ERROR]")
     assert "nothing.png" in output[0]
+
+
+def test_a_cancelled_turn_stays_in_the_loops_session_on_request(loop):
+    query = {"prompt": "yes", "stream": True, "generate_kwargs": {"max_new_tokens": 100_000}}
+    loop.queries.put({**query, "persist_cancelled_turn": True})
+    for _ in range(3):
+        loop.answers.get(timeout=30)
+    loop.queries.put({"stop_generation": True, "prompt": "yes", "generate_kwargs": {"max_new_tokens": 10}})
+    loop.until("<|round_end|>")
+    assert loop.until("<|round_end|>")[0] != " fram fram fram fram fram six fram six fram six"

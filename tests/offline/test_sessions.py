@@ -2,14 +2,18 @@
 
 import copy
 from contextlib import suppress
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from golden_cases import MEDIA
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mossvl.errors import MossVLError, OptionError, PromptError
 from mossvl.offline.query import Query
+from mossvl.offline.request import Request
 from mossvl.options import GenerationOptions, MediaOptions
 
 SHAPES = str(MEDIA / "shapes.png")
@@ -42,6 +46,7 @@ def ask(model, processor, *queries, **kwargs):
         ({"prompt": "a", "media_kwargs": {"min_pixels": 9, "max_pixels": 4}}, "min_pixels=9 is more"),
         ({"prompt": "a", "stream_output": "yes"}, "true or false"),
         ({"prompt": "a", "reset_sesion": True}, "did you mean 'reset_session'"),
+        ({"prompt": "a", "temperature": 0.3}, "'temperature' is no key of a query; write {'generate_kwargs'"),
         ("hello", "must be a dict"),
     ],
 )
@@ -162,3 +167,89 @@ def test_budgets_belong_to_one_query(model, processor):
     alone = ask(model, processor, budget)["results"][0]["text"]
     together = ask(model, processor, budget, budget, budget)["results"]
     assert {result["text"] for result in together} == {alone}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [["Describe ", "this"], {"type": "text", "text": "Describe this"}, [{"text": "Describe this"}], "Describe this"],
+)
+def test_every_way_to_write_a_text_is_understood(content, model, processor):
+    (result,) = ask(model, processor, {"messages": [{"role": "user", "content": content}]})["results"]
+    assert result["input_text"] == "<|im_start|>user\nDescribe this<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_what_a_part_would_not_use_is_refused(model, processor):
+    part = {"type": "video", "video": "a.mp4", "segments": [[0, 1]]}
+    (result,) = ask(model, processor, {"messages": [{"role": "user", "content": [part]}]})["results"]
+    assert "unknown key of a part of type 'video' 'segments'" in result["error"]
+
+
+def test_bad_sessions_and_media_cost_their_query_only(model, processor):
+    good = {"prompt": "Describe"}
+    arrays = {"messages": [{"role": "user", "content": "a"}], "images": np.zeros((4, 4, 3))}
+    results = ask(model, processor, good, arrays, good, session_states=[[5], [], []])["results"]
+    assert ["error" in result for result in results] == [True, True, False]
+
+
+def test_options_reach_the_choice_of_tokens(model, processor):
+    def answer(**kwargs):
+        query = {"prompt": "yes", "generate_kwargs": {"max_new_tokens": 8, **kwargs}}
+        return model.offline_batch_generate(processor, [query])["results"][0]["text"]
+
+    greedy = answer()
+    drawn = answer(do_sample=True, seed=3, top_k=0, temperature=5.0)
+    assert greedy == " fram fram fram fram fram six fram six"
+    assert drawn != greedy
+    for option in ({"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-45}):
+        assert answer(**{"do_sample": True, "seed": 3, "top_k": 0, **option}) == greedy
+    assert answer(repetition_penalty=5.0).count(" fram") == 1
+
+
+def test_a_repetition_penalty_counts_the_prompt(processor):
+    query = Query.from_dict({"prompt": "x", "generate_kwargs": {"repetition_penalty": 2.0}})
+    request = Request(0, query, query.messages([]), processor)
+    request.planned = SimpleNamespace(input_ids=torch.tensor([3]))
+    assert request.choose(torch.tensor([0.0, 0.0, 1.0, 1.5])) == 2
+
+
+@pytest.mark.parametrize("options", [{}, {"do_sample": True}])
+def test_logits_that_are_no_numbers_end_the_query(options, processor):
+    query = Query.from_dict({"prompt": "x", "generate_kwargs": options})
+    with pytest.raises(MossVLError, match="not a number"):
+        Request(0, query, query.messages([]), processor).choose(torch.full((60,), torch.nan))
+
+
+def test_frames_are_encoded_so_many_at_a_time(model, processor, monkeypatch):
+    sizes = []
+    encode = type(model.model).encode_vision
+
+    def counting(self, pixel_values, grid_thw, *rest):
+        sizes.append(int(grid_thw[:, 0].sum()))
+        return encode(self, pixel_values, grid_thw, *rest)
+
+    monkeypatch.setattr(type(model.model), "encode_vision", counting)
+    query = {"prompt": "a", "videos": [str(MEDIA / "clip_10fps_6s.mp4")], "generate_kwargs": {"max_new_tokens": 1}}
+    model.offline_batch_generate(processor, [query], vision_chunked_length=4)
+    query["generate_kwargs"]["vision_chunked_length"] = 2
+    model.offline_batch_generate(processor, [query], vision_chunked_length=4)
+    assert sizes == [4, 2, 2, 2, 2]
+
+
+def test_pixel_settings_of_a_call_are_used_and_do_not_stay(model, processor):
+    def answer(**kwargs):
+        return model.offline_image_generate(processor, prompt="Describe", image=SHAPES, max_new_tokens=6, **kwargs)
+
+    plain = answer()
+    assert answer(image_mean=[0.0] * 3, image_std=[3.0] * 3) != plain == answer()
+    with pytest.raises(OptionError, match="image_std"):
+        answer(image_std=[0, 0, 0])
+    with pytest.raises(OptionError, match="patch_size=14"):
+        answer(patch_size=14)
+
+
+@pytest.mark.parametrize("name", ["reset_session", "clear_history"])
+def test_a_session_begins_anew(name, model, processor):
+    session = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    query = {"prompt": "c", "system_prompt": "Be brief.", name: True}
+    (after,) = ask(model, processor, query, session_states=[session])["session_states"]
+    assert [message["role"] for message in after] == ["system", "user", "assistant"]

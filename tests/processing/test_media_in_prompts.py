@@ -93,8 +93,22 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(processor, tmp_pat
         processor("<|image|>", images=[str(file)])
 
 
+def test_no_spans_mean_nothing_to_learn(processor):
+    assert (processor("abc", labels_spans=[[]])["labels"] == -100).all()
+    assert (processor("abc", labels_spans=[])["labels"] == -100).all()
+
+
+def test_videos_share_their_pixels(processor):
+    with ExitStack() as stack:
+        options = MediaOptions(video_max_pixels=80_000)
+        plans = processor.video_processor.plan([CLIP, CLIP], options, MediaLimits(), stack)
+    assert sum(plan.num_frames * plan.height * plan.width for plan in plans) <= 80_000
+    assert len(plan_video(processor, CLIP, video_fps=10, video_max_pixels=20_000, min_pixels=4096)[0].indices) == 4
+
+
 def test_frames_with_timestamps_are_a_video(processor):
     frames = [(t, np.full((64, 64, 3), 40 * t, np.uint8)) for t in range(4)]
+    assert processor.video_processor(frames)["grid_thw"].tolist() == [[4, 4, 4]]
     batch = processor("<|video|>", videos=[frames])
     assert batch["grid_thw"].tolist() == [[4, 4, 4]]
 
@@ -174,6 +188,10 @@ def test_prompts_without_media_need_no_blank_image(model, processor):
         ({"text": ["a", "b b"], "padding": False}, OptionError, "padding=True"),
         ({"text": "a", "max_frame": 3}, OptionError, "did you mean 'max_frames'"),
         ({"text": "a", "return_tensors": "np"}, OptionError, "return_tensors"),
+        ({"text": []}, PromptError, "no prompt"),
+        ({"text": "a", "padding": "max_length"}, OptionError, "pad to the longest"),
+        ({"text": "<|image|>", "images": [SHAPES], "min_pixels": 10**12}, OptionError, "min_pixels would make"),
+        ({"text": "<|video|>", "videos": [CLIP], "video_fps": 1e308}, OptionError, "at most"),
         ({"text": "abc", "labels_spans": [[2, 9]]}, OptionError, "not a span"),
         ({"text": ["a", "b"], "labels_spans": [[[0, 1]]]}, OptionError, "1 lists of spans for 2 prompts"),
     ],

@@ -25,7 +25,7 @@ from mossvl.cli.options import (
 )
 from mossvl.errors import PromptError
 from mossvl.media.limits import MediaLimits
-from mossvl.options import MediaOptions
+from mossvl.options import GenerationOptions, MediaOptions
 
 if TYPE_CHECKING:
     from mossvl.offline.interface import MossVLForConditionalGeneration
@@ -70,6 +70,7 @@ def ask(
         "media_kwargs": media,
     }
     check_effect(generation)
+    GenerationOptions.from_dict(generation)
     MediaOptions.from_dict(media)
     allowed = MediaLimits(**limits)
     folder = check_checkpoint(checkpoint)

@@ -61,7 +61,7 @@ def parse_media(argument: str) -> MediaArgument:
         return MediaArgument(source, prefix.removesuffix(":") or kind_of(source))
     if prefix.startswith("image"):
         raise MediaError(f"{argument}: an image has no times; leave out {mark}{fragment}, or write video:")
-    return MediaArgument(source, "video", parse_segment(fragment, argument))
+    return MediaArgument(source, "video", parse_segment(fragment, argument.removeprefix(prefix)))
 
 
 def parse_video(argument: str) -> MediaArgument:

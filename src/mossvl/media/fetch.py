@@ -36,7 +36,7 @@ def source_name(source: str | Path) -> str:
     if str(source).startswith("data:"):
         return "data URL"
     parts = urlsplit(str(source))
-    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 @contextmanager

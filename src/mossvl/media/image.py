@@ -166,7 +166,7 @@ def _identify(name: str, file: IO[bytes]) -> pillow.Image:
             return factory(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue  # Not this format after all, or not enough of it.
-    raise MediaError(f"{name}: not an image that can be read; expected one of {', '.join(_FORMATS)}, whole")
+    raise MediaError(f"{name}: not an image that can be read; expected a complete file of one of {', '.join(_FORMATS)}")
 
 
 def _oriented_size(image: pillow.Image) -> tuple[int, int]:

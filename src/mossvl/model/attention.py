@@ -35,23 +35,33 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return attend(q, k, v, mask)
 
 
-def prefix_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
-    """Attention of row r to the first visible[r] keys; zeros where that is none.
+class Visibility:
+    """What each row of a sample sees: a prefix of the sample's vision tokens.
 
-    `visible` (queries,) int64 on the CPU must not decrease. Memory is linear in keys, not queries × keys.
+    Args:
+        visible: (rows,) int64 on the CPU, how many vision tokens each row sees; never decreasing.
     """
-    out = torch.zeros_like(q)
-    limits = None
-    for start, stop in _tiles(visible.tolist()):
-        low, high = int(visible[start]), int(visible[stop - 1])
-        if high == 0:
-            continue
-        mask = None
-        if low != high:
-            limits = visible.to(q.device) if limits is None else limits
-            mask = torch.arange(high, device=q.device) < limits[start:stop, None]
-        out[start:stop] = attend(q[start:stop], k[:high], v[:high], mask)
-    return out
+
+    def __init__(self, visible: Tensor) -> None:
+        self.visible = visible
+        counts = visible.tolist()
+        self.tiles = [(start, stop, counts[start], counts[stop - 1]) for start, stop in _tiles(counts)]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of each row to what it sees; zeros where that is nothing.
+
+        Memory is linear in keys, not queries × keys.
+        """
+        out = torch.zeros_like(q)
+        for start, stop, low, high in self.tiles:
+            if not high:
+                continue
+            mask = None
+            if low != high:
+                limits = self.visible[start:stop, None].to(q.device, non_blocking=True)
+                mask = torch.arange(high, device=q.device) < limits
+            out[start:stop] = attend(q[start:stop], k[:high], v[:high], mask)
+        return out
 
 
 def _tiles(visible: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -91,7 +101,7 @@ class PackedAttention:
         cache: MossVLCache | None,
     ) -> None:
         self.lengths = lengths
-        self.visible = visible
+        self.visible = [Visibility(rows) for rows in visible]
         self.vision_lengths = vision_lengths
         self.vision_index = vision_index
         self.cache = cache
@@ -110,5 +120,5 @@ class PackedAttention:
             keys, values = (list(parts) for parts in zip(*(groups[index] for index in self.vision_index), strict=True))
         if self.cache is not None:
             keys, values = self.cache.layers[layer].update(keys, values)
-        rows = zip(q.split(self.lengths), keys, values, self.visible, strict=True)
-        return torch.cat([prefix_attention(*parts) for parts in rows])
+        rows = zip(self.visible, q.split(self.lengths), keys, values, strict=True)
+        return torch.cat([visibility.attend(*parts) for visibility, *parts in rows])

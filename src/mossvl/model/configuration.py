@@ -7,6 +7,12 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 
+def _check_positive(part: str, config: PreTrainedConfig, names: tuple[str, ...]) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{part}: {name} {getattr(config, name)} must be at least 1")
+
+
 @strict
 class MossVLVisionConfig(PreTrainedConfig):
     """The vision tower and its merger; defaults are those of the published 11 B checkpoints."""
@@ -30,6 +36,11 @@ class MossVLVisionConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        _check_positive(
+            "vision_config",
+            self,
+            ("depth", "hidden_size", "intermediate_size", "num_heads", "patch_size", "spatial_merge_size"),
+        )
         if self.hidden_size % (4 * self.num_heads):
             raise ValueError(
                 f"vision_config: hidden_size {self.hidden_size} must be a multiple of 4 × num_heads "
@@ -78,6 +89,18 @@ class MossVLTextConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        _check_positive(
+            "text_config",
+            self,
+            (
+                "vocab_size",
+                "hidden_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "num_key_value_heads",
+                "head_dim",
+            ),
+        )
         rope = self.rope_parameters = dict(self.rope_parameters or {})
         rope.setdefault("rope_type", "default")
         rope.setdefault("rope_theta", self.default_theta)

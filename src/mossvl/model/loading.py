@@ -32,9 +32,13 @@ def load_pretrained(
     """`load` is transformers' `from_pretrained`; around it, the checks and a `device_map` that needs no accelerate."""
     folder = Path(checkpoint) if checkpoint is not None else None
     if folder is not None and folder.is_dir() and kwargs.get("gguf_file") is None:
-        require_model_type(folder)
-        if kwargs.get("state_dict") is None and kwargs.get("use_safetensors") is not False:
-            part = folder / kwargs.get("subfolder", "")
+        part = folder / kwargs.get("subfolder", "")
+        require_model_type(part)
+        if (
+            kwargs.get("variant") is None
+            and kwargs.get("state_dict") is None
+            and kwargs.get("use_safetensors") is not False
+        ):
             _raise_if_any(
                 part, header_differences(cls, _configuration(cls, part, kwargs.get("config")), read_headers(part))
             )
@@ -65,10 +69,10 @@ def header_differences(cls: type[PreTrainedModel], config: Any, tensors: Mapping
 
 
 def _configuration(cls: type[PreTrainedModel], folder: Path, given: Any) -> Any:
-    if given is not None:
+    if given is not None and not isinstance(given, str | Path):
         return given
     try:
-        return cls.config_class.from_pretrained(folder)
+        return cls.config_class.from_pretrained(given or folder)
     except (StrictDataclassError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}/config.json cannot be used: {' '.join(str(error).split())}") from error
 

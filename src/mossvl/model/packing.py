@@ -48,7 +48,7 @@ def image_tokens(
 def group_media(
     grid_thw: Tensor | None, counts: Sequence[int] | Tensor | None, samples: int | None
 ) -> list[list[Grid]]:
-    """Split `grid_thw` (media, 3) into groups of `counts` media, one for each of `samples` (None: as many as there are).
+    """Split `grid_thw` (media, 3) into groups of `counts` media, one for each of `samples` (None: any number).
 
     Without counts, a single sample takes all.
 

@@ -4,7 +4,7 @@ Samples are packed, and the cache keeps each by itself, so queries join and leav
 loaded in threads and encoded part by part between steps, so that one long video does not hold up the others' tokens.
 """
 
-import traceback
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +16,8 @@ from torch import Tensor
 from mossvl.model.cache import MossVLCache
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.offline.request import Request
+
+logger = logging.getLogger(__name__)
 
 MAX_RUNNING = 16
 """Queries that load or generate at the same time; the others wait in order, so that memory stays bounded."""
@@ -178,6 +180,6 @@ def _blaming(request: Request) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # The error is kept for as long as the request; what its frames held (pixels, caches) must not be.
-        traceback.clear_frames(error.__traceback__)
-        request.error = error
+        logger.info("query %d failed", request.index, exc_info=True)
+        # The error is kept for as long as the request; what its frames hold (pixels, caches) must not be.
+        request.error = error.with_traceback(None)

@@ -7,6 +7,7 @@ from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.offline.loop import OfflineLoop
 from mossvl.offline.query import Message, as_list
 from mossvl.offline.stream import BatchStream
+from mossvl.options import MAX_PIXELS, MIN_PIXELS, PIXEL_BUDGET
 from mossvl.processing.processor import MossVLProcessor
 
 if TYPE_CHECKING:
@@ -21,9 +22,9 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
         processor: MossVLProcessor,
         prompt: str,
         image: Any,
-        shortest_edge: int = 4096,
-        longest_edge: int = 16_777_216,
-        multi_image_max_pixels: int = 201_326_592,
+        shortest_edge: int = MIN_PIXELS,
+        longest_edge: int = MAX_PIXELS,
+        multi_image_max_pixels: int = PIXEL_BUDGET,
         patch_size: int = 16,
         temporal_patch_size: int = 1,
         merge_size: int = 2,
@@ -75,9 +76,9 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
         processor: MossVLProcessor,
         prompt: str,
         video: Any,
-        shortest_edge: int = 4096,
-        longest_edge: int = 16_777_216,
-        video_max_pixels: int = 201_326_592,
+        shortest_edge: int = MIN_PIXELS,
+        longest_edge: int = MAX_PIXELS,
+        video_max_pixels: int = PIXEL_BUDGET,
         patch_size: int = 16,
         temporal_patch_size: int = 1,
         merge_size: int = 2,

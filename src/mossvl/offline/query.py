@@ -1,7 +1,7 @@
 """A query as users write it, checked; and the session that it belongs to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from mossvl.errors import OptionError, PromptError
@@ -59,6 +59,10 @@ class Query:
         """
         if not isinstance(given, Mapping):
             raise PromptError(f"a query must be a dict, but is {given!r:.200}")
+        for name, options in (("generate_kwargs", GenerationOptions), ("media_kwargs", MediaOptions)):
+            for key in given:
+                if key in {option.name for option in fields(options)}:
+                    raise OptionError(f"{key!r} is no key of a query; write {{{name!r}: {{{key!r}: …}}}}")
         check_names(given, KEYS, "key of a query")
         flags: dict[str, Any] = {name: given.get(name) for name in FLAGS}
         flags = {name: FLAGS[name] if value is None else value for name, value in flags.items()}

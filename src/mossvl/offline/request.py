@@ -70,10 +70,10 @@ class Request:
         """
         self._interrupted()
         if self.cancelled.is_set():
-            raise GenerationCancelled(f"query {self.index} was cancelled")
+            raise GenerationCancelled("cancelled before the answer was complete")
         if time.monotonic() > self._deadline:
             raise GenerationTimeout(
-                f"query {self.index} took longer than its timeout of {self.query.generation.timeout:g} seconds"
+                f"the query took longer than its timeout of {self.query.generation.timeout:g} seconds"
             )
 
     @property
@@ -125,7 +125,7 @@ class Request:
             self._be_patient()
         elif time.monotonic() > self._patience:
             limit = self.processor.limits.timeout
-            raise GenerationTimeout(f"query {self.index}: its media gave nothing for {limit:g} seconds")
+            raise GenerationTimeout(f"loading gave nothing for {limit:g} seconds; raise MediaLimits.timeout")
         return item
 
     def close(self) -> None:
@@ -174,7 +174,7 @@ class Request:
                 processors.append(TopPLogitsWarper(options.top_p))
         scores = processors(seen, logits[None].float())[0]
         if not torch.isfinite(scores.max()):  # also: drawing from NaN would break the GPU for the whole process
-            raise MossVLError(f"query {self.index}: the model's output is not a number; check its weights and dtype")
+            raise MossVLError("the model's output is not a number; check its weights and dtype")
         if options.greedy:
             return int(scores.argmax())
         if self._generator is None and options.seed is not None:

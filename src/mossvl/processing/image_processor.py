@@ -9,12 +9,12 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from mossvl.media.limits import MediaLimits
-from mossvl.options import MediaOptions
+from mossvl.options import MAX_PIXELS, MIN_PIXELS, PIXEL_BUDGET, MediaOptions, bounds, pick
 from mossvl.processing.pixels import PatchLayout
 from mossvl.processing.plan import ImagePlan, ImageSettings, plan_images
-from mossvl.processing.tensors import bounds, media_tensors, pick
+from mossvl.processing.tensors import media_tensors
 
-DEFAULT_SIZE = {"shortest_edge": 4096, "longest_edge": 16_777_216}
+DEFAULT_SIZE = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
 """Least and most area of a picture in pixels; the published files call them edges."""
 
 
@@ -26,7 +26,7 @@ class MossVLImageProcessor(BaseImageProcessor):
     def __init__(
         self,
         size: dict[str, int] | None = None,
-        multi_image_max_pixels: int = 201_326_592,
+        multi_image_max_pixels: int = PIXEL_BUDGET,
         patch_size: int = 16,
         temporal_patch_size: int = 1,
         merge_size: int = 2,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mossvl.errors import MediaError
+from mossvl.errors import MediaError, OptionError
 from mossvl.media.image import Image, open_image
 from mossvl.media.limits import MediaLimits
 from mossvl.media.video import Clip, open_clip
@@ -94,10 +94,20 @@ def plan_images(
     opened = [stack.enter_context(open_image(image, limits)) for image in images]
     shapes = [(image.height, image.width) for image in opened]
     budgets = sizes.image_budgets(shapes, settings.multi_image_max_pixels, settings.min_pixels, settings.max_pixels)
-    return [
-        ImagePlan(image, *sizes.image_size(image.height, image.width, layout.factor, settings.min_pixels, budget))
-        for image, budget in zip(opened, budgets, strict=True)
-    ]
+    plans = []
+    for image, budget in zip(opened, budgets, strict=True):
+        size = sizes.image_size(image.height, image.width, layout.factor, settings.min_pixels, budget)
+        plans.append(ImagePlan(image, *_allowed(size, limits)))
+    return plans
+
+
+def _allowed(size: tuple[int, int], limits: MediaLimits) -> tuple[int, int]:
+    """A picture is not made larger than it might be when it is read."""
+    if size[0] * size[1] > limits.image_pixels:
+        raise OptionError(
+            f"min_pixels would make a picture of {size[1]} × {size[0]} pixels; the limit is {limits.image_pixels}"
+        )
+    return size
 
 
 def video_segments(video: Any) -> tuple[Any, Sequence[Any] | None]:
@@ -163,7 +173,7 @@ def plan_videos(
         size = sizes.frame_size(
             len(indices), clip.height, clip.width, layout.factor, settings.min_pixels, settings.max_pixels, budget
         )
-        plans.append(VideoPlan(clip, *size, indices, times))
+        plans.append(VideoPlan(clip, *_allowed(size, limits), indices, times))
     return plans
 
 

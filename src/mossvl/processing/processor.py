@@ -1,6 +1,7 @@
 """The processor: text, images and videos in, model inputs out."""
 
 import copy
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -100,6 +101,10 @@ class MossVLProcessor(ProcessorMixin):
             *("grid_thw", "media_nums_per_sample", "cross_attention_mask"),
         ]
 
+    @property
+    def image_token_id(self) -> int:
+        return self._token_id(prompt.IMAGE_TOKEN)
+
     def _token_id(self, token: str) -> int:
         return int(self.tokenizer.convert_tokens_to_ids(token))
 
@@ -124,6 +129,9 @@ class MossVLProcessor(ProcessorMixin):
         ):
             if value != getattr(self.image_processor, name):
                 raise OptionError(f"{name}={value!r}, but this model's is {getattr(self.image_processor, name)}")
+        for name, values in (("image_mean", image_mean), ("image_std", image_std)):
+            if len(values) != 3 or not all(math.isfinite(v) and (v > 0 or name == "image_mean") for v in values):
+                raise OptionError(f"{name}={values!r} must be three numbers" + ", each above 0" * (name == "image_std"))
         other = copy.copy(self)
         for name in ("image_processor", "video_processor"):
             part = copy.copy(getattr(self, name))
@@ -188,7 +196,7 @@ class MossVLProcessor(ProcessorMixin):
         encoded = self.tokenizer(expanded.text, return_offsets_mapping=True)
         input_ids = torch.tensor(encoded["input_ids"], dtype=torch.long)
         frames = sum(plan.num_frames for plan in plans)
-        tokens = int((input_ids == self._token_id(prompt.IMAGE_TOKEN)).sum())
+        tokens = int((input_ids == self.image_token_id).sum())
         if tokens != frames:
             raise PromptError(
                 f"the prompt has {tokens} {prompt.IMAGE_TOKEN} tokens, but the media have {frames} frames; "
@@ -253,7 +261,14 @@ class MossVLProcessor(ProcessorMixin):
         """
         if return_tensors != "pt":
             raise OptionError(f"return_tensors={return_tensors!r} is not supported; only 'pt' is")
+        side = padding_side or self.tokenizer.padding_side
+        if padding not in (True, False, "longest", "do_not_pad") or side not in ("left", "right"):
+            raise OptionError(
+                f"padding={padding!r}, padding_side={side!r}: pad to the longest prompt, 'left' or 'right'"
+            )
         texts = [text] if isinstance(text, str) else list(text)
+        if not texts:
+            raise PromptError("there is no prompt; give at least one text")
         options = MediaOptions.from_dict(media_kwargs)
         all_images = _by_prompt(images, texts, "images", lambda item: isinstance(item, list | tuple))
         all_videos = _by_prompt(
@@ -269,7 +284,7 @@ class MossVLProcessor(ProcessorMixin):
         counts = [len(one.plans) for one in planned]
         if blank_image_for_text:
             tensors_of_media, counts = self._with_blanks(tensors_of_media, planned)
-        batch = self._padded(planned, padding, padding_side or self.tokenizer.padding_side)
+        batch = self._padded(planned, padding, side)
         if labels_spans is not None:
             batch["labels"] = self._labels(planned, labels_spans, batch["attention_mask"])
         return BatchFeature({**batch, **tensors_of_media, "media_nums_per_sample": counts})
@@ -287,17 +302,17 @@ class MossVLProcessor(ProcessorMixin):
             columns = slice(max(lengths) - length, None) if side == "left" else slice(0, length)
             input_ids[row, columns] = one.input_ids
             attention_mask[row, columns] = 1
-            seen = (one.input_ids == self._token_id(prompt.IMAGE_TOKEN)).cumsum(0)
+            seen = (one.input_ids == self.image_token_id).cumsum(0)
             hidden[row, 0, columns] = torch.arange(frames) >= seen[:, None]
         return {"input_ids": input_ids, "attention_mask": attention_mask, "cross_attention_mask": hidden}
 
     def _labels(self, planned: list[PlannedPrompt], spans: Any, attention_mask: Tensor) -> Tensor:
-        if len(planned) == 1 and not (len(spans) == 1 and spans[0] and isinstance(spans[0][0], list | tuple)):
+        if len(planned) == 1 and all(len(span) == 2 and isinstance(span[0], int) for span in spans):
             spans = [spans]
         if len(spans) != len(planned):
             raise OptionError(f"labels_spans has {len(spans)} lists of spans for {len(planned)} prompts")
         never = {
-            "image": self._token_id(prompt.IMAGE_TOKEN),
+            "image": self.image_token_id,
             "start": self._token_id(prompt.VISION_START),
             "end": self._token_id(prompt.VISION_END),
         }

@@ -2,16 +2,13 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from mossvl.options import MediaOptions
 from mossvl.processing.pixels import PatchLayout, normalise
 from mossvl.processing.plan import Grid, MediumPlan
-
-T = TypeVar("T")
 
 
 class PixelSettings(Protocol):
@@ -22,18 +19,6 @@ class PixelSettings(Protocol):
 
     @property
     def layout(self) -> PatchLayout: ...
-
-
-def pick(given: T | None, default: T) -> T:
-    return default if given is None else given
-
-
-def bounds(what: str, options: MediaOptions, low: int, high: int) -> dict[str, int]:
-    """min_… and max_… of a query, or the defaults; a bound that is given alone moves the default of the other."""
-    least, most = getattr(options, f"min_{what}"), getattr(options, f"max_{what}")
-    if least is None:
-        least = min(low, pick(most, high))
-    return {f"min_{what}": least, f"max_{what}": max(least, high) if most is None else most}
 
 
 def grid_of(plan: MediumPlan, layout: PatchLayout) -> Grid:

@@ -9,11 +9,12 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from mossvl.media.limits import MediaLimits
-from mossvl.options import MediaOptions
+from mossvl.media.video import is_frame_list
+from mossvl.options import PIXEL_BUDGET, MediaOptions, bounds, pick
 from mossvl.processing.image_processor import DEFAULT_SIZE
 from mossvl.processing.pixels import PatchLayout
 from mossvl.processing.plan import VideoPlan, VideoSettings, plan_videos
-from mossvl.processing.tensors import bounds, media_tensors, pick
+from mossvl.processing.tensors import media_tensors
 
 
 class MossVLVideoProcessor(BaseVideoProcessor):
@@ -24,7 +25,7 @@ class MossVLVideoProcessor(BaseVideoProcessor):
     def __init__(
         self,
         size: dict[str, int] | None = None,
-        video_max_pixels: int = 201_326_592,
+        video_max_pixels: int = PIXEL_BUDGET,
         patch_size: int = 16,
         temporal_patch_size: int = 1,
         merge_size: int = 2,
@@ -71,7 +72,7 @@ class MossVLVideoProcessor(BaseVideoProcessor):
     def __call__(self, videos: Any, limits: MediaLimits | None = None, **media_kwargs: Any) -> BatchFeature:
         """The videos of one prompt → `pixel_values` (patches, 768) float32, `grid_thw` (units, 3) and, for each unit,
         the `timestamps` of its frames in seconds."""
-        videos = videos if isinstance(videos, list | tuple) else [videos]
+        videos = list(videos) if isinstance(videos, list | tuple) and not is_frame_list(videos) else [videos]
         with ExitStack() as stack:
             options = MediaOptions.from_dict(media_kwargs)
             plans = self.plan(videos, options, limits or MediaLimits(), stack)
