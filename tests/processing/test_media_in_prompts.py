@@ -120,8 +120,9 @@ def test_chunks_are_the_whole_in_order(processor):
     for frames in (1, 3, 100):
         with ExitStack() as stack:
             planned = processor.plan(text, *sources.values(), MediaOptions(), stack)
-            chunks = list(processor.pixel_chunks(planned.plans, frames, torch.device("cpu"), torch.float32))
-        assert torch.equal(torch.cat([pixels for pixels, _ in chunks]), whole)
+            chunks = list(processor.pixel_chunks(planned.plans, frames))
+        patches = torch.cat([patches for patches, _ in chunks])
+        assert torch.equal(processor.normalise(patches, torch.device("cpu"), torch.float32), whole)
         assert all(len(pixels) == grid.prod(1).sum() for pixels, grid in chunks)
         assert all(grid[:, 0].sum() <= frames for _, grid in chunks)
 

@@ -83,8 +83,7 @@ class Batch:
 
     def admit(self, request: Request) -> None:
         """Begin to load a request's media."""
-        weight = self.model.model.visual.patch_embed.proj.weight
-        request.start(weight.device, weight.dtype, self.model.config.text_config.max_position_embeddings)
+        request.start(self.model.config.text_config.max_position_embeddings)
         self.loading.append(Loading(request))
 
     def load(self) -> Iterator[Event]:
@@ -142,7 +141,9 @@ class Batch:
         return request.text.finish(), True
 
     @torch.inference_mode()
-    def _encode(self, loading: Loading, pixel_values: Tensor, grid_thw: Tensor) -> None:
+    def _encode(self, loading: Loading, patches: Tensor, grid_thw: Tensor) -> None:
+        weight = self.model.model.visual.patch_embed.proj.weight
+        pixel_values = loading.request.processor.normalise(patches, weight.device, weight.dtype)
         loading.vision.append(self.model.model.encode_vision(pixel_values, grid_thw))
 
     @torch.inference_mode()

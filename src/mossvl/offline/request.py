@@ -89,7 +89,7 @@ class Request:
 
     # --- media ---------------------------------------------------------------------------------------------------
 
-    def start(self, device: torch.device, dtype: torch.dtype, context: int) -> None:
+    def start(self, context: int) -> None:
         """Begin to load, in a thread; the query's time-out counts from here."""
         if self.query.generation.timeout is not None:
             self._deadline = time.monotonic() + self.query.generation.timeout
@@ -103,7 +103,7 @@ class Request:
                 self._check_length(planned, context)
                 self.planned = planned
                 frames = self.query.generation.vision_chunked_length
-                yield from self.processor.pixel_chunks(planned.plans, frames, device, dtype, stop)
+                yield from self.processor.pixel_chunks(planned.plans, frames, stop)
 
         self._loading = Ahead(work)
 
@@ -113,7 +113,7 @@ class Request:
         return self._loading is not None and self._loading.exhausted
 
     def take(self, seconds: float) -> tuple[Tensor, Tensor] | None:
-        """Some frames as (pixel_values, grid_thw), or None if there are none within `seconds`.
+        """Some frames as (uint8 patches, grid_thw), or None if there are none within `seconds`.
 
         Raises:
             InputError: the media or the prompt cannot be used.

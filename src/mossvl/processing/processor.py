@@ -213,17 +213,14 @@ class MossVLProcessor(ProcessorMixin):
         )
 
     def pixel_chunks(
-        self,
-        plans: Sequence[MediumPlan],
-        frames: int,
-        device: torch.device,
-        dtype: torch.dtype,
-        cancel: threading.Event | None = None,
+        self, plans: Sequence[MediumPlan], frames: int, cancel: threading.Event | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Media as pixel_values (patches, 768) on `device`, at most `frames` frames at a time, with their grid_thw."""
-        settings = self.image_processor
-        for patches, grid_thw in tensors.chunks(plans, settings, frames, cancel):
-            yield normalise(patches.to(device), settings.image_mean, settings.image_std, dtype), grid_thw
+        """Media as uint8 patches (patches, 768) with their grid_thw, at most `frames` frames at a time."""
+        return tensors.chunks(plans, self.image_processor, frames, cancel)
+
+    def normalise(self, patches: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """uint8 patches → `pixel_values` on `device`; bytes are what travels there."""
+        return normalise(patches.to(device), self.image_processor.image_mean, self.image_processor.image_std, dtype)
 
     # --- from text and media to a batch --------------------------------------------------------------------------
 

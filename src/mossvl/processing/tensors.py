@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any, Protocol
 
 import torch
@@ -35,19 +36,24 @@ def chunks(
         uint8 patches (patches, 3 · patch_size²), not yet normalised, and their grid_thw (parts, 3); a video may come in
         several parts.
     """
-    pending: list[Tensor] = []
-    grids: list[list[int]] = []
-    for plan in plans:
-        _, rows, columns = grid_of(plan, settings.layout)
-        grids.append([0, rows, columns])
-        for picture in plan.frames(cancel):
-            pending.append(settings.layout.cut(picture))
-            grids[-1][0] += 1
-            if len(pending) == frames:
-                yield torch.cat(pending), torch.tensor([grid for grid in grids if grid[0]])
-                pending, grids = [], [[0, rows, columns]]
-    if pending:
-        yield torch.cat(pending), torch.tensor([grid for grid in grids if grid[0]])
+    layout = settings.layout
+    grids = [
+        (medium, *layout.grid(plan.height, plan.width))
+        for medium, plan in enumerate(plans)
+        for _ in range(plan.num_frames)
+    ]
+    pictures = (picture for plan in plans for picture in plan.frames(cancel))
+    for start in range(0, len(grids), frames):
+        part = grids[start : start + frames]
+        patches = torch.empty(
+            sum(rows * columns for _, rows, columns in part), 3 * layout.patch_size**2, dtype=torch.uint8
+        )
+        filled = 0
+        for _, rows, columns in part:
+            patches[filled : filled + rows * columns] = layout.cut(next(pictures))
+            filled += rows * columns
+        media = [(len(list(same)), *grid) for (_, *grid), same in groupby(part)]
+        yield patches, torch.tensor(media)
 
 
 def media_tensors(plans: Sequence[MediumPlan], settings: PixelSettings) -> dict[str, Any]:
