@@ -8,6 +8,7 @@ from transformers import AutoProcessor
 
 from mossvl.errors import CheckpointError, OptionError
 from mossvl.model.checkpoint import require_model_type
+from mossvl.model.location import check_location
 from mossvl.offline.interface import MossVLForConditionalGeneration
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import IMAGE_TOKEN
@@ -29,11 +30,9 @@ def load(
     """
     target = resolve_device(device)
     kind = resolve_dtype(dtype, target)
-    folder = Path(checkpoint)
-    if folder.is_dir():
-        require_model_type(folder)
-    elif folder.is_absolute() or folder.exists() or len(folder.parts) != 2:
-        raise CheckpointError(f"{checkpoint} is not a folder; expected the folder of a MOSS-VL checkpoint")
+    check_location(checkpoint)
+    if Path(checkpoint).is_dir():
+        require_model_type(Path(checkpoint))
     try:
         processor = AutoProcessor.from_pretrained(str(checkpoint))
         model = MossVLForConditionalGeneration.from_pretrained(str(checkpoint), dtype=kind)

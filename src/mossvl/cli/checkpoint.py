@@ -4,11 +4,11 @@ import os
 import sys
 import warnings
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mossvl.errors import CheckpointError
 from mossvl.media.limits import MediaLimits
+from mossvl.model.location import check_location
 
 if TYPE_CHECKING:
     from mossvl.offline.interface import MossVLForConditionalGeneration
@@ -25,9 +25,7 @@ def check_checkpoint(given: str | None) -> str:
         raise CheckpointError(
             "no checkpoint: give its folder with --checkpoint or in MOSSVL_CHECKPOINT (no weights come with mossvl)"
         )
-    names_repository = given.count("/") == 1 and not given.startswith((".", "~", "/"))
-    if not Path(given).is_dir() and not names_repository:
-        raise CheckpointError(f"{given} is not a folder; expected the folder of a MOSS-VL checkpoint")
+    check_location(given)
     return given
 
 

@@ -55,11 +55,6 @@ class Watch:
         self.cancel = cancel
         self._deadline = time.monotonic() + timeout
 
-    @property
-    def remaining(self) -> float:
-        """Seconds left, never below zero."""
-        return max(self._deadline - time.monotonic(), 0.0)
-
     def check(self) -> None:
         """Raise GenerationCancelled or GenerationTimeout when it is time to stop."""
         if self.cancel is not None and self.cancel.is_set():

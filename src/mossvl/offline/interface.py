@@ -59,17 +59,18 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
                 "max_pixels": longest_edge,
                 "multi_image_max_pixels": multi_image_max_pixels,
             },
-            "generate_kwargs": {
-                "max_new_tokens": max_new_tokens,
-                "temperature": temperature,
-                "top_k": top_k,
-                "top_p": top_p,
-                "repetition_penalty": repetition_penalty,
-                "do_sample": do_sample,
-                "vision_chunked_length": vision_chunked_length,
-            },
         }
-        return self._answer(processor, query)
+        return self._answer(
+            processor,
+            query,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            do_sample=do_sample,
+            vision_chunked_length=vision_chunked_length,
+        )
 
     def offline_video_generate(
         self,
@@ -123,17 +124,18 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
                 "min_frames": min_frames,
                 "max_frames": max_frames,
             },
-            "generate_kwargs": {
-                "max_new_tokens": max_new_tokens,
-                "temperature": temperature,
-                "top_k": top_k,
-                "top_p": top_p,
-                "repetition_penalty": repetition_penalty,
-                "do_sample": do_sample,
-                "vision_chunked_length": vision_chunked_length,
-            },
         }
-        return self._answer(processor, query)
+        return self._answer(
+            processor,
+            query,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            do_sample=do_sample,
+            vision_chunked_length=vision_chunked_length,
+        )
 
     def offline_batch_generate(
         self,
@@ -194,6 +196,7 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
         loop = OfflineLoop(self, processor, new_queries, output_text_queue, vision_chunked_length=vision_chunked_length)
         loop.run()
 
-    def _answer(self, processor: MossVLProcessor, query: dict[str, Any]) -> str:
+    def _answer(self, processor: MossVLProcessor, query: dict[str, Any], **generate_kwargs: Any) -> str:
+        query = {**query, "generate_kwargs": generate_kwargs}
         result = self.offline_batch_generate(processor, [query], raise_on_error=True)
         return str(result["results"][0]["text"])

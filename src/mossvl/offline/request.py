@@ -20,6 +20,7 @@ from mossvl.errors import ContextLengthError, GenerationCancelled, GenerationTim
 from mossvl.offline.ahead import Ahead
 from mossvl.offline.query import Message, Query, media_of
 from mossvl.offline.text_stream import TextStream
+from mossvl.options import GenerationOptions
 from mossvl.processing.processor import MossVLProcessor, PlannedPrompt
 from mossvl.processing.prompt import check_messages
 
@@ -57,6 +58,7 @@ class Request:
         self._loading: Ahead | None = None
         self._deadline = float("inf")
         self._patience = float("inf")
+        self._processors = _logits_processors(query.generation)
         self._generator: torch.Generator | None = None
 
     # --- limits --------------------------------------------------------------------------------------------------
@@ -158,21 +160,13 @@ class Request:
             MossVLError: the logits are not numbers.
         """
         options = self.query.generation
-        processors = LogitsProcessorList()
         seen = torch.empty(1, 0, dtype=torch.long, device=logits.device)
         if options.repetition_penalty != 1.0:
             assert self.planned is not None
             seen = torch.cat((self.planned.input_ids, torch.tensor(self.tokens, dtype=torch.long)))[None].to(
                 seen.device
             )
-            processors.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
-        if not options.greedy:
-            processors.append(TemperatureLogitsWarper(options.temperature))
-            if options.top_k:
-                processors.append(TopKLogitsWarper(options.top_k))
-            if options.top_p < 1:
-                processors.append(TopPLogitsWarper(options.top_p))
-        scores = processors(seen, logits[None].float())[0]
+        scores = self._processors(seen, logits[None].float())[0]
         if not torch.isfinite(scores.max()):  # also: drawing from NaN would break the GPU for the whole process
             raise MossVLError("the model's output is not a number; check its weights and dtype")
         if options.greedy:
@@ -192,6 +186,20 @@ class Request:
         if len(self.tokens) >= self._room:
             return chunk + self.text.finish(), True
         return chunk, False
+
+
+def _logits_processors(options: GenerationOptions) -> LogitsProcessorList:
+    """What becomes of logits before a token is chosen."""
+    processors = LogitsProcessorList()
+    if options.repetition_penalty != 1.0:
+        processors.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
+    if not options.greedy:
+        processors.append(TemperatureLogitsWarper(options.temperature))
+        if options.top_k:
+            processors.append(TopKLogitsWarper(options.top_k))
+        if options.top_p < 1:
+            processors.append(TopPLogitsWarper(options.top_p))
+    return processors
 
 
 def message_of(error: BaseException) -> str:
