@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mossvl.model.cache import MossVLCache
+from mossvl.model.layers import Attention, PlainProducts
+from mossvl.model.xrope import Rope, rotate
 
 TILE_ROWS = 64
 """Rows with different visibility that are computed in one call, under a mask of their own; bounds that mask's size."""
@@ -81,8 +83,8 @@ def _tiles(visible: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield start, stop
 
 
-class PackedAttention:
-    """The plain `Attend`: rows of several samples, each sample computed by itself.
+class PackedAttention(PlainProducts):
+    """The plain `Backend`: rows of several samples, each sample computed by itself.
 
     Args:
         lengths: text rows of each sample in this call.
@@ -105,20 +107,26 @@ class PackedAttention:
         self.vision_lengths = vision_lengths
         self.vision_index = vision_index
         self.cache = cache
+        self._vision: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
 
-    def self_attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def self_attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor, attn: Attention, rope: Rope) -> Tensor:
+        q, k = rotate(attn.q_norm(q), rope), rotate(attn.k_norm(k), rope)
         keys, values = list(k.split(self.lengths)), list(v.split(self.lengths))
         if self.cache is not None:
             keys, values = self.cache.layers[layer].update(keys, values)
-        return torch.cat([causal_attention(*parts) for parts in zip(q.split(self.lengths), keys, values, strict=True)])
+        parts = zip(q.split(self.lengths), keys, values, strict=True)
+        return torch.cat([causal_attention(*part) for part in parts]).flatten(-2)
 
-    def cross_attention(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
-        keys: list[Tensor] = []
-        values: list[Tensor] = []
-        if k is not None and v is not None:
-            groups = list(zip(k.split(self.vision_lengths), v.split(self.vision_lengths), strict=True))
-            keys, values = (list(parts) for parts in zip(*(groups[index] for index in self.vision_index), strict=True))
+    def store_vision(self, layer: int, k: Tensor, v: Tensor, attn: Attention, rope: Rope) -> None:
+        k = rotate(attn.k_norm(k), rope)
+        groups = list(zip(k.split(self.vision_lengths), v.split(self.vision_lengths), strict=True))
+        keys, values = zip(*(groups[index] for index in self.vision_index), strict=True)
+        self._vision[layer] = list(keys), list(values)
+
+    def cross_attention(self, layer: int, q: Tensor, attn: Attention, rope: Rope) -> Tensor:
+        q = rotate(attn.q_norm(q), rope)
+        keys, values = self._vision.pop(layer, ([], []))
         if self.cache is not None:
             keys, values = self.cache.layers[layer].update(keys, values)
         rows = zip(self.visible, q.split(self.lengths), keys, values, strict=True)
-        return torch.cat([visibility.attend(*parts) for visibility, *parts in rows])
+        return torch.cat([visibility.attend(*parts) for visibility, *parts in rows]).flatten(-2)

@@ -3,12 +3,12 @@
 from torch import Tensor, nn
 
 from mossvl.model.configuration import MossVLTextConfig
-from mossvl.model.layers import Attend, CrossAttentionLayer, RMSNorm, SelfAttentionLayer
+from mossvl.model.layers import Backend, CrossAttentionLayer, RMSNorm, SelfAttentionLayer
 from mossvl.model.xrope import rotary
 
 
 class TextModel(nn.Module):
-    """All samples' text in packed rows, (rows, hidden); `attend` keeps the samples apart."""
+    """All samples' text in packed rows, (rows, hidden); `backend` keeps the samples apart."""
 
     def __init__(self, config: MossVLTextConfig) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class TextModel(nn.Module):
         self,
         x: Tensor,
         positions: Tensor,
-        attend: Attend,
+        backend: Backend,
         sees: Tensor | None = None,
         vision: tuple[Tensor, Tensor] | None = None,
         states: list[Tensor] | None = None,
@@ -35,7 +35,7 @@ class TextModel(nn.Module):
         Args:
             x: (rows, hidden) embeddings.
             positions: (3, rows) rotary positions.
-            attend: keeps samples apart and remembers their keys and values.
+            backend: computes, keeps samples apart and remembers their keys and values.
             sees: (rows, 1), 1 for rows that see a frame, else 0; None when no row does, and cross layers are skipped.
             vision: the vision tokens that are new in this call, (vision rows, hidden), and their rotary positions,
                 (3, vision rows).
@@ -49,9 +49,9 @@ class TextModel(nn.Module):
             if states is not None:
                 states.append(x)
             if isinstance(layer, SelfAttentionLayer):
-                x = layer(x, rope, attend)
+                x = layer(x, rope, backend)
             elif sees is not None:
-                x = layer(x, rope, attend, sees, tokens, turned)
+                x = layer(x, rope, backend, sees, tokens, turned)
         x = self.norm(x)
         if states is not None:
             states.append(x)

@@ -1,10 +1,11 @@
 """The decoder's layers, defined once for every way the model is run.
 
-Text tokens of all samples lie in packed rows, (rows, hidden), without padding. A layer projects, normalises and
-rotates; how rows of different samples are kept apart, and where keys and values are stored, is decided by the `Attend`
-object that is passed in.
+Text tokens of all samples lie in packed rows, (rows, hidden), without padding. A layer says what is computed from what;
+how it is computed, how rows of different samples are kept apart, and where keys and values are stored, is decided by
+the `Backend` that is passed in: `model.attention` has the plain one, `engine` those over pages.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -14,21 +15,46 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mossvl.model.configuration import MossVLTextConfig
-from mossvl.model.xrope import Rope, rotate
+from mossvl.model.xrope import Rope
 
 
-class Attend(Protocol):
-    """Attention over packed rows. q, k, v are (rows, heads, head_dim), already rotated; the result has q's shape."""
+class Backend(Protocol):
+    """What a layer asks for. Rows are packed: x is (rows, hidden), q is (rows, heads, d), k and v (rows, kv heads, d).
 
-    def self_attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Each text row attends to the rows of its own sample up to itself, earlier calls' rows included."""
+    Queries, keys and values are handed over as projected; the backend normalises (`q_norm`, `k_norm`) and rotates them.
+    """
+
+    def project(self, x: Tensor, linears: Sequence[nn.Linear], norm: "RMSNorm | None" = None) -> list[Tensor]:
+        """Each linear map of the (normalised) rows."""
         ...
 
-    def cross_attention(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
-        """Each text row attends to the visible prefix of its sample's vision tokens.
+    def swiglu(self, x: Tensor, norm: "RMSNorm", mlp: "MLP") -> Tensor:
+        """silu(gate(norm(x))) · up(norm(x)), (rows, intermediate)."""
+        ...
 
-        k and v belong to the vision tokens that are new in this call, or are None when there are none.
-        Rows that see nothing get zeros.
+    def add(self, residual: Tensor, x: Tensor, linear: nn.Linear) -> Tensor:
+        """residual + linear(x)."""
+        ...
+
+    def add_gated(self, residual: Tensor, x: Tensor, linear: nn.Linear, gate: Tensor, sees: Tensor) -> Tensor:
+        """residual + tanh(gate) · sees · linear(x); gate is (1,), sees (rows, 1)."""
+        ...
+
+    def self_attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor, attn: "Attention", rope: Rope) -> Tensor:
+        """Each text row attends to the rows of its own sample up to itself, earlier calls' rows included.
+
+        Returns (rows, heads · d).
+        """
+        ...
+
+    def store_vision(self, layer: int, k: Tensor, v: Tensor, attn: "Attention", rope: Rope) -> None:
+        """Keep keys and values of vision tokens that are new in this call; rows are vision tokens."""
+        ...
+
+    def cross_attention(self, layer: int, q: Tensor, attn: "Attention", rope: Rope) -> Tensor:
+        """Each text row attends to the visible prefix of its sample's vision tokens; zeros where it sees nothing.
+
+        Returns (rows, heads · d).
         """
         ...
 
@@ -46,7 +72,7 @@ class RMSNorm(nn.Module):
 
 
 class MLP(nn.Module):
-    """SwiGLU."""
+    """The parts of SwiGLU."""
 
     def __init__(self, config: MossVLTextConfig) -> None:
         super().__init__()
@@ -55,12 +81,9 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
         self.act_fn = ACT2FN[config.hidden_act]
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
-
 
 class Attention(nn.Module):
-    """Projections of grouped-query attention, with normalised and rotated queries and keys."""
+    """The parts of grouped-query attention with normalised and rotated queries and keys."""
 
     def __init__(self, config: MossVLTextConfig) -> None:
         super().__init__()
@@ -75,20 +98,9 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
-    def _heads(self, x: Tensor) -> Tensor:
+    def heads(self, x: Tensor) -> Tensor:
+        """(rows, heads · d) → (rows, heads, d)."""
         return x.unflatten(-1, (-1, self.head_dim))
-
-    def queries(self, x: Tensor, rope: Rope) -> Tensor:
-        """(rows, hidden) → (rows, heads, head_dim)."""
-        return rotate(self.q_norm(self._heads(self.q_proj(x))), rope)
-
-    def keys_values(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
-        """(rows, hidden) → keys and values, (rows, kv heads, head_dim) each."""
-        return rotate(self.k_norm(self._heads(self.k_proj(x))), rope), self._heads(self.v_proj(x))
-
-    def output(self, x: Tensor) -> Tensor:
-        """(rows, heads, head_dim) → (rows, hidden)."""
-        return self.o_proj(x.flatten(-2))
 
 
 class SelfAttentionLayer(GradientCheckpointingLayer):
@@ -102,12 +114,12 @@ class SelfAttentionLayer(GradientCheckpointingLayer):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, rope: Rope, attend: Attend) -> Tensor:
-        normed = self.input_layernorm(x)
-        q = self.self_attn.queries(normed, rope)
-        k, v = self.self_attn.keys_values(normed, rope)
-        x = x + self.self_attn.output(attend.self_attention(self.index, q, k, v))
-        return x + self.mlp(self.post_attention_layernorm(x))
+    def forward(self, x: Tensor, rope: Rope, backend: Backend) -> Tensor:
+        attn = self.self_attn
+        q, k, v = map(attn.heads, backend.project(x, (attn.q_proj, attn.k_proj, attn.v_proj), self.input_layernorm))
+        attended = backend.self_attention(self.index, q, k, v, attn, rope)
+        x = backend.add(x, attended, attn.o_proj)
+        return backend.add(x, backend.swiglu(x, self.post_attention_layernorm, self.mlp), self.mlp.down_proj)
 
 
 class CrossAttentionLayer(GradientCheckpointingLayer):
@@ -123,23 +135,48 @@ class CrossAttentionLayer(GradientCheckpointingLayer):
         self.cross_attn_attn_gate = nn.Parameter(torch.zeros(1))
         self.cross_attn_mlp_gate = nn.Parameter(torch.zeros(1))
 
+    def read(self, vision: Tensor, rope: Rope, backend: Backend) -> None:
+        """Keys and values of vision tokens (vision rows, hidden); `rope` are their angles."""
+        attn = self.cross_attn
+        k, v = map(attn.heads, backend.project(vision, (attn.k_proj, attn.v_proj)))
+        backend.store_vision(self.index, k, v, attn, rope)
+
     def forward(
         self,
         x: Tensor,
         rope: Rope,
-        attend: Attend,
+        backend: Backend,
         sees: Tensor,
-        vision: Tensor | None,
-        vision_rope: Rope | None,
+        vision: Tensor | None = None,
+        vision_rope: Rope | None = None,
     ) -> Tensor:
         """`sees` (rows, 1) is 1 for rows that see a frame and 0 for the others, which pass unchanged.
 
-        `vision` (vision rows, hidden) are the vision tokens that are new in this call, `vision_rope` their angles.
+        `vision` (vision rows, hidden) are vision tokens to be read first, `vision_rope` their angles.
         """
-        q = self.cross_attn.queries(self.input_layernorm(x), rope)
-        k, v = None, None
         if vision is not None and vision_rope is not None:
-            k, v = self.cross_attn.keys_values(vision, vision_rope)
-        attended = self.cross_attn.output(attend.cross_attention(self.index, q, k, v))
-        x = x + self.cross_attn_attn_gate.tanh() * sees * attended
-        return x + self.cross_attn_mlp_gate.tanh() * sees * self.mlp(self.post_attention_layernorm(x))
+            self.read(vision, vision_rope, backend)
+        attn = self.cross_attn
+        (q,) = map(attn.heads, backend.project(x, (attn.q_proj,), self.input_layernorm))
+        attended = backend.cross_attention(self.index, q, attn, rope)
+        x = backend.add_gated(x, attended, attn.o_proj, self.cross_attn_attn_gate, sees)
+        hidden = backend.swiglu(x, self.post_attention_layernorm, self.mlp)
+        return backend.add_gated(x, hidden, self.mlp.down_proj, self.cross_attn_mlp_gate, sees)
+
+
+class PlainProducts:
+    """The products of a `Backend` as the modules themselves compute them, whatever stands in their place."""
+
+    def project(self, x: Tensor, linears: Sequence[nn.Linear], norm: RMSNorm | None = None) -> list[Tensor]:
+        x = x if norm is None else norm(x)
+        return [linear(x) for linear in linears]
+
+    def swiglu(self, x: Tensor, norm: RMSNorm, mlp: MLP) -> Tensor:
+        x = norm(x)
+        return mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
+
+    def add(self, residual: Tensor, x: Tensor, linear: nn.Linear) -> Tensor:
+        return residual + linear(x)
+
+    def add_gated(self, residual: Tensor, x: Tensor, linear: nn.Linear, gate: Tensor, sees: Tensor) -> Tensor:
+        return residual + gate.tanh() * sees * linear(x)

@@ -175,14 +175,14 @@ class MossVLModel(MossVLPreTrainedModel):
 
         if use_cache and past_key_values is None:
             past_key_values = MossVLCache(self.config.text_config)
-        attend = PackedAttention(packed.lengths, packed.visible, packed.vision_lengths, packed.reads, past_key_values)
+        backend = PackedAttention(packed.lengths, packed.visible, packed.vision_lengths, packed.reads, past_key_values)
         sees = torch.cat(packed.visible)[:, None] > 0
         rows = real.to(embeds.device)
         states: list[Tensor] | None = [] if output_hidden_states else None
         hidden = self.language_model(
             embeds[rows],
             packed.positions.to(embeds.device),
-            attend,
+            backend,
             sees.to(embeds) if sees.any() else None,
             None if vision_embeds is None else (vision_embeds, packed.vision_positions.to(vision_embeds.device)),
             states,
