@@ -14,19 +14,23 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from mossvl import errors
+    from mossvl.engine.config import EngineConfig
+    from mossvl.engine.interface import MossVL
     from mossvl.loading import load
     from mossvl.model.cache import MossVLCache
     from mossvl.model.configuration import MossVLConfig, MossVLTextConfig, MossVLVisionConfig
     from mossvl.model.modeling import MossVLModel
     from mossvl.offline.interface import MossVLForConditionalGeneration
-    from mossvl.options import GenerationOptions, MediaOptions
+    from mossvl.options import GenerationOptions, MediaOptions, SamplingParams
     from mossvl.processing.image_processor import MossVLImageProcessor
     from mossvl.processing.processor import MossVLProcessor
     from mossvl.processing.video_processor import MossVLVideoProcessor
 
 __all__ = [
+    "EngineConfig",
     "GenerationOptions",
     "MediaOptions",
+    "MossVL",
     "MossVLCache",
     "MossVLConfig",
     "MossVLForConditionalGeneration",
@@ -36,11 +40,15 @@ __all__ = [
     "MossVLTextConfig",
     "MossVLVideoProcessor",
     "MossVLVisionConfig",
+    "SamplingParams",
     "errors",
     "load",
 ]
 
 _MODULES = {
+    "EngineConfig": "engine.config",
+    "MossVL": "engine.interface",
+    "SamplingParams": "options",
     "GenerationOptions": "options",
     "MediaOptions": "options",
     "MossVLCache": "model.cache",

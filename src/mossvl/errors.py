@@ -42,3 +42,7 @@ class GenerationCancelled(MossVLError):
 
 class GenerationTimeout(MossVLError, TimeoutError):
     """A query, or the loading of its media, took longer than its time limit."""
+
+
+class EngineError(MossVLError):
+    """The engine cannot go on: its device has failed. Everything that ran has ended, and nothing new is taken."""

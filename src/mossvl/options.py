@@ -97,55 +97,79 @@ class MediaOptions:
 
 
 @dataclass(frozen=True)
-class GenerationOptions:
-    """How the answer to one query is generated.
+class SamplingParams:
+    """How tokens of an answer are drawn, and when it ends.
 
     Attributes:
         max_new_tokens: most tokens of the answer.
-        do_sample: draw tokens at random; otherwise the likeliest is taken.
-        temperature, top_k, top_p: how tokens are drawn. A `temperature` of 0 or less (or below 0.001, where it would
-            come to the same) means the likeliest token, a `top_k` of 0 no limit.
+        temperature: below 1 for less random, above for more random answers; 0 or less (or below 0.001, where it would
+            come to the same) means the likeliest token.
+        top_k: draw from so many of the likeliest tokens; 0 for all.
+        top_p: draw from the likeliest tokens that make up this probability.
+        min_p: draw from tokens at least so likely, compared with the likeliest one.
         repetition_penalty: above 1, tokens of the prompt and of the answer so far become less likely (as in CTRL).
-        vision_chunked_length: frames that the vision tower encodes at a time; changes memory, not answers.
-        seed: makes drawn answers repeatable.
+        presence_penalty: subtracted from the logits of tokens that the answer has; between -2 and 2.
+        frequency_penalty: subtracted once for each time that the answer has a token; between -2 and 2.
+        seed: makes drawn answers repeatable, whatever runs beside.
         stop: texts that end the answer; they are not part of it.
-        timeout: seconds after which the query fails.
+        stop_token_ids: tokens that end the answer, beside the model's own; they are not part of it.
+        logprobs: for each token, how many of the likeliest alternatives are reported with their log-probabilities (0:
+            the token's own alone); None for none.
+        n: answers to be drawn.
+        ignore_eos: go on after the model's own end token.
     """
 
     max_new_tokens: int = 1024
-    do_sample: bool = False
-    temperature: float = 1.0
+    temperature: float = 0.0
     top_k: int = 50
     top_p: float = 1.0
+    min_p: float = 0.0
     repetition_penalty: float = 1.0
-    vision_chunked_length: int = 64
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = field(default=())
-    timeout: float | None = None
+    stop_token_ids: tuple[int, ...] = field(default=())
+    logprobs: int | None = None
+    n: int = 1
+    ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.do_sample, bool):
-            raise OptionError(f"do_sample={self.do_sample!r} must be true or false")
+        if not isinstance(self.ignore_eos, bool):
+            raise OptionError(f"ignore_eos={self.ignore_eos!r} must be true or false")
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop
         if not isinstance(stop, list | tuple) or not all(isinstance(text, str) and text for text in stop):
             raise OptionError(f"stop={self.stop!r} must be a text or a list of texts, none of them empty")
-        checked = {
-            "max_new_tokens": whole("max_new_tokens", self.max_new_tokens),
-            "temperature": number("temperature", self.temperature),
-            "top_k": whole("top_k", self.top_k, least=0),
-            "top_p": number("top_p", self.top_p, above=0, most=1),
-            "repetition_penalty": number("repetition_penalty", self.repetition_penalty, above=MIN_SCALE),
-            "vision_chunked_length": whole("vision_chunked_length", self.vision_chunked_length),
-            "seed": None if self.seed is None else whole("seed", self.seed, least=0, most=2**63 - 1),
-            "stop": tuple(stop),
-            "timeout": None if self.timeout is None else number("timeout", self.timeout, above=0),
-        }
+        ids = self.stop_token_ids
+        if not isinstance(ids, list | tuple):
+            raise OptionError(f"stop_token_ids={ids!r} must be a list of token ids")
+        self._set(
+            max_new_tokens=whole("max_new_tokens", self.max_new_tokens),
+            temperature=number("temperature", self.temperature),
+            top_k=whole("top_k", self.top_k, least=0),
+            top_p=number("top_p", self.top_p, above=0, most=1),
+            min_p=number("min_p", self.min_p, above=-MIN_SCALE, most=1),
+            repetition_penalty=number("repetition_penalty", self.repetition_penalty, above=MIN_SCALE),
+            presence_penalty=number("presence_penalty", self.presence_penalty, above=-math.nextafter(2, 3), most=2),
+            frequency_penalty=number("frequency_penalty", self.frequency_penalty, above=-math.nextafter(2, 3), most=2),
+            seed=None if self.seed is None else whole("seed", self.seed, least=0, most=2**63 - 1),
+            stop=tuple(stop),
+            stop_token_ids=tuple(whole("stop_token_ids", one, least=0) for one in ids),
+            logprobs=None if self.logprobs is None else whole("logprobs", self.logprobs, least=0, most=20),
+            n=whole("n", self.n, most=128),
+        )
+
+    def _set(self, **checked: Any) -> None:
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
     @property
     def greedy(self) -> bool:
-        return not self.do_sample or self.temperature < MIN_SCALE
+        return self.temperature < MIN_SCALE
+
+    @property
+    def penalises(self) -> bool:
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any] | None, **defaults: Any) -> Self:
@@ -153,6 +177,35 @@ class GenerationOptions:
         given = {} if given is None else _mapping("generate_kwargs", given)
         check_names(given, (option.name for option in fields(cls)), "generation option")
         return cls(**defaults | {name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class GenerationOptions(SamplingParams):
+    """`SamplingParams` with the published names and defaults, and what belongs to a query beside them.
+
+    Attributes:
+        do_sample: draw tokens at random; otherwise the likeliest is taken, whatever the temperature.
+        vision_chunked_length: frames that the vision tower encodes at a time; changes memory, not answers.
+        timeout: seconds after which the query fails.
+    """
+
+    temperature: float = 1.0
+    do_sample: bool = False
+    vision_chunked_length: int = 64
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.do_sample, bool):
+            raise OptionError(f"do_sample={self.do_sample!r} must be true or false")
+        self._set(
+            vision_chunked_length=whole("vision_chunked_length", self.vision_chunked_length),
+            timeout=None if self.timeout is None else number("timeout", self.timeout, above=0),
+        )
+
+    @property
+    def greedy(self) -> bool:
+        return not self.do_sample or super().greedy
 
 
 def _mapping(name: str, value: Any) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mossvl.errors import MossVLError, OptionError, PromptError
-from mossvl.offline.query import Query
+from mossvl.engine.query import Query
 from mossvl.offline.request import Request
 from mossvl.options import GenerationOptions, MediaOptions
 

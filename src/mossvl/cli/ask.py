@@ -1,17 +1,14 @@
 """`mossvl ask`: one question about images and videos."""
 
 import json
-import time
-from collections.abc import Iterator
-from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mossvl.cli.checkpoint import check_checkpoint, open_checkpoint
+from mossvl.cli.checkpoint import check_checkpoint, open_engine
 from mossvl.cli.media_arguments import MediaArgument, parse_media
-from mossvl.cli.memory import tokens_per_frame
 from mossvl.cli.options import (
     Checkpoint,
     Device,
@@ -28,11 +25,7 @@ from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
 
 if TYPE_CHECKING:
-    from mossvl.offline.interface import MossVLForConditionalGeneration
-    from mossvl.offline.request import Request
-    from mossvl.processing.pixels import PatchLayout
-    from mossvl.processing.plan import MediumPlan
-    from mossvl.processing.processor import MossVLProcessor
+    from mossvl.engine.handle import Handle, Result, SeenMedium
 
 Media = Annotated[
     list[str] | None,
@@ -75,17 +68,13 @@ def ask(
     allowed = MediaLimits(**limits)
     folder = check_checkpoint(checkpoint)
 
-    model, processor = open_checkpoint(folder, device, dtype, allowed)
-    request = new_request(query, processor)
-    begun = time.monotonic()
-    with closing(request):
+    with open_engine(folder, device, dtype, allowed) as llm:
+        handle = llm.submit(query)
         if not as_json:
-            _stream(model, request)
+            _stream(handle)
             return
-        for _ in answer(model, request):
-            pass
-    result = {"question": question, **report(request, seen), "seconds": round(time.monotonic() - begun, 3)}
-    print(json.dumps(result, ensure_ascii=False))
+        result = handle.result()
+    print(json.dumps({"question": question, **report(result, seen)}, ensure_ascii=False))
 
 
 def check_question(question: str) -> None:
@@ -100,32 +89,13 @@ def check_question(question: str) -> None:
         raise PromptError(f"the last argument is the question, but {question!r} is a file; add the question after it")
 
 
-def new_request(query: dict[str, Any], processor: "MossVLProcessor") -> "Request":
-    from mossvl.offline.query import Query
-    from mossvl.offline.request import Request
-
-    checked = Query.from_dict(query)
-    return Request(0, checked, checked.messages([]), processor)
-
-
-def answer(model: "MossVLForConditionalGeneration", request: "Request") -> Iterator[str]:
-    """The answer as it is generated; raises what the request failed of."""
-    from mossvl.offline.batch import run
-
-    for _, chunk, _ in run(model, [request]):
-        yield chunk
-    if request.error is not None:
-        raise request.error
-
-
-def _stream(model: "MossVLForConditionalGeneration", request: "Request") -> None:
+def _stream(handle: "Handle") -> None:
     """Write the answer to stdout piece by piece; a line that was begun is ended, whatever happens."""
     begun = False
     try:
-        for chunk in answer(model, request):
-            if chunk:
-                begun = True
-                print(chunk, end="", flush=True)
+        for chunk in handle:
+            begun = True
+            print(chunk, end="", flush=True)
     except BrokenPipeError:
         raise
     except BaseException:
@@ -135,31 +105,30 @@ def _stream(model: "MossVLForConditionalGeneration", request: "Request") -> None
     print(flush=True)
 
 
-def report(request: "Request", media: list[MediaArgument]) -> dict[str, Any]:
-    """Everything known about an answer."""
-    assert request.planned is not None
-    layout = request.processor.image_processor.layout
+def report(result: "Result", media: list[MediaArgument]) -> dict[str, Any]:
+    """Everything known about an answer; sizes are [width, height] in pixels, times in seconds."""
     seen = [
-        {"source": one.source, "kind": one.kind, **describe(plan, layout)}
-        for one, plan in zip(media, request.planned.plans, strict=True)
+        {"source": one.source, "kind": one.kind, **describe(medium)}
+        for one, medium in zip(media, result.media, strict=True)
     ]
+    timings = {name: value and round(value, 3) for name, value in asdict(result.timings).items()}
     return {
-        "answer": request.text.text,
-        "finish": request.finish_reason,
+        "answer": result.text,
+        "finish": result.finish_reason,
         "media": seen,
-        "vision_tokens": sum(one["vision_tokens"] for one in seen),
-        "prompt_tokens": request.prompt_tokens,
-        "new_tokens": len(request.tokens),
+        **asdict(result.usage),
+        "timings": timings,
+        "seconds": timings["total"],
     }
 
 
-def describe(plan: "MediumPlan", layout: "PatchLayout") -> dict[str, Any]:
-    """An image or video as it was and as the model sees it; sizes are [width, height] in pixels."""
+def describe(medium: "SeenMedium") -> dict[str, Any]:
+    """An image or video as it was and as the model saw it."""
     described: dict[str, Any] = {
-        "size": [plan.source.width, plan.source.height],
-        "model_size": [plan.width, plan.height],
-        "vision_tokens": plan.num_frames * tokens_per_frame(plan, layout),
+        "size": [medium.width, medium.height],
+        "model_size": [medium.model_width, medium.model_height],
+        "vision_tokens": medium.vision_tokens,
     }
-    if plan.timestamps is not None:
-        described["timestamps"] = [round(time, 6) for time in plan.timestamps]
+    if medium.timestamps is not None:
+        described["timestamps"] = [round(time, 6) for time in medium.timestamps]
     return described

@@ -11,8 +11,7 @@ from mossvl.media.limits import MediaLimits
 from mossvl.model.location import check_location
 
 if TYPE_CHECKING:
-    from mossvl.offline.interface import MossVLForConditionalGeneration
-    from mossvl.processing.processor import MossVLProcessor
+    from mossvl.engine.interface import MossVL
 
 
 def check_checkpoint(given: str | None) -> str:
@@ -29,21 +28,21 @@ def check_checkpoint(given: str | None) -> str:
     return given
 
 
-def open_checkpoint(
-    checkpoint: str, device: str | None, dtype: str | None, limits: MediaLimits
-) -> "tuple[MossVLForConditionalGeneration, MossVLProcessor]":
-    """The model and its processor, with `limits` on media.
+def open_engine(
+    checkpoint: str, device: str | None, dtype: str | None, limits: MediaLimits, **options: Any
+) -> "MossVL":
+    """The model behind an engine, with `limits` on media and the engine's `options`.
 
     Raises:
-        MossVLError: see `mossvl.load`.
+        MossVLError: see `mossvl.MossVL`.
     """
     prepare()
-    from mossvl.loading import load
+    from mossvl.engine.interface import MossVL
 
     with _status(f"loading {checkpoint}"):
-        model, processor = load(checkpoint, device, dtype)
-    processor.limits = limits
-    return model, processor
+        llm = MossVL(checkpoint, device=device, dtype=dtype, **options)
+    llm.processor.limits = limits
+    return llm
 
 
 def read(part: Any, folder: str) -> Any:

@@ -32,7 +32,7 @@ class Flag:
 
 
 class GenerationFlags(dict[str, Any]):
-    """Those of `GenerationOptions` that were given."""
+    """Those of `GenerationOptions` that were given. One answer a question, and text alone: no `n` and no `logprobs`."""
 
     options, panel = GenerationOptions, "Generation"
     flags = {
@@ -41,9 +41,14 @@ class GenerationFlags(dict[str, Any]):
         "temperature": Flag("With --sample: below 1 for less random, above 1 for more random answers."),
         "top_k": Flag("With --sample: draw from so many of the likeliest tokens; 0 for all."),
         "top_p": Flag("With --sample: draw from the likeliest tokens that make up this probability."),
+        "min_p": Flag("With --sample: draw from tokens at least so likely, compared with the likeliest."),
         "repetition_penalty": Flag("Above 1, tokens that were there already become less likely."),
+        "presence_penalty": Flag("Above 0, tokens that the answer has already become less likely."),
+        "frequency_penalty": Flag("The same, more so the more often they came."),
         "seed": Flag("Makes drawn answers repeatable."),
         "stop": Flag("Text that ends the answer; may be given several times."),
+        "stop_token_ids": Flag("Token that ends the answer; may be given several times.", ("--stop-token-id",)),
+        "ignore_eos": Flag("Go on after the model's own end token.", ("--ignore-eos",)),
         "timeout": Flag("Seconds after which a query fails."),
         "vision_chunked_length": Flag("Frames encoded at a time; changes the memory needed, not the answer."),
     }
@@ -75,6 +80,8 @@ class LimitFlags(dict[str, Any]):
     }
 
 
+LISTS: dict[str, Any] = {"stop": list[str], "stop_token_ids": list[int]}
+"""What is given by repeating a flag."""
 GROUPS = (GenerationFlags, MediaFlags, LimitFlags)
 
 
@@ -88,9 +95,11 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
             plain.append(parameter)
             continue
         hints = get_type_hints(group.options)
-        names = {f"{parameter.name}_{option.name}": option.name for option in fields(group.options)}
+        known = {option.name: option for option in fields(group.options)}
+        options = [known[name] for name in group.flags]
+        names = {f"{parameter.name}_{option.name}": option.name for option in options}
         expanded[parameter.name] = group, names
-        for name, option in zip(names, fields(group.options), strict=True):
+        for name, option in zip(names, options, strict=True):
             annotation = _flag(option, hints[option.name], group.flags[option.name], group.panel)
             plain.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
 
@@ -109,7 +118,7 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 def _flag(option: "Field[Any]", hint: Any, flag: Flag, panel: str) -> Any:
     """An annotation for typer: the option's type, or None where the flag is not given."""
-    kind = list[str] if option.name == "stop" else hint
+    kind = LISTS.get(option.name, hint)
     names = flag.names or (f"--{option.name.replace('_', '-')}",)
     default = None if option.default is MISSING else option.default
     shown = f" Default: {default:.12g}." if isinstance(default, int | float) and default is not False else ""

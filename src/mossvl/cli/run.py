@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from mossvl.cli.answers import AnswerFile
-from mossvl.cli.checkpoint import check_checkpoint, open_checkpoint
+from mossvl.cli.checkpoint import check_checkpoint, open_engine
 from mossvl.cli.options import Checkpoint, Device, Dtype, GenerationFlags, LimitFlags, MediaFlags, System, with_flags
-from mossvl.cli.progress import progress
 from mossvl.cli.records import Line, as_query, lines_of, parse_line
 from mossvl.errors import InputError, MossVLError, OptionError
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
+from mossvl.progress import progress
 
 if TYPE_CHECKING:
-    from mossvl.offline.interface import MossVLForConditionalGeneration
-    from mossvl.offline.request import Request
-    from mossvl.processing.processor import MossVLProcessor
+    from mossvl.engine.handle import Result
+    from mossvl.engine.interface import MossVL
 
 Answer = dict[str, Any]
 
@@ -46,7 +45,9 @@ def run(
         Path | None,
         typer.Option(metavar="FOLDER", help="Where relative paths of media start.  [default: that of QUERIES]"),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Queries answered together.")] = 8,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Most queries answered together. Default: 256.", show_default=False)
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run ended.")] = False,
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="With --resume: repeat queries whose answer is an error.")
@@ -72,18 +73,20 @@ def run(
         total = count(file, answers)
         done = answers.answered
         if total is None or done < total or overwrite:
-            model, processor = open_checkpoint(folder, device, dtype, allowed)
+            llm = open_engine(
+                folder, device, dtype, allowed, **({} if batch_size is None else {"max_batch": batch_size})
+            )
             answers.begin()
             defaults = {"generate_kwargs": generation, "media_kwargs": media, "system_prompt": system}
             start = media_dir or (Path() if queries == "-" else Path(queries).parent)
             prepared = (with_query(line, start, defaults) for line in unanswered(file, answers))
-            with progress(total, done) as advance, saying_how_to_resume(answers):
+            with llm, progress(total, done) as advance, saying_how_to_resume(answers):
 
                 def finished(answer: Answer) -> None:
                     answers.write(answer)
                     advance()
 
-                answer_all(model, prepared, processor, batch_size, finished)
+                answer_all(llm, prepared, finished)
         conclude(answers, answers.answered - done, time.monotonic() - begun)
 
 
@@ -127,46 +130,22 @@ def unanswered(file: Iterable[bytes], answers: AnswerFile) -> Iterator[Line]:
     answers.check_end(0 if line is None else line.index + 1)
 
 
-def answer_all(
-    model: "MossVLForConditionalGeneration",
-    prepared: Iterator[tuple[Answer, Any]],
-    processor: "MossVLProcessor",
-    batch_size: int,
-    done: Callable[[Answer], None],
-) -> None:
-    """Answer queries, `batch_size` at a time; the next one is read as soon as one is finished.
+def answer_all(llm: "MossVL", prepared: Iterator[tuple[Answer, Any]], done: Callable[[Answer], None]) -> None:
+    """Answer queries; they are read no further ahead than keeps the engine full.
 
     Args:
         prepared: what an answer begins with, and its query or the error that there is instead.
         done: takes each answer when it is finished.
     """
-    from mossvl.offline import batch
-    from mossvl.offline.query import Query
-    from mossvl.offline.request import Request
+    begun: dict[int, Answer] = {}
 
-    running: dict[int, tuple[Answer, Request]] = {}
+    def queries() -> Iterator[tuple[Any, None]]:
+        for number, (answer, given) in enumerate(prepared):
+            begun[number] = answer
+            yield given, None
 
-    def requests() -> Iterator[Request]:
-        for answer, given in prepared:
-            try:
-                if isinstance(given, MossVLError):
-                    raise given
-                query = Query.from_dict(given)
-                request = Request(answer["index"], query, query.messages([]), processor)
-            except MossVLError as error:
-                done({**answer, "text": "", "finish": "error", "error": str(error)})
-                continue
-            running[request.index] = answer, request
-            yield request
-
-    try:
-        for one, _, ended in batch.run(model, requests(), batch_size):
-            if ended:
-                answer, request = running.pop(one.index)
-                done(answer | outcome(request))
-    finally:
-        for _, request in running.values():
-            request.close()
+    for number, result in llm.as_completed(queries()):
+        done(begun.pop(number) | outcome(result))
 
 
 def with_query(line: Line, media_dir: Path, defaults: Mapping[str, Any]) -> tuple[Answer, Any]:
@@ -188,16 +167,16 @@ def with_query(line: Line, media_dir: Path, defaults: Mapping[str, Any]) -> tupl
     return answer, query
 
 
-def outcome(request: "Request") -> Answer:
-    from mossvl.offline.request import message_of
+def outcome(result: "Result") -> Answer:
+    from mossvl.engine.query import message_of
 
     told = {
-        "text": request.text.text,
-        "finish": request.finish_reason,
-        "prompt_tokens": request.prompt_tokens,
-        "new_tokens": len(request.tokens),
+        "text": result.text,
+        "finish": result.finish_reason,
+        "prompt_tokens": result.usage.prompt_tokens,
+        "new_tokens": result.usage.new_tokens,
     }
-    return told if request.error is None else told | {"error": message_of(request.error)}
+    return told if result.error is None else told | {"error": message_of(result.error)}
 
 
 @contextmanager

@@ -29,6 +29,18 @@ def is_remote(source: str | Path) -> bool:
     return isinstance(source, str) and bool(_URL.match(source)) and not source.lower().startswith("file://")
 
 
+def file_version(source: str | Path) -> tuple[str, int, int, int, int] | None:
+    """What changes when the file that `source` names changes; None for what is no file on this machine."""
+    if is_remote(source):
+        return None
+    path = _path(source)
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return os.path.realpath(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def source_name(source: str | Path) -> str:
     """A short name for messages; the query of a URL, which may hold a secret, is left out."""
     if not is_remote(source):

@@ -3,9 +3,13 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mossvl.engine.config import EngineConfig
+from mossvl.engine.engine import Engine
+from mossvl.engine.query import Message, as_list
+from mossvl.model.configuration import MossVLConfig
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.offline.loop import OfflineLoop
-from mossvl.offline.query import Message, as_list
+from mossvl.offline.slot import EngineSlot
 from mossvl.offline.stream import BatchStream
 from mossvl.options import MAX_PIXELS, MIN_PIXELS, PIXEL_BUDGET
 from mossvl.processing.processor import MossVLProcessor
@@ -15,7 +19,26 @@ if TYPE_CHECKING:
 
 
 class MossVLForConditionalGeneration(MossVLLMHeadModel):
-    """MOSS-VL: a Hugging Face model, and methods to ask it without writing a generation loop."""
+    """MOSS-VL: a Hugging Face model, and methods to ask it without writing a generation loop.
+
+    These methods share one engine, made when it is first needed.
+    """
+
+    def __init__(self, config: MossVLConfig) -> None:
+        super().__init__(config)
+        self._slot = EngineSlot()
+
+    def engine(self, config: EngineConfig | None = None) -> Engine:
+        """The engine behind the offline methods; made anew for another `config`, and when the weights have moved.
+
+        On a GPU it takes most of the memory that is free; `model.engine(EngineConfig(memory=0.5))`, called first, makes
+        a smaller one.
+        """
+        return self._slot.engine(self, config)
+
+    def close_engine(self) -> None:
+        """End what the engine does, and free its memory; the next offline call makes a new one."""
+        self._slot.close()
 
     def offline_image_generate(
         self,
@@ -148,7 +171,7 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
         """Answer several queries together.
 
         Args:
-            queries: see `mossvl.offline.query.Query`; each has its own options and budgets.
+            queries: see `mossvl.engine.query.Query`; each has its own options and budgets.
             session_states: the `session_states` of an earlier call, one for each query.
             raise_on_error: raise the first error, instead of putting it into that query's result as `error`.
 
@@ -172,7 +195,7 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
     ) -> BatchStream:
         """As `offline_batch_generate`, but text comes as it is generated, and each query can be cancelled alone."""
         return BatchStream(
-            self,
+            self.engine(),
             processor,
             queries,
             session_states,
@@ -193,7 +216,9 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
         then `<|round_end|>`; a turn that fails puts `[ERROR] message` instead. {"cancel_current_generate": True} and
         {"stop_generation": True} end the running turn.
         """
-        loop = OfflineLoop(self, processor, new_queries, output_text_queue, vision_chunked_length=vision_chunked_length)
+        loop = OfflineLoop(
+            self.engine(), processor, new_queries, output_text_queue, vision_chunked_length=vision_chunked_length
+        )
         loop.run()
 
     def _answer(self, processor: MossVLProcessor, query: dict[str, Any], **generate_kwargs: Any) -> str:

@@ -3,18 +3,16 @@
 import logging
 import queue
 from collections import deque
-from collections.abc import Iterator
 from typing import Any
 
-from mossvl.model.modeling import MossVLLMHeadModel
-from mossvl.offline.ahead import POLL_SECONDS
-from mossvl.offline.batch import run
-from mossvl.offline.query import CONTROLS, Message, Query
-from mossvl.offline.request import Request, message_of
+from mossvl.engine.engine import Engine
+from mossvl.engine.handle import Handle
+from mossvl.engine.query import CONTROLS, Message, Query, message_of
 from mossvl.processing.processor import MossVLProcessor
 
 logger = logging.getLogger(__name__)
 
+POLL_SECONDS = 0.05
 ROUND_START, ROUND_END = "<|round_start|>", "<|round_end|>"
 
 
@@ -26,13 +24,13 @@ class OfflineLoop:
 
     def __init__(
         self,
-        model: MossVLLMHeadModel,
+        engine: Engine,
         processor: MossVLProcessor,
         queries: "queue.Queue[Any]",
         answers: "queue.Queue[str]",
         **generation_defaults: Any,
     ) -> None:
-        self.model = model
+        self.engine = engine
         self.processor = processor
         self.queries = queries
         self.answers = answers
@@ -40,7 +38,7 @@ class OfflineLoop:
         self.session: list[Message] = []
         self.stopping = False
         self._waiting: deque[dict[str, Any]] = deque()
-        self._current: Request | None = None
+        self._current: Handle | None = None
 
     def run(self) -> None:
         """Serve until a `stop_offline_generate` message comes."""
@@ -57,7 +55,7 @@ class OfflineLoop:
             return
         self.stopping = self.stopping or bool(message.get("stop_offline_generate"))
         if self._current is not None and any(message.get(name) for name in CONTROLS):
-            self._current.cancelled.set()
+            self._current.cancel()
         rest = {name: value for name, value in message.items() if name not in CONTROLS}
         if rest:
             self._waiting.append(rest)
@@ -72,10 +70,9 @@ class OfflineLoop:
 
     def _turn(self, given: dict[str, Any]) -> None:
         try:
-            query = Query.from_dict(given, **self.generation_defaults)
-            request = Request(0, query, query.messages(self.session), self.processor, interrupted=self._listen)
-            self._current = request
-            self._answer(request)
+            query = Query.offline(given, **self.generation_defaults)
+            self._current = self.engine.submit(query, query.messages(self.session), self.processor)
+            self._answer(query, self._current)
         except Exception as error:
             logger.info("a turn failed", exc_info=True)
             self._put(f"[ERROR] {message_of(error)}")
@@ -93,22 +90,21 @@ class OfflineLoop:
                 if self.stopping:
                     return None
 
-    def _answer(self, request: Request) -> None:
-        for chunk in self._chunks(request):
-            if request.query.stream and chunk:
-                self._put(chunk)
-        answer = request.text.text
-        if request.error is not None and not request.was_cancelled:
-            raise request.error
-        if not request.query.stream:
-            self._put(answer)
-        if not request.was_cancelled or request.query.persist_cancelled_turn:
-            self.session = request.query.session_after(self.session, answer)
-
-    def _chunks(self, request: Request) -> Iterator[str]:
+    def _answer(self, query: Query, handle: Handle) -> None:
         started = False
-        for _, chunk, _ in run(self.model, [request]):
-            if request.query.stream and not started and (request.error is None or request.was_cancelled):
-                self._put(ROUND_START)
+        for chunk in handle.chunks(POLL_SECONDS):
+            self._listen()
+            if query.stream and chunk:
+                if not started:
+                    self._put(ROUND_START)
                 started = True
-            yield chunk
+                self._put(chunk)
+        result = handle.wait()
+        if result.error is not None and not handle.was_cancelled:
+            raise result.error
+        if query.stream and not started:
+            self._put(ROUND_START)
+        if not query.stream:
+            self._put(result.text)
+        if not handle.was_cancelled or query.persist_cancelled_turn:
+            self.session = query.session_after(self.session, result.text)

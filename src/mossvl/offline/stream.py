@@ -1,13 +1,14 @@
 """A running batch that is read piece by piece, and can be cancelled query by query."""
 
+import queue
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
+from mossvl.engine.engine import Engine
+from mossvl.engine.handle import Handle, Result
+from mossvl.engine.query import Message, Query, message_of
 from mossvl.errors import OptionError
-from mossvl.model.modeling import MossVLLMHeadModel
-from mossvl.offline.batch import run
-from mossvl.offline.query import Message, Query
-from mossvl.offline.request import Request, message_of
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import check_messages
 
@@ -21,7 +22,7 @@ class BatchStream:
 
     def __init__(
         self,
-        model: MossVLLMHeadModel,
+        engine: Engine,
         processor: MossVLProcessor,
         queries: Sequence[Any],
         session_states: Sequence[Sequence[Message] | None] | None = None,
@@ -37,44 +38,62 @@ class BatchStream:
                 "(an empty list for a new one)"
             )
         self.result: dict[str, Any] | None = None
-        self._sessions: list[list[Message]] = []
+        self._engine, self._processor = engine, processor
         self._raise_on_error = raise_on_error
-        self._requests: list[Request | None] = []
+        self._sessions = [list(session) if isinstance(session, list | tuple) else [] for session in sessions]
+        self._queries: dict[int, Query] = {}
         self._failures: dict[int, Exception] = {}
+        self._handles: dict[int, Handle] = {}
+        self._cancelled: set[int] = set()
         for index, (given, session) in enumerate(zip(queries, sessions, strict=True)):
-            self._sessions.append(list(session) if isinstance(session, list | tuple) else [])
             try:
                 if session:
                     check_messages(session)
-                query = Query.from_dict(given, **generation_defaults)
-                self._requests.append(Request(index, query, query.messages(self._sessions[-1]), processor))
+                self._queries[index] = Query.offline(given, **generation_defaults)
             except Exception as error:
                 if raise_on_error:
                     raise
-                self._requests.append(None)
                 self._failures[index] = error
-        self._events = self._run(model)
+        self._events = self._run()
 
-    def _run(self, model: MossVLLMHeadModel) -> Iterator[tuple[int | None, Any]]:
-        for request, chunk, ended in run(model, [request for request in self._requests if request is not None]):
-            if chunk:
-                yield request.index, chunk
-            if ended and request.error is not None and self._raise_on_error and not request.was_cancelled:
-                raise request.error
-        self.result = self._collect()
+    def _run(self) -> Iterator[tuple[int | None, Any]]:
+        news: queue.SimpleQueue[int] = queue.SimpleQueue()
+        try:
+            for index, query in self._queries.items():
+                messages = query.messages(self._sessions[index])
+                self._handles[index] = handle = self._engine.submit(query, messages, self._processor)
+                if index in self._cancelled:
+                    handle.cancel()
+                handle.listen(partial(news.put, index))
+            unread = set(self._handles)
+            while unread:
+                index = news.get()
+                if index not in unread:
+                    continue
+                handle = self._handles[index]
+                ended = handle.ended
+                for chunk in handle.take():
+                    yield index, chunk
+                if ended:
+                    unread.remove(index)
+                    if handle.error is not None and self._raise_on_error and not handle.was_cancelled:
+                        raise handle.error
+            self.result = self._collect()
+        finally:
+            self.close()
         yield None, self.result
 
     def _collect(self) -> dict[str, Any]:
         results, sessions = [], []
-        for index, (request, session) in enumerate(zip(self._requests, self._sessions, strict=True)):
+        for index, session in enumerate(self._sessions):
             entry: dict[str, Any] = {"index": index, "text": "", "input_text": "", "messages": list(session)}
             error: Exception | None = self._failures.get(index)
-            if request is not None:
-                error = request.error
-                kept = error is None or (request.was_cancelled and request.query.persist_cancelled_turn)
-                entry["text"], entry["input_text"] = request.text.text, request.input_text
-                session = request.query.session_after(session, request.text.text if kept else None)
-                entry["messages"] = request.messages
+            if index in self._handles:
+                result: Result = self._handles[index].result_now
+                query, error = self._queries[index], result.error
+                entry |= {"text": result.text, "input_text": result.input_text, "messages": query.messages(session)}
+                kept = error is None or (self._handles[index].was_cancelled and query.persist_cancelled_turn)
+                session = query.session_after(session, result.text if kept else None)
             if error is not None:
                 entry["error"] = message_of(error)
             results.append(entry)
@@ -83,17 +102,16 @@ class BatchStream:
 
     def cancel(self, index: int) -> None:
         """End one query, from any thread; the others go on. Its result keeps the text so far, and an `error`."""
-        if not 0 <= index < len(self._requests):
-            raise OptionError(f"there is no query {index}; the batch has {len(self._requests)}")
-        request = self._requests[index]
-        if request is not None:
-            request.cancelled.set()
+        if not 0 <= index < len(self._sessions):
+            raise OptionError(f"there is no query {index}; the batch has {len(self._sessions)}")
+        self._cancelled.add(index)
+        if index in self._handles:
+            self._handles[index].cancel()
 
     def close(self) -> None:
         """Cancel every query that has not ended."""
-        for request in self._requests:
-            if request is not None:
-                request.cancelled.set()
+        for index in self._queries:
+            self.cancel(index)
 
     def __iter__(self) -> Iterator[tuple[int | None, Any]]:
         return self._events

@@ -38,9 +38,10 @@ class ImagePlan:
     def num_frames(self) -> int:
         return 1
 
-    def frames(self, cancel: threading.Event | None = None) -> Iterator[Tensor]:
+    def frames(self, cancel: threading.Event | None = None, start: int = 0) -> Iterator[Tensor]:
         """The resized image, uint8 (3, height, width)."""
-        yield resize(self.source.load(), self.height, self.width)
+        if not start:
+            yield resize(self.source.load(), self.height, self.width)
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ class VideoPlan:
     def num_frames(self) -> int:
         return len(self.indices)
 
-    def frames(self, cancel: threading.Event | None = None) -> Iterator[Tensor]:
-        """Resized frames, uint8 (3, height, width), as they are decoded."""
-        for frame in self.source.read(self.indices, cancel=cancel):
+    def frames(self, cancel: threading.Event | None = None, start: int = 0) -> Iterator[Tensor]:
+        """Resized frames, uint8 (3, height, width), as they are decoded, from the frame with the number `start` on."""
+        for frame in self.source.read(self.indices[start:], cancel=cancel):
             yield resize(torch.from_numpy(frame).permute(2, 0, 1), self.height, self.width)
 
 

@@ -102,6 +102,11 @@ class MossVLProcessor(ProcessorMixin):
         ]
 
     @property
+    def pixel_scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of each channel, by which pixels are normalised."""
+        return tuple(self.image_processor.image_mean), tuple(self.image_processor.image_std)
+
+    @property
     def image_token_id(self) -> int:
         return self._token_id(prompt.IMAGE_TOKEN)
 
@@ -183,12 +188,21 @@ class MossVLProcessor(ProcessorMixin):
             MediaError: an image or a video cannot be used.
             PromptError: placeholders and media do not match.
         """
+        return self.lay_out(text, self.plan_media(text, images, videos, options, stack))
+
+    def plan_media(
+        self, text: str, images: Sequence[Any], videos: Sequence[Any], options: MediaOptions, stack: ExitStack
+    ) -> list[MediumPlan]:
+        """The first half of `plan`: the media, in the order of their placeholders."""
         kinds = prompt.check_placeholders(text, len(images), sum(num_units(video) for video in videos))
         rest = {
             prompt.IMAGE: iter(self.image_processor.plan(images, options, self.limits, stack)),
             prompt.VIDEO: iter(self.video_processor.plan(videos, options, self.limits, stack)),
         }
-        plans: list[MediumPlan] = [next(rest[kind]) for kind in kinds]
+        return [next(rest[kind]) for kind in kinds]
+
+    def lay_out(self, text: str, plans: list[MediumPlan]) -> PlannedPrompt:
+        """The second half of `plan`: the prompt with its media written out, as tokens."""
         written = [
             prompt.IMAGE_TOKEN if plan.timestamps is None else prompt.video_text(plan.timestamps) for plan in plans
         ]

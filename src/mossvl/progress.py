@@ -7,13 +7,13 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress(total: int | None, done: int) -> Iterator[Callable[[], None]]:
-    """Show how many of `total` queries (None: nobody knows) are answered, `done` of them before.
+def progress(total: int | None, done: int, shown: bool = True) -> Iterator[Callable[[], None]]:
+    """Show how many of `total` queries (None: nobody knows) are answered, `done` of them before, if `shown`.
 
     Yields:
         what to call after each answer.
     """
-    if not sys.stderr.isatty():
+    if not shown or not sys.stderr.isatty():
         yield lambda: None
         return
     from rich import progress as rich

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mossvl.offline.text_stream import TextStream
+from mossvl.engine.text_stream import TextStream
 
 ids = st.lists(st.integers(0, 491), max_size=40)
 
@@ -12,7 +12,7 @@ def stream(processor, tokens, stop=()):
     text = TextStream(processor.tokenizer, stop)
     pieces = []
     for token in tokens:
-        pieces.append(text.push(token))
+        pieces.append(text.push([token]))
         if text.stopped:
             break
     pieces.append(text.finish())

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from mossvl.errors import OptionError, PromptError
+from mossvl.errors import MossVLError, OptionError, PromptError
 from mossvl.media.video import is_frame_list
 from mossvl.options import GenerationOptions, MediaOptions, check_names
 from mossvl.processing.prompt import check_messages
@@ -98,6 +98,14 @@ class Query:
             stream=flags["stream_output"] or flags["stream"],
         )
 
+    @classmethod
+    def offline(cls, given: Any, **generation_defaults: Any) -> Self:
+        """As `from_dict`, for the offline methods, which give one text for each query."""
+        query = cls.from_dict(given, **generation_defaults)
+        if query.generation.n != 1 or query.generation.logprobs is not None:
+            raise OptionError("the offline methods give one text a query; for n and logprobs use mossvl.MossVL")
+        return query
+
     def messages(self, session: Sequence[Message]) -> list[Message]:
         """What the model is asked, after the session so far."""
         alone = self.reset_session or (self.explicit and not self.append_messages_to_session)
@@ -134,3 +142,8 @@ def media_of(messages: Sequence[Message]) -> tuple[list[Any], list[Any]]:
     parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
     images = [part["image"] for part in parts if part["type"] == "image"]
     return images, [part["video"] for part in parts if part["type"] == "video"]
+
+
+def message_of(error: BaseException) -> str:
+    """What to tell a user: the message of an expected error, and the type too of an unexpected one."""
+    return str(error) if isinstance(error, MossVLError) else f"{type(error).__name__}: {error}"

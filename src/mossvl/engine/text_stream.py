@@ -25,9 +25,9 @@ class TextStream:
         self._tokens: list[int] = []
         self._held = ""
 
-    def push(self, token: int) -> str:
-        """Add a token; return the text that is now certain, which may be none."""
-        self._tokens.append(token)
+    def push(self, tokens: Sequence[int]) -> str:
+        """Add tokens; return the text that is now certain, which may be none."""
+        self._tokens += tokens
         text = self.tokenizer.decode(self._tokens, skip_special_tokens=True)
         if text.endswith(UNFINISHED):
             return ""

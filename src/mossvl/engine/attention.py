@@ -1,0 +1,70 @@
+"""Attention over pages with PyTorch's own kernels, request by request: on any device, with no compiler."""
+
+import torch
+from torch import Tensor
+
+from mossvl.engine.inputs import TextRows
+from mossvl.engine.pool import PagePool, Tables
+from mossvl.model.attention import Visibility, causal_attention
+from mossvl.model.layers import Attention, PlainProducts
+from mossvl.model.xrope import Rope, rotate
+
+
+class PagedAttention(PlainProducts):
+    """A `Backend` whose keys and values live in pages.
+
+    Args:
+        rows: the step's text rows; None while vision tokens are read.
+        vision_slots: (vision tokens,) int64, where the vision tokens that are read go.
+    """
+
+    def __init__(
+        self, pool: PagePool, tables: Tables, rows: TextRows | None = None, vision_slots: Tensor | None = None
+    ) -> None:
+        self.pool, self.tables, self.rows, self.vision_slots = pool, tables, rows, vision_slots
+        if rows is not None:
+            size = pool.page_size
+            blocks = torch.from_numpy((rows.lengths - 1) // size).long().to(tables.text.device)
+            places = torch.from_numpy((rows.lengths - 1) % size).to(tables.text.device)
+            slots = torch.from_numpy(rows.slots).to(tables.text.device)
+            self._text_slots = [
+                tables.text[slots, group, blocks].long() * size + places for group in range(pool.groups)
+            ]
+            visible = torch.from_numpy(rows.visible).long()
+            self._visibility = [Visibility(visible[one.start : one.start + one.rows]) for one in rows.sequences]
+
+    def self_attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor, attn: Attention, rope: Rope) -> Tensor:
+        assert self.rows is not None
+        q, k = rotate(attn.q_norm(q), rope), rotate(attn.k_norm(k), rope)
+        group = self.pool.place[layer][1]
+        self._store(layer, k, v, self._text_slots[group])
+        outputs = []
+        for one in self.rows.sequences:
+            keys, values = self._gather(layer, self.tables.text[one.slot, group], one.length)
+            outputs.append(causal_attention(q[one.start : one.start + one.rows], keys, values))
+        return torch.cat(outputs).flatten(-2)
+
+    def store_vision(self, layer: int, k: Tensor, v: Tensor, attn: Attention, rope: Rope) -> None:
+        assert self.vision_slots is not None
+        self._store(layer, rotate(attn.k_norm(k), rope), v, self.vision_slots)
+
+    def cross_attention(self, layer: int, q: Tensor, attn: Attention, rope: Rope) -> Tensor:
+        assert self.rows is not None
+        q = rotate(attn.q_norm(q), rope)
+        outputs = []
+        for one, visibility in zip(self.rows.sequences, self._visibility, strict=True):
+            keys, values = self._gather(layer, self.tables.vision[one.slot], one.num_vision)
+            outputs.append(visibility.attend(q[one.start : one.start + one.rows], keys, values))
+        return torch.cat(outputs).flatten(-2)
+
+    def _store(self, layer: int, k: Tensor, v: Tensor, slots: Tensor) -> None:
+        keys, values = self.pool.layer(layer)
+        slots = slots.to(keys.device)
+        pages, places = slots // self.pool.page_size, slots % self.pool.page_size
+        keys[pages, :, places], values[pages, :, places] = k.to(keys.dtype), v.to(values.dtype)
+
+    def _gather(self, layer: int, table: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """The first `length` keys and values of a sequence, (length, kv heads, head_dim) each."""
+        keys, values = self.pool.layer(layer)
+        pages = table[: -(-length // self.pool.page_size)].long().to(keys.device)
+        return tuple(part[pages].transpose(1, 2).flatten(0, 1)[:length] for part in (keys, values))  # type: ignore[return-value]

@@ -1,0 +1,68 @@
+"""Settings of an engine: their names, defaults and limits."""
+
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from mossvl.errors import OptionError
+from mossvl.options import check_names, number, whole
+
+GIB = 1 << 30
+CPU_POOL_BYTES = 2 * GIB
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What an engine may use, and how it works.
+
+    Attributes:
+        device, dtype: where and in what the model is loaded; see `mossvl.load`. Ignored for a model that is given.
+        memory: for keys and values: up to 1, the part of the device's memory that weights and pages may fill together;
+            above, bytes of pages. By default 0.88 of a GPU, and 2 GiB on a CPU.
+        max_batch: most requests that are computed together; the others wait in order.
+        page_size: tokens of a page; a power of two. Prompts are reused in blocks of so many tokens.
+        prefill_tokens: most prompt tokens computed in one step.
+        vision_patches: most patches encoded in one step; a frame is never split.
+        mixed_prefill_tokens, mixed_vision_patches: the same, beside requests that are generating: they bound how long a
+            prompt can hold up other answers' next tokens.
+        prefix_cache: keep what was computed for requests that begin with the same tokens and pixels.
+        vision_cache: bytes for encoded frames, kept for the same picture elsewhere; 0 keeps none.
+        media_cache: clips whose frames' digests are remembered, so that a question about the same file need not decode
+            it again; 0 remembers none.
+        media_workers: requests whose media are loaded at the same time.
+        media_bytes: decoded pixels that wait in memory.
+        eager: no CUDA graphs.
+    """
+
+    device: str | None = None
+    dtype: str | None = None
+    memory: float | None = None
+    max_batch: int = 256
+    page_size: int = 32
+    prefill_tokens: int = 4096
+    vision_patches: int = 57_344
+    mixed_prefill_tokens: int = 256
+    mixed_vision_patches: int = 3_136
+    prefix_cache: bool = True
+    vision_cache: int = GIB
+    media_cache: int = 1024
+    media_workers: int = 8
+    media_bytes: int = 2 * GIB
+    eager: bool = False
+
+    def __post_init__(self) -> None:
+        least = {"vision_cache": 0, "media_cache": 0}
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.type is int:
+                object.__setattr__(self, option.name, whole(option.name, value, least.get(option.name, 1)))
+            elif option.type is bool and not isinstance(value, bool):
+                raise OptionError(f"{option.name}={value!r} must be true or false")
+        if self.memory is not None:
+            number("memory", self.memory, above=0)
+        if self.page_size & (self.page_size - 1):
+            raise OptionError(f"page_size={self.page_size} must be a power of two")
+
+    @classmethod
+    def from_dict(cls, given: dict[str, Any]) -> Self:
+        check_names(given, (option.name for option in fields(cls)), "engine option")
+        return cls(**given)

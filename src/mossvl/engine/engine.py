@@ -1,0 +1,467 @@
+"""The engine: takes queries from any thread, loads their media, runs steps, hands tokens out.
+
+One thread at a time runs the loop; it starts with the first query and ends when there is nothing left to do, so that an
+idle engine holds memory but no thread. All state belongs to that thread; others reach it through an inbox.
+"""
+
+import atexit
+import logging
+import queue
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mossvl.engine.cache import PageCache
+from mossvl.engine.config import EngineConfig
+from mossvl.engine.handle import Clock, Handle, SeenMedium, TokenLogprobs
+from mossvl.engine.media import Budget, Frame, Load, Loaded, MediaMemory, Planned, Stalled
+from mossvl.engine.query import Message, Query
+from mossvl.engine.request import Prompt, Request
+from mossvl.engine.runner import Pending, Runner
+from mossvl.engine.sampler import NOT_A_NUMBER
+from mossvl.engine.scheduler import Plan, Scheduler
+from mossvl.engine.text_stream import TextStream
+from mossvl.errors import ContextLengthError, EngineError, GenerationCancelled, GenerationTimeout, MossVLError
+from mossvl.media.video import VideoFile
+from mossvl.model.modeling import MossVLLMHeadModel
+from mossvl.options import SamplingParams
+from mossvl.processing.processor import MossVLProcessor, PlannedPrompt
+
+logger = logging.getLogger(__name__)
+
+CLOSING_SECONDS = 2.0
+_engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
+"""Those that may still run when the process ends."""
+
+IDLE_SECONDS = 0.02
+"""How long the loop waits for news before it looks at deadlines again."""
+STREAMING_BYTES = 32 << 20
+"""Of a video that is read from a file for the first time, encoding begins when so much has been decoded."""
+
+
+@dataclass(eq=False)
+class Job:
+    """A query in the engine: its loading, and one request for each answer."""
+
+    query: Query
+    params: SamplingParams
+    processor: MossVLProcessor
+    handle: Handle
+    load: Load
+    clock: Clock = field(default_factory=Clock)
+    deadline: float = float("inf")
+    patience: float = float("inf")
+    digests: list[bytes | None] = field(default_factory=list)
+    prompt: Prompt | None = None
+    requests: list[Request] = field(default_factory=list)
+    watches: list[TextStream | None] = field(default_factory=list)
+    loading: bool = False
+    """A thread is loading its media."""
+    submitted: bool = False
+    """Its requests are with the scheduler."""
+    streams: bool = False
+    ended: bool = False
+
+
+class Engine:
+    """Answers queries with one model.
+
+    Args:
+        model: its weights are used where they are, not copied.
+        config: see `EngineConfig`.
+    """
+
+    def __init__(self, model: MossVLLMHeadModel, config: EngineConfig | None = None) -> None:
+        self.model, self.config = model, config or EngineConfig()
+        self.runner = Runner(model, self.config)
+        self.cache = PageCache(self.runner.pool.num_pages, self.config.prefix_cache)
+        self.scheduler = Scheduler(self.config, self.cache, self.runner.pool.groups, self.runner.vision_cache)
+        self.memory = MediaMemory(self.config.media_cache)
+        self.budget = Budget(self.config.media_bytes)
+        self.broken: EngineError | None = None
+        self._jobs: list[Job] = []
+        self._to_load: deque[Job] = deque()
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._expected = 0
+        ends = model.generation_config.eos_token_id if model.generation_config is not None else None
+        ends = model.config.text_config.eos_token_id if ends is None else ends
+        _engines.add(self)
+        self._ends = frozenset(ends if isinstance(ends, list | tuple) else [ends])
+
+    # --- from any thread -----------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        query: Query,
+        messages: list[Message],
+        processor: MossVLProcessor,
+        params: SamplingParams | None = None,
+    ) -> Handle:
+        """Answer a query.
+
+        Args:
+            messages: what is asked, its session included.
+            params: in place of the query's own.
+
+        Raises:
+            EngineError: the device is broken; nothing will be answered any more.
+        """
+        if self.broken is not None:
+            raise self.broken
+        params = query.generation if params is None else params
+        handle = Handle(params, processor.tokenizer)
+        load = Load(query, messages, processor, self.memory, self.budget, lambda event: self._post(job, event))
+        job = Job(query, params, processor, handle, load)
+        if query.generation.timeout is not None:
+            job.deadline = job.clock.submitted + query.generation.timeout
+        with self._lock:
+            self._expected += 1
+            self._inbox.put(lambda: self._receive(job))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="mossvl-engine", daemon=True)
+                self._thread.start()
+        return handle
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Cancel everything that has not ended, and wait for the loop's end, at most `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while (thread := self._thread) is not None and time.monotonic() < deadline:
+            for job in list(self._jobs):
+                job.handle.cancel()
+            thread.join(IDLE_SECONDS)
+
+    @property
+    def active(self) -> int:
+        """Queries that have not ended."""
+        return self._expected
+
+    def clear_caches(self) -> None:
+        """Forget what was computed before: kept blocks, encoded frames, digests. For an idle engine."""
+        self.cache.clear()
+        self.runner.vision_cache.clear()
+        self.memory = MediaMemory(self.config.media_cache)
+
+    def _post(self, job: Job, event: Planned | Frame | Stalled | Loaded) -> None:
+        """From a loading thread."""
+        self._inbox.put(lambda: self._media(job, event))
+
+    # --- the loop ------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            pending: Pending | None = None
+            while True:
+                self._read_inbox(wait=pending is None and self.scheduler.idle)
+                self._check()
+                pending = self.step(pending)
+                if pending is None and not self._jobs:
+                    with self._lock:
+                        if self._inbox.empty():
+                            self._thread = None
+                            return
+        except BaseException as error:
+            logger.exception("the engine has failed")
+            self._break(error)
+            with self._lock:
+                self._thread = None
+
+    def step(self, pending: Pending | None) -> Pending | None:
+        """Decide, run, take in what the step before has drawn; on a GPU, the next step runs meanwhile."""
+        plan = self.scheduler.plan()
+        for request, frame in plan.missing:
+            self._reload(request.owner, frame)
+        launched = self._launch(plan) if plan else None
+        if not plan and pending is None and not self.scheduler.idle:
+            self._read_inbox(wait=True)
+        if self.runner.overlaps:
+            pending, launched = launched, pending
+            if launched is not None:
+                self._accept(launched)
+            return pending
+        if launched is not None:
+            self._accept(launched)
+        return None
+
+    def _launch(self, plan: Plan) -> Pending | None:
+        try:
+            pending = self.runner.launch(plan)
+        except Exception as error:
+            logger.warning("a step has failed", exc_info=True)
+            for owner in {id(request.owner): request.owner for request in plan.requests}.values():
+                self._end(owner, error)
+            self.runner.check_device()
+            return None
+        self.scheduler.launched(plan)
+        now = time.monotonic()
+        job: Job
+        for part in plan.frames:
+            job = part.request.owner
+            for frame in range(part.start, part.stop):
+                self._use_up(job, part.request, frame)
+            if part.stop == part.request.prompt.num_frames:
+                job.clock.encoded = now
+        for rows in plan.prefill:
+            job = rows.request.owner
+            if job.clock.admitted is None:
+                job.clock.admitted = now
+        return pending
+
+    def _read_inbox(self, wait: bool) -> None:
+        if wait:
+            try:
+                self._inbox.get(timeout=IDLE_SECONDS)()
+            except queue.Empty:
+                return
+        while True:
+            try:
+                self._inbox.get_nowait()()
+            except queue.Empty:
+                return
+
+    def _check(self) -> None:
+        """End what was cancelled or takes too long; begin to load what can be."""
+        now = time.monotonic()
+        for job in list(self._jobs):
+            if job.handle.cancelled:
+                self._end(job, GenerationCancelled("cancelled before the answer was complete"))
+            elif now > job.deadline:
+                limit = job.query.generation.timeout
+                self._end(job, GenerationTimeout(f"the query took longer than its timeout of {limit:g} seconds"))
+            elif job.loading and now > job.patience:
+                limit = job.processor.limits.timeout
+                text = f"loading gave nothing for {limit:g} seconds; raise MediaLimits.timeout"
+                self._end(job, GenerationTimeout(text))
+        busy = sum(job.loading for job in self._jobs)
+        while self._to_load and busy < self.config.media_workers:
+            job = self._to_load.popleft()
+            if not job.ended:
+                busy += 1
+                self._start_loading(job, None)
+
+    def _receive(self, job: Job) -> None:
+        self._jobs.append(job)
+        self._to_load.append(job)
+
+    # --- media ---------------------------------------------------------------------------------------------------
+
+    def _start_loading(self, job: Job, first: int | None) -> None:
+        job.loading = True
+        self._be_patient(job)
+        job.load.start(first)
+
+    def _reload(self, job: Job, frame: int) -> None:
+        """Frames are needed whose pixels are gone, or were never loaded."""
+        if not job.loading and not job.ended:
+            self._start_loading(job, frame)
+
+    @staticmethod
+    def _be_patient(job: Job) -> None:
+        # What loads media keeps to the same limit and says more; this is for what does not come back at all.
+        job.patience = time.monotonic() + 1.1 * job.processor.limits.timeout
+
+    def _media(self, job: Job, event: Planned | Frame | Stalled | Loaded) -> None:
+        if job.ended:
+            if isinstance(event, Frame):
+                job.load.release(event.patches)
+            return
+        self._be_patient(job)
+        try:
+            match event:
+                case Planned():
+                    self._planned(job, event)
+                case Frame():
+                    self._frame(job, event)
+                case Stalled():
+                    job.patience = float("inf")
+                    self._submit(job)
+                case Loaded():
+                    job.loading = False
+                    if event.error is not None:
+                        raise event.error
+                    self._submit(job)
+        except Exception as error:
+            self._end(job, error)
+        except BaseException as error:  # A loading thread that was told to exit costs its request only.
+            self._end(job, MossVLError(f"loading the media ended with {type(error).__name__}: {error}"))
+
+    def _planned(self, job: Job, event: Planned) -> None:
+        planned, handle = event.planned, job.handle
+        job.digests = event.digests
+        job.streams = any(isinstance(plan.source, VideoFile) for plan in planned.plans)
+        handle.input_text = event.input_text
+        job.prompt = self._checked_prompt(planned, job)
+        handle.prompt_tokens, handle.vision_tokens = len(job.prompt.tokens), job.prompt.num_vision
+        handle.media = seen_media(planned, self.model.config.vision_config.spatial_merge_size)
+
+    def _checked_prompt(self, planned: PlannedPrompt, job: Job) -> Prompt:
+        context = self.model.config.text_config.max_position_embeddings
+        tokens = len(planned.input_ids)
+        if tokens >= context:
+            raise ContextLengthError(
+                f"the prompt has {tokens} tokens, but the context is {context}, answer included; "
+                "shorten the text, or lower max_frames or video_fps"
+            )
+        grids = [(int(t), int(h), int(w)) for t, h, w in planned.grid_thw.tolist()]
+        merge = self.model.config.vision_config.spatial_merge_size
+        prompt = Prompt.build(planned.input_ids, grids, self.model.config.image_token_id, merge)
+        capacity = self.scheduler.capacity(prompt.num_vision)
+        if tokens >= capacity or prompt.num_vision > self.runner.tables.max_vision:
+            raise ContextLengthError(
+                f"the prompt has {tokens} text and {prompt.num_vision} vision tokens, more than the engine's "
+                f"{self.cache.num_pages} pages of {self.config.page_size} tokens hold; raise EngineConfig.memory, or "
+                "lower max_frames, video_fps or max_pixels"
+            )
+        room = min(job.params.max_new_tokens, min(context, capacity) - tokens)
+        for number in range(job.params.n):
+            job.requests.append(self._request(job, prompt, room, number))
+            job.watches.append(TextStream(job.processor.tokenizer, job.params.stop) if job.params.stop else None)
+        return prompt
+
+    @staticmethod
+    def _request(job: Job, prompt: Prompt, room: int, number: int) -> Request:
+        request = Request(prompt, job.params, room, job.digests, pixel_scale=job.processor.pixel_scale, owner=job)
+        request.vision_chunk = job.query.generation.vision_chunked_length
+        if job.params.seed is not None:
+            request.seed = (job.params.seed + number) % 2**63
+        return request
+
+    def _frame(self, job: Job, frame: Frame) -> None:
+        job.digests[frame.number] = frame.digest
+        takers = [request for request in job.requests if not request.ended and request.encoded <= frame.number]
+        if frame.patches.numel() and not takers:
+            job.load.release(frame.patches)
+        if frame.patches.numel():
+            for request in takers:
+                request.pixels[frame.number] = frame.patches
+        if job.streams and job.load.held >= STREAMING_BYTES:
+            self._submit(job)
+
+    def _use_up(self, job: Job, request: Request, frame: int) -> None:
+        """A request has no more need of a frame's pixels; the last one gives the memory back."""
+        patches = request.pixels.pop(frame, None)
+        if patches is not None and not any(frame in other.pixels for other in job.requests):
+            job.load.release(patches)
+
+    def _submit(self, job: Job) -> None:
+        if job.submitted or job.prompt is None:
+            return
+        job.submitted = True
+        job.clock.loaded = time.monotonic()
+        for request in job.requests:
+            self.scheduler.add(request)
+
+    # --- answers -------------------------------------------------------------------------------------------------
+
+    def _accept(self, pending: Pending) -> None:
+        """Take in the tokens of a step."""
+        try:
+            drawn = pending.wait()
+        except Exception as error:
+            raise EngineError(f"the device has failed: {error}") from error
+        now = time.monotonic()
+        tokens = drawn.tokens.tolist()
+        logprobs = None if drawn.logprobs is None else [part.tolist() for part in drawn.logprobs]
+        changed: dict[int, Job] = {}
+        for row, (request, token) in enumerate(zip(pending.requests, tokens, strict=True)):
+            request.in_flight -= 1
+            if request.ended:
+                continue
+            job: Job = request.owner
+            if token == NOT_A_NUMBER:
+                self._end(job, MossVLError("the model's output is not a number; check its weights and dtype"))
+                continue
+            if job.clock.first_token is None:
+                job.clock.first_token = now
+                job.handle.cached_tokens = request.cached
+            job.clock.last_token = now
+            told = None
+            if logprobs is not None and (wanted := job.params.logprobs) is not None:
+                best = list(zip(logprobs[2][row][:wanted], logprobs[1][row][:wanted], strict=True))
+                told = TokenLogprobs(token, logprobs[0][row], best)
+            self._add(job, request, token, told)
+            changed[id(job)] = job
+        for job in changed.values():
+            if not job.ended:
+                job.handle.changed()
+
+    def _add(self, job: Job, request: Request, token: int, logprobs: TokenLogprobs | None) -> None:
+        """Add a token to an answer; it may be its last."""
+        number = job.requests.index(request) if len(job.requests) > 1 else 0
+        draft, params = job.handle.drafts[number], job.params
+        if token in params.stop_token_ids or (token in self._ends and not params.ignore_eos):
+            self._finish(job, request, number, "stop")
+            return
+        request.tokens.append(token)
+        draft.tokens.append(token)
+        if logprobs is not None:
+            draft.logprobs.append(logprobs)
+        watch = job.watches[number]
+        if watch is not None:
+            watch.push([token])
+            if watch.stopped:
+                self._finish(job, request, number, "stop")
+                return
+        if request.num_answer >= request.room:
+            self._finish(job, request, number, "length")
+
+    def _finish(self, job: Job, request: Request, number: int, reason: str) -> None:
+        job.handle.drafts[number].finish_reason = reason
+        self.scheduler.remove(request)
+        for frame in list(request.pixels):
+            self._use_up(job, request, frame)
+        if all(one.ended for one in job.requests):
+            self._end(job, None)
+
+    def _end(self, job: Job, error: Exception | None) -> None:
+        """A query is over, whatever of it was still to come."""
+        if job.ended:
+            return
+        job.ended = True
+        job.load.stop()
+        for request in job.requests:
+            if not request.ended:
+                self.scheduler.remove(request)
+            request.pixels.clear()
+        self._jobs.remove(job)
+        with self._lock:
+            self._expected -= 1
+        if error is not None:
+            logger.info("a query has failed", exc_info=error)
+            # The error is kept for as long as the handle; what its frames hold (pixels, caches) must not be.
+            error = error.with_traceback(None)
+        job.handle.timings = job.clock.timings(sum(len(draft.tokens) for draft in job.handle.drafts))
+        job.handle.end(error)
+
+    def _break(self, error: BaseException) -> None:
+        """The device is of no use any more: end everything, and say so to whoever comes."""
+        self.broken = EngineError(f"the engine has failed and answers nothing any more: {error}")
+        while not self._inbox.empty():
+            self._inbox.get_nowait()()
+        for job in list(self._jobs):
+            self._end(job, self.broken)
+
+
+@atexit.register
+def _close_engines() -> None:
+    """A thread that is ended in the middle of a computation would take the whole process down with it."""
+    for engine in list(_engines):
+        engine.close(CLOSING_SECONDS)
+
+
+def seen_media(planned: PlannedPrompt, merge: int) -> list[SeenMedium]:
+    """The media of a prompt as the model will see them."""
+    seen = []
+    for plan, (frames, rows, columns) in zip(planned.plans, planned.grid_thw.tolist(), strict=True):
+        source: Any = plan.source
+        tokens = frames * (rows * columns // merge**2 + 1)
+        kind = "image" if plan.timestamps is None else "video"
+        seen.append(
+            SeenMedium(kind, source.width, source.height, plan.width, plan.height, int(tokens), plan.timestamps)
+        )
+    return seen

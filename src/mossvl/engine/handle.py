@@ -1,0 +1,361 @@
+"""What users hold while an answer is generated, and what they get at the end."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from mossvl.engine.text_stream import TextStream
+from mossvl.errors import GenerationCancelled, GenerationTimeout
+from mossvl.options import SamplingParams
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Log-probabilities of one token of an answer, before temperature and penalties."""
+
+    token: int
+    logprob: float
+    top: list[tuple[int, float]]
+    """The likeliest tokens, best first."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a query cost, in tokens.
+
+    Attributes:
+        prompt_tokens: text of the prompt, one image token for every frame included.
+        vision_tokens: beside the text, separators included.
+        cached_tokens: of the prompt's text, those that did not have to be computed anew.
+        new_tokens: of all answers.
+    """
+
+    prompt_tokens: int = 0
+    vision_tokens: int = 0
+    cached_tokens: int = 0
+    new_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds; None for what did not happen.
+
+    Attributes:
+        media: until all that had to be loaded before the start was there.
+        queue: from then until the request was admitted.
+        vision: from the admission until all frames were encoded.
+        first_token: from the submission until the first token was known.
+        per_token: between tokens, on average.
+        total: from the submission to the end.
+    """
+
+    media: float | None = None
+    queue: float | None = None
+    vision: float | None = None
+    first_token: float | None = None
+    per_token: float | None = None
+    total: float | None = None
+
+
+@dataclass(frozen=True)
+class SeenMedium:
+    """An image, a video or a segment of one, as the model saw it.
+
+    Attributes:
+        kind: "image" or "video".
+        width, height: pixels of the original.
+        model_width, model_height: pixels that the model saw.
+        vision_tokens: separators included.
+        timestamps: seconds of each frame that was seen; None for an image.
+    """
+
+    kind: str
+    width: int
+    height: int
+    model_width: int
+    model_height: int
+    vision_tokens: int
+    timestamps: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One of the answers to a query.
+
+    Attributes:
+        finish_reason: "stop" (by itself, or at a stop text or token), "length", "cancelled" or "error".
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    logprobs: list[TokenLogprobs] | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything known about a query that has ended; `text`, `token_ids`, … are those of its first answer."""
+
+    answers: list[Answer]
+    usage: Usage
+    timings: Timings
+    media: list[SeenMedium]
+    input_text: str
+    error: Exception | None = None
+
+    @classmethod
+    def of_error(cls, error: Exception) -> "Result":
+        """Of a query that could not even be begun."""
+        return cls([Answer("", [], "error")], Usage(), Timings(), [], "", error)
+
+    @property
+    def text(self) -> str:
+        return self.answers[0].text
+
+    @property
+    def token_ids(self) -> list[int]:
+        return self.answers[0].token_ids
+
+    @property
+    def finish_reason(self) -> str:
+        return self.answers[0].finish_reason
+
+    @property
+    def logprobs(self) -> list[TokenLogprobs] | None:
+        return self.answers[0].logprobs
+
+
+@dataclass
+class Draft:
+    """An answer that grows: tokens are added by the engine's thread, text is made by whoever reads it."""
+
+    text: TextStream
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    finish_reason: str | None = None
+    _read: int = 0
+
+    @property
+    def unread(self) -> bool:
+        """There are tokens whose text was not taken."""
+        return self._read < len(self.tokens)
+
+    def take(self) -> str:
+        """The text that has become certain since the last call."""
+        ended = self.finish_reason is not None
+        new = self.tokens[self._read :]
+        self._read += len(new)
+        chunk = self.text.push(new) if new else ""
+        return chunk + (self.text.finish() if ended else "")
+
+
+class Handle:
+    """A query that was submitted. Iterate it for its text, piece by piece, or ask for its `result`.
+
+    Attributes:
+        result_now: everything known about the query; complete when it has ended.
+    """
+
+    def __init__(self, params: SamplingParams, tokenizer: Any) -> None:
+        self.drafts = [Draft(TextStream(tokenizer, params.stop)) for _ in range(params.n)]
+        self.error: Exception | None = None
+        self.input_text = ""
+        self.prompt_tokens = self.vision_tokens = self.cached_tokens = 0
+        self.media: list[SeenMedium] = []
+        self.timings = Timings()
+        self.ended = False
+        self._cancelled = threading.Event()
+        self._wants_logprobs = params.logprobs is not None
+        self._changed = threading.Condition()
+        self._reading = threading.Lock()
+        self._listeners: list[Callable[[], object]] = []
+        self._awaiting: list[Callable[[], object]] = []
+
+    # --- users ---------------------------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """End the query, from any thread; its result keeps the text so far."""
+        self._cancelled.set()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    def wait(self, timeout: float | None = None) -> Result:
+        """What came of the query, its `error` included; waits for its end.
+
+        Raises:
+            GenerationTimeout: it has not ended within `timeout` seconds; it goes on all the same.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.ended, timeout):
+                raise GenerationTimeout(f"the query has not ended within {timeout:g} seconds; it goes on")
+        return self.result_now
+
+    def result(self, timeout: float | None = None) -> Result:
+        """As `wait`, but raises what the query failed of.
+
+        Raises:
+            GenerationTimeout: it has not ended within `timeout` seconds, or ran into its own time limit.
+            GenerationCancelled: it was cancelled.
+            MossVLError: it could not be answered.
+        """
+        result = self.wait(timeout)
+        if result.error is not None:
+            raise result.error
+        return result
+
+    def chunks(self, poll: float | None = None) -> Iterator[str]:
+        """Pieces of the (first) answer as they come; with `poll`, an empty one whenever there was none for so long."""
+        draft = self.drafts[0]
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self.ended or draft.unread, poll)
+                ended = self.ended
+            chunk = self._take()
+            if chunk or (poll is not None and not ended):
+                yield chunk
+            if ended:
+                return
+
+    def take(self) -> list[str]:
+        """The text of the (first) answer that has become certain since the last call, in one piece or none."""
+        with self._reading:
+            chunk = self.drafts[0].take()
+        return [chunk] if chunk else []
+
+    def __iter__(self) -> Iterator[str]:
+        """Pieces of the answer as they come; raises what the query failed of. Leaving early cancels the query."""
+        try:
+            yield from self.chunks()
+        finally:
+            if not self.ended:
+                self.cancel()
+        if self.error is not None:
+            raise self.error
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        """As `__iter__`, for asyncio."""
+        loop, news = asyncio.get_running_loop(), asyncio.Event()
+        self.listen(lambda: loop.call_soon_threadsafe(news.set))
+        try:
+            while True:
+                news.clear()
+                ended = self.ended
+                if chunk := self._take():
+                    yield chunk
+                if ended:
+                    break
+                await news.wait()
+        finally:
+            if not self.ended:
+                self.cancel()
+        if self.error is not None:
+            raise self.error
+
+    async def ending(self) -> Result:
+        """As `wait`, for asyncio. Cancelling the task cancels the query."""
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        self.when_ended(lambda: loop.call_soon_threadsafe(ended.set))
+        try:
+            await ended.wait()
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        return self.result_now
+
+    def __await__(self) -> Generator[Any, None, Result]:
+        """`await handle`: the result, for asyncio; raises what the query failed of."""
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> Result:
+        await self.ending()
+        return self.result()
+
+    @property
+    def result_now(self) -> Result:
+        with self._reading:
+            for draft in self.drafts:
+                draft.take()
+        reason = "" if self.error is None else "cancelled" if self.was_cancelled else "error"
+        answers = [
+            Answer(
+                draft.text.text,
+                list(draft.tokens),
+                draft.finish_reason or reason,
+                list(draft.logprobs) if self._wants_logprobs else None,
+            )
+            for draft in self.drafts
+        ]
+        new = sum(len(draft.tokens) for draft in self.drafts)
+        usage = Usage(self.prompt_tokens, self.vision_tokens, self.cached_tokens, new)
+        return Result(answers, usage, self.timings, self.media, self.input_text, self.error)
+
+    @property
+    def was_cancelled(self) -> bool:
+        return isinstance(self.error, GenerationCancelled)
+
+    def listen(self, listener: Callable[[], object]) -> None:
+        """Call `listener`, in the engine's thread, whenever something has changed."""
+        with self._changed:
+            self._listeners.append(listener)
+        listener()
+
+    def when_ended(self, listener: Callable[[], object]) -> None:
+        """Call `listener` once when the query has ended: in the engine's thread, or now if it has."""
+        with self._changed:
+            if not self.ended:
+                self._awaiting.append(listener)
+                return
+        listener()
+
+    # --- the engine ----------------------------------------------------------------------------------------------
+
+    def changed(self) -> None:
+        """Tell everybody who waits."""
+        with self._changed:
+            self._changed.notify_all()
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener()
+
+    def end(self, error: Exception | None) -> None:
+        with self._changed:
+            self.error = error
+            self.ended = True
+        self.changed()
+        for listener in self._awaiting:
+            listener()
+
+    def _take(self) -> str:
+        return "".join(self.take())
+
+
+def since(begun: float | None, ended: float | None) -> float | None:
+    return None if begun is None or ended is None else max(0.0, ended - begun)
+
+
+class Clock:
+    """When what happened to a query, in seconds of `time.monotonic`."""
+
+    def __init__(self) -> None:
+        self.submitted = time.monotonic()
+        self.loaded: float | None = None
+        self.admitted: float | None = None
+        self.encoded: float | None = None
+        self.first_token: float | None = None
+        self.last_token: float | None = None
+
+    def timings(self, tokens: int) -> Timings:
+        decoded = since(self.first_token, self.last_token)
+        return Timings(
+            media=since(self.submitted, self.loaded),
+            queue=since(self.loaded, self.admitted),
+            vision=since(self.admitted, self.encoded),
+            first_token=since(self.submitted, self.first_token),
+            per_token=None if decoded is None or tokens < 2 else decoded / (tokens - 1),
+            total=since(self.submitted, time.monotonic()),
+        )

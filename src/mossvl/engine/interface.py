@@ -1,0 +1,209 @@
+"""`MossVL`: a checkpoint and an engine, to be asked from Python."""
+
+import asyncio
+import queue
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from mossvl.engine.chat import Chat
+from mossvl.engine.config import EngineConfig
+from mossvl.engine.engine import Engine
+from mossvl.engine.handle import Handle, Result
+from mossvl.engine.query import Message, Query
+from mossvl.errors import InputError, OptionError
+from mossvl.model.modeling import MossVLLMHeadModel
+from mossvl.options import SamplingParams
+from mossvl.processing.processor import MossVLProcessor
+from mossvl.progress import progress as progress_bar
+
+
+class MossVL:
+    """MOSS-VL behind an engine: batched, cached, cancellable.
+
+    A query is a text, or a dict with `prompt` (and `images`, `videos`) or `messages`, and options of its own:
+    `media_kwargs`, `generate_kwargs`, `system_prompt` (see docs/offline.md). Any thread may call any method.
+
+    Args:
+        checkpoint_or_model: a folder, the name of a repository on the model hub, or a loaded model.
+        processor: with a model, its processor.
+        config: the engine's settings; or give them one by one, as `options`.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be loaded.
+        OptionError: an option is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        checkpoint_or_model: str | Path | MossVLLMHeadModel,
+        processor: MossVLProcessor | None = None,
+        config: EngineConfig | None = None,
+        **options: Any,
+    ) -> None:
+        if config is not None and options:
+            raise OptionError(f"give either config or {', '.join(options)}, not both")
+        self.config = config or EngineConfig.from_dict(options)
+        if isinstance(checkpoint_or_model, MossVLLMHeadModel):
+            if processor is None:
+                raise OptionError("a loaded model needs its processor: MossVL(model, processor)")
+            model = checkpoint_or_model
+        else:
+            from mossvl.loading import load
+
+            model, loaded = load(checkpoint_or_model, self.config.device, self.config.dtype)
+            processor = processor or loaded
+        self.model, self.processor = model, processor
+        self.engine = Engine(model, self.config)
+
+    # --- one query -----------------------------------------------------------------------------------------------
+
+    def submit(self, query: Any, params: SamplingParams | None = None, *, session: Sequence[Message] = ()) -> Handle:
+        """Begin to answer a query.
+
+        Args:
+            params: in place of the query's `generate_kwargs`.
+            session: messages that came before.
+
+        Returns:
+            a handle: iterate it for text, ask it for its `result(timeout)`, `cancel()` it, or await it.
+
+        Raises:
+            InputError: the query is malformed or has unknown options, or is an error itself (as readers of files hand
+                them on). What is wrong with its media comes with the result.
+        """
+        if isinstance(query, InputError):
+            raise query
+        if isinstance(query, str):
+            query = {"prompt": query}
+        checked = query if isinstance(query, Query) else Query.from_dict(query)
+        return self.engine.submit(checked, checked.messages(session), self.processor, params)
+
+    def stream(self, query: Any, params: SamplingParams | None = None) -> Handle:
+        """A query's answer, piece by piece: `for text in llm.stream(…)`, or `async for`. As `submit`."""
+        return self.submit(query, params)
+
+    def chat(self, system_prompt: str | None = None, params: SamplingParams | None = None) -> Chat:
+        """A conversation; every turn goes on from what the cache holds of those before."""
+        return Chat(self, system_prompt, params)
+
+    # --- many queries --------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        queries: Any,
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: bool | None = None,
+        raise_on_error: bool = False,
+    ) -> Any:
+        """Answer queries together.
+
+        Args:
+            queries: a list of queries; or one.
+            params: for all of them, or for each.
+            progress: show a bar on stderr; by default if that is a terminal and there are several queries.
+            raise_on_error: raise the first error, instead of putting it into that query's result.
+
+        Returns:
+            a list of `Result`, in the order of the queries; for one query, its `Result`.
+        """
+        if isinstance(queries, str | dict):
+            return self.generate([queries], params, progress=False, raise_on_error=raise_on_error)[0]
+        queries = list(queries)
+        shown = len(queries) > 1 if progress is None else progress
+        results: list[Any] = [None] * len(queries)
+        with progress_bar(len(queries), 0, shown) as advance:
+            for index, result in self.as_completed(zip(queries, each(params, queries), strict=True)):
+                if result.error is not None and raise_on_error:
+                    raise result.error
+                results[index] = result
+                advance()
+        return results
+
+    def as_completed(self, queries: Iterable[tuple[Any, SamplingParams | None]]) -> Iterator[tuple[int, Result]]:
+        """Answer a stream of (query, params), read no further ahead than keeps the engine full.
+
+        Yields:
+            (number of the query, result) as they end. Leaving early cancels those that have not.
+        """
+        rest = enumerate(queries)
+        ended: queue.SimpleQueue[int] = queue.SimpleQueue()
+        running: dict[int, Handle] = {}
+        more = True
+        try:
+            while more or running:
+                while more and len(running) < 2 * self.config.max_batch and ended.empty():
+                    number, query = next(rest, (-1, None))
+                    more = query is not None
+                    if query is None:
+                        break
+                    try:
+                        running[number] = self.submit(*query)
+                    except InputError as error:
+                        yield number, Result.of_error(error)
+                    else:
+                        running[number].when_ended(partial(ended.put, number))
+                if running:
+                    number = ended.get()
+                    yield number, running.pop(number).result_now
+        finally:
+            for handle in running.values():
+                handle.cancel()
+
+    # --- asyncio -------------------------------------------------------------------------------------------------
+
+    async def agenerate(
+        self,
+        queries: Sequence[Any],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        raise_on_error: bool = False,
+    ) -> list[Result]:
+        """As `generate`, for asyncio, of a list. Cancelling the task cancels the queries."""
+        places = asyncio.Semaphore(2 * self.config.max_batch)
+
+        async def answer(query: Any, own: SamplingParams | None) -> Result:
+            async with places:
+                try:
+                    handle = self.submit(query, own)
+                except InputError as error:
+                    if raise_on_error:
+                        raise
+                    return Result.of_error(error)
+                result = await handle.ending()
+                if result.error is not None and raise_on_error:
+                    raise result.error
+                return result
+
+        tasks = [asyncio.ensure_future(answer(*one)) for one in zip(queries, each(params, queries), strict=True)]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Cancel what has not ended, and wait for the engine to stop, for a bounded time."""
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def each(
+    params: SamplingParams | Sequence[SamplingParams] | None, queries: Sequence[Any]
+) -> list[SamplingParams | None]:
+    """Parameters for each query, from those for all or for each."""
+    listed: list[SamplingParams | None] = (
+        list(params) if isinstance(params, list | tuple) else [params] * len(queries)  # type: ignore[list-item]
+    )
+    if len(listed) != len(queries):
+        raise OptionError(f"params has {len(listed)} entries for {len(queries)} queries")
+    return listed

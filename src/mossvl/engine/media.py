@@ -1,0 +1,306 @@
+"""Loading of media: plans, pixels and their digests, in threads, ahead of the engine and within bounds.
+
+Every load runs in a daemon thread of its own and reports through a callback. Nobody ever waits for such a thread, so
+that a source that hangs holds up nothing but its own request. Files are opened, read and closed in the thread.
+"""
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mossvl.engine.query import Message, Query, media_of
+from mossvl.errors import GenerationCancelled, MediaError
+from mossvl.media.fetch import file_version
+from mossvl.processing.plan import ImagePlan, MediumPlan, VideoPlan, num_units, video_segments
+from mossvl.processing.processor import MossVLProcessor, PlannedPrompt
+from mossvl.processing.prompt import check_messages
+
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A prompt is known, and the digests of those of its frames that were seen before (None for the others)."""
+
+    input_text: str
+    planned: PlannedPrompt
+    digests: list[bytes | None]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame has been loaded: uint8 patches (patches, 3 · patch_size²) and their digest."""
+
+    number: int
+    patches: Tensor
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class Stalled:
+    """Loading waits for memory, that is, for frames to be used up."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """All frames have come, or loading has failed."""
+
+    error: BaseException | None = None
+
+
+Report = Callable[[Planned | Frame | Stalled | Loaded], None]
+
+
+class Budget:
+    """Bytes of decoded pixels that may wait in memory, over all loads."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.used = limit, 0
+        self._changed = threading.Condition()
+
+    def take(self, load: "Load", count: int, stalled: Callable[[], None]) -> None:
+        """Wait until `count` bytes are free; a load that holds nothing never waits.
+
+        Raises:
+            GenerationCancelled: the load was stopped.
+        """
+        told = False
+        with self._changed:
+            while self.used + count > self.limit and load.held:
+                if not told:
+                    told = True
+                    stalled()
+                self._changed.wait(POLL_SECONDS)
+                load.check()
+            load.check()
+            self.used += count
+            load.held += count
+
+    def give(self, load: "Load", count: int) -> None:
+        with self._changed:
+            self.used -= count
+            load.held -= count
+            self._changed.notify_all()
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """Stands for the image or clip of a plan that is only remembered; its pixels must be loaded anew."""
+
+    name: str
+    height: int
+    width: int
+
+
+class MediaMemory:
+    """What is known of files that were seen: plans, and digests of frames, for as long as the files do not change."""
+
+    def __init__(self, entries: int) -> None:
+        self.entries = entries
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+        self._loading: dict[Hashable, threading.Event] = {}
+
+    def get(self, key: Hashable | None) -> Any:
+        with self._lock:
+            if key is None or key not in self._kept:
+                return None
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+    def put(self, key: Hashable | None, value: Any) -> None:
+        if key is None or not self.entries:
+            return
+        with self._lock:
+            self._kept[key] = value
+            while len(self._kept) > self.entries:
+                self._kept.popitem(last=False)
+
+    def lead(self, key: Hashable) -> threading.Event | None:
+        """None: the caller is to load what the key names, and calls `done`. Else what is set when somebody else has."""
+        with self._lock:
+            if key in self._loading:
+                return self._loading[key]
+            self._loading[key] = threading.Event()
+            return None
+
+    def done(self, key: Hashable) -> None:
+        with self._lock:
+            self._loading.pop(key).set()
+
+
+class Load:
+    """Loads a query's media, from `start()` on, in a thread.
+
+    Args:
+        report: takes what happens, in the thread.
+
+    Attributes:
+        held: bytes of pixels that were loaded and not given back to the budget.
+    """
+
+    def __init__(
+        self,
+        query: Query,
+        messages: list[Message],
+        processor: MossVLProcessor,
+        memory: MediaMemory,
+        budget: Budget,
+        report: Report,
+    ) -> None:
+        self.query, self.messages, self.processor = query, messages, processor
+        self.memory, self.budget, self._report = memory, budget, report
+        self.held = 0
+        self._stop = threading.Event()
+        self._expected: list[bytes | None] = []
+
+    def start(self, first: int | None = None) -> None:
+        """Plan the prompt and load its frames; or, with `first`, only load frames anew from that number on."""
+        threading.Thread(target=self._run, args=(first,), name="mossvl-media", daemon=True).start()
+
+    def stop(self) -> None:
+        """Let the thread end. What it holds is given back."""
+        self._stop.set()
+        self.budget.give(self, self.held)
+
+    def release(self, patches: Tensor) -> None:
+        """A frame's pixels are used up."""
+        self.budget.give(self, min(patches.nbytes, self.held))
+
+    def check(self) -> None:
+        if self._stop.is_set():
+            raise GenerationCancelled("loading was stopped")
+
+    def _run(self, first: int | None) -> None:
+        error: BaseException | None = None
+        try:
+            with ExitStack() as stack:
+                self._load(stack, first)
+        except BaseException as raised:  # The request is told, whatever it was.
+            error = raised
+        if not self._stop.is_set():
+            self._report(Loaded(error))
+
+    def _load(self, stack: ExitStack, first: int | None) -> None:
+        messages = check_messages(self.messages)
+        text = self.processor.render(messages)
+        media = media_of(messages)
+        plans: list[MediumPlan] | None = self.memory.get(self._prompt_key(*media)) if first is None else None
+        opened = plans is None
+        if plans is None:
+            key = self._prompt_key(*media)  # Before the files are opened: of a file that changes now, nothing is kept.
+            plans = self.processor.plan_media(text, *media, self.query.media, stack)
+            if key is not None and key == self._prompt_key(*media):
+                self.memory.put(key, [_remembered(plan) for plan in plans])
+        keys = self._medium_keys(plans, *media)
+        if first is None:
+            known = [self.memory.get(key) or [None] * plan.num_frames for key, plan in zip(keys, plans, strict=True)]
+            self._expected = [digest for medium in known for digest in medium]
+            self._report(Planned(text, self.processor.lay_out(text, plans), list(self._expected)))
+            if all(digest is not None for digest in self._expected):
+                return
+            first = 0
+        if not opened:
+            plans = self.processor.plan_media(text, *media, self.query.media, stack)
+        number = 0
+        for plan, key in zip(plans, keys, strict=True):
+            if number + plan.num_frames > first:
+                self._load_medium(plan, key, number, max(0, first - number))
+            number += plan.num_frames
+
+    def _load_medium(self, plan: MediumPlan, key: Hashable | None, number: int, start: int) -> None:
+        """Load the frames of one medium from its frame `start` on; `number` counts the frames before it."""
+        if key is None or start or self.memory.get(key):
+            self._read(plan, number, start)
+            return
+        other = self.memory.lead(key)
+        if other is not None:
+            while not other.wait(POLL_SECONDS):
+                self.check()
+            known = self.memory.get(key)
+            if known is None:
+                self._read(plan, number, start)  # The other one has failed; this one may not.
+            for frame, digest in enumerate(known or (), number):
+                self._report(Frame(frame, NO_PIXELS, digest))
+            return
+        try:
+            self.memory.put(key, self._read(plan, number, start))
+        finally:
+            self.memory.done(key)
+
+    def _read(self, plan: MediumPlan, number: int, start: int) -> list[bytes]:
+        layout, scale = self.processor.image_processor.layout, self.processor.pixel_scale
+        digests = []
+        for frame, picture in enumerate(plan.frames(self._stop, start), number + start):
+            patches = layout.cut(picture).contiguous()
+            digest = digest_of(patches, layout.grid(plan.height, plan.width), scale)
+            expected = self._expected[frame] if frame < len(self._expected) else None
+            if expected not in (None, digest):
+                raise MediaError(f"{plan.source.name}: the file changed while it was being used; ask again")
+            self.budget.take(self, patches.nbytes, lambda: self._report(Stalled()))
+            digests.append(digest)
+            self._report(Frame(frame, patches, digest))
+        self.check()
+        return digests
+
+    # --- what identifies media -----------------------------------------------------------------------------------
+
+    def _prompt_key(self, images: Sequence[Any], videos: Sequence[Any]) -> Hashable | None:
+        """All that the plans of a prompt's media depend on; None if some of them are no files."""
+        names = [*((image, None) for image in images), *map(video_segments, videos)]
+        versions = [_version(source) for source, _ in names]
+        if not names or None in versions:
+            return None
+        processor = self.processor
+        settings = (
+            repr(processor.image_processor.settings(self.query.media)),
+            repr(processor.video_processor.settings(self.query.media)),
+            processor.image_processor.layout,
+            processor.limits,
+        )
+        return "plans", len(images), tuple(versions), repr([segments for _, segments in names]), settings
+
+    def _medium_keys(
+        self, plans: Sequence[MediumPlan], images: Sequence[Any], videos: Sequence[Any]
+    ) -> list[Hashable | None]:
+        """For each plan, all that its pixels depend on; None if it is no file."""
+        sources = iter([_version(image) for image in images])
+        units = iter(_version(video_segments(video)[0]) for video in videos for _ in range(num_units(video)))
+        keys: list[Hashable | None] = []
+        for plan in plans:
+            version = next(sources) if isinstance(plan, ImagePlan) else next(units)
+            indices = plan.indices if isinstance(plan, VideoPlan) else None
+            keys.append(
+                None
+                if version is None
+                else ("pixels", version, indices, plan.height, plan.width, self.processor.pixel_scale)
+            )
+        return keys
+
+
+NO_PIXELS = Tensor()
+"""Of a frame of which only the digest is known."""
+
+
+def digest_of(patches: Tensor, grid: tuple[int, int], scale: Hashable) -> bytes:
+    """16 bytes that stand for a frame: its pixels, its shape, and how they are normalised."""
+    digest = hashlib.blake2b(repr((grid, scale)).encode(), digest_size=16)
+    digest.update(patches.numpy().data)
+    return digest.digest()
+
+
+def _version(source: Any) -> Hashable | None:
+    return file_version(source) if isinstance(source, str | Path) else None
+
+
+def _remembered(plan: MediumPlan) -> MediumPlan:
+    """A plan without its open file."""
+    source: Any = Remembered(plan.source.name, plan.source.height, plan.source.width)
+    return replace(plan, source=source)

@@ -1,0 +1,150 @@
+"""The memory behind the pages: keys and values of all layers, and who finds which page where."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mossvl.engine.config import CPU_POOL_BYTES, EngineConfig
+from mossvl.engine.request import Request
+from mossvl.errors import OptionError
+from mossvl.model.configuration import MossVLTextConfig
+
+DEFAULT_FRACTION = 0.88
+MOST_CPU_PAGES = 1 << 14
+MOST_VISION_TOKENS = 1 << 20
+"""Of one request."""
+
+
+class PagePool:
+    """Keys and values in pages.
+
+    A page holds `page_size` tokens of `span` layers, as many as there are cross-attention layers: vision tokens for all
+    of them, or text tokens for a group of self-attention layers. Memory is thus shared between text and vision, in
+    whatever proportion requests need.
+
+    Args:
+        devices: where each decoder layer is; layers of one page may lie on different devices.
+
+    Attributes:
+        groups: groups of self-attention layers, that is, pages for a block of text.
+        place: for each layer, (its place in a page, its group); the group of a cross-attention layer is `groups`.
+    """
+
+    def __init__(
+        self,
+        config: MossVLTextConfig,
+        devices: Sequence[torch.device],
+        dtype: torch.dtype,
+        num_pages: int,
+        page_size: int,
+    ) -> None:
+        self.page_size, self.num_pages = page_size, num_pages
+        self.span, self.groups, self.place = places(config)
+        device = devices[0]
+        shape = (num_pages, config.num_key_value_heads, page_size, config.head_dim)
+        self._keys: dict[tuple[torch.device, int], Tensor] = {}
+        self._values: dict[tuple[torch.device, int], Tensor] = {}
+        self.devices = devices
+        if len(set(devices)) == 1:
+            storage = torch.empty((self.span, 2, *shape), dtype=dtype, device=device)
+            for member in range(self.span):
+                self._keys[device, member], self._values[device, member] = storage[member]
+        else:
+            for layer, device in enumerate(devices):
+                key = device, self.place[layer][0]
+                if key not in self._keys:
+                    self._keys[key], self._values[key] = torch.empty((2, *shape), dtype=dtype, device=device)
+
+    def layer(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer, (pages, kv heads, page size, head_dim) each."""
+        key = self.devices[layer], self.place[layer][0]
+        return self._keys[key], self._values[key]
+
+    def copy(self, source: int, target: int) -> None:
+        for pools in (self._keys, self._values):
+            for pool in pools.values():
+                pool[target].copy_(pool[source])
+
+    @property
+    def bytes(self) -> int:
+        return sum(pool.nbytes for pools in (self._keys, self._values) for pool in pools.values())
+
+
+def places(config: MossVLTextConfig) -> tuple[int, int, list[tuple[int, int]]]:
+    """(layers of a page, groups of self-attention layers, for each layer its place and group)."""
+    crossing = sorted(config.cross_attention_layers)
+    own = [layer for layer in range(config.num_hidden_layers) if layer not in crossing]
+    span = len(crossing) or len(own)
+    groups = -(-len(own) // span)
+    by_layer = {layer: (number % span, number // span) for number, layer in enumerate(own)}
+    by_layer |= {layer: (number, groups) for number, layer in enumerate(crossing)}
+    return span, groups, [by_layer[layer] for layer in range(config.num_hidden_layers)]
+
+
+def count_pages(config: EngineConfig, text: MossVLTextConfig, device: torch.device, dtype: torch.dtype) -> int:
+    """How many pages fit.
+
+    Raises:
+        OptionError: none do.
+    """
+    span = places(text)[0]
+    page = span * 2 * text.num_key_value_heads * text.head_dim * config.page_size * dtype.itemsize
+    if config.memory is not None and config.memory > 1:
+        room = int(config.memory)
+    elif device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        room = int(free + unused - (1 - (config.memory or DEFAULT_FRACTION)) * total) - config.vision_cache
+    else:
+        room = min(int(CPU_POOL_BYTES * (config.memory or 1)), MOST_CPU_PAGES * page)
+    if room < 4 * page:
+        raise OptionError(
+            f"memory={config.memory!r} leaves {max(room, 0):,} bytes for keys and values, but a page takes {page:,}; "
+            "raise memory, or use a smaller page_size or another device"
+        )
+    return room // page
+
+
+class Tables:
+    """Which pages each place in the batch has: text (slots, groups, blocks) and vision (slots, blocks) int32.
+
+    The last slot is nobody's: rows that only fill up a batch point to it.
+    """
+
+    def __init__(self, pool: PagePool, slots: int, context: int, device: torch.device) -> None:
+        size = pool.page_size
+        blocks = min(-(-context // size), pool.num_pages // pool.groups) + 1
+        vision = min(pool.num_pages, MOST_VISION_TOKENS // size)
+        self.text = torch.zeros((slots + 1, pool.groups, blocks), dtype=torch.int32, device=device)
+        self.vision = torch.zeros((slots + 1, vision), dtype=torch.int32, device=device)
+        self.max_vision = vision * size
+        self._known: dict[int, tuple[tuple[int, int], int, int]] = {}
+        self._pinned = device.type == "cuda"
+
+    def update(self, requests: Sequence[Request]) -> None:
+        """Bring the tables up to date with the pages of these requests; one copy to the device."""
+        text: list[tuple[int, int, int, int]] = []
+        vision: list[tuple[int, int, int]] = []
+        for request in requests:
+            slot = request.slot
+            tenant = request.number, request.preemptions
+            owner, blocks, pages = self._known.get(slot, (None, 0, 0))
+            if owner != tenant:
+                blocks = pages = 0
+            for block in range(blocks, len(request.text_pages)):
+                text += [(slot, group, block, page) for group, page in enumerate(request.text_pages[block])]
+            vision += [(slot, index, request.vision_pages[index]) for index in range(pages, len(request.vision_pages))]
+            self._known[slot] = tenant, len(request.text_pages), len(request.vision_pages)
+        if text:
+            slots, groups, blocks_, pages_ = self._to_device(text)
+            self.text[slots, groups, blocks_] = pages_.int()
+        if vision:
+            slots, indices, pages_ = self._to_device(vision)
+            self.vision[slots, indices] = pages_.int()
+
+    def _to_device(self, rows: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...]:
+        host = torch.tensor(rows, dtype=torch.long).T.contiguous()
+        if self._pinned:
+            host = host.pin_memory()
+        return host.to(self.text.device, non_blocking=True).unbind()

@@ -1,0 +1,182 @@
+"""A request as the scheduler sees it: a prompt, what of it has been computed, and the pages that hold it."""
+
+import secrets
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mossvl.engine.cache import Block, block_key
+from mossvl.model.vision import Grid
+from mossvl.model.xrope import layout
+from mossvl.options import SamplingParams
+
+_numbers = count()
+
+PixelScale = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """Tokens and frames of a prompt, and where they stand (see `mossvl.model.xrope`)."""
+
+    tokens: list[int]
+    positions: NDArray[np.int32]
+    """(tokens,): rotary position of each; time, height and width are the same for text."""
+    visible: NDArray[np.int32]
+    """(tokens,): how many vision tokens each sees."""
+    frame_rows: list[int]
+    """Which token is each frame's image token."""
+    frame_ends: list[int]
+    """End of each frame in the vision sequence, its separator included."""
+    frame_grids: list[tuple[int, int]]
+    """Patch rows and columns of each frame."""
+    vision_positions: Tensor
+    """(3, vision tokens) int64: rotary positions of vision tokens."""
+    next_position: int
+
+    @classmethod
+    def build(cls, tokens: Tensor, grids: Sequence[Grid], image_token_id: int, merge_size: int) -> "Prompt":
+        """From token ids (tokens,) and (frames, patch rows, patch columns) of each medium.
+
+        Raises:
+            ValueError: image tokens and frames do not match.
+        """
+        frames = [(rows, columns) for number, rows, columns in grids for _ in range(number)]
+        is_image = tokens == image_token_id
+        merged = torch.tensor(frames, dtype=torch.long).view(-1, 2) // merge_size
+        plan = layout(is_image, merged)
+        ends = torch.cat((plan.frame_ends.new_zeros(1), plan.frame_ends))
+        return cls(
+            tokens=tokens.tolist(),
+            positions=plan.text[0].numpy().astype(np.int32),
+            visible=ends[plan.visible_frames].numpy().astype(np.int32),
+            frame_rows=is_image.nonzero().flatten().tolist(),
+            frame_ends=plan.frame_ends.tolist(),
+            frame_grids=frames,
+            vision_positions=plan.vision,
+            next_position=plan.next_position,
+        )
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.frame_rows)
+
+    @property
+    def num_vision(self) -> int:
+        return self.frame_ends[-1] if self.frame_ends else 0
+
+    def frames_between(self, start: int, stop: int) -> tuple[int, int]:
+        """The frames whose image tokens are among the tokens [start, stop), as a range."""
+        return bisect_left(self.frame_rows, start), bisect_left(self.frame_rows, stop)
+
+    def vision_range(self, first: int, last: int) -> tuple[int, int]:
+        """The vision tokens of the frames [first, last), as a range."""
+        start = self.frame_ends[first - 1] if first else 0
+        return start, self.frame_ends[last - 1] if last > first else start
+
+    def patches(self, frame: int) -> int:
+        rows, columns = self.frame_grids[frame]
+        return rows * columns
+
+
+@dataclass(eq=False)
+class Request:
+    """One answer to be generated.
+
+    Attributes:
+        prompt: what is asked.
+        params: how the answer is drawn, and when it ends.
+        room: most tokens of the answer.
+        digests: for each frame, the digest of its pixels, or None as long as they are not known.
+        pixels: frames that are loaded and not yet encoded: uint8 patches (patches, 3 · patch_size²).
+        vision_chunk: most frames encoded at a time.
+        pixel_scale: mean and deviation of each channel, by which pixels are normalised.
+        seed: of its random draws.
+        owner: whoever waits for the answer.
+
+    State, kept by the scheduler:
+        tokens: prompt and answer as far as they are known.
+        computed: rows whose keys and values are in the cache, or will be once what has been launched has run.
+        in_flight: tokens that are being drawn and not yet known.
+        decoding: its prompt has been launched; from now on it wants one row a step.
+        encoded: frames whose keys and values are in the cache, likewise.
+        text_pages: for each block of tokens, a page for every group of layers.
+        vision_pages: pages of the vision sequence.
+        blocks: kept blocks that this request uses.
+        committed: blocks of its own that were offered to be kept, those it found included.
+        cached: tokens that were found in the cache when it was admitted.
+        slot: its place in the batch.
+    """
+
+    prompt: Prompt
+    params: SamplingParams
+    room: int
+    digests: list[bytes | None]
+    pixels: dict[int, Tensor] = field(default_factory=dict)
+    vision_chunk: int = 64
+    pixel_scale: PixelScale = ((0.5,) * 3, (0.5,) * 3)
+    seed: int = field(default_factory=lambda: secrets.randbits(63))
+    owner: Any = None
+    number: int = field(default_factory=lambda: next(_numbers))
+
+    tokens: list[int] = field(init=False)
+    computed: int = 0
+    in_flight: int = 0
+    decoding: bool = False
+    encoded: int = 0
+    text_pages: list[tuple[int, ...]] = field(default_factory=list)
+    vision_pages: list[int] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+    committed: int = 0
+    cached: int = 0
+    slot: int = -1
+    waits_for: bytes | None = None
+    preemptions: int = 0
+    ended: bool = False
+    _keys: list[bytes] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.prompt.tokens)
+
+    @property
+    def num_answer(self) -> int:
+        """Tokens of the answer that are known."""
+        return len(self.tokens) - len(self.prompt.tokens)
+
+    @property
+    def wants_token(self) -> bool:
+        """A further token can be launched now; it may follow one that is still in flight."""
+        return self.decoding and self.num_answer + self.in_flight < self.room
+
+    def keys(self, page_size: int) -> list[bytes]:
+        """Keys of the blocks that are full and whose frames' digests are known, from the start."""
+        blocks = len(self.tokens) // page_size
+        while len(self._keys) < blocks:
+            start = len(self._keys) * page_size
+            first, last = self.prompt.frames_between(start, start + page_size)
+            frames = self.digests[first:last]
+            if any(digest is None for digest in frames):
+                break
+            before = self._keys[-1] if self._keys else b""
+            tokens = self.tokens[start : start + page_size]
+            self._keys.append(block_key(before, tokens, (digest for digest in frames if digest is not None)))
+        return self._keys
+
+    def position(self, row: int) -> int:
+        """Rotary position of a token of the prompt or of the answer."""
+        own = row - len(self.prompt.tokens)
+        return int(self.prompt.positions[row]) if own < 0 else self.prompt.next_position + own
+
+    def forget_progress(self) -> None:
+        """Nothing of it is in the cache any more."""
+        self.computed = self.encoded = self.committed = 0
+        self.decoding = False
+        self.text_pages, self.vision_pages, self.blocks = [], [], []
+        self.slot = -1

@@ -1,0 +1,170 @@
+"""From logits to tokens, for all rows of a step at once, each with its request's own parameters."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mossvl.engine.request import Request
+
+NOT_A_NUMBER = -1
+"""Drawn in place of a token where logits are no numbers."""
+MOST_CANDIDATES = 1024
+"""Beyond this `top_k`, all tokens are sorted."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What was drawn from n rows.
+
+    Attributes:
+        tokens: (n,) int64.
+        logprobs: (n,) of the tokens, and of the likeliest alternatives (n, k) with their ids (n, k); None if unwanted.
+    """
+
+    tokens: Tensor
+    logprobs: tuple[Tensor, Tensor, Tensor] | None = None
+
+
+class Sampler:
+    """Draws tokens. What a request draws depends on its seed and on the number of the token, not on its neighbours.
+
+    Args:
+        slots: places in the batch; one more is for rows that belong to nobody.
+    """
+
+    def __init__(self, vocab_size: int, slots: int, device: torch.device) -> None:
+        self.vocab_size, self.slots, self.device = vocab_size, slots, device
+        self._prompt: Tensor | None = None
+        self._answer: Tensor | None = None
+        self._tenants: dict[int, tuple[int, int]] = {}
+        self._parameters: tuple[tuple[int, ...], dict[str, Tensor]] | None = None
+
+    def draw(self, logits: Tensor, requests: Sequence[Request]) -> Drawn:
+        """One token from each row of logits (n, vocab)."""
+        tokens = likeliest(logits)
+        scores: Tensor | None = None
+        if any(request.params.penalises for request in requests):
+            scores = self._penalised(logits.float(), requests)
+            tokens = torch.where(tokens == NOT_A_NUMBER, tokens, scores.argmax(-1))
+        random = [row for row, request in enumerate(requests) if not request.params.greedy]
+        if random:
+            index = torch.tensor(random, device=logits.device)
+            chosen = self._random((logits if scores is None else scores)[index].float(), [requests[i] for i in random])
+            tokens[index] = torch.where(tokens[index] == NOT_A_NUMBER, tokens[index], chosen)
+        if scores is not None:
+            self._count(tokens, requests)
+        return Drawn(tokens, self._logprobs(logits, tokens, requests))
+
+    # --- penalties -----------------------------------------------------------------------------------------------
+
+    def _penalised(self, scores: Tensor, requests: Sequence[Request]) -> Tensor:
+        prompt, answer = self._seen(requests)
+        slots = torch.tensor([request.slot for request in requests], device=scores.device)
+        params = [request.params for request in requests]
+        repetition, presence, frequency = (
+            torch.tensor([getattr(one, name) for one in params], device=scores.device)[:, None]
+            for name in ("repetition_penalty", "presence_penalty", "frequency_penalty")
+        )
+        counts = answer[slots]
+        seen = prompt[slots] | (counts > 0)
+        scaled = torch.where(scores > 0, scores / repetition, scores * repetition)
+        scores = torch.where(seen, scaled, scores)
+        return scores - presence * (counts > 0) - frequency * counts
+
+    def _seen(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
+        """Which tokens prompts hold (slots, vocab) bool, and how often answers do (slots, vocab) int32."""
+        if self._prompt is None or self._answer is None:
+            shape = self.slots + 1, self.vocab_size
+            self._prompt = torch.zeros(shape, dtype=torch.bool, device=self.device)
+            self._answer = torch.zeros(shape, dtype=torch.int32, device=self.device)
+        for request in requests:
+            tenant = request.number, request.preemptions
+            if not request.params.penalises or self._tenants.get(request.slot) == tenant:
+                continue
+            self._tenants[request.slot] = tenant
+            asked = torch.tensor(request.prompt.tokens, device=self.device)
+            said = torch.tensor(request.tokens[len(request.prompt.tokens) :], dtype=torch.long, device=self.device)
+            self._prompt[request.slot] = False
+            self._prompt[request.slot, asked] = True
+            self._answer[request.slot] = torch.bincount(said, minlength=self.vocab_size)
+        return self._prompt, self._answer
+
+    def _count(self, tokens: Tensor, requests: Sequence[Request]) -> None:
+        assert self._answer is not None
+        slots = torch.tensor([request.slot for request in requests], device=tokens.device)
+        self._answer.index_put_(
+            (slots, tokens.clamp(min=0)), torch.ones_like(slots, dtype=torch.int32), accumulate=True
+        )
+
+    # --- chance --------------------------------------------------------------------------------------------------
+
+    def _random(self, scores: Tensor, requests: Sequence[Request]) -> Tensor:
+        given = self._given(requests)
+        scores = scores / given["temperature"]
+        top_k = [request.params.top_k or self.vocab_size for request in requests]
+        candidates = min(max(top_k), self.vocab_size)
+        if candidates > MOST_CANDIDATES:
+            values, ids = scores.sort(dim=-1, descending=True)
+        else:
+            values, ids = scores.topk(candidates, dim=-1)
+        ranks = torch.arange(values.shape[1], device=values.device)
+        values = values.masked_fill(ranks >= given["top_k"], -torch.inf)
+        chances = values.softmax(-1)
+        before = chances.cumsum(-1) - chances
+        dropped = (before >= given["top_p"]) | (chances < given["min_p"] * chances[:, :1])
+        dropped[:, 0] = False
+        values = values.masked_fill(dropped, -torch.inf)
+        numbers = torch.tensor([one.num_answer + one.in_flight for one in requests], device=ids.device)[:, None]
+        noise = -torch.log(-torch.log(uniform(given["seed"], numbers, ids)))
+        return ids.gather(1, (values.double() + noise).argmax(-1, keepdim=True))[:, 0]
+
+    def _given(self, requests: Sequence[Request]) -> dict[str, Tensor]:
+        """Parameters as columns (n, 1); made once for as long as the same requests run."""
+        numbers = tuple(request.number for request in requests)
+        if self._parameters is None or self._parameters[0] != numbers:
+            columns = {
+                "temperature": [request.params.temperature for request in requests],
+                "top_k": [request.params.top_k or self.vocab_size for request in requests],
+                "top_p": [request.params.top_p for request in requests],
+                "min_p": [request.params.min_p for request in requests],
+                "seed": [request.seed for request in requests],
+            }
+            columns_ = {name: torch.tensor(column, device=self.device)[:, None] for name, column in columns.items()}
+            self._parameters = numbers, columns_
+        return self._parameters[1]
+
+    def _logprobs(
+        self, logits: Tensor, tokens: Tensor, requests: Sequence[Request]
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Of the logits as the model gave them, before penalties and temperature."""
+        wanted = [request.params.logprobs for request in requests if request.params.logprobs is not None]
+        if not wanted:
+            return None
+        scores = logits.float().log_softmax(-1)
+        best, ids = scores.topk(max(*wanted, 1), dim=-1)
+        return scores.gather(1, tokens.clamp(min=0)[:, None])[:, 0], best, ids
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """(n, vocab) → (n,) int64; `NOT_A_NUMBER` where the greatest is none, for NaN is greater than all."""
+    best, tokens = logits.max(-1)
+    return torch.where(best.isfinite(), tokens, NOT_A_NUMBER)
+
+
+def uniform(seed: Tensor, number: Tensor, token: Tensor) -> Tensor:
+    """Numbers in (0, 1), float64, that look random and depend on nothing but these integers; shapes are broadcast.
+
+    An integer hash in counter mode: the same on every device, whatever the order in which things are computed.
+    """
+    low, high = seed & 0xFFFFFFFF, seed >> 32
+    stream = _mixed(_mixed(low) ^ number)
+    return (_mixed(_mixed(token ^ stream) ^ _mixed(high ^ stream)).double() + 0.5) / 2**32
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """A permutation of 32-bit integers that scatters its input's bits (xor-shifts and odd multiplications)."""
+    for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
+        x = ((x ^ (x >> shift)) * factor) & 0xFFFFFFFF
+    return x ^ (x >> 15)

@@ -1,0 +1,321 @@
+"""What runs next: decides which frames, prompt tokens and answer tokens make up a step. No tensors here.
+
+`plan` decides and allocates pages; the engine carries the plan out and then calls `launched`, or, if that failed,
+ends the plan's requests. Requests are admitted in the order in which they came, and computed in the order in which
+they were admitted.
+"""
+
+from collections import deque
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from mossvl.engine.cache import Block, OutOfPages, PageCache
+from mossvl.engine.config import EngineConfig
+from mossvl.engine.request import Request
+
+LOOK_AHEAD = 256
+"""How many waiting requests are looked at for one that need not wait for another's prompt."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames [start, stop) of a request, to be encoded and read."""
+
+    request: Request
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Tokens [start, stop) of a request, to be computed; `draws` if the token after them is then drawn."""
+
+    request: Request
+    start: int
+    stop: int
+    draws: bool
+
+
+@dataclass
+class Plan:
+    """One step.
+
+    Attributes:
+        copies: pages to be copied first, in this order: (for whom, from, to).
+        frames: frames to be encoded, next.
+        prefill: rows of prompts.
+        decode: requests that get one row each; its token may still be in flight.
+        missing: requests that need pixels which nobody has: (request, first frame).
+    """
+
+    copies: list[tuple[Request, int, int]] = field(default_factory=list)
+    frames: list[Frames] = field(default_factory=list)
+    prefill: list[Rows] = field(default_factory=list)
+    decode: list[Request] = field(default_factory=list)
+    missing: list[tuple[Request, int]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.copies or self.frames or self.prefill or self.decode)
+
+    @property
+    def requests(self) -> list[Request]:
+        found = [request for request, _, _ in self.copies]
+        found += [part.request for part in self.frames]
+        found += [rows.request for rows in self.prefill]
+        return list({request.number: request for request in (*found, *self.decode)}.values())
+
+
+class Scheduler:
+    """Owner of all scheduling state.
+
+    Args:
+        groups: pages that one block of text needs.
+        encoded: digests of frames that need no pixels, because their encoding is kept.
+    """
+
+    def __init__(self, config: EngineConfig, cache: PageCache, groups: int, encoded: Container[bytes] = ()) -> None:
+        self.config = config
+        self.cache = cache
+        self.groups = groups
+        self.encoded = encoded
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []
+        self.preemptions = 0
+        self._slots = list(range(config.max_batch - 1, -1, -1))
+        self._computing: dict[bytes, Request] = {}
+        self._copies: list[tuple[Request, int, int]] = []
+
+    # --- requests come and go ------------------------------------------------------------------------------------
+
+    def capacity(self, num_vision: int) -> int:
+        """Most tokens, prompt and answer, of a request with so many vision tokens that has all pages for itself."""
+        spare = self.cache.num_pages - self._pages_for(num_vision) - 1
+        return max(0, spare // self.groups * self.config.page_size)
+
+    def add(self, request: Request) -> None:
+        self.waiting.append(request)
+
+    def remove(self, request: Request) -> None:
+        """The request has ended, whatever it was doing."""
+        if request.slot >= 0:
+            self._release(request)
+            self.running.remove(request)
+        elif request in self.waiting:
+            self.waiting.remove(request)
+        request.ended = True
+
+    @property
+    def idle(self) -> bool:
+        return not self.running and not self.waiting
+
+    # --- deciding ------------------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        plan = Plan()
+        self._decode(plan)
+        self._admit()
+        plan.copies, self._copies = self._copies, []
+        self._prefill(plan)
+        return plan
+
+    def _decode(self, plan: Plan) -> None:
+        """One row for every request that generates; the newest are preempted when pages run out."""
+        for request in list(self.running):
+            if request.slot < 0 or not request.wants_token:
+                continue
+            if request.computed // self.config.page_size < len(request.text_pages) or self._grow(request):
+                plan.decode.append(request)
+
+    def _grow(self, request: Request) -> bool:
+        """Another block for a request; False if it had to be preempted itself."""
+        while True:
+            try:
+                request.text_pages.append(tuple(self.cache.allocate(self.groups)))
+                return True
+            except OutOfPages:
+                victim = self.running[-1]
+                self._preempt(victim)
+                if victim is request:
+                    return False
+
+    def _preempt(self, request: Request) -> None:
+        """Take a request's pages; it is computed anew later, its answer so far included."""
+        self._release(request)
+        self.running.remove(request)
+        request.preemptions += 1
+        self.preemptions += 1
+        self.waiting.appendleft(request)
+
+    def _admit(self) -> None:
+        while self.waiting and self._slots:
+            admitted = False
+            for request in islice(self.waiting, LOOK_AHEAD):
+                if request.in_flight or (request.waits_for is not None and request.waits_for in self._computing):
+                    continue
+                verdict = self._try_admit(request)
+                if verdict is None:
+                    continue
+                admitted = verdict
+                break
+            if not admitted:
+                return
+
+    def _try_admit(self, request: Request) -> bool | None:
+        """Whether a request was admitted; None if it waits for what another request is computing."""
+        size = self.config.page_size
+        keys = request.keys(size) if self.cache.keep else []
+        keys = keys[: (len(request.tokens) - 1) // size]  # At least one row must run, to draw from.
+        blocks = self.cache.match(keys)
+        request.waits_for = keys[len(blocks)] if len(blocks) < len(keys) else None
+        if request.waits_for in self._computing:
+            return None
+        frames = request.prompt.frames_between(0, len(blocks) * size)[1]
+        shared = shared_vision(blocks)
+        # A page that is shared in part must be copied before frames of this request's own follow in it.
+        cut = frames < request.prompt.num_frames and request.prompt.vision_range(0, frames)[1] % size > 0
+        text = -(-len(request.tokens) // size) - len(blocks)
+        fresh = text * self.groups + self._pages_for(request.prompt.num_vision) - len(shared) + cut
+        reused = {page for block in blocks for page in block.text} | set(shared)
+        spare = self.groups * len(self.running)
+        if fresh + sum(not self.cache.pinned(page) for page in reused) + spare > self.cache.available:
+            return False
+        self._admit_with(request, blocks, shared, fresh, cut)
+        request.encoded = frames
+        request.computed = len(blocks) * size
+        if not request.preemptions:
+            request.cached = request.computed
+        request.committed = len(blocks)
+        for key in keys[len(blocks) :]:
+            self._computing.setdefault(key, request)
+        return True
+
+    def _admit_with(self, request: Request, blocks: list[Block], shared: list[int], fresh: int, cut: bool) -> None:
+        for block in blocks:
+            self.cache.use(block)
+            for page in block.text:
+                self.cache.pin(page)
+        for page in shared:
+            self.cache.pin(page)
+        pages = iter(self.cache.allocate(fresh))
+        if cut:
+            copy = next(pages)
+            self._copies.append((request, shared[-1], copy))
+            self.cache.unpin(shared[-1])
+            shared = [*shared[:-1], copy]
+        vision = self._pages_for(request.prompt.num_vision)
+        request.vision_pages = shared + list(islice(pages, vision - len(shared)))
+        rest = list(pages)
+        request.blocks = list(blocks)
+        request.text_pages = [block.text for block in blocks]
+        request.text_pages += [tuple(rest[i : i + self.groups]) for i in range(0, len(rest), self.groups)]
+        request.slot = self._slots.pop()
+        request.waits_for = None
+        self.waiting.remove(request)
+        self.running.append(request)
+
+    def _prefill(self, plan: Plan) -> None:
+        """Frames and prompt rows, in the order of admission, within the step's budget."""
+        prompts = [request for request in self.running if not request.decoding]
+        # Where most requests still wait for their first token, holding back for the few that have it helps nobody.
+        beside = bool(plan.decode) and len(plan.decode) >= len(prompts)
+        patches = self.config.mixed_vision_patches if beside else self.config.vision_patches
+        tokens = self.config.mixed_prefill_tokens if beside else self.config.prefill_tokens
+        for request in prompts:
+            done = request.encoded
+            if done < request.prompt.num_frames:
+                done, patches = self._encode(request, plan, patches)
+                if beside and plan.frames:
+                    tokens = 0  # One of the two budgets a step, whichever comes first, so that both get their turn.
+            if done == request.prompt.num_frames and tokens:
+                stop = min(len(request.tokens), request.computed + tokens)
+                tokens -= stop - request.computed
+                plan.prefill.append(Rows(request, request.computed, stop, draws=stop == len(request.tokens)))
+                if beside:
+                    patches = 0
+            if not tokens and patches <= 0:
+                return
+
+    def _encode(self, request: Request, plan: Plan, patches: int) -> tuple[int, int]:
+        """Plan frames of a request → how many will then be encoded, and the patches that are left."""
+        start = stop = request.encoded
+        last = min(request.prompt.num_frames, start + request.vision_chunk)
+        while stop < last:
+            kept = request.digests[stop] in self.encoded
+            if not kept and stop not in request.pixels:
+                plan.missing.append((request, stop))
+                break
+            cost = 0 if kept else request.prompt.patches(stop)
+            # One frame may exceed the budget if there is nothing else; it cannot be split.
+            if cost > patches and (patches <= 0 or stop > start or plan.frames):
+                patches = 0
+                break
+            patches -= cost
+            stop += 1
+        if stop > start:
+            plan.frames.append(Frames(request, start, stop))
+        return stop, patches
+
+    # --- carried out ---------------------------------------------------------------------------------------------
+
+    def launched(self, plan: Plan) -> None:
+        """The plan runs: take it as done. Its blocks are kept from now on; what reads them is launched later."""
+        for part in plan.frames:
+            part.request.encoded = part.stop
+        for rows in plan.prefill:
+            rows.request.computed = rows.stop
+            if rows.draws:
+                rows.request.in_flight += 1
+                rows.request.decoding = True
+        for request in plan.decode:
+            request.computed += 1
+            request.in_flight += 1
+        for request in plan.requests:
+            self._commit(request)
+
+    def _commit(self, request: Request) -> None:
+        """Offer blocks that are complete to be kept."""
+        if not self.cache.keep:
+            return
+        size = self.config.page_size
+        complete = min(request.computed, len(request.tokens)) // size
+        if complete <= request.committed:
+            return
+        keys = request.keys(size)
+        for number in range(request.committed, min(complete, len(keys))):
+            frames = request.prompt.frames_between(number * size, (number + 1) * size)
+            start, stop = request.prompt.vision_range(*frames)
+            indices = range(start // size, -(-stop // size)) if stop > start else range(0)
+            vision = tuple((index, request.vision_pages[index]) for index in indices)
+            block = self.cache.add(keys[number], request.text_pages[number], vision)
+            if block is not None:
+                request.blocks.append(block)
+            if self._computing.get(keys[number]) is request:
+                del self._computing[keys[number]]
+            request.committed = number + 1
+
+    # --- pages ---------------------------------------------------------------------------------------------------
+
+    def _pages_for(self, tokens: int) -> int:
+        return -(-tokens // self.config.page_size)
+
+    def _release(self, request: Request) -> None:
+        for key in request.keys(self.config.page_size) if self.cache.keep else ():
+            if self._computing.get(key) is request:
+                del self._computing[key]
+        self.cache.release(held_pages(request), request.blocks)
+        self._slots.append(request.slot)
+        request.forget_progress()
+
+
+def shared_vision(blocks: Sequence[Block]) -> list[int]:
+    """The pages of the vision sequence of kept blocks; of two that hold the same tokens, the fuller, later one."""
+    pages = dict(pair for block in blocks for pair in block.vision)
+    return [pages[index] for index in sorted(pages)]
+
+
+def held_pages(request: Request) -> Iterator[int]:
+    """Every page that a request has pinned."""
+    for pages in request.text_pages:
+        yield from pages
+    yield from request.vision_pages
