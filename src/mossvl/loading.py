@@ -1,21 +1,37 @@
 """One call from a checkpoint to a model and its processor."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoProcessor
+from transformers import AutoProcessor, GenerationConfig
 
 from mossvl.errors import CheckpointError, OptionError
 from mossvl.model.checkpoint import require_model_type
+from mossvl.model.configuration import MossVLConfig
+from mossvl.model.loading import read_configuration
 from mossvl.model.location import check_location
+from mossvl.model.weights import Progress, load_weights
 from mossvl.offline.interface import MossVLForConditionalGeneration
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import IMAGE_TOKEN
 
+DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
+"""What is fetched of a repository on the model hub: data only."""
+
+LARGE_BYTES = 2**30
+"""From how many bytes on loading is worth a progress bar."""
+
 
 def load(
-    checkpoint: str | Path, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+    checkpoint: str | Path,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    progress: bool | None = None,
 ) -> tuple[MossVLForConditionalGeneration, MossVLProcessor]:
     """Load a checkpoint for inference.
 
@@ -23,6 +39,7 @@ def load(
         checkpoint: a folder, or the name of a repository on the model hub.
         device: "cuda", "cuda:1", "cpu", …; by default a GPU if there is one.
         dtype: "bfloat16", "float32", …; by default bfloat16 on a GPU and float32 on a CPU.
+        progress: show a progress bar on stderr; by default if that is a terminal and there is much to load.
 
     Raises:
         CheckpointError: it is missing, of another model type, or does not fit its configuration.
@@ -31,11 +48,13 @@ def load(
     target = resolve_device(device)
     kind = resolve_dtype(dtype, target)
     check_location(checkpoint)
-    if Path(checkpoint).is_dir():
-        require_model_type(Path(checkpoint))
     try:
-        processor = AutoProcessor.from_pretrained(str(checkpoint))
-        model = MossVLForConditionalGeneration.from_pretrained(str(checkpoint), dtype=kind)
+        here = Path(checkpoint).is_dir()
+        folder = Path(checkpoint if here else snapshot_download(str(checkpoint), allow_patterns=DOWNLOADED))
+        require_model_type(folder)
+        processor = AutoProcessor.from_pretrained(str(folder))
+        model = _empty(read_configuration(MossVLForConditionalGeneration, folder), target, kind)
+        model.generation_config = _generation_config(folder)
     except (OSError, StrictDataclassError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -46,7 +65,80 @@ def load(
             f"{checkpoint}: its tokenizer has {IMAGE_TOKEN} as {processor.image_token_id}, its configuration as "
             f"{model.config.image_token_id}; is tokenizer.json missing?"
         )
-    return model.to(target).eval(), processor
+    model.name_or_path = model.config._name_or_path = str(checkpoint)
+    with _bar(progress) as advance:
+        load_weights(model, folder, advance)
+    return model, processor
+
+
+@torch.no_grad()
+def random_model(
+    config: MossVLConfig | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    seed: int = 0,
+) -> MossVLForConditionalGeneration:
+    """A model with random weights, made on its device, for measuring and trying out; by default of the published size.
+
+    Weights are normal with a deviation of 0.02, but 1 for embeddings and less by depth for what the language model adds
+    to its residual stream: docs/model.md says what bfloat16 costs with these, and with 0.02 throughout. The gates of
+    cross attention are open, so that vision counts.
+
+    Raises:
+        OptionError: the device or the dtype does not exist.
+    """
+    target = resolve_device(device)
+    model = _empty(config or MossVLConfig(), target, resolve_dtype(dtype, target))
+    generator = torch.Generator(target).manual_seed(seed)
+    deviations = {"embed_tokens.weight": 1.0, "o_proj.weight": 0.02 / 96**0.5, "down_proj.weight": 0.02 / 96**0.5}
+    for name, parameter in model.named_parameters():
+        if "norm" in name and name.endswith("weight"):
+            parameter.fill_(1)
+        elif name.endswith("gate"):
+            parameter.fill_(0.5)
+        elif name.endswith("bias"):
+            parameter.zero_()
+        else:
+            parameter.normal_(std=deviations.get(".".join(name.split(".")[-2:]), 0.02), generator=generator)
+    return model
+
+
+def _empty(config: MossVLConfig, device: torch.device, dtype: torch.dtype) -> MossVLForConditionalGeneration:
+    """A model for inference whose weights have memory but no values yet."""
+    for part in (config, config.text_config, config.vision_config):
+        part.dtype = dtype
+    with torch.device("meta"):
+        model = MossVLForConditionalGeneration(config)
+    assert not list(model.buffers()), "a buffer would be without its values: only parameters are loaded"
+    model = model.to(dtype).to_empty(device=device).eval()
+    model.tie_weights()  # memory was given to each name; tied ones share it again
+    return model
+
+
+def _generation_config(folder: Path) -> GenerationConfig:
+    """The checkpoint's own, or one made of its configuration, as transformers does."""
+    if (folder / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(folder)
+    return GenerationConfig.from_pretrained(folder, config_file_name="config.json", _from_model_config=True)
+
+
+@contextmanager
+def _bar(wanted: bool | None) -> Iterator[Progress | None]:
+    """A progress bar on stderr; gives what it is to be called with."""
+    if wanted is False or (wanted is None and not sys.stderr.isatty()):
+        yield None
+        return
+    from rich import progress as rich
+    from rich.console import Console
+
+    columns = (rich.TextColumn("loading"), rich.BarColumn(), rich.DownloadColumn(), rich.TransferSpeedColumn())
+    with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("weights", total=None, visible=False)
+
+        def advance(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total, visible=bool(wanted) or total >= LARGE_BYTES)
+
+        yield advance
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:

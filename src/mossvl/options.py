@@ -168,6 +168,11 @@ class SamplingParams:
         return self.temperature < MIN_SCALE
 
     @property
+    def plain(self) -> bool:
+        """The likeliest token is drawn, and nothing more is asked."""
+        return self.greedy and not self.penalises and self.logprobs is None
+
+    @property
     def penalises(self) -> bool:
         return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 

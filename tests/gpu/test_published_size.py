@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import mossvl
+from mossvl.loading import random_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("gpu")]
 
@@ -16,26 +17,8 @@ FULL_HD = [[256, 40, 74]]  # 256 frames of 1920 × 1080 within the default budge
 
 @pytest.fixture(scope="module")
 def large():
-    """A bf16 model whose gates are open, so that vision counts.
-
-    Weights are normal with a deviation of 0.02, but 1 for embeddings and less by depth for what the language model adds
-    to its residual stream: docs/model.md says what bf16 costs with these, and with 0.02 throughout.
-    """
-    generator = torch.Generator("cuda").manual_seed(0)
-    with torch.device("meta"):
-        model = mossvl.MossVLForConditionalGeneration(mossvl.MossVLConfig())
-    model = model.to(torch.bfloat16).to_empty(device="cuda").eval()
-    deviations = {"embed_tokens.weight": 1.0, "o_proj.weight": 0.02 / 96**0.5, "down_proj.weight": 0.02 / 96**0.5}
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name and name.endswith("weight"):
-                parameter.fill_(1)
-            elif name.endswith("gate"):
-                parameter.fill_(0.5)
-            elif name.endswith("bias"):
-                parameter.zero_()
-            else:
-                parameter.normal_(std=deviations.get(".".join(name.split(".")[-2:]), 0.02), generator=generator)
+    """A bf16 model whose gates are open, so that vision counts."""
+    model = random_model(device="cuda", dtype=torch.bfloat16)
     yield model
     del model
     gc.collect()

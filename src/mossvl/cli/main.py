@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from mossvl.cli.ask import ask
+from mossvl.cli.bench import bench
 from mossvl.cli.frames import frames
 from mossvl.cli.inspect import inspect
 from mossvl.cli.run import run
@@ -74,7 +75,7 @@ commands = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, run, frames, inspect):
+for command in (ask, run, frames, inspect, bench):
     commands.command()(command)
 
 

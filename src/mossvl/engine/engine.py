@@ -13,12 +13,11 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from mossvl.engine.cache import PageCache
 from mossvl.engine.config import EngineConfig
-from mossvl.engine.handle import Clock, Handle, SeenMedium, TokenLogprobs
-from mossvl.engine.media import Budget, Frame, Load, Loaded, MediaMemory, Planned, Stalled
+from mossvl.engine.handle import Clock, Handle, TokenLogprobs
+from mossvl.engine.media import Budget, Event, Frame, Load, Loaded, MediaMemory, Planned, Source, Stalled
 from mossvl.engine.query import Message, Query
 from mossvl.engine.request import Prompt, Request
 from mossvl.engine.runner import Pending, Runner
@@ -26,10 +25,9 @@ from mossvl.engine.sampler import NOT_A_NUMBER
 from mossvl.engine.scheduler import Plan, Scheduler
 from mossvl.engine.text_stream import TextStream
 from mossvl.errors import ContextLengthError, EngineError, GenerationCancelled, GenerationTimeout, MossVLError
-from mossvl.media.video import VideoFile
 from mossvl.model.modeling import MossVLLMHeadModel
-from mossvl.options import SamplingParams
-from mossvl.processing.processor import MossVLProcessor, PlannedPrompt
+from mossvl.options import GenerationOptions, SamplingParams
+from mossvl.processing.processor import MossVLProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +45,10 @@ STREAMING_BYTES = 32 << 20
 class Job:
     """A query in the engine: its loading, and one request for each answer."""
 
-    query: Query
+    source: Source
+    options: GenerationOptions
     params: SamplingParams
-    processor: MossVLProcessor
     handle: Handle
-    load: Load
     clock: Clock = field(default_factory=Clock)
     deadline: float = float("inf")
     patience: float = float("inf")
@@ -112,14 +109,17 @@ class Engine:
         Raises:
             EngineError: the device is broken; nothing will be answered any more.
         """
+        return self.begin(Load(query, messages, processor, self.memory, self.budget), query.generation, params)
+
+    def begin(self, source: Source, options: GenerationOptions, params: SamplingParams | None = None) -> Handle:
+        """Answer what comes from a source; as `submit`."""
         if self.broken is not None:
             raise self.broken
-        params = query.generation if params is None else params
-        handle = Handle(params, processor.tokenizer)
-        load = Load(query, messages, processor, self.memory, self.budget, lambda event: self._post(job, event))
-        job = Job(query, params, processor, handle, load)
-        if query.generation.timeout is not None:
-            job.deadline = job.clock.submitted + query.generation.timeout
+        params = options if params is None else params
+        handle = Handle(params, source.tokenizer)
+        job = Job(source, options, params, handle)
+        if options.timeout is not None:
+            job.deadline = job.clock.submitted + options.timeout
         with self._lock:
             self._expected += 1
             self._inbox.put(lambda: self._receive(job))
@@ -144,12 +144,8 @@ class Engine:
     def clear_caches(self) -> None:
         """Forget what was computed before: kept blocks, encoded frames, digests. For an idle engine."""
         self.cache.clear()
-        self.runner.vision_cache.clear()
+        self.runner.clear()
         self.memory = MediaMemory(self.config.media_cache)
-
-    def _post(self, job: Job, event: Planned | Frame | Stalled | Loaded) -> None:
-        """From a loading thread."""
-        self._inbox.put(lambda: self._media(job, event))
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
@@ -202,10 +198,10 @@ class Engine:
         job: Job
         for part in plan.frames:
             job = part.request.owner
+            if self.runner.vision_watch not in job.clock.vision and self.runner.vision_watch is not None:
+                job.clock.vision.append(self.runner.vision_watch)
             for frame in range(part.start, part.stop):
                 self._use_up(job, part.request, frame)
-            if part.stop == part.request.prompt.num_frames:
-                job.clock.encoded = now
         for rows in plan.prefill:
             job = rows.request.owner
             if job.clock.admitted is None:
@@ -231,10 +227,10 @@ class Engine:
             if job.handle.cancelled:
                 self._end(job, GenerationCancelled("cancelled before the answer was complete"))
             elif now > job.deadline:
-                limit = job.query.generation.timeout
+                limit = job.options.timeout
                 self._end(job, GenerationTimeout(f"the query took longer than its timeout of {limit:g} seconds"))
             elif job.loading and now > job.patience:
-                limit = job.processor.limits.timeout
+                limit = job.source.patience
                 text = f"loading gave nothing for {limit:g} seconds; raise MediaLimits.timeout"
                 self._end(job, GenerationTimeout(text))
         busy = sum(job.loading for job in self._jobs)
@@ -253,7 +249,7 @@ class Engine:
     def _start_loading(self, job: Job, first: int | None) -> None:
         job.loading = True
         self._be_patient(job)
-        job.load.start(first)
+        job.source.start(lambda event: self._inbox.put(lambda: self._media(job, event)), first)
 
     def _reload(self, job: Job, frame: int) -> None:
         """Frames are needed whose pixels are gone, or were never loaded."""
@@ -263,12 +259,12 @@ class Engine:
     @staticmethod
     def _be_patient(job: Job) -> None:
         # What loads media keeps to the same limit and says more; this is for what does not come back at all.
-        job.patience = time.monotonic() + 1.1 * job.processor.limits.timeout
+        job.patience = time.monotonic() + 1.1 * job.source.patience
 
-    def _media(self, job: Job, event: Planned | Frame | Stalled | Loaded) -> None:
+    def _media(self, job: Job, event: Event) -> None:
         if job.ended:
             if isinstance(event, Frame):
-                job.load.release(event.patches)
+                job.source.release(event.patches)
             return
         self._be_patient(job)
         try:
@@ -291,15 +287,13 @@ class Engine:
             self._end(job, MossVLError(f"loading the media ended with {type(error).__name__}: {error}"))
 
     def _planned(self, job: Job, event: Planned) -> None:
-        planned, handle = event.planned, job.handle
-        job.digests = event.digests
-        job.streams = any(isinstance(plan.source, VideoFile) for plan in planned.plans)
-        handle.input_text = event.input_text
-        job.prompt = self._checked_prompt(planned, job)
+        handle = job.handle
+        job.digests, job.streams = event.digests, event.streams
+        handle.input_text, handle.media = event.input_text, event.media
+        job.prompt = self._checked_prompt(event, job)
         handle.prompt_tokens, handle.vision_tokens = len(job.prompt.tokens), job.prompt.num_vision
-        handle.media = seen_media(planned, self.model.config.vision_config.spatial_merge_size)
 
-    def _checked_prompt(self, planned: PlannedPrompt, job: Job) -> Prompt:
+    def _checked_prompt(self, planned: Planned, job: Job) -> Prompt:
         context = self.model.config.text_config.max_position_embeddings
         tokens = len(planned.input_ids)
         if tokens >= context:
@@ -307,9 +301,8 @@ class Engine:
                 f"the prompt has {tokens} tokens, but the context is {context}, answer included; "
                 "shorten the text, or lower max_frames or video_fps"
             )
-        grids = [(int(t), int(h), int(w)) for t, h, w in planned.grid_thw.tolist()]
         merge = self.model.config.vision_config.spatial_merge_size
-        prompt = Prompt.build(planned.input_ids, grids, self.model.config.image_token_id, merge)
+        prompt = Prompt.build(planned.input_ids, planned.grids, self.model.config.image_token_id, merge)
         capacity = self.scheduler.capacity(prompt.num_vision)
         if tokens >= capacity or prompt.num_vision > self.runner.tables.max_vision:
             raise ContextLengthError(
@@ -320,13 +313,14 @@ class Engine:
         room = min(job.params.max_new_tokens, min(context, capacity) - tokens)
         for number in range(job.params.n):
             job.requests.append(self._request(job, prompt, room, number))
-            job.watches.append(TextStream(job.processor.tokenizer, job.params.stop) if job.params.stop else None)
+            job.watches.append(TextStream(job.source.tokenizer, job.params.stop) if job.params.stop else None)
         return prompt
 
     @staticmethod
     def _request(job: Job, prompt: Prompt, room: int, number: int) -> Request:
-        request = Request(prompt, job.params, room, job.digests, pixel_scale=job.processor.pixel_scale, owner=job)
-        request.vision_chunk = job.query.generation.vision_chunked_length
+        request = Request(prompt, job.params, room, job.digests, owner=job)
+        request.pixel_scale = job.source.pixel_scale
+        request.vision_chunk = job.options.vision_chunked_length
         if job.params.seed is not None:
             request.seed = (job.params.seed + number) % 2**63
         return request
@@ -335,18 +329,18 @@ class Engine:
         job.digests[frame.number] = frame.digest
         takers = [request for request in job.requests if not request.ended and request.encoded <= frame.number]
         if frame.patches.numel() and not takers:
-            job.load.release(frame.patches)
+            job.source.release(frame.patches)
         if frame.patches.numel():
             for request in takers:
                 request.pixels[frame.number] = frame.patches
-        if job.streams and job.load.held >= STREAMING_BYTES:
+        if job.streams and job.source.held >= STREAMING_BYTES:
             self._submit(job)
 
     def _use_up(self, job: Job, request: Request, frame: int) -> None:
         """A request has no more need of a frame's pixels; the last one gives the memory back."""
         patches = request.pixels.pop(frame, None)
         if patches is not None and not any(frame in other.pixels for other in job.requests):
-            job.load.release(patches)
+            job.source.release(patches)
 
     def _submit(self, job: Job) -> None:
         if job.submitted or job.prompt is None:
@@ -423,7 +417,7 @@ class Engine:
         if job.ended:
             return
         job.ended = True
-        job.load.stop()
+        job.source.stop()
         for request in job.requests:
             if not request.ended:
                 self.scheduler.remove(request)
@@ -452,16 +446,3 @@ def _close_engines() -> None:
     """A thread that is ended in the middle of a computation would take the whole process down with it."""
     for engine in list(_engines):
         engine.close(CLOSING_SECONDS)
-
-
-def seen_media(planned: PlannedPrompt, merge: int) -> list[SeenMedium]:
-    """The media of a prompt as the model will see them."""
-    seen = []
-    for plan, (frames, rows, columns) in zip(planned.plans, planned.grid_thw.tolist(), strict=True):
-        source: Any = plan.source
-        tokens = frames * (rows * columns // merge**2 + 1)
-        kind = "image" if plan.timestamps is None else "video"
-        seen.append(
-            SeenMedium(kind, source.width, source.height, plan.width, plan.height, int(tokens), plan.timestamps)
-        )
-    return seen

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from mossvl.engine.text_stream import TextStream
 from mossvl.errors import GenerationCancelled, GenerationTimeout
 from mossvl.options import SamplingParams
@@ -46,7 +48,7 @@ class Timings:
     Attributes:
         media: until all that had to be loaded before the start was there.
         queue: from then until the request was admitted.
-        vision: from the admission until all frames were encoded.
+        vision: that the encoding of frames took, together with those of other queries in the same steps.
         first_token: from the submission until the first token was known.
         per_token: between tokens, on average.
         total: from the submission to the end.
@@ -338,6 +340,28 @@ def since(begun: float | None, ended: float | None) -> float | None:
     return None if begun is None or ended is None else max(0.0, ended - begun)
 
 
+class Stopwatch:
+    """Seconds between its making and `stop`, of work on a device: nothing waits until they are asked for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
+        self._begun = self._ended = time.monotonic()
+        for event in self._events[:1]:
+            event.record()
+
+    def stop(self) -> None:
+        self._ended = time.monotonic()
+        for event in self._events[1:]:
+            event.record()
+
+    def seconds(self) -> float:
+        if not self._events:
+            return self._ended - self._begun
+        begun, ended = self._events
+        ended.synchronize()
+        return float(begun.elapsed_time(ended)) / 1e3
+
+
 class Clock:
     """When what happened to a query, in seconds of `time.monotonic`."""
 
@@ -345,7 +369,7 @@ class Clock:
         self.submitted = time.monotonic()
         self.loaded: float | None = None
         self.admitted: float | None = None
-        self.encoded: float | None = None
+        self.vision: list[Stopwatch] = []
         self.first_token: float | None = None
         self.last_token: float | None = None
 
@@ -354,7 +378,7 @@ class Clock:
         return Timings(
             media=since(self.submitted, self.loaded),
             queue=since(self.loaded, self.admitted),
-            vision=since(self.admitted, self.encoded),
+            vision=sum(watch.seconds() for watch in self.vision) if self.vision else None,
             first_token=since(self.submitted, self.first_token),
             per_token=None if decoded is None or tokens < 2 else decoded / (tokens - 1),
             total=since(self.submitted, time.monotonic()),

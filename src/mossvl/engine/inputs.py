@@ -35,7 +35,7 @@ class TextRows:
 
     Attributes:
         sequences: the rows of each request.
-        tokens: (rows,) int64 ids; those of decoding requests are on the device already, and 0 here.
+        tokens: (rows,) int64 ids; -1 for the token that a decoding request has drawn last, which is on the device.
         positions: (rows,) int64 rotary positions.
         visible: (rows,) int32 vision tokens seen.
         lengths: (rows,) int32 text tokens seen, the row itself included.
@@ -80,6 +80,7 @@ class TextRows:
             if rows.draws:
                 draws.append(request)
                 draw_rows.append(at - 1)
+        tokens[num_prefill:] = -1
         for request in decode:
             positions[at] = request.position(request.computed)
             lengths[at] = request.computed + 1
@@ -107,3 +108,23 @@ def vision_positions(frames: Sequence[Frames]) -> Tensor:
     """(3, vision tokens) int64: rotary positions of the vision tokens of these frames."""
     ranges = [(part.request.prompt, part.request.prompt.vision_range(part.start, part.stop)) for part in frames]
     return torch.cat([prompt.vision_positions[:, start:stop] for prompt, (start, stop) in ranges], dim=1)
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """What a step computes from, all on the device; see `TextRows`. Rows that only fill up belong to nobody.
+
+    Attributes:
+        tokens: (rows,) int64, -1 for the token that was drawn last.
+        drawing: (draws,) int64 rows from which tokens are drawn; None for all.
+        tiles: (tiles, 3) int32, or None.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    visible: Tensor
+    lengths: Tensor
+    slots: Tensor
+    drawing: Tensor | None
+    tiles: Tensor | None
+    vision: bool

@@ -11,15 +11,18 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from mossvl.engine.handle import SeenMedium
 from mossvl.engine.query import Message, Query, media_of
+from mossvl.engine.request import PixelScale
 from mossvl.errors import GenerationCancelled, MediaError
 from mossvl.media.fetch import file_version
-from mossvl.processing.plan import ImagePlan, MediumPlan, VideoPlan, num_units, video_segments
-from mossvl.processing.processor import MossVLProcessor, PlannedPrompt
+from mossvl.media.pictures import FrameList
+from mossvl.processing.plan import Grid, ImagePlan, MediumPlan, VideoPlan, num_units, video_segments
+from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import check_messages
 
 POLL_SECONDS = 0.05
@@ -27,11 +30,23 @@ POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Planned:
-    """A prompt is known, and the digests of those of its frames that were seen before (None for the others)."""
+    """A prompt is known.
+
+    Attributes:
+        input_text: as rendered.
+        input_ids: (tokens,) int64.
+        grids: frames, patch rows and patch columns of each medium.
+        media: what will be seen, as told to users.
+        digests: of those frames that were seen before; None for the others.
+        streams: worth encoding before all of it is loaded.
+    """
 
     input_text: str
-    planned: PlannedPrompt
+    input_ids: Tensor
+    grids: list[Grid]
+    media: list[SeenMedium]
     digests: list[bytes | None]
+    streams: bool
 
 
 @dataclass(frozen=True)
@@ -55,7 +70,36 @@ class Loaded:
     error: BaseException | None = None
 
 
-Report = Callable[[Planned | Frame | Stalled | Loaded], None]
+Event = Planned | Frame | Stalled | Loaded
+Report = Callable[[Event], None]
+
+
+class Source(Protocol):
+    """Where a prompt and its frames come from.
+
+    Attributes:
+        tokenizer: makes text of the answer's tokens.
+        pixel_scale: mean and deviation of each channel, by which pixels are normalised.
+        patience: seconds after which a source that reports nothing is given up.
+        held: bytes of pixels that were reported and not released.
+    """
+
+    tokenizer: Any
+    pixel_scale: PixelScale
+    patience: float
+    held: int
+
+    def start(self, report: Report, first: int | None = None) -> None:
+        """Report the prompt and its frames; or, with `first`, only frames, from that number on, once more."""
+        ...
+
+    def release(self, patches: Tensor) -> None:
+        """A frame's pixels are used up."""
+        ...
+
+    def stop(self) -> None:
+        """Nothing more is wanted."""
+        ...
 
 
 class Budget:
@@ -137,14 +181,7 @@ class MediaMemory:
 
 
 class Load:
-    """Loads a query's media, from `start()` on, in a thread.
-
-    Args:
-        report: takes what happens, in the thread.
-
-    Attributes:
-        held: bytes of pixels that were loaded and not given back to the budget.
-    """
+    """The `Source` of a query's prompt and media: loads them in a thread."""
 
     def __init__(
         self,
@@ -153,20 +190,22 @@ class Load:
         processor: MossVLProcessor,
         memory: MediaMemory,
         budget: Budget,
-        report: Report,
     ) -> None:
         self.query, self.messages, self.processor = query, messages, processor
-        self.memory, self.budget, self._report = memory, budget, report
+        self.memory, self.budget = memory, budget
+        self.tokenizer, self.pixel_scale = processor.tokenizer, processor.pixel_scale
+        self.patience = processor.limits.timeout
         self.held = 0
         self._stop = threading.Event()
         self._expected: list[bytes | None] = []
 
-    def start(self, first: int | None = None) -> None:
-        """Plan the prompt and load its frames; or, with `first`, only load frames anew from that number on."""
+    def start(self, report: Report, first: int | None = None) -> None:
+        """Events are reported in the thread."""
+        self._report = report
         threading.Thread(target=self._run, args=(first,), name="mossvl-media", daemon=True).start()
 
     def stop(self) -> None:
-        """Let the thread end. What it holds is given back."""
+        """Let the thread end; what it holds is given back."""
         self._stop.set()
         self.budget.give(self, self.held)
 
@@ -203,7 +242,7 @@ class Load:
         if first is None:
             known = [self.memory.get(key) or [None] * plan.num_frames for key, plan in zip(keys, plans, strict=True)]
             self._expected = [digest for medium in known for digest in medium]
-            self._report(Planned(text, self.processor.lay_out(text, plans), list(self._expected)))
+            self._report(self._planned(text, plans))
             if all(digest is not None for digest in self._expected):
                 return
             first = 0
@@ -214,6 +253,14 @@ class Load:
             if number + plan.num_frames > first:
                 self._load_medium(plan, key, number, max(0, first - number))
             number += plan.num_frames
+
+    def _planned(self, text: str, plans: list[MediumPlan]) -> Planned:
+        planned = self.processor.lay_out(text, plans)
+        grids = [(int(t), int(h), int(w)) for t, h, w in planned.grid_thw.tolist()]
+        merge = self.processor.image_processor.layout.merge_size
+        seen = [seen_medium(plan, grid, merge) for plan, grid in zip(plans, grids, strict=True)]
+        streams = any(isinstance(plan, VideoPlan) and not isinstance(plan.source, FrameList) for plan in plans)
+        return Planned(text, planned.input_ids, grids, seen, list(self._expected), streams)
 
     def _load_medium(self, plan: MediumPlan, key: Hashable | None, number: int, start: int) -> None:
         """Load the frames of one medium from its frame `start` on; `number` counts the frames before it."""
@@ -236,7 +283,7 @@ class Load:
             self.memory.done(key)
 
     def _read(self, plan: MediumPlan, number: int, start: int) -> list[bytes]:
-        layout, scale = self.processor.image_processor.layout, self.processor.pixel_scale
+        layout, scale = self.processor.image_processor.layout, self.pixel_scale
         digests = []
         for frame, picture in enumerate(plan.frames(self._stop, start), number + start):
             patches = layout.cut(picture).contiguous()
@@ -278,9 +325,7 @@ class Load:
             version = next(sources) if isinstance(plan, ImagePlan) else next(units)
             indices = plan.indices if isinstance(plan, VideoPlan) else None
             keys.append(
-                None
-                if version is None
-                else ("pixels", version, indices, plan.height, plan.width, self.processor.pixel_scale)
+                None if version is None else ("pixels", version, indices, plan.height, plan.width, self.pixel_scale)
             )
         return keys
 
@@ -294,6 +339,14 @@ def digest_of(patches: Tensor, grid: tuple[int, int], scale: Hashable) -> bytes:
     digest = hashlib.blake2b(repr((grid, scale)).encode(), digest_size=16)
     digest.update(patches.numpy().data)
     return digest.digest()
+
+
+def seen_medium(plan: MediumPlan, grid: Grid, merge: int) -> SeenMedium:
+    """A medium as the model will see it."""
+    frames, rows, columns = grid
+    kind = "image" if isinstance(plan, ImagePlan) else "video"
+    tokens = frames * (rows * columns // merge**2 + 1)
+    return SeenMedium(kind, plan.source.width, plan.source.height, plan.width, plan.height, tokens, plan.timestamps)
 
 
 def _version(source: Any) -> Hashable | None:

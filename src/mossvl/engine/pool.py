@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mossvl.engine.config import CPU_POOL_BYTES, EngineConfig
+from mossvl.engine.inputs import to_device
 from mossvl.engine.request import Request
 from mossvl.errors import OptionError
 from mossvl.model.configuration import MossVLTextConfig
@@ -120,31 +122,26 @@ class Tables:
         self.vision = torch.zeros((slots + 1, vision), dtype=torch.int32, device=device)
         self.max_vision = vision * size
         self._known: dict[int, tuple[tuple[int, int], int, int]] = {}
-        self._pinned = device.type == "cuda"
 
     def update(self, requests: Sequence[Request]) -> None:
         """Bring the tables up to date with the pages of these requests; one copy to the device."""
-        text: list[tuple[int, int, int, int]] = []
-        vision: list[tuple[int, int, int]] = []
+        text, vision = [], []
         for request in requests:
-            slot = request.slot
-            tenant = request.number, request.preemptions
+            slot, tenant = request.slot, (request.number, request.preemptions)
             owner, blocks, pages = self._known.get(slot, (None, 0, 0))
             if owner != tenant:
                 blocks = pages = 0
-            for block in range(blocks, len(request.text_pages)):
-                text += [(slot, group, block, page) for group, page in enumerate(request.text_pages[block])]
-            vision += [(slot, index, request.vision_pages[index]) for index in range(pages, len(request.vision_pages))]
+            if blocks < len(request.text_pages):
+                new = np.array(request.text_pages[blocks:], dtype=np.int64)  # (blocks, groups)
+                place = slot * self.text[0].numel() + np.arange(blocks, len(request.text_pages))[:, None]
+                place = place + np.arange(new.shape[1]) * self.text.shape[2]
+                text.append(np.stack((place.ravel(), new.ravel())))
+            if pages < len(request.vision_pages):
+                new = np.array(request.vision_pages[pages:], dtype=np.int64)
+                place = slot * self.vision.shape[1] + np.arange(pages, len(request.vision_pages))
+                vision.append(np.stack((place, new)))
             self._known[slot] = tenant, len(request.text_pages), len(request.vision_pages)
-        if text:
-            slots, groups, blocks_, pages_ = self._to_device(text)
-            self.text[slots, groups, blocks_] = pages_.int()
-        if vision:
-            slots, indices, pages_ = self._to_device(vision)
-            self.vision[slots, indices] = pages_.int()
-
-    def _to_device(self, rows: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...]:
-        host = torch.tensor(rows, dtype=torch.long).T.contiguous()
-        if self._pinned:
-            host = host.pin_memory()
-        return host.to(self.text.device, non_blocking=True).unbind()
+        for table, parts in ((self.text, text), (self.vision, vision)):
+            if parts:
+                places, pages_ = to_device(np.concatenate(parts, axis=1), table.device).unbind()
+                table.view(-1)[places] = pages_.int()

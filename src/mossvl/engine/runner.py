@@ -1,25 +1,29 @@
 """Carries a plan out: copies pages, encodes frames, runs text rows, draws tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mossvl.engine.attention import PagedAttention
 from mossvl.engine.config import EngineConfig
-from mossvl.engine.inputs import TextRows, to_device, vision_positions, vision_slots
+from mossvl.engine.handle import Stopwatch
+from mossvl.engine.inputs import StepInputs, TextRows, to_device, vision_positions, vision_slots
 from mossvl.engine.pool import PagePool, Tables, count_pages
 from mossvl.engine.request import PixelScale, Request
-from mossvl.engine.sampler import Drawn, Sampler
+from mossvl.engine.sampler import Drawn, Sampler, likeliest
 from mossvl.engine.scheduler import Frames, Plan, Rows
 from mossvl.engine.vision_cache import VisionCache
+from mossvl.model.fusing import fuse
 from mossvl.model.layers import CrossAttentionLayer
 from mossvl.model.modeling import MossVLLMHeadModel
+from mossvl.model.vision_ops import PlainOps, VisionOps
 from mossvl.model.xrope import rotary
-from mossvl.processing.pixels import normalise
 
 
 @dataclass
@@ -52,10 +56,16 @@ class Pending:
         return self.drawn
 
 
+GRAPH_SPLITS = (1, 8)
+"""In how many parts the text and vision tokens are split that a captured step's tiles see: tiles are few there, and
+what they see may be much."""
+
+
 class Runner:
     """The model on its device, with the memory of the engine.
 
     Attributes:
+        vision_watch: how long the last step that encoded frames took for that.
         halvings: how often frames were encoded in smaller parts because memory did not suffice.
     """
 
@@ -73,6 +83,17 @@ class Runner:
         self.sampler = Sampler(text.vocab_size, config.max_batch, self.device)
         self.last_tokens = torch.zeros(config.max_batch + 1, dtype=torch.long, device=self.device)
         self.halvings = 0
+        self.vision_watch: Stopwatch | None = None
+        self.fast = self.device.type == "cuda" and len(set(devices)) == 1 and has_triton()
+        self.graphs: Any = None
+        self.weights: dict[tuple[int, ...], Tensor | None] = {}
+        self._vision_ops: dict[PixelScale, VisionOps] = {}
+        if self.fast:
+            fuse(model)
+            if not config.eager:
+                from mossvl.engine.graphs import StepGraphs
+
+                self.graphs = StepGraphs(config.max_batch, self.device, self._captured_step)
 
     @property
     def overlaps(self) -> bool:
@@ -84,13 +105,20 @@ class Runner:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
+    def clear(self) -> None:
+        """Forget what was computed with weights that may have changed."""
+        self.vision_cache.clear()
+        self._vision_ops.clear()
+
     @torch.inference_mode()
     def launch(self, plan: Plan) -> Pending | None:
         """Begin a step → its tokens to come, if it draws any."""
         for _, source, target in plan.copies:
             self.pool.copy(source, target)
         if plan.frames:
+            self.vision_watch = Stopwatch(self.device)
             self._read(plan.frames)
+            self.vision_watch.stop()
         if not plan.prefill and not plan.decode:
             return None
         self.tables.update([*(rows.request for rows in plan.prefill), *plan.decode])
@@ -115,11 +143,19 @@ class Runner:
         vision = torch.cat([kept[key] for key in order])
         slots = to_device(vision_slots(parts, self.pool.page_size), self.device)
         rope = rotary(self.model.config.text_config, to_device(vision_positions(parts), self.device), vision.dtype)
-        backend = PagedAttention(self.pool, self.tables, vision_slots=slots)
+        backend = self._reader(slots)
         for layer in self.language.layers:
             if isinstance(layer, CrossAttentionLayer):
                 device = layer.cross_attn.k_proj.weight.device
                 layer.read(vision.to(device), (rope[0].to(device), rope[1].to(device)), backend)
+
+    def _reader(self, slots: Tensor) -> Any:
+        """The backend that writes vision tokens' keys and values to these slots."""
+        if not self.fast:
+            return PagedAttention(self.pool, self.tables, vision_slots=slots)
+        from mossvl.engine.fast import VisionReader
+
+        return VisionReader(self.pool, self.weights, slots)
 
     def _encoded(self, frames: list[tuple[Request, int]]) -> dict[tuple[int, int], Tensor]:
         """Vision tokens, separator included, of frames that have pixels; in smaller parts when memory runs out."""
@@ -149,35 +185,110 @@ class Runner:
     def _encode_at_once(self, frames: list[tuple[Request, int]], scale: PixelScale) -> Tensor:
         """(vision tokens, hidden) of these frames."""
         patches = torch.cat([request.pixels[frame] for request, frame in frames])
-        weight = self.model.model.visual.patch_embed.proj.weight
-        pixels = normalise(to_device(patches, weight.device), *scale, weight.dtype)
+        device = self.model.model.visual.patch_embed.proj.weight.device
         grids = [
             (len(list(same)), *grid)
             for grid, same in groupby(request.prompt.frame_grids[frame] for request, frame in frames)
         ]
-        return self.model.model.encode_vision(pixels, torch.tensor(grids)).to(self.device)
+        pixels = to_device(patches, device)
+        return self.model.model.encode_vision(pixels, torch.tensor(grids), ops=self._ops(scale)).to(self.device)
+
+    def _ops(self, scale: PixelScale) -> VisionOps:
+        """What the vision tower computes with; it normalises pixels too."""
+        if scale not in self._vision_ops:
+            if self.fast:
+                from mossvl.kernels.vision import TritonOps
+
+                self._vision_ops[scale] = TritonOps(*scale)
+            else:
+                self._vision_ops[scale] = PlainOps(*scale)
+        return self._vision_ops[scale]
 
     # --- text ----------------------------------------------------------------------------------------------------
 
     def _text(self, prefill: Sequence[Rows], decode: Sequence[Request]) -> tuple[list[Request], Drawn]:
         """Run text rows → the requests that draw a token, and the tokens."""
-        rows = TextRows.build(prefill, decode)
-        tokens = to_device(rows.tokens, self.device)
-        slots = to_device(rows.slots, self.device)
-        tokens[rows.num_prefill :] = self.last_tokens[slots[rows.num_prefill :]]
-        hidden = self._forward(tokens, to_device(rows.positions, self.device), self._backend(rows), rows)
-        drawing = to_device(torch.tensor(rows.draw_rows, dtype=torch.long), self.device)
-        logits = self.model.lm_head(hidden[drawing.to(hidden.device)]).to(self.device)
-        drawn = self.sampler.draw(logits, rows.draws)
-        self.last_tokens[slots[drawing]] = drawn.tokens.clamp(min=0)
-        return rows.draws, drawn
+        parts = [TextRows.build(prefill, decode)]
+        if self.graphs is not None and prefill and decode and self.graphs.kind_of(parts[0]) is None:
+            # Too much for one graph: those who decode do not wait for a prompt's kernels to be launched one by one.
+            parts = [TextRows.build([], decode), TextRows.build(prefill, [])]
+        requests = [request for rows in parts for request in rows.draws]
+        outputs = [self._logits(rows) for rows in parts]
+        logits, tokens = outputs[0] if len(outputs) == 1 else map(torch.cat, zip(*outputs, strict=True))
+        if all(request.params.plain for request in requests):
+            return requests, Drawn(tokens)
+        drawn = self.sampler.draw(logits, requests)
+        slots = torch.tensor([request.slot for request in requests])
+        self.last_tokens[to_device(slots, self.device)] = drawn.tokens.clamp(min=0)
+        return requests, drawn
 
-    def _forward(self, tokens: Tensor, positions: Tensor, backend: Any, rows: TextRows) -> Tensor:
+    def _logits(self, rows: TextRows) -> tuple[Tensor, Tensor]:
+        """Logits (draws, vocab) and the likeliest tokens (draws,), by a graph if one fits."""
+        kind = self.graphs.kind_of(rows) if self.graphs is not None else None
+        return self.graphs.run(kind, rows) if kind is not None else self._step(*self._on_device(rows))
+
+    def _on_device(self, rows: TextRows) -> tuple[StepInputs, Any]:
+        """The inputs of a step that is not captured, and its backend."""
+        drawing = np.zeros(len(rows.tokens), dtype=np.int64)
+        drawing[: len(rows.draw_rows)] = rows.draw_rows
+        host = np.stack((rows.tokens, rows.positions, rows.visible, rows.lengths, rows.slots, drawing))
+        tokens, positions, visible, lengths, slots, drawing_ = to_device(host, self.device).unbind()
+        drawing_ = drawing_[: len(rows.draw_rows)]
+        seen = bool(rows.visible.any())
+        inputs = StepInputs(tokens, positions, visible.int(), lengths.int(), slots, drawing_, None, seen)
+        if not self.fast:
+            return inputs, PagedAttention(self.pool, self.tables, rows)
+        from mossvl.engine.fast import FastAttention, in_tiles
+
+        prompts = in_tiles(self.pool, rows, self.device)
+        backend = FastAttention(self.pool, self.tables, self.weights, slots, inputs.lengths, inputs.visible, prompts)
+        return inputs, backend
+
+    def _step(self, inputs: StepInputs, backend: Any) -> tuple[Tensor, Tensor]:
+        """Logits (draws, vocab), and the likeliest tokens (draws,), which are taken for drawn.
+
+        Where others are drawn, `last_tokens` is corrected afterwards.
+        """
+        tokens = torch.where(inputs.tokens < 0, self.last_tokens[inputs.slots], inputs.tokens)
         embeds = self.language.embed_tokens(tokens)
-        sees = None
-        if rows.visible.any():
-            sees = to_device(rows.visible > 0, self.device)[:, None].to(embeds.dtype)
-        return self.language(embeds, positions.expand(3, -1), backend, sees)
+        sees = (inputs.visible > 0)[:, None].to(embeds.dtype) if inputs.vision else None
+        hidden = self.language(embeds, inputs.positions.expand(3, -1), backend, sees)
+        slots = inputs.slots
+        if inputs.drawing is not None:
+            hidden, slots = hidden[inputs.drawing.to(hidden.device)], slots[inputs.drawing]
+        (logits,) = backend.project(hidden, (self.model.lm_head,))
+        logits = logits.to(self.device)
+        likely = likeliest(logits)
+        self.last_tokens[slots] = likely.clamp(min=0)
+        return logits, likely
 
-    def _backend(self, rows: TextRows) -> PagedAttention:
-        return PagedAttention(self.pool, self.tables, rows)
+    def _captured_step(self, inputs: StepInputs) -> tuple[Tensor, Tensor]:
+        """`_step` from device tensors alone."""
+        from mossvl.engine.fast import FastAttention, Prompts
+
+        prompts = None
+        if inputs.tiles is not None:
+            prompts = Prompts(inputs.tiles, len(inputs.tokens), *GRAPH_SPLITS)
+        backend = FastAttention(
+            self.pool, self.tables, self.weights, inputs.slots, inputs.lengths, inputs.visible, prompts
+        )
+        return self._step(inputs, backend)
+
+    def warm_up(self, report: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Compile kernels and capture graphs now instead of when they are first needed.
+
+        Args:
+            report: takes how many are done, and how many there are.
+        """
+        if self.graphs is None:
+            return
+        kinds = self.graphs.kinds()
+        with torch.inference_mode():
+            for done, kind in enumerate(kinds):
+                report(done, len(kinds))
+                self.graphs.captured(kind)
+        report(len(kinds), len(kinds))
+
+
+def has_triton() -> bool:
+    return find_spec("triton") is not None

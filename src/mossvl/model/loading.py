@@ -39,8 +39,8 @@ def load_pretrained(
             and kwargs.get("state_dict") is None
             and kwargs.get("use_safetensors") is not False
         ):
-            _raise_if_any(
-                part, header_differences(cls, _configuration(cls, part, kwargs.get("config")), read_headers(part))
+            raise_if_any(
+                part, header_differences(cls, read_configuration(cls, part, kwargs.get("config")), read_headers(part))
             )
     device = None
     if kwargs.get("device_map") is not None and not is_accelerate_available():
@@ -54,7 +54,7 @@ def load_pretrained(
         raise CheckpointError(f"{checkpoint} does not fit its configuration: {error}") from error
     lines = [f"missing: {name}" for name in sorted(info["missing_keys"])]
     lines += [f"unexpected: {name}" for name in sorted(info["unexpected_keys"])]
-    _raise_if_any(checkpoint, lines)
+    raise_if_any(checkpoint, lines)
     if device is not None:
         model = model.to(device)
     return (model, info) if wants_info else model
@@ -68,7 +68,12 @@ def header_differences(cls: type[PreTrainedModel], config: Any, tensors: Mapping
     return differences(expected_shapes(cls, config), found)
 
 
-def _configuration(cls: type[PreTrainedModel], folder: Path, given: Any) -> Any:
+def read_configuration(cls: type[PreTrainedModel], folder: Path, given: Any = None) -> Any:
+    """A checkpoint's configuration, or the given one.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     if given is not None and not isinstance(given, str | Path):
         return given
     try:
@@ -77,7 +82,8 @@ def _configuration(cls: type[PreTrainedModel], folder: Path, given: Any) -> Any:
         raise CheckpointError(f"{folder}/config.json cannot be used: {' '.join(str(error).split())}") from error
 
 
-def _raise_if_any(checkpoint: Any, lines: list[str]) -> None:
+def raise_if_any(checkpoint: Any, lines: list[str]) -> None:
+    """Refuse a checkpoint with these differences, if there are some; the message lists the first LISTED."""
     if lines:
         more = f"; and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
         raise CheckpointError(

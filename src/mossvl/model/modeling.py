@@ -19,7 +19,8 @@ from mossvl.model.language import TextModel
 from mossvl.model.layers import CrossAttentionLayer, RMSNorm
 from mossvl.model.loading import load_pretrained
 from mossvl.model.packing import PackedBatch, group_media, image_tokens, seen_rows
-from mossvl.model.vision import Grid, VisionTower
+from mossvl.model.vision import VisionTower
+from mossvl.model.vision_ops import PLAIN, Grid, VisionOps, equal_runs
 
 logger = logging.getLogger(__name__)
 
@@ -82,27 +83,33 @@ class MossVLModel(MossVLPreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.language_model.embed_tokens = value
 
-    def encode_vision(self, pixel_values: Tensor, grid_thw: Tensor, chunk: int | None = None) -> Tensor:
+    def encode_vision(
+        self, pixel_values: Tensor, grid_thw: Tensor, chunk: int | None = None, ops: VisionOps = PLAIN
+    ) -> Tensor:
         """Encode media to vision sequences, a separator after every frame.
 
         Args:
-            pixel_values: (patches, channels · temporal_patch · patch²), normalised.
+            pixel_values: (patches, channels · temporal_patch · patch²), normalised, or uint8 pixels.
             grid_thw: (media, 3) frames, patch rows and patch columns.
             chunk: frames encoded at a time (all if None); bounds the memory, changes no result.
+            ops: what the tower computes with.
 
         Returns:
             (vision tokens, hidden): pass it to `forward` as `vision_embeds`, with `grid_thw`, to encode media once.
         """
         grids = [(int(t), int(h), int(w)) for t, h, w in grid_thw.tolist()]
-        tokens = [h * w // self.config.vision_config.spatial_merge_size**2 for t, h, w in grids for _ in range(t)]
-        merged = self.visual(pixel_values, grids, chunk)
-        is_separator = torch.zeros(sum(tokens) + len(tokens), dtype=torch.bool)
-        is_separator[torch.tensor([n + 1 for n in tokens]).cumsum(0) - 1] = True
-        is_separator = is_separator.to(merged.device)
-        sequence = merged.new_empty(len(is_separator), merged.shape[1])
-        sequence[~is_separator] = merged
-        sequence[is_separator] = self.separator_token.to(merged)
-        return sequence
+        merged = self.visual(pixel_values, grids, chunk, ops)
+        separator = self.separator_token.to(merged)
+        runs = [
+            (frames, patches // self.config.vision_config.spatial_merge_size**2)
+            for frames, patches in equal_runs(grids)
+        ]
+        parts = merged.split([frames * tokens for frames, tokens in runs])
+        sequence = [
+            torch.cat((part.unflatten(0, (frames, -1)), separator.expand(frames, 1, -1)), dim=1).flatten(0, 1)
+            for part, (frames, _) in zip(parts, runs, strict=True)
+        ]
+        return sequence[0] if len(sequence) == 1 else torch.cat(sequence)
 
     def forward(
         self,

@@ -1,0 +1,1 @@
+"""Measurements of the engine: what `mossvl bench` runs and reports."""

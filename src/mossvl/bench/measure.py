@@ -1,0 +1,211 @@
+"""What is measured: one function for each table, each giving rows of figures."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+import torch
+
+from mossvl.bench.hardware import milliseconds
+from mossvl.bench.prompts import IMAGE, SMALL_IMAGE, VIDEO_64, VIDEO_256, RandomPrompt, Shape, random_pixels
+from mossvl.engine.engine import Engine
+from mossvl.engine.handle import Handle, Result
+from mossvl.model.layers import CrossAttentionLayer
+from mossvl.options import GenerationOptions
+
+ANSWER = 129
+"""Tokens of an answer: the first, and 128 steps."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure.
+
+    Attributes:
+        value: median, in `unit`.
+        all: every measurement.
+        note: achieved rates, or what else belongs to it.
+    """
+
+    name: str
+    value: float
+    unit: str
+    all: list[float]
+    note: str = ""
+
+
+def stamp(times: list[float]) -> None:
+    times.append(time.perf_counter())
+
+
+class Bench:
+    """An engine to be measured, with the pixels of its prompts.
+
+    Args:
+        repeats: measurements of each figure; the median counts.
+    """
+
+    def __init__(self, engine: Engine, ceilings: dict[str, float], repeats: int = 5) -> None:
+        self.engine, self.ceilings, self.repeats = engine, ceilings, repeats
+        self.config = engine.model.config
+        self._pixels: dict[Shape, list[torch.Tensor]] = {}
+
+    def prompt(self, shape: Shape) -> RandomPrompt:
+        if shape not in self._pixels:
+            self._pixels[shape] = random_pixels(shape)
+        return RandomPrompt.new(shape, self.config, self._pixels[shape])
+
+    def ask(self, prompt: RandomPrompt, tokens: int = ANSWER) -> Handle:
+        options = GenerationOptions(max_new_tokens=tokens, ignore_eos=True)
+        return self.engine.begin(prompt, options)
+
+    def answer(self, shape: Shape, tokens: int = ANSWER) -> Result:
+        """A whole answer to a new prompt."""
+        return self.ask(self.prompt(shape), tokens).wait()
+
+    def _repeat(self, measure: Callable[..., Any], *given: Any) -> list[Any]:
+        for _ in range(2):
+            measure(*given)
+        return [measure(*given) for _ in range(self.repeats)]
+
+    # --- one request ---------------------------------------------------------------------------------------------
+
+    def latency(self) -> Iterator[Row]:
+        for shape in (IMAGE, VIDEO_64, VIDEO_256):
+            results = self._repeat(self.answer, shape)
+            first = [1e3 * result.timings.first_token for result in results]
+            yield Row(
+                f"{shape.name}: first token", median(first), "ms", first, self._prefill_note(shape, median(first))
+            )
+            each = [1e3 * result.timings.per_token for result in results]
+            yield Row(
+                f"{shape.name}: per output token", median(each), "ms", each, self._decode_note(shape, median(each))
+            )
+        yield self.second_question()
+        yield self.memory()
+        yield self.beside_a_video()
+
+    def second_question(self) -> Row:
+        """First token of another question about a video that is in the cache."""
+        prompt = self.prompt(VIDEO_256)
+        self.ask(prompt, 1).wait()
+        results = self._repeat(lambda: self.ask(prompt.again(), 1).wait())
+        times = [1e3 * result.timings.first_token for result in results]
+        cached = results[-1].usage.cached_tokens
+        return Row(f"{VIDEO_256.name}: second question", median(times), "ms", times, f"{cached} tokens cached")
+
+    def memory(self) -> Row:
+        """Memory beside weights, pages and kept frames while a long video is answered."""
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        self.ask(self.prompt(VIDEO_256), 8).wait()
+        runner = self.engine.runner
+        fixed = before - runner.vision_cache.bytes
+        peak = torch.cuda.max_memory_allocated() - fixed - runner.vision_cache.capacity
+        return Row(f"{VIDEO_256.name}: memory outside weights and pools", max(0, peak) / 2**30, "GiB", [peak / 2**30])
+
+    def beside_a_video(self) -> Row:
+        """The longest wait for a token while a video is encoded and its prompt computed, against the usual one."""
+        ratios = []
+        for _ in range(2):
+            times: list[float] = []
+            handle = self.ask(self.prompt(IMAGE), 400)
+            handle.listen(partial(stamp, times))
+            while len(times) < 100:
+                time.sleep(0.01)
+            begun = len(times)
+            video = self.ask(self.prompt(VIDEO_256), 1)
+            handle.wait()
+            video.wait()
+            gaps = [later - earlier for earlier, later in pairwise(times)]
+            ratios.append(max(gaps[begun:-1]) / median(gaps[20:begun]))
+        return Row("longest step beside a video's prefill", max(ratios), "× the usual", ratios)
+
+    # --- many requests -------------------------------------------------------------------------------------------
+
+    def throughput(self) -> Iterator[Row]:
+        for count in (32, 64, 256):
+            runs = self._repeat(self._together, count)
+            rates = [rate for rate, _ in runs]
+            steps = [1e3 * step for _, step in runs]
+            yield Row(f"{count} requests, {SMALL_IMAGE.name}: output", median(rates), "tokens/s", rates)
+            gpu = self._step_on_gpu(count)
+            note = f"of which the GPU computes {gpu:.2f} ms; {100 * (1 - gpu / median(steps)):.0f} % beside it"
+            yield Row(f"{count} requests, {SMALL_IMAGE.name}: step", median(steps), "ms", steps, note)
+
+    def _together(self, count: int) -> tuple[float, float]:
+        """(output tokens a second, seconds a step once all decode) of so many requests."""
+        begun = time.perf_counter()
+        handles = [self.ask(self.prompt(SMALL_IMAGE)) for _ in range(count)]
+        results = [handle.wait() for handle in handles]
+        seconds = time.perf_counter() - begun
+        return count * ANSWER / seconds, min(result.timings.per_token or 0 for result in results)
+
+    def _step_on_gpu(self, count: int) -> float:
+        """Milliseconds that the graph of a step takes, with the inputs of the last one."""
+        from mossvl.engine.graphs import Kind
+
+        graphs = self.engine.runner.graphs
+        if graphs is None:
+            return float("nan")
+        graph, _ = graphs.captured(Kind(next(size for size in graphs.decode_sizes if size >= count), 0, True))
+        return milliseconds(graph.replay, repeats=20)
+
+    # --- prompts -------------------------------------------------------------------------------------------------
+
+    def prefill(self) -> Iterator[Row]:
+        for shape in (IMAGE, VIDEO_64, VIDEO_256):
+            results = self._repeat(self.answer, shape, 1)
+            vision = [1e3 * result.timings.vision for result in results]
+            total = [1e3 * result.timings.first_token for result in results]
+            yield Row(f"{shape.name}: prompt", median(total), "ms", total, self._prefill_note(shape, median(total)))
+            rate = shape.patches / median(total) * 1e3
+            yield Row(f"{shape.name}: patches", rate, "patches/s", [shape.patches / one * 1e3 for one in total])
+            yield Row(f"{shape.name}: of it, encoding of frames", median(vision), "ms", vision)
+
+    # --- rates ---------------------------------------------------------------------------------------------------
+
+    def _decode_note(self, shape: Shape, milliseconds_: float) -> str:
+        text = self.config.text_config
+        kv = 2 * text.num_key_value_heads * text.head_dim * 2
+        crossing = len(text.cross_attention_layers)
+        own = text.num_hidden_layers - crossing
+        read = self.weight_bytes + crossing * kv * shape.vision_tokens + own * kv * (shape.text_tokens + ANSWER // 2)
+        rate = read / milliseconds_ * 1e3
+        return f"{rate / 1e12:.2f} TB/s, {100 * rate / self.ceilings['bytes_per_second']:.0f} % of a copy"
+
+    def _prefill_note(self, shape: Shape, milliseconds_: float) -> str:
+        rate = self.flops(shape) / milliseconds_ * 1e3
+        return f"{rate / 1e12:.0f} TFLOP/s, {100 * rate / self.ceilings['flops_per_second']:.0f} % of a product"
+
+    @property
+    def weight_bytes(self) -> int:
+        """What a step must read: the decoder's layers and the head."""
+        model = self.engine.model
+        parts = [*model.model.language_model.layers.parameters(), *model.lm_head.parameters()]
+        # Keys and values of vision tokens are not projected anew.
+        layers = model.model.language_model.layers
+        crossing = [layer.cross_attn for layer in layers if isinstance(layer, CrossAttentionLayer)]
+        unread = sum(attn.k_proj.weight.nbytes + attn.v_proj.weight.nbytes for attn in crossing)
+        return sum(part.nbytes for part in parts) - unread
+
+    def flops(self, shape: Shape) -> float:
+        """Operations of a prompt: products with weights, and attention as far as it is visible."""
+        text, vision = self.config.text_config, self.config.vision_config
+        side = vision.hidden_size * (4 * vision.hidden_size + 2 * vision.intermediate_size)
+        merged = 4 * vision.hidden_size * (1 + len(vision.deepstack_visual_indexes))
+        frame = shape.rows * shape.columns
+        tower = 2 * shape.patches * vision.depth * side + shape.patches // 4 * 2 * merged * (merged + text.hidden_size)
+        tower += 4 * shape.frames * frame**2 * vision.hidden_size * vision.depth
+        crossing, heads = len(text.cross_attention_layers), text.num_attention_heads * text.head_dim
+        keys = 2 * text.num_key_value_heads * text.head_dim * text.hidden_size
+        read = 2 * shape.vision_tokens * crossing * keys
+        head = self.engine.model.lm_head.weight
+        rows = 2 * shape.text_tokens * (self.weight_bytes - head.nbytes) / head.element_size()
+        seen = shape.vision_tokens * (shape.text_tokens / 2 if shape.frames > 1 else shape.text_tokens)
+        attention = 4 * heads * (crossing * seen + (text.num_hidden_layers - crossing) * shape.text_tokens**2 / 2)
+        return tower + read + rows + attention

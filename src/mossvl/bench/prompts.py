@@ -1,0 +1,119 @@
+"""Prompts of random tokens and random pixels, of the sizes that are measured."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mossvl.engine.media import Frame, Loaded, Planned, Report
+from mossvl.model.configuration import MossVLConfig
+
+TOKENS_PER_FRAME = 9
+"""Of a frame's timestamp; its image token follows."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A prompt's size: frames of (patch rows, patch columns), and the text after them."""
+
+    name: str
+    frames: int
+    rows: int
+    columns: int
+    question: int = 72
+
+    @property
+    def text_tokens(self) -> int:
+        return self.question + self.frames * (1 if self.frames == 1 else 1 + TOKENS_PER_FRAME)
+
+    @property
+    def vision_tokens(self) -> int:
+        return self.frames * (self.rows * self.columns // 4 + 1)
+
+    @property
+    def patches(self) -> int:
+        return self.frames * self.rows * self.columns
+
+
+IMAGE = Shape("image 1024 × 1024", 1, 64, 64)
+SMALL_IMAGE = Shape("image 448 × 448", 1, 28, 28)
+VIDEO_64 = Shape("64 frames of 448 × 448", 64, 28, 28)
+VIDEO_256 = Shape("256 frames of 640 × 352", 256, 22, 40)
+
+
+class NoText:
+    """In place of a tokenizer: random weights write no text."""
+
+    def decode(self, tokens: Sequence[int], **_: Any) -> str:
+        return ""
+
+
+@dataclass
+class RandomPrompt:
+    """A `Source` whose frames are in memory, as patches: what is measured begins after decoding and resizing.
+
+    Args:
+        pixels: uint8 patches of each frame, shared between prompts.
+        digests: what stands for the frames' pixels; new ones make them new to the engine's caches.
+        question: the tokens after the frames.
+    """
+
+    shape: Shape
+    config: MossVLConfig
+    pixels: list[Tensor]
+    digests: list[bytes]
+    question: Tensor
+    known: bool = False
+    tokenizer: Any = field(default_factory=NoText)
+    pixel_scale: tuple[tuple[float, ...], tuple[float, ...]] = ((0.5,) * 3, (0.5,) * 3)
+    patience: float = 600.0
+    held: int = 0
+
+    @classmethod
+    def new(cls, shape: Shape, config: MossVLConfig, pixels: list[Tensor]) -> "RandomPrompt":
+        digests = [secrets.token_bytes(16) for _ in range(shape.frames)]
+        return cls(shape, config, pixels, digests, random_tokens(config, shape.question))
+
+    def again(self) -> "RandomPrompt":
+        """Another question about the same frames, which are known."""
+        question = random_tokens(self.config, self.shape.question)
+        return RandomPrompt(self.shape, self.config, self.pixels, self.digests, question, known=True)
+
+    @property
+    def input_ids(self) -> Tensor:
+        image = torch.tensor([self.config.image_token_id])
+        if self.shape.frames == 1:
+            return torch.cat((image, self.question))
+        generator = torch.Generator().manual_seed(0)
+        times = random_tokens(self.config, TOKENS_PER_FRAME * self.shape.frames, generator).split(TOKENS_PER_FRAME)
+        return torch.cat([part for time in times for part in (time, image)] + [self.question])
+
+    def start(self, report: Report, first: int | None = None) -> None:
+        shape = self.shape
+        known: list[bytes | None] = [digest if self.known else None for digest in self.digests]
+        if first is None:
+            grids = [(shape.frames, shape.rows, shape.columns)]
+            report(Planned("", self.input_ids, grids, [], known, streams=False))
+        if first is not None or not self.known:
+            for number in range(first or 0, shape.frames):
+                report(Frame(number, self.pixels[number], self.digests[number]))
+        report(Loaded())
+
+    def release(self, patches: Tensor) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+def random_pixels(shape: Shape) -> list[Tensor]:
+    """uint8 (patches, 768) for each frame."""
+    return [torch.randint(0, 256, (shape.rows * shape.columns, 768), dtype=torch.uint8) for _ in range(shape.frames)]
+
+
+def random_tokens(config: MossVLConfig, count: int, generator: torch.Generator | None = None) -> Tensor:
+    """(count,) int64 ids below all special ones of the published vocabulary."""
+    return torch.randint(
+        0, min(config.text_config.vocab_size, config.image_token_id) - 16, (count,), generator=generator
+    )

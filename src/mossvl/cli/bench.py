@@ -1,0 +1,108 @@
+"""`mossvl bench`: what the engine does on this machine."""
+
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mossvl.cli.checkpoint import check_checkpoint, prepare
+from mossvl.cli.options import Checkpoint, Device, Dtype
+from mossvl.errors import OptionError
+
+if TYPE_CHECKING:
+    from mossvl.bench.measure import Row
+    from mossvl.engine.engine import Engine
+
+
+class Part(StrEnum):
+    """What is measured."""
+
+    LATENCY = "latency"
+    THROUGHPUT = "throughput"
+    PREFILL = "prefill"
+    MEDIA = "media"
+
+
+def bench(
+    *,
+    parts: Annotated[list[Part], typer.Argument(metavar="PART…", help="latency, throughput, prefill, media.")],
+    checkpoint: Checkpoint = None,
+    random: Annotated[
+        bool, typer.Option("--random", help="Random weights of the published size, in place of a checkpoint.")
+    ] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    memory: Annotated[
+        float | None, typer.Option(help="Part of the device's memory, or bytes for pages.", show_default=False)
+    ] = None,
+    max_batch: Annotated[int, typer.Option(min=1, help="Most requests computed together.")] = 256,
+    eager: Annotated[bool, typer.Option("--eager", help="No CUDA graphs.")] = False,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each figure; the median counts.")] = 5,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write all figures as JSON.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Write tables there instead of to stdout.")
+    ] = None,
+) -> None:
+    """Measure the engine with prompts of random tokens and pixels, on a GPU; `media` needs neither GPU nor weights.
+
+    First tokens are timed from prompts whose pixels are decoded and resized; `media` times how they get there.
+    """
+    from mossvl.bench import hardware, report
+
+    engine: Any = None
+    if set(parts) - {Part.MEDIA}:
+        if random == bool(checkpoint):
+            raise OptionError("give either a --checkpoint or --random, for weights to measure with")
+        engine = open_engine(checkpoint, device, dtype, memory, max_batch, eager)
+    import torch
+
+    described = hardware.describe(engine.runner.device if engine is not None else torch.device("cpu"))
+    if engine is None:
+        described["device"] = "CPU"
+    ceilings = {} if engine is None else hardware.ceilings(engine.runner.device)
+    results: dict[str, Any] = {"hardware": described, "ceilings": ceilings}
+    tables = []
+    for part in dict.fromkeys(parts):
+        rows = []
+        for row in measure(part, engine, ceilings, repeats):
+            print(f"{part}: {row.name}: {report.figure(row.value)} {row.unit} {row.note}", file=sys.stderr, flush=True)
+            rows.append(row)
+        results[part.value] = rows
+        tables.append(report.markdown(part.value.capitalize(), described, ceilings if engine else {}, rows))
+    if output is not None:
+        report.write(output, results)
+    if markdown is not None:
+        markdown.write_text("\n".join(tables))
+    else:
+        print("\n".join(tables))
+
+
+def open_engine(
+    checkpoint: str | None, device: str | None, dtype: str | None, memory: float | None, max_batch: int, eager: bool
+) -> "Engine":
+    prepare()
+    from mossvl.engine.config import EngineConfig
+    from mossvl.engine.engine import Engine
+    from mossvl.loading import load, random_model, resolve_device
+
+    config = EngineConfig(memory=memory, max_batch=max_batch, eager=eager)
+    if resolve_device(device).type != "cuda":
+        raise OptionError("latency, throughput and prefill are measured on a GPU, and there is none here")
+    if checkpoint:
+        return Engine(load(check_checkpoint(checkpoint), device, dtype)[0], config)
+    return Engine(random_model(None, device, dtype), config)
+
+
+def measure(part: Part, engine: Any, ceilings: dict[str, float], repeats: int) -> "Iterator[Row]":
+    from mossvl.bench.measure import Bench
+    from mossvl.bench.media import media
+
+    if part is Part.MEDIA:
+        return media(repeats)
+    rows: Iterator[Row] = getattr(Bench(engine, ceilings, repeats), part.value)()
+    return rows

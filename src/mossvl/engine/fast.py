@@ -1,0 +1,177 @@
+"""The backend for GPUs: fused products, and attention over pages by Triton kernels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from mossvl.engine.inputs import RequestRows, TextRows, to_device
+from mossvl.engine.pool import PagePool, Tables
+from mossvl.kernels.linear import linear, linear_residual, norm_linear, norm_swiglu
+from mossvl.kernels.paged import (
+    TILE_ROWS,
+    choose_splits,
+    decode_attention,
+    prefill_attention,
+    rotate_queries,
+    store,
+    store_keys_values,
+)
+from mossvl.model.fusing import joined
+from mossvl.model.layers import MLP, Attention, PlainProducts, RMSNorm
+from mossvl.model.xrope import Rope
+
+SILU = type(ACT2FN["silu"])
+
+
+class FastProducts(PlainProducts):
+    """Products with what surrounds them in one kernel; the plain ones where a map is not just a weight.
+
+    Args:
+        weights: joint weights that were found before, by their maps; as long as it is used, weights must not move.
+    """
+
+    def __init__(self, weights: dict[tuple[int, ...], Tensor | None]) -> None:
+        self._weights = weights
+
+    def joined(self, linears: Sequence[nn.Module]) -> Tensor | None:
+        key = tuple(map(id, linears))
+        if key not in self._weights:
+            self._weights[key] = joined(linears)
+        return self._weights[key]
+
+    def project(self, x: Tensor, linears: Sequence[nn.Linear], norm: RMSNorm | None = None) -> list[Tensor]:
+        weight = self.joined(linears)
+        if weight is None:
+            return super().project(x, linears, norm)
+        out = linear(x, weight) if norm is None else norm_linear(x, norm.weight, norm.eps, weight)
+        return list(out.split([one.out_features for one in linears], dim=-1))
+
+    def swiglu(self, x: Tensor, norm: RMSNorm, mlp: MLP) -> Tensor:
+        weight = self.joined((mlp.gate_proj, mlp.up_proj))
+        if weight is None or not isinstance(mlp.act_fn, SILU):
+            return super().swiglu(x, norm, mlp)
+        return norm_swiglu(x, norm.weight, norm.eps, weight)
+
+    def add(self, residual: Tensor, x: Tensor, linear: nn.Linear) -> Tensor:
+        weight = self.joined((linear,))
+        return super().add(residual, x, linear) if weight is None else linear_residual(x, weight, residual)
+
+    def add_gated(self, residual: Tensor, x: Tensor, linear: nn.Linear, gate: Tensor, sees: Tensor) -> Tensor:
+        weight = self.joined((linear,))
+        if weight is None:
+            return super().add_gated(residual, x, linear, gate, sees)
+        return linear_residual(x, weight, residual, gate, sees)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompt rows, the first of a step, in tiles.
+
+    Attributes:
+        tiles: (tiles, 3) int32: place in the batch, first row, number of rows.
+        rows: how many.
+        own_splits, seen_splits: in how many parts text tokens and vision tokens are split.
+    """
+
+    tiles: Tensor
+    rows: int
+    own_splits: int
+    seen_splits: int
+
+
+class FastAttention(FastProducts):
+    """A `Backend` over pages: prompt rows first, then rows that decode.
+
+    Args:
+        slots: (rows,) int64 places in the batch.
+        lengths: (rows,) int32 text tokens seen, the row itself included; 0 for rows that are nobody's.
+        visible: (rows,) int32 vision tokens seen.
+        prompts: None if all rows decode.
+    """
+
+    def __init__(
+        self,
+        pool: PagePool,
+        tables: Tables,
+        weights: dict[tuple[int, ...], Tensor | None],
+        slots: Tensor,
+        lengths: Tensor,
+        visible: Tensor,
+        prompts: Prompts | None,
+    ) -> None:
+        super().__init__(weights)
+        self.pool, self.tables = pool, tables
+        self.lengths, self.visible, self.prompts = lengths, visible, prompts
+        self.places = slots.int()
+        last = (lengths.long() - 1).clamp(min=0)
+        pages = tables.text[slots, :, last // pool.page_size].T.long()
+        # Where each row's keys and values go, (groups, rows): page · page size + place; -1 is nowhere.
+        places = torch.where(lengths > 0, pages * pool.page_size + last % pool.page_size, -1)
+        self.text_slots = places.contiguous()
+
+    def self_attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor, attn: Attention, rope: Rope) -> Tensor:
+        keys, values = self.pool.layer(layer)
+        group = self.pool.place[layer][1]
+        norms = attn.q_norm.weight, attn.k_norm.weight, attn.q_norm.eps
+        q = store(q, k, v, *norms, *rope, keys, values, self.text_slots[group])
+        splits = 1 if self.prompts is None else self.prompts.own_splits
+        return self._attend(q, keys, values, self.tables.text[:, group], self.lengths, splits)
+
+    def store_vision(self, layer: int, k: Tensor, v: Tensor, attn: Attention, rope: Rope) -> None:
+        raise NotImplementedError("a step's rows are text; VisionReader reads vision tokens")
+
+    def cross_attention(self, layer: int, q: Tensor, attn: Attention, rope: Rope) -> Tensor:
+        keys, values = self.pool.layer(layer)
+        q = rotate_queries(q, attn.q_norm.weight, attn.q_norm.eps, *rope)
+        splits = 1 if self.prompts is None else self.prompts.seen_splits
+        return self._attend(q, keys, values, self.tables.vision, self.visible, splits)
+
+    def _attend(self, q: Tensor, keys: Tensor, values: Tensor, tables: Tensor, seen: Tensor, splits: int) -> Tensor:
+        scale = q.shape[-1] ** -0.5
+        count = 0 if self.prompts is None else self.prompts.rows
+        parts = []
+        if self.prompts is not None:
+            tiles = self.prompts.tiles
+            parts.append(prefill_attention(q[:count], keys, values, tables, tiles, seen[:count], scale, splits))
+        if count < len(q):
+            places = self.places[count:]
+            parts.append(decode_attention(q[count:], keys, values, tables, places, seen[count:], scale))
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).flatten(-2)
+
+
+class VisionReader(FastProducts):
+    """The part of a `Backend` that writes vision tokens' keys and values to slots (vision tokens,) int64."""
+
+    def __init__(self, pool: PagePool, weights: dict[tuple[int, ...], Tensor | None], slots: Tensor) -> None:
+        super().__init__(weights)
+        self.pool, self.slots = pool, slots
+
+    def store_vision(self, layer: int, k: Tensor, v: Tensor, attn: Attention, rope: Rope) -> None:
+        keys, values = self.pool.layer(layer)
+        store_keys_values(k, v, attn.k_norm.weight, attn.k_norm.eps, *rope, keys, values, self.slots)
+
+
+def prompt_tiles(sequences: Sequence[RequestRows]) -> NDArray[np.int32]:
+    """(tiles, 3): place in the batch, first row, number of rows."""
+    tiles = []
+    for one in sequences:
+        ends = one.start + one.rows
+        tiles += [(one.slot, first, min(TILE_ROWS, ends - first)) for first in range(one.start, ends, TILE_ROWS)]
+    return np.array(tiles, dtype=np.int32)
+
+
+def in_tiles(pool: PagePool, rows: TextRows, device: torch.device) -> Prompts | None:
+    """The prompt rows of a step."""
+    count = rows.num_prefill
+    if not count:
+        return None
+    tiles = prompt_tiles([one for one in rows.sequences if one.start < count])
+    heads = pool.layer(0)[0].shape[1]
+    longest, most = int(rows.lengths[:count].max()), int(rows.visible[:count].max())
+    splits = (choose_splits(len(tiles), heads, max(one, 1)) for one in (longest, most))
+    return Prompts(to_device(tiles, device), count, *splits)

@@ -1,0 +1,133 @@
+"""Steps captured as CUDA graphs, so that nothing but one launch is left of them on the CPU."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mossvl.engine.fast import prompt_tiles
+from mossvl.engine.inputs import StepInputs, TextRows
+
+TILE_ROWS_KINDS = (32, 64, 96, 128, 192, 288)
+"""Numbers of rows of steps with prompts; the last is for a chunk beside requests that decode."""
+MOST_SEQUENCES = 16
+"""Of a step with prompts."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Steps that share a graph: so many rows, at most so many tiles of prompts (0: all rows decode), vision or not."""
+
+    rows: int
+    tiles: int
+    vision: bool
+
+
+class StepGraphs:
+    """Graphs of steps, one for each `Kind`, captured when it is first needed (or by `prepare`).
+
+    Args:
+        step: from `StepInputs` to (logits, likeliest tokens); called while a graph is captured.
+    """
+
+    def __init__(
+        self, max_batch: int, device: torch.device, step: Callable[[StepInputs], tuple[Tensor, Tensor]]
+    ) -> None:
+        self.device, self._step = device, step
+        self.decode_sizes = decode_sizes(max_batch)
+        self._nobody = max_batch
+        most = max(max_batch, *TILE_ROWS_KINDS)
+        self._rows = torch.zeros((6, most), dtype=torch.long, device=device)
+        self._tiles = torch.zeros((most, 3), dtype=torch.int32, device=device)
+        self._graphs: dict[Kind, tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]] = {}
+        self._logits: dict[bool, Tensor] = {}
+        self._memory: Any = None
+
+    def kind_of(self, rows: TextRows) -> Kind | None:
+        """The graph that these rows fit, or None."""
+        vision = bool(rows.visible.any())
+        count = len(rows.tokens)
+        if not rows.num_prefill:
+            return Kind(next(size for size in self.decode_sizes if size >= count), 0, vision)
+        # One row at least belongs to nobody: draws that only fill up are drawn from it.
+        size = next((size for size in TILE_ROWS_KINDS if size > count), None)
+        if size is None or len(rows.sequences) > MOST_SEQUENCES:
+            return None
+        return Kind(size, size // 32 + MOST_SEQUENCES, vision)
+
+    def kinds(self) -> list[Kind]:
+        """All there can be."""
+        decode = [(size, 0) for size in self.decode_sizes]
+        prompts = [(size, size // 32 + MOST_SEQUENCES) for size in TILE_ROWS_KINDS]
+        return [Kind(*size, vision) for size in (*decode, *prompts) for vision in (True, False)]
+
+    def run(self, kind: Kind, rows: TextRows) -> tuple[Tensor, Tensor]:
+        """Logits (draws, vocab) and the likeliest tokens (draws,) of a step; the logits are valid until the next run
+        but one, so that a step may have two parts."""
+        graph, (logits, tokens) = self.captured(kind)
+        host = np.zeros((6, kind.rows), dtype=np.int64)
+        host[4] = self._nobody
+        host[5] = kind.rows - 1
+        count = len(rows.tokens)
+        host[:5, :count] = rows.tokens, rows.positions, rows.visible, rows.lengths, rows.slots
+        host[5, : len(rows.draw_rows)] = rows.draw_rows
+        self._rows[:, : kind.rows].copy_(torch.from_numpy(host).pin_memory(), non_blocking=True)
+        if kind.tiles:
+            tiles = np.zeros((kind.tiles, 3), dtype=np.int32)
+            own = prompt_tiles(rows.sequences)
+            tiles[: len(own)] = own
+            self._tiles[: kind.tiles].copy_(torch.from_numpy(tiles).pin_memory(), non_blocking=True)
+        graph.replay()
+        draws = len(rows.draws)
+        return logits[:draws], tokens[:draws]
+
+    def captured(self, kind: Kind) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]:
+        """A graph, and what its replays put out."""
+        if kind not in self._graphs:
+            self._graphs[kind] = self._capture(kind)
+        return self._graphs[kind]
+
+    def _capture(self, kind: Kind) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]:
+        self._rows.zero_()
+        self._tiles.zero_()
+        self._rows[4] = self._nobody  # What runs while a graph is made is nobody's, and writes nothing.
+        tokens, positions, visible, lengths, slots, drawing = self._rows[:, : kind.rows].unbind()
+
+        def step() -> tuple[Tensor, Tensor]:
+            return self._step(
+                StepInputs(
+                    tokens,
+                    positions,
+                    visible.int(),
+                    lengths.int(),
+                    slots,
+                    drawing[:MOST_SEQUENCES] if kind.tiles else None,
+                    self._tiles[: kind.tiles] if kind.tiles else None,
+                    kind.vision,
+                )
+            )
+
+        stream = torch.cuda.Stream(self.device)
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(stream):
+            logits, _ = step()  # Kernels are compiled, and libraries set up, outside of the graph.
+        torch.cuda.current_stream(self.device).wait_stream(stream)
+        sort = kind.tiles > 0  # One place for the logits of all graphs of a sort: each its own would be a gigabyte.
+        if sort not in self._logits:
+            most = MOST_SEQUENCES if sort else self.decode_sizes[-1]
+            self._logits[sort] = logits.new_empty((most, logits.shape[1]))
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+            logits, tokens = step()
+            outputs = self._logits[sort][: len(logits)].copy_(logits), tokens
+        self._memory = graph.pool()
+        return graph, outputs
+
+
+def decode_sizes(max_batch: int) -> list[int]:
+    """Numbers of rows for which there are graphs: few rows of filling, and not too many graphs."""
+    steps = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 40, 48, 56, 64, *range(80, 257, 16), *range(288, max_batch + 32, 32)]
+    return [size for size in steps if size < max_batch] + [max_batch]

@@ -1,0 +1,243 @@
+"""Matrix products with what surrounds them: norm before, SwiGLU or residual after.
+
+Weights are (out, in), contiguous. For a few rows, a product's time is that of reading its weights: one kernel streams
+them, norm and residual included. For more rows, PyTorch's matrix product is followed by elementwise kernels.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mossvl.kernels.elementwise import gated_residual, rms_norm, silu, swiglu, tanh
+from mossvl.kernels.launch import depend, early, precision
+
+FEW_ROWS = 32
+"""Up to so many rows the weights are streamed by the kernels here; with 64 the plain product was faster on an H100."""
+
+
+@triton.jit
+def _one_row_kernel(
+    x,
+    norm_weight,
+    weight,
+    residual,
+    gate,
+    sees,
+    out,
+    eps,
+    outs,
+    K: tl.constexpr,
+    NORM: tl.constexpr,
+    PAIR: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    GATED: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """One row of x: BLOCK_N outputs a program, products in float32. PAIR: silu of output n times output outs + n."""
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    live = n < outs
+    k = tl.arange(0, BLOCK_K)
+    w = weight + n.to(tl.int64)[:, None] * K + k
+    up = w + tl.cast(outs, tl.int64) * K
+    # The first block of weights is on its way before the row exists, and each next one before a block is used.
+    block = tl.load(w, mask=live[:, None] & (k < K), other=0.0)
+    if PAIR:
+        block_up = tl.load(up, mask=live[:, None] & (k < K), other=0.0)
+    depend(EARLY)
+    # 8 neighbours, which one thread loads at once, are added up at once: few registers, many programs at a time.
+    acc = tl.zeros([BLOCK_N, BLOCK_K // 8], tl.float32)
+    acc_up = tl.zeros([BLOCK_N, BLOCK_K // 8], tl.float32)
+    squares = tl.zeros([BLOCK_K], tl.float32)
+    for start in range(0, K, BLOCK_K):
+        more = live[:, None] & (start + BLOCK_K < K if K % BLOCK_K == 0 else start + BLOCK_K + k < K)
+        next_block = tl.load(w + start + BLOCK_K, mask=more, other=0.0)
+        if PAIR:
+            next_up = tl.load(up + start + BLOCK_K, mask=more, other=0.0)
+        row = tl.load(x + start + k, mask=start + k < K, other=0.0).to(tl.float32)
+        if NORM:
+            squares += row * row
+            row *= tl.load(norm_weight + start + k, mask=start + k < K, other=0.0).to(tl.float32)
+        acc += tl.sum(tl.reshape(block.to(tl.float32) * row, (BLOCK_N, BLOCK_K // 8, 8)), 2)
+        block = next_block
+        if PAIR:
+            acc_up += tl.sum(tl.reshape(block_up.to(tl.float32) * row, (BLOCK_N, BLOCK_K // 8, 8)), 2)
+            block_up = next_up
+    y = tl.sum(acc, 1)
+    if NORM:
+        scale = tl.rsqrt(tl.sum(squares) / K + eps)
+        y *= scale
+    if PAIR:
+        y = silu(y) * (tl.sum(acc_up, 1) * scale)
+    if GATED:
+        y *= tanh(tl.load(gate).to(tl.float32)) * tl.load(sees).to(tl.float32)
+    if RESIDUAL:
+        y += tl.load(residual + n, mask=live, other=0.0).to(tl.float32)
+    tl.store(out + n, y.to(out.dtype.element_ty), mask=live)
+
+
+@triton.jit
+def _few_rows_kernel(
+    x,
+    norm_weight,
+    weight,
+    residual,
+    gate,
+    sees,
+    out,
+    eps,
+    rows,
+    outs,
+    x_stride,
+    residual_stride,
+    K: tl.constexpr,
+    NORM: tl.constexpr,
+    PAIR: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    GATED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+    PRECISION: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """Up to BLOCK_M rows of x: BLOCK_N outputs a program; the weights are the long side of the matrix product."""
+    depend(EARLY)
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tl.arange(0, BLOCK_M)
+    live, real = n < outs, m < rows
+    k = tl.arange(0, BLOCK_K)
+    w = weight + n.to(tl.int64)[:, None] * K + k
+    up = w + tl.cast(outs, tl.int64) * K
+    row = x + m[:, None] * x_stride + k
+    acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    acc_up = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    squares = tl.zeros([BLOCK_M], tl.float32)
+    for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
+        inside = start + k < K
+        block = tl.load(w + start, mask=live[:, None] & inside, other=0.0)
+        tile = tl.load(row + start, mask=real[:, None] & inside, other=0.0)
+        if NORM:
+            wide = tile.to(tl.float32)
+            squares += tl.sum(wide * wide, 1)
+            tile = (wide * tl.load(norm_weight + start + k, mask=inside, other=0.0).to(tl.float32)).to(tile.dtype)
+        acc = tl.dot(block, tile.T, acc, input_precision=PRECISION)
+        if PAIR:
+            block_up = tl.load(up + start, mask=live[:, None] & inside, other=0.0)
+            acc_up = tl.dot(block_up, tile.T, acc_up, input_precision=PRECISION)
+    y = acc
+    if NORM:
+        scale = tl.rsqrt(squares / K + eps)
+        y *= scale
+    if PAIR:
+        y = silu(y) * (acc_up * scale)
+    if GATED:
+        y *= tanh(tl.load(gate).to(tl.float32)) * tl.load(sees + m, mask=real, other=0.0).to(tl.float32)
+    mask = live[:, None] & real
+    if RESIDUAL:
+        y += tl.load(residual + m * residual_stride + n[:, None], mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + m * outs + n[:, None], y.to(out.dtype.element_ty), mask=mask)
+
+
+def _stream(
+    x: Tensor,
+    weight: Tensor,
+    norm: tuple[Tensor, float] | None = None,
+    pair: bool = False,
+    residual: Tensor | None = None,
+    gate: Tensor | None = None,
+    sees: Tensor | None = None,
+) -> Tensor:
+    """x @ weight.T for a few rows, with what surrounds it."""
+    rows, inner = x.shape
+    outs = len(weight) // 2 if pair else len(weight)
+    out = torch.empty(rows, outs, dtype=x.dtype, device=x.device)
+    flags: dict[str, Any] = {
+        "K": inner,
+        "NORM": norm is not None,
+        "PAIR": pair,
+        "RESIDUAL": residual is not None,
+        "GATED": gate is not None,
+        **early(x.device),
+    }
+    norm_weight, eps = norm or (None, 0.0)
+    whole = triton.next_power_of_2(inner)
+    if rows == 1:
+        block_n, block_k = (4 if pair else 8), min(8192 // x.element_size() // 2, whole)
+        _one_row_kernel[(triton.cdiv(outs, block_n),)](
+            x, norm_weight, weight, residual, gate, sees, out, eps, outs,
+            BLOCK_N=block_n, BLOCK_K=block_k, num_warps=8, **flags,
+        )  # fmt: skip
+        return out
+    block_n, block_k, warps, stages = _few_rows_blocks(rows, norm is not None, pair, x.dtype)
+    _few_rows_kernel[(triton.cdiv(outs, block_n),)](
+        x, norm_weight, weight, residual, gate, sees, out, eps, rows, outs, x.stride(0),
+        0 if residual is None else residual.stride(0),
+        BLOCK_M=max(16, triton.next_power_of_2(rows)), BLOCK_N=block_n, BLOCK_K=min(block_k, whole), STAGES=stages,
+        PRECISION=precision(x.dtype), num_warps=warps, **flags,
+    )  # fmt: skip
+    return out
+
+
+def _few_rows_blocks(rows: int, norm: bool, pair: bool, dtype: torch.dtype) -> tuple[int, int, int, int]:
+    """BLOCK_N, BLOCK_K, warps and stages: the best of twelve choices at the published shapes on an H100."""
+    if dtype == torch.float32:
+        return 32, 64, 4, 2
+    if pair:
+        return (64, 128, 4, 3) if rows <= 16 else (64, 64, 4, 5)
+    if norm:
+        return 64, 256, 4, 3
+    return (16, 512, 2, 4) if rows <= 16 else (32, 512, 4, 3)
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x (rows, in) @ weight.T → (rows, out)."""
+    if 0 < len(x) <= FEW_ROWS:
+        return _stream(x, weight)
+    return F.linear(x, weight)
+
+
+def norm_linear(x: Tensor, norm_weight: Tensor, eps: float, weight: Tensor) -> Tensor:
+    """RMSNorm(x) @ weight.T: x (rows, in), norm_weight (in,), weight (out, in) → (rows, out)."""
+    if 0 < len(x) <= FEW_ROWS:
+        return _stream(x, weight, norm=(norm_weight, eps))
+    return F.linear(rms_norm(x, norm_weight, eps), weight)
+
+
+def norm_swiglu(x: Tensor, norm_weight: Tensor, eps: float, gate_up: Tensor) -> Tensor:
+    """silu(RMSNorm(x) @ gate.T) · (RMSNorm(x) @ up.T): x (rows, in), norm_weight (in,) → (rows, intermediate).
+
+    gate_up is (2 · intermediate, in), the gate's rows first.
+    """
+    if 0 < len(x) <= FEW_ROWS:
+        return _stream(x, gate_up, norm=(norm_weight, eps), pair=True)
+    return swiglu(F.linear(rms_norm(x, norm_weight, eps), gate_up))
+
+
+def linear_residual(
+    x: Tensor, weight: Tensor, residual: Tensor, gate: Tensor | None = None, sees: Tensor | None = None
+) -> Tensor:
+    """residual + x @ weight.T, or residual + tanh(gate) · sees · (x @ weight.T).
+
+    Args:
+        x: (rows, in).
+        weight: (out, in).
+        residual: (rows, out).
+        gate: (1,), read on the device.
+        sees: (rows, 1), with `gate`.
+
+    Returns:
+        (rows, out), a new tensor.
+    """
+    if 0 < len(x) <= FEW_ROWS:
+        return _stream(x, weight, residual=residual, gate=gate, sees=sees)
+    if gate is None:
+        return torch.addmm(residual, x, weight.T)
+    assert sees is not None
+    return gated_residual(F.linear(x, weight), residual, gate, sees)

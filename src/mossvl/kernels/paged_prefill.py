@@ -1,0 +1,235 @@
+"""Attention of many query rows of several sequences over pages."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mossvl.kernels.launch import LOG2_E, depend, early, multiprocessors, precision
+
+TILE_ROWS = 32
+"""Rows of one sequence that are computed together; with a group of 4 queries, 128 rows of a matrix product."""
+
+
+@triton.jit
+def _prefill_blocks(
+    queries,
+    acc,
+    top,
+    weight,
+    begin,
+    end,
+    head,
+    seen,
+    high,
+    table,
+    k_pool,
+    v_pool,
+    scale,
+    k_page_stride,
+    v_page_stride,
+    D: tl.constexpr,
+    PAGE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    MASKED: tl.constexpr,
+    STAGES: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Blocks begin…end of a tile's tokens. `seen` (queries,) is what each query sees, `high` the most of them."""
+    dim = tl.arange(0, D)
+    token = tl.arange(0, BLOCK)
+    # Pages are looked up a block ahead: loads through a load in the same turn would hardly be pipelined.
+    page = tl.load(table + (begin * BLOCK + token) // PAGE, mask=begin * BLOCK + token < high, other=0)
+    for index in tl.range(begin, end, num_stages=STAGES):
+        tokens = index * BLOCK + token
+        within = ((head * PAGE + tokens % PAGE) * D)[:, None] + dim
+        key = k_pool + (page.to(tl.int64) * k_page_stride)[:, None] + within
+        value = v_pool + (page.to(tl.int64) * v_page_stride)[:, None] + within
+        page = tl.load(table + (tokens + BLOCK) // PAGE, mask=tokens + BLOCK < high, other=0)
+        if MASKED:
+            keys = tl.load(key, mask=(tokens < high)[:, None], other=0.0)
+            values = tl.load(value, mask=(tokens < high)[:, None], other=0.0)
+        else:
+            keys = tl.load(key)
+            values = tl.load(value)
+        scores = tl.dot(queries, keys.T, input_precision=PRECISION)
+        if MASKED:
+            scores = tl.where(tokens < seen[:, None], scores, float("-inf"))
+        higher = tl.maximum(top, tl.max(scores, 1) * scale)
+        level = higher
+        if MASKED:
+            level = tl.where(higher == float("-inf"), 0.0, higher)  # a row that has seen nothing yet
+        exps = tl.exp2(scores * scale - level[:, None])
+        shrink = tl.exp2(top - level)
+        weight = weight * shrink + tl.sum(exps, 1)
+        acc = tl.dot(exps.to(values.dtype), values, acc * shrink[:, None], input_precision=PRECISION)
+        top = higher
+    return acc, top, weight
+
+
+@triton.jit
+def _prefill_kernel(
+    q,
+    k_pool,
+    v_pool,
+    tables,
+    tiles,
+    visible,
+    out,
+    partial,
+    stats,
+    scale,
+    num_tiles,
+    q_stride,
+    tile_stride,
+    table_stride,
+    k_page_stride,
+    v_page_stride,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    PAGE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TILE: tl.constexpr,
+    SPLITS: tl.constexpr,
+    STAGES: tl.constexpr,
+    PRECISION: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """A program is one tile of rows with the query heads of one kv head, over one of SPLITS parts of what they see."""
+    depend(EARLY)
+    head = tl.program_id(0) % KV_HEADS
+    tile = num_tiles - 1 - tl.program_id(0) // KV_HEADS  # a prompt's last rows see most: begin with them
+    table = tables + tl.load(tiles + tile * tile_stride).to(tl.int64) * table_stride
+    begin = tl.load(tiles + tile * tile_stride + 1)
+    rows = tl.load(tiles + tile * tile_stride + 2)
+
+    query = tl.arange(0, TILE * GROUP)
+    row = query // GROUP
+    live = row < rows
+    seen = tl.load(visible + begin + row, mask=live, other=0)
+    high = tl.max(seen)
+    low = tl.min(tl.where(live, seen, high))
+    dim = tl.arange(0, D)
+    place = (begin + row).to(tl.int64)[:, None]
+    part = ((head * GROUP + query % GROUP) * D)[:, None] + dim
+    queries = tl.load(q + place * q_stride + part, mask=live[:, None], other=0.0)
+
+    blocks = tl.cdiv(high, BLOCK)
+    first = blocks * tl.program_id(1) // SPLITS
+    last = blocks * (tl.program_id(1) + 1) // SPLITS
+    free = tl.minimum(tl.maximum(low // BLOCK, first), last)
+    acc = tl.zeros([TILE * GROUP, D], tl.float32)
+    top = tl.full([TILE * GROUP], float("-inf"), tl.float32)
+    weight = tl.zeros([TILE * GROUP], tl.float32)
+    acc, top, weight = _prefill_blocks(
+        queries, acc, top, weight, first, free, head, seen, high, table, k_pool, v_pool, scale, k_page_stride,
+        v_page_stride, D, PAGE, BLOCK, False, STAGES, PRECISION,
+    )  # fmt: skip
+    acc, top, weight = _prefill_blocks(
+        queries, acc, top, weight, free, last, head, seen, high, table, k_pool, v_pool, scale, k_page_stride,
+        v_page_stride, D, PAGE, BLOCK, True, STAGES, PRECISION,
+    )  # fmt: skip
+
+    if SPLITS == 1:
+        acc = acc / tl.where(weight == 0.0, 1.0, weight)[:, None]
+        tl.store(out + place * (KV_HEADS * GROUP * D) + part, acc.to(out.dtype.element_ty), mask=live[:, None])
+    else:
+        slot = ((place * KV_HEADS + head) * GROUP + query[:, None] % GROUP) * SPLITS + tl.program_id(1)
+        tl.store(partial + slot * D + dim, acc, mask=live[:, None])
+        tl.store(stats + 2 * slot, top[:, None], mask=live[:, None])
+        tl.store(stats + 2 * slot + 1, weight[:, None], mask=live[:, None])
+
+
+@triton.jit
+def _combine_prefill_kernel(partial, stats, out, D: tl.constexpr, SPLITS: tl.constexpr, EARLY: tl.constexpr):
+    """One query head of one row: its parts put together."""
+    depend(EARLY)
+    query = tl.program_id(0).to(tl.int64)
+    dim = tl.arange(0, D)
+    slot = query * SPLITS + tl.arange(0, SPLITS)
+    tops = tl.load(stats + 2 * slot)
+    level = tl.max(tops)
+    shrinks = tl.exp2(tops - tl.where(level == float("-inf"), 0.0, level))
+    weight = tl.sum(tl.load(stats + 2 * slot + 1) * shrinks)
+    acc = tl.sum(tl.load(partial + slot[:, None] * D + dim) * shrinks[:, None], 0)
+    tl.store(out + query * D + dim, (acc / tl.where(weight == 0.0, 1.0, weight)).to(out.dtype.element_ty))
+
+
+def prefill_attention(
+    q: Tensor,
+    k_pool: Tensor,
+    v_pool: Tensor,
+    tables: Tensor,
+    tiles: Tensor,
+    visible: Tensor,
+    scale: float,
+    splits: int = 1,
+) -> Tensor:
+    """Attention of many rows of several sequences; row r sees the first visible[r] tokens of its sequence.
+
+    Args:
+        q: (rows, heads, d), each row contiguous.
+        k_pool, v_pool: (pages, kv heads, page size, d).
+        tables: (sequences, blocks) int32, contiguous in the last dimension. Entries beyond what is seen are not read.
+        tiles: (tiles, 3) int32: row of `tables`, first row of q, number of rows, at most TILE_ROWS. Every row of q
+            belongs to one tile.
+        visible: (rows,) int32, never decreasing within a sequence; 0 gives zeros.
+        scale: of the scores.
+        splits: programs that share a tile's tokens, a power of two; see `choose_splits`.
+
+    Returns:
+        (rows, heads, d), contiguous.
+    """
+    rows, heads, d = q.shape
+    _, kv_heads, page, _ = k_pool.shape
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    if not rows:
+        return out
+    block = 64 if q.dtype != torch.float32 else 32
+    parts = rows * heads * splits if splits > 1 else 0
+    partial = torch.empty(parts, d, dtype=torch.float32, device=q.device)
+    stats = torch.empty(parts, 2, dtype=torch.float32, device=q.device)
+    _prefill_kernel[(len(tiles) * kv_heads, splits)](
+        q,
+        k_pool,
+        v_pool,
+        tables,
+        tiles,
+        visible,
+        out,
+        partial,
+        stats,
+        scale * LOG2_E,
+        len(tiles),
+        q.stride(0),
+        tiles.stride(0),
+        tables.stride(0),
+        k_pool.stride(0),
+        v_pool.stride(0),
+        KV_HEADS=kv_heads,
+        GROUP=heads // kv_heads,
+        D=d,
+        PAGE=page,
+        BLOCK=block,
+        TILE=TILE_ROWS,
+        SPLITS=splits,
+        STAGES=3,
+        PRECISION=precision(q.dtype),
+        num_warps=8,
+        **early(q.device),
+    )
+    if splits > 1:
+        _combine_prefill_kernel[(rows * heads,)](
+            partial, stats, out, D=d, SPLITS=splits, num_warps=2, **early(q.device)
+        )
+    return out
+
+
+def choose_splits(num_tiles: int, kv_heads: int, longest: int) -> int:
+    """How many programs should share a tile's tokens, of which there are at most `longest`."""
+    places = (
+        132 if not torch.cuda.is_available() else multiprocessors(torch.device("cuda", torch.cuda.current_device()))
+    )
+    wanted = min(places // max(1, num_tiles * kv_heads), longest // 512, 32)
+    return 1 << max(0, wanted.bit_length() - 1)

@@ -1,0 +1,164 @@
+"""What the vision tower's layers are computed with, and the plain way: PyTorch's own operations."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mossvl.model.configuration import MossVLVisionConfig
+from mossvl.model.xrope import Rope, rotate
+from mossvl.processing.pixels import normalise
+
+Grid = tuple[int, int, int]
+"""(frames, patch rows, patch columns) of one image or video."""
+
+Stream = Any
+"""The residual stream between layers; each `VisionOps` has its own form, and only it looks inside."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Which rows are a frame, and where each patch is in its frame."""
+
+    runs: tuple[tuple[int, int], ...]
+    """(frames, patches in each) of consecutive frames of the same length."""
+    positions: Tensor
+    """(entries, hidden): learned positions, in the weights' dtype."""
+    rope: Rope
+    """float32 cos and sin, (entries, head_dim)."""
+    entry: Tensor | None = None
+    """(patches,) int32: the entry of each row; None where there is one for every row."""
+
+
+class VisionOps(Protocol):
+    """The operations that the tower's modules ask for. Rows are patches; `norm` is an nn.LayerNorm."""
+
+    def pixels(self, patches: Tensor, weight: Tensor) -> Tensor:
+        """Patches (rows, features) on `weight`'s device in its dtype; uint8 ones are normalised."""
+        ...
+
+    def frames(self, table: Tensor, grids: Sequence[Grid], config: MossVLVisionConfig) -> Frames:
+        """`table` is the square of learned positions, (side², hidden)."""
+        ...
+
+    def start(self, x: Tensor, frames: Frames) -> Stream:
+        """Embedded patches (rows, hidden), learned positions added, as a residual stream."""
+        ...
+
+    def norm(self, x: Stream, norm: nn.LayerNorm) -> tuple[Stream, Tensor]:
+        """The stream, and its normed value (rows, hidden)."""
+        ...
+
+    def add(self, x: Stream, linear: nn.Linear, h: Tensor) -> Stream:
+        """The stream with linear(h) added. The stream that was given is used up."""
+        ...
+
+    def value(self, x: Stream) -> Tensor:
+        """What the stream holds, (rows, hidden); later calls of `add` leave it as it is."""
+        ...
+
+    def attention(self, qkv: Tensor, frames: Frames) -> Tensor:
+        """Every frame attends to itself, q and k rotated: (rows, 3, heads, head_dim) → (rows, heads, head_dim).
+
+        `qkv` is used up.
+        """
+        ...
+
+    def activated(self, linear: nn.Linear, act: nn.Module, x: Tensor) -> Tensor:
+        """act(linear(x))."""
+        ...
+
+    def norms(self, levels: Sequence[Tensor], norms: nn.ModuleList) -> Tensor:
+        """Each level (rows, hidden) normed by its own norm, side by side: (rows, levels · hidden)."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlainOps:
+    """PyTorch's operations: differentiable, on every device, for modules that an adapter may have replaced."""
+
+    mean: Sequence[float] = (0.5, 0.5, 0.5)
+    """Of uint8 pixels over 255, by channel."""
+    std: Sequence[float] = (0.5, 0.5, 0.5)
+
+    def pixels(self, patches: Tensor, weight: Tensor) -> Tensor:
+        if patches.dtype == torch.uint8:
+            return normalise(patches.to(weight.device), self.mean, self.std, weight.dtype)
+        return patches.to(weight)
+
+    def frames(self, table: Tensor, grids: Sequence[Grid], config: MossVLVisionConfig) -> Frames:
+        merge, half = config.spatial_merge_size, config.hidden_size // config.num_heads // 2
+        positions = [learned_positions(table, grid, merge) for grid in grids]
+        angles = torch.cat([rotary_angles(grid, merge, half, table.device) for grid in grids])
+        return Frames(equal_runs(grids), torch.cat(positions).to(table.dtype), (angles.cos(), angles.sin()))
+
+    def start(self, x: Tensor, frames: Frames) -> Stream:
+        return x + frames.positions
+
+    def norm(self, x: Stream, norm: nn.LayerNorm) -> tuple[Stream, Tensor]:
+        return x, norm(x)
+
+    def add(self, x: Stream, linear: nn.Module, h: Tensor) -> Stream:
+        return x + linear(h)
+
+    def value(self, x: Stream) -> Tensor:
+        return x
+
+    def attention(self, qkv: Tensor, frames: Frames) -> Tensor:
+        q, k, v = qkv.unbind(1)
+        q, k = (rotate(part.float(), frames.rope).to(part.dtype) for part in (q, k))
+        return attend_by_frame(q, k, v, frames.runs, F.scaled_dot_product_attention)
+
+    def activated(self, linear: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
+        return act(linear(x))
+
+    def norms(self, levels: Sequence[Tensor], norms: nn.ModuleList) -> Tensor:
+        return torch.cat([norm(level) for norm, level in zip(norms, levels, strict=True)], dim=-1)
+
+
+PLAIN = PlainOps()
+
+
+def equal_runs(grids: Sequence[Grid]) -> tuple[tuple[int, int], ...]:
+    """(frames, patches) of consecutive frames of the same number of patches."""
+    lengths = [rows * columns for frames, rows, columns in grids for _ in range(frames)]
+    return tuple((len(list(run)), patches) for patches, run in groupby(lengths))
+
+
+def attend_by_frame(
+    q: Tensor, k: Tensor, v: Tensor, runs: Sequence[tuple[int, int]], attend: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Tensor:
+    """(rows, heads, head_dim) each → the same; `attend` takes (frames, heads, patches, head_dim), a batch a run."""
+    sizes = [frames * patches for frames, patches in runs]
+    outputs = []
+    for (frames, _), *parts in zip(runs, *(part.split(sizes) for part in (q, k, v)), strict=True):
+        batch = (part.unflatten(0, (frames, -1)).transpose(1, 2) for part in parts)
+        outputs.append(attend(*batch).transpose(1, 2).flatten(0, 1))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def by_blocks(x: Tensor, merge: int) -> Tensor:
+    """(rows, columns, …) → (patches, …) in merge-block order."""
+    return x.unflatten(1, (-1, merge)).unflatten(0, (-1, merge)).transpose(1, 2).flatten(0, 3)
+
+
+def learned_positions(table: Tensor, grid: Grid, merge: int) -> Tensor:
+    """The square of learned positions (side², hidden), stretched to a grid: bilinear, corners aligned; float32."""
+    frames, rows, columns = grid
+    side = int(len(table) ** 0.5)
+    square = table.float().T.reshape(1, -1, side, side)
+    stretched = F.interpolate(square, (rows, columns), mode="bilinear", align_corners=True)[0].permute(1, 2, 0)
+    return by_blocks(stretched, merge).repeat(frames, 1)
+
+
+def rotary_angles(grid: Grid, merge: int, half: int, device: torch.device) -> Tensor:
+    """float32 (patches, 2 · half): the first half of the frequencies turn with the row, the rest with the column."""
+    frames, rows, columns = grid
+    inverse = 10000.0 ** -(torch.arange(0, half, 2, device=device).float() / half)
+    y, x = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij")
+    angles = by_blocks(torch.stack((y, x), dim=-1), merge).unsqueeze(-1) * inverse
+    return angles.flatten(1).repeat(frames, 2)

@@ -1,0 +1,90 @@
+"""The engine on a GPU: the golden answers, graphs against eager steps, and the published size against a plain pass."""
+
+import gc
+
+import pytest
+import torch
+from golden_cases import CASES
+
+import mossvl
+from mossvl.bench.prompts import IMAGE, VIDEO_64, RandomPrompt, random_pixels
+from mossvl.engine.engine import Engine
+from mossvl.loading import random_model
+from mossvl.options import GenerationOptions
+
+pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("gpu")]
+
+QUERIES = [{**case["query"], "generate_kwargs": {"max_new_tokens": case["max_new_tokens"]}} for case in CASES.values()]
+TOKENS = [case["text"] for case in CASES.values()]
+SMALL_STEPS = {"prefill_tokens": 7, "mixed_prefill_tokens": 3, "vision_patches": 1, "mixed_vision_patches": 1}
+
+
+@pytest.fixture(scope="module")
+def on_gpu(golden):
+    return mossvl.load(golden / "checkpoint", device="cuda", dtype="float32")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"eager": True}, SMALL_STEPS, {"prefix_cache": False, "vision_cache": 0}, {"page_size": 16, "max_batch": 3}],
+    ids=["graphs", "eager", "small steps", "no caches", "small batch"],
+)
+def test_golden_answers(options, on_gpu):
+    llm = mossvl.MossVL(*on_gpu, memory=1 << 28, **options)
+    for _ in range(2):
+        assert [result.text for result in llm.generate(QUERIES, progress=False)] == TOKENS
+    assert llm.engine.cache.available == llm.engine.cache.num_pages
+
+
+def test_golden_answers_when_pages_are_few(on_gpu):
+    llm = mossvl.MossVL(*on_gpu, memory=1 << 22)
+    assert [result.text for result in llm.generate(QUERIES, progress=False)] == TOKENS
+
+
+@pytest.mark.parametrize("params", [{"temperature": 0.9, "seed": 3, "top_k": 0}, {"repetition_penalty": 1.3}])
+def test_no_token_differs_between_graphs_and_eager_steps(params, on_gpu):
+    answers = []
+    for eager in (True, False):
+        llm = mossvl.MossVL(*on_gpu, memory=1 << 28, eager=eager)
+        results = llm.generate(QUERIES, mossvl.SamplingParams(max_new_tokens=24, **params), progress=False)
+        answers.append([result.token_ids for result in results])
+    assert answers[0] == answers[1]
+
+
+@pytest.fixture(scope="module")
+def large():
+    model = random_model(device="cuda", dtype="bfloat16")
+    yield model
+    del model
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("shape", [IMAGE, VIDEO_64], ids=["image", "64 frames"])
+def test_logits_at_the_published_size(shape, large, monkeypatch):
+    """A prompt and eight tokens: logits of every step against one plain pass over all of them, in bfloat16."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    engine = Engine(large, mossvl.EngineConfig(memory=0.6))
+    logits = []
+    compute = engine.runner._logits
+
+    def computing(rows):
+        outputs = compute(rows)
+        if rows.draws:
+            logits.append(outputs[0].float().clone())
+        return outputs
+
+    monkeypatch.setattr(engine.runner, "_logits", computing)
+    prompt = RandomPrompt.new(shape, large.config, random_pixels(shape))
+    result = engine.begin(prompt, GenerationOptions(max_new_tokens=8, ignore_eos=True)).wait()
+    ids = torch.cat((prompt.input_ids, torch.tensor(result.token_ids[:-1])))
+    pixels = torch.cat(prompt.pixels).cuda().bfloat16() / 255 * 2 - 1
+    grid = torch.tensor([[shape.frames, shape.rows, shape.columns]])
+    plain = large(input_ids=ids[None].cuda(), pixel_values=pixels, grid_thw=grid, logits_to_keep=8).logits[0].float()
+    own = torch.cat(logits[:8])
+    error = ((own - plain).norm() / plain.norm()).item()
+    print(f"\n{shape.name}: engine against plain pass, bf16: {error:.2e}")
+    assert error < 3e-2
+    engine.close()
