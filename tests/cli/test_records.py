@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mossvl.cli.records import Line, as_query, lines_of, parse_line
+from mossvl.engine.query import Query
 from mossvl.errors import DataError, MossVLError
-from mossvl.offline.query import Query
 
 FOLDER = Path("/data")
 

@@ -2,18 +2,15 @@
 
 import copy
 from contextlib import suppress
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from golden_cases import MEDIA
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mossvl.errors import MossVLError, OptionError, PromptError
 from mossvl.engine.query import Query
-from mossvl.offline.request import Request
+from mossvl.errors import MossVLError, OptionError, PromptError
 from mossvl.options import GenerationOptions, MediaOptions
 
 SHAPES = str(MEDIA / "shapes.png")
@@ -205,31 +202,19 @@ def test_options_reach_the_choice_of_tokens(model, processor):
     assert answer(repetition_penalty=5.0).count(" fram") == 1
 
 
-def test_a_repetition_penalty_counts_the_prompt(processor):
-    query = Query.from_dict({"prompt": "x", "generate_kwargs": {"repetition_penalty": 2.0}})
-    request = Request(0, query, query.messages([]), processor)
-    request.planned = SimpleNamespace(input_ids=torch.tensor([3]))
-    assert request.choose(torch.tensor([0.0, 0.0, 1.0, 1.5])) == 2
-
-
-@pytest.mark.parametrize("options", [{}, {"do_sample": True}])
-def test_logits_that_are_no_numbers_end_the_query(options, processor):
-    query = Query.from_dict({"prompt": "x", "generate_kwargs": options})
-    with pytest.raises(MossVLError, match="not a number"):
-        Request(0, query, query.messages([]), processor).choose(torch.full((60,), torch.nan))
-
-
 def test_frames_are_encoded_so_many_at_a_time(model, processor, monkeypatch):
     sizes = []
     encode = type(model.model).encode_vision
 
-    def counting(self, pixel_values, grid_thw, *rest):
+    def counting(self, pixel_values, grid_thw, *rest, **options):
         sizes.append(int(grid_thw[:, 0].sum()))
-        return encode(self, pixel_values, grid_thw, *rest)
+        return encode(self, pixel_values, grid_thw, *rest, **options)
 
     monkeypatch.setattr(type(model.model), "encode_vision", counting)
     query = {"prompt": "a", "videos": [str(MEDIA / "clip_10fps_6s.mp4")], "generate_kwargs": {"max_new_tokens": 1}}
+    model.engine().clear_caches()
     model.offline_batch_generate(processor, [query], vision_chunked_length=4)
+    model.engine().clear_caches()
     query["generate_kwargs"]["vision_chunked_length"] = 2
     model.offline_batch_generate(processor, [query], vision_chunked_length=4)
     assert sizes == [4, 2, 2, 2, 2]

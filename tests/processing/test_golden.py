@@ -6,7 +6,7 @@ import pytest
 import torch
 from golden_cases import CASES, LABELS, TABLES
 
-from mossvl.offline.query import Query, media_of
+from mossvl.engine.query import Query, media_of
 from mossvl.processing import sampling, sizes
 
 

@@ -1,0 +1,280 @@
+"""What goes wrong costs the query that it goes wrong with, and nothing is left behind."""
+
+import gc
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from golden_cases import CHECKPOINT, MEDIA
+
+import mossvl
+from mossvl.engine.media import Load
+from mossvl.errors import (
+    ContextLengthError,
+    EngineError,
+    GenerationCancelled,
+    GenerationTimeout,
+    MediaError,
+    MossVLError,
+)
+
+SHAPES, CLIP = str(MEDIA / "shapes.png"), str(MEDIA / "clip_40s.mp4")
+GOOD = {"prompt": "yes", "images": [SHAPES], "generate_kwargs": {"max_new_tokens": 8}}
+LONG = {"prompt": "yes", "videos": [CLIP], "generate_kwargs": {"max_new_tokens": 100_000, "ignore_eos": True}}
+
+
+def settled(llm, seconds=20.0):
+    """Wait until no thread of the engine is left; then whether everything was given back."""
+    deadline = time.monotonic() + seconds
+    while threads() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    engine = llm.engine
+    engine.cache.clear()
+    return not threads() and engine.cache.num_free == engine.cache.num_pages and engine.budget.used == 0
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("mossvl-")]
+
+
+@pytest.fixture
+def loading(monkeypatch):
+    """Put something in the way of loading: `loading(what)` calls `what(load)` in the loading thread first."""
+    original = Load._load
+
+    def put(what):
+        def instead(self, *rest):
+            what(self)
+            return original(self, *rest)
+
+        monkeypatch.setattr(Load, "_load", instead)
+
+    return put
+
+
+def only(prompt, action):
+    """`action`, for queries with that prompt."""
+
+    def act(load):
+        if load.query.turn[0]["content"][-1]["text"] == prompt:
+            action()
+
+    return act
+
+
+def raising(error):
+    def act():
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize("error", [MediaError("no such thing"), RuntimeError("a bug"), MemoryError(), SystemExit(3)])
+def test_a_loader_that_raises_costs_its_query(error, llm, loading):
+    loading(only("bad", raising(error)))
+    bad, good = llm.generate([{**GOOD, "prompt": "bad"}, GOOD])
+    assert bad.finish_reason == "error"
+    assert isinstance(bad.error, Exception)
+    assert good.error is None
+    assert settled(llm)
+
+
+def test_a_loader_that_hangs_ends_with_the_querys_time(llm, loading):
+    release = threading.Event()
+    loading(only("bad", lambda: release.wait(30)))
+    query = {**GOOD, "prompt": "bad", "generate_kwargs": {"timeout": 0.3}}
+    bad, good = llm.generate([query, GOOD])
+    assert isinstance(bad.error, GenerationTimeout)
+    assert good.error is None
+    release.set()
+    assert settled(llm)
+
+
+def test_a_loader_that_gives_nothing_is_given_up(llm, loading, monkeypatch):
+    release = threading.Event()
+    loading(only("bad", lambda: release.wait(30)))
+    monkeypatch.setattr(llm.processor, "limits", mossvl.media.limits.MediaLimits(timeout=0.2))
+    assert "loading gave nothing for 0.2 seconds" in str(llm.generate({**GOOD, "prompt": "bad"}).error)
+    release.set()
+
+
+def test_loaders_that_hang_do_not_keep_others_from_loading_for_ever(make, loading):
+    llm = make(media_workers=2)
+    release = threading.Event()
+    loading(only("bad", lambda: release.wait(30)))
+    hanging = [llm.submit({**GOOD, "prompt": "bad", "generate_kwargs": {"timeout": 0.5}}) for _ in range(4)]
+    assert llm.submit(GOOD).result(30).text
+    assert all(isinstance(one.wait(30).error, GenerationTimeout) for one in hanging)
+    release.set()
+
+
+def test_memory_that_runs_out_while_frames_are_encoded_halves_their_number(llm, monkeypatch):
+    encode = type(llm.engine.runner)._encode_at_once
+    sizes = []
+
+    def short_of_memory(self, frames, scale):
+        sizes.append(len(frames))
+        if len(frames) > 2:
+            raise torch.OutOfMemoryError("injected")
+        return encode(self, frames, scale)
+
+    query = {**GOOD, "images": [], "videos": [str(MEDIA / "clip_10fps_6s.mp4")]}
+    expected = llm.generate(query).text
+    llm.engine.clear_caches()
+    monkeypatch.setattr(type(llm.engine.runner), "_encode_at_once", short_of_memory)
+    assert llm.generate(query).text == expected
+    assert sizes[0] == 6 and sizes.count(6) == 1 and max(sizes[1:]) == 3
+    assert llm.engine.runner.halvings == 3
+
+
+def test_a_step_that_raises_ends_its_requests_only(make, monkeypatch):
+    llm = make(max_batch=2)
+    text = type(llm.engine.runner)._text
+    expected = llm.generate(GOOD).text
+
+    def failing(self, prefill, decode):
+        if any("bad" in rows.request.owner.handle.input_text for rows in prefill):
+            raise RuntimeError("injected")
+        return text(self, prefill, decode)
+
+    monkeypatch.setattr(type(llm.engine.runner), "_text", failing)
+    running = llm.submit({**GOOD, "generate_kwargs": {"max_new_tokens": 10_000, "ignore_eos": True}})
+    next(iter(running.chunks()))
+    bad, waiting = llm.submit({**GOOD, "prompt": "bad"}), llm.submit(GOOD)
+    assert "injected" in str(bad.wait(30).error)
+    result = running.wait(30)
+    assert "injected" in str(result.error)
+    assert len(result.token_ids) > 0
+    assert waiting.result(30).text == expected
+    assert settled(llm)
+
+
+def test_a_broken_device_ends_everything_at_once_and_says_so(llm, monkeypatch):
+    def broken(self, plan):
+        raise RuntimeError("device-side assert")
+
+    monkeypatch.setattr(type(llm.engine.runner), "launch", broken)
+    monkeypatch.setattr(type(llm.engine.runner), "check_device", lambda self: raising(RuntimeError("lost"))())
+    handles = [llm.submit(GOOD) for _ in range(3)]
+    errors = [handle.wait(30).error for handle in handles]
+    assert any(isinstance(error, EngineError) for error in errors)
+    with pytest.raises(EngineError, match="failed"):
+        llm.submit(GOOD)
+
+
+@pytest.mark.parametrize("query", [GOOD, LONG], ids=["image", "video"])
+def test_cancelling_at_every_stage_leaves_nothing(query, make):
+    for delay in (0, 0.001, 0.01, 0.03, 0.1, 0.3):
+        llm = make(prefix_cache=False, vision_cache=0, media_cache=0, vision_patches=16, prefill_tokens=4)
+        handle = llm.submit(query)
+        time.sleep(delay)
+        handle.cancel()
+        result = handle.wait(30)
+        assert result.finish_reason in ("cancelled", "stop", "length")
+        if result.error is not None:
+            with pytest.raises(GenerationCancelled):
+                handle.result()
+        assert settled(llm)
+
+
+def test_a_prompt_that_does_not_fit_is_refused_with_both_sizes(make):
+    with pytest.raises(ContextLengthError, match="more than the engine's 4 pages"):
+        make(memory=4 * 32 * 1024 + 1, page_size=32).submit(LONG).result(30)
+
+
+def test_results_wait_no_longer_than_they_are_told(llm):
+    handle = llm.submit(LONG)
+    with pytest.raises(GenerationTimeout, match="it goes on"):
+        handle.result(0.05)
+    assert not handle.ended
+    handle.cancel()
+    handle.wait(30)
+
+
+def test_closing_ends_everything_within_bounds(llm):
+    handles = [llm.submit(LONG) for _ in range(5)]
+    time.sleep(0.2)
+    llm.close()
+    assert all(isinstance(handle.wait(5).error, GenerationCancelled) for handle in handles)
+    assert settled(llm)
+
+
+def test_a_second_engine_in_the_same_process(make):
+    first, second = make(), make()
+    handles = [engine.submit(GOOD) for engine in (first, second) for _ in range(3)]
+    assert len({handle.result(60).text for handle in handles}) == 1
+
+
+def test_a_file_that_changes_is_seen(llm, tmp_path):
+    path = tmp_path / "picture.png"
+    path.write_bytes(Path(SHAPES).read_bytes())
+    query = {**GOOD, "images": [str(path)]}
+    first = llm.generate(query)
+    path.write_bytes((MEDIA / "small.png").read_bytes())
+    second = llm.generate(query)
+    assert second.media != first.media
+    assert second.text == llm.generate({**query, "images": [str(MEDIA / "small.png")]}).text
+
+
+def open_files():
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_200_random_cancels_and_timeouts_leave_no_page_thread_or_file(make):
+    llm = make(max_batch=8, media_workers=3, page_size=8, memory=1 << 21)
+    expected = llm.generate(GOOD).text
+    assert settled(llm)
+    before, rng = open_files(), random.Random(5)
+    handles = []
+    for _ in range(200):
+        query = dict(rng.choice([GOOD, LONG]))
+        if rng.random() < 0.5:
+            query["generate_kwargs"] = {**query["generate_kwargs"], "timeout": rng.uniform(0.001, 0.5)}
+        handle = llm.submit(query)
+        handles.append(handle)
+        threading.Timer(rng.uniform(0, 0.5), handle.cancel).start()
+        time.sleep(rng.uniform(0, 0.02))
+    for handle in handles:
+        result = handle.wait(60)
+        assert result.error is not None or result.text == expected
+    assert settled(llm)
+    gc.collect()
+    assert open_files() <= before
+    assert llm.generate(GOOD).text == expected
+
+
+@pytest.mark.parametrize("stage", ["loading", "generating"])
+def test_ctrl_c_returns_the_prompt(stage, tmp_path):
+    """Within seconds, and without a traceback of a thread that was ended."""
+    script = tmp_path / "ask.py"
+    hang = "mossvl.engine.media.Load._load = lambda *_: __import__('time').sleep(60)\n" if stage == "loading" else ""
+    script.write_text(
+        "import mossvl, mossvl.engine.media\n"
+        f"llm = mossvl.MossVL({str(CHECKPOINT)!r}, memory=1 << 24)\n{hang}"
+        "print('ready', flush=True)\n"
+        f"for text in llm.stream({LONG!r}): print('token', flush=True)\n"
+    )
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    if stage == "generating":
+        assert process.stdout.readline() == "token\n"
+    else:
+        time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert "KeyboardInterrupt" in errors
+    assert "terminate called" not in errors
+
+
+def test_errors_are_kept_with_the_result(llm):
+    result = llm.generate({"prompt": "x", "images": ["missing.png"]})
+    assert isinstance(result.error, MossVLError)
+    assert "missing.png" in str(result.error)
