@@ -41,7 +41,7 @@ class EngineConfig:
     prefill_tokens: int = 4096
     vision_patches: int = 57_344
     mixed_prefill_tokens: int = 256
-    mixed_vision_patches: int = 3_136
+    mixed_vision_patches: int = 1_792
     prefix_cache: bool = True
     vision_cache: int = GIB
     media_cache: int = 1024

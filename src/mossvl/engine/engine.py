@@ -28,6 +28,7 @@ from mossvl.errors import ContextLengthError, EngineError, GenerationCancelled, 
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.options import GenerationOptions, SamplingParams
 from mossvl.processing.processor import MossVLProcessor
+from mossvl.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +141,11 @@ class Engine:
     def active(self) -> int:
         """Queries that have not ended."""
         return self._expected
+
+    def warm_up(self, shown: bool | None = None) -> None:
+        """Compile kernels and capture graphs now, with a progress bar on a terminal; for an idle engine."""
+        with progress(None, 0, shown is not False, "graphs") as advance:
+            self.runner.warm_up(lambda done, total: advance())
 
     def clear_caches(self) -> None:
         """Forget what was computed before: kept blocks, encoded frames, digests. For an idle engine."""

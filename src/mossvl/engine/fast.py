@@ -175,3 +175,14 @@ def in_tiles(pool: PagePool, rows: TextRows, device: torch.device) -> Prompts | 
     longest, most = int(rows.lengths[:count].max()), int(rows.visible[:count].max())
     splits = (choose_splits(len(tiles), heads, max(one, 1)) for one in (longest, most))
     return Prompts(to_device(tiles, device), count, *splits)
+
+
+def warm_up_prompts(pool: PagePool, tables: Tables, heads: int) -> None:
+    """Compile the attention of prompts for all numbers of splits that may be chosen."""
+    keys, values = pool.layer(0)
+    device = keys.device
+    q = torch.zeros((TILE_ROWS, heads, keys.shape[3]), dtype=keys.dtype, device=device)
+    tiles = torch.tensor([[len(tables.vision) - 1, 0, TILE_ROWS]], dtype=torch.int32, device=device)
+    seen = torch.zeros(TILE_ROWS, dtype=torch.int32, device=device)
+    for splits in (1, 2, 4, 8, 16, 32):
+        prefill_attention(q, keys, values, tables.vision, tiles, seen, 1.0, splits)

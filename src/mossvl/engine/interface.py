@@ -184,7 +184,11 @@ class MossVL:
             for task in tasks:
                 task.cancel()
 
-    # --- the end -------------------------------------------------------------------------------------------------
+    # --- beginning and end ---------------------------------------------------------------------------------------
+
+    def warm_up(self) -> None:
+        """Compile and capture now what would be when it is first needed; worth it before others come to ask."""
+        self.engine.warm_up()
 
     def close(self) -> None:
         """Cancel what has not ended, and wait for the engine to stop, for a bounded time."""

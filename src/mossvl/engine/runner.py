@@ -275,15 +275,18 @@ class Runner:
         return self._step(inputs, backend)
 
     def warm_up(self, report: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Compile kernels and capture graphs now instead of when they are first needed.
+        """Compile kernels and capture graphs of text now instead of when they are first needed.
 
         Args:
             report: takes how many are done, and how many there are.
         """
         if self.graphs is None:
             return
+        from mossvl.engine.fast import warm_up_prompts
+
         kinds = self.graphs.kinds()
         with torch.inference_mode():
+            warm_up_prompts(self.pool, self.tables, self.model.config.text_config.num_attention_heads)
             for done, kind in enumerate(kinds):
                 report(done, len(kinds))
                 self.graphs.captured(kind)

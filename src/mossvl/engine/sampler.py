@@ -158,13 +158,13 @@ def uniform(seed: Tensor, number: Tensor, token: Tensor) -> Tensor:
 
     An integer hash in counter mode: the same on every device, whatever the order in which things are computed.
     """
-    low, high = seed & 0xFFFFFFFF, seed >> 32
-    stream = _mixed(_mixed(low) ^ number)
-    return (_mixed(_mixed(token ^ stream) ^ _mixed(high ^ stream)).double() + 0.5) / 2**32
+    stream = _mixed(_mixed(_mixed(seed & 0xFFFFFFFF) ^ (seed >> 32)) ^ number)
+    return (_mixed(_mixed(token) ^ stream).double() + 0.5) / 2**32
 
 
 def _mixed(x: Tensor) -> Tensor:
     """A permutation of 32-bit integers that scatters its input's bits (xor-shifts and odd multiplications)."""
+    x = (x + 0x9E3779B9) & 0xFFFFFFFF  # Zero would stay zero.
     for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
         x = ((x ^ (x >> shift)) * factor) & 0xFFFFFFFF
     return x ^ (x >> 15)

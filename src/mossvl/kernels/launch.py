@@ -4,6 +4,9 @@ On Hopper and later, a kernel's programs may take their places while the kernel 
 dependent launch). Such a kernel calls `depend` before it reads what another kernel wrote and before it writes: until
 then it may only read weights. Every program of every such kernel calls it, so that waiting for the kernel before is
 waiting for all before that.
+
+Arguments that count rows are not specialised: kernels for 1, for multiples of 16 and for other numbers would each be
+compiled in the middle of somebody's answer.
 """
 
 from functools import cache

@@ -81,7 +81,7 @@ def _one_row_kernel(
     tl.store(out + n, y.to(out.dtype.element_ty), mask=live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _few_rows_kernel(
     x,
     norm_weight,

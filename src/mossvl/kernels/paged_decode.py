@@ -23,7 +23,7 @@ def _owner(block, programs, total):
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _decode_kernel(
     q,
     k_pool,
@@ -113,7 +113,7 @@ def _decode_kernel(
         block += last - first
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _combine_decode_kernel(
     lengths,
     partial,

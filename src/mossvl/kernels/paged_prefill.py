@@ -67,7 +67,7 @@ def _prefill_blocks(
     return acc, top, weight
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tiles"])
 def _prefill_kernel(
     q,
     k_pool,

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.activations import GELUTanh
 
 from mossvl.kernels.launch import multiprocessors
@@ -40,7 +41,7 @@ def padded(width: int) -> int:
     return 1 << (width - 1).bit_length()
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _norm_kernel(
     x_ptr, shift_ptr, weight_ptr, bias_ptr, out_ptr, rows, out_stride, eps,
     HAS_SHIFT: tl.constexpr, WIDTH: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr, ROWS: tl.constexpr,
@@ -182,6 +183,10 @@ def _channel_values(mean: tuple[float, ...], std: tuple[float, ...], device: tor
     return torch.tensor([*(1 / 255 / scale for scale in std), *added], device=device)
 
 
+MANY_PATCHES, OFTEN = 16_384, 100
+"""From so many patches on, or so many calls (one a layer), an attention that must be set up first is worth it."""
+
+
 @dataclass
 class Shift:
     """A vector to be added to every row of a stream: the biases of all linears that were added to it so far."""
@@ -208,6 +213,7 @@ class TritonOps:
         self.mean, self.std = tuple(mean), tuple(std)
         self._recent: OrderedDict[tuple[Grid, ...], Frames] = OrderedDict()
         self._no_shift = Shift()
+        self._calls: dict[tuple[int, int], int] = {}
 
     def pixels(self, patches: Tensor, weight: Tensor) -> Tensor:
         if patches.dtype == torch.uint8:
@@ -256,7 +262,17 @@ class TritonOps:
     def attention(self, qkv: Tensor, frames: Frames) -> Tensor:
         rotate_in_place(qkv, frames)
         q, k, v = qkv.unbind(1)
-        return attend_by_frame(q, k, v, frames.runs, F.scaled_dot_product_attention)
+        return attend_by_frame(q, k, v, frames.runs, self._attend)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """PyTorch's choice, cuDNN, takes about two thirds of flash attention's time, but 35 ms to set up for every new
+        (frames, patches): too much for images of ever new sizes."""
+        shape = q.shape[0], q.shape[2]
+        self._calls[shape] = calls = self._calls.get(shape, 0) + 1
+        if q.dtype == torch.float32 or shape[0] * shape[1] >= MANY_PATCHES or calls > OFTEN:
+            return F.scaled_dot_product_attention(q, k, v)
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
+            return F.scaled_dot_product_attention(q, k, v)
 
     def activated(self, linear: nn.Linear, act: nn.Module, x: Tensor) -> Tensor:
         """GELU in the product's epilogue, before rounding. cuBLASLt does so in half precision; elsewhere it would be an
