@@ -66,7 +66,7 @@ def test_logits_at_the_published_size(shape, large, monkeypatch):
     """A prompt and eight tokens: logits of every step against one plain pass over all of them, in bfloat16."""
     gc.collect()
     torch.cuda.empty_cache()
-    engine = Engine(large, mossvl.EngineConfig(memory=0.6))
+    engine = Engine(large, mossvl.EngineConfig(memory=float(4 << 30)))
     logits = []
     compute = engine.runner._logits
 

@@ -64,8 +64,6 @@ def bench(
     described = hardware.describe(engine.runner.device if engine is not None else torch.device("cpu"))
     if engine is None:
         described["device"] = "CPU"
-    if engine is not None:
-        engine.warm_up()
     ceilings = {} if engine is None else hardware.ceilings(engine.runner.device)
     results: dict[str, Any] = {"hardware": described, "ceilings": ceilings}
     tables = []

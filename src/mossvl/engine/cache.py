@@ -8,8 +8,9 @@ the same, until they are needed for something else.
 """
 
 import hashlib
+from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 
@@ -34,22 +35,34 @@ class Block:
     vision: tuple[tuple[int, int], ...]
     users: int = 0
 
+    @property
+    def pages(self) -> Iterator[int]:
+        yield from self.text
+        yield from (page for _, page in self.vision)
+
 
 def block_key(before: bytes, tokens: Sequence[int], frames: Iterable[bytes]) -> bytes:
     """The key of a block: a hash of the key before it, its token ids, and the digests of its frames' pixels."""
     digest = hashlib.blake2b(before, digest_size=16)
-    digest.update(b",".join(str(token).encode() for token in tokens))
+    digest.update(array("q", tokens))
     for frame in frames:
         digest.update(b"|" + frame)
     return digest.digest()
+
+
+def shared_vision(blocks: Sequence[Block]) -> list[int]:
+    """The pages of the vision sequence of kept blocks; of two that hold the same tokens, the fuller, later one."""
+    pages = dict(pair for block in blocks for pair in block.vision)
+    return [pages[index] for index in sorted(pages)]
 
 
 @dataclass
 class PageCache:
     """All pages, and the blocks that are kept.
 
-    A page is pinned while requests hold it and owned while kept blocks do; with neither it is free. Blocks that no
-    request uses wait in the order of their last use, the ends of prompts before their beginnings, to be given up.
+    A page is pinned while requests hold it or use a block that has it, and owned while kept blocks have it; with
+    neither it is free. Blocks that no request uses wait in the order of their last use, the ends of prompts before
+    their beginnings, to be given up.
 
     Attributes:
         keep: whether blocks are kept for others at all.
@@ -76,7 +89,7 @@ class PageCache:
         return len(self._free)
 
     def pinned(self, page: int) -> bool:
-        """Whether a request holds the page."""
+        """Whether a request holds the page, or uses a block that has it."""
         return self._pins[page] > 0
 
     def allocate(self, count: int) -> list[int]:
@@ -100,6 +113,8 @@ class PageCache:
             block.users -= 1
             if not block.users:
                 self.idle[block.key] = block
+            for page in block.pages:
+                self.unpin(page)
         for page in pages:
             self.unpin(page)
 
@@ -114,9 +129,11 @@ class PageCache:
         return found
 
     def use(self, block: Block) -> None:
-        """A request begins to use a kept block; its pages are pinned one by one with `pin`."""
+        """A request begins to use a kept block, which holds its pages until it is released, read or not."""
         block.users += 1
         self.idle.pop(block.key, None)
+        for page in block.pages:
+            self.pin(page)
 
     def pin(self, page: int) -> None:
         """A request holds the page."""
@@ -135,10 +152,10 @@ class PageCache:
         """Keep a block that its request has computed and uses; None if its key is kept already, or nothing is kept."""
         if not self.keep or key in self.blocks:
             return None
-        block = Block(key, text, vision, users=1)
-        self.blocks[key] = block
-        for page in self._pages_of(block):
+        block = self.blocks[key] = Block(key, text, vision)
+        for page in block.pages:
             self._owners[page] += 1
+        self.use(block)
         return block
 
     def clear(self) -> None:
@@ -146,15 +163,10 @@ class PageCache:
         while self.idle:
             self._evict()
 
-    @staticmethod
-    def _pages_of(block: Block) -> Iterable[int]:
-        yield from block.text
-        yield from (page for _, page in block.vision)
-
     def _evict(self) -> None:
         key, block = self.idle.popitem(last=False)
         del self.blocks[key]
-        for page in self._pages_of(block):
+        for page in block.pages:
             self._owners[page] -= 1
             if not self._owners[page] and not self._pins[page]:
                 self._free.append(page)

@@ -106,8 +106,7 @@ def vision_slots(frames: Sequence[Frames], page_size: int) -> NDArray[np.int64]:
 
 def vision_positions(frames: Sequence[Frames]) -> Tensor:
     """(3, vision tokens) int64: rotary positions of the vision tokens of these frames."""
-    ranges = [(part.request.prompt, part.request.prompt.vision_range(part.start, part.stop)) for part in frames]
-    return torch.cat([prompt.vision_positions[:, start:stop] for prompt, (start, stop) in ranges], dim=1)
+    return torch.cat([part.request.prompt.layout.vision(part.start, part.stop) for part in frames], dim=1)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mossvl.engine.cache import Block, block_key
 from mossvl.model.vision import Grid
-from mossvl.model.xrope import layout
+from mossvl.model.xrope import TextLayout, layout
 from mossvl.options import SamplingParams
 
 _numbers = count()
@@ -37,9 +37,7 @@ class Prompt:
     """End of each frame in the vision sequence, its separator included."""
     frame_grids: list[tuple[int, int]]
     """Patch rows and columns of each frame."""
-    vision_positions: Tensor
-    """(3, vision tokens) int64: rotary positions of vision tokens."""
-    next_position: int
+    layout: TextLayout
 
     @classmethod
     def build(cls, tokens: Tensor, grids: Sequence[Grid], image_token_id: int, merge_size: int) -> "Prompt":
@@ -55,14 +53,18 @@ class Prompt:
         ends = torch.cat((plan.frame_ends.new_zeros(1), plan.frame_ends))
         return cls(
             tokens=tokens.tolist(),
-            positions=plan.text[0].numpy().astype(np.int32),
+            positions=plan.text.numpy().astype(np.int32),
             visible=ends[plan.visible_frames].numpy().astype(np.int32),
             frame_rows=is_image.nonzero().flatten().tolist(),
             frame_ends=plan.frame_ends.tolist(),
             frame_grids=frames,
-            vision_positions=plan.vision,
-            next_position=plan.next_position,
+            layout=plan,
         )
+
+    @property
+    def next_position(self) -> int:
+        """Rotary position of the answer's first token."""
+        return self.layout.next_position
 
     @property
     def num_frames(self) -> int:

@@ -18,10 +18,12 @@ from mossvl.engine.pool import PagePool, Tables, count_pages
 from mossvl.engine.request import PixelScale, Request
 from mossvl.engine.sampler import Drawn, Sampler, likeliest
 from mossvl.engine.scheduler import Frames, Plan, Rows
+from mossvl.engine.staging import Staging
 from mossvl.engine.vision_cache import VisionCache
 from mossvl.model.fusing import fuse
 from mossvl.model.layers import CrossAttentionLayer
 from mossvl.model.modeling import MossVLLMHeadModel
+from mossvl.model.vision import VisionTower
 from mossvl.model.vision_ops import PlainOps, VisionOps
 from mossvl.model.xrope import rotary
 
@@ -56,7 +58,7 @@ class Pending:
         return self.drawn
 
 
-GRAPH_SPLITS = (1, 8)
+GRAPH_SPLITS = (4, 16)
 """In how many parts the text and vision tokens are split that a captured step's tiles see: tiles are few there, and
 what they see may be much."""
 
@@ -87,6 +89,7 @@ class Runner:
         self.fast = self.device.type == "cuda" and len(set(devices)) == 1 and has_triton()
         self.graphs: Any = None
         self.weights: dict[tuple[int, ...], Tensor | None] = {}
+        self.staging = self._staging(model.model.visual)
         self._vision_ops: dict[PixelScale, VisionOps] = {}
         if self.fast:
             fuse(model)
@@ -94,6 +97,11 @@ class Runner:
                 from mossvl.engine.graphs import StepGraphs
 
                 self.graphs = StepGraphs(config.max_batch, self.device, self._captured_step)
+
+    def _staging(self, visual: VisionTower) -> Staging:
+        config = visual.config
+        width = config.in_channels * config.temporal_patch_size * config.patch_size**2
+        return Staging(visual.patch_embed.proj.weight.device, self.config.vision_patches, width)
 
     @property
     def overlaps(self) -> bool:
@@ -142,7 +150,8 @@ class Runner:
         order = [(part.request.number, frame) for part in parts for frame in range(part.start, part.stop)]
         vision = torch.cat([kept[key] for key in order])
         slots = to_device(vision_slots(parts, self.pool.page_size), self.device)
-        rope = rotary(self.model.config.text_config, to_device(vision_positions(parts), self.device), vision.dtype)
+        positions = to_device(vision_positions(parts), self.device)
+        rope = rotary(self.model.config.text_config, positions, vision.dtype)
         backend = self._reader(slots)
         for layer in self.language.layers:
             if isinstance(layer, CrossAttentionLayer):
@@ -184,13 +193,11 @@ class Runner:
 
     def _encode_at_once(self, frames: list[tuple[Request, int]], scale: PixelScale) -> Tensor:
         """(vision tokens, hidden) of these frames."""
-        patches = torch.cat([request.pixels[frame] for request, frame in frames])
-        device = self.model.model.visual.patch_embed.proj.weight.device
+        pixels = self.staging.upload([request.pixels[frame] for request, frame in frames])
         grids = [
             (len(list(same)), *grid)
             for grid, same in groupby(request.prompt.frame_grids[frame] for request, frame in frames)
         ]
-        pixels = to_device(patches, device)
         return self.model.model.encode_vision(pixels, torch.tensor(grids), ops=self._ops(scale)).to(self.device)
 
     def _ops(self, scale: PixelScale) -> VisionOps:

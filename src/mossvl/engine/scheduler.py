@@ -10,10 +10,12 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from mossvl.engine.cache import Block, OutOfPages, PageCache
+from mossvl.engine.cache import Block, OutOfPages, PageCache, shared_vision
 from mossvl.engine.config import EngineConfig
 from mossvl.engine.request import Request
 
+FEW, MANY = 2, 8
+"""Up to FEW prompts, or one for MANY requests that generate, are computed in small parts beside them."""
 LOOK_AHEAD = 256
 """How many waiting requests are looked at for one that need not wait for another's prompt."""
 
@@ -90,7 +92,7 @@ class Scheduler:
 
     def capacity(self, num_vision: int) -> int:
         """Most tokens, prompt and answer, of a request with so many vision tokens that has all pages for itself."""
-        spare = self.cache.num_pages - self._pages_for(num_vision) - 1
+        spare = self.cache.num_pages - self._pages_for(num_vision)
         return max(0, spare // self.groups * self.config.page_size)
 
     def add(self, request: Request) -> None:
@@ -148,17 +150,12 @@ class Scheduler:
         self.waiting.appendleft(request)
 
     def _admit(self) -> None:
-        while self.waiting and self._slots:
-            admitted = False
-            for request in islice(self.waiting, LOOK_AHEAD):
-                if request.in_flight or (request.waits_for is not None and request.waits_for in self._computing):
-                    continue
-                verdict = self._try_admit(request)
-                if verdict is None:
-                    continue
-                admitted = verdict
-                break
-            if not admitted:
+        """Admit in order; only who waits for another's prompt lets others pass."""
+        for request in list(islice(self.waiting, LOOK_AHEAD)):
+            if request.waits_for in self._computing:
+                continue
+            # Preempted, and its last token is not known yet: nobody takes the pages that it comes back for.
+            if request.in_flight or not self._slots or self._try_admit(request) is False:
                 return
 
     def _try_admit(self, request: Request) -> bool | None:
@@ -170,55 +167,51 @@ class Scheduler:
         request.waits_for = keys[len(blocks)] if len(blocks) < len(keys) else None
         if request.waits_for in self._computing:
             return None
-        frames = request.prompt.frames_between(0, len(blocks) * size)[1]
-        shared = shared_vision(blocks)
-        # A page that is shared in part must be copied before frames of this request's own follow in it.
-        cut = frames < request.prompt.num_frames and request.prompt.vision_range(0, frames)[1] % size > 0
-        text = -(-len(request.tokens) // size) - len(blocks)
-        fresh = text * self.groups + self._pages_for(request.prompt.num_vision) - len(shared) + cut
-        reused = {page for block in blocks for page in block.text} | set(shared)
-        spare = self.groups * len(self.running)
-        if fresh + sum(not self.cache.pinned(page) for page in reused) + spare > self.cache.available:
+        # Kept blocks may hold more pages than one request needs; when nobody else will free any, it does without.
+        if not self._admit_with(request, blocks) and (self.running or not self._admit_with(request, [])):
             return False
-        self._admit_with(request, blocks, shared, fresh, cut)
-        request.encoded = frames
-        request.computed = len(blocks) * size
         if not request.preemptions:
             request.cached = request.computed
-        request.committed = len(blocks)
-        for key in keys[len(blocks) :]:
+        for key in keys[request.committed :]:
             self._computing.setdefault(key, request)
-        return True
-
-    def _admit_with(self, request: Request, blocks: list[Block], shared: list[int], fresh: int, cut: bool) -> None:
-        for block in blocks:
-            self.cache.use(block)
-            for page in block.text:
-                self.cache.pin(page)
-        for page in shared:
-            self.cache.pin(page)
-        pages = iter(self.cache.allocate(fresh))
-        if cut:
-            copy = next(pages)
-            self._copies.append((request, shared[-1], copy))
-            self.cache.unpin(shared[-1])
-            shared = [*shared[:-1], copy]
-        vision = self._pages_for(request.prompt.num_vision)
-        request.vision_pages = shared + list(islice(pages, vision - len(shared)))
-        rest = list(pages)
-        request.blocks = list(blocks)
-        request.text_pages = [block.text for block in blocks]
-        request.text_pages += [tuple(rest[i : i + self.groups]) for i in range(0, len(rest), self.groups)]
-        request.slot = self._slots.pop()
-        request.waits_for = None
         self.waiting.remove(request)
         self.running.append(request)
+        return True
+
+    def _admit_with(self, request: Request, blocks: list[Block]) -> bool:
+        """Give a request these blocks and the other pages it needs; False if there are not enough."""
+        size, prompt = self.config.page_size, request.prompt
+        frames = prompt.frames_between(0, len(blocks) * size)[1]
+        shared = shared_vision(blocks)
+        # A page that is shared in part is copied, because frames of this request's own follow in it.
+        cut = frames < prompt.num_frames and prompt.vision_range(0, frames)[1] % size > 0
+        source = shared.pop() if cut else None
+        vision = self._pages_for(prompt.num_vision) - len(shared)
+        fresh = vision + self.groups * (self._pages_for(len(request.tokens)) - len(blocks))
+        idle = {page for block in blocks for page in block.pages if not self.cache.pinned(page)}
+        if fresh + len(idle) + self.groups * len(self.running) > self.cache.available:
+            return False
+        for block in blocks:
+            self.cache.use(block)
+        request.text_pages = [block.text for block in blocks]
+        request.vision_pages = shared
+        for page in held_pages(request):
+            self.cache.pin(page)
+        pages = self.cache.allocate(fresh)
+        if source is not None:
+            self._copies.append((request, source, pages[0]))
+        request.vision_pages += pages[:vision]
+        request.text_pages += [tuple(pages[i : i + self.groups]) for i in range(vision, fresh, self.groups)]
+        request.blocks, request.committed = blocks, len(blocks)
+        request.computed, request.encoded = len(blocks) * size, frames
+        request.slot = self._slots.pop()
+        return True
 
     def _prefill(self, plan: Plan) -> None:
         """Frames and prompt rows, in the order of admission, within the step's budget."""
         prompts = [request for request in self.running if not request.decoding]
-        # Where most requests still wait for their first token, holding back for the few that have it helps nobody.
-        beside = bool(plan.decode) and len(plan.decode) >= len(prompts)
+        # Where many requests still wait for their first token, holding back for those that have it helps nobody.
+        beside = bool(plan.decode) and (len(prompts) <= FEW or len(plan.decode) >= MANY * len(prompts))
         patches = self.config.mixed_vision_patches if beside else self.config.vision_patches
         tokens = self.config.mixed_prefill_tokens if beside else self.config.prefill_tokens
         for request in prompts:
@@ -275,17 +268,13 @@ class Scheduler:
 
     def _commit(self, request: Request) -> None:
         """Offer blocks that are complete to be kept."""
-        if not self.cache.keep:
-            return
         size = self.config.page_size
-        complete = min(request.computed, len(request.tokens)) // size
-        if complete <= request.committed:
-            return
-        keys = request.keys(size)
-        for number in range(request.committed, min(complete, len(keys))):
+        keys = request.keys(size) if self.cache.keep else []
+        complete = min(len(keys), request.computed // size)
+        for number in range(request.committed, complete):
             frames = request.prompt.frames_between(number * size, (number + 1) * size)
             start, stop = request.prompt.vision_range(*frames)
-            indices = range(start // size, -(-stop // size)) if stop > start else range(0)
+            indices = range(start // size, self._pages_for(stop)) if stop > start else range(0)
             vision = tuple((index, request.vision_pages[index]) for index in indices)
             block = self.cache.add(keys[number], request.text_pages[number], vision)
             if block is not None:
@@ -300,18 +289,10 @@ class Scheduler:
         return -(-tokens // self.config.page_size)
 
     def _release(self, request: Request) -> None:
-        for key in request.keys(self.config.page_size) if self.cache.keep else ():
-            if self._computing.get(key) is request:
-                del self._computing[key]
+        self._computing = {key: one for key, one in self._computing.items() if one is not request}
         self.cache.release(held_pages(request), request.blocks)
         self._slots.append(request.slot)
         request.forget_progress()
-
-
-def shared_vision(blocks: Sequence[Block]) -> list[int]:
-    """The pages of the vision sequence of kept blocks; of two that hold the same tokens, the fuller, later one."""
-    pages = dict(pair for block in blocks for pair in block.vision)
-    return [pages[index] for index in sorted(pages)]
 
 
 def held_pages(request: Request) -> Iterator[int]:

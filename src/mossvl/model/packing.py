@@ -153,12 +153,13 @@ class PackedBatch:
         vision = [torch.zeros(3, 0, dtype=torch.long)] * len(groups)
         for plan, group in zip(layouts, reads, strict=True):
             if group in used:
-                if vision[group].numel() and not torch.equal(vision[group], plan.vision):
+                positions = plan.vision()
+                if vision[group].numel() and not torch.equal(vision[group], positions):
                     raise ValueError(f"samples that share group {group} of media must have it at the same positions")
-                vision[group] = plan.vision
+                vision[group] = positions
         return cls(
             lengths=[len(rows) for rows in is_image],
-            positions=torch.cat([plan.text for plan in layouts], dim=1),
+            positions=torch.cat([plan.text for plan in layouts]).expand(3, -1),
             visible=visible,
             groups=groups,
             reads=list(reads),

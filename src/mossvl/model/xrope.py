@@ -6,6 +6,7 @@ s = p + max(gh, gw) the frame's separator and the image token itself sit at (s, 
 """
 
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -17,22 +18,31 @@ Rope = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where the tokens of one sample stand, and what each text token sees. All tensors are int64 on the CPU."""
+class TextLayout:
+    """Where the text tokens of one sample stand, and its frames. All tensors are int64 on the CPU."""
 
     text: Tensor
-    """(3, text): position of every text token."""
-    vision: Tensor
-    """(3, vision): position of every vision token, separators included, frame after frame."""
+    """(text,): position of every text token, the same for time, height and width."""
     visible_frames: Tensor
     """(text,): how many frames each text token sees."""
+    frame_sizes: Tensor
+    """(frames, 2): merged rows and columns of every frame."""
+    origins: Tensor
+    """(frames,): position (time, height, width) of each frame's first vision token."""
+    separators: Tensor
+    """(frames,): position of each frame's separator."""
     frame_ends: Tensor
     """(frames,): end of each frame in the vision sequence, its separator included."""
     next_position: int
     """Where the next token goes."""
 
+    def vision(self, first: int = 0, last: int | None = None) -> Tensor:
+        """(3, vision) int64: positions of the vision tokens of the frames [first, last), separators included."""
+        part = slice(first, last)
+        return frame_positions(self.frame_sizes[part], self.origins[part], self.separators[part])
 
-def layout(is_image: Tensor, frame_sizes: Tensor, start: int = 0) -> Layout:
+
+def layout(is_image: Tensor, frame_sizes: Tensor, start: int = 0) -> TextLayout:
     """Positions and visibility of one sample's tokens.
 
     Args:
@@ -52,24 +62,35 @@ def layout(is_image: Tensor, frame_sizes: Tensor, start: int = 0) -> Layout:
     advance = torch.ones(len(is_image), dtype=torch.long)
     advance[is_image] = frame_sizes.amax(1) + 1
     text = start - 1 + advance.cumsum(0)
-    separators = text[is_image]
-    frames = separators - frame_sizes.amax(1)
-    lengths = frame_sizes.prod(1) + 1
-    ends = lengths.cumsum(0)
-
-    frame = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-    index = torch.arange(len(frame)) - (ends - lengths)[frame]
-    columns = frame_sizes[frame, 1]
-    origin = frames[frame]
-    vision = torch.stack((origin, origin + index // columns, origin + index % columns))
-    vision[:, ends - 1] = separators
-    return Layout(
-        text=text.expand(3, -1),
-        vision=vision,
+    return TextLayout(
+        text=text,
         visible_frames=is_image.cumsum(0),
-        frame_ends=ends,
+        frame_sizes=frame_sizes,
+        origins=text[is_image] - frame_sizes.amax(1),
+        separators=text[is_image],
+        frame_ends=(frame_sizes.prod(1) + 1).cumsum(0),
         next_position=int(text[-1]) + 1 if len(text) else start,
     )
+
+
+def frame_positions(frame_sizes: Tensor, origins: Tensor, separators: Tensor) -> Tensor:
+    """(3, vision) int64: positions of frames' vision tokens, row by row, and of the separator after each frame.
+
+    Args:
+        frame_sizes: (frames, 2) merged rows and columns.
+        origins, separators: (frames,), see `TextLayout`.
+    """
+    if not len(frame_sizes):
+        return torch.zeros(3, 0, dtype=torch.long)
+    parts, start = [], 0
+    for (rows, columns), run in groupby(frame_sizes.tolist()):
+        frames = slice(start, start := start + len(list(run)))
+        index = torch.arange(rows * columns + 1)
+        offsets = torch.stack((torch.zeros_like(index), index // columns, index % columns))
+        positions = origins[frames, None] + offsets[:, None]  # (3, frames, tokens)
+        positions[..., -1] = separators[frames]
+        parts.append(positions.flatten(1))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def rotary(config: MossVLTextConfig, positions: Tensor, dtype: torch.dtype) -> Rope:
