@@ -16,7 +16,7 @@ from mossvl.engine.request import Prompt, Request
 from mossvl.engine.scheduler import Plan, Rows, Scheduler, held_pages
 from mossvl.options import SamplingParams
 
-IMAGE, MERGE = 9, 2
+IMAGE, MERGE = 1_000_000, 2
 PICTURES = {b"a": (2, 2), b"b": (2, 2), b"c": (2, 6), b"d": (4, 4), b"e": (4, 4), b"f": (6, 10)}
 """Patch rows and columns by digest. Some look the same to whoever sees only tokens: 2, 2, 4, 5, 5 and 16 of them."""
 PIXELS = torch.zeros(0)
@@ -294,9 +294,9 @@ class Machine:
             for frame in range(part.start, part.stop)
             if part.request.digests[frame] not in self.encoded
         ]
-        assert rows <= (config.mixed_prefill_tokens if beside else config.prefill_tokens)
-        most = config.mixed_vision_patches if beside else config.vision_patches
-        assert sum(costs) <= most or len(costs) == 1
+        assert rows <= config.prefill_tokens and not (beside and rows > config.mixed_prefill_tokens)
+        if len(costs) > 1:
+            assert sum(costs) <= config.vision_patches and not (beside and sum(costs) > config.mixed_vision_patches)
         assert not (beside and rows and costs), "beside decoding, one of the two a step"
         assert all(part.stop - part.start <= part.request.vision_chunk for part in plan.frames)
 
@@ -400,7 +400,13 @@ class Trace:
             return
         room = min(most, rng.choice((1, self.longest, rng.randrange(1, self.longest + 1))))
         late = rng.random() < self.setting.late
-        asked = Asked(items, room, rng.choice((room, rng.randrange(room + 1))), loaded=not late, known=not late or rng.random() < 0.5)
+        asked = Asked(
+            items,
+            room,
+            rng.choice((room, rng.randrange(room + 1))),
+            loaded=not late,
+            known=not late or rng.random() < 0.5,
+        )
         asked.request.vision_chunk = rng.choice((1, 2, 64))
         self.asked.append(asked)
         self.machine.ask(asked)

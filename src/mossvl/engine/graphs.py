@@ -51,12 +51,16 @@ class StepGraphs:
         vision = bool(rows.visible.any())
         count = len(rows.tokens)
         if not rows.num_prefill:
-            return Kind(next(size for size in self.decode_sizes if size >= count), 0, vision)
+            return self.decode_kind(count, vision)
         # One row at least belongs to nobody: draws that only fill up are drawn from it.
         size = next((size for size in TILE_ROWS_KINDS if size > count), None)
         if size is None or len(rows.sequences) > MOST_SEQUENCES:
             return None
         return Kind(size, size // 32 + MOST_SEQUENCES, vision)
+
+    def decode_kind(self, count: int, vision: bool) -> Kind:
+        """The graph in which so many requests decode."""
+        return Kind(next(size for size in self.decode_sizes if size >= count), 0, vision)
 
     def kinds(self) -> list[Kind]:
         """All there can be."""
@@ -129,5 +133,5 @@ class StepGraphs:
 
 def decode_sizes(max_batch: int) -> list[int]:
     """Numbers of rows for which there are graphs: few rows of filling, and not too many graphs."""
-    steps = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 40, 48, 56, 64, *range(80, 257, 16), *range(288, max_batch + 32, 32)]
+    steps = [1, 2, 4, 8, 16, 24, 32, 48, 64, *range(96, max_batch + 32, 32)]
     return [size for size in steps if size < max_batch] + [max_batch]

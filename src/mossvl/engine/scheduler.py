@@ -6,7 +6,7 @@ they were admitted.
 """
 
 from collections import deque
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -212,8 +212,10 @@ class Scheduler:
         prompts = [request for request in self.running if not request.decoding]
         # Where many requests still wait for their first token, holding back for those that have it helps nobody.
         beside = bool(plan.decode) and (len(prompts) <= FEW or len(plan.decode) >= MANY * len(prompts))
-        patches = self.config.mixed_vision_patches if beside else self.config.vision_patches
-        tokens = self.config.mixed_prefill_tokens if beside else self.config.prefill_tokens
+        patches, tokens = self.config.vision_patches, self.config.prefill_tokens
+        if beside:
+            patches = min(patches, self.config.mixed_vision_patches)
+            tokens = min(tokens, self.config.mixed_prefill_tokens)
         for request in prompts:
             done = request.encoded
             if done < request.prompt.num_frames:
