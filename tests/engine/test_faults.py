@@ -31,17 +31,19 @@ LONG = {"prompt": "yes", "videos": [CLIP], "generate_kwargs": {"max_new_tokens":
 
 
 def settled(llm, seconds=20.0):
-    """Wait until no thread of the engine is left; then whether everything was given back."""
+    """Close the engine, wait until no thread loads media; then whether everything was given back."""
+    llm.close()
     deadline = time.monotonic() + seconds
-    while threads() and time.monotonic() < deadline:
+    while media_threads() and time.monotonic() < deadline:
         time.sleep(0.02)
     engine = llm.engine
     engine.cache.clear()
-    return not threads() and engine.cache.num_free == engine.cache.num_pages and engine.budget.used == 0
+    everything = engine.cache.num_free == engine.cache.num_pages and engine.budget.used == 0 and not engine.active
+    return everything and not media_threads() and engine._thread is None
 
 
-def threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("mossvl-")]
+def media_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "mossvl-media"]
 
 
 @pytest.fixture
@@ -204,6 +206,17 @@ def test_closing_ends_everything_within_bounds(llm):
     llm.close()
     assert all(isinstance(handle.wait(5).error, GenerationCancelled) for handle in handles)
     assert settled(llm)
+
+
+def test_an_engine_that_nobody_has_any_more_ends_its_thread(model, processor):
+    llm = mossvl.MossVL(model, processor, memory=1 << 24)
+    llm.generate(GOOD)
+    thread = llm.engine._thread
+    assert thread.is_alive()
+    del llm
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 def test_a_second_engine_in_the_same_process(make):

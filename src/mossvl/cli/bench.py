@@ -90,7 +90,8 @@ def open_engine(
     from mossvl.engine.engine import Engine
     from mossvl.loading import load, random_model, resolve_device
 
-    config = EngineConfig(memory=memory, max_batch=max_batch, eager=eager)
+    # What is measured is in memory already: nothing is gained by loading only some of it at a time.
+    config = EngineConfig(memory=memory, max_batch=max_batch, eager=eager, media_workers=max_batch)
     if resolve_device(device).type != "cuda":
         raise OptionError("latency, throughput and prefill are measured on a GPU, and there is none here")
     if checkpoint:

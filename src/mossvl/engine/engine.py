@@ -1,7 +1,8 @@
 """The engine: takes queries from any thread, loads their media, runs steps, hands tokens out.
 
-One thread at a time runs the loop; it starts with the first query and ends when there is nothing left to do, so that an
-idle engine holds memory but no thread. All state belongs to that thread; others reach it through an inbox.
+One thread runs the loop. It starts with the first query, waits while there is nothing to do, and ends with `close` or
+with the engine. (It is not started anew for each query, because libraries set themselves up once for every thread.) All
+state belongs to that thread; others reach it through an inbox.
 """
 
 import atexit
@@ -40,6 +41,10 @@ IDLE_SECONDS = 0.02
 """How long the loop waits for news before it looks at deadlines again."""
 STREAMING_BYTES = 32 << 20
 """Of a video that is read from a file for the first time, encoding begins when so much has been decoded."""
+
+
+Inbox = queue.SimpleQueue[Callable[[], None] | None]
+"""What others want of the engine's thread, or None: to end."""
 
 
 @dataclass(eq=False)
@@ -83,13 +88,14 @@ class Engine:
         self.broken: EngineError | None = None
         self._jobs: list[Job] = []
         self._to_load: deque[Job] = deque()
-        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._inbox: Inbox = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._expected = 0
         ends = model.generation_config.eos_token_id if model.generation_config is not None else None
         ends = model.config.text_config.eos_token_id if ends is None else ends
         _engines.add(self)
+        weakref.finalize(self, self._inbox.put, None).atexit = False
         self._ends = frozenset(ends if isinstance(ends, list | tuple) else [ends])
 
     # --- from any thread -----------------------------------------------------------------------------------------
@@ -125,17 +131,27 @@ class Engine:
             self._expected += 1
             self._inbox.put(lambda: self._receive(job))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="mossvl-engine", daemon=True)
+                arguments = weakref.ref(self), self._inbox
+                self._thread = threading.Thread(target=_serve, args=arguments, name="mossvl-engine", daemon=True)
                 self._thread.start()
         return handle
 
     def close(self, timeout: float = 10.0) -> None:
-        """Cancel everything that has not ended, and wait for the loop's end, at most `timeout` seconds."""
+        """Cancel everything that has not ended, and end the thread; waits for that, at most `timeout` seconds.
+
+        An engine that is asked again after that works again.
+        """
         deadline = time.monotonic() + timeout
-        while (thread := self._thread) is not None and time.monotonic() < deadline:
+        while self._expected and self.broken is None and time.monotonic() < deadline:
             for job in list(self._jobs):
                 job.handle.cancel()
-            thread.join(IDLE_SECONDS)
+            time.sleep(IDLE_SECONDS / 4)
+        with self._lock:
+            thread, self._thread = self._thread, None
+            if thread is not None:
+                self._inbox.put(None)
+        if thread is not None:
+            thread.join(max(0, deadline - time.monotonic()))
 
     @property
     def active(self) -> int:
@@ -155,23 +171,17 @@ class Engine:
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Work until there is nothing left to do."""
         try:
             pending: Pending | None = None
-            while True:
-                self._read_inbox(wait=pending is None and self.scheduler.idle)
+            while self._jobs or pending is not None:
                 self._check()
                 pending = self.step(pending)
-                if pending is None and not self._jobs:
-                    with self._lock:
-                        if self._inbox.empty():
-                            self._thread = None
-                            return
+                self._read_inbox(wait=pending is None and self.scheduler.idle and bool(self._jobs))
         except BaseException as error:
             logger.exception("the engine has failed")
             self._break(error)
-            with self._lock:
-                self._thread = None
 
     def step(self, pending: Pending | None) -> Pending | None:
         """Decide, run, take in what the step before has drawn; on a GPU, the next step runs meanwhile."""
@@ -215,16 +225,15 @@ class Engine:
         return pending
 
     def _read_inbox(self, wait: bool) -> None:
-        if wait:
-            try:
-                self._inbox.get(timeout=IDLE_SECONDS)()
-            except queue.Empty:
-                return
-        while True:
-            try:
-                self._inbox.get_nowait()()
-            except queue.Empty:
-                return
+        """Take in what has come; with `wait`, wait a moment for something."""
+        try:
+            event = self._inbox.get(block=wait, timeout=IDLE_SECONDS)
+            while True:
+                if event is not None:
+                    event()
+                event = self._inbox.get_nowait()
+        except queue.Empty:
+            return
 
     def _check(self) -> None:
         """End what was cancelled or takes too long; begin to load what can be."""
@@ -441,10 +450,20 @@ class Engine:
     def _break(self, error: BaseException) -> None:
         """The device is of no use any more: end everything, and say so to whoever comes."""
         self.broken = EngineError(f"the engine has failed and answers nothing any more: {error}")
-        while not self._inbox.empty():
-            self._inbox.get_nowait()()
+        self._read_inbox(wait=False)
         for job in list(self._jobs):
             self._end(job, self.broken)
+
+
+def _serve(engine: "weakref.ref[Engine]", inbox: Inbox) -> None:
+    """The engine's thread: runs it whenever something comes; while nothing does, it holds on to nothing."""
+    while (event := inbox.get()) is not None:
+        event()
+        running = engine()
+        if running is None:
+            return
+        running.run()
+        del event, running
 
 
 @atexit.register

@@ -11,7 +11,7 @@ from torch import Tensor
 from mossvl.engine.fast import prompt_tiles
 from mossvl.engine.inputs import StepInputs, TextRows
 
-TILE_ROWS_KINDS = (32, 64, 96, 128, 192, 288)
+PROMPT_ROWS = (32, 64, 96, 128, 160, 224)
 """Numbers of rows of steps with prompts; the last is for a chunk beside requests that decode."""
 MOST_SEQUENCES = 16
 """Of a step with prompts."""
@@ -39,11 +39,11 @@ class StepGraphs:
         self.device, self._step = device, step
         self.decode_sizes = decode_sizes(max_batch)
         self._nobody = max_batch
-        most = max(max_batch, *TILE_ROWS_KINDS)
+        most = max(max_batch, *PROMPT_ROWS)
         self._rows = torch.zeros((6, most), dtype=torch.long, device=device)
         self._tiles = torch.zeros((most, 3), dtype=torch.int32, device=device)
         self._graphs: dict[Kind, tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]] = {}
-        self._logits: dict[bool, Tensor] = {}
+        self._outputs: dict[bool, tuple[Tensor, Tensor]] = {}
         self._memory: Any = None
 
     def kind_of(self, rows: TextRows) -> Kind | None:
@@ -53,7 +53,7 @@ class StepGraphs:
         if not rows.num_prefill:
             return self.decode_kind(count, vision)
         # One row at least belongs to nobody: draws that only fill up are drawn from it.
-        size = next((size for size in TILE_ROWS_KINDS if size > count), None)
+        size = next((size for size in PROMPT_ROWS if size > count), None)
         if size is None or len(rows.sequences) > MOST_SEQUENCES:
             return None
         return Kind(size, size // 32 + MOST_SEQUENCES, vision)
@@ -65,7 +65,7 @@ class StepGraphs:
     def kinds(self) -> list[Kind]:
         """All there can be."""
         decode = [(size, 0) for size in self.decode_sizes]
-        prompts = [(size, size // 32 + MOST_SEQUENCES) for size in TILE_ROWS_KINDS]
+        prompts = [(size, size // 32 + MOST_SEQUENCES) for size in PROMPT_ROWS]
         return [Kind(*size, vision) for size in (*decode, *prompts) for vision in (True, False)]
 
     def run(self, kind: Kind, rows: TextRows) -> tuple[Tensor, Tensor]:
@@ -119,16 +119,25 @@ class StepGraphs:
         with torch.cuda.stream(stream):
             logits, _ = step()  # Kernels are compiled, and libraries set up, outside of the graph.
         torch.cuda.current_stream(self.device).wait_stream(stream)
-        sort = kind.tiles > 0  # One place for the logits of all graphs of a sort: each its own would be a gigabyte.
-        if sort not in self._logits:
-            most = MOST_SEQUENCES if sort else self.decode_sizes[-1]
-            self._logits[sort] = logits.new_empty((most, logits.shape[1]))
+        places = self._places(kind.tiles > 0, logits)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
             logits, tokens = step()
-            outputs = self._logits[sort][: len(logits)].copy_(logits), tokens
+            outputs = places[0][: len(logits)].copy_(logits), places[1][: len(tokens)].copy_(tokens)
         self._memory = graph.pool()
         return graph, outputs
+
+    def _places(self, prompts: bool, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Where graphs put logits and tokens: one place for all that decode, one for all with prompts.
+
+        Each graph's own logits would add up to more than a gigabyte; and graphs share the memory that they work in, so
+        that what one has left there may be gone after another has run.
+        """
+        if prompts not in self._outputs:
+            most = MOST_SEQUENCES if prompts else self.decode_sizes[-1]
+            tokens = torch.empty(most, dtype=torch.long, device=self.device)
+            self._outputs[prompts] = logits.new_empty((most, logits.shape[1])), tokens
+        return self._outputs[prompts]
 
 
 def decode_sizes(max_batch: int) -> list[int]:

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
-from mossvl.engine.cache import Block, OutOfPages, PageCache, shared_vision
+from mossvl.engine.cache import Block, PageCache, shared_vision
 from mossvl.engine.config import EngineConfig
 from mossvl.engine.request import Request
 
@@ -62,10 +62,8 @@ class Plan:
 
     @property
     def requests(self) -> list[Request]:
-        found = [request for request, _, _ in self.copies]
-        found += [part.request for part in self.frames]
-        found += [rows.request for rows in self.prefill]
-        return list({request.number: request for request in (*found, *self.decode)}.values())
+        found = [request for request, _, _ in self.copies] + [part.request for part in self.frames]
+        return list(dict.fromkeys([*found, *(rows.request for rows in self.prefill), *self.decode]))
 
 
 class Scheduler:
@@ -131,15 +129,13 @@ class Scheduler:
 
     def _grow(self, request: Request) -> bool:
         """Another block for a request; False if it had to be preempted itself."""
-        while True:
-            try:
-                request.text_pages.append(tuple(self.cache.allocate(self.groups)))
-                return True
-            except OutOfPages:
-                victim = self.running[-1]
-                self._preempt(victim)
-                if victim is request:
-                    return False
+        while self.cache.available < self.groups:
+            newest = self.running[-1]
+            self._preempt(newest)
+            if newest is request:
+                return False
+        request.text_pages.append(tuple(self.cache.allocate(self.groups)))
+        return True
 
     def _preempt(self, request: Request) -> None:
         """Take a request's pages; it is computed anew later, its answer so far included."""
@@ -272,8 +268,7 @@ class Scheduler:
         """Offer blocks that are complete to be kept."""
         size = self.config.page_size
         keys = request.keys(size) if self.cache.keep else []
-        complete = min(len(keys), request.computed // size)
-        for number in range(request.committed, complete):
+        for number in range(request.committed, min(len(keys), request.computed // size)):
             frames = request.prompt.frames_between(number * size, (number + 1) * size)
             start, stop = request.prompt.vision_range(*frames)
             indices = range(start // size, self._pages_for(stop)) if stop > start else range(0)

@@ -1,0 +1,309 @@
+"""Made-up requests, and a machine that carries plans out with tags in place of keys and values.
+
+A tag says what a real key or value would have been computed from: all tokens and pictures up to it. So a row that
+would read anything but what its own history wrote is seen at once, whoever wrote it and whenever.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from mossvl.engine.cache import PageCache
+from mossvl.engine.config import EngineConfig
+from mossvl.engine.request import Prompt, Request
+from mossvl.engine.scheduler import FEW, MANY, Plan, Rows, Scheduler, held_pages
+from mossvl.options import SamplingParams
+
+IMAGE, MERGE = 1_000_000, 2
+PICTURES = {b"a": (2, 2), b"b": (2, 2), b"c": (2, 6), b"d": (4, 4), b"e": (4, 4), b"f": (6, 10)}
+"""Patch rows and columns by digest. Some look the same to whoever sees only tokens: 2, 2, 4, 5, 5 and 16 of them."""
+PIXELS = torch.zeros(0)
+
+Item = int | bytes
+"""A token, or the digest of a picture that stands for its image token."""
+
+
+def prompt_of(items: Sequence[Item]) -> Prompt:
+    tokens = torch.tensor([IMAGE if isinstance(item, bytes) else item for item in items])
+    grids = [(1, *PICTURES[item]) for item in items if isinstance(item, bytes)]
+    return Prompt.build(tokens, grids, IMAGE, MERGE)
+
+
+@dataclass(eq=False)
+class Asked:
+    """A request as a test sees it.
+
+    Attributes:
+        items: its prompt.
+        stop: the answer ends of itself after so many tokens, if not before because there is no more room.
+    """
+
+    items: list[Item]
+    room: int = 1
+    stop: int = 1 << 30
+    loaded: bool = True
+    known: bool = True
+    finished: bool = False
+    request: Request = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pictures = [item for item in self.items if isinstance(item, bytes)]
+        digests = [picture if self.known else None for picture in self.pictures]
+        self.request = Request(prompt_of(self.items), SamplingParams(), self.room, digests, seed=0)
+        if self.loaded:
+            self.load(0, len(self.pictures))
+        self._histories: list[int] = []
+
+    def load(self, first: int, last: int) -> None:
+        """Pixels of frames arrive, and with them their digests."""
+        for frame in range(max(first, self.request.encoded), last):
+            self.request.digests[frame] = self.pictures[frame]
+            self.request.pixels[frame] = PIXELS
+
+    def history(self, row: int) -> int:
+        """What stands for everything up to a row, itself included."""
+        while len(self._histories) <= row:
+            before = self._histories[-1] if self._histories else 0
+            item = self.token(len(self._histories))
+            self._histories.append(hash((before, *item) if isinstance(item, bytes) else (before, -2 - item)))
+        return self._histories[row]
+
+    def token(self, row: int) -> Item:
+        """An item of the prompt; then tokens of the answer, which depend on nothing but what is before them."""
+        return self.items[row] if row < len(self.items) else self.history(row - 1) >> 7 & 1
+
+    def text_tags(self, start: int, stop: int, group: int) -> list[tuple[int, int]]:
+        return [(self.history(row), group) for row in range(start, stop)]
+
+    def vision_tags(self, first: int, last: int) -> list[tuple[int, int]]:
+        """Of all vision tokens of the frames [first, last)."""
+        prompt = self.request.prompt
+        return [
+            (self.history(prompt.frame_rows[frame]), -1 - place)
+            for frame in range(first, last)
+            for place in range(*prompt.vision_range(frame, frame + 1))
+        ]
+
+    @property
+    def work(self) -> int:
+        """Steps that it takes at most, everything one at a time, when nobody takes its pages."""
+        return len(self.items) + min(self.room, self.stop + 1) + len(self.pictures)
+
+
+class Machine:
+    """A scheduler, and pages of tags; checks everything that must hold between a plan and the next.
+
+    Args:
+        overlap: the next step is planned before what the last one drew is known.
+    """
+
+    def __init__(self, pages: int, groups: int = 1, keep: bool = True, overlap: bool = False, **options: int) -> None:
+        self.config = EngineConfig(**{"page_size": 4, **options})
+        self.size = self.config.page_size
+        self.cache = PageCache(pages, keep)
+        self.encoded: set[bytes | None] = set()
+        self.scheduler = Scheduler(self.config, self.cache, groups, self.encoded)
+        self.contents: list[list[object]] = [[None] * self.size for _ in range(pages)]
+        self.asked: dict[int, Asked] = {}
+        self.overlap = overlap
+        self.pending: list[tuple[Request, int]] = []
+        self.plans: list[Plan] = []
+        self._origins: dict[bytes, tuple[Asked, int]] = {}
+
+    # --- what an engine does -------------------------------------------------------------------------------------
+
+    def ask(self, *asked: Asked) -> None:
+        for one in asked:
+            self.asked[one.request.number] = one
+            self.scheduler.add(one.request)
+
+    def step(self, fails: bool = False) -> Plan:
+        plan = self.decide()
+        drawn = self.launch(plan, fails)
+        self.account()
+        if self.overlap:
+            drawn, self.pending = self.pending, drawn
+        self.accept(drawn)
+        self.account()
+        return plan
+
+    def run(self, steps: int = 1000) -> int:
+        """Until nothing is left to do → how many steps it took."""
+        for number in range(steps):
+            if self.idle:
+                return number
+            plan = self.step()
+            for request, frame in plan.missing:
+                self.asked[request.number].load(frame, request.prompt.num_frames)
+        raise AssertionError(f"still not done after {steps} steps")
+
+    @property
+    def idle(self) -> bool:
+        return self.scheduler.idle and not self.pending
+
+    def decide(self) -> Plan:
+        queue, running = list(self.scheduler.waiting), list(self.scheduler.running)
+        preempted = self.scheduler.preemptions
+        plan = self.scheduler.plan()
+        self._check_order(queue, running, self.scheduler.preemptions - preempted)
+        self._check_budgets(plan)
+        self._check_progress(plan)
+        self.account()
+        self.plans.append(plan)
+        return plan
+
+    def launch(self, plan: Plan, fails: bool = False) -> list[tuple[Request, int]]:
+        """Carry a plan out → requests that draw, and from which row."""
+        rows = [*plan.prefill, *(Rows(one, one.computed, one.computed + 1, True) for one in plan.decode)]
+        for request, source, target in plan.copies:
+            assert target in request.vision_pages
+            self.contents[target] = list(self.contents[source])
+        for part in plan.frames:
+            self._write_vision(part.request, part.start, part.stop, fails)
+        for part in rows:
+            self._write_text(part, fails)
+        if fails:
+            for request in plan.requests:
+                self.scheduler.remove(request)
+            return []
+        for part in rows:
+            self._check_reads(part)
+        for part in plan.frames:
+            for frame in range(part.start, part.stop):
+                part.request.pixels.pop(frame, None)
+        self.scheduler.launched(plan)
+        return [(part.request, part.stop - 1) for part in rows if part.draws]
+
+    def accept(self, drawn: Iterable[tuple[Request, int]]) -> None:
+        for request, row in drawn:
+            request.in_flight -= 1
+            if request.ended:
+                continue
+            asked = self.asked[request.number]
+            assert row + 1 == len(request.tokens), "tokens are drawn in order, each once"
+            stops = request.num_answer == asked.stop
+            if not stops:
+                request.tokens.append(asked.token(row + 1))
+            if stops or request.num_answer == request.room:
+                asked.finished = True
+                self.scheduler.remove(request)
+
+    # --- pages of tags -------------------------------------------------------------------------------------------
+
+    def _write_vision(self, request: Request, start: int, stop: int, fails: bool) -> None:
+        assert request.encoded == start < stop <= request.prompt.num_frames
+        tags = self.asked[request.number].vision_tags(start, stop)
+        for token, tag in zip(range(*request.prompt.vision_range(start, stop)), tags, strict=True):
+            self.contents[request.vision_pages[token // self.size]][token % self.size] = None if fails else tag
+
+    def _write_text(self, rows: Rows, fails: bool) -> None:
+        request = rows.request
+        assert request.computed == rows.start < rows.stop <= len(request.tokens) + request.in_flight
+        own = {page for pages in request.text_pages[rows.start // self.size :] for page in pages}
+        assert not any(own.intersection(held_pages(one)) for one in self.scheduler.running if one is not request)
+        for row in range(rows.start, rows.stop):
+            for group, page in enumerate(request.text_pages[row // self.size]):
+                tag = (self.asked[request.number].history(row), group)
+                self.contents[page][row % self.size] = None if fails else tag
+
+    def _check_reads(self, rows: Rows) -> None:
+        """Every row finds its own history: the text before it, and all that it sees."""
+        request, asked = rows.request, self.asked[rows.request.number]
+        for group in range(self.scheduler.groups):
+            pages = [pages[group] for pages in request.text_pages]
+            assert self._read(pages, rows.stop) == asked.text_tags(0, rows.stop, group)
+        last = min(rows.stop, len(asked.items)) - 1
+        frames = request.prompt.frames_between(0, last + 1)[1]
+        assert self._read(request.vision_pages, int(request.prompt.visible[last])) == asked.vision_tags(0, frames)
+
+    def _read(self, pages: Sequence[int], stop: int) -> list[object]:
+        found = [tag for page in pages[: -(-stop // self.size)] for tag in self.contents[page]]
+        assert len(found) >= stop
+        return found[:stop]
+
+    # --- what must hold ------------------------------------------------------------------------------------------
+
+    def account(self) -> None:
+        """Count everything from scratch."""
+        cache, scheduler = self.cache, self.scheduler
+        held = {page for request in scheduler.running for page in held_pages(request)}
+        users = [block for request in scheduler.running for block in request.blocks]
+        used = {page for block in users for page in block.pages}
+        owned = {page for block in cache.blocks.values() for page in block.pages}
+        assert used <= owned
+        assert cache.num_free == cache.num_pages - len(held | owned)
+        assert cache.available == cache.num_pages - len(held | used)
+        assert {page for page in range(cache.num_pages) if cache.pinned(page)} == held | used
+        for key, block in cache.blocks.items():
+            assert block.key == key
+            assert block.users == users.count(block)
+            assert (key in cache.idle) == (block.users == 0)
+        assert len(cache.idle) == sum(block.users == 0 for block in cache.blocks.values())
+        assert sorted(request.slot for request in scheduler.running) == sorted(
+            set(range(self.config.max_batch)) - set(scheduler._slots)
+        )
+        for request in scheduler.waiting:
+            assert request.slot == -1 and not request.ended
+            assert not (request.text_pages or request.vision_pages or request.blocks)
+        for key, request in scheduler._computing.items():
+            assert request in scheduler.running and not request.decoding
+            assert request.keys(self.size).index(key) >= request.committed
+        self._check_blocks()
+
+    def _check_blocks(self) -> None:
+        """Kept blocks hold what their keys stand for, and equal keys stand for equal histories."""
+        for request in self.scheduler.running:
+            asked = self.asked[request.number]
+            for number, key in enumerate(request.keys(self.size)):
+                origin, place = self._origins.setdefault(key, (asked, number))
+                end = (number + 1) * self.size - 1
+                assert place == number and origin.history(end) == asked.history(end)
+        for key, block in self.cache.blocks.items():
+            asked, number = self._origins[key]
+            start, stop = number * self.size, (number + 1) * self.size
+            for group, page in enumerate(block.text):
+                assert self.contents[page] == asked.text_tags(start, stop, group)
+            prompt = asked.request.prompt
+            frames = prompt.frames_between(start, stop)
+            pages = dict(block.vision)
+            tokens = range(*prompt.vision_range(*frames))
+            found = [self.contents[pages[token // self.size]][token % self.size] for token in tokens]
+            assert found == asked.vision_tags(*frames)
+
+    def _check_order(self, queue: list[Request], running: list[Request], preempted: int) -> None:
+        """Only the newest are preempted; who waits is passed only while another computes what it needs."""
+        left = len(running) - preempted
+        assert self.scheduler.running[:left] == running[:left]
+        queue = running[left:] + queue
+        admitted = self.scheduler.running[left:]
+        assert [request for request in queue if request.slot >= 0] == admitted
+        assert [request for request in queue if request.slot < 0] == list(self.scheduler.waiting)
+        for request in queue[: queue.index(admitted[-1])] if admitted else ():
+            assert request.slot >= 0 or request.waits_for in self.scheduler._computing, "passed without a reason"
+
+    def _check_budgets(self, plan: Plan) -> None:
+        config = self.config
+        prompts = sum(not request.decoding for request in self.scheduler.running)
+        beside = bool(plan.decode) and (prompts <= FEW or len(plan.decode) >= MANY * prompts)
+        rows = sum(part.stop - part.start for part in plan.prefill)
+        costs = [
+            part.request.prompt.patches(frame)
+            for part in plan.frames
+            for frame in range(part.start, part.stop)
+            if part.request.digests[frame] not in self.encoded
+        ]
+        assert rows <= config.prefill_tokens and not (beside and rows > config.mixed_prefill_tokens)
+        if len(costs) > 1:
+            assert sum(costs) <= config.vision_patches and not (beside and sum(costs) > config.mixed_vision_patches)
+        assert not (beside and rows and costs), "beside decoding, one of the two a step"
+        assert all(part.stop - part.start <= part.request.vision_chunk for part in plan.frames)
+
+    def _check_progress(self, plan: Plan) -> None:
+        """All who generate go on, and so does the oldest prompt that has its pixels."""
+        assert plan.decode == [request for request in self.scheduler.running if request.wants_token]
+        planned = {part.request.number for part in (*plan.frames, *plan.prefill)}
+        for request in self.scheduler.running:
+            if not request.decoding and request.number in planned:
+                break
+            assert request.decoding or any(request is one for one, _ in plan.missing)
