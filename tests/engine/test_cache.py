@@ -93,6 +93,16 @@ def test_a_block_in_use_holds_all_its_pages():
     assert cache.available == 3
 
 
+def test_a_page_that_somebody_holds_outlives_its_block():
+    cache = PageCache(2)
+    (block,) = keep(cache, b"a")
+    cache.pin(block.text[0])
+    cache.clear()
+    assert not cache.blocks and cache.num_free == 1
+    cache.unpin(block.text[0])
+    assert cache.num_free == 2
+
+
 def test_a_vision_page_of_two_blocks_is_free_when_both_are_given_up():
     cache = PageCache(3)
     first, second, vision = pages = cache.allocate(3)
@@ -209,17 +219,16 @@ class AnyUse(RuleBasedStateMachine):
             holder.blocks.append(block)
 
     @precondition(lambda self: self.holders and self.cache.blocks)
-    @rule(who=st.integers(0), which=st.integers(0), also_pins=st.booleans())
-    def uses_a_block(self, who: int, which: int, also_pins: bool) -> None:
+    @rule(who=st.integers(0), which=st.integers(0), uses=st.booleans(), pins=st.booleans())
+    def shares_a_block(self, who: int, which: int, uses: bool, pins: bool) -> None:
         holder, blocks = self._holder(who), list(self.cache.blocks.values())
         block = blocks[which % len(blocks)]
-        if block in holder.blocks:
-            return
-        self.cache.use(block)
-        holder.blocks.append(block)
-        if block.key in self.idle:
-            self.idle.remove(block.key)
-        if also_pins:
+        if uses and block not in holder.blocks:
+            self.cache.use(block)
+            holder.blocks.append(block)
+            if block.key in self.idle:
+                self.idle.remove(block.key)
+        if pins:
             for page in block.text:
                 self.cache.pin(page)
                 holder.pages.append(page)

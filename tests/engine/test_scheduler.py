@@ -242,7 +242,7 @@ def test_what_a_preempted_request_has_computed_is_found_again():
     old, new = Asked(text(2), room=8), Asked(text(7, start=50), room=8)
     machine.ask(old, new)
     machine.run()
-    assert new.request.preemptions == 1
+    assert new.request.preemptions == 1 and new.request.cached == 0
     assert 7 < rows_of(machine, new) < 2 * 7
 
 
@@ -280,18 +280,18 @@ def test_encodings_that_are_kept_cost_nothing_and_need_no_pixels():
 def test_beside_decoding_the_smaller_budgets_hold_up_nobody():
     """A request comes with every step; all of them end, and whoever generates gets a token a step."""
     budgets = {"mixed_prefill_tokens": 8, "mixed_vision_patches": 16, "prefill_tokens": 64, "vision_patches": 64}
-    machine = Machine(1200, overlap=True, max_batch=32, **budgets)
-    talking = [Asked([number], room=300) for number in range(12)]
+    machine = Machine(150, overlap=True, max_batch=16, **budgets)
+    talking = [Asked([number], room=100) for number in range(4)]
     machine.ask(*talking)
     machine.step()
     asked = []
-    for step in range(200):
+    for step in range(80):
         items = text(4, start=10 * step) if step % 2 else [10 * step, b"d", 10 * step + 1]
         asked.append(Asked(items, room=1))
         machine.ask(asked[-1])
         machine.step()
-    assert [one.finished for one in asked[:-40]] == [True] * 160
-    assert all(one.request.num_answer >= 199 for one in talking)
+    assert [one.finished for one in asked[:-8]] == [True] * 72
+    assert all(one.request.num_answer >= 79 for one in talking)
     assert any(plan.frames for plan in machine.plans[-9:]) and any(plan.prefill for plan in machine.plans[-9:])
 
 

@@ -25,7 +25,8 @@ from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
 
 if TYPE_CHECKING:
-    from mossvl.engine.handle import Handle, Result, SeenMedium
+    from mossvl.engine.handle import Handle
+    from mossvl.engine.results import Result, SeenMedium
 
 Media = Annotated[
     list[str] | None,

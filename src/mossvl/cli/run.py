@@ -20,8 +20,8 @@ from mossvl.options import GenerationOptions, MediaOptions
 from mossvl.progress import progress
 
 if TYPE_CHECKING:
-    from mossvl.engine.handle import Result
     from mossvl.engine.interface import MossVL
+    from mossvl.engine.results import Result
 
 Answer = dict[str, Any]
 

@@ -3,8 +3,9 @@
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from mossvl.engine.handle import Handle, Result
+from mossvl.engine.handle import Handle
 from mossvl.engine.query import Message, Query
+from mossvl.engine.results import Result
 from mossvl.options import SamplingParams
 
 if TYPE_CHECKING:

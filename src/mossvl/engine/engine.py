@@ -13,19 +13,20 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from mossvl.engine.cache import PageCache
 from mossvl.engine.config import EngineConfig
-from mossvl.engine.handle import Clock, Handle, TokenLogprobs
-from mossvl.engine.media import Budget, Event, Frame, Load, Loaded, MediaMemory, Planned, Source, Stalled
+from mossvl.engine.handle import Handle
+from mossvl.engine.job import Job
+from mossvl.engine.media import Event, Frame, Load, Loaded, Planned, Source, Stalled
+from mossvl.engine.media_memory import Budget, MediaMemory
 from mossvl.engine.query import Message, Query
-from mossvl.engine.request import Prompt, Request
+from mossvl.engine.request import Prompt
+from mossvl.engine.results import TokenLogprobs
 from mossvl.engine.runner import Pending, Runner
 from mossvl.engine.sampler import NOT_A_NUMBER
 from mossvl.engine.scheduler import Plan, Scheduler
-from mossvl.engine.text_stream import TextStream
-from mossvl.errors import ContextLengthError, EngineError, GenerationCancelled, GenerationTimeout, MossVLError
+from mossvl.errors import ContextLengthError, EngineError, MossVLError
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.options import GenerationOptions, SamplingParams
 from mossvl.processing.processor import MossVLProcessor
@@ -39,35 +40,10 @@ _engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 
 IDLE_SECONDS = 0.02
 """How long the loop waits for news before it looks at deadlines again."""
-STREAMING_BYTES = 32 << 20
-"""Of a video that is read from a file for the first time, encoding begins when so much has been decoded."""
 
 
 Inbox = queue.SimpleQueue[Callable[[], None] | None]
 """What others want of the engine's thread, or None: to end."""
-
-
-@dataclass(eq=False)
-class Job:
-    """A query in the engine: its loading, and one request for each answer."""
-
-    source: Source
-    options: GenerationOptions
-    params: SamplingParams
-    handle: Handle
-    clock: Clock = field(default_factory=Clock)
-    deadline: float = float("inf")
-    patience: float = float("inf")
-    digests: list[bytes | None] = field(default_factory=list)
-    prompt: Prompt | None = None
-    requests: list[Request] = field(default_factory=list)
-    watches: list[TextStream | None] = field(default_factory=list)
-    loading: bool = False
-    """A thread is loading its media."""
-    submitted: bool = False
-    """Its requests are with the scheduler."""
-    streams: bool = False
-    ended: bool = False
 
 
 class Engine:
@@ -187,7 +163,7 @@ class Engine:
         """Decide, run, take in what the step before has drawn; on a GPU, the next step runs meanwhile."""
         plan = self.scheduler.plan()
         for request, frame in plan.missing:
-            self._reload(request.owner, frame)
+            self._load(request.owner, frame)
         launched = self._launch(plan) if plan else None
         if not plan and pending is None and not self.scheduler.idle:
             self._read_inbox(wait=True)
@@ -217,7 +193,7 @@ class Engine:
             if self.runner.vision_watch not in job.clock.vision and self.runner.vision_watch is not None:
                 job.clock.vision.append(self.runner.vision_watch)
             for frame in range(part.start, part.stop):
-                self._use_up(job, part.request, frame)
+                job.use_up(part.request, frame)
         for rows in plan.prefill:
             job = rows.request.owner
             if job.clock.admitted is None:
@@ -239,21 +215,14 @@ class Engine:
         """End what was cancelled or takes too long; begin to load what can be."""
         now = time.monotonic()
         for job in list(self._jobs):
-            if job.handle.cancelled:
-                self._end(job, GenerationCancelled("cancelled before the answer was complete"))
-            elif now > job.deadline:
-                limit = job.options.timeout
-                self._end(job, GenerationTimeout(f"the query took longer than its timeout of {limit:g} seconds"))
-            elif job.loading and now > job.patience:
-                limit = job.source.patience
-                text = f"loading gave nothing for {limit:g} seconds; raise MediaLimits.timeout"
-                self._end(job, GenerationTimeout(text))
+            if (reason := job.reason_to_end(now)) is not None:
+                self._end(job, reason)
         busy = sum(job.loading for job in self._jobs)
         while self._to_load and busy < self.config.media_workers:
             job = self._to_load.popleft()
             if not job.ended:
                 busy += 1
-                self._start_loading(job, None)
+                self._load(job)
 
     def _receive(self, job: Job) -> None:
         self._jobs.append(job)
@@ -261,63 +230,53 @@ class Engine:
 
     # --- media ---------------------------------------------------------------------------------------------------
 
-    def _start_loading(self, job: Job, first: int | None) -> None:
-        job.loading = True
-        self._be_patient(job)
-        job.source.start(lambda event: self._inbox.put(lambda: self._media(job, event)), first)
-
-    def _reload(self, job: Job, frame: int) -> None:
-        """Frames are needed whose pixels are gone, or were never loaded."""
+    def _load(self, job: Job, first: int | None = None) -> None:
+        """Begin to load a job's media, or only its frames from `first` on, once more."""
         if not job.loading and not job.ended:
-            self._start_loading(job, frame)
-
-    @staticmethod
-    def _be_patient(job: Job) -> None:
-        # What loads media keeps to the same limit and says more; this is for what does not come back at all.
-        job.patience = time.monotonic() + 1.1 * job.source.patience
+            job.loading = True
+            job.be_patient()
+            job.source.start(lambda event: self._inbox.put(lambda: self._media(job, event)), first)
 
     def _media(self, job: Job, event: Event) -> None:
         if job.ended:
             if isinstance(event, Frame):
                 job.source.release(event.patches)
             return
-        self._be_patient(job)
+        job.be_patient()
         try:
             match event:
                 case Planned():
-                    self._planned(job, event)
+                    job.plan(event, *self._prompt_of(event, job.params.max_new_tokens))
                 case Frame():
-                    self._frame(job, event)
+                    job.take(event)
                 case Stalled():
                     job.patience = float("inf")
-                    self._submit(job)
                 case Loaded():
                     job.loading = False
                     if event.error is not None:
                         raise event.error
-                    self._submit(job)
+            if isinstance(event, Stalled | Loaded) or job.may_begin:
+                self._submit(job)
         except Exception as error:
             self._end(job, error)
         except BaseException as error:  # A loading thread that was told to exit costs its request only.
             self._end(job, MossVLError(f"loading the media ended with {type(error).__name__}: {error}"))
 
-    def _planned(self, job: Job, event: Planned) -> None:
-        handle = job.handle
-        job.digests, job.streams = event.digests, event.streams
-        handle.input_text, handle.media = event.input_text, event.media
-        job.prompt = self._checked_prompt(event, job)
-        handle.prompt_tokens, handle.vision_tokens = len(job.prompt.tokens), job.prompt.num_vision
+    def _prompt_of(self, planned: Planned, wanted: int) -> tuple[Prompt, int]:
+        """A prompt, and how many of the `wanted` tokens its answer may have.
 
-    def _checked_prompt(self, planned: Planned, job: Job) -> Prompt:
-        context = self.model.config.text_config.max_position_embeddings
-        tokens = len(planned.input_ids)
+        Raises:
+            ContextLengthError: the prompt is too long, for the model or for the engine's memory.
+        """
+        config, tokens = self.model.config, len(planned.input_ids)
+        context = config.text_config.max_position_embeddings
         if tokens >= context:
             raise ContextLengthError(
                 f"the prompt has {tokens} tokens, but the context is {context}, answer included; "
                 "shorten the text, or lower max_frames or video_fps"
             )
-        merge = self.model.config.vision_config.spatial_merge_size
-        prompt = Prompt.build(planned.input_ids, planned.grids, self.model.config.image_token_id, merge)
+        merge = config.vision_config.spatial_merge_size
+        prompt = Prompt.build(planned.input_ids, planned.grids, config.image_token_id, merge)
         capacity = self.scheduler.capacity(prompt.num_vision)
         if tokens >= capacity or prompt.num_vision > self.runner.tables.max_vision:
             raise ContextLengthError(
@@ -325,45 +284,15 @@ class Engine:
                 f"{self.cache.num_pages} pages of {self.config.page_size} tokens hold; raise EngineConfig.memory, or "
                 "lower max_frames, video_fps or max_pixels"
             )
-        room = min(job.params.max_new_tokens, min(context, capacity) - tokens)
-        for number in range(job.params.n):
-            job.requests.append(self._request(job, prompt, room, number))
-            job.watches.append(TextStream(job.source.tokenizer, job.params.stop) if job.params.stop else None)
-        return prompt
-
-    @staticmethod
-    def _request(job: Job, prompt: Prompt, room: int, number: int) -> Request:
-        request = Request(prompt, job.params, room, job.digests, owner=job)
-        request.pixel_scale = job.source.pixel_scale
-        request.vision_chunk = job.options.vision_chunked_length
-        if job.params.seed is not None:
-            request.seed = (job.params.seed + number) % 2**63
-        return request
-
-    def _frame(self, job: Job, frame: Frame) -> None:
-        job.digests[frame.number] = frame.digest
-        takers = [request for request in job.requests if not request.ended and request.encoded <= frame.number]
-        if frame.patches.numel() and not takers:
-            job.source.release(frame.patches)
-        if frame.patches.numel():
-            for request in takers:
-                request.pixels[frame.number] = frame.patches
-        if job.streams and job.source.held >= STREAMING_BYTES:
-            self._submit(job)
-
-    def _use_up(self, job: Job, request: Request, frame: int) -> None:
-        """A request has no more need of a frame's pixels; the last one gives the memory back."""
-        patches = request.pixels.pop(frame, None)
-        if patches is not None and not any(frame in other.pixels for other in job.requests):
-            job.source.release(patches)
+        return prompt, min(wanted, min(context, capacity) - tokens)
 
     def _submit(self, job: Job) -> None:
-        if job.submitted or job.prompt is None:
-            return
-        job.submitted = True
-        job.clock.loaded = time.monotonic()
-        for request in job.requests:
-            self.scheduler.add(request)
+        """Hand a job's requests to the scheduler, once."""
+        if not job.submitted and job.prompt is not None:
+            job.submitted = True
+            job.clock.loaded = time.monotonic()
+            for request in job.requests:
+                self.scheduler.add(request)
 
     # --- answers -------------------------------------------------------------------------------------------------
 
@@ -385,47 +314,20 @@ class Engine:
             if token == NOT_A_NUMBER:
                 self._end(job, MossVLError("the model's output is not a number; check its weights and dtype"))
                 continue
-            if job.clock.first_token is None:
-                job.clock.first_token = now
-                job.handle.cached_tokens = request.cached
-            job.clock.last_token = now
+            job.clock.token(now)
+            job.handle.cached_tokens = request.cached
             told = None
             if logprobs is not None and (wanted := job.params.logprobs) is not None:
                 best = list(zip(logprobs[2][row][:wanted], logprobs[1][row][:wanted], strict=True))
                 told = TokenLogprobs(token, logprobs[0][row], best)
-            self._add(job, request, token, told)
+            if job.add(request, token, told, self._ends):
+                self.scheduler.remove(request)
             changed[id(job)] = job
         for job in changed.values():
-            if not job.ended:
+            if all(request.ended for request in job.requests):
+                self._end(job, None)
+            elif not job.ended:
                 job.handle.changed()
-
-    def _add(self, job: Job, request: Request, token: int, logprobs: TokenLogprobs | None) -> None:
-        """Add a token to an answer; it may be its last."""
-        number = job.requests.index(request) if len(job.requests) > 1 else 0
-        draft, params = job.handle.drafts[number], job.params
-        if token in params.stop_token_ids or (token in self._ends and not params.ignore_eos):
-            self._finish(job, request, number, "stop")
-            return
-        request.tokens.append(token)
-        draft.tokens.append(token)
-        if logprobs is not None:
-            draft.logprobs.append(logprobs)
-        watch = job.watches[number]
-        if watch is not None:
-            watch.push([token])
-            if watch.stopped:
-                self._finish(job, request, number, "stop")
-                return
-        if request.num_answer >= request.room:
-            self._finish(job, request, number, "length")
-
-    def _finish(self, job: Job, request: Request, number: int, reason: str) -> None:
-        job.handle.drafts[number].finish_reason = reason
-        self.scheduler.remove(request)
-        for frame in list(request.pixels):
-            self._use_up(job, request, frame)
-        if all(one.ended for one in job.requests):
-            self._end(job, None)
 
     def _end(self, job: Job, error: Exception | None) -> None:
         """A query is over, whatever of it was still to come."""

@@ -2,132 +2,14 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
+from mossvl.engine.results import Answer, Result, SeenMedium, Timings, TokenLogprobs, Usage
 from mossvl.engine.text_stream import TextStream
 from mossvl.errors import GenerationCancelled, GenerationTimeout
 from mossvl.options import SamplingParams
-
-
-@dataclass(frozen=True)
-class TokenLogprobs:
-    """Log-probabilities of one token of an answer, before temperature and penalties."""
-
-    token: int
-    logprob: float
-    top: list[tuple[int, float]]
-    """The likeliest tokens, best first."""
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What a query cost, in tokens.
-
-    Attributes:
-        prompt_tokens: text of the prompt, one image token for every frame included.
-        vision_tokens: beside the text, separators included.
-        cached_tokens: of the prompt's text, those that did not have to be computed anew.
-        new_tokens: of all answers.
-    """
-
-    prompt_tokens: int = 0
-    vision_tokens: int = 0
-    cached_tokens: int = 0
-    new_tokens: int = 0
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Seconds; None for what did not happen.
-
-    Attributes:
-        media: until all that had to be loaded before the start was there.
-        queue: from then until the request was admitted.
-        vision: that the encoding of frames took, together with those of other queries in the same steps.
-        first_token: from the submission until the first token was known.
-        per_token: between tokens, on average.
-        total: from the submission to the end.
-    """
-
-    media: float | None = None
-    queue: float | None = None
-    vision: float | None = None
-    first_token: float | None = None
-    per_token: float | None = None
-    total: float | None = None
-
-
-@dataclass(frozen=True)
-class SeenMedium:
-    """An image, a video or a segment of one, as the model saw it.
-
-    Attributes:
-        kind: "image" or "video".
-        width, height: pixels of the original.
-        model_width, model_height: pixels that the model saw.
-        vision_tokens: separators included.
-        timestamps: seconds of each frame that was seen; None for an image.
-    """
-
-    kind: str
-    width: int
-    height: int
-    model_width: int
-    model_height: int
-    vision_tokens: int
-    timestamps: tuple[float, ...] | None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One of the answers to a query.
-
-    Attributes:
-        finish_reason: "stop" (by itself, or at a stop text or token), "length", "cancelled" or "error".
-    """
-
-    text: str
-    token_ids: list[int]
-    finish_reason: str
-    logprobs: list[TokenLogprobs] | None = None
-
-
-@dataclass(frozen=True)
-class Result:
-    """Everything known about a query that has ended; `text`, `token_ids`, … are those of its first answer."""
-
-    answers: list[Answer]
-    usage: Usage
-    timings: Timings
-    media: list[SeenMedium]
-    input_text: str
-    error: Exception | None = None
-
-    @classmethod
-    def of_error(cls, error: Exception) -> "Result":
-        """Of a query that could not even be begun."""
-        return cls([Answer("", [], "error")], Usage(), Timings(), [], "", error)
-
-    @property
-    def text(self) -> str:
-        return self.answers[0].text
-
-    @property
-    def token_ids(self) -> list[int]:
-        return self.answers[0].token_ids
-
-    @property
-    def finish_reason(self) -> str:
-        return self.answers[0].finish_reason
-
-    @property
-    def logprobs(self) -> list[TokenLogprobs] | None:
-        return self.answers[0].logprobs
 
 
 @dataclass
@@ -334,52 +216,3 @@ class Handle:
 
     def _take(self) -> str:
         return "".join(self.take())
-
-
-def since(begun: float | None, ended: float | None) -> float | None:
-    return None if begun is None or ended is None else max(0.0, ended - begun)
-
-
-class Stopwatch:
-    """Seconds between its making and `stop`, of work on a device: nothing waits until they are asked for."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
-        self._begun = self._ended = time.monotonic()
-        for event in self._events[:1]:
-            event.record()
-
-    def stop(self) -> None:
-        self._ended = time.monotonic()
-        for event in self._events[1:]:
-            event.record()
-
-    def seconds(self) -> float:
-        if not self._events:
-            return self._ended - self._begun
-        begun, ended = self._events
-        ended.synchronize()
-        return float(begun.elapsed_time(ended)) / 1e3
-
-
-class Clock:
-    """When what happened to a query, in seconds of `time.monotonic`."""
-
-    def __init__(self) -> None:
-        self.submitted = time.monotonic()
-        self.loaded: float | None = None
-        self.admitted: float | None = None
-        self.vision: list[Stopwatch] = []
-        self.first_token: float | None = None
-        self.last_token: float | None = None
-
-    def timings(self, tokens: int) -> Timings:
-        decoded = since(self.first_token, self.last_token)
-        return Timings(
-            media=since(self.submitted, self.loaded),
-            queue=since(self.loaded, self.admitted),
-            vision=sum(watch.seconds() for watch in self.vision) if self.vision else None,
-            first_token=since(self.submitted, self.first_token),
-            per_token=None if decoded is None or tokens < 2 else decoded / (tokens - 1),
-            total=since(self.submitted, time.monotonic()),
-        )

@@ -10,8 +10,9 @@ from typing import Any, Self
 from mossvl.engine.chat import Chat
 from mossvl.engine.config import EngineConfig
 from mossvl.engine.engine import Engine
-from mossvl.engine.handle import Handle, Result
+from mossvl.engine.handle import Handle
 from mossvl.engine.query import Message, Query
+from mossvl.engine.results import Result
 from mossvl.errors import InputError, OptionError
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.options import SamplingParams

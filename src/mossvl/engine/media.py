@@ -6,7 +6,6 @@ that a source that hangs holds up nothing but its own request. Files are opened,
 
 import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,17 +14,16 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from mossvl.engine.handle import SeenMedium
+from mossvl.engine.media_memory import POLL_SECONDS, Budget, MediaMemory, Remembered
 from mossvl.engine.query import Message, Query, media_of
 from mossvl.engine.request import PixelScale
+from mossvl.engine.results import SeenMedium
 from mossvl.errors import GenerationCancelled, MediaError
 from mossvl.media.fetch import file_version
 from mossvl.media.pictures import FrameList
 from mossvl.processing.plan import Grid, ImagePlan, MediumPlan, VideoPlan, num_units, video_segments
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import check_messages
-
-POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -100,84 +98,6 @@ class Source(Protocol):
     def stop(self) -> None:
         """Nothing more is wanted."""
         ...
-
-
-class Budget:
-    """Bytes of decoded pixels that may wait in memory, over all loads."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.used = limit, 0
-        self._changed = threading.Condition()
-
-    def take(self, load: "Load", count: int, stalled: Callable[[], None]) -> None:
-        """Wait until `count` bytes are free; a load that holds nothing never waits.
-
-        Raises:
-            GenerationCancelled: the load was stopped.
-        """
-        told = False
-        with self._changed:
-            while self.used + count > self.limit and load.held:
-                if not told:
-                    told = True
-                    stalled()
-                self._changed.wait(POLL_SECONDS)
-                load.check()
-            load.check()
-            self.used += count
-            load.held += count
-
-    def give(self, load: "Load", count: int) -> None:
-        with self._changed:
-            self.used -= count
-            load.held -= count
-            self._changed.notify_all()
-
-
-@dataclass(frozen=True)
-class Remembered:
-    """Stands for the image or clip of a plan that is only remembered; its pixels must be loaded anew."""
-
-    name: str
-    height: int
-    width: int
-
-
-class MediaMemory:
-    """What is known of files that were seen: plans, and digests of frames, for as long as the files do not change."""
-
-    def __init__(self, entries: int) -> None:
-        self.entries = entries
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
-        self._loading: dict[Hashable, threading.Event] = {}
-
-    def get(self, key: Hashable | None) -> Any:
-        with self._lock:
-            if key is None or key not in self._kept:
-                return None
-            self._kept.move_to_end(key)
-            return self._kept[key]
-
-    def put(self, key: Hashable | None, value: Any) -> None:
-        if key is None or not self.entries:
-            return
-        with self._lock:
-            self._kept[key] = value
-            while len(self._kept) > self.entries:
-                self._kept.popitem(last=False)
-
-    def lead(self, key: Hashable) -> threading.Event | None:
-        """None: the caller is to load what the key names, and calls `done`. Else what is set when somebody else has."""
-        with self._lock:
-            if key in self._loading:
-                return self._loading[key]
-            self._loading[key] = threading.Event()
-            return None
-
-    def done(self, key: Hashable) -> None:
-        with self._lock:
-            self._loading.pop(key).set()
 
 
 class Load:

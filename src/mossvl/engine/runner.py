@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mossvl.engine.attention import PagedAttention
+from mossvl.engine.clock import Stopwatch
 from mossvl.engine.config import EngineConfig
-from mossvl.engine.handle import Stopwatch
 from mossvl.engine.inputs import StepInputs, TextRows, to_device, vision_positions, vision_slots
 from mossvl.engine.pool import PagePool, Tables, count_pages
 from mossvl.engine.request import PixelScale, Request

@@ -122,7 +122,7 @@ class Scheduler:
     def _decode(self, plan: Plan) -> None:
         """One row for every request that generates; the newest are preempted when pages run out."""
         for request in list(self.running):
-            if request.slot < 0 or not request.wants_token:
+            if not request.wants_token:
                 continue
             if request.computed // self.config.page_size < len(request.text_pages) or self._grow(request):
                 plan.decode.append(request)

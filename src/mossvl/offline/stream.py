@@ -6,8 +6,9 @@ from functools import partial
 from typing import Any
 
 from mossvl.engine.engine import Engine
-from mossvl.engine.handle import Handle, Result
+from mossvl.engine.handle import Handle
 from mossvl.engine.query import Message, Query, message_of
+from mossvl.engine.results import Result
 from mossvl.errors import OptionError
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import check_messages

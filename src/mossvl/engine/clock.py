@@ -1,0 +1,61 @@
+"""When what happened to a query."""
+
+import time
+
+import torch
+
+from mossvl.engine.results import Timings
+
+
+def since(begun: float | None, ended: float | None) -> float | None:
+    return None if begun is None or ended is None else max(0.0, ended - begun)
+
+
+class Stopwatch:
+    """Seconds between its making and `stop`, of work on a device: nothing waits until they are asked for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
+        self._begun = self._ended = time.monotonic()
+        for event in self._events[:1]:
+            event.record()
+
+    def stop(self) -> None:
+        self._ended = time.monotonic()
+        for event in self._events[1:]:
+            event.record()
+
+    def seconds(self) -> float:
+        if not self._events:
+            return self._ended - self._begun
+        begun, ended = self._events
+        ended.synchronize()
+        return float(begun.elapsed_time(ended)) / 1e3
+
+
+class Clock:
+    """When what happened to a query, in seconds of `time.monotonic`."""
+
+    def __init__(self) -> None:
+        self.submitted = time.monotonic()
+        self.loaded: float | None = None
+        self.admitted: float | None = None
+        self.vision: list[Stopwatch] = []
+        self.first_token: float | None = None
+        self.last_token: float | None = None
+
+    def token(self, now: float) -> None:
+        """A token has come."""
+        self.first_token = now if self.first_token is None else self.first_token
+        self.last_token = now
+
+    def timings(self, tokens: int) -> Timings:
+        decoded = since(self.first_token, self.last_token)
+        return Timings(
+            media=since(self.submitted, self.loaded),
+            queue=since(self.loaded, self.admitted),
+            vision=sum(watch.seconds() for watch in self.vision) if self.vision else None,
+            first_token=since(self.submitted, self.first_token),
+            per_token=None if decoded is None or tokens < 2 else decoded / (tokens - 1),
+            total=since(self.submitted, time.monotonic()),
+        )

@@ -1,0 +1,132 @@
+"""A query on its way through the engine: its loading, its limits, and one request for each of its answers."""
+
+import time
+from collections.abc import Container
+from dataclasses import dataclass, field
+
+from mossvl.engine.clock import Clock
+from mossvl.engine.handle import Handle
+from mossvl.engine.media import Frame, Planned, Source
+from mossvl.engine.request import Prompt, Request
+from mossvl.engine.results import TokenLogprobs
+from mossvl.engine.text_stream import TextStream
+from mossvl.errors import GenerationCancelled, GenerationTimeout, MossVLError
+from mossvl.options import GenerationOptions, SamplingParams
+
+STREAMING_BYTES = 32 << 20
+"""Of a video that is read from a file for the first time, encoding begins when so much has been decoded."""
+
+
+@dataclass(eq=False)
+class Job:
+    """A query in the engine.
+
+    Attributes:
+        options: of the query; `params`, which may be others, are for drawing tokens.
+        deadline, patience: when the query's time is over, and when its source is given up (`time.monotonic`).
+        digests: of its frames, as far as they are known; its requests share the list.
+        loading: something is being loaded.
+        submitted: its requests are with the scheduler.
+        streams: its frames are worth encoding before all of them are loaded.
+    """
+
+    source: Source
+    options: GenerationOptions
+    params: SamplingParams
+    handle: Handle
+    clock: Clock = field(default_factory=Clock)
+    deadline: float = float("inf")
+    patience: float = float("inf")
+    digests: list[bytes | None] = field(default_factory=list)
+    prompt: Prompt | None = None
+    requests: list[Request] = field(default_factory=list)
+    loading: bool = False
+    submitted: bool = False
+    streams: bool = False
+    ended: bool = False
+    _watches: list[TextStream | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.options.timeout is not None:
+            self.deadline = self.clock.submitted + self.options.timeout
+
+    def reason_to_end(self, now: float) -> MossVLError | None:
+        """Why the query must not go on, if there is a reason."""
+        if self.handle.cancelled:
+            return GenerationCancelled("cancelled before the answer was complete")
+        if now > self.deadline:
+            return GenerationTimeout(f"the query took longer than its timeout of {self.options.timeout:g} seconds")
+        if self.loading and now > self.patience:
+            limit = self.source.patience
+            return GenerationTimeout(f"loading gave nothing for {limit:g} seconds; raise MediaLimits.timeout")
+        return None
+
+    def be_patient(self) -> None:
+        """The source has given a sign of life."""
+        # What loads media keeps to the same limit and says more; this is for what does not come back at all.
+        self.patience = time.monotonic() + 1.1 * self.source.patience
+
+    # --- media ---------------------------------------------------------------------------------------------------
+
+    def plan(self, planned: Planned, prompt: Prompt, room: int) -> None:
+        """The prompt is known, and how many tokens an answer may have."""
+        handle = self.handle
+        handle.input_text, handle.media = planned.input_text, planned.media
+        handle.prompt_tokens, handle.vision_tokens = len(prompt.tokens), prompt.num_vision
+        self.prompt, self.digests, self.streams = prompt, planned.digests, planned.streams
+        for number in range(self.params.n):
+            request = Request(prompt, self.params, room, self.digests, owner=self)
+            request.pixel_scale = self.source.pixel_scale
+            request.vision_chunk = self.options.vision_chunked_length
+            if self.params.seed is not None:
+                request.seed = (self.params.seed + number) % 2**63
+            self.requests.append(request)
+            self._watches.append(TextStream(self.source.tokenizer, self.params.stop) if self.params.stop else None)
+
+    def take(self, frame: Frame) -> None:
+        """A frame has been loaded, or only its digest has become known."""
+        self.digests[frame.number] = frame.digest
+        if not frame.patches.numel():
+            return
+        takers = [request for request in self.requests if not request.ended and request.encoded <= frame.number]
+        for request in takers:
+            request.pixels[frame.number] = frame.patches
+        if not takers:
+            self.source.release(frame.patches)
+
+    @property
+    def may_begin(self) -> bool:
+        """Enough has been loaded to begin, though not everything."""
+        return self.streams and self.source.held >= STREAMING_BYTES
+
+    def use_up(self, request: Request, frame: int) -> None:
+        """A request has no more need of a frame's pixels; the last one gives the memory back."""
+        patches = request.pixels.pop(frame, None)
+        if patches is not None and not any(frame in other.pixels for other in self.requests):
+            self.source.release(patches)
+
+    # --- answers -------------------------------------------------------------------------------------------------
+
+    def add(self, request: Request, token: int, logprobs: TokenLogprobs | None, ends: Container[int]) -> bool:
+        """Add a token to an answer, unless it ends it → whether the answer is complete.
+
+        Args:
+            ends: the model's own end tokens.
+        """
+        number = self.requests.index(request) if len(self.requests) > 1 else 0
+        draft, params = self.handle.drafts[number], self.params
+        if token in params.stop_token_ids or (token in ends and not params.ignore_eos):
+            draft.finish_reason = "stop"
+            return True
+        request.tokens.append(token)
+        draft.tokens.append(token)
+        if logprobs is not None:
+            draft.logprobs.append(logprobs)
+        watch = self._watches[number]
+        if watch is not None:
+            watch.push([token])
+        if watch is not None and watch.stopped:
+            draft.finish_reason = "stop"
+        elif request.num_answer >= request.room:
+            draft.finish_reason = "length"
+        return draft.finish_reason is not None
