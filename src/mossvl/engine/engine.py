@@ -43,7 +43,7 @@ IDLE_SECONDS = 0.02
 
 
 Inbox = queue.SimpleQueue[Callable[[], None] | None]
-"""What others want of the engine's thread, or None: to end."""
+"""What others want of the engine's thread; None makes it look whether it is to end."""
 
 
 class Engine:
@@ -65,7 +65,7 @@ class Engine:
         self._jobs: list[Job] = []
         self._to_load: deque[Job] = deque()
         self._inbox: Inbox = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock, self._serving = threading.Lock(), threading.Lock()
         self._thread: threading.Thread | None = None
         self._expected = 0
         ends = model.generation_config.eos_token_id if model.generation_config is not None else None
@@ -147,8 +147,18 @@ class Engine:
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Work until there is nothing left to do."""
+    def serves(self, event: Callable[[], None] | None) -> bool:
+        """Take in an event and work until there is nothing left to do → whether this thread is still the engine's.
+
+        The lock is for the moment in which a closed engine is asked again while its old thread has not quite ended.
+        """
+        with self._serving:
+            if event is not None:
+                event()
+            self._run()
+            return self._thread is threading.current_thread()
+
+    def _run(self) -> None:
         try:
             pending: Pending | None = None
             while self._jobs or pending is not None:
@@ -359,12 +369,11 @@ class Engine:
 
 def _serve(engine: "weakref.ref[Engine]", inbox: Inbox) -> None:
     """The engine's thread: runs it whenever something comes; while nothing does, it holds on to nothing."""
-    while (event := inbox.get()) is not None:
-        event()
+    while True:
+        event = inbox.get()
         running = engine()
-        if running is None:
+        if running is None or not running.serves(event):
             return
-        running.run()
         del event, running
 
 
