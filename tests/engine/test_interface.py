@@ -265,3 +265,15 @@ def test_a_model_needs_its_processor(model):
 def test_messages_that_are_none_are_refused(llm):
     with pytest.raises(PromptError):
         llm.submit({"messages": []})
+
+
+def test_pixels_of_what_is_found_in_the_cache_are_given_back_at_once(make):
+    llm = make(page_size=4, media_cache=0)
+    query = {"prompt": "Describe", "videos": [CLIP]}
+    llm.generate(query, EIGHT)
+    handle = llm.submit(query, SamplingParams(max_new_tokens=100_000, ignore_eos=True))
+    next(iter(handle.chunks()))
+    held = llm.engine.budget.used
+    handle.cancel()
+    assert handle.wait(20).usage.cached_tokens > 0
+    assert held == 0

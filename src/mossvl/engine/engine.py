@@ -202,8 +202,10 @@ class Engine:
             job = part.request.owner
             if self.runner.vision_watch not in job.clock.vision and self.runner.vision_watch is not None:
                 job.clock.vision.append(self.runner.vision_watch)
-            for frame in range(part.start, part.stop):
-                job.use_up(part.request, frame)
+        for request in plan.requests:
+            # Encoded now, or found in the cache: their pixels are of no more use.
+            for frame in [frame for frame in request.pixels if frame < request.encoded]:
+                request.owner.use_up(request, frame)
         for rows in plan.prefill:
             job = rows.request.owner
             if job.clock.admitted is None:
