@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 QUERIES = [{"prompt": "Describe", "images": ["examples/shapes.png"], "generate_kwargs": {"max_new_tokens": 4}}]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/model.md", "docs/offline.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/engine.md", "docs/model.md", "docs/offline.md"])
 def test_snippets_run_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     checkpoint = shutil.copytree(CHECKPOINT, tmp_path / "checkpoint")

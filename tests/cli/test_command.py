@@ -15,7 +15,7 @@ def test_version(command):
     assert command("--version").stdout == f"mossvl {mossvl.__version__}\n"
 
 
-@pytest.mark.parametrize("name", ["ask", "run", "frames", "inspect"])
+@pytest.mark.parametrize("name", ["ask", "run", "frames", "inspect", "bench"])
 def test_every_command_has_help(command, name):
     result = command(name, "--help")
     assert result.exit_code == 0

@@ -1,0 +1,83 @@
+"""`mossvl bench` measures what it says, and says what it measured."""
+
+import json
+
+import pytest
+import torch
+
+from mossvl.bench import media as media_bench
+from mossvl.bench import report
+from mossvl.bench.hardware import describe
+from mossvl.bench.measure import Bench, Row
+from mossvl.bench.prompts import IMAGE, VIDEO_64, VIDEO_256, RandomPrompt, Shape, random_pixels
+from mossvl.engine.config import EngineConfig
+from mossvl.engine.engine import Engine
+
+SMALL = Shape("3 frames", 3, 4, 6, question=7)
+
+
+@pytest.fixture
+def bench(model):
+    engine = Engine(model, EngineConfig(memory=1 << 24))
+    yield Bench(engine, {"bytes_per_second": 1e9, "flops_per_second": 1e9}, repeats=1)
+    engine.close()
+
+
+def test_prompts_have_the_sizes_that_are_measured():
+    sizes = [(shape.text_tokens, shape.vision_tokens) for shape in (IMAGE, VIDEO_64, VIDEO_256)]
+    assert sizes == [(73, 1025), (712, 12_608), (2632, 56_576)]
+
+
+def test_an_answer_has_as_many_tokens_as_are_timed(bench):
+    result = bench.answer(SMALL, 5)
+    assert result.error is None
+    assert result.usage.prompt_tokens == SMALL.text_tokens
+    assert result.usage.vision_tokens == SMALL.vision_tokens
+    assert len(result.token_ids) == 5
+
+
+def test_new_prompts_find_nothing_and_second_questions_find_the_frames(bench):
+    assert bench.answer(SMALL, 2).usage.cached_tokens == 0
+    assert bench.answer(SMALL, 2).usage.cached_tokens == 0
+    long = Shape("20 frames", 20, 2, 2)
+    prompt = RandomPrompt.new(long, bench.config, random_pixels(long))
+    bench.ask(prompt, 1).wait()
+    assert bench.ask(prompt.again(), 1).wait().usage.cached_tokens == 192
+
+
+def test_requests_together_give_a_rate(bench, monkeypatch):
+    monkeypatch.setattr("mossvl.bench.measure.SMALL_IMAGE", SMALL)
+    monkeypatch.setattr("mossvl.bench.measure.ANSWER", 4)
+    rate, step = bench._together(3)
+    assert rate > 0 and step > 0
+
+
+def test_weights_that_a_step_reads_leave_out_what_vision_alone_needs(bench):
+    language = bench.engine.model.model.language_model
+    everything = sum(weight.nbytes for weight in language.layers.parameters())
+    assert 0 < bench.weight_bytes < everything + bench.engine.model.lm_head.weight.nbytes
+
+
+def test_reports(tmp_path):
+    rows = [Row("first token", 12.345, "ms", [12.0, 13.0], "9 TFLOP/s")]
+    hardware = describe(torch.device("cpu"))
+    table = report.markdown("Latency", hardware, {"bytes_per_second": 3e12, "flops_per_second": 7e14}, rows)
+    assert "| first token | 12.3 ms | 12 … 13 | 9 TFLOP/s |" in table
+    assert "a copy moved 3.00 TB/s" in table
+    assert f"torch {torch.__version__.split('+')[0]}" in table
+    report.write(tmp_path / "results.json", {"latency": rows})
+    assert json.loads((tmp_path / "results.json").read_text())["latency"][0]["value"] == 12.345
+
+
+def test_media_are_measured_from_a_file_to_patches(monkeypatch):
+    monkeypatch.setattr(media_bench, "CLIPS", {"tiny": (64, 96)})
+    monkeypatch.setattr(media_bench, "SECONDS", 2)
+    planning, loading = media_bench.media(1)
+    assert planning.unit == "ms" and loading.unit == "frames/s"
+    assert loading.value > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_or_weights_it_says_so(command):
+    assert "measured on a GPU" in command("bench", "latency", "--random").stderr
+    assert "either a --checkpoint or --random" in command("bench", "latency", env={"MOSSVL_CHECKPOINT": ""}).stderr
