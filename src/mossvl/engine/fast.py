@@ -85,7 +85,7 @@ class Prompts:
 
 
 class FastAttention(FastProducts):
-    """A `Backend` over pages: prompt rows first, then rows that decode.
+    """The part of a `Backend` that computes text rows over pages: prompt rows first, then rows that decode.
 
     Args:
         slots: (rows,) int64 places in the batch.
@@ -111,8 +111,7 @@ class FastAttention(FastProducts):
         last = (lengths.long() - 1).clamp(min=0)
         pages = tables.text[slots, :, last // pool.page_size].T.long()
         # Where each row's keys and values go, (groups, rows): page · page size + place; -1 is nowhere.
-        places = torch.where(lengths > 0, pages * pool.page_size + last % pool.page_size, -1)
-        self.text_slots = places.contiguous()
+        self.text_slots = torch.where(lengths > 0, pages * pool.page_size + last % pool.page_size, -1).contiguous()
 
     def self_attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor, attn: Attention, rope: Rope) -> Tensor:
         keys, values = self.pool.layer(layer)
@@ -121,9 +120,6 @@ class FastAttention(FastProducts):
         q = store(q, k, v, *norms, *rope, keys, values, self.text_slots[group])
         splits = 1 if self.prompts is None else self.prompts.own_splits
         return self._attend(q, keys, values, self.tables.text[:, group], self.lengths, splits)
-
-    def store_vision(self, layer: int, k: Tensor, v: Tensor, attn: Attention, rope: Rope) -> None:
-        raise NotImplementedError("a step's rows are text; VisionReader reads vision tokens")
 
     def cross_attention(self, layer: int, q: Tensor, attn: Attention, rope: Rope) -> Tensor:
         keys, values = self.pool.layer(layer)

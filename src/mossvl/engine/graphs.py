@@ -30,11 +30,12 @@ class StepGraphs:
     """Graphs of steps, one for each `Kind`, captured when it is first needed (or by `prepare`).
 
     Args:
-        step: from `StepInputs` to (logits, likeliest tokens); called while a graph is captured.
+        step: from `StepInputs`, and tiles of prompts (tiles, 3) int32 or None, to (logits, likeliest tokens); called
+            while a graph is captured.
     """
 
     def __init__(
-        self, max_batch: int, device: torch.device, step: Callable[[StepInputs], tuple[Tensor, Tensor]]
+        self, max_batch: int, device: torch.device, step: Callable[[StepInputs, Tensor | None], tuple[Tensor, Tensor]]
     ) -> None:
         self.device, self._step = device, step
         self.decode_sizes = decode_sizes(max_batch)
@@ -48,7 +49,7 @@ class StepGraphs:
 
     def kind_of(self, rows: TextRows) -> Kind | None:
         """The graph that these rows fit, or None."""
-        vision = bool(rows.visible.any())
+        vision = rows.sees
         count = len(rows.tokens)
         if not rows.num_prefill:
             return self.decode_kind(count, vision)
@@ -72,12 +73,7 @@ class StepGraphs:
         """Logits (draws, vocab) and the likeliest tokens (draws,) of a step; the logits are valid until the next run
         but one, so that a step may have two parts."""
         graph, (logits, tokens) = self.captured(kind)
-        host = np.zeros((6, kind.rows), dtype=np.int64)
-        host[4] = self._nobody
-        host[5] = kind.rows - 1
-        count = len(rows.tokens)
-        host[:5, :count] = rows.tokens, rows.positions, rows.visible, rows.lengths, rows.slots
-        host[5, : len(rows.draw_rows)] = rows.draw_rows
+        host = rows.packed(kind.rows, self._nobody)
         self._rows[:, : kind.rows].copy_(torch.from_numpy(host).pin_memory(), non_blocking=True)
         if kind.tiles:
             tiles = np.zeros((kind.tiles, 3), dtype=np.int32)
@@ -98,21 +94,10 @@ class StepGraphs:
         self._rows.zero_()
         self._tiles.zero_()
         self._rows[4] = self._nobody  # What runs while a graph is made is nobody's, and writes nothing.
-        tokens, positions, visible, lengths, slots, drawing = self._rows[:, : kind.rows].unbind()
+        draws, tiles = (MOST_SEQUENCES, self._tiles[: kind.tiles]) if kind.tiles else (None, None)
 
         def step() -> tuple[Tensor, Tensor]:
-            return self._step(
-                StepInputs(
-                    tokens,
-                    positions,
-                    visible.int(),
-                    lengths.int(),
-                    slots,
-                    drawing[:MOST_SEQUENCES] if kind.tiles else None,
-                    self._tiles[: kind.tiles] if kind.tiles else None,
-                    kind.vision,
-                )
-            )
+            return self._step(StepInputs.of(self._rows[:, : kind.rows], draws, kind.vision), tiles)
 
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))

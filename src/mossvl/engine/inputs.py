@@ -92,6 +92,22 @@ class TextRows:
             at += 1
         return cls(sequences, tokens, positions, visible, lengths, slots, num_prefill, draws, draw_rows)
 
+    @property
+    def sees(self) -> bool:
+        """Some rows see something."""
+        return bool(self.visible.any())
+
+    def packed(self, rows: int, nobody: int) -> NDArray[np.int64]:
+        """(6, rows): tokens, positions, visible, lengths, slots, and the rows from which tokens are drawn.
+
+        Rows beyond these have the slot `nobody`; draws beyond these are from the last row.
+        """
+        host = np.zeros((6, rows), dtype=np.int64)
+        host[4], host[5] = nobody, rows - 1
+        host[:5, : len(self.tokens)] = self.tokens, self.positions, self.visible, self.lengths, self.slots
+        host[5, : len(self.draw_rows)] = self.draw_rows
+        return host
+
 
 def vision_slots(frames: Sequence[Frames], page_size: int) -> NDArray[np.int64]:
     """Where the vision tokens of these frames go, (vision tokens,) int64: page · page_size + place in it."""
@@ -116,7 +132,7 @@ class StepInputs:
     Attributes:
         tokens: (rows,) int64, -1 for the token that was drawn last.
         drawing: (draws,) int64 rows from which tokens are drawn; None for all.
-        tiles: (tiles, 3) int32, or None.
+        vision: some rows see something.
     """
 
     tokens: Tensor
@@ -125,5 +141,11 @@ class StepInputs:
     lengths: Tensor
     slots: Tensor
     drawing: Tensor | None
-    tiles: Tensor | None
     vision: bool
+
+    @classmethod
+    def of(cls, packed: Tensor, draws: int | None, vision: bool) -> "StepInputs":
+        """From `TextRows.packed` on the device; `draws` tokens are drawn, or one from every row (None)."""
+        tokens, positions, visible, lengths, slots, drawing = packed.unbind()
+        drawing_ = None if draws is None else drawing[:draws]
+        return cls(tokens, positions, visible.int(), lengths.int(), slots, drawing_, vision)

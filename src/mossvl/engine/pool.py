@@ -42,21 +42,15 @@ class PagePool:
         page_size: int,
     ) -> None:
         self.page_size, self.num_pages = page_size, num_pages
-        self.span, self.groups, self.place = places(config)
-        device = devices[0]
-        shape = (num_pages, config.num_key_value_heads, page_size, config.head_dim)
+        _, self.groups, self.place = places(config)
+        shape = (2, num_pages, config.num_key_value_heads, page_size, config.head_dim)
         self._keys: dict[tuple[torch.device, int], Tensor] = {}
         self._values: dict[tuple[torch.device, int], Tensor] = {}
         self.devices = devices
-        if len(set(devices)) == 1:
-            storage = torch.empty((self.span, 2, *shape), dtype=dtype, device=device)
-            for member in range(self.span):
-                self._keys[device, member], self._values[device, member] = storage[member]
-        else:
-            for layer, device in enumerate(devices):
-                key = device, self.place[layer][0]
-                if key not in self._keys:
-                    self._keys[key], self._values[key] = torch.empty((2, *shape), dtype=dtype, device=device)
+        for device, (member, _) in zip(devices, self.place, strict=True):
+            if (device, member) not in self._keys:
+                storage = torch.empty(shape, dtype=dtype, device=device)
+                self._keys[device, member], self._values[device, member] = storage
 
     def layer(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer, (pages, kv heads, page size, head_dim) each."""

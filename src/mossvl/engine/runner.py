@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -171,10 +170,9 @@ class Runner:
         encoded: dict[tuple[int, int], Tensor] = {}
         for scale, same in groupby(frames, key=lambda one: one[0].pixel_scale):
             group = list(same)
-            sizes = [request.prompt.patches(frame) for request, frame in group]
-            tokens = self._encode(group, scale)
-            merge = self.model.config.vision_config.spatial_merge_size**2
-            for (request, frame), own in zip(group, tokens.split([size // merge + 1 for size in sizes]), strict=True):
+            ranges = [request.prompt.vision_range(frame, frame + 1) for request, frame in group]
+            tokens = self._encode(group, scale).split([stop - start for start, stop in ranges])
+            for (request, frame), own in zip(group, tokens, strict=True):
                 encoded[request.number, frame] = own
                 self.vision_cache.put(request.digests[frame], own)
         return encoded
@@ -236,20 +234,19 @@ class Runner:
 
     def _on_device(self, rows: TextRows) -> tuple[StepInputs, Any]:
         """The inputs of a step that is not captured, and its backend."""
-        drawing = np.zeros(len(rows.tokens), dtype=np.int64)
-        drawing[: len(rows.draw_rows)] = rows.draw_rows
-        host = np.stack((rows.tokens, rows.positions, rows.visible, rows.lengths, rows.slots, drawing))
-        tokens, positions, visible, lengths, slots, drawing_ = to_device(host, self.device).unbind()
-        drawing_ = drawing_[: len(rows.draw_rows)]
-        seen = bool(rows.visible.any())
-        inputs = StepInputs(tokens, positions, visible.int(), lengths.int(), slots, drawing_, None, seen)
+        packed = to_device(rows.packed(len(rows.tokens), nobody=self.config.max_batch), self.device)
+        inputs = StepInputs.of(packed, len(rows.draws), rows.sees)
         if not self.fast:
             return inputs, PagedAttention(self.pool, self.tables, rows)
-        from mossvl.engine.fast import FastAttention, in_tiles
+        from mossvl.engine.fast import in_tiles
 
-        prompts = in_tiles(self.pool, rows, self.device)
-        backend = FastAttention(self.pool, self.tables, self.weights, slots, inputs.lengths, inputs.visible, prompts)
-        return inputs, backend
+        return inputs, self._fast_attention(inputs, in_tiles(self.pool, rows, self.device))
+
+    def _fast_attention(self, inputs: StepInputs, prompts: Any) -> Any:
+        from mossvl.engine.fast import FastAttention
+
+        rows = inputs.slots, inputs.lengths, inputs.visible
+        return FastAttention(self.pool, self.tables, self.weights, *rows, prompts)
 
     def _step(self, inputs: StepInputs, backend: Any) -> tuple[Tensor, Tensor]:
         """Logits (draws, vocab), and the likeliest tokens (draws,), which are taken for drawn.
@@ -269,17 +266,12 @@ class Runner:
         self.last_tokens[slots] = likely.clamp(min=0)
         return logits, likely
 
-    def _captured_step(self, inputs: StepInputs) -> tuple[Tensor, Tensor]:
+    def _captured_step(self, inputs: StepInputs, tiles: Tensor | None) -> tuple[Tensor, Tensor]:
         """`_step` from device tensors alone."""
-        from mossvl.engine.fast import FastAttention, Prompts
+        from mossvl.engine.fast import Prompts
 
-        prompts = None
-        if inputs.tiles is not None:
-            prompts = Prompts(inputs.tiles, len(inputs.tokens), *GRAPH_SPLITS)
-        backend = FastAttention(
-            self.pool, self.tables, self.weights, inputs.slots, inputs.lengths, inputs.visible, prompts
-        )
-        return self._step(inputs, backend)
+        prompts = None if tiles is None else Prompts(tiles, len(inputs.tokens), *GRAPH_SPLITS)
+        return self._step(inputs, self._fast_attention(inputs, prompts))
 
     def warm_up(self, report: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Compile kernels and capture graphs of text now instead of when they are first needed.
