@@ -151,14 +151,15 @@ class Load:
         messages = check_messages(self.messages)
         text = self.processor.render(messages)
         media = media_of(messages)
-        plans: list[MediumPlan] | None = self.memory.get(self._prompt_key(*media)) if first is None else None
+        versions = _versions(*media)  # Before the files are opened: of a file that changes now, nothing is kept.
+        key = self._prompt_key(*media, versions)
+        plans: list[MediumPlan] | None = self.memory.get(key) if first is None else None
         opened = plans is None
         if plans is None:
-            key = self._prompt_key(*media)  # Before the files are opened: of a file that changes now, nothing is kept.
             plans = self.processor.plan_media(text, *media, self.query.media, stack)
-            if key is not None and key == self._prompt_key(*media):
+            if versions == _versions(*media):
                 self.memory.put(key, [_remembered(plan) for plan in plans])
-        keys = self._medium_keys(plans, *media)
+        keys = self._medium_keys(plans, media[1], versions)
         if first is None:
             known = [self.memory.get(key) or [None] * plan.num_frames for key, plan in zip(keys, plans, strict=True)]
             self._expected = [digest for medium in known for digest in medium]
@@ -219,30 +220,31 @@ class Load:
 
     # --- what identifies media -----------------------------------------------------------------------------------
 
-    def _prompt_key(self, images: Sequence[Any], videos: Sequence[Any]) -> Hashable | None:
+    def _prompt_key(
+        self, images: Sequence[Any], videos: Sequence[Any], versions: Sequence[Hashable | None]
+    ) -> Hashable | None:
         """All that the plans of a prompt's media depend on; None if some of them are no files."""
-        names = [*((image, None) for image in images), *map(video_segments, videos)]
-        versions = [_version(source) for source, _ in names]
-        if not names or None in versions:
+        if not versions or None in versions:
             return None
-        processor = self.processor
+        processor, segments = self.processor, [video_segments(video)[1] for video in videos]
         settings = (
             repr(processor.image_processor.settings(self.query.media)),
             repr(processor.video_processor.settings(self.query.media)),
             processor.image_processor.layout,
             processor.limits,
         )
-        return "plans", len(images), tuple(versions), repr([segments for _, segments in names]), settings
+        return "plans", len(images), tuple(versions), repr(segments), settings
 
     def _medium_keys(
-        self, plans: Sequence[MediumPlan], images: Sequence[Any], videos: Sequence[Any]
+        self, plans: Sequence[MediumPlan], videos: Sequence[Any], versions: Sequence[Hashable | None]
     ) -> list[Hashable | None]:
         """For each plan, all that its pixels depend on; None if it is no file."""
-        sources = iter([_version(image) for image in images])
-        units = iter(_version(video_segments(video)[0]) for video in videos for _ in range(num_units(video)))
+        count = len(versions) - len(videos)
+        images, clips = iter(versions[:count]), zip(videos, versions[count:], strict=True)
+        units = iter([version for video, version in clips for _ in range(num_units(video))])
         keys: list[Hashable | None] = []
         for plan in plans:
-            version = next(sources) if isinstance(plan, ImagePlan) else next(units)
+            version = next(images) if isinstance(plan, ImagePlan) else next(units)
             indices = plan.indices if isinstance(plan, VideoPlan) else None
             keys.append(
                 None if version is None else ("pixels", version, indices, plan.height, plan.width, self.pixel_scale)
@@ -269,8 +271,10 @@ def seen_medium(plan: MediumPlan, grid: Grid, merge: int) -> SeenMedium:
     return SeenMedium(kind, plan.source.width, plan.source.height, plan.width, plan.height, tokens, plan.timestamps)
 
 
-def _version(source: Any) -> Hashable | None:
-    return file_version(source) if isinstance(source, str | Path) else None
+def _versions(images: Sequence[Any], videos: Sequence[Any]) -> list[Hashable | None]:
+    """What changes when these files change, images first; None for what is no file."""
+    sources = [*images, *(video_segments(video)[0] for video in videos)]
+    return [file_version(source) if isinstance(source, str | Path) else None for source in sources]
 
 
 def _remembered(plan: MediumPlan) -> MediumPlan:
