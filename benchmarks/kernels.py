@@ -2,7 +2,7 @@
 
     python benchmarks/kernels.py
 
-Everything is timed by replaying CUDA graphs. Weights are distinct in every call, so that the L2 cache does not help.
+Kernels are timed by replaying CUDA graphs. Weights are distinct in every call, so that the L2 cache does not help.
 Bandwidth is that of a device-to-device copy (bytes read and written), arithmetic that of an 8192³ matrix product, both
 measured first. Needs about 30 GB of GPU memory.
 """
@@ -14,6 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from mossvl.bench.hardware import ceilings
 from mossvl.kernels import linear, paged
 
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, D, LAYERS, VOCABULARY = 4096, 12288, 32, 8, 128, 48, 151_936
@@ -67,13 +68,6 @@ class Pages:
 
     def prefill(self, q: Tensor, tiles: Tensor, visible: Tensor, splits: int) -> Tensor:
         return paged.prefill_attention(q, self.k, self.v, self.tables, tiles, visible, SCALE, splits)
-
-
-def limits() -> tuple[float, float]:
-    """Bytes/s of a copy and FLOP/s of a large product."""
-    a, b = torch.empty(2, 2**30, dtype=torch.bfloat16, device="cuda").normal_()
-    x, y = randn(2, 8192, 8192)
-    return 4 * 2**30 / seconds(lambda: a.copy_(b)), 2 * 8192**3 / seconds(lambda: x @ y)
 
 
 def step_of_all_layers(rows: int, context: int) -> Callable[[], Tensor]:
@@ -159,7 +153,7 @@ def prefill(arithmetic: float) -> None:
 @torch.no_grad()
 def main() -> None:
     torch.manual_seed(0)
-    bandwidth, arithmetic = limits()
+    bandwidth, arithmetic = ceilings(torch.device("cuda")).values()
     name = torch.cuda.get_device_name()
     print(f"{name}: copy {bandwidth / 1e12:.2f} TB/s, product {arithmetic / 1e12:.0f} TFLOP/s")
     linears(bandwidth)

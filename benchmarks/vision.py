@@ -9,13 +9,12 @@ copy, and the rate of a large product.
 """
 
 import argparse
-import statistics
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
+from mossvl.bench.hardware import ceilings, milliseconds
 from mossvl.kernels.vision import TritonOps
 from mossvl.model.configuration import MossVLVisionConfig
 from mossvl.model.vision import VisionTower
@@ -26,31 +25,9 @@ CASES: dict[str, Grid] = {
     "64 frames × 784": (64, 28, 28),
     "1 image × 4096": (1, 64, 64),
 }
+REPEATS = 5
 CHUNK = 64
 """Frames encoded at a time."""
-
-
-def milliseconds(run: Callable[[], object], repeats: int = 5) -> float:
-    """The median of several runs, after one to warm up."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return statistics.median(times)
-
-
-def ceilings() -> tuple[float, float]:
-    """Bandwidth of a copy in TB/s, bytes read and written; rate of an 8192³ product of random bf16 in TFLOP/s."""
-    source = torch.randn(2**30, device="cuda", dtype=torch.bfloat16)
-    target = torch.empty_like(source)
-    copy = 2 * source.nbytes / milliseconds(lambda: target.copy_(source), 10) / 1e9
-    a, b = (source[i * 2**26 : (i + 1) * 2**26].view(8192, 8192) for i in range(2))
-    return copy, 2 * 8192**3 / milliseconds(lambda: a @ b, 10) / 1e9
 
 
 def parts(tower: VisionTower, grid: Grid) -> dict[str, float]:
@@ -80,12 +57,13 @@ def parts(tower: VisionTower, grid: Grid) -> dict[str, float]:
         for _ in range(chunks):
             tower.merger.linear_fc2(F.gelu(tower.merger.linear_fc1(merged)))
 
-    return {part.__name__: milliseconds(part) for part in (products, attention, merger)}
+    return {part.__name__: milliseconds(part, REPEATS) for part in (products, attention, merger)}
 
 
 @torch.no_grad()
 def table(plain: bool) -> str:
-    copy, product = ceilings()
+    limits = ceilings(torch.device("cuda"))
+    copy, product = limits["bytes_per_second"] / 1e12, limits["flops_per_second"] / 1e12
     config = MossVLVisionConfig()
     with torch.device("meta"):
         tower = VisionTower(config)
@@ -102,7 +80,7 @@ def table(plain: bool) -> str:
         alone = parts(tower, grid)
         pixels = torch.randint(0, 256, (grid[0] * grid[1] * grid[2], 768), device="cuda", dtype=torch.uint8)
         ops, total = TritonOps(), sum(alone.values())
-        fused = milliseconds(lambda pixels=pixels, grid=grid, ops=ops: tower(pixels, [grid], CHUNK, ops))
+        fused = milliseconds(lambda pixels=pixels, grid=grid, ops=ops: tower(pixels, [grid], CHUNK, ops), REPEATS)
         eager = milliseconds(lambda pixels=pixels, grid=grid: tower(pixels, [grid], CHUNK, PLAIN), 2) if plain else 0
         cells = [*(f"{value:.1f}" for value in (*alone.values(), total, fused)), f"{fused / total - 1:+.1%}"]
         lines.append(f"| {name} | {' | '.join(cells)} | {f'{eager:.1f}' if plain else ''} |")

@@ -46,3 +46,8 @@ class GenerationTimeout(MossVLError, TimeoutError):
 
 class EngineError(MossVLError):
     """The engine cannot go on: its device has failed. Everything that ran has ended, and nothing new is taken."""
+
+
+def message_of(error: BaseException) -> str:
+    """What to tell a user: the message of an expected error, and the type too of an unexpected one."""
+    return str(error) if isinstance(error, MossVLError) else f"{type(error).__name__}: {error}"

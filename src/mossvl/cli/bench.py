@@ -10,6 +10,7 @@ import typer
 
 from mossvl.cli.checkpoint import check_checkpoint, prepare
 from mossvl.cli.options import Checkpoint, Device, Dtype
+from mossvl.engine.config import EngineConfig
 from mossvl.errors import OptionError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def bench(
     memory: Annotated[
         float | None, typer.Option(help="Part of the device's memory, or bytes for pages.", show_default=False)
     ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, help="Most requests computed together.")] = 256,
+    max_batch: Annotated[int, typer.Option(min=1, help="Most requests computed together.")] = EngineConfig.max_batch,
     eager: Annotated[bool, typer.Option("--eager", help="No CUDA graphs.")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each figure; the median counts.")] = 5,
     output: Annotated[
@@ -58,7 +59,7 @@ def bench(
     if set(parts) - {Part.MEDIA}:
         if random == bool(checkpoint):
             raise OptionError("give either a --checkpoint or --random, for weights to measure with")
-        engine = open_engine(checkpoint, device, dtype, memory, max_batch, eager)
+        engine = engine_to_measure(checkpoint, device, dtype, memory, max_batch, eager)
     import torch
 
     described = hardware.describe(engine.runner.device if engine is not None else torch.device("cpu"))
@@ -82,11 +83,10 @@ def bench(
         print("\n".join(tables))
 
 
-def open_engine(
+def engine_to_measure(
     checkpoint: str | None, device: str | None, dtype: str | None, memory: float | None, max_batch: int, eager: bool
 ) -> "Engine":
     prepare()
-    from mossvl.engine.config import EngineConfig
     from mossvl.engine.engine import Engine
     from mossvl.loading import load, random_model, resolve_device
 

@@ -14,7 +14,8 @@ from mossvl.cli.answers import AnswerFile
 from mossvl.cli.checkpoint import check_checkpoint, open_engine
 from mossvl.cli.options import Checkpoint, Device, Dtype, GenerationFlags, LimitFlags, MediaFlags, System, with_flags
 from mossvl.cli.records import Line, as_query, lines_of, parse_line
-from mossvl.errors import InputError, MossVLError, OptionError
+from mossvl.engine.config import EngineConfig
+from mossvl.errors import InputError, MossVLError, OptionError, message_of
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
 from mossvl.progress import progress
@@ -45,9 +46,7 @@ def run(
         Path | None,
         typer.Option(metavar="FOLDER", help="Where relative paths of media start.  [default: that of QUERIES]"),
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Most queries answered together. Default: 256.", show_default=False)
-    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Most queries answered together.")] = EngineConfig.max_batch,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run ended.")] = False,
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="With --resume: repeat queries whose answer is an error.")
@@ -73,9 +72,7 @@ def run(
         total = count(file, answers)
         done = answers.answered
         if total is None or done < total or overwrite:
-            llm = open_engine(
-                folder, device, dtype, allowed, **({} if batch_size is None else {"max_batch": batch_size})
-            )
+            llm = open_engine(folder, device, dtype, allowed, max_batch=batch_size)
             answers.begin()
             defaults = {"generate_kwargs": generation, "media_kwargs": media, "system_prompt": system}
             start = media_dir or (Path() if queries == "-" else Path(queries).parent)
@@ -168,8 +165,6 @@ def with_query(line: Line, media_dir: Path, defaults: Mapping[str, Any]) -> tupl
 
 
 def outcome(result: "Result") -> Answer:
-    from mossvl.engine.query import message_of
-
     told = {
         "text": result.text,
         "finish": result.finish_reason,

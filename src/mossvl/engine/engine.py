@@ -101,8 +101,6 @@ class Engine:
         params = options if params is None else params
         handle = Handle(params, source.tokenizer)
         job = Job(source, options, params, handle)
-        if options.timeout is not None:
-            job.deadline = job.clock.submitted + options.timeout
         with self._lock:
             self._expected += 1
             self._inbox.put(lambda: self._receive(job))
@@ -159,32 +157,24 @@ class Engine:
             return self._thread is threading.current_thread()
 
     def _run(self) -> None:
+        """Decide, run, take in what was drawn: on a GPU that of the step before, while the new one runs."""
+        pending: Pending | None = None
         try:
-            pending: Pending | None = None
             while self._jobs or pending is not None:
                 self._check()
-                pending = self.step(pending)
-                self._read_inbox(wait=pending is None and self.scheduler.idle and bool(self._jobs))
+                plan = self.scheduler.plan()
+                for request, frame in plan.missing:
+                    self._load(request.owner, frame)
+                drawn = self._launch(plan) if plan else None
+                if self.runner.overlaps:
+                    drawn, pending = pending, drawn
+                if drawn is not None:
+                    self._accept(drawn)
+                idle = not plan and drawn is None
+                self._read_inbox(wait=idle and bool(self._jobs))
         except BaseException as error:
             logger.exception("the engine has failed")
             self._break(error)
-
-    def step(self, pending: Pending | None) -> Pending | None:
-        """Decide, run, take in what the step before has drawn; on a GPU, the next step runs meanwhile."""
-        plan = self.scheduler.plan()
-        for request, frame in plan.missing:
-            self._load(request.owner, frame)
-        launched = self._launch(plan) if plan else None
-        if not plan and pending is None and not self.scheduler.idle:
-            self._read_inbox(wait=True)
-        if self.runner.overlaps:
-            pending, launched = launched, pending
-            if launched is not None:
-                self._accept(launched)
-            return pending
-        if launched is not None:
-            self._accept(launched)
-        return None
 
     def _launch(self, plan: Plan) -> Pending | None:
         try:

@@ -99,17 +99,16 @@ class Handle:
             with self._changed:
                 self._changed.wait_for(lambda: self.ended or draft.unread, poll)
                 ended = self.ended
-            chunk = self._take()
+            chunk = self.take()
             if chunk or (poll is not None and not ended):
                 yield chunk
             if ended:
                 return
 
-    def take(self) -> list[str]:
-        """The text of the (first) answer that has become certain since the last call, in one piece or none."""
+    def take(self) -> str:
+        """The text of the (first) answer that has become certain since the last call."""
         with self._reading:
-            chunk = self.drafts[0].take()
-        return [chunk] if chunk else []
+            return self.drafts[0].take()
 
     def __iter__(self) -> Iterator[str]:
         """Pieces of the answer as they come; raises what the query failed of. Leaving early cancels the query."""
@@ -129,7 +128,7 @@ class Handle:
             while True:
                 news.clear()
                 ended = self.ended
-                if chunk := self._take():
+                if chunk := self.take():
                     yield chunk
                 if ended:
                     break
@@ -213,6 +212,3 @@ class Handle:
         self.changed()
         for listener in self._awaiting:
             listener()
-
-    def _take(self) -> str:
-        return "".join(self.take())

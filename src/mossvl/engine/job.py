@@ -75,9 +75,15 @@ class Job:
         handle.prompt_tokens, handle.vision_tokens = len(prompt.tokens), prompt.num_vision
         self.prompt, self.digests, self.streams = prompt, planned.digests, planned.streams
         for number in range(self.params.n):
-            request = Request(prompt, self.params, room, self.digests, owner=self)
-            request.pixel_scale = self.source.pixel_scale
-            request.vision_chunk = self.options.vision_chunked_length
+            request = Request(
+                prompt,
+                self.params,
+                room,
+                self.digests,
+                vision_chunk=self.options.vision_chunked_length,
+                pixel_scale=self.source.pixel_scale,
+                owner=self,
+            )
             if self.params.seed is not None:
                 request.seed = (self.params.seed + number) % 2**63
             self.requests.append(request)

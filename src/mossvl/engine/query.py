@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from mossvl.errors import MossVLError, OptionError, PromptError
+from mossvl.errors import OptionError, PromptError
 from mossvl.media.video import is_frame_list
 from mossvl.options import GenerationOptions, MediaOptions, check_names
 from mossvl.processing.prompt import check_messages
@@ -142,8 +142,3 @@ def media_of(messages: Sequence[Message]) -> tuple[list[Any], list[Any]]:
     parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
     images = [part["image"] for part in parts if part["type"] == "image"]
     return images, [part["video"] for part in parts if part["type"] == "video"]
-
-
-def message_of(error: BaseException) -> str:
-    """What to tell a user: the message of an expected error, and the type too of an unexpected one."""
-    return str(error) if isinstance(error, MossVLError) else f"{type(error).__name__}: {error}"

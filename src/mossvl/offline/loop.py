@@ -7,7 +7,8 @@ from typing import Any
 
 from mossvl.engine.engine import Engine
 from mossvl.engine.handle import Handle
-from mossvl.engine.query import CONTROLS, Message, Query, message_of
+from mossvl.engine.query import CONTROLS, Message, Query
+from mossvl.errors import message_of
 from mossvl.processing.processor import MossVLProcessor
 
 logger = logging.getLogger(__name__)

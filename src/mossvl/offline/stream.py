@@ -7,9 +7,9 @@ from typing import Any
 
 from mossvl.engine.engine import Engine
 from mossvl.engine.handle import Handle
-from mossvl.engine.query import Message, Query, message_of
+from mossvl.engine.query import Message, Query
 from mossvl.engine.results import Result
-from mossvl.errors import OptionError
+from mossvl.errors import OptionError, message_of
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import check_messages
 
@@ -73,7 +73,7 @@ class BatchStream:
                     continue
                 handle = self._handles[index]
                 ended = handle.ended
-                for chunk in handle.take():
+                if chunk := handle.take():
                     yield index, chunk
                 if ended:
                     unread.remove(index)
