@@ -15,6 +15,7 @@ import torch
 from golden_cases import CHECKPOINT, MEDIA
 
 import mossvl
+from mossvl.engine.encoder import FrameEncoder
 from mossvl.engine.media import Load
 from mossvl.errors import (
     ContextLengthError,
@@ -118,7 +119,7 @@ def test_loaders_that_hang_do_not_keep_others_from_loading_for_ever(make, loadin
 
 
 def test_memory_that_runs_out_while_frames_are_encoded_halves_their_number(llm, monkeypatch):
-    encode = type(llm.engine.runner)._encode_at_once
+    encode = FrameEncoder._encode_at_once
     sizes = []
 
     def short_of_memory(self, frames, scale):
@@ -130,10 +131,10 @@ def test_memory_that_runs_out_while_frames_are_encoded_halves_their_number(llm, 
     query = {**GOOD, "images": [], "videos": [str(MEDIA / "clip_10fps_6s.mp4")]}
     expected = llm.generate(query).text
     llm.engine.clear_caches()
-    monkeypatch.setattr(type(llm.engine.runner), "_encode_at_once", short_of_memory)
+    monkeypatch.setattr(FrameEncoder, "_encode_at_once", short_of_memory)
     assert llm.generate(query).text == expected
     assert sizes[0] == 6 and sizes.count(6) == 1 and max(sizes[1:]) == 3
-    assert llm.engine.runner.halvings == 3
+    assert llm.engine.runner.encoder.halvings == 3
 
 
 def test_a_step_that_raises_ends_its_requests_only(make, monkeypatch):

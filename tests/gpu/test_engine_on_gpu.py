@@ -1,13 +1,16 @@
 """The engine on a GPU: the golden answers, graphs against eager steps, and the published size against a plain pass."""
 
 import gc
+import os
+import resource
+from dataclasses import replace
 
 import pytest
 import torch
 from golden_cases import CASES
 
 import mossvl
-from mossvl.bench.prompts import IMAGE, VIDEO_64, RandomPrompt, random_pixels
+from mossvl.bench.prompts import IMAGE, SMALL_IMAGE, VIDEO_64, RandomPrompt, random_pixels
 from mossvl.engine.engine import Engine
 from mossvl.loading import random_model
 from mossvl.options import GenerationOptions
@@ -87,4 +90,29 @@ def test_logits_at_the_published_size(shape, large, monkeypatch):
     error = ((own - plain).norm() / plain.norm()).item()
     print(f"\n{shape.name}: engine against plain pass, bf16: {error:.2e}")
     assert error < 3e-2
+    engine.close()
+
+
+def memory_in_use():
+    """MiB: of the GPU, allocated and reserved, and of this process, at most so far; and its open files."""
+    gc.collect()
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    gpu = torch.cuda.memory_allocated() / 2**20, torch.cuda.memory_reserved() / 2**20
+    return *gpu, host, len(os.listdir("/proc/self/fd"))
+
+
+def test_a_thousand_images_leave_memory_where_it_was_after_fifty(large):
+    """Images of ever other sizes and pixels, one after the other; what the caches hold is bounded from the start."""
+    engine = Engine(large, mossvl.EngineConfig(memory=float(4 << 30), vision_cache=8 << 20))
+    measured = []
+    for number in range(1000):
+        shape = replace(SMALL_IMAGE, rows=8 + 2 * (number % 11), columns=8 + 2 * (number % 7))
+        prompt = RandomPrompt.new(shape, large.config, random_pixels(shape))
+        assert engine.begin(prompt, GenerationOptions(max_new_tokens=4, ignore_eos=True)).wait().token_ids
+        if number in (49, 199, 999):
+            measured.append(memory_in_use())
+    print(f"\nafter 50, 200 and 1,000 images: {[tuple(round(one) for one in figures) for figures in measured]}")
+    allowed = 16, 64, 64, 0
+    for after_50, after_1000, more in zip(measured[0], measured[-1], allowed, strict=True):
+        assert after_1000 <= after_50 + more
     engine.close()

@@ -102,7 +102,7 @@ def test_pixels_are_normalised(dtype, kernels):
     mean, std = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
     exact = (patches.double().view(77, 3, -1) / 255 - torch.tensor(mean, device="cuda").double()[:, None]).flatten(1)
     exact = (exact.view(77, 3, -1) / torch.tensor(std, device="cuda").double()[:, None]).flatten(1)
-    actual = kernels.normalise_patches(patches, mean, std, dtype)
+    actual = kernels.normalise_patches(patches, kernels.channel_values(mean, std, patches.device), dtype)
     assert actual.dtype == dtype
     assert error(actual, exact) < (1e-6 if dtype == torch.float32 else 4e-3)
     assert error(actual, normalise(patches, mean, std, dtype)) < (1e-6 if dtype == torch.float32 else 4e-3)
@@ -163,11 +163,37 @@ def test_tables_of_recent_grids_are_kept_within_bounds(kernels, towers, monkeypa
     table = tower.pos_embed.weight
     first = ops.frames(table, MIXED, SMALL)
     assert ops.frames(table, list(MIXED), SMALL) is first
-    assert first.runs == equal_runs(MIXED)
+    assert first.runs == kernels.binary_runs(equal_runs(MIXED))
     monkeypatch.setattr(kernels, "TABLE_BYTES", 1)
     last = ops.frames(table, [(1, 4, 4)], SMALL)
     assert ops.frames(table, [(1, 4, 4)], SMALL) is last
     assert ops.frames(table, MIXED, SMALL) is not first
+
+
+def test_runs_are_cut_into_powers_of_two(kernels):
+    assert kernels.binary_runs([(1, 4), (41, 784), (64, 880)]) == ((1, 4), (32, 784), (8, 784), (1, 784), (64, 880))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_captured_batches_give_what_others_give(dtype, kernels, towers, monkeypatch):
+    """More sizes than there are graphs, in turn: graphs are thrown away, made anew and used with other pixels."""
+    from mossvl.engine import vision_graphs
+
+    monkeypatch.setattr(vision_graphs, "MOST_GRAPHS", 2)
+    monkeypatch.setattr(vision_graphs, "PATIENCE", 0)
+    tower = towers[dtype]
+    encode = vision_graphs.VisionGraphs(
+        lambda pixels, grids, ops: tower(pixels, grids, ops=ops), lambda often: kernels.TritonOps(often=often)
+    )
+    sizes = [MIXED, [(3, 8, 8)], [(1, 6, 4), (5, 2, 2)]]
+    results = []
+    for number in range(3 * (vision_graphs.OFTEN + 4)):
+        grids = sizes[number % 3]
+        rows = sum(t * h * w for t, h, w in grids)
+        pixels = torch.randint(0, 256, (rows, 768), dtype=torch.uint8, device="cuda")
+        results.append((encode(pixels, grids), tower(pixels, grids, ops=kernels.TritonOps())))
+    for actual, expected in results:  # only now: no result lies where a later one is put
+        assert error(actual, expected) < TOLERANCES[dtype]
 
 
 def test_gradients_are_refused(kernels, towers):

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -12,18 +11,16 @@ from torch import Tensor
 from mossvl.engine.attention import PagedAttention
 from mossvl.engine.clock import Stopwatch
 from mossvl.engine.config import EngineConfig
+from mossvl.engine.encoder import FrameEncoder
 from mossvl.engine.inputs import StepInputs, TextRows, to_device, vision_positions, vision_slots
 from mossvl.engine.pool import PagePool, Tables, count_pages
-from mossvl.engine.request import PixelScale, Request
+from mossvl.engine.request import Request
 from mossvl.engine.sampler import Drawn, Sampler, likeliest
 from mossvl.engine.scheduler import Frames, Plan, Rows
-from mossvl.engine.staging import Staging
 from mossvl.engine.vision_cache import VisionCache
 from mossvl.model.fusing import fuse
 from mossvl.model.layers import CrossAttentionLayer
 from mossvl.model.modeling import MossVLLMHeadModel
-from mossvl.model.vision import VisionTower
-from mossvl.model.vision_ops import PlainOps, VisionOps
 from mossvl.model.xrope import rotary
 
 
@@ -67,7 +64,6 @@ class Runner:
 
     Attributes:
         vision_watch: how long the last step that encoded frames took for that.
-        halvings: how often frames were encoded in smaller parts because memory did not suffice.
     """
 
     def __init__(self, model: MossVLLMHeadModel, config: EngineConfig) -> None:
@@ -83,24 +79,18 @@ class Runner:
         self.vision_cache = VisionCache(config.vision_cache)
         self.sampler = Sampler(text.vocab_size, config.max_batch, self.device)
         self.last_tokens = torch.zeros(config.max_batch + 1, dtype=torch.long, device=self.device)
-        self.halvings = 0
         self.vision_watch: Stopwatch | None = None
         self.fast = self.device.type == "cuda" and len(set(devices)) == 1 and has_triton()
         self.graphs: Any = None
         self.weights: dict[tuple[int, ...], Tensor | None] = {}
-        self.staging = self._staging(model.model.visual)
-        self._vision_ops: dict[PixelScale, VisionOps] = {}
+        batch, graphs = config.vision_patches, not config.eager
+        self.encoder = FrameEncoder(model.model, self.vision_cache, self.device, batch, self.fast, graphs)
         if self.fast:
             fuse(model)
             if not config.eager:
                 from mossvl.engine.graphs import StepGraphs
 
                 self.graphs = StepGraphs(config.max_batch, self.device, self._captured_step)
-
-    def _staging(self, visual: VisionTower) -> Staging:
-        config = visual.config
-        width = config.in_channels * config.temporal_patch_size * config.patch_size**2
-        return Staging(visual.patch_embed.proj.weight.device, self.config.vision_patches, width)
 
     @property
     def overlaps(self) -> bool:
@@ -114,8 +104,7 @@ class Runner:
 
     def clear(self) -> None:
         """Forget what was computed with weights that may have changed."""
-        self.vision_cache.clear()
-        self._vision_ops.clear()
+        self.encoder.clear()
 
     @torch.inference_mode()
     def launch(self, plan: Plan) -> Pending | None:
@@ -145,7 +134,7 @@ class Runner:
                     fresh.append((part.request, frame))
                 else:
                     kept[part.request.number, frame] = tokens
-        kept |= self._encoded(fresh)
+        kept |= self.encoder.encode(fresh)
         order = [(part.request.number, frame) for part in parts for frame in range(part.start, part.stop)]
         vision = torch.cat([kept[key] for key in order])
         slots = to_device(vision_slots(parts, self.pool.page_size), self.device)
@@ -164,50 +153,6 @@ class Runner:
         from mossvl.engine.fast import VisionReader
 
         return VisionReader(self.pool, self.weights, slots)
-
-    def _encoded(self, frames: list[tuple[Request, int]]) -> dict[tuple[int, int], Tensor]:
-        """Vision tokens, separator included, of frames that have pixels; in smaller parts when memory runs out."""
-        encoded: dict[tuple[int, int], Tensor] = {}
-        for scale, same in groupby(frames, key=lambda one: one[0].pixel_scale):
-            group = list(same)
-            ranges = [request.prompt.vision_range(frame, frame + 1) for request, frame in group]
-            tokens = self._encode(group, scale).split([stop - start for start, stop in ranges])
-            for (request, frame), own in zip(group, tokens, strict=True):
-                encoded[request.number, frame] = own
-                self.vision_cache.put(request.digests[frame], own)
-        return encoded
-
-    def _encode(self, frames: list[tuple[Request, int]], scale: PixelScale) -> Tensor:
-        try:
-            return self._encode_at_once(frames, scale)
-        except torch.OutOfMemoryError:
-            if len(frames) == 1:
-                raise
-        self.halvings += 1
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        half = len(frames) // 2
-        return torch.cat([self._encode(frames[:half], scale), self._encode(frames[half:], scale)])
-
-    def _encode_at_once(self, frames: list[tuple[Request, int]], scale: PixelScale) -> Tensor:
-        """(vision tokens, hidden) of these frames."""
-        pixels = self.staging.upload([request.pixels[frame] for request, frame in frames])
-        grids = [
-            (len(list(same)), *grid)
-            for grid, same in groupby(request.prompt.frame_grids[frame] for request, frame in frames)
-        ]
-        return self.model.model.encode_vision(pixels, torch.tensor(grids), ops=self._ops(scale)).to(self.device)
-
-    def _ops(self, scale: PixelScale) -> VisionOps:
-        """What the vision tower computes with; it normalises pixels too."""
-        if scale not in self._vision_ops:
-            if self.fast:
-                from mossvl.kernels.vision import TritonOps
-
-                self._vision_ops[scale] = TritonOps(*scale)
-            else:
-                self._vision_ops[scale] = PlainOps(*scale)
-        return self._vision_ops[scale]
 
     # --- text ----------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ row is read in two parts, the largest power of two below its width and the rest.
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -162,13 +162,17 @@ def rotate_in_place(qkv: Tensor, frames: Frames) -> None:
     )
 
 
-def normalise_patches(patches: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> Tensor:
-    """uint8 (patches, channels · size) → (x / 255 − mean) / std by channel, in `dtype`; see `processing.pixels`."""
+def normalise_patches(patches: Tensor, values: Tensor, dtype: torch.dtype) -> Tensor:
+    """uint8 (patches, channels · size) → (x / 255 − mean) / std by channel, in `dtype`; see `processing.pixels`.
+
+    Args:
+        values: from `channel_values`.
+    """
     patches = patches.contiguous()
     out = torch.empty_like(patches, dtype=dtype)
-    channels, block = len(mean), 2048
+    channels, block = len(values) // 2, 2048
     _normalise_kernel[triton.cdiv(patches.numel() // channels, block), channels](
-        *(patches, _channel_values(tuple(mean), tuple(std), patches.device), out, patches.numel() // channels),
+        *(patches, values, out, patches.numel() // channels),
         SIZE=patches.shape[1] // channels,
         CHANNELS=channels,
         BLOCK=block,
@@ -176,15 +180,28 @@ def normalise_patches(patches: Tensor, mean: Sequence[float], std: Sequence[floa
     return out
 
 
-@lru_cache(maxsize=16)
-def _channel_values(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Tensor:
-    """(x / 255 − mean) / std as one product and one sum."""
+def channel_values(mean: Sequence[float], std: Sequence[float], device: torch.device) -> Tensor:
+    """(x / 255 − mean) / std as one product and one sum: the factors, then what is added, float32."""
     added = [-centre / scale for centre, scale in zip(mean, std, strict=True)]
     return torch.tensor([*(1 / 255 / scale for scale in std), *added], device=device)
 
 
-MANY_PATCHES, OFTEN = 16_384, 100
-"""From so many patches on, or so many calls (one a layer), an attention that must be set up first is worth it."""
+MANY_PATCHES = 8_192
+"""From so many patches on, it pays to set an attention up; and launching its kernels takes less time than they do."""
+
+
+def set_up_attention(heads: int, width: int, like: Tensor) -> None:
+    """Load what the first attention on a device loads, a second's work, with one that computes nothing of use."""
+    q = like.new_zeros((1, heads, 64, width))
+    F.scaled_dot_product_attention(q, q, q)
+
+
+def binary_runs(runs: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """(frames, patches) cut into powers of two of frames, the largest first, so that few numbers of frames occur."""
+    cut = []
+    for frames, patches in runs:
+        cut += [(1 << bit, patches) for bit in reversed(range(frames.bit_length())) if frames >> bit & 1]
+    return tuple(cut)
 
 
 @dataclass
@@ -207,17 +224,28 @@ class TritonOps:
 
     The residual stream is a tensor without the biases of the linears that were added to it, and the sum of those
     biases. So a linear is added by the matrix product itself, in place, and the next norm adds the biases as it reads.
+
+    Args:
+        mean, std: of uint8 pixels over 255, by channel.
+        often: the same grids will come many times, however small they are.
     """
 
-    def __init__(self, mean: Sequence[float] = (0.5, 0.5, 0.5), std: Sequence[float] = (0.5, 0.5, 0.5)) -> None:
-        self.mean, self.std = tuple(mean), tuple(std)
+    def __init__(
+        self,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
+        often: bool = False,
+    ) -> None:
+        self.mean, self.std, self.often = tuple(mean), tuple(std), often
+        self._channel_values: Tensor | None = None
         self._recent: OrderedDict[tuple[Grid, ...], Frames] = OrderedDict()
         self._no_shift = Shift()
-        self._calls: dict[tuple[int, int], int] = {}
 
     def pixels(self, patches: Tensor, weight: Tensor) -> Tensor:
         if patches.dtype == torch.uint8:
-            return normalise_patches(patches.to(weight.device), self.mean, self.std, weight.dtype)
+            if self._channel_values is None:
+                self._channel_values = channel_values(self.mean, self.std, weight.device)
+            return normalise_patches(patches.to(weight.device), self._channel_values, weight.dtype)
         return patches.to(weight)
 
     def frames(self, table: Tensor, grids: Sequence[Grid], config: MossVLVisionConfig) -> Frames:
@@ -235,7 +263,7 @@ class TritonOps:
                 for start in [starts[1, rows, columns]]
             ]
             plain = PLAIN.frames(table, sizes, config)
-            self._recent[key] = Frames(equal_runs(grids), plain.positions, plain.rope, torch.cat(entry))
+            self._recent[key] = Frames(binary_runs(equal_runs(grids)), plain.positions, plain.rope, torch.cat(entry))
             while len(self._recent) > 1 and sum(map(_bytes, self._recent.values())) > TABLE_BYTES:
                 self._recent.popitem(last=False)
         self._recent.move_to_end(key)
@@ -267,9 +295,7 @@ class TritonOps:
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """PyTorch's choice, cuDNN, takes about two thirds of flash attention's time, but 35 ms to set up for every new
         (frames, patches): too much for images of ever new sizes."""
-        shape = q.shape[0], q.shape[2]
-        self._calls[shape] = calls = self._calls.get(shape, 0) + 1
-        if q.dtype == torch.float32 or shape[0] * shape[1] >= MANY_PATCHES or calls > OFTEN:
+        if q.dtype == torch.float32 or self.often or q.shape[0] * q.shape[2] >= MANY_PATCHES:
             return F.scaled_dot_product_attention(q, k, v)
         with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
             return F.scaled_dot_product_attention(q, k, v)

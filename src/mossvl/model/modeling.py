@@ -84,20 +84,21 @@ class MossVLModel(MossVLPreTrainedModel):
         self.language_model.embed_tokens = value
 
     def encode_vision(
-        self, pixel_values: Tensor, grid_thw: Tensor, chunk: int | None = None, ops: VisionOps = PLAIN
+        self, pixel_values: Tensor, grid_thw: Tensor | Sequence[Grid], chunk: int | None = None, ops: VisionOps = PLAIN
     ) -> Tensor:
         """Encode media to vision sequences, a separator after every frame.
 
         Args:
             pixel_values: (patches, channels · temporal_patch · patch²), normalised, or uint8 pixels.
-            grid_thw: (media, 3) frames, patch rows and patch columns.
+            grid_thw: (media, 3) frames, patch rows and patch columns; or as many numbers in lists.
             chunk: frames encoded at a time (all if None); bounds the memory, changes no result.
             ops: what the tower computes with.
 
         Returns:
             (vision tokens, hidden): pass it to `forward` as `vision_embeds`, with `grid_thw`, to encode media once.
         """
-        grids = [(int(t), int(h), int(w)) for t, h, w in grid_thw.tolist()]
+        given = grid_thw.tolist() if isinstance(grid_thw, Tensor) else grid_thw
+        grids = [(int(t), int(h), int(w)) for t, h, w in given]
         merged = self.visual(pixel_values, grids, chunk, ops)
         separator = self.separator_token.to(merged)
         runs = [

@@ -1,6 +1,6 @@
 """How fast the engine's kernels are at the published size, against the device's own limits.
 
-    python benchmarks/kernels.py
+    python benchmarks/language.py
 
 Kernels are timed by replaying CUDA graphs. Weights are distinct in every call, so that the L2 cache does not help.
 Bandwidth is that of a device-to-device copy (bytes read and written), arithmetic that of an 8192³ matrix product, both

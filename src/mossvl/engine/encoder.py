@@ -1,0 +1,109 @@
+"""Frames' pixels in, their vision tokens out: in one batch, in smaller ones when memory runs out."""
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from mossvl.engine.request import PixelScale, Request
+from mossvl.engine.staging import Staging
+from mossvl.engine.vision_cache import VisionCache
+from mossvl.model.modeling import MossVLModel
+from mossvl.model.vision_ops import Grid, PlainOps
+
+Frame = tuple[Request, int]
+"""A request, and which of its frames."""
+
+EncodePixels = Callable[[Tensor, Sequence[Grid]], Tensor]
+"""From uint8 patches and their grids to (vision tokens, hidden)."""
+
+
+class FrameEncoder:
+    """Encodes frames whose pixels are there, and keeps what comes out in the vision cache.
+
+    Args:
+        device: where the vision tokens are wanted.
+        most_patches: of one batch, as a rule.
+        fast: the tower is computed with the kernels of `mossvl.kernels`.
+        graphs: small batches of sizes that come often are captured as CUDA graphs.
+
+    Attributes:
+        halvings: how often frames were encoded in smaller batches because memory did not suffice.
+    """
+
+    def __init__(
+        self,
+        model: MossVLModel,
+        cache: VisionCache,
+        device: torch.device,
+        most_patches: int,
+        fast: bool = False,
+        graphs: bool = False,
+    ) -> None:
+        self.model, self.cache, self.device = model, cache, device
+        self.fast, self.graphs = fast, graphs
+        self.halvings = 0
+        config, weight = model.visual.config, model.visual.patch_embed.proj.weight
+        width = config.in_channels * config.temporal_patch_size * config.patch_size**2
+        self._staging = Staging(weight.device, most_patches, width)
+        self._by_scale: dict[PixelScale, EncodePixels] = {}
+        if fast and weight.dtype != torch.float32:
+            from mossvl.kernels.vision import set_up_attention
+
+            set_up_attention(config.num_heads, config.hidden_size // config.num_heads, weight)
+
+    def clear(self) -> None:
+        """Forget what was computed with weights that may have changed."""
+        self.cache.clear()
+        self._by_scale.clear()
+
+    def encode(self, frames: Sequence[Frame]) -> dict[tuple[int, int], Tensor]:
+        """Vision tokens, separator included, of each (request's number, frame)."""
+        encoded: dict[tuple[int, int], Tensor] = {}
+        for scale, same in groupby(frames, key=lambda one: one[0].pixel_scale):
+            group = list(same)
+            ranges = [request.prompt.vision_range(frame, frame + 1) for request, frame in group]
+            tokens = self._encode(group, scale).split([stop - start for start, stop in ranges])
+            for (request, frame), own in zip(group, tokens, strict=True):
+                encoded[request.number, frame] = own
+                self.cache.put(request.digests[frame], own)
+        return encoded
+
+    def _encode(self, frames: list[Frame], scale: PixelScale) -> Tensor:
+        try:
+            return self._encode_at_once(frames, scale)
+        except torch.OutOfMemoryError:
+            if len(frames) == 1:
+                raise
+        self.halvings += 1
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = len(frames) // 2
+        return torch.cat([self._encode(frames[:half], scale), self._encode(frames[half:], scale)])
+
+    def _encode_at_once(self, frames: list[Frame], scale: PixelScale) -> Tensor:
+        """(vision tokens, hidden) of these frames."""
+        pixels = self._staging.upload([request.pixels[frame] for request, frame in frames])
+        grids = [
+            (len(list(same)), *grid)
+            for grid, same in groupby(request.prompt.frame_grids[frame] for request, frame in frames)
+        ]
+        if scale not in self._by_scale:
+            self._by_scale[scale] = self._pixel_encoder(scale)
+        return self._by_scale[scale](pixels, grids).to(self.device)
+
+    def _pixel_encoder(self, scale: PixelScale) -> EncodePixels:
+        if not self.fast:
+            plain = PlainOps(*scale)
+            return lambda pixels, grids: self.model.encode_vision(pixels, grids, ops=plain)
+        from mossvl.engine.vision_graphs import VisionGraphs
+        from mossvl.kernels.vision import TritonOps
+
+        def encode(pixels: Tensor, grids: Sequence[Grid], ops: TritonOps) -> Tensor:
+            return self.model.encode_vision(pixels, grids, ops=ops)
+
+        if self.graphs:
+            return VisionGraphs(encode, lambda often: TritonOps(*scale, often=often))
+        ops = TritonOps(*scale)
+        return lambda pixels, grids: encode(pixels, grids, ops)
