@@ -32,6 +32,11 @@ def kernels():
 
 
 @pytest.fixture(scope="module")
+def vision_ops():
+    return pytest.importorskip("mossvl.kernels.vision_ops")
+
+
+@pytest.fixture(scope="module")
 def towers():
     """The small tower in float32 and bfloat16; weights so large that every part counts."""
     torch.manual_seed(0)
@@ -78,10 +83,10 @@ def test_norm(rows, width, shifted, dtype, kernels):
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize(("heads", "width"), [(16, 72), (3, 16)])
-def test_rotation_in_place(heads, width, dtype, kernels):
+def test_rotation_in_place(heads, width, dtype, kernels, vision_ops):
     table = random(49, heads * width, dtype=dtype)
     config = MossVLVisionConfig(hidden_size=heads * width, num_heads=heads, num_position_embeddings=49)
-    frames = kernels.TritonOps().frames(table, MIXED, config)
+    frames = vision_ops.TritonOps().frames(table, MIXED, config)
     plain = PLAIN.frames(table, MIXED, config)
     rows = sum(t * h * w for t, h, w in MIXED)
     qkv = random(rows, 3, heads, width, dtype=dtype)
@@ -108,21 +113,21 @@ def test_pixels_are_normalised(dtype, kernels):
     assert error(actual, normalise(patches, mean, std, dtype)) < (1e-6 if dtype == torch.float32 else 4e-3)
 
 
-def test_activation_in_the_products_epilogue_is_gelu_tanh(kernels):
+def test_activation_in_the_products_epilogue_is_gelu_tanh(vision_ops):
     linear = torch.nn.Linear(1152, 4304, device="cuda", dtype=torch.bfloat16)
     x = random(300, 1152, dtype=torch.bfloat16) * 3
     act = VisionTower(MossVLVisionConfig(depth=1, deepstack_visual_indexes=[])).blocks[0].mlp.act_fn
     exact = F.linear(x.double(), linear.weight.double(), linear.bias.double())
     exact = F.gelu(exact, approximate="tanh")
     plain = error(F.gelu(linear(x), approximate="tanh"), exact)
-    fused = error(kernels.TritonOps().activated(linear, act, x), exact)
+    fused = error(vision_ops.TritonOps().activated(linear, act, x), exact)
     assert fused <= max(plain, 3e-3)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("grids", [MIXED, [(1, 2, 2)], [(3, 22, 40)]], ids=["mixed", "one block", "video"])
-def test_attention_is_within_frames(grids, dtype, kernels):
-    ops, table = kernels.TritonOps(), random(49, 1152, dtype=dtype)
+def test_attention_is_within_frames(grids, dtype, vision_ops):
+    ops, table = vision_ops.TritonOps(), random(49, 1152, dtype=dtype)
     config = MossVLVisionConfig(num_position_embeddings=49)
     plain = PLAIN.frames(table, grids, config)
     qkv = random(sum(t * h * w for t, h, w in grids), 3, 16, 72, dtype=dtype)
@@ -138,8 +143,8 @@ def test_attention_is_within_frames(grids, dtype, kernels):
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("grids", [MIXED, [(1, 2, 2)], [(5, 28, 28)]], ids=["mixed", "one block", "video"])
-def test_the_tower_is_the_plain_tower(grids, dtype, kernels, towers):
-    tower, ops = towers[dtype], kernels.TritonOps()
+def test_the_tower_is_the_plain_tower(grids, dtype, vision_ops, towers):
+    tower, ops = towers[dtype], vision_ops.TritonOps()
     pixels = pixels_for(grids)
     expected = towers[torch.float32](pixels, grids)
     for chunk in (None, 2):
@@ -149,33 +154,33 @@ def test_the_tower_is_the_plain_tower(grids, dtype, kernels, towers):
     assert torch.equal(tower(pixels, grids, 2, ops), actual)
 
 
-def test_bytes_give_what_normalised_pixels_give(kernels, towers):
+def test_bytes_give_what_normalised_pixels_give(vision_ops, towers):
     patches = torch.randint(0, 256, (24, 768), dtype=torch.uint8)
     mean, std = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
     tower = towers[torch.float32]
     expected = tower(normalise(patches, mean, std).cuda(), [(1, 4, 6)])
-    assert error(tower(patches, [(1, 4, 6)], ops=kernels.TritonOps(mean, std)), expected) < 1e-5
+    assert error(tower(patches, [(1, 4, 6)], ops=vision_ops.TritonOps(mean, std)), expected) < 1e-5
     assert error(tower(patches, [(1, 4, 6)], ops=type(PLAIN)(mean, std)), expected) < 1e-5
 
 
-def test_tables_of_recent_grids_are_kept_within_bounds(kernels, towers, monkeypatch):
-    tower, ops = towers[torch.float32], kernels.TritonOps()
+def test_tables_of_recent_grids_are_kept_within_bounds(vision_ops, towers, monkeypatch):
+    tower, ops = towers[torch.float32], vision_ops.TritonOps()
     table = tower.pos_embed.weight
     first = ops.frames(table, MIXED, SMALL)
     assert ops.frames(table, list(MIXED), SMALL) is first
-    assert first.runs == kernels.binary_runs(equal_runs(MIXED))
-    monkeypatch.setattr(kernels, "TABLE_BYTES", 1)
+    assert first.runs == vision_ops.binary_runs(equal_runs(MIXED))
+    monkeypatch.setattr(vision_ops, "TABLE_BYTES", 1)
     last = ops.frames(table, [(1, 4, 4)], SMALL)
     assert ops.frames(table, [(1, 4, 4)], SMALL) is last
     assert ops.frames(table, MIXED, SMALL) is not first
 
 
-def test_runs_are_cut_into_powers_of_two(kernels):
-    assert kernels.binary_runs([(1, 4), (41, 784), (64, 880)]) == ((1, 4), (32, 784), (8, 784), (1, 784), (64, 880))
+def test_runs_are_cut_into_powers_of_two(vision_ops):
+    assert vision_ops.binary_runs([(1, 4), (41, 784), (64, 880)]) == ((1, 4), (32, 784), (8, 784), (1, 784), (64, 880))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
-def test_captured_batches_give_what_others_give(dtype, kernels, towers, monkeypatch):
+def test_captured_batches_give_what_others_give(dtype, vision_ops, towers, monkeypatch):
     """More sizes than there are graphs, in turn: graphs are thrown away, made anew and used with other pixels."""
     from mossvl.engine import vision_graphs
 
@@ -183,7 +188,7 @@ def test_captured_batches_give_what_others_give(dtype, kernels, towers, monkeypa
     monkeypatch.setattr(vision_graphs, "PATIENCE", 0)
     tower = towers[dtype]
     encode = vision_graphs.VisionGraphs(
-        lambda pixels, grids, ops: tower(pixels, grids, ops=ops), lambda often: kernels.TritonOps(often=often)
+        lambda pixels, grids, ops: tower(pixels, grids, ops=ops), lambda often: vision_ops.TritonOps(often=often)
     )
     sizes = [MIXED, [(3, 8, 8)], [(1, 6, 4), (5, 2, 2)]]
     results = []
@@ -191,14 +196,14 @@ def test_captured_batches_give_what_others_give(dtype, kernels, towers, monkeypa
         grids = sizes[number % 3]
         rows = sum(t * h * w for t, h, w in grids)
         pixels = torch.randint(0, 256, (rows, 768), dtype=torch.uint8, device="cuda")
-        results.append((encode(pixels, grids), tower(pixels, grids, ops=kernels.TritonOps())))
+        results.append((encode(pixels, grids), tower(pixels, grids, ops=vision_ops.TritonOps())))
     for actual, expected in results:  # only now: no result lies where a later one is put
         assert error(actual, expected) < TOLERANCES[dtype]
 
 
-def test_gradients_are_refused(kernels, towers):
+def test_gradients_are_refused(vision_ops, towers):
     with torch.enable_grad(), pytest.raises(RuntimeError, match="no gradients"):
-        towers[torch.float32](pixels_for([(1, 2, 2)]), [(1, 2, 2)], ops=kernels.TritonOps())
+        towers[torch.float32](pixels_for([(1, 2, 2)]), [(1, 2, 2)], ops=vision_ops.TritonOps())
 
 
 @pytest.fixture(scope="module")
@@ -207,9 +212,9 @@ def golden_model(golden):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "text_only"])
-def test_golden_vision_sequences(name, golden_model, reference, kernels):
+def test_golden_vision_sequences(name, golden_model, reference, vision_ops):
     pixels, grids = reference[f"{name}.pixel_values"], torch.tensor(CASES[name]["grid_thw"])
     expected = reference[f"{name}.vision_embeds"]
     for given in (pixels, pixels.float() / 255 * 2 - 1):
-        encoded = golden_model.model.encode_vision(given, grids, 2, kernels.TritonOps())
+        encoded = golden_model.model.encode_vision(given, grids, 2, vision_ops.TritonOps())
         torch.testing.assert_close(encoded.cpu(), expected, atol=1e-4, rtol=0)

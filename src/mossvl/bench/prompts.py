@@ -58,14 +58,14 @@ class RandomPrompt:
     Args:
         pixels: uint8 patches of each frame, shared between prompts.
         digests: what stands for the frames' pixels; new ones make them new to the engine's caches.
-        question: the tokens after the frames.
+        input_ids: (tokens,) int64, the question's last.
     """
 
     shape: Shape
     config: MossVLConfig
     pixels: list[Tensor]
     digests: list[bytes]
-    question: Tensor
+    input_ids: Tensor
     known: bool = False
     tokenizer: Any = field(default_factory=NoText)
     pixel_scale: tuple[tuple[float, ...], tuple[float, ...]] = ((0.5,) * 3, (0.5,) * 3)
@@ -75,21 +75,13 @@ class RandomPrompt:
     @classmethod
     def new(cls, shape: Shape, config: MossVLConfig, pixels: list[Tensor]) -> "RandomPrompt":
         digests = [secrets.token_bytes(16) for _ in range(shape.frames)]
-        return cls(shape, config, pixels, digests, random_tokens(config, shape.question))
+        return cls(shape, config, pixels, digests, random_prompt(shape, config))
 
     def again(self) -> "RandomPrompt":
         """Another question about the same frames, which are known."""
-        question = random_tokens(self.config, self.shape.question)
-        return RandomPrompt(self.shape, self.config, self.pixels, self.digests, question, known=True)
-
-    @property
-    def input_ids(self) -> Tensor:
-        image = torch.tensor([self.config.image_token_id])
-        if self.shape.frames == 1:
-            return torch.cat((image, self.question))
-        generator = torch.Generator().manual_seed(0)
-        times = random_tokens(self.config, TOKENS_PER_FRAME * self.shape.frames, generator).split(TOKENS_PER_FRAME)
-        return torch.cat([part for time in times for part in (time, image)] + [self.question])
+        count = self.shape.question
+        ids = torch.cat((self.input_ids[:-count], random_tokens(self.config, count)))
+        return RandomPrompt(self.shape, self.config, self.pixels, self.digests, ids, known=True)
 
     def start(self, report: Report, first: int | None = None) -> None:
         shape = self.shape
@@ -110,6 +102,16 @@ class RandomPrompt:
 def random_pixels(shape: Shape) -> list[Tensor]:
     """uint8 (patches, 768) for each frame."""
     return [torch.randint(0, 256, (shape.rows * shape.columns, 768), dtype=torch.uint8) for _ in range(shape.frames)]
+
+
+def random_prompt(shape: Shape, config: MossVLConfig) -> Tensor:
+    """(tokens,) int64: an image token for each frame, its time before it if there are several, and a question."""
+    image, question = torch.tensor([config.image_token_id]), random_tokens(config, shape.question)
+    if shape.frames == 1:
+        return torch.cat((image, question))
+    generator = torch.Generator().manual_seed(0)
+    times = random_tokens(config, TOKENS_PER_FRAME * shape.frames, generator).split(TOKENS_PER_FRAME)
+    return torch.cat([part for time in times for part in (time, image)] + [question])
 
 
 def random_tokens(config: MossVLConfig, count: int, generator: torch.Generator | None = None) -> Tensor:

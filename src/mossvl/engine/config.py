@@ -40,7 +40,7 @@ class EngineConfig:
     page_size: int = 32
     prefill_tokens: int = 4096
     vision_patches: int = 57_344
-    mixed_prefill_tokens: int = 192
+    mixed_prefill_tokens: int = 128
     mixed_vision_patches: int = 1_792
     prefix_cache: bool = True
     vision_cache: int = GIB

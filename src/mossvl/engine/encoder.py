@@ -49,7 +49,7 @@ class FrameEncoder:
         self._staging = Staging(weight.device, most_patches, width)
         self._by_scale: dict[PixelScale, EncodePixels] = {}
         if fast and weight.dtype != torch.float32:
-            from mossvl.kernels.vision import set_up_attention
+            from mossvl.kernels.vision_ops import set_up_attention
 
             set_up_attention(config.num_heads, config.hidden_size // config.num_heads, weight)
 
@@ -98,7 +98,7 @@ class FrameEncoder:
             plain = PlainOps(*scale)
             return lambda pixels, grids: self.model.encode_vision(pixels, grids, ops=plain)
         from mossvl.engine.vision_graphs import VisionGraphs
-        from mossvl.kernels.vision import TritonOps
+        from mossvl.kernels.vision_ops import TritonOps
 
         def encode(pixels: Tensor, grids: Sequence[Grid], ops: TritonOps) -> Tensor:
             return self.model.encode_vision(pixels, grids, ops=ops)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mossvl.kernels.vision import MANY_PATCHES, TritonOps
+from mossvl.kernels.vision_ops import MANY_PATCHES, TritonOps
 from mossvl.model.vision_ops import Grid
 
 OFTEN = 4
