@@ -197,6 +197,7 @@ def test_captured_batches_give_what_others_give(dtype, vision_ops, towers, monke
         rows = sum(t * h * w for t, h, w in grids)
         pixels = torch.randint(0, 256, (rows, 768), dtype=torch.uint8, device="cuda")
         results.append((encode(pixels, grids), tower(pixels, grids, ops=vision_ops.TritonOps())))
+    assert len(encode._graphs) == 2
     for actual, expected in results:  # only now: no result lies where a later one is put
         assert error(actual, expected) < TOLERANCES[dtype]
 

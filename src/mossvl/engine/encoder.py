@@ -48,7 +48,11 @@ class FrameEncoder:
         width = config.in_channels * config.temporal_patch_size * config.patch_size**2
         self._staging = Staging(weight.device, most_patches, width)
         self._by_scale: dict[PixelScale, EncodePixels] = {}
-        if fast and weight.dtype != torch.float32:
+
+    def set_up(self) -> None:
+        """Let libraries load what they load once for every thread that computes: no later query waits for it."""
+        config, weight = self.model.visual.config, self.model.visual.patch_embed.proj.weight
+        if self.fast and weight.dtype != torch.float32:
             from mossvl.kernels.vision_ops import set_up_attention
 
             set_up_attention(config.num_heads, config.hidden_size // config.num_heads, weight)

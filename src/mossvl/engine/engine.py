@@ -67,6 +67,7 @@ class Engine:
         self._inbox: Inbox = queue.SimpleQueue()
         self._lock, self._serving = threading.Lock(), threading.Lock()
         self._thread: threading.Thread | None = None
+        self._set_up_in: threading.Thread | None = None
         self._expected = 0
         ends = model.generation_config.eos_token_id if model.generation_config is not None else None
         ends = model.config.text_config.eos_token_id if ends is None else ends
@@ -160,6 +161,9 @@ class Engine:
         """Decide, run, take in what was drawn: on a GPU that of the step before, while the new one runs."""
         pending: Pending | None = None
         try:
+            if self._set_up_in is not threading.current_thread():
+                self.runner.encoder.set_up()
+                self._set_up_in = threading.current_thread()
             while self._jobs or pending is not None:
                 self._check()
                 plan = self.scheduler.plan()

@@ -99,11 +99,9 @@ class StepGraphs:
         def step() -> tuple[Tensor, Tensor]:
             return self._step(StepInputs.of(self._rows[:, : kind.rows], draws, kind.vision), tiles)
 
-        stream = torch.cuda.Stream(self.device)
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(stream):
-            logits, _ = step()  # Kernels are compiled, and libraries set up, outside of the graph.
-        torch.cuda.current_stream(self.device).wait_stream(stream)
+        # Kernels are compiled, and libraries set up, outside of the graph; on the stream of all other work, since
+        # libraries keep memory for every stream.
+        logits, _ = step()
         places = self._places(kind.tiles > 0, logits)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):

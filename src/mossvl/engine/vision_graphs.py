@@ -79,11 +79,7 @@ class VisionGraphs:
             evicted, _ = self._graphs.popitem(last=False)
             self._counts[evicted] = -PATIENCE
         ops = self._new_ops(True)
-        stream = torch.cuda.Stream(pixels.device)
-        stream.wait_stream(torch.cuda.current_stream(pixels.device))
-        with torch.cuda.stream(stream):
-            self._encode(pixels, key, ops)  # Tables are made, and libraries set up, outside of the graph.
-        torch.cuda.current_stream(pixels.device).wait_stream(stream)
+        self._encode(pixels, key, ops)  # Tables are made, and libraries set up, outside of the graph.
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
             output = self._encode(pixels, key, ops)
