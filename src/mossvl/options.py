@@ -2,8 +2,9 @@
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import wraps
 from numbers import Real
 from typing import Any, Self, TypeVar
 
@@ -30,6 +31,23 @@ def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
             raise OptionError(f"unknown {what} {name!r}; {hint}")
 
 
+def named_options(what: str) -> Callable[[type[T]], type[T]]:
+    """A decorator of dataclasses: an unknown argument is an `OptionError` that names the nearest known one."""
+
+    def decorate(cls: type[T]) -> type[T]:
+        init = cls.__init__
+
+        @wraps(init)
+        def checked(self: T, *given: Any, **named: Any) -> None:
+            check_names(named, (option.name for option in fields(cls)), what)  # type: ignore[arg-type]
+            init(self, *given, **named)
+
+        cls.__init__ = checked  # type: ignore[method-assign, assignment]
+        return cls
+
+    return decorate
+
+
 def number(name: str, value: Any, above: float = -math.inf, most: float = math.inf) -> float:
     """`value` as a finite number greater than `above` and at most `most`, or an `OptionError`."""
     try:
@@ -37,7 +55,8 @@ def number(name: str, value: Any, above: float = -math.inf, most: float = math.i
     except OverflowError:
         checked = math.inf
     if not math.isfinite(checked):
-        raise OptionError(f"{name}={value!r:.40} must be a finite number")
+        kind = "a number, not a text" if isinstance(value, str) else "a finite number"
+        raise OptionError(f"{name}={value!r:.40} must be {kind}")
     if checked <= above or checked > most:
         upper = f" and at most {most:g}" if math.isfinite(most) else ""
         raise OptionError(f"{name}={value!r} must be more than {above:g}{upper}")
@@ -53,6 +72,7 @@ def whole(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
     return int(value)
 
 
+@named_options("media option")
 @dataclass(frozen=True)
 class MediaOptions:
     """How the media of one query are sampled and resized; None leaves it to the checkpoint's processor.
@@ -92,10 +112,10 @@ class MediaOptions:
         """From `media_kwargs`. None values are defaults; the older names `video_minlen`, `video_maxlen` are known."""
         given = {} if given is None else _mapping("media_kwargs", given)
         renamed = {cls.OLDER_NAMES.get(name, name): value for name, value in given.items()}
-        check_names(renamed, (option.name for option in fields(cls)), "media option")
         return cls(**renamed)
 
 
+@named_options("generation option")
 @dataclass(frozen=True)
 class SamplingParams:
     """How tokens of an answer are drawn, and when it ends.
@@ -180,10 +200,10 @@ class SamplingParams:
     def from_dict(cls, given: Mapping[str, Any] | None, **defaults: Any) -> Self:
         """From `generate_kwargs`; None values are defaults."""
         given = {} if given is None else _mapping("generate_kwargs", given)
-        check_names(given, (option.name for option in fields(cls)), "generation option")
         return cls(**defaults | {name: value for name, value in given.items() if value is not None})
 
 
+@named_options("generation option")
 @dataclass(frozen=True)
 class GenerationOptions(SamplingParams):
     """`SamplingParams` with the published names and defaults, and what belongs to a query beside them.

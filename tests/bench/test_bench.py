@@ -80,4 +80,4 @@ def test_media_are_measured_from_a_file_to_patches(monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_or_weights_it_says_so(command):
     assert "measured on a GPU" in command("bench", "latency", "--random").stderr
-    assert "either a --checkpoint or --random" in command("bench", "latency", env={"MOSSVL_CHECKPOINT": ""}).stderr
+    assert "give a --checkpoint or --random" in command("bench", "latency", env={"MOSSVL_CHECKPOINT": ""}).stderr

@@ -258,6 +258,19 @@ def test_bad_settings_are_refused_in_words(options, words, model, processor):
         mossvl.MossVL(model, processor, **options)
 
 
+def test_wrong_arguments_are_refused_in_words(llm):
+    with pytest.raises(OptionError, match="did you mean 'max_new_tokens'"):
+        SamplingParams(max_tokens=5)
+    with pytest.raises(OptionError, match="did you mean 'memory'"):
+        mossvl.EngineConfig(memroy=0.5)
+    with pytest.raises(OptionError, match="must be SamplingParams"):
+        llm.submit("yes", {"max_new_tokens": 5})
+    with pytest.raises(PromptError, match="must be a list of queries"):
+        llm.generate(None)
+    with pytest.raises(PromptError, match="must be a text or a dict"):
+        llm.submit(["a", "b"])
+
+
 def test_a_model_needs_its_processor(model):
     with pytest.raises(OptionError, match="processor"):
         mossvl.MossVL(model)

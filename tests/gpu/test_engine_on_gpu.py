@@ -44,6 +44,15 @@ def test_golden_answers_when_pages_are_few(on_gpu):
     assert [result.text for result in llm.generate(QUERIES, progress=False)] == TOKENS
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_golden_answers_on_another_gpu(golden):
+    llm = mossvl.MossVL(golden / "checkpoint", device="cuda:1", dtype="float32", memory=1 << 28)
+    llm.warm_up()
+    for _ in range(2):
+        assert [result.text for result in llm.generate(QUERIES, progress=False)] == TOKENS
+    assert torch.cuda.current_device() == 0
+
+
 @pytest.mark.parametrize("params", [{"temperature": 0.9, "seed": 3, "top_k": 0}, {"repetition_penalty": 1.3}])
 def test_no_token_differs_between_graphs_and_eager_steps(params, on_gpu):
     answers = []
@@ -102,7 +111,7 @@ def memory_in_use():
 
 
 def test_a_thousand_images_leave_memory_where_it_was_after_fifty(large):
-    """Images of seven sizes, ever other pixels, one after the other; the caches are so small that they soon are full."""
+    """Images of seven sizes, ever other pixels, one after the other; the caches are small and soon full."""
     engine = Engine(large, mossvl.EngineConfig(memory=float(4 << 30), vision_cache=8 << 20))
     measured = []
     for number in range(1000):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mossvl.media.packets import PacketTable, plan_runs
@@ -149,6 +149,7 @@ def test_every_run_holds_what_its_frames_need(sizes: list[int], b_frames: bool, 
 
 
 @given(st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=20))
+@example([2**62, -(2**62)])
 def test_any_timestamps_give_a_whole_table(pts: list[int]) -> None:
     built = table(*map(packet, pts))
     assert sorted(built.position.tolist()) == list(range(len(pts)))

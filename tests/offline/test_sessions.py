@@ -44,7 +44,7 @@ def ask(model, processor, *queries, **kwargs):
         ({"prompt": "a", "stream_output": "yes"}, "true or false"),
         ({"prompt": "a", "reset_sesion": True}, "did you mean 'reset_session'"),
         ({"prompt": "a", "temperature": 0.3}, "'temperature' is no key of a query; write {'generate_kwargs'"),
-        ("hello", "must be a dict"),
+        ("hello", "must be a text or a dict"),
     ],
 )
 def test_a_bad_query_is_refused_in_words(query, words):

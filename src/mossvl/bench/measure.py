@@ -118,7 +118,7 @@ class Bench:
             times: list[float] = []
             handle = self.ask(self.prompt(IMAGE), 4000)
             handle.listen(partial(stamp, times))
-            while len(times) < 100:
+            while len(times) < 100 and not handle.ended:
                 time.sleep(0.01)
             begun = len(times)
             video = self.ask(self.prompt(VIDEO_256), 1)

@@ -57,9 +57,9 @@ def bench(
 
     engine: Any = None
     if set(parts) - {Part.MEDIA}:
-        if random == bool(checkpoint):
-            raise OptionError("give either a --checkpoint or --random, for weights to measure with")
-        engine = engine_to_measure(checkpoint, device, dtype, memory, max_batch, eager)
+        if not random and not checkpoint:
+            raise OptionError("give a --checkpoint or --random, for weights to measure with")
+        engine = engine_to_measure(None if random else checkpoint, device, dtype, memory, max_batch, eager)
     import torch
 
     described = hardware.describe(engine.runner.device if engine is not None else torch.device("cpu"))

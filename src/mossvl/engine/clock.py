@@ -25,12 +25,16 @@ class Stopwatch:
         for event in self._events[1:]:
             event.record()
 
-    def seconds(self) -> float:
+    def seconds(self) -> float | None:
+        """None if the device has failed."""
         if not self._events:
             return self._ended - self._begun
         begun, ended = self._events
-        ended.synchronize()
-        return float(begun.elapsed_time(ended)) / 1e3
+        try:
+            ended.synchronize()
+            return float(begun.elapsed_time(ended)) / 1e3
+        except RuntimeError:
+            return None
 
 
 class Clock:
@@ -50,11 +54,13 @@ class Clock:
         self.last_token = now
 
     def timings(self, tokens: int) -> Timings:
+        """`tokens`: of the longest answer; several are generated side by side."""
+        encoding = [seconds for watch in self.vision if (seconds := watch.seconds()) is not None]
         decoded = since(self.first_token, self.last_token)
         return Timings(
             media=since(self.submitted, self.loaded),
             queue=since(self.loaded, self.admitted),
-            vision=sum(watch.seconds() for watch in self.vision) if self.vision else None,
+            vision=sum(encoding) if encoding else None,
             first_token=since(self.submitted, self.first_token),
             per_token=None if decoded is None or tokens < 2 else decoded / (tokens - 1),
             total=since(self.submitted, time.monotonic()),

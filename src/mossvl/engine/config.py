@@ -1,15 +1,15 @@
 """Settings of an engine: their names, defaults and limits."""
 
 from dataclasses import dataclass, fields
-from typing import Any, Self
 
 from mossvl.errors import OptionError
-from mossvl.options import check_names, number, whole
+from mossvl.options import named_options, number, whole
 
 GIB = 1 << 30
 CPU_POOL_BYTES = 2 * GIB
 
 
+@named_options("engine option")
 @dataclass(frozen=True)
 class EngineConfig:
     """What an engine may use, and how it works.
@@ -61,8 +61,3 @@ class EngineConfig:
             number("memory", self.memory, above=0)
         if self.page_size & (self.page_size - 1):
             raise OptionError(f"page_size={self.page_size} must be a power of two")
-
-    @classmethod
-    def from_dict(cls, given: dict[str, Any]) -> Self:
-        check_names(given, (option.name for option in fields(cls)), "engine option")
-        return cls(**given)

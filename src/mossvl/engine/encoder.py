@@ -98,14 +98,15 @@ class FrameEncoder:
         return self._by_scale[scale](pixels, grids).to(self.device)
 
     def _pixel_encoder(self, scale: PixelScale) -> EncodePixels:
+        model = self.model  # Not `self`, which would keep itself alive through what it keeps.
         if not self.fast:
             plain = PlainOps(*scale)
-            return lambda pixels, grids: self.model.encode_vision(pixels, grids, ops=plain)
+            return lambda pixels, grids: model.encode_vision(pixels, grids, ops=plain)
         from mossvl.engine.vision_graphs import VisionGraphs
         from mossvl.kernels.vision_ops import TritonOps
 
         def encode(pixels: Tensor, grids: Sequence[Grid], ops: TritonOps) -> Tensor:
-            return self.model.encode_vision(pixels, grids, ops=ops)
+            return model.encode_vision(pixels, grids, ops=ops)
 
         if self.graphs:
             return VisionGraphs(encode, lambda often: TritonOps(*scale, often=often))

@@ -21,7 +21,7 @@ from mossvl.engine.job import Job
 from mossvl.engine.media import Event, Frame, Load, Loaded, Planned, Source, Stalled
 from mossvl.engine.media_memory import Budget, MediaMemory
 from mossvl.engine.query import Message, Query
-from mossvl.engine.request import Prompt
+from mossvl.engine.request import Prompt, Request
 from mossvl.engine.results import TokenLogprobs
 from mossvl.engine.runner import Pending, Runner
 from mossvl.engine.sampler import NOT_A_NUMBER
@@ -97,12 +97,12 @@ class Engine:
 
     def begin(self, source: Source, options: GenerationOptions, params: SamplingParams | None = None) -> Handle:
         """Answer what comes from a source; as `submit`."""
-        if self.broken is not None:
-            raise self.broken
         params = options if params is None else params
         handle = Handle(params, source.tokenizer)
         job = Job(source, options, params, handle)
         with self._lock:
+            if self.broken is not None:
+                raise self.broken
             self._expected += 1
             self._inbox.put(lambda: self._receive(job))
             if self._thread is None:
@@ -139,10 +139,11 @@ class Engine:
             self.runner.warm_up(lambda done, total: advance())
 
     def clear_caches(self) -> None:
-        """Forget what was computed before: kept blocks, encoded frames, digests. For an idle engine."""
-        self.cache.clear()
-        self.runner.clear()
-        self.memory = MediaMemory(self.config.media_cache)
+        """Forget what was computed before: kept blocks, encoded frames, digests. Waits until what runs has ended."""
+        with self._serving:
+            self.cache.clear()
+            self.runner.clear()
+            self.memory = MediaMemory(self.config.media_cache)
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
@@ -162,13 +163,13 @@ class Engine:
         pending: Pending | None = None
         try:
             if self._set_up_in is not threading.current_thread():
-                self.runner.encoder.set_up()
+                self.runner.set_up()
                 self._set_up_in = threading.current_thread()
             while self._jobs or pending is not None:
                 self._check()
                 plan = self.scheduler.plan()
                 for request, frame in plan.missing:
-                    self._load(request.owner, frame)
+                    self._load_again(request, frame)
                 drawn = self._launch(plan) if plan else None
                 if self.runner.overlaps:
                     drawn, pending = pending, drawn
@@ -200,10 +201,8 @@ class Engine:
             # Encoded now, or found in the cache: their pixels are of no more use.
             for frame in [frame for frame in request.pixels if frame < request.encoded]:
                 request.owner.use_up(request, frame)
-        for rows in plan.prefill:
-            job = rows.request.owner
-            if job.clock.admitted is None:
-                job.clock.admitted = now
+            if request.owner.clock.admitted is None:
+                request.owner.clock.admitted = now
         return pending
 
     def _read_inbox(self, wait: bool) -> None:
@@ -242,6 +241,13 @@ class Engine:
             job.loading = True
             job.be_patient()
             job.source.start(lambda event: self._inbox.put(lambda: self._media(job, event)), first)
+
+    def _load_again(self, request: Request, frame: int) -> None:
+        """Load pixels from a frame on that a request lacks, unless they are still to come."""
+        job: Job = request.owner
+        if job.loading:
+            job.give_up(request, frame)
+        self._load(job, frame)
 
     def _media(self, job: Job, event: Event) -> None:
         if job.ended:
@@ -352,12 +358,13 @@ class Engine:
             logger.info("a query has failed", exc_info=error)
             # The error is kept for as long as the handle; what its frames hold (pixels, caches) must not be.
             error = error.with_traceback(None)
-        job.handle.timings = job.clock.timings(sum(len(draft.tokens) for draft in job.handle.drafts))
+        job.handle.timings = job.clock.timings(max(len(draft.tokens) for draft in job.handle.drafts))
         job.handle.end(error)
 
     def _break(self, error: BaseException) -> None:
         """The device is of no use any more: end everything, and say so to whoever comes."""
-        self.broken = EngineError(f"the engine has failed and answers nothing any more: {error}")
+        with self._lock:
+            self.broken = EngineError(f"the engine has failed and answers nothing any more: {error}")
         self._read_inbox(wait=False)
         for job in list(self._jobs):
             self._end(job, self.broken)

@@ -27,7 +27,7 @@ class Kind:
 
 
 class StepGraphs:
-    """Graphs of steps, one for each `Kind`, captured when it is first needed (or by `prepare`).
+    """Graphs of steps, one for each `Kind`, captured when it is first needed (`captured`).
 
     Args:
         step: from `StepInputs`, and tiles of prompts (tiles, 3) int32 or None, to (logits, likeliest tokens); called

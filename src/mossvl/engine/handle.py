@@ -1,6 +1,7 @@
 """What users hold while an answer is generated, and what they get at the end."""
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from mossvl.engine.results import Answer, Result, SeenMedium, Timings, TokenLogp
 from mossvl.engine.text_stream import TextStream
 from mossvl.errors import GenerationCancelled, GenerationTimeout
 from mossvl.options import SamplingParams
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -21,19 +24,27 @@ class Draft:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: str | None = None
     _read: int = 0
+    _taken: int = 0
 
     @property
     def unread(self) -> bool:
-        """There are tokens whose text was not taken."""
-        return self._read < len(self.tokens)
+        """There is text that was not taken, or may be."""
+        return self._read < len(self.tokens) or self._taken < len(self.text.text)
 
-    def take(self) -> str:
-        """The text that has become certain since the last call."""
-        ended = self.finish_reason is not None
+    def read(self, ended: bool) -> None:
+        """Make text of the tokens that have come; with `ended`, of what was held back too."""
         new = self.tokens[self._read :]
         self._read += len(new)
-        chunk = self.text.push(new) if new else ""
-        return chunk + (self.text.finish() if ended else "")
+        if new:
+            self.text.push(new)
+        if ended or self.finish_reason is not None:
+            self.text.finish()
+
+    def take(self, ended: bool) -> str:
+        """The text that has become certain since the last call."""
+        self.read(ended)
+        taken, self._taken = self._taken, len(self.text.text)
+        return self.text.text[taken:]
 
 
 class Handle:
@@ -108,7 +119,7 @@ class Handle:
     def take(self) -> str:
         """The text of the (first) answer that has become certain since the last call."""
         with self._reading:
-            return self.drafts[0].take()
+            return self.drafts[0].take(self.ended)
 
     def __iter__(self) -> Iterator[str]:
         """Pieces of the answer as they come; raises what the query failed of. Leaving early cancels the query."""
@@ -123,7 +134,11 @@ class Handle:
     async def __aiter__(self) -> AsyncIterator[str]:
         """As `__iter__`, for asyncio."""
         loop, news = asyncio.get_running_loop(), asyncio.Event()
-        self.listen(lambda: loop.call_soon_threadsafe(news.set))
+
+        def tell() -> None:
+            loop.call_soon_threadsafe(news.set)
+
+        self.listen(tell)
         try:
             while True:
                 news.clear()
@@ -134,6 +149,7 @@ class Handle:
                     break
                 await news.wait()
         finally:
+            self._forget(tell)
             if not self.ended:
                 self.cancel()
         if self.error is not None:
@@ -142,10 +158,15 @@ class Handle:
     async def ending(self) -> Result:
         """As `wait`, for asyncio. Cancelling the task cancels the query."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
-        self.when_ended(lambda: loop.call_soon_threadsafe(ended.set))
+
+        def tell() -> None:
+            loop.call_soon_threadsafe(ended.set)
+
+        self.when_ended(tell)
         try:
             await ended.wait()
         except asyncio.CancelledError:
+            self._forget(tell)
             self.cancel()
             raise
         return self.result_now
@@ -162,7 +183,7 @@ class Handle:
     def result_now(self) -> Result:
         with self._reading:
             for draft in self.drafts:
-                draft.take()
+                draft.read(self.ended)
         reason = "" if self.error is None else "cancelled" if self.was_cancelled else "error"
         answers = [
             Answer(
@@ -195,6 +216,12 @@ class Handle:
                 return
         listener()
 
+    def _forget(self, listener: Callable[[], object]) -> None:
+        with self._changed:
+            for listeners in (self._listeners, self._awaiting):
+                if listener in listeners:
+                    listeners.remove(listener)
+
     # --- the engine ----------------------------------------------------------------------------------------------
 
     def changed(self) -> None:
@@ -202,13 +229,21 @@ class Handle:
         with self._changed:
             self._changed.notify_all()
             listeners = list(self._listeners)
-        for listener in listeners:
-            listener()
+        _call(listeners)
 
     def end(self, error: Exception | None) -> None:
         with self._changed:
             self.error = error
             self.ended = True
+            awaiting = list(self._awaiting)
         self.changed()
-        for listener in self._awaiting:
+        _call(awaiting)
+
+
+def _call(listeners: list[Callable[[], object]]) -> None:
+    """Call listeners, which are others' code: what they raise is theirs, and ends nothing here."""
+    for listener in listeners:
+        try:
             listener()
+        except Exception:
+            logger.warning("a listener to an answer has failed", exc_info=True)

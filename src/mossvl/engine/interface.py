@@ -13,7 +13,7 @@ from mossvl.engine.engine import Engine
 from mossvl.engine.handle import Handle
 from mossvl.engine.query import Message, Query
 from mossvl.engine.results import Result
-from mossvl.errors import InputError, OptionError
+from mossvl.errors import InputError, OptionError, PromptError
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.options import SamplingParams
 from mossvl.processing.processor import MossVLProcessor
@@ -45,7 +45,7 @@ class MossVL:
     ) -> None:
         if config is not None and options:
             raise OptionError(f"give either config or {', '.join(options)}, not both")
-        self.config = config or EngineConfig.from_dict(options)
+        self.config = config or EngineConfig(**options)
         if isinstance(checkpoint_or_model, MossVLLMHeadModel):
             if processor is None:
                 raise OptionError("a loaded model needs its processor: MossVL(model, processor)")
@@ -78,6 +78,8 @@ class MossVL:
             raise query
         if isinstance(query, str):
             query = {"prompt": query}
+        if params is not None and not isinstance(params, SamplingParams):
+            raise OptionError(f"params={params!r:.100} must be SamplingParams, or in the query, as generate_kwargs")
         checked = query if isinstance(query, Query) else Query.from_dict(query)
         return self.engine.submit(checked, checked.messages(session), self.processor, params)
 
@@ -112,6 +114,8 @@ class MossVL:
         """
         if isinstance(queries, str | dict):
             return self.generate([queries], params, progress=False, raise_on_error=raise_on_error)[0]
+        if not isinstance(queries, Iterable):
+            raise PromptError(f"queries={queries!r:.100} must be a list of queries, or one: a text or a dict")
         queries = list(queries)
         shown = len(queries) > 1 if progress is None else progress
         results: list[Any] = [None] * len(queries)

@@ -94,11 +94,12 @@ class Job:
         self.digests[frame.number] = frame.digest
         if not frame.patches.numel():
             return
-        takers = [request for request in self.requests if not request.ended and request.encoded <= frame.number]
-        for request in takers:
-            request.pixels[frame.number] = frame.patches
-        if not takers:
-            self.source.release(frame.patches)
+        for request in self.requests:
+            # One of them takes it: the others find what it becomes in the caches, or have it loaded again.
+            if not request.ended and request.encoded <= frame.number and frame.number not in request.pixels:
+                request.pixels[frame.number] = frame.patches
+                return
+        self.source.release(frame.patches)
 
     @property
     def may_begin(self) -> bool:
@@ -106,10 +107,18 @@ class Job:
         return self.streams and self.source.held >= STREAMING_BYTES
 
     def use_up(self, request: Request, frame: int) -> None:
-        """A request has no more need of a frame's pixels; the last one gives the memory back."""
+        """A request has no more need of a frame's pixels."""
         patches = request.pixels.pop(frame, None)
-        if patches is not None and not any(frame in other.pixels for other in self.requests):
+        if patches is not None:
             self.source.release(patches)
+
+    def give_up(self, request: Request, missing: int) -> None:
+        """A request lacks a frame from before others whose pixels it holds: it will have them all loaded once more.
+
+        What it holds may be what loading waits for, and loading must end before it can begin again.
+        """
+        for frame in [frame for frame in request.pixels if frame > missing]:
+            self.use_up(request, frame)
 
     # --- answers -------------------------------------------------------------------------------------------------
 

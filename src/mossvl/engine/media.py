@@ -6,6 +6,7 @@ that a source that hangs holds up nothing but its own request. Files are opened,
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -62,13 +63,18 @@ class Stalled:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """Loading waits for another load of the same file."""
+
+
+@dataclass(frozen=True)
 class Loaded:
     """All frames have come, or loading has failed."""
 
     error: BaseException | None = None
 
 
-Event = Planned | Frame | Stalled | Loaded
+Event = Planned | Frame | Stalled | Waiting | Loaded
 Report = Callable[[Event], None]
 
 
@@ -118,6 +124,7 @@ class Load:
         self.held = 0
         self._stop = threading.Event()
         self._expected: list[bytes | None] = []
+        self._report: Report = _ignore
 
     def start(self, report: Report, first: int | None = None) -> None:
         """Events are reported in the thread."""
@@ -127,11 +134,16 @@ class Load:
     def stop(self) -> None:
         """Let the thread end; what it holds is given back."""
         self._stop.set()
+        self._report = _ignore  # What it reported to holds on to the engine.
         self.budget.give(self, self.held)
 
     def release(self, patches: Tensor) -> None:
         """A frame's pixels are used up."""
         self.budget.give(self, min(patches.nbytes, self.held))
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop.is_set()
 
     def check(self) -> None:
         if self._stop.is_set():
@@ -188,14 +200,17 @@ class Load:
         if key is None or start or self.memory.get(key):
             self._read(plan, number, start)
             return
-        other = self.memory.lead(key)
-        if other is not None:
-            while not other.wait(POLL_SECONDS):
+        leader = self.memory.lead(key, self)
+        if leader is not None:
+            while self.memory.leads(leader, key) and not leader.stopped:
                 self.check()
+                self._report(Waiting())
+                time.sleep(POLL_SECONDS)
             known = self.memory.get(key)
             if known is None:
                 self._read(plan, number, start)  # The other one has failed; this one may not.
             for frame, digest in enumerate(known or (), number):
+                self._expect(plan, frame, digest)
                 self._report(Frame(frame, NO_PIXELS, digest))
             return
         try:
@@ -203,15 +218,19 @@ class Load:
         finally:
             self.memory.done(key)
 
+    def _expect(self, plan: MediumPlan, frame: int, digest: bytes) -> None:
+        """A frame is what it was when it was seen before, if it was; else the file has changed."""
+        if frame >= len(self._expected) or self._expected[frame] not in (None, digest):
+            raise MediaError(f"{plan.source.name}: the file changed while it was being used; ask again")
+        self._expected[frame] = digest
+
     def _read(self, plan: MediumPlan, number: int, start: int) -> list[bytes]:
         layout, scale = self.processor.image_processor.layout, self.pixel_scale
         digests = []
         for frame, picture in enumerate(plan.frames(self._stop, start), number + start):
             patches = layout.cut(picture).contiguous()
             digest = digest_of(patches, layout.grid(plan.height, plan.width), scale)
-            expected = self._expected[frame] if frame < len(self._expected) else None
-            if expected not in (None, digest):
-                raise MediaError(f"{plan.source.name}: the file changed while it was being used; ask again")
+            self._expect(plan, frame, digest)
             self.budget.take(self, patches.nbytes, lambda: self._report(Stalled()))
             digests.append(digest)
             self._report(Frame(frame, patches, digest))
@@ -250,6 +269,10 @@ class Load:
                 None if version is None else ("pixels", version, indices, plan.height, plan.width, self.pixel_scale)
             )
         return keys
+
+
+def _ignore(event: Event) -> None:
+    """Nobody listens any more."""
 
 
 NO_PIXELS = Tensor()

@@ -65,7 +65,7 @@ class MediaMemory:
         self.entries = entries
         self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
-        self._loading: dict[Hashable, threading.Event] = {}
+        self._leaders: dict[Hashable, Any] = {}
 
     def get(self, key: Hashable | None) -> Any:
         with self._lock:
@@ -82,14 +82,17 @@ class MediaMemory:
             while len(self._kept) > self.entries:
                 self._kept.popitem(last=False)
 
-    def lead(self, key: Hashable) -> threading.Event | None:
-        """None: the caller is to load what the key names, and calls `done`. Else what is set when somebody else has."""
+    def lead(self, key: Hashable, load: Any) -> Any:
+        """None: `load` is to load what the key names, and calls `done`. Else the load that does so already."""
         with self._lock:
-            if key in self._loading:
-                return self._loading[key]
-            self._loading[key] = threading.Event()
-            return None
+            leader = self._leaders.setdefault(key, load)
+            return None if leader is load else leader
+
+    def leads(self, load: Any, key: Hashable) -> bool:
+        """Whether a load has not yet called `done`."""
+        with self._lock:
+            return self._leaders.get(key) is load
 
     def done(self, key: Hashable) -> None:
         with self._lock:
-            self._loading.pop(key).set()
+            del self._leaders[key]

@@ -58,7 +58,7 @@ class Query:
             PromptError: there is no prompt, or the messages are malformed.
         """
         if not isinstance(given, Mapping):
-            raise PromptError(f"a query must be a dict, but is {given!r:.200}")
+            raise PromptError(f"a query must be a text or a dict, but is {given!r:.200}")
         for name, options in (("generate_kwargs", GenerationOptions), ("media_kwargs", MediaOptions)):
             for key in given:
                 if key in {option.name for option in fields(options)}:

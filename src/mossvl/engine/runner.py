@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor
@@ -90,12 +91,19 @@ class Runner:
             if not config.eager:
                 from mossvl.engine.graphs import StepGraphs
 
-                self.graphs = StepGraphs(config.max_batch, self.device, self._captured_step)
+                step = WeakMethod(self._captured_step)  # Else a runner would outlive its engine until it is collected.
+                self.graphs = StepGraphs(config.max_batch, self.device, lambda *given: step()(*given))  # type: ignore[misc]
 
     @property
     def overlaps(self) -> bool:
         """Whether a step runs beside the next one's preparation."""
         return self.device.type == "cuda"
+
+    def set_up(self) -> None:
+        """Make the calling thread ready to compute."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        self.encoder.set_up()
 
     def check_device(self) -> None:
         """Raises if the device is of no use any more, as after an error in a kernel."""
@@ -229,7 +237,7 @@ class Runner:
         from mossvl.engine.fast import warm_up_prompts
 
         kinds = self.graphs.kinds()
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.cuda.device(self.device):
             warm_up_prompts(self.pool, self.tables, self.model.config.text_config.num_attention_heads)
             for done, kind in enumerate(kinds):
                 report(done, len(kinds))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mossvl.engine.inputs import to_device
 from mossvl.engine.request import Request
 
 NOT_A_NUMBER = -1
@@ -50,7 +51,7 @@ class Sampler:
             tokens = torch.where(tokens == NOT_A_NUMBER, tokens, scores.argmax(-1))
         random = [row for row, request in enumerate(requests) if not request.params.greedy]
         if random:
-            index = torch.tensor(random, device=logits.device)
+            index = to_device(torch.tensor(random), logits.device)
             chosen = self._random((logits if scores is None else scores)[index].float(), [requests[i] for i in random])
             tokens[index] = torch.where(tokens[index] == NOT_A_NUMBER, tokens[index], chosen)
         if scores is not None:
@@ -61,10 +62,10 @@ class Sampler:
 
     def _penalised(self, scores: Tensor, requests: Sequence[Request]) -> Tensor:
         prompt, answer = self._seen(requests)
-        slots = torch.tensor([request.slot for request in requests], device=scores.device)
+        slots = to_device(torch.tensor([request.slot for request in requests]), scores.device)
         params = [request.params for request in requests]
         repetition, presence, frequency = (
-            torch.tensor([getattr(one, name) for one in params], device=scores.device)[:, None]
+            to_device(torch.tensor([getattr(one, name) for one in params]), scores.device)[:, None]
             for name in ("repetition_penalty", "presence_penalty", "frequency_penalty")
         )
         counts = answer[slots]
@@ -84,8 +85,8 @@ class Sampler:
             if not request.params.penalises or self._tenants.get(request.slot) == tenant:
                 continue
             self._tenants[request.slot] = tenant
-            asked = torch.tensor(request.prompt.tokens, device=self.device)
-            said = torch.tensor(request.tokens[len(request.prompt.tokens) :], dtype=torch.long, device=self.device)
+            asked = to_device(torch.tensor(request.prompt.tokens), self.device)
+            said = to_device(torch.tensor(request.tokens[len(request.prompt.tokens) :], dtype=torch.long), self.device)
             self._prompt[request.slot] = False
             self._prompt[request.slot, asked] = True
             self._answer[request.slot] = torch.bincount(said, minlength=self.vocab_size)
@@ -93,7 +94,7 @@ class Sampler:
 
     def _count(self, tokens: Tensor, requests: Sequence[Request]) -> None:
         assert self._answer is not None
-        slots = torch.tensor([request.slot for request in requests], device=tokens.device)
+        slots = to_device(torch.tensor([request.slot for request in requests]), tokens.device)
         self._answer.index_put_(
             (slots, tokens.clamp(min=0)), torch.ones_like(slots, dtype=torch.int32), accumulate=True
         )
@@ -116,7 +117,7 @@ class Sampler:
         dropped = (before >= given["top_p"]) | (chances < given["min_p"] * chances[:, :1])
         dropped[:, 0] = False
         values = values.masked_fill(dropped, -torch.inf)
-        numbers = torch.tensor([one.num_answer + one.in_flight for one in requests], device=ids.device)[:, None]
+        numbers = to_device(torch.tensor([one.num_answer + one.in_flight for one in requests]), ids.device)[:, None]
         noise = -torch.log(-torch.log(uniform(given["seed"], numbers, ids)))
         return ids.gather(1, (values.double() + noise).argmax(-1, keepdim=True))[:, 0]
 
@@ -131,7 +132,7 @@ class Sampler:
                 "min_p": [request.params.min_p for request in requests],
                 "seed": [request.seed for request in requests],
             }
-            columns_ = {name: torch.tensor(column, device=self.device)[:, None] for name, column in columns.items()}
+            columns_ = {name: to_device(torch.tensor(column), self.device)[:, None] for name, column in columns.items()}
             self._parameters = numbers, columns_
         return self._parameters[1]
 

@@ -76,7 +76,8 @@ class VisionGraphs:
     def _capture(self, key: tuple[Grid, ...], pixels: Tensor) -> VisionGraph:
         while len(self._graphs) >= MOST_GRAPHS:
             torch.cuda.synchronize(pixels.device)  # It may be running.
-            evicted, _ = self._graphs.popitem(last=False)
+            evicted = next(iter(self._graphs))
+            del self._graphs[evicted]
             self._counts[evicted] = -PATIENCE
         ops = self._new_ops(True)
         self._encode(pixels, key, ops)  # Tables are made, and libraries set up, outside of the graph.

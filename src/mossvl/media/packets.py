@@ -87,9 +87,9 @@ class PacketTable:
         index = np.full(len(pts), -1, dtype=np.int64)
         index[position] = np.arange(len(position))
         shown = pts[position]
-        # A tick count can be beyond what float64 counts exactly: subtract first.
-        times = (shown - shown[0]) * time_base.numerator / time_base.denominator
-        gap = int(shown[-1] - shown[-2]) if len(shown) > 1 else 0
+        # A tick count can be beyond what float64 counts exactly: subtract first. A difference can be beyond int64.
+        times = (shown - shown[0]).view(np.uint64) * time_base.numerator / time_base.denominator
+        gap = int(shown[-1]) - int(shown[-2]) if len(shown) > 1 else 0
         duration = int(durations[position[-1]]) or gap or step
         start, end = float(int(shown[0]) * time_base), float((int(shown[-1]) + duration) * time_base)
         return cls(

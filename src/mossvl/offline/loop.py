@@ -78,6 +78,8 @@ class OfflineLoop:
             logger.info("a turn failed", exc_info=True)
             self._put(f"[ERROR] {message_of(error)}")
         finally:
+            if self._current is not None and not self._current.ended:
+                self._current.cancel()
             self._put(ROUND_END)
             self._current = None
 
