@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mossvl.engine.capture import capturing
 from mossvl.engine.fast import prompt_tiles
 from mossvl.engine.inputs import StepInputs, TextRows
 
@@ -103,8 +104,7 @@ class StepGraphs:
         # libraries keep memory for every stream.
         logits, _ = step()
         places = self._places(kind.tiles > 0, logits)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+        with capturing(self.device, self._memory) as graph:
             logits, tokens = step()
             outputs = places[0][: len(logits)].copy_(logits), places[1][: len(tokens)].copy_(tokens)
         self._memory = graph.pool()

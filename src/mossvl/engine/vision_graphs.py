@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mossvl.engine.capture import capturing
 from mossvl.kernels.vision_ops import MANY_PATCHES, TritonOps
 from mossvl.model.vision_ops import Grid
 
@@ -81,8 +82,7 @@ class VisionGraphs:
             self._counts[evicted] = -PATIENCE
         ops = self._new_ops(True)
         self._encode(pixels, key, ops)  # Tables are made, and libraries set up, outside of the graph.
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+        with capturing(pixels.device, self._memory) as graph:
             output = self._encode(pixels, key, ops)
         self._memory = graph.pool()
         return VisionGraph(graph, output, ops)
