@@ -22,5 +22,5 @@ def capturing(device: torch.device, memory: Any) -> Iterator[torch.cuda.CUDAGrap
 
 @cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """One for each device, since libraries keep memory for every stream. (PyTorch's own is on the first device only.)"""
+    """One for each device, since libraries keep memory for every stream. (PyTorch's own belongs to one device.)"""
     return torch.cuda.Stream(device)
