@@ -1,0 +1,36 @@
+"""Scenes and clips as the files that users have: PNG and MP4."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from PIL import Image
+
+from mossvl.synthetic.render import render
+from mossvl.synthetic.scene import Clip, Scene
+
+
+def write_picture(scene: Scene, path: str | Path, height: int, width: int) -> None:
+    """Draw a scene into a PNG file (or another kind that Pillow knows by its name)."""
+    Image.fromarray(render([scene], height, width)[0].numpy()).save(path)
+
+
+def write_clip(clip: Clip, path: str | Path, height: int, width: int, rate: Fraction | int = 12) -> None:
+    """Draw a clip into an MP4 file, H.264 with `rate` frames a second, the first one at 0.
+
+    Raises:
+        ValueError: height or width is odd, which the file's colours do not allow.
+    """
+    if height % 2 or width % 2:
+        raise ValueError(f"a clip of {width} × {height} pixels: both must be even")
+    count = max(1, round(clip.seconds * rate))
+    with av.open(str(path), "w", options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "flags": "+bitexact"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.thread_count = 1
+        for number in range(count):
+            pixels = render([clip.at(number / float(rate))], height, width)[0]
+            frame = av.VideoFrame.from_ndarray(pixels.numpy(), format="rgb24")
+            frame.pts, frame.time_base = number, 1 / Fraction(rate)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())

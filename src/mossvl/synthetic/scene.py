@@ -1,0 +1,163 @@
+"""What there is in a picture, and what happens in a clip. Numbers and words only: nothing is drawn here.
+
+A place is that of a thing's centre, from the upper left corner, in parts of the picture's width and height; sizes are
+in parts of its shorter side; times are in seconds, angles in turns, clockwise.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from mossvl.synthetic.glyphs import GLYPHS
+from mossvl.synthetic.shapes import KINDS
+
+COLOURS = {
+    "red": (214, 39, 40),
+    "orange": (245, 140, 30),
+    "yellow": (240, 215, 50),
+    "green": (40, 155, 75),
+    "blue": (35, 95, 200),
+    "purple": (130, 70, 170),
+    "pink": (240, 140, 190),
+    "brown": (120, 75, 45),
+    "black": (25, 25, 30),
+    "white": (250, 250, 250),
+}
+"""sRGB, 0 to 255."""
+SIZES = {"small": 0.09, "large": 0.18}
+"""Radius of the circle around a shape."""
+DOT = 0.16
+"""Size of the dots that letters are made of, in radii; a word is as wide as it is long."""
+TEXTURES = ("plain", "striped", "dotted")
+BACKGROUNDS = ("plain", "gradient", "checked", "noisy")
+LONGEST = 5
+"""Characters of a word."""
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A shape, or a short word, at a place.
+
+    Args:
+        kind: one of `KINDS`, or "word".
+        colour, size, texture: by name.
+        x, y: its centre.
+        angle: how far it is turned, in turns.
+        word: what is written, for the kind "word": capital letters and digits.
+
+    Raises:
+        ValueError: a name is unknown, or the word cannot be written.
+    """
+
+    kind: str
+    colour: str
+    size: str = "large"
+    texture: str = "plain"
+    x: float = 0.5
+    y: float = 0.5
+    angle: float = 0.0
+    word: str = ""
+
+    def __post_init__(self) -> None:
+        for value, known in (
+            (self.kind, (*KINDS, "word")),
+            (self.colour, COLOURS),
+            (self.size, SIZES),
+            (self.texture, TEXTURES),
+        ):
+            if value not in known:
+                raise ValueError(f"{value!r} is none of {', '.join(known)}")
+        if (self.kind == "word") != bool(self.word):
+            raise ValueError(f"a thing of kind {self.kind!r} with the word {self.word!r}; words have the kind 'word'")
+        if len(self.word) > LONGEST or set(self.word) - set(GLYPHS):
+            raise ValueError(f"{self.word!r} cannot be written: at most {LONGEST} of {''.join(GLYPHS)}")
+
+    @property
+    def radius(self) -> float:
+        return SIZES[self.size]
+
+
+@dataclass(frozen=True)
+class Background:
+    """What lies behind the things.
+
+    Args:
+        pattern: one of `BACKGROUNDS`.
+        first, second: its colours, sRGB 0 to 255; a plain one has only the first.
+        angle: of a gradient, or of the squares, in turns.
+        seed: of the noise.
+    """
+
+    pattern: str = "plain"
+    first: tuple[int, int, int] = (200, 200, 195)
+    second: tuple[int, int, int] = (170, 175, 180)
+    angle: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pattern not in BACKGROUNDS:
+            raise ValueError(f"{self.pattern!r} is none of {', '.join(BACKGROUNDS)}")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture: later things lie over earlier ones."""
+
+    things: Sequence[Thing]
+    background: Background = Background()
+
+
+@dataclass(frozen=True)
+class Track:
+    """A thing during a clip.
+
+    Args:
+        thing: what it is; its place, angle and colour are those of the beginning.
+        since, until: it is there from `since` up to, and without, `until`.
+        path: (time, x, y) in the order of time: it moves in straight lines between them, and stays where it is before
+            the first and after the last.
+        turns: (time, angle), likewise.
+        colours: (time, colour): it has that colour from that time on.
+    """
+
+    thing: Thing
+    since: float = 0.0
+    until: float = float("inf")
+    path: Sequence[tuple[float, float, float]] = ()
+    turns: Sequence[tuple[float, float]] = ()
+    colours: Sequence[tuple[float, str]] = field(default=())
+
+    def at(self, time: float) -> Thing | None:
+        """The thing as it is at a time; None while it is not there."""
+        if not self.since <= time < self.until:
+            return None
+        x, y = between(self.path, time) or (self.thing.x, self.thing.y)
+        (angle,) = between(self.turns, time) or (self.thing.angle,)
+        passed = [colour for begun, colour in self.colours if begun <= time]
+        return replace(self.thing, x=x, y=y, angle=angle, colour=passed[-1] if passed else self.thing.colour)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Things that move, change, come and go, for `seconds`."""
+
+    tracks: Sequence[Track]
+    seconds: float
+    background: Background = Background()
+
+    def at(self, time: float) -> Scene:
+        """What is seen at a time."""
+        things = (track.at(time) for track in self.tracks)
+        return Scene([thing for thing in things if thing is not None], self.background)
+
+
+def between(points: Sequence[tuple[float, ...]], time: float) -> tuple[float, ...] | None:
+    """The values of (time, values…) at a time, in straight lines between them; None if there are none."""
+    if not points:
+        return None
+    after = bisect_right(points, time, key=lambda point: point[0])
+    if after in (0, len(points)):
+        return tuple(points[max(after - 1, 0)][1:])
+    (begin, *start), (end, *stop) = points[after - 1], points[after]
+    part = (time - begin) / (end - begin)
+    return tuple(a + part * (b - a) for a, b in zip(start, stop, strict=True))
