@@ -70,6 +70,8 @@ def test_a_bad_line_costs_itself_only(run, write):
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith("mossvl: 7 answers in ")
     assert "5 of them errors" in result.stderr
+    errors = [answer["error"] for answer in answers.values() if "error" in answer]
+    assert any(f"the first error: {error}" in result.stderr for error in errors)
     assert [("error" in answers[index]) for index in range(7)] == [False, *[True] * 5, False]
     assert all(answers[index]["finish"] == "error" for index in range(1, 6))
     assert "line 2 is not JSON" in answers[1]["error"]

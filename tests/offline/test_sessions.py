@@ -25,6 +25,7 @@ def ask(model, processor, *queries, **kwargs):
     ("query", "words"),
     [
         ({"promt": "hi"}, "did you mean 'prompt'"),
+        ({"role": "user", "content": "hi"}, "a message, not a query"),
         ({}, "either a prompt or messages"),
         ({"prompt": "a", "messages": []}, "not both"),
         ({"prompt": 3}, "must be a text"),

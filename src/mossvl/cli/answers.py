@@ -44,6 +44,7 @@ class AnswerFile:
     def __init__(self, path: Path, resume: bool = False, overwrite: bool = False, retry_errors: bool = False) -> None:
         self.path = path
         self.answered = self.failed = 0
+        self.first_error: str | None = None
         self._digests = array("Q")
         self._retry_errors = retry_errors
         self._size = 0
@@ -164,6 +165,8 @@ class AnswerFile:
         self._size += len(data)
         self.answered += 1
         self.failed += "error" in answer
+        if self.first_error is None:
+            self.first_error = answer.get("error")
 
     def close(self) -> None:
         self._file.close()

@@ -187,6 +187,8 @@ def conclude(answers: AnswerFile, new: int, seconds: float) -> None:
     """The last line on stderr; exit code 1 where there are errors."""
     failed = f", {answers.failed} of them errors" if answers.failed else ""
     found = f"{answers.answered} answers in {answers.path}{failed}"
+    if answers.first_error is not None:
+        print(f"mossvl: the first error: {answers.first_error}", file=sys.stderr)
     print(f"mossvl: {found}; {new} new in {seconds:.1f} s", file=sys.stderr)
     if answers.failed:
         raise typer.Exit(1)

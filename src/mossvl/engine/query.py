@@ -63,6 +63,8 @@ class Query:
             for key in given:
                 if key in {option.name for option in fields(options)}:
                     raise OptionError(f"{key!r} is no key of a query; write {{{name!r}: {{{key!r}: …}}}}")
+        if "role" in given:
+            raise PromptError("this is a message, not a query; put messages into one: {'messages': [{'role': …}, …]}")
         check_names(given, KEYS, "key of a query")
         flags: dict[str, Any] = {name: given.get(name) for name in FLAGS}
         flags = {name: FLAGS[name] if value is None else value for name, value in flags.items()}

@@ -241,7 +241,9 @@ def _open_container(path: Path, name: str, limits: MediaLimits) -> InputContaine
         container = av.open(str(path.absolute()), options=options, metadata_errors="ignore")
     except (FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise MediaError(f"{name}: not a video that can be read ({reason}); the file may be broken") from error
+        raise MediaError(
+            f"{name}: not a video that can be read ({reason}); it is no video, or the file is broken"
+        ) from error
     if set(container.format.name.split(",")) & _PLAYLISTS:
         container.close()
         raise MediaError(f"{name}: a playlist, which names other files; give the video itself")
