@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mossvl.cli.answers import AnswerFile
-from mossvl.cli.records import Line
+from mossvl.data.records import Line
 from mossvl.errors import DataError, InputError
 
 LINES = [Line(index, index + 1, b"%d" % index) for index in range(6)]

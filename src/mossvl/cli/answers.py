@@ -16,7 +16,7 @@ try:
 except ImportError:  # Windows.
     fcntl = None  # type: ignore[assignment]
 
-from mossvl.cli.records import Line
+from mossvl.data.records import Line
 from mossvl.errors import DataError, InputError
 
 MOST_LINES = 1 << 28

@@ -13,7 +13,7 @@ import typer
 from mossvl.cli.answers import AnswerFile
 from mossvl.cli.checkpoint import check_checkpoint, open_engine
 from mossvl.cli.options import Checkpoint, Device, Dtype, GenerationFlags, LimitFlags, MediaFlags, System, with_flags
-from mossvl.cli.records import Line, as_query, lines_of, parse_line
+from mossvl.data.records import Line, as_query, lines_of, parse_line
 from mossvl.engine.config import EngineConfig
 from mossvl.errors import InputError, MossVLError, OptionError, message_of
 from mossvl.media.limits import MediaLimits

@@ -148,8 +148,8 @@ class MossVLProcessor(ProcessorMixin):
 
     # --- from messages to a prompt -------------------------------------------------------------------------------
 
-    def render(self, messages: Sequence[dict[str, Any]]) -> str:
-        """Messages → prompt text by the checkpoint's chat template, ready for an answer.
+    def render(self, messages: Sequence[dict[str, Any]], answer_follows: bool = True) -> str:
+        """Messages → prompt text by the checkpoint's chat template, ready for an answer if one follows.
 
         Special tokens and placeholders are removed from the texts, so that only real media get a placeholder.
         """
@@ -164,7 +164,7 @@ class MossVLProcessor(ProcessorMixin):
                 content = [turn for part in content for turn in self._template_parts(part, special)]
             turns.append({**message, "content": content})
         text = self.tokenizer.apply_chat_template(
-            turns, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
+            turns, chat_template=self.chat_template, tokenize=False, add_generation_prompt=answer_follows
         )
         assert isinstance(text, str)
         return text

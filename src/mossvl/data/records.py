@@ -1,4 +1,4 @@
-"""Lines of a data file → queries, whether they were written as queries or for fine-tuning."""
+"""Lines of a data file → queries or examples, whether they were written as queries or for fine-tuning."""
 
 import hashlib
 import json
@@ -91,6 +91,35 @@ def as_query(record: Mapping[str, Any], media_dir: Path) -> dict[str, Any]:
         query["messages"] = _without_answer(_with_media(query))
         query = {name: value for name, value in query.items() if name not in ("images", "videos")}
     return _resolved(query, media_dir)
+
+
+def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Turn]:
+    """A fine-tuning record → its messages, answers included and media in their places.
+
+    Args:
+        record: `conversations` or `messages`, or `prompt` and `response`; with `images` and `videos` beside them, whose
+            places are those of `<|image|>` and `<|video|>`, or else before the first question.
+        media_dir: where relative paths of media start.
+
+    Raises:
+        DataError: it is none of these, turns are malformed, there is no answer, or placeholders do not match the media.
+    """
+    forms = [name for name in ("conversations", "messages", "prompt") if record.get(name) is not None]
+    if len(forms) != 1:
+        found = " and ".join(forms) or f"none in {', '.join(map(str, record)) or 'an empty object'}"
+        raise DataError(f"a record has either conversations, or messages, or a prompt and a response, but: {found}")
+    if forms == ["prompt"]:
+        prompt, response = record["prompt"], record.get("response")
+        if not isinstance(prompt, str) or not isinstance(response, str):
+            raise DataError(f"prompt={prompt!r:.80} and response={response!r:.80} must both be texts")
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+    else:
+        turns = _turns(record[forms[0]])
+    if all(turn["role"] != "assistant" for turn in turns):
+        raise DataError("there is nothing to learn: no turn is the assistant's")
+    media = {name: record[name] for name in ("images", "videos") if name in record}
+    messages: list[Turn] = _resolved({"messages": _with_media({**media, "messages": turns})}, media_dir)["messages"]
+    return messages
 
 
 def _turns(conversations: Any) -> list[Turn]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mossvl.cli.records import Line, as_query, lines_of, parse_line
+from mossvl.data.records import Line, as_query, lines_of, parse_line
 from mossvl.engine.query import Query
 from mossvl.errors import DataError, MossVLError
 

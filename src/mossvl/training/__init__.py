@@ -1,0 +1,1 @@
+"""Fine-tuning: examples, what of them is learned, and the loop."""

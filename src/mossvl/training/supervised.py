@@ -1,0 +1,35 @@
+"""What of an example is learned: the assistant's words, and the token that ends them."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from mossvl.errors import DataError
+from mossvl.processing.processor import MossVLProcessor
+from mossvl.processing.prompt import check_messages
+
+ANSWER = re.compile(r"<\|im_start\|>assistant\n(.*?<\|im_end\|>)", re.DOTALL)
+
+
+def answer_spans(text: str) -> list[tuple[int, int]]:
+    """Character spans [start, end) of the answers in a rendered conversation, each with its closing `<|im_end|>`.
+
+    Rendering has removed special tokens from what people and models wrote, so that only turns begin and end with them.
+    """
+    return [answer.span(1) for answer in ANSWER.finditer(text)]
+
+
+def supervised_text(
+    processor: MossVLProcessor, messages: Sequence[dict[str, Any]]
+) -> tuple[str, list[tuple[int, int]]]:
+    """Messages → the text of the whole conversation, and the spans of it that are learned (for `labels_spans`).
+
+    Raises:
+        DataError: there is nothing to learn: no answer, or only empty ones.
+        PromptError: the messages are malformed.
+    """
+    text = processor.render(check_messages(messages), answer_follows=False)
+    spans = answer_spans(text)
+    if all(text[start:end] == "<|im_end|>" for start, end in spans):
+        raise DataError("there is nothing to learn: the assistant says nothing")
+    return text, spans

@@ -1,0 +1,89 @@
+"""Fine-tuning records → messages."""
+
+from pathlib import Path
+
+import pytest
+
+from mossvl.data.records import as_example
+from mossvl.errors import DataError
+
+FOLDER = Path("/data")
+IMAGE, CLIP = {"type": "image", "image": "/data/a.png"}, {"type": "video", "video": "/data/b.mp4"}
+
+
+def text(words):
+    return {"type": "text", "text": words}
+
+
+def user(*parts):
+    return {"role": "user", "content": list(parts)}
+
+
+ANSWER = {"role": "assistant", "content": "A cat."}
+
+
+@pytest.mark.parametrize(
+    ("record", "question"),
+    [
+        ({"prompt": "What?", "response": "A cat."}, {"role": "user", "content": "What?"}),
+        ({"prompt": "What?", "response": "A cat.", "images": "a.png"}, user(IMAGE, "What?")),
+        (
+            {
+                "prompt": "<|video|>Here or <|image|>there?",
+                "response": "A cat.",
+                "images": ["a.png"],
+                "videos": ["b.mp4"],
+            },
+            user(CLIP, text("Here or "), IMAGE, text("there?")),
+        ),
+        (
+            {
+                "conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cat."}],
+                "images": ["a.png"],
+            },
+            user(IMAGE, text("\nWhat?")),
+        ),
+        ({"messages": [user({"type": "image", "image": "a.png"}, text("What?")), ANSWER]}, user(IMAGE, text("What?"))),
+    ],
+    ids=["text", "before the text", "placeholders", "conversations", "parts"],
+)
+def test_media_stand_where_the_record_has_them(record, question):
+    assert as_example(record, FOLDER) == [question, ANSWER]
+
+
+def test_segments_of_a_video_have_places_of_their_own():
+    record = {
+        "prompt": "First <|video|> then <|video|>",
+        "response": "A cat.",
+        "videos": [{"video_path": "b.mp4", "segments": [[0, 1], [4, 5]]}],
+    }
+    parts = as_example(record, FOLDER)[0]["content"]
+    assert [part["video"] for part in parts if part["type"] == "video"] == [
+        {"video_path": "/data/b.mp4", "segments": [[0, 1]]},
+        {"video_path": "/data/b.mp4", "segments": [[4, 5]]},
+    ]
+
+
+def test_all_turns_are_kept():
+    turns = [("system", "Be brief."), ("user", "One?"), ("assistant", "Two."), ("user", "And?"), ("model", "Three.")]
+    messages = as_example({"conversations": [{"from": role, "value": words} for role, words in turns]}, FOLDER)
+    assert [turn["role"] for turn in messages] == ["system", "user", "assistant", "user", "assistant"]
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({}, "but: none in an empty object"),
+        ({"question": "Why?"}, "but: none in question"),
+        ({"prompt": "Why?", "messages": [ANSWER]}, "but: messages and prompt"),
+        ({"prompt": "Why?"}, "must both be texts"),
+        ({"prompt": "Why?", "response": 4}, "must both be texts"),
+        ({"messages": [{"role": "user", "content": "Why?"}]}, "no turn is the assistant's"),
+        ({"messages": []}, "a list of turns, and not empty"),
+        ({"conversations": [{"from": "dog", "value": "Woof"}]}, "turn 1 is from 'dog'"),
+        ({"prompt": "<|image|>?", "response": "x", "images": ["a.png", "b.png"]}, "1 image placeholders"),
+    ],
+)
+def test_what_is_no_example_is_refused_in_words(record, words):
+    with pytest.raises(DataError, match=words):
+        as_example(record, FOLDER)
