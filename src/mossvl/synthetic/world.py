@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mossvl.synthetic.glyphs import GLYPHS
 from mossvl.synthetic.scene import BACKGROUNDS, COLOURS, DOT, SIZES, TEXTURES, Background, Scene, Thing
@@ -65,18 +66,24 @@ class World:
     def one(self, choices: Sequence[T]) -> T:
         return choices[int(self.random.integers(len(choices)))]
 
+    def count(self, least: int, most: int) -> int:
+        return int(self.random.integers(least, most + 1))
+
     def scene(self, count: int, subjects: int = 1) -> Scene:
         """So many shapes, no two of the same colour and kind, apart from each other, the subjects first.
 
         Args:
             subjects: how many are of this split; the others are of the training's pairs, as in every split.
         """
-        pairs = self._distinct(PAIRS[self.split], min(subjects, count))
-        pairs += self._distinct([pair for pair in PAIRS[Split.TRAIN] if pair not in pairs], count - len(pairs))
+        pairs = self.distinct(PAIRS[self.split], min(subjects, count))
+        pairs += self.distinct([pair for pair in PAIRS[Split.TRAIN] if pair not in pairs], count - len(pairs))
+        return self.arranged([Thing(kind, colour, self.one(list(SIZES)), self.texture()) for colour, kind in pairs])
+
+    def arranged(self, wanted: Sequence[Thing]) -> Scene:
+        """These things, each somewhere and apart from the others, before a background that all stand out from."""
         things: list[Thing] = []
-        while len(things) < count:
-            colour, kind = pairs[len(things)]
-            placed = self._placed(Thing(kind, colour, self.one(list(SIZES)), self.texture()), things)
+        while len(things) < len(wanted):
+            placed = self._placed(wanted[len(things)], things)
             if placed is None:
                 things = []  # Too crowded: once more from the beginning.
             else:
@@ -98,21 +105,25 @@ class World:
                 return word
 
     def background(self, colours: Sequence[str]) -> Background:
-        """A muted one that things of these colours stand out from."""
+        """A muted one that things of these colours stand out from: by CONTRAST, or if they leave no room for that, by
+        as much as one of many does."""
         pattern = self.one(BACKGROUNDS)
         things = np.array([COLOURS[colour] for colour in colours]).reshape(-1, 3)
-        while True:
+        best, most = Background(pattern), -1.0
+        for _ in range(ATTEMPTS):
             grey = self.random.integers(40, 226)
             first, second = np.clip(grey + self.random.integers(-28, 29, (2, 3)), 0, 255)
-            middles = [first, second, (first + second) / 2]
-            if all(np.linalg.norm(things - middle, axis=1).min(initial=np.inf) >= CONTRAST for middle in middles):
-                red, green, blue = first.tolist()
-                other = tuple(second.tolist())
-                return Background(
-                    pattern, (red, green, blue), other, self.random.random(), int(self.random.integers(2**20))
-                )
+            between = np.linspace(first, second, 3)
+            contrast = np.linalg.norm(things[:, None] - between, axis=2).min(initial=np.inf)
+            if contrast > most:
+                angle, seed = self.random.random(), self.count(0, 2**20)
+                best, most = Background(pattern, _rgb(first), _rgb(second), angle, seed), contrast
+            if contrast >= CONTRAST:
+                break
+        return best
 
-    def _distinct(self, choices: Sequence[T], count: int) -> list[T]:
+    def distinct(self, choices: Sequence[T], count: int) -> list[T]:
+        """So many of the choices, in random order."""
         return [choices[index] for index in self.random.permutation(len(choices))[:count]]
 
     def _placed(self, thing: Thing, others: Sequence[Thing]) -> Thing | None:
@@ -126,6 +137,11 @@ class World:
             if all(apart(placed, other, width, height) for other in others):
                 return placed
         return None
+
+
+def _rgb(values: NDArray[np.int64]) -> tuple[int, int, int]:
+    red, green, blue = values.tolist()
+    return red, green, blue
 
 
 def extent(thing: Thing) -> tuple[float, float]:
