@@ -89,8 +89,9 @@ def _listed(file: Path, text: TextIO) -> Iterator[Record]:
     try:
         for number, value in enumerate(items_of(text), 1):
             place = f"record {number}"
-            wrong = DataError(f"{place} is {type(value).__name__} {value!r:.80}; expected an object {{…}}")
-            yield Record(file, place, value if isinstance(value, dict) else wrong)
+            if not isinstance(value, dict):
+                value = DataError(f"{place} is {type(value).__name__} {value!r:.80}; expected an object {{…}}")
+            yield Record(file, place, value)
     except DataError as error:
         yield Record(file, f"record {number + 1}", error)
 

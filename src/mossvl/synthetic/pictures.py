@@ -154,12 +154,9 @@ def count(world: World) -> Sample:
             for own, kind in chosen
         ]
     )
-    plural = f"{subject}es" if subject == "cross" else f"{subject}s"
-    asked = plural if of_kind else f"{subject} things"
-    number = NUMBERS[wanted]
-    there = f"there {'is' if wanted == 1 else 'are'} {number} {asked.removesuffix('s') if wanted == 1 else asked}"
-    if wanted == 1 and subject == "cross":
-        there = "there is one cross"
+    noun = subject if of_kind else f"{subject} thing"
+    asked = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    there = f"there is one {noun}" if wanted == 1 else f"there are {NUMBERS[wanted]} {asked}"
     wordings = [
         ("How many {asked} are there?", "{figure}"),
         ("How many {asked} do you see?", "{figure}"),
