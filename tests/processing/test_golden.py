@@ -6,8 +6,9 @@ import pytest
 import torch
 from golden_cases import CASES, LABELS, TABLES
 
-from mossvl.engine.query import Query, media_of
+from mossvl.engine.query import Query
 from mossvl.processing import sampling, sizes
+from mossvl.processing.prompt import media_of
 
 
 def plan_case(processor, case, stack):

@@ -1,5 +1,7 @@
 """What is drawn is what was described."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,11 @@ from mossvl.synthetic import (
     write_clip,
     write_picture,
 )
+from mossvl.synthetic.drawing import Drawing, drawing
+from mossvl.synthetic.film import filmed
 from mossvl.synthetic.glyphs import GLYPHS
+from mossvl.synthetic.render import draw
+from mossvl.synthetic.shapes import distance
 
 GREY = Background("plain", (128, 128, 128))
 
@@ -49,6 +55,40 @@ def test_shapes_lie_around_their_place_within_their_radius(kind):
     small = covered(Thing(kind, "red", size="small", x=0.4, y=0.6), side=256)
     large = covered(thing, side=256)
     assert large.sum() / small.sum() == pytest.approx((SIZES["large"] / SIZES["small"]) ** 2, rel=0.2)
+
+
+def box(x, y, half_width, half_height):
+    return torch.maximum(x.abs() - half_width, y.abs() - half_height)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    {
+        "circle": lambda x, y: x.hypot(y) - 0.95,
+        "square": lambda x, y: box(x, y, 0.8, 0.8),
+        "triangle": lambda x, y: torch.maximum(y, 3**0.5 / 2 * x.abs() - y / 2) - 0.5,
+        "cross": lambda x, y: torch.minimum(box(x, y, 0.95, 0.33), box(x, y, 0.33, 0.95)),
+        "ring": lambda x, y: (x.hypot(y) - 0.76).abs() - 0.22,
+        "heart": lambda x, y: torch.minimum(
+            (x.abs() - 0.4).hypot(y + 0.32) - 0.8 / 2**0.5, (x.abs() + (y - 0.08).abs() - 0.8) / 2**0.5
+        ),
+        "crescent": lambda x, y: torch.maximum(x.hypot(y) - 0.98, 0.78 - (x - 0.5).hypot(y)),
+        "diamond": lambda x, y: (x.abs() + 0.62 * y.abs() - 0.62) / (1 + 0.62**2) ** 0.5,
+    }.items(),
+)
+def test_distances_are_those_of_the_shape(kind, expected):
+    y, x = torch.meshgrid(*2 * [torch.linspace(-1.5, 1.5, 61)], indexing="ij")
+    found = distance(torch.tensor(KINDS[kind].numbers())[:, None, None], x, y)
+    torch.testing.assert_close(found, expected(x, y), rtol=0, atol=2e-6)
+
+
+def test_edges_are_smooth():
+    """A square whose right side, at 0.5 + 0.8 · 0.18, is 0.216 into pixel 82 of 128."""
+    row = render([Scene([Thing("square", "red", x=0.5)], GREY)], 128, 128)[0, 64]
+    red, grey = torch.tensor(COLOURS["red"]), torch.tensor([128, 128, 128])
+    assert torch.equal(row[81].int(), red) and torch.equal(row[83].int(), grey)
+    part = 128 * (0.5 + 0.8 * SIZES["large"]) - 82
+    torch.testing.assert_close(row[82].float(), grey + part * (red - grey), rtol=0, atol=0.51)
 
 
 def test_no_two_shapes_look_alike():
@@ -120,6 +160,20 @@ def test_scenes_are_drawn_together_as_alone():
         assert torch.equal(render([scene], 48, 64)[0], picture)
 
 
+def test_drawings_are_padded_pickled_joined_and_cut():
+    scenes = [random_scene(np.random.default_rng(seed)) for seed in range(12)]
+    expected = render(scenes, 48, 64)
+    halves = [pickle.loads(pickle.dumps(drawing(half, layers=6))) for half in (scenes[:5], scenes[5:])]
+    joined = Drawing.join(halves)
+    assert len(joined) == 12 and joined.layers == 6
+    assert torch.equal(draw(joined, 48, 64), expected)
+    assert torch.equal(draw(joined[3:7], 48, 64), expected[3:7])
+    assert torch.equal(draw(drawing([Scene([])] * 2, layers=3), 8, 8), render([Scene([])] * 2, 8, 8))
+    assert render([], 48, 64).shape == (0, 48, 64, 3)
+    with pytest.raises(ValueError, match="room for 1"):
+        drawing([Scene([Thing("circle", "red"), Thing("square", "blue")])], layers=1)
+
+
 @pytest.mark.gpu
 def test_a_gpu_draws_what_a_cpu_draws():
     scenes = [random_scene(np.random.default_rng(seed)) for seed in range(64)]
@@ -134,9 +188,23 @@ def test_a_picture_is_written_as_it_is_drawn(tmp_path):
     assert np.array_equal(np.asarray(Image.open(tmp_path / "scene.png")), render([scene], 60, 80)[0].numpy())
 
 
+def test_filmed_pictures_look_like_those_of_a_file(tmp_path):
+    scene = random_scene(np.random.default_rng(8))
+    drifting = [Track(thing, path=[(0, thing.x, thing.y), (1, 0.5, 0.5)]) for thing in scene.things]
+    clip = Clip(drifting, 1.0, scene.background)
+    write_clip(clip, tmp_path / "clip.mp4", 96, 128)
+    with open_clip(tmp_path / "clip.mp4") as opened:
+        decoded = torch.from_numpy(np.stack(list(opened.read(range(12))))).int()
+    drawn = render([clip.at(number / 12) for number in range(12)], 96, 128)
+    before, after = ((pictures - decoded).abs().float().mean() for pictures in (drawn.int(), filmed(drawn).int()))
+    assert after < 1.5 and after < before / 2
+    some = torch.arange(12) < 4
+    assert torch.equal(filmed(drawn, some), torch.cat([filmed(drawn[:4]), drawn[4:]]))
+
+
 def test_a_clip_has_its_frames_at_their_times(tmp_path):
-    clip = Clip([Track(Thing("square", "red"), since=1.0, until=2.0)], 3.0, GREY)
-    write_clip(clip, tmp_path / "clip.mp4", 64, 96, rate=8)
+    clip = Clip([Track(Thing("square", "red"), since=1.0, until=2.0)], 3.0, GREY, rate=8)
+    write_clip(clip, tmp_path / "clip.mp4", 64, 96)
     with open_clip(tmp_path / "clip.mp4") as opened:
         middles = [frame[32, 48] for frame in opened.read(range(24))]
         assert opened.duration == pytest.approx(3.0) and opened.average_fps == pytest.approx(8)

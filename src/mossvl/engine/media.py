@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from mossvl.engine.media_memory import POLL_SECONDS, Budget, MediaMemory, Remembered
-from mossvl.engine.query import Message, Query, media_of
+from mossvl.engine.query import Message, Query
 from mossvl.engine.request import PixelScale
 from mossvl.engine.results import SeenMedium
 from mossvl.errors import GenerationCancelled, MediaError
@@ -24,7 +24,7 @@ from mossvl.media.fetch import file_version
 from mossvl.media.pictures import FrameList
 from mossvl.processing.plan import Grid, ImagePlan, MediumPlan, VideoPlan, num_units, video_segments
 from mossvl.processing.processor import MossVLProcessor
-from mossvl.processing.prompt import check_messages
+from mossvl.processing.prompt import check_messages, media_of
 
 
 @dataclass(frozen=True)

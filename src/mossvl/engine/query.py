@@ -137,10 +137,3 @@ def as_list(media: Any) -> list[Any]:
     if media is None:
         return []
     return list(media) if isinstance(media, list | tuple) and not is_frame_list(media) else [media]
-
-
-def media_of(messages: Sequence[Message]) -> tuple[list[Any], list[Any]]:
-    """Images and videos of checked messages, in order."""
-    parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
-    images = [part["image"] for part in parts if part["type"] == "image"]
-    return images, [part["video"] for part in parts if part["type"] == "video"]

@@ -88,7 +88,7 @@ class PackedAttention(PlainProducts):
 
     Args:
         lengths: text rows of each sample in this call.
-        visible: for each sample, (text rows,) int64 on the CPU, how many vision tokens each row sees.
+        visible: (text rows,) int64 on the CPU, how many vision tokens of its sample each row sees.
         vision_lengths: new vision tokens of each group of media in this call.
         vision_index: for each sample, which group of media it reads.
         cache: keeps keys and values between calls, if given.
@@ -97,13 +97,13 @@ class PackedAttention(PlainProducts):
     def __init__(
         self,
         lengths: list[int],
-        visible: list[Tensor],
+        visible: Tensor,
         vision_lengths: list[int],
         vision_index: list[int],
         cache: MossVLCache | None,
     ) -> None:
         self.lengths = lengths
-        self.visible = [Visibility(rows) for rows in visible]
+        self.visible = [Visibility(rows) for rows in visible.split(lengths)]
         self.vision_lengths = vision_lengths
         self.vision_index = vision_index
         self.cache = cache

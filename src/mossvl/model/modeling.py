@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,10 +11,10 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from mossvl.errors import OptionError
-from mossvl.model.attention import PackedAttention
 from mossvl.model.cache import MossVLCache
 from mossvl.model.checkpoint import IGNORED
 from mossvl.model.configuration import MossVLConfig
+from mossvl.model.intervals import backend_for
 from mossvl.model.language import TextModel
 from mossvl.model.layers import CrossAttentionLayer, RMSNorm
 from mossvl.model.loading import load_pretrained
@@ -124,11 +124,12 @@ class MossVLModel(MossVLPreTrainedModel):
         vision_embeds: Tensor | None = None,
         vision_index: Sequence[int] | Tensor | None = None,
         vision_chunked_length: int | None = None,
+        packed: PackedBatch | None = None,
         past_key_values: MossVLCache | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> BaseModelOutputWithPast:
-        """Run a batch of samples, padded on either side or not at all.
+        """Run a batch of samples: padded on either side, or packed in one row without padding.
 
         Args:
             input_ids: (batch, text); or `inputs_embeds` (batch, text, hidden).
@@ -141,6 +142,8 @@ class MossVLModel(MossVLPreTrainedModel):
             vision_embeds: the result of `encode_vision` in place of `pixel_values`.
             vision_index: (batch,) which entry of `media_nums_per_sample` each sample reads, when samples share media.
             vision_chunked_length: frames encoded at a time.
+            packed: samples that were laid out before, one after the other in `input_ids` (1, rows); it stands in for
+                masks and counts, and `pixel_values` are those of its media.
             past_key_values: what earlier calls left; `pixel_values` are then those of new image tokens only.
 
         Raises:
@@ -151,6 +154,13 @@ class MossVLModel(MossVLPreTrainedModel):
         if past_key_values is not None and not isinstance(past_key_values, MossVLCache):
             raise OptionError(f"past_key_values is a {type(past_key_values).__name__}; this model needs a MossVLCache")
         embeds = self.language_model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if packed is not None:
+            if grid_thw is not None or past_key_values is not None or len(embeds) != 1:
+                raise ValueError("packed samples are one row of input_ids, bring their own grids, and have no cache")
+            if vision_embeds is None and pixel_values is not None:
+                vision_embeds = self.encode_vision(pixel_values, packed.grids, vision_chunked_length)
+            return self._run(embeds[0], packed, vision_embeds, None, lambda state: state[None], output_hidden_states)
+
         batch, columns = embeds.shape[:2]
         real = torch.ones(batch, columns, dtype=torch.bool)
         if attention_mask is not None:
@@ -170,44 +180,55 @@ class MossVLModel(MossVLPreTrainedModel):
             patches = [sum(t * h * w for t, h, w in grids) for grids in groups]
             pixel_values = seen_rows(pixel_values, patches, packed.groups, "patches")
             if len(pixel_values):
-                grid_thw = torch.tensor([grid for grids in packed.groups for grid in grids])
-                vision_embeds = self.encode_vision(pixel_values, grid_thw, vision_chunked_length)
-        if vision_embeds is not None and not len(vision_embeds):
-            vision_embeds = None
-        if len(packed.vision_positions[0]) != (0 if vision_embeds is None else len(vision_embeds)):
-            raise ValueError(
-                f"grid_thw describes {len(packed.vision_positions[0])} vision tokens, separators included, but "
-                f"{0 if vision_embeds is None else len(vision_embeds)} were given; pass pixel_values or vision_embeds "
-                "for all media of this call"
-            )
-
+                vision_embeds = self.encode_vision(pixel_values, packed.grids, vision_chunked_length)
         if use_cache and past_key_values is None:
             past_key_values = MossVLCache(self.config.text_config)
-        backend = PackedAttention(packed.lengths, packed.visible, packed.vision_lengths, packed.reads, past_key_values)
-        sees = torch.cat(packed.visible)[:, None] > 0
         rows = real.to(embeds.device)
-        states: list[Tensor] | None = [] if output_hidden_states else None
-        hidden = self.language_model(
-            embeds[rows],
-            packed.positions.to(embeds.device),
-            backend,
-            sees.to(embeds) if sees.any() else None,
-            None if vision_embeds is None else (vision_embeds, packed.vision_positions.to(vision_embeds.device)),
-            states,
-        )
-        if past_key_values is not None:
-            past_key_values.columns += columns
-            past_key_values.next_positions = packed.next_positions
-            past_key_values.vision_ends = packed.vision_ends
 
         def padded(state: Tensor) -> Tensor:
             full = state.new_zeros(batch, columns, state.shape[-1])
             full[rows.to(state.device)] = state
             return full
 
+        output = self._run(embeds[rows], packed, vision_embeds, past_key_values, padded, output_hidden_states)
+        if past_key_values is not None:
+            packed.remember(past_key_values, columns)
+        return output
+
+    def _run(
+        self,
+        embeds: Tensor,
+        packed: PackedBatch,
+        vision_embeds: Tensor | None,
+        cache: MossVLCache | None,
+        padded: Callable[[Tensor], Tensor],
+        output_hidden_states: bool | None,
+    ) -> BaseModelOutputWithPast:
+        """Packed rows (rows, hidden) through the language model; `padded` gives states the form of the inputs."""
+        if vision_embeds is not None and not len(vision_embeds):
+            vision_embeds = None
+        given = 0 if vision_embeds is None else len(vision_embeds)
+        described = packed.vision_positions.shape[1]
+        if described != given:
+            raise ValueError(
+                f"grid_thw describes {described} vision tokens, separators included, but {given} were given; pass "
+                "pixel_values or vision_embeds for all media of this call"
+            )
+        sees = packed.sees
+        states: list[Tensor] | None = [] if output_hidden_states else None
+        hidden = self.language_model(
+            embeds,
+            packed.positions.to(embeds.device, non_blocking=True),
+            backend_for(packed, cache, embeds.device),
+            sees[:, None].to(embeds, non_blocking=True) if sees.any() else None,
+            None
+            if vision_embeds is None
+            else (vision_embeds, packed.vision_positions.to(vision_embeds.device, non_blocking=True)),
+            states,
+        )
         return BaseModelOutputWithPast(
             last_hidden_state=padded(hidden),
-            past_key_values=past_key_values,
+            past_key_values=cache,
             hidden_states=tuple(padded(state) for state in states) if states is not None else None,
         )
 
@@ -262,6 +283,7 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, GenerationMixin):
         vision_embeds: Tensor | None = None,
         vision_index: Sequence[int] | Tensor | None = None,
         vision_chunked_length: int | None = None,
+        packed: PackedBatch | None = None,
         past_key_values: MossVLCache | None = None,
         use_cache: bool | None = None,
         labels: Tensor | None = None,
@@ -276,7 +298,8 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, GenerationMixin):
         Args:
             labels: (batch, text), -100 where there is nothing to learn; gives `loss`, the mean cross entropy of the
                 next token (or its sum over `num_items_in_batch`).
-            logits_to_keep: only the last so many columns (0: all), or these columns.
+            logits_to_keep: only the last so many columns (0: all), or these columns; with labels, those that have
+                something to predict.
             output_hidden_states: also return what enters each layer, and the final state.
 
         Raises:
@@ -298,6 +321,7 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, GenerationMixin):
             vision_embeds=vision_embeds,
             vision_index=vision_index,
             vision_chunked_length=vision_chunked_length,
+            packed=packed,
             past_key_values=past_key_values,
             use_cache=self.config.text_config.use_cache and not training and labels is None
             if use_cache is None
@@ -311,8 +335,11 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, GenerationMixin):
             if attention_mask is not None:  # the first real token follows nothing, padding on the left included
                 before = nn.functional.pad(attention_mask[:, -labels.shape[1] :][:, :-1], (1, 0), value=1)
                 labels = labels.masked_fill(before == 0, -100)
+            followers = None if isinstance(logits_to_keep, int) else labels[:, logits_to_keep + 1]
             vocabulary = self.config.text_config.vocab_size
-            loss = self.loss_function(logits, labels, vocabulary, num_items_in_batch=num_items_in_batch)
+            loss = self.loss_function(
+                logits, labels, vocabulary, num_items_in_batch=num_items_in_batch, shift_labels=followers
+            )
         result = CausalLMOutputWithPast(
             loss=loss, logits=logits, past_key_values=output.past_key_values, hidden_states=output.hidden_states
         )

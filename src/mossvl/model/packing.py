@@ -93,8 +93,8 @@ class PackedBatch:
     """Rows of each sample."""
     positions: Tensor
     """(3, rows): rotary positions of the text."""
-    visible: list[Tensor]
-    """For each sample, (rows,): how many vision tokens each row sees."""
+    visible: Tensor
+    """(rows,): how many vision tokens of its sample each row sees."""
     groups: list[list[Grid]]
     """The media of this call, in groups."""
     reads: list[int]
@@ -104,8 +104,27 @@ class PackedBatch:
     vision_lengths: list[int]
     """Vision tokens of each group, separators included."""
     next_positions: list[int]
-    vision_ends: list[Tensor]
-    """What `MossVLCache` keeps for the next call."""
+    """Where each sample's next token goes."""
+    frames: list[int]
+    """Frames of each sample, those of earlier calls included."""
+    frame_ends: Tensor
+    """(all frames,): the end of each in its sample's vision sequence."""
+
+    @property
+    def grids(self) -> list[Grid]:
+        """All media of this call."""
+        return [grid for group in self.groups for grid in group]
+
+    @property
+    def sees(self) -> Tensor:
+        """(rows,) bool: whether a row sees any vision token."""
+        return self.visible > 0
+
+    def remember(self, cache: MossVLCache, columns: int) -> None:
+        """What the next call must know: where each sample stands, after so many more columns."""
+        cache.columns += columns
+        cache.next_positions = self.next_positions
+        cache.vision_ends = list(self.frame_ends.split(self.frames))
 
     @classmethod
     def pack(
@@ -160,11 +179,12 @@ class PackedBatch:
         return cls(
             lengths=[len(rows) for rows in is_image],
             positions=torch.cat([plan.text for plan in layouts]).expand(3, -1),
-            visible=visible,
+            visible=torch.cat(visible),
             groups=groups,
             reads=list(reads),
             vision_positions=torch.cat([torch.zeros(3, 0, dtype=torch.long), *vision], dim=1),
             vision_lengths=[positions.shape[1] for positions in vision],
             next_positions=[plan.next_position for plan in layouts],
-            vision_ends=vision_ends,
+            frames=[len(ends) for ends in vision_ends],
+            frame_ends=torch.cat(vision_ends),
         )

@@ -92,8 +92,9 @@ class PlainOps:
 
     def frames(self, table: Tensor, grids: Sequence[Grid], config: MossVLVisionConfig) -> Frames:
         merge, half = config.spatial_merge_size, config.hidden_size // config.num_heads // 2
-        positions = [learned_positions(table, grid, merge) for grid in grids]
-        angles = torch.cat([rotary_angles(grid, merge, half, table.device) for grid in grids])
+        joined = same_sizes(grids)
+        positions = [learned_positions(table, grid, merge) for grid in joined]
+        angles = torch.cat([rotary_angles(grid, merge, half, table.device) for grid in joined])
         return Frames(equal_runs(grids), torch.cat(positions).to(table.dtype), (angles.cos(), angles.sin()))
 
     def start(self, x: Tensor, frames: Frames) -> Stream:
@@ -121,6 +122,12 @@ class PlainOps:
 
 
 PLAIN = PlainOps()
+
+
+def same_sizes(grids: Sequence[Grid]) -> list[Grid]:
+    """Consecutive media whose frames have the same size, as one medium each."""
+    runs = groupby(grids, key=lambda grid: grid[1:])
+    return [(sum(frames for frames, _, _ in run), *size) for size, run in runs]
 
 
 def equal_runs(grids: Sequence[Grid]) -> tuple[tuple[int, int], ...]:

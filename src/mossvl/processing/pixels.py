@@ -31,12 +31,12 @@ class PatchLayout:
         """Patch rows and columns of a picture."""
         return height // self.patch_size, width // self.patch_size
 
-    def cut(self, picture: Tensor) -> Tensor:
-        """(3, height, width) → (patches, 3 · patch_size²), merge block by merge block; any dtype."""
-        channels, height, width = picture.shape
+    def cut(self, pictures: Tensor) -> Tensor:
+        """(…, 3, height, width) → (patches, 3 · patch_size²), merge block by merge block; any dtype."""
+        channels, height, width = pictures.shape[-3:]
         size, merge = self.patch_size, self.merge_size
-        blocks = picture.view(channels, height // self.factor, merge, size, width // self.factor, merge, size)
-        return blocks.permute(1, 4, 2, 5, 0, 3, 6).reshape(-1, channels * size * size)
+        blocks = pictures.reshape(-1, channels, height // self.factor, merge, size, width // self.factor, merge, size)
+        return blocks.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(-1, channels * size * size)
 
 
 def resize(picture: Tensor, height: int, width: int) -> Tensor:

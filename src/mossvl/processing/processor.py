@@ -322,21 +322,28 @@ class MossVLProcessor(ProcessorMixin):
             spans = [spans]
         if len(spans) != len(planned):
             raise OptionError(f"labels_spans has {len(spans)} lists of spans for {len(planned)} prompts")
+        labels = torch.full_like(attention_mask, prompt.IGNORED_LABEL)
+        for row, (one, own) in enumerate(zip(planned, spans, strict=True)):
+            labels[row, attention_mask[row].bool()] = self.labels_of(one, own)
+        return labels
+
+    def labels_of(self, planned: PlannedPrompt, spans: Sequence[tuple[int, int]]) -> Tensor:
+        """(tokens,) int64: the tokens that lie in these character spans [start, end) of the prompt, else -100.
+
+        Raises:
+            OptionError: a span is none of the prompt.
+        """
+        length = len(planned.text)
+        for start, end in spans:
+            if not 0 <= start < end <= length:
+                raise OptionError(f"labels_spans: [{start}, {end}) is not a span of a prompt of {length} characters")
         never = {
             "image": self.image_token_id,
             "start": self._token_id(prompt.VISION_START),
             "end": self._token_id(prompt.VISION_END),
         }
-        labels = torch.full_like(attention_mask, prompt.IGNORED_LABEL)
-        for row, (one, own) in enumerate(zip(planned, spans, strict=True)):
-            for start, end in own:
-                if not 0 <= start < end <= len(one.text):
-                    raise OptionError(
-                        f"labels_spans: [{start}, {end}) is not a span of a prompt of {len(one.text)} characters"
-                    )
-            moved = [(one.expanded.position(start), one.expanded.position(end)) for start, end in own]
-            labels[row, attention_mask[row].bool()] = prompt.labels_from_spans(one.input_ids, one.offsets, moved, never)
-        return labels
+        moved = [(planned.expanded.position(start), planned.expanded.position(end)) for start, end in spans]
+        return prompt.labels_from_spans(planned.input_ids, planned.offsets, moved, never)
 
     def _with_blanks(
         self, media: dict[str, Tensor], planned: list[PlannedPrompt]

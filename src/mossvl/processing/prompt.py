@@ -150,3 +150,10 @@ def _part(part: Any, number: int) -> dict[str, Any]:
         f'message {number}: a part must be a text, {{"type": "text", "text": …}}, {{"type": "image", "image": …}} or '
         f'{{"type": "video", "video": …}}, but is {part!r:.200}'
     )
+
+
+def media_of(messages: Sequence[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
+    """Images and videos of checked messages, in order."""
+    parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
+    images = [part["image"] for part in parts if part["type"] == "image"]
+    return images, [part["video"] for part in parts if part["type"] == "video"]

@@ -9,28 +9,33 @@ from PIL import Image
 from mossvl.synthetic.render import render
 from mossvl.synthetic.scene import Clip, Scene
 
+RUN = 64
+"""Frames drawn at once."""
+
 
 def write_picture(scene: Scene, path: str | Path, height: int, width: int) -> None:
     """Draw a scene into a PNG file (or another kind that Pillow knows by its name)."""
     Image.fromarray(render([scene], height, width)[0].numpy()).save(path)
 
 
-def write_clip(clip: Clip, path: str | Path, height: int, width: int, rate: Fraction | int = 12) -> None:
-    """Draw a clip into an MP4 file, H.264 with `rate` frames a second, the first one at 0.
+def write_clip(clip: Clip, path: str | Path, height: int, width: int) -> None:
+    """Draw a clip into an MP4 file, H.264 with its `rate`, the first frame at 0.
 
     Raises:
         ValueError: height or width is odd, which the file's colours do not allow.
     """
     if height % 2 or width % 2:
         raise ValueError(f"a clip of {width} × {height} pixels: both must be even")
-    count = max(1, round(clip.seconds * rate))
+    rate = clip.rate
     with av.open(str(path), "w", options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "flags": "+bitexact"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1
-        for number in range(count):
-            pixels = render([clip.at(number / float(rate))], height, width)[0]
-            frame = av.VideoFrame.from_ndarray(pixels.numpy(), format="rgb24")
-            frame.pts, frame.time_base = number, 1 / Fraction(rate)
-            container.mux(stream.encode(frame))
+        for start in range(0, clip.num_frames, RUN):
+            numbers = range(start, min(start + RUN, clip.num_frames))
+            pictures = render([clip.at(number / rate) for number in numbers], height, width)
+            for number, pixels in zip(numbers, pictures.numpy(), strict=True):
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                frame.pts, frame.time_base = number, Fraction(1, rate)
+                container.mux(stream.encode(frame))
         container.mux(stream.encode())

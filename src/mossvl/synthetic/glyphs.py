@@ -1,7 +1,9 @@
 """Capital letters and digits of 5 × 7 dots."""
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 COLUMNS, ROWS = 5, 7
 
@@ -46,12 +48,19 @@ _DRAWN = {
 
 GLYPHS = {character: [[dot == "1" for dot in row] for row in rows.split(" ")] for character, rows in _DRAWN.items()}
 
+_NUMBER = {character: number for number, character in enumerate(GLYPHS)}
+_BITS = np.pad(np.array(list(GLYPHS.values())) @ (1 << np.arange(COLUMNS)), ((0, 1), (1, 1))).astype(np.int32)
+"""Rows of each character, a column a bit, between two empty rows; after the last character an empty one."""
 
-def dots(words: list[str], longest: int) -> Tensor:
-    """Words as bool (words, ROWS, longest · (COLUMNS + 1)): from the left, a column left out after every character."""
-    out = torch.zeros(len(words), ROWS, longest * (COLUMNS + 1), dtype=torch.bool)
-    for number, word in enumerate(words):
-        for place, character in enumerate(word):
-            left = place * (COLUMNS + 1)
-            out[number, :, left : left + COLUMNS] = torch.tensor(GLYPHS[character])
-    return out
+
+def dots(words: Sequence[str], longest: int) -> NDArray[np.int32]:
+    """Words as int32 (words, ROWS + 2), a dot a bit, with room on all four sides.
+
+    The first column of a word is in bit 1, and a column is left out after every character; the first row and the last
+    are empty.
+    """
+    numbers = [[_NUMBER[character] for character in word] + [-1] * (longest - len(word)) for word in words]
+    shifts = 1 + (COLUMNS + 1) * np.arange(longest, dtype=np.int32)
+    placed = _BITS[np.array(numbers, dtype=np.int64).reshape(-1, longest)] << shifts[:, None]
+    rows: NDArray[np.int32] = placed.sum(1, dtype=np.int32)
+    return rows

@@ -1,45 +1,32 @@
-"""Questions about one picture, with their answers: one function for each task."""
+"""Questions about one picture, with their answers: one function for each task.
 
+A question is None where it has no answer, or no clear one, in the picture.
+"""
+
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 
-from mossvl.synthetic.scene import COLOURS, SIZES, Clip, Scene, Thing
+from mossvl.synthetic.scene import COLOURS, Scene, Thing
 from mossvl.synthetic.shapes import KINDS
-from mossvl.synthetic.world import PAIRS, Split, World
+from mossvl.synthetic.wording import (
+    EDGE,
+    Exchange,
+    Sample,
+    Task,
+    asked,
+    from_left,
+    full_name,
+    listed,
+    name,
+    phrased,
+    plural,
+    with_article,
+)
+from mossvl.synthetic.world import PAIRS, SHOWN, Split, World
 
+Question = Callable[[World, Scene], Exchange | None]
 NUMBERS = ("no", "one", "two", "three", "four", "five")
-EDGE = 0.05
-"""How far a place is from the borders between left, middle and right, or above and below, to be called by name."""
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """A question and its answer."""
-
-    task: str
-    question: str
-    answer: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What is shown, in this order, and the questions about it."""
-
-    media: Sequence[Scene | Clip]
-    turns: Sequence[Exchange]
-
-
-def name(thing: Thing) -> str:
-    return f"{thing.colour} {thing.kind}"
-
-
-def full_name(thing: Thing) -> str:
-    texture = "" if thing.texture == "plain" else f"{thing.texture} "
-    return f"{thing.size} {texture}{name(thing)}"
-
-
-def with_article(words: str) -> str:
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def place(thing: Thing) -> str | None:
@@ -57,144 +44,200 @@ def _third(value: float) -> int | None:
     return None if min(abs(value - 1 / 3), abs(value - 2 / 3)) < EDGE else int(value * 3)
 
 
-def phrased(world: World, task: str, wordings: Sequence[tuple[str, str]], **words: str) -> Exchange:
-    """One of several (question, answer), each with words in braces."""
-    question, answer = world.one(wordings)
-    filled = answer.format(**words)
-    return Exchange(task, question.format(**words), filled[0].upper() + filled[1:] if " " in filled else filled)
+def subject(world: World, scene: Scene, alone: str = "") -> Thing | None:
+    """A thing of the world's split, the only one of its "colour" or "kind" if that is asked for."""
+    values = [getattr(thing, alone) if alone else "" for thing in scene.things]
+    fitting = [
+        thing
+        for thing, value in zip(scene.things, values, strict=True)
+        if world.owns(thing.colour, thing.kind) and (not alone or values.count(value) == 1)
+    ]
+    return world.one(fitting) if fitting else None
 
 
-# --- tasks -------------------------------------------------------------------------------------------------------
+# --- questions ---------------------------------------------------------------------------------------------------
 
 
-def describe(world: World) -> Sample:
+def describe(world: World, scene: Scene) -> Exchange | None:
     """All things from the left to the right."""
-    scene = world.scene(world.count(1, 3))
-    things = [with_article(full_name(thing)) for thing in sorted(scene.things, key=lambda thing: thing.x)]
-    listed = " and ".join([", ".join(things[:-1]), things[-1]] if len(things) > 1 else things)
+    things = from_left(scene.things)
+    if not things or len(things) > 3 or any(thing.word for thing in things):
+        return None
     wordings = [
         ("Describe the picture.", "{listed}."),
         ("What is in the picture, from left to right?", "{listed}."),
         ("What do you see?", "I see {listed}."),
     ]
-    return Sample([scene], [phrased(world, "describe", wordings, listed=listed)])
+    return phrased(world, "describe", wordings, listed=listed([full_name(thing) for thing in things]))
 
 
-def what(world: World) -> Sample:
+def what(world: World, scene: Scene) -> Exchange | None:
     """The shape of the only thing of a colour."""
-    scene = world.scene(world.count(1, 4))
-    subject = scene.things[0]
-    if sum(thing.colour == subject.colour for thing in scene.things) > 1:
-        return what(world)
+    thing = subject(world, scene, alone="colour")
+    if thing is None:
+        return None
     wordings = [
         ("What shape is the {colour} thing?", "{kind}"),
         ("What is the {colour} thing?", "it is {kinds}."),
         ("Which shape is {colour}?", "the {kind}."),
     ]
-    words = {"colour": subject.colour, "kind": subject.kind, "kinds": with_article(subject.kind)}
-    return Sample([scene], [phrased(world, "what", wordings, **words)])
+    return phrased(world, "what", wordings, colour=thing.colour, kind=thing.kind, kinds=with_article(thing.kind))
 
 
-def colour(world: World) -> Sample:
+def colour(world: World, scene: Scene) -> Exchange | None:
     """The colour of the only thing of a shape."""
-    scene = world.scene(world.count(1, 4))
-    subject = scene.things[0]
-    if sum(thing.kind == subject.kind for thing in scene.things) > 1:
-        return colour(world)
+    thing = subject(world, scene, alone="kind")
+    if thing is None:
+        return None
     wordings = [
         ("Which colour is the {kind}?", "{colour}"),
         ("What colour does the {kind} have?", "the {kind} is {colour}."),
     ]
-    return Sample([scene], [phrased(world, "colour", wordings, colour=subject.colour, kind=subject.kind)])
+    return phrased(world, "colour", wordings, colour=thing.colour, kind=thing.kind)
 
 
-def where(world: World) -> Sample:
+def where(world: World, scene: Scene) -> Exchange | None:
     """The place of a thing."""
-    scene = world.scene(world.count(1, 4))
-    found = place(scene.things[0])
-    if found is None:
-        return where(world)
+    thing = subject(world, scene)
+    found = thing and place(thing)
+    if not thing or not found:
+        return None
     wordings = [("Where is the {name}?", "{place}."), ("Where in the picture is the {name}?", "it is {place}.")]
-    return Sample([scene], [phrased(world, "where", wordings, name=name(scene.things[0]), place=found)])
+    return phrased(world, "where", wordings, name=name(thing), place=found)
 
 
-def which(world: World) -> Sample:
+def at(world: World, scene: Scene) -> Exchange | None:
+    """The thing at a place."""
+    thing = subject(world, scene)
+    places = [place(one) for one in scene.things]
+    found = thing and place(thing)
+    if not thing or not found or None in places or places.count(found) > 1:
+        return None
+    wordings = [("Which shape is {place}?", "the {kind}."), ("Which thing is {place}?", "{name}")]
+    return phrased(world, "at", wordings, place=found, kind=thing.kind, name=name(thing))
+
+
+def which(world: World, scene: Scene) -> Exchange | None:
     """The outermost thing in some direction."""
-    scene = world.scene(world.count(2, 4))
     side, axis, sign = world.one([("left", "x", 1), ("right", "x", -1), ("top", "y", 1), ("bottom", "y", -1)])
 
     def key(thing: Thing) -> float:
         return sign * float(getattr(thing, axis))
 
-    first, second, *_ = sorted(scene.things, key=key)
-    if first is not scene.things[0] or key(second) - key(first) < 2 * EDGE:
-        return which(world)
+    first, *others = sorted(scene.things, key=key)
+    if not others or not world.owns(first.colour, first.kind) or key(others[0]) - key(first) < 2 * EDGE:
+        return None
     wordings = [
         ("Which thing is nearest to the {side}?", "the {name}."),
         ("What is closest to the {side} edge?", "{name}"),
     ]
-    return Sample([scene], [phrased(world, "which", wordings, side=side, name=name(first))])
+    return phrased(world, "which", wordings, side=side, name=name(first))
 
 
-def count(world: World) -> Sample:
-    """How many things of a shape, or of a colour, there are: none to five."""
-    wanted = world.count(0, 5)
-    of_kind = world.random.random() < 0.5
-    subject = world.one(PAIRS[world.split])[of_kind]
-
-    def fits(pair: tuple[str, str]) -> bool:
-        return pair[of_kind] == subject
-
-    pairs = [pair for pair in PAIRS[Split.TRAIN] + PAIRS[world.split] if fits(pair)]
-    others = [pair for pair in PAIRS[Split.TRAIN] if not fits(pair)]
-    chosen = world.distinct(sorted(set(pairs)), wanted) + world.distinct(others, world.count(0 if wanted else 1, 2))
-    scene = world.arranged(
-        [
-            Thing(kind, own, "small" if len(chosen) > 4 else world.one(list(SIZES)), world.texture())
-            for own, kind in chosen
-        ]
-    )
-    noun = subject if of_kind else f"{subject} thing"
-    asked = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    there = f"there is one {noun}" if wanted == 1 else f"there are {NUMBERS[wanted]} {asked}"
+def looks(world: World, scene: Scene) -> Exchange | None:
+    """The size or the texture of a thing."""
+    thing = subject(world, scene)
+    if thing is None:
+        return None
     wordings = [
-        ("How many {asked} are there?", "{figure}"),
-        ("How many {asked} do you see?", "{figure}"),
-        ("Count the {asked}.", "{there}."),
+        ("Is the {name} small or large?", "{size}"),
+        ("Is the {name} plain, striped or dotted?", "{texture}"),
     ]
-    return Sample([scene], [phrased(world, "count", wordings, asked=asked, figure=str(wanted), there=there)])
+    return phrased(world, "looks", wordings, name=name(thing), size=thing.size, texture=thing.texture)
 
 
-def read(world: World) -> Sample:
+def count(world: World, scene: Scene) -> Exchange | None:
+    """How many things of a shape, or of a colour, there are; one of which there are many, as a rule."""
+    shown = Counter(thing.kind for thing in scene.things) + Counter(thing.colour for thing in scene.things)
+    if world.chance(0.2) or not shown:
+        return counted(world, scene, world.one([*COLOURS, *KINDS]))
+    most = max(shown.values())
+    return counted(world, scene, world.one([noun for noun, number in shown.items() if number == most]))
+
+
+def counted(world: World, scene: Scene, asked: str) -> Exchange | None:
+    """How many things there are of a kind, or of a colour."""
+    if any(thing.word for thing in scene.things):
+        return None
+    number = sum(asked in (thing.kind, thing.colour) for thing in scene.things)
+    noun = f"{asked} thing" if asked in COLOURS else asked
+    there = f"there is one {noun}" if number == 1 else f"there are {NUMBERS[number]} {plural(noun)}"
+    wordings = [
+        ("How many {nouns} are there?", "{figure}"),
+        ("How many {nouns} do you see?", "{figure}"),
+        ("Count the {nouns}.", "{there}."),
+    ]
+    return phrased(world, "count", wordings, nouns=plural(noun), figure=str(number), there=there)
+
+
+def read(world: World, scene: Scene) -> Exchange | None:
     """What is written, beside other things."""
-    others = world.scene(world.count(0, 2)).things
-    word = Thing("word", world.one(list(COLOURS)), "large", word=world.word())
-    scene = world.arranged([word, *others])
+    words = [thing.word for thing in scene.things if thing.word]
+    if len(words) != 1:
+        return None
     wordings = [
         ("What is written there?", "{word}"),
         ("Read the text.", "{word}"),
         ("What does it say?", "it says {word}."),
     ]
-    return Sample([scene], [phrased(world, "read", wordings, word=word.word)])
+    return phrased(world, "read", wordings, word=words[0])
 
 
-def there(world: World) -> Sample:
-    """Whether there is a thing; where not, something else has its colour or its shape, as a rule."""
-    scene = world.scene(world.count(1, 4))
-    subject = scene.things[0]
-    asked, answer = (subject.colour, subject.kind), "yes"
-    if world.random.random() < 0.5:
-        shown = {(thing.colour, thing.kind) for thing in scene.things}
-        alike = [(subject.colour, kind) for kind in KINDS] + [(other, subject.kind) for other in COLOURS]
-        asked, answer = world.one([pair for pair in alike if pair not in shown]), "no"
+def there(world: World, scene: Scene) -> Exchange | None:
+    """Whether there is a thing; where not, something else has its colour or its shape."""
+    thing = subject(world, scene)
+    if thing is None:
+        return None
+    asked, answer = (thing.colour, thing.kind), "yes"
+    if world.chance():
+        asked, answer = world.alike(asked, [(one.colour, one.kind) for one in scene.things]), "no"
     wordings = [
         ("Is there {thing}?", "{answer}"),
         ("Do you see {thing}?", "{answer}"),
         ("Does the picture show {thing}?", "{answer}"),
     ]
-    return Sample([scene], [phrased(world, "there", wordings, thing=with_article(" ".join(asked)), answer=answer)])
+    return phrased(world, "there", wordings, thing=with_article(" ".join(asked)), answer=answer)
 
 
-TASKS: dict[str, Callable[[World], Sample]] = {
-    task.__name__: task for task in (describe, what, colour, where, which, count, read, there)
+# --- pictures ----------------------------------------------------------------------------------------------------
+
+
+def some(world: World, least: int = 1, most: int = 4) -> Scene:
+    return world.scene(world.count(least, most))
+
+
+def written(world: World) -> Scene:
+    """A word among other things."""
+    word = Thing("word", world.one(tuple(COLOURS)), "large", word=world.word())
+    return world.arranged([word, *(world.thing(*pair) for pair in world.pairs(world.count(0, 2)))])
+
+
+def many(world: World) -> tuple[Scene, str]:
+    """None to five things of a kind, or of a colour, among others; and which kind or colour."""
+    wanted, of_kind = world.count(0, 5), world.chance()
+    noun = world.one(PAIRS[world.split])[of_kind]
+    fitting = [pair for pair in SHOWN[world.split] if pair[of_kind] == noun]
+    others = [pair for pair in PAIRS[Split.TRAIN] if pair[of_kind] != noun]
+    chosen = world.distinct(fitting, wanted) + world.distinct(others, world.count(0 if wanted else 1, 2))
+    return world.arranged([world.thing(*pair, size="small" if len(chosen) > 4 else "") for pair in chosen]), noun
+
+
+def _count(world: World) -> Sample:
+    (scene, _), turn = asked(world, many, lambda world, shown: counted(world, *shown))
+    return Sample([scene], [turn])
+
+
+def _about(show: Callable[[World], Scene], ask: Question, world: World) -> Sample:
+    scene, turn = asked(world, show, ask)
+    return Sample([scene], [turn])
+
+
+QUESTIONS: Sequence[Question] = (describe, what, colour, where, at, which, looks, count, read, there)
+_SHOWN: dict[Question, Callable[[World], Scene]] = {
+    describe: partial(some, most=3),
+    at: partial(some, least=2),
+    which: partial(some, least=2),
+    read: written,
 }
+TASKS: dict[str, Task] = {ask.__name__: partial(_about, _SHOWN.get(ask, some), ask) for ask in QUESTIONS}
+TASKS["count"] = _count

@@ -7,7 +7,9 @@ in parts of its shorter side; times are in seconds, angles in turns, clockwise.
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
+from mossvl.processing.sampling import frame_count, frame_indices
 from mossvl.synthetic.glyphs import GLYPHS
 from mossvl.synthetic.shapes import KINDS
 
@@ -32,6 +34,7 @@ TEXTURES = ("plain", "striped", "dotted")
 BACKGROUNDS = ("plain", "gradient", "checked", "noisy")
 LONGEST = 5
 """Characters of a word."""
+_KNOWN = frozenset({*KINDS, "word"})
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,14 @@ class Thing:
     word: str = ""
 
     def __post_init__(self) -> None:
+        if not (self.kind in _KNOWN and self.colour in COLOURS and self.size in SIZES and self.texture in TEXTURES):
+            self._refuse()
+        if (self.kind == "word") != bool(self.word):
+            raise ValueError(f"a thing of kind {self.kind!r} with the word {self.word!r}; words have the kind 'word'")
+        if self.word and (len(self.word) > LONGEST or set(self.word) - set(GLYPHS)):
+            raise ValueError(f"{self.word!r} cannot be written: at most {LONGEST} of {''.join(GLYPHS)}")
+
+    def _refuse(self) -> None:
         for value, known in (
             (self.kind, (*KINDS, "word")),
             (self.colour, COLOURS),
@@ -67,10 +78,6 @@ class Thing:
         ):
             if value not in known:
                 raise ValueError(f"{value!r} is none of {', '.join(known)}")
-        if (self.kind == "word") != bool(self.word):
-            raise ValueError(f"a thing of kind {self.kind!r} with the word {self.word!r}; words have the kind 'word'")
-        if len(self.word) > LONGEST or set(self.word) - set(GLYPHS):
-            raise ValueError(f"{self.word!r} cannot be written: at most {LONGEST} of {''.join(GLYPHS)}")
 
     @property
     def radius(self) -> float:
@@ -131,6 +138,8 @@ class Track:
         """The thing as it is at a time; None while it is not there."""
         if not self.since <= time < self.until:
             return None
+        if not (self.path or self.turns or self.colours):
+            return self.thing
         x, y = between(self.path, time) or (self.thing.x, self.thing.y)
         (angle,) = between(self.turns, time) or (self.thing.angle,)
         passed = [colour for begun, colour in self.colours if begun <= time]
@@ -139,16 +148,31 @@ class Track:
 
 @dataclass(frozen=True)
 class Clip:
-    """Things that move, change, come and go, for `seconds`."""
+    """Things that move, change, come and go, for `seconds`, at `rate` frames a second."""
 
     tracks: Sequence[Track]
     seconds: float
     background: Background = Background()
+    rate: int = 12
+
+    @property
+    def num_frames(self) -> int:
+        return max(1, round(self.seconds * self.rate))
+
+    def sampled(self, video_fps: float, max_frames: int = 256) -> tuple[float, ...]:
+        """The times of the frames that are looked at, where the clip is a file."""
+        return sampled_times(self.num_frames, self.rate, video_fps, max_frames)
 
     def at(self, time: float) -> Scene:
         """What is seen at a time."""
         things = (track.at(time) for track in self.tracks)
         return Scene([thing for thing in things if thing is not None], self.background)
+
+
+@lru_cache(4096)
+def sampled_times(num_frames: int, rate: int, video_fps: float, max_frames: int) -> tuple[float, ...]:
+    count = frame_count(num_frames, num_frames / rate, video_fps, 1, max_frames)
+    return tuple(index / rate for index in frame_indices(num_frames, count))
 
 
 def between(points: Sequence[tuple[float, ...]], time: float) -> tuple[float, ...] | None:

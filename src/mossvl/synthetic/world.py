@@ -9,22 +9,26 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
+from random import Random
 from typing import TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from mossvl.synthetic.glyphs import GLYPHS
 from mossvl.synthetic.scene import BACKGROUNDS, COLOURS, DOT, SIZES, TEXTURES, Background, Scene, Thing
 from mossvl.synthetic.shapes import KINDS
 
 T = TypeVar("T")
+Pair = tuple[str, str]
+"""A colour and a kind of shape."""
+Colour = tuple[int, int, int]
+Box = tuple[float, float, float, float]
+"""Centre, half the width, half the height."""
 
 GAP = 0.02
 """Between things, and between them and the picture's border, in parts of the shorter side."""
 CONTRAST = 70
 """Least distance of a thing's colour from its background's colours, in sRGB."""
-ATTEMPTS = 200
+ATTEMPTS = 50
+"""Places that are tried for a thing, and backgrounds for a picture."""
 
 
 class Split(StrEnum):
@@ -46,10 +50,14 @@ def _of_ten(number: int) -> Split:
     return {0: Split.TEST, 1: Split.VALIDATION}.get(number % 10, Split.TRAIN)
 
 
-PAIRS = {
+PAIRS: dict[Split, list[Pair]] = {
     split: [(colour, kind) for colour in COLOURS for kind in KINDS if split_of(colour, kind) == split]
     for split in Split
 }
+SHOWN = {split: PAIRS[Split.TRAIN] + (PAIRS[split] if split != Split.TRAIN else []) for split in Split}
+"""What scenes of a split may show: its own pairs, and the training's beside them."""
+_OWN = {split: frozenset(pairs) for split, pairs in PAIRS.items()}
+_CHARACTERS = [[one for one in GLYPHS if one.isdigit() == digits] for digits in (False, True)]
 
 
 class World:
@@ -59,89 +67,134 @@ class World:
         aspect: width over height of the pictures.
     """
 
-    def __init__(self, split: Split, seed: int, aspect: float = 1.0) -> None:
+    def __init__(self, split: Split, seed: int | str, aspect: float = 1.0) -> None:
         self.split, self.aspect = split, aspect
-        self.random = np.random.default_rng([list(Split).index(split), seed])
+        self.width, self.height = max(aspect, 1.0), max(1 / aspect, 1.0)
+        self.random = Random(f"{split} {seed}")
+
+    def chance(self, probability: float = 0.5) -> bool:
+        return self.random.random() < probability
 
     def one(self, choices: Sequence[T]) -> T:
-        return choices[int(self.random.integers(len(choices)))]
+        return choices[int(self.random.random() * len(choices))]
 
     def count(self, least: int, most: int) -> int:
-        return int(self.random.integers(least, most + 1))
+        return least + int(self.random.random() * (most + 1 - least))
 
-    def scene(self, count: int, subjects: int = 1) -> Scene:
-        """So many shapes, no two of the same colour and kind, apart from each other, the subjects first.
+    def distinct(self, choices: Sequence[T], count: int) -> list[T]:
+        """So many of the choices, in random order; all of them if there are no more."""
+        return self.random.sample(choices, min(count, len(choices)))
+
+    def owns(self, colour: str, kind: str) -> bool:
+        """Whether a pair is of this split, and so may be asked about."""
+        return (colour, kind) in _OWN[self.split]
+
+    def pairs(self, count: int, subjects: int = 1) -> list[Pair]:
+        """So many pairs, all different, the subjects first: these are of this split, the others of the training's, as
+        in every split."""
+        chosen = self.distinct(PAIRS[self.split], min(subjects, count))
+        for pair in self.distinct(PAIRS[Split.TRAIN], count):
+            if len(chosen) < count and pair not in chosen:
+                chosen.append(pair)
+        return chosen
+
+    def alike(self, pair: Pair, shown: Sequence[Pair], position: int | None = None) -> Pair:
+        """Another pair that this split may show, and that is not shown, of the same colour or the same kind.
 
         Args:
-            subjects: how many are of this split; the others are of the training's pairs, as in every split.
+            position: what differs: 0 for the colour, 1 for the kind, None for either.
         """
-        pairs = self.distinct(PAIRS[self.split], min(subjects, count))
-        pairs += self.distinct([pair for pair in PAIRS[Split.TRAIN] if pair not in pairs], count - len(pairs))
-        return self.arranged([Thing(kind, colour, self.one(list(SIZES)), self.texture()) for colour, kind in pairs])
+        fitting = [
+            other
+            for other in SHOWN[self.split]
+            if (other[0] == pair[0]) != (other[1] == pair[1])
+            and other not in shown
+            and (position is None or other[position] != pair[position])
+        ]
+        return self.one(fitting)
+
+    def scene(self, count: int, subjects: int = 1) -> Scene:
+        """So many shapes, no two of the same colour and kind, apart from each other, the subjects first."""
+        return self.arranged([self.thing(*pair) for pair in self.pairs(count, subjects)])
+
+    def thing(self, colour: str, kind: str, size: str = "") -> Thing:
+        """A thing of any size, if none is given, and any texture."""
+        return Thing(kind, colour, size or self.one(tuple(SIZES)), self.texture())
 
     def arranged(self, wanted: Sequence[Thing]) -> Scene:
         """These things, each somewhere and apart from the others, before a background that all stand out from."""
-        things: list[Thing] = []
-        while len(things) < len(wanted):
-            placed = self._placed(wanted[len(things)], things)
-            if placed is None:
-                things = []  # Too crowded: once more from the beginning.
-            else:
-                things.append(placed)
+        places = self.layout([extent(thing) for thing in wanted])
+        things = [
+            replace(thing, x=x / self.width, y=y / self.height) for thing, (x, y) in zip(wanted, places, strict=True)
+        ]
         return Scene(things, self.background([thing.colour for thing in things]))
+
+    def layout(self, extents: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+        """Centres for boxes of half these widths and heights, within the picture and apart from each other, in parts
+        of its shorter side."""
+        while True:
+            boxes: list[Box] = []
+            for half_width, half_height in extents:
+                placed = self._placed(half_width, half_height, boxes)
+                if placed is None:
+                    break  # Too crowded: once more from the beginning.
+                boxes.append(placed)
+            else:
+                return [(x, y) for x, y, _, _ in boxes]
+
+    def _placed(self, half_width: float, half_height: float, others: Sequence[Box]) -> Box | None:
+        left, top = half_width + GAP, half_height + GAP
+        for _ in range(ATTEMPTS):
+            x = left + self.random.random() * (self.width - 2 * left)
+            y = top + self.random.random() * (self.height - 2 * top)
+            for other_x, other_y, other_width, other_height in others:
+                if abs(x - other_x) <= left + other_width and abs(y - other_y) <= top + other_height:
+                    break
+            else:
+                return x, y, half_width, half_height
+        return None
 
     def texture(self) -> str:
         """Half of all things are plain."""
-        return "plain" if self.random.random() < 0.5 else self.one(TEXTURES[1:])
+        return "plain" if self.chance() else self.one(TEXTURES[1:])
 
     def word(self, longest: int = 4) -> str:
         """A word of letters or a number, of this split."""
-        digits = self.random.random() < 0.5
-        characters = [one for one in GLYPHS if one.isdigit() == digits]
+        characters = self.one(_CHARACTERS)
         while True:
-            letters = [self.one(characters) for _ in range(self.random.integers(1, longest + 1))]
-            word = "".join(letters)
+            word = "".join(self.one(characters) for _ in range(self.count(1, longest)))
             if split_of_word(word) == self.split:
                 return word
 
     def background(self, colours: Sequence[str]) -> Background:
         """A muted one that things of these colours stand out from: by CONTRAST, or if they leave no room for that, by
         as much as one of many does."""
-        pattern = self.one(BACKGROUNDS)
-        things = np.array([COLOURS[colour] for colour in colours]).reshape(-1, 3)
+        pattern, angle, seed = self.one(BACKGROUNDS), self.random.random(), self.count(0, 2**20)
+        things = [COLOURS[colour] for colour in colours]
         best, most = Background(pattern), -1.0
         for _ in range(ATTEMPTS):
-            grey = self.random.integers(40, 226)
-            first, second = np.clip(grey + self.random.integers(-28, 29, (2, 3)), 0, 255)
-            between = np.linspace(first, second, 3)
-            contrast = np.linalg.norm(things[:, None] - between, axis=2).min(initial=np.inf)
+            first, second = self._muted()
+            contrast = _contrast(things, first, second)
             if contrast > most:
-                angle, seed = self.random.random(), self.count(0, 2**20)
-                best, most = Background(pattern, _rgb(first), _rgb(second), angle, seed), contrast
-            if contrast >= CONTRAST:
+                best, most = Background(pattern, first, second, angle, seed), contrast
+            if contrast >= CONTRAST**2:
                 break
         return best
 
-    def distinct(self, choices: Sequence[T], count: int) -> list[T]:
-        """So many of the choices, in random order."""
-        return [choices[index] for index in self.random.permutation(len(choices))[:count]]
-
-    def _placed(self, thing: Thing, others: Sequence[Thing]) -> Thing | None:
-        """The thing somewhere within the picture and apart from others; None if no place was found."""
-        width, height = max(self.aspect, 1.0), max(1 / self.aspect, 1.0)
-        half_width, half_height = extent(thing)
-        for _ in range(ATTEMPTS):
-            x = self.random.uniform(half_width + GAP, width - half_width - GAP) / width
-            y = self.random.uniform(half_height + GAP, height - half_height - GAP) / height
-            placed = replace(thing, x=x, y=y)
-            if all(apart(placed, other, width, height) for other in others):
-                return placed
-        return None
+    def _muted(self) -> tuple[Colour, Colour]:
+        """Two colours near the same grey."""
+        grey = self.count(40, 225)
+        r, g, b, s, t, u = (min(max(grey + self.count(-28, 28), 0), 255) for _ in range(6))
+        return (r, g, b), (s, t, u)
 
 
-def _rgb(values: NDArray[np.int64]) -> tuple[int, int, int]:
-    red, green, blue = values.tolist()
-    return red, green, blue
+def _contrast(things: Sequence[Colour], first: Colour, second: Colour) -> float:
+    """Least squared distance of the things' colours from two colours and the one halfway between them."""
+    (r, g, b), (s, t, u) = first, second
+    behind = (first, second, ((r + s) / 2, (g + t) / 2, (b + u) / 2))
+    return min(
+        ((x - r) ** 2 + (y - g) ** 2 + (z - b) ** 2 for x, y, z in things for r, g, b in behind), default=float("inf")
+    )
 
 
 def extent(thing: Thing) -> tuple[float, float]:

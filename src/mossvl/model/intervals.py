@@ -1,0 +1,131 @@
+"""Attention over packed rows in one call for all samples: what a row attends to is an interval of the keys.
+
+In self-attention that is its sample's rows up to itself; in cross-attention, the visible prefix of its sample's vision
+tokens. Two integers a row say so, and PyTorch's FlexAttention makes kernels of them, forward and backward, that skip
+blocks which no row attends to. Memory is linear in rows and keys.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from mossvl.model.attention import PackedAttention
+from mossvl.model.cache import MossVLCache
+from mossvl.model.layers import Attention, Backend, PlainProducts
+from mossvl.model.packing import PackedBatch
+from mossvl.model.xrope import Rope, rotate
+
+BLOCK = 128
+"""Rows and keys that a kernel takes at a time."""
+
+
+def backend_for(packed: PackedBatch, cache: MossVLCache | None, device: torch.device) -> Backend:
+    """Sample by sample where there is a cache or no GPU, else all samples at once."""
+    if cache is None and device.type == "cuda":
+        return IntervalAttention(packed, device)
+    return PackedAttention(packed.lengths, packed.visible, packed.vision_lengths, packed.reads, cache)
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Which keys each row attends to: those from `low` up to, and without, `high`.
+
+    Attributes:
+        low, high: (rows,) int32.
+        keys: how many there are.
+    """
+
+    low: Tensor
+    high: Tensor
+    keys: int
+
+    @classmethod
+    def of_text(cls, packed: PackedBatch) -> "Intervals":
+        """Each row sees its sample's rows up to itself."""
+        lengths = torch.tensor(packed.lengths)
+        starts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        rows = len(starts)
+        return cls(starts.int(), torch.arange(1, rows + 1, dtype=torch.int32), rows)
+
+    @classmethod
+    def of_vision(cls, packed: PackedBatch) -> "Intervals":
+        """Each row sees a prefix of the vision tokens that its sample reads."""
+        sizes = torch.tensor(packed.vision_lengths)
+        starts = (sizes.cumsum(0) - sizes)[packed.reads].repeat_interleave(torch.tensor(packed.lengths))
+        return cls(starts.int(), (starts + packed.visible).int(), int(sizes.sum()))
+
+    def to(self, device: torch.device) -> "Intervals":
+        low, high = torch.stack((self.low, self.high)).to(device, non_blocking=True)
+        return Intervals(low, high, self.keys)
+
+    def block_mask(self) -> BlockMask:
+        """For FlexAttention: which blocks of keys each block of rows reads whole, and which in part."""
+        low, high = self.low, self.high
+        rows = len(low)
+        missing = -rows % BLOCK
+
+        def blocks(values: Tensor, filled: int) -> Tensor:
+            """(row blocks, BLOCK); rows that are missing from the last block get a value that decides nothing."""
+            return torch.nn.functional.pad(values, (0, missing), value=filled).view(-1, BLOCK)
+
+        first, last = blocks(low, self.keys).amin(1), blocks(high, 0).amax(1)
+        first_whole, last_whole = blocks(low, 0).amax(1), blocks(high, self.keys).amin(1)
+        begin = torch.arange(0, max(self.keys, 1), BLOCK, device=low.device)
+        read = (begin + BLOCK > first[:, None]) & (begin < last[:, None])
+        whole = (begin >= first_whole[:, None]) & (begin + BLOCK <= last_whole[:, None])
+
+        def attends(batch: Tensor, head: Tensor, row: Tensor, key: Tensor) -> Tensor:
+            return (key >= low[row]) & (key < high[row])
+
+        return BlockMask.from_kv_blocks(
+            *_listed(read & ~whole),
+            *_listed(read & whole),
+            BLOCK_SIZE=BLOCK,
+            mask_mod=attends,
+            seq_lengths=(rows, self.keys),
+        )
+
+
+def _listed(chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """(row blocks, key blocks) bool → how many are chosen in each row, and their indices before all others."""
+    order = torch.argsort(chosen.int(), dim=1, descending=True, stable=True)
+    return chosen.sum(1, dtype=torch.int32)[None, None], order.int()[None, None]
+
+
+@functools.cache
+def _compiled() -> Callable[..., Any]:
+    return torch.compile(flex_attention, dynamic=True)
+
+
+class IntervalAttention(PlainProducts):
+    """A `Backend` for training: rows of all samples at once, nothing kept between calls."""
+
+    def __init__(self, packed: PackedBatch, device: torch.device) -> None:
+        self.text = Intervals.of_text(packed).to(device).block_mask()
+        vision = Intervals.of_vision(packed)
+        self.vision = vision.to(device).block_mask() if vision.keys else None
+        self.attend = _compiled() if device.type == "cuda" else flex_attention
+        self._read: tuple[Tensor, Tensor] | None = None
+        """Keys and values of the layer that is being computed."""
+
+    def self_attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor, attn: Attention, rope: Rope) -> Tensor:
+        return self._attend(rotate(attn.q_norm(q), rope), rotate(attn.k_norm(k), rope), v, self.text)
+
+    def store_vision(self, layer: int, k: Tensor, v: Tensor, attn: Attention, rope: Rope) -> None:
+        self._read = rotate(attn.k_norm(k), rope), v
+
+    def cross_attention(self, layer: int, q: Tensor, attn: Attention, rope: Rope) -> Tensor:
+        assert self._read is not None
+        (k, v), self._read = self._read, None
+        return self._attend(rotate(attn.q_norm(q), rope), k, v, self.vision)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: BlockMask | None) -> Tensor:
+        """(rows, heads, d) each → (rows, heads · d). Under autocast only v comes in the lower precision."""
+        q, k, v = (x.to(v.dtype).transpose(0, 1)[None] for x in (q, k, v))
+        out: Tensor = self.attend(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+        return out[0].transpose(0, 1).flatten(-2)

@@ -1,0 +1,303 @@
+"""Questions about one clip, with their answers: one function for each task.
+
+Answers are what the frames show that are looked at; their times are those of the first frame on which something is so.
+A question is None where it has no answer, or no clear one, in the clip.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+
+from mossvl.synthetic.events import cast, film
+from mossvl.synthetic.pictures import NUMBERS
+from mossvl.synthetic.watching import Event, Seen, Watched
+from mossvl.synthetic.wording import (
+    Exchange,
+    Sample,
+    Task,
+    asked,
+    from_left,
+    listed,
+    name,
+    phrased,
+    seconds,
+    with_article,
+)
+from mossvl.synthetic.world import World
+
+Question = Callable[[World, Watched], Exchange | None]
+WAYS = {"left": "to the left", "right": "to the right", "up": "up", "down": "down"}
+
+
+def subject(world: World, clip: Watched, fits: Callable[[Seen], object] = bool) -> Seen | None:
+    """A thing of the world's split for which something holds."""
+    fitting = [seen for seen in clip.things if world.owns(*seen.pair) and fits(seen)]
+    return world.one(fitting) if fitting else None
+
+
+def owned(world: World, event: Event) -> bool:
+    return all(world.owns(*seen.pair) for seen in event.things)
+
+
+def pair_of(world: World, clip: Watched, fits: Callable[[Seen], object]) -> list[Seen]:
+    """Two things of the world's split for which something holds, in random order; none if there are no two."""
+    fitting = [seen for seen in clip.things if world.owns(*seen.pair) and fits(seen)]
+    return world.distinct(fitting, 2) if len(fitting) > 1 else []
+
+
+# --- questions ---------------------------------------------------------------------------------------------------
+
+
+def order(world: World, clip: Watched) -> Exchange | None:
+    """Which of two things appears first, or second."""
+    pair = pair_of(world, clip, lambda seen: len(seen.appears) == 1 and seen.late)
+    if not pair or pair[0].appears == pair[1].appears:
+        return None
+    early, late = sorted(pair, key=lambda seen: seen.appears)
+    wordings = [
+        ("Which appears first, the {one} or the {other}?", "the {early}."),
+        ("Which appears second, the {one} or the {other}?", "the {late}."),
+        ("What appears earlier: the {one} or the {other}?", "{early}"),
+        ("What appears later: the {one} or the {other}?", "{late}"),
+    ]
+    names = {"one": pair[0].name, "other": pair[1].name, "early": early.name, "late": late.name}
+    return phrased(world, "order", wordings, **names)
+
+
+def when(world: World, clip: Watched) -> Exchange | None:
+    """The time of an event that happens once."""
+    told = [(event.whom, event.what) for event in clip.events]
+    once = [
+        event
+        for event in clip.events
+        if told.count((event.whom, event.what)) == 1 and owned(world, event)
+        if event.what != "appears" or event.things[0].late
+    ]
+    if not once:
+        return None
+    frame, whom, what, things = world.one(once)
+    do, it = ("does", "it") if len(things) == 1 else ("do", "they")
+    bare = {"appears": "appear", "vanishes": "vanish", "changes its colour": "change its colour"}.get(what, what)
+    wordings = [
+        ("When {do} {whom} {bare}?", "{time}"),
+        ("At what time {do} {whom} {bare}?", "at {time}."),
+        ("Tell me when {whom} {what}.", "{it} {what} at {time}."),
+    ]
+    words = {"do": do, "it": it, "whom": whom, "what": what, "bare": bare, "time": seconds(clip.times[frame])}
+    return phrased(world, "when", wordings, **words)
+
+
+def direction(world: World, clip: Watched) -> Exchange | None:
+    """Which way a thing moves."""
+    seen = subject(world, clip, lambda seen: seen.direction)
+    if seen is None or seen.direction is None:
+        return None
+    wordings = [
+        ("Which way does the {name} move?", "{direction}"),
+        ("In which direction does the {name} move?", "it moves {way}."),
+    ]
+    way = WAYS[seen.direction]
+    return phrased(world, "direction", wordings, name=seen.name, direction=seen.direction, way=way)
+
+
+def doing(world: World, clip: Watched) -> Exchange | None:
+    """The only thing that something does."""
+    seen = subject(world, clip)
+    if seen is None:
+        return None
+    does = [*(["it appears"] if seen.appears else []), *(["it vanishes"] if seen.vanishes else [])]
+    does += ["it changes its colour"] if seen.recolours else []
+    does += ["it turns"] if seen.turns else []
+    does += [f"it moves {WAYS[seen.direction]}" if seen.direction else ""] if seen.moves else []
+    if len(does) > 1 or "" in does or len(seen.appears) > 1 or len(seen.recolours) > 1:
+        return None
+    (answer,) = does or ["it stays still"]
+    wordings = [("What does the {name} do?", "{answer}."), ("What happens to the {name}?", "{answer}.")]
+    return phrased(world, "doing", wordings, name=seen.name, answer=answer)
+
+
+def times(world: World, clip: Watched) -> Exchange | None:
+    """How many times a thing appears."""
+    seen = subject(world, clip, lambda seen: seen.appears and seen.late)
+    if seen is None:
+        return None
+    number = len(seen.appears)
+    wordings = [
+        ("How many times does the {name} appear?", "{figure}"),
+        ("How often does the {name} appear?", "it appears {number}."),
+    ]
+    words = f"{NUMBERS[number]} {'time' if number == 1 else 'times'}"
+    return phrased(world, "times", wordings, name=seen.name, figure=str(number), number=words)
+
+
+def how_long(world: World, clip: Watched) -> Exchange | None:
+    """The time from a thing's first frame to the first one without it."""
+    seen = subject(world, clip, lambda seen: len(seen.vanishes) == 1 and seen.at[-1] is None)
+    if seen is None:
+        return None
+    first = seen.appears[0] if seen.appears else 0
+    start, end = (round(clip.times[i], 1) for i in (first, seen.vanishes[0]))
+    wordings = [
+        ("How long is the {name} there?", "{length}"),
+        ("For how long do you see the {name}?", "for {length}."),
+    ]
+    return phrased(world, "how_long", wordings, name=seen.name, length=seconds(end - start))
+
+
+def after(world: World, clip: Watched) -> Exchange | None:
+    """What is the next to happen after a thing has appeared."""
+    events = clip.events
+    if len({event.frame for event in events}) < len(events) or any(seen.moves for seen in clip.things):
+        return None
+    following = [
+        (one, other)
+        for one, other in pairwise(events)
+        if one.what == "appears" and len(one.things[0].appears) == 1 and one.whom != other.whom
+        if owned(world, one) and owned(world, other)
+    ]
+    if not following:
+        return None
+    (_, whom, _, _), (_, next_one, what, _) = world.one(following)
+    wordings = [
+        ("What happens after {whom} appears?", "{next_one} {what}."),
+        ("What is the next thing to happen after {whom} appears?", "{next_one} {what}."),
+    ]
+    if what == "appears":
+        wordings += [("What appears after {whom}?", "{bare}"), ("Which thing appears after {whom}?", "{next_one}.")]
+    words = {"whom": whom, "next_one": next_one, "what": what, "bare": next_one.removeprefix("the ")}
+    return phrased(world, "after", wordings, **words)
+
+
+def collide(world: World, clip: Watched) -> Exchange | None:
+    """Whether two things touch, of which one moves at least."""
+    pairs = [pair for pair in clip.meetings if all(world.owns(*seen.pair) for seen in pair)]
+    if not pairs:
+        return None
+    first, second = world.distinct(world.one(pairs), 2)
+    frame = clip.touch(first, second)
+    if frame is None:
+        return None
+    wordings = [
+        ("Do the {first} and the {second} collide?", "{answer}"),
+        ("Do the {first} and the {second} touch?", "{answer}"),
+        ("Does the {first} touch the {second}?", "{answer}"),
+    ]
+    answer = "no" if frame < 0 else "yes"
+    return phrased(world, "collide", wordings, first=first.name, second=second.name, answer=answer)
+
+
+def becomes(world: World, clip: Watched) -> Exchange | None:
+    """The colour that a thing takes."""
+    seen = subject(world, clip, lambda seen: len(seen.recolours) == 1)
+    if seen is None:
+        return None
+    wordings = [
+        ("Which colour does the {name} become?", "{colour}"),
+        ("What colour does the {name} change to?", "it becomes {colour}."),
+    ]
+    return phrased(world, "becomes", wordings, name=seen.name, colour=seen.whenever[-1].colour)
+
+
+def what_at(world: World, clip: Watched) -> Exchange | None:
+    """What one frame shows, from the left to the right."""
+    frame = world.count(0, len(clip.times) - 1)
+    things = from_left(clip.at(frame))
+    if things is None:
+        return None
+    wordings = [("What is there at {time}?", "{listed}."), ("What do you see at {time}?", "I see {listed}.")]
+    names = listed([name(thing) for thing in things])
+    return phrased(world, "what_at", wordings, time=seconds(clip.times[frame]), listed=names)
+
+
+def there_clip(world: World, clip: Watched) -> Exchange | None:
+    """Whether there ever is a thing; where not, something else has its colour or its shape."""
+    seen = subject(world, clip)
+    if seen is None:
+        return None
+    asked, answer = seen.pair, "yes"
+    if world.chance():
+        asked, answer = world.alike(asked, clip.shown), "no"
+    wordings = [
+        ("Is there ever {thing} in the clip?", "{answer}"),
+        ("Does the clip show {thing}?", "{answer}"),
+        ("Do you see {thing} at any time?", "{answer}"),
+    ]
+    return phrased(world, "there_clip", wordings, thing=with_article(" ".join(asked)), answer=answer)
+
+
+def count_clip(world: World, clip: Watched) -> Exchange | None:
+    """How many things there are in all; none of them changes."""
+    number = len(clip.things)
+    if not 1 <= number <= 5 or any(seen.recolours for seen in clip.things):
+        return None
+    wordings = [
+        ("How many different things are there in the clip?", "{figure}"),
+        ("How many different things does the clip show?", "it shows {things}."),
+    ]
+    things = f"{NUMBERS[number]} {'thing' if number == 1 else 'different things'}"
+    return phrased(world, "count_clip", wordings, figure=str(number), things=things)
+
+
+def describe_clip(world: World, clip: Watched) -> Exchange | None:
+    """All events in their order, with their times."""
+    events = clip.events
+    start = from_left(clip.at(0))
+    if start is None or len(clip.things) > 3 or len(events) > 4 or len({event.frame for event in events}) < len(events):
+        return None
+    sentences = [f"At {seconds(0)} there is {listed([name(thing) for thing in start])}."]
+    for frame, whom, what, (seen, *_) in events:
+        if what == "appears" and frame == seen.appears[0]:
+            whom = with_article(seen.name)
+        if what == "changes its colour":
+            what = f"becomes {seen.whenever[-1].colour}"
+        sentences.append(f"At {seconds(clip.times[frame])} {whom} {what}.")
+    met = [seen for event in events if event.what == "collide" for seen in event.things]
+    going = [seen for seen in clip.things if (seen.moves or seen.turns) and seen not in met]
+    if len(going) > 1 or any(seen.moves and not seen.direction for seen in going):
+        return None
+    sentences += [
+        f"The {seen.name} {f'moves {WAYS[seen.direction]}' if seen.direction else 'turns'}." for seen in going
+    ]
+    wordings = [("Describe the clip.", "{story}"), ("What happens in the clip?", "{story}")]
+    return phrased(world, "describe_clip", wordings, story=" ".join(sentences))
+
+
+# --- clips -------------------------------------------------------------------------------------------------------
+
+COMING = ("appears", "vanishes", "visits", "stays")
+CHANGING = ("appears", "vanishes", "recolours", "moves", "turns", "stays")
+HAPPENING = ("appears", "appears", "vanishes", "recolours")
+STORIES: dict[Question, Sequence[Sequence[Sequence[str]]]] = {
+    order: [[("appears",), ("appears", "visits")]],
+    when: [[("appears", "vanishes", "recolours", "collides", "visits"), CHANGING]],
+    direction: [[("moves",)], [("moves",), CHANGING]],
+    doing: [[CHANGING], [CHANGING, CHANGING]],
+    times: [[("blinks",)], [("blinks",), COMING]],
+    how_long: [[("visits", "vanishes")], [("visits", "vanishes"), COMING]],
+    after: [[("appears",), HAPPENING, HAPPENING]],
+    collide: [[("collides",)], [("misses",)]],
+    becomes: [[("recolours",)], [("recolours",), CHANGING]],
+    describe_clip: [[CHANGING], [CHANGING, COMING], [COMING, COMING, HAPPENING], [("collides",)]],
+    what_at: [[COMING], [COMING, COMING], [COMING, COMING, COMING]],
+    there_clip: [[COMING], [COMING, CHANGING], [COMING, COMING, COMING]],
+    count_clip: [number * [COMING] for number in range(1, 6)],
+}
+"""For each question, what happens in its clips: one of several casts, for each of the cast one of several actions."""
+QUESTIONS: Sequence[Question] = tuple(STORIES)
+ALONE: Sequence[Question] = (count_clip, describe_clip, after)
+"""Questions about clips in which nothing else is."""
+
+
+def story(world: World, ask: Question) -> Watched:
+    """A clip that a question may be asked about."""
+    actions = [world.one(choices) for choices in world.one(STORIES[ask])]
+    needed = cast(actions)
+    return film(world, actions, world.pairs(needed if ask in ALONE else needed + world.count(0, 1), needed))
+
+
+def _about(ask: Question, world: World) -> Sample:
+    watched, turn = asked(world, partial(story, ask=ask), ask)
+    return Sample([watched.clip], [turn], watched.video_fps)
+
+
+TASKS: dict[str, Task] = {ask.__name__: partial(_about, ask) for ask in QUESTIONS}

@@ -1,0 +1,84 @@
+"""Several questions, one after the other, about the same picture or clip: more is learned of one look at it."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from mossvl.synthetic import clips, pictures
+from mossvl.synthetic.events import cast, film
+from mossvl.synthetic.scene import COLOURS, Scene
+from mossvl.synthetic.shapes import KINDS
+from mossvl.synthetic.watching import Watched
+from mossvl.synthetic.wording import Exchange, Sample, Shown, Task
+from mossvl.synthetic.world import World
+
+TURNS = 2, 4
+ACTIONS = ("stays", "appears", "vanishes", "visits", "blinks", "moves", "turns", "recolours", "collides")
+_THING = rf"(?:(?:{'|'.join(COLOURS)}) )?(?:{'|'.join(KINDS)})\b"
+_NAME, _THE_NAME = re.compile(rf"\b{_THING}"), re.compile(rf"\bthe {_THING}")
+
+
+def conversation(world: World) -> Sample:
+    """About a picture or about a clip."""
+    return world.one((about_picture, about_clip))(world)
+
+
+def about_picture(world: World) -> Sample:
+    scene, turns = _several(world, _picture, pictures.QUESTIONS)
+    return Sample([scene], turns)
+
+
+def about_clip(world: World) -> Sample:
+    clip, turns = _several(world, _clip, clips.QUESTIONS)
+    return Sample([clip.clip], turns, clip.video_fps)
+
+
+def _picture(world: World) -> Scene:
+    if world.chance(0.15):
+        return pictures.written(world)
+    if world.chance(0.15):
+        return pictures.many(world)[0]
+    count = world.count(1, 4)
+    return world.scene(count, world.count(1, count))
+
+
+def _clip(world: World) -> Watched:
+    """One that suits one of the questions, or one in which anything happens."""
+    if world.chance():
+        return clips.story(world, world.one(clips.QUESTIONS))
+    actions = world.distinct(ACTIONS, world.count(2, 3))
+    return film(world, actions, world.pairs(cast(actions), cast(actions)))
+
+
+def _several(
+    world: World,
+    show: Callable[[World], Shown],
+    questions: Sequence[Callable[[World, Shown], Exchange | None]],
+) -> tuple[Shown, list[Exchange]]:
+    """Something to show, and different questions about it in random order, which refer to each other."""
+    wanted = world.count(*TURNS)
+    while True:
+        shown = show(world)
+        turns: dict[tuple[str, ...], Exchange] = {}
+        for ask in 2 * world.distinct(questions, len(questions)):
+            exchange = ask(world, shown)
+            if exchange is not None:
+                turns.setdefault((exchange.task, *_NAME.findall(exchange.question)), exchange)
+            if len(turns) == wanted:
+                break
+        if len(turns) >= TURNS[0]:
+            # A description tells what the others ask about, and comes last.
+            ordered = sorted(turns.values(), key=lambda turn: turn.task.startswith("describe"))
+            return shown, [ordered[0], *(_referring(*pair) for pair in pairwise(ordered))]
+
+
+def _referring(before: Exchange, turn: Exchange) -> Exchange:
+    """The question with "it" in place of the thing that it names, if the turn before names that one and no other."""
+    named = set(_NAME.findall(f"{before.question} {before.answer}"))
+    if len(named) != 1 or named != set(_NAME.findall(turn.question)):
+        return turn
+    return replace(turn, question=_THE_NAME.sub("it", turn.question))
+
+
+TASKS: dict[str, Task] = {task.__name__: task for task in (conversation, about_picture, about_clip)}

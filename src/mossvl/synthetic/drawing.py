@@ -1,0 +1,141 @@
+"""Scenes as a few tensors: what is left to do for a device is arithmetic."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mossvl.synthetic.glyphs import COLUMNS, ROWS, dots
+from mossvl.synthetic.scene import BACKGROUNDS, COLOURS, LONGEST, SIZES, TEXTURES, Scene
+from mossvl.synthetic.shapes import KINDS, NOTHING
+
+SHADE = 0.55
+"""How dark stripes and dots are on a thing; black things get light ones."""
+
+_PATTERN = {name: number for number, name in enumerate(BACKGROUNDS)}
+_COLOUR = {name: number for number, name in enumerate(COLOURS)}
+_TEXTURE = {name: number for number, name in enumerate(TEXTURES)}
+_KIND = {name: number for number, name in enumerate((*KINDS, "word"))}
+_SHAPES = np.array([shape.numbers() for shape in (*KINDS.values(), NOTHING)], dtype=np.float32)
+_PLAIN = np.array(list(COLOURS.values()), dtype=np.float32)
+_MARK = np.where(_PLAIN.mean(1, keepdims=True) < 60, _PLAIN + 0.45 * (255 - _PLAIN), _PLAIN * SHADE)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Scenes as numbers. All have as many layers, one for each thing; those of scenes with fewer things are empty.
+
+    Attributes:
+        grounds: float32 (scenes, 4), of the background: pattern, seed, cosine and sine of its angle.
+        colours: float32 (scenes, 1 + layers, 2, 3), those of the background, then each thing's own and its marks'.
+        places: float32 (scenes, layers, 7), of each thing: x, y, cosine and sine of its angle by the radius, radius,
+            texture, and half the columns of its word.
+        shapes: float32 (scenes, layers, numbers), see `shapes.distance`.
+        words: int32 (scenes, layers, ROWS + 2), see `glyphs.dots`; a shape has an empty one.
+    """
+
+    grounds: Tensor
+    colours: Tensor
+    places: Tensor
+    shapes: Tensor
+    words: Tensor
+
+    def __len__(self) -> int:
+        return len(self.grounds)
+
+    @property
+    def layers(self) -> int:
+        return self.places.shape[1]
+
+    def tensors(self) -> list[Tensor]:
+        return [getattr(self, one.name) for one in fields(self)]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        return type(self)(*(one.to(device, non_blocking=non_blocking) for one in self.tensors()))
+
+    def pin_memory(self) -> Self:
+        """Called by `torch.utils.data.DataLoader`, if it is to pin memory."""
+        return type(self)(*(one.pin_memory() for one in self.tensors()))
+
+    def __getitem__(self, scenes: slice) -> Self:
+        return type(self)(*(one[scenes] for one in self.tensors()))
+
+    @classmethod
+    def join(cls, drawings: Sequence[Self]) -> Self:
+        """Several of as many layers as one, their scenes one after the other."""
+        return cls(*(torch.cat(same) for same in zip(*(one.tensors() for one in drawings), strict=True)))
+
+
+def drawing(scenes: Sequence[Scene], layers: int | None = None) -> Drawing:
+    """What `draw` takes, on the CPU.
+
+    Args:
+        scenes: what is in them; things may differ in number.
+        layers: how many things there is room for in each; as many as there are where it is not given.
+
+    Raises:
+        ValueError: a scene has more things.
+    """
+    most = max((len(scene.things) for scene in scenes), default=0)
+    layers = most if layers is None else layers
+    if most > layers:
+        raise ValueError(f"a scene of {most} things, and room for {layers} in each")
+    grounds = _grounds(scenes)
+    pattern, seed, angle = grounds[:, :3].T
+    colours, *others = _things(scenes, layers)
+    arrays = (
+        np.stack([pattern, seed, *_turned(angle)], axis=1),
+        np.concatenate([grounds[:, 3:].reshape(-1, 1, 2, 3), colours], axis=1),
+        *others,
+    )
+    return Drawing(*map(torch.from_numpy, arrays))
+
+
+def _grounds(scenes: Sequence[Scene]) -> NDArray[np.float32]:
+    """(scenes, 9): pattern, seed, angle, and two colours."""
+    grounds = (scene.background for scene in scenes)
+    rows = [(_PATTERN[one.pattern], one.seed % 2**20, one.angle, *one.first, *one.second) for one in grounds]
+    return np.array(rows, dtype=np.float32).reshape(-1, 9)
+
+
+def _things(scenes: Sequence[Scene], layers: int) -> tuple[NDArray[Any], ...]:
+    """Colours (scenes, layers, 2, 3), places, shapes and words."""
+    rows = [
+        (
+            number * layers + layer,
+            _KIND[thing.kind],
+            _COLOUR[thing.colour],
+            _TEXTURE[thing.texture],
+            thing.x,
+            thing.y,
+            thing.angle,
+            SIZES[thing.size],
+            len(thing.word) * (COLUMNS + 1) - 1,
+        )
+        for number, scene in enumerate(scenes)
+        for layer, thing in enumerate(scene.things)
+    ]
+    numbers = np.array(rows, dtype=np.float64).reshape(-1, 9).T
+    at, kind, colour = numbers[:3].astype(np.int64)
+    texture, x, y, angle, radius, columns = numbers[3:]
+    room = len(scenes) * layers
+    colours = np.zeros((room, 2, 3), dtype=np.float32)
+    colours[at, 0] = _PLAIN[colour]
+    colours[at, 1] = _MARK[colour]
+    cosine, sine = _turned(angle)
+    places = np.ones((room, 7), dtype=np.float32)
+    places[at] = np.stack([x, y, cosine / radius, sine / radius, radius, texture, columns / 2], axis=1)
+    shapes = np.tile(_SHAPES[-1], (room, 1))
+    shapes[at] = _SHAPES[kind]
+    words = np.zeros((room, ROWS + 2), dtype=np.int32)
+    words[at] = dots([thing.word for scene in scenes for thing in scene.things], LONGEST)
+    return tuple(one.reshape(len(scenes), layers, *one.shape[1:]) for one in (colours, places, shapes, words))
+
+
+def _turned(angle: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Cosine and sine of an angle in turns."""
+    return np.cos(2 * np.pi * angle), np.sin(2 * np.pi * angle)

@@ -1,0 +1,14 @@
+"""All tasks by their names, and in groups: one for each file of questions."""
+
+from collections.abc import Sequence
+
+from mossvl.synthetic import clips, conversations, pictures, several
+from mossvl.synthetic.wording import Task
+
+TASKS: dict[str, Task] = {**pictures.TASKS, **clips.TASKS, **several.TASKS, **conversations.TASKS}
+GROUPS: dict[str, Sequence[str]] = {
+    "pictures": tuple(pictures.TASKS),
+    "clips": tuple(clips.TASKS),
+    "several": tuple(several.TASKS),
+    "conversations": tuple(conversations.TASKS),
+}

@@ -1,0 +1,110 @@
+"""What mossvl-tiny is made of: the published architecture with small numbers, and a tokenizer of its own."""
+
+from collections.abc import Iterable, Iterator
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from mossvl.model.configuration import MossVLConfig
+from mossvl.processing.image_processor import MossVLImageProcessor
+from mossvl.processing.processor import MossVLProcessor
+from mossvl.processing.video_processor import MossVLVideoProcessor
+
+VOCABULARY = 2048
+SPECIAL_TOKENS = (
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"),
+    *("<|image_pad|>", "<|video_pad|>", "<|time_start|>", "<|time_end|>", "<|silence|>", "<|response|>"),
+)
+"""As the published checkpoints have them."""
+PIECES = r"\p{N}| ?\p{Lu}(?!\p{Ll})| ?\p{L}?\p{Ll}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""Digits, and capitals that begin no word, stand alone, so that what is read is spelt."""
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}{{- '<|im_start|>' + message['role'] + '\\n' -}}"
+    "{%- if message['content'] is string -%}{{- message['content'] -}}{%- else -%}"
+    "{%- for part in message['content'] -%}"
+    "{%- if part['type'] == 'image' -%}<|image|>{%- elif part['type'] == 'video' -%}<|video|>"
+    "{%- else -%}{{- part['text'] -}}{%- endif -%}{%- endfor -%}{%- endif -%}"
+    "{{- '<|im_end|>\\n' -}}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
+MOST_PIXELS = 128 * 128
+"""Of a picture or a frame: larger ones are made smaller."""
+
+
+def tokenizer_from(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of VOCABULARY tokens learned from texts, the special tokens at its end."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    size = VOCABULARY - len(SPECIAL_TOKENS)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet))
+    if tokenizer.get_vocab_size() != size:
+        raise ValueError(f"the texts give {tokenizer.get_vocab_size()} tokens; {size} are wanted: give more of them")
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(SPECIAL_TOKENS),
+        model_max_length=8192,
+        clean_up_tokenization_spaces=False,
+        padding_side="right",
+    )
+
+
+def processor_of(tokenizer: PreTrainedTokenizerFast) -> MossVLProcessor:
+    size = {"shortest_edge": 64 * 64, "longest_edge": MOST_PIXELS}
+    return MossVLProcessor(
+        MossVLImageProcessor(size=size, multi_image_max_pixels=16 * MOST_PIXELS),
+        tokenizer,
+        MossVLVideoProcessor(size=size, video_max_pixels=64 * MOST_PIXELS, max_frames=64),
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def configuration(tokenizer: PreTrainedTokenizerFast) -> MossVLConfig:
+    """8.0 million parameters: 3.8 in vision and merger, 4.2 in the language model."""
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    return MossVLConfig(
+        text_config={
+            "vocab_size": VOCABULARY,
+            "hidden_size": 192,
+            "intermediate_size": 384,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "head_dim": 32,
+            "cross_attention_layers": [2, 6, 10],
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+            "max_position_embeddings": 8192,
+            "tie_word_embeddings": True,
+            "bos_token_id": ids["<|endoftext|>"],
+            "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": ids["<|endoftext|>"],
+        },
+        vision_config={
+            "depth": 6,
+            "hidden_size": 128,
+            "intermediate_size": 384,
+            "num_heads": 4,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [1, 3],
+            "out_hidden_size": 192,
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
+
+
+def pieces(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> Iterator[int]:
+    """How many tokens each text takes."""
+    return (len(tokenizer(text)["input_ids"]) for text in texts)

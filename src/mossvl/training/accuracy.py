@@ -1,0 +1,45 @@
+"""How many answers a model would give exactly, without generating them.
+
+A greedy answer is the expected one if and only if, after every beginning of the expected one, the likeliest next token
+is the expected next one. One pass over the whole conversation tells, for all its answers at once.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def exact_answers(logits: Tensor, columns: Tensor, labels: Tensor) -> list[bool]:
+    """Whether each answer of a packed batch is exactly as expected, in order.
+
+    Args:
+        logits: (columns, vocabulary) of the columns whose next token is learned.
+        columns: (columns,) int64; an answer's are next to each other, and no two answers touch.
+        labels: (rows,) int64.
+    """
+    right = logits.argmax(-1) == labels[columns + 1]
+    answer = (columns.diff(prepend=columns[:1]) > 1).cumsum(0)
+    count = int(answer[-1]) + 1 if len(answer) else 0
+    wrong = torch.zeros(count, dtype=torch.long, device=logits.device).index_add_(0, answer, (~right).long())
+    return (wrong == 0).tolist()
+
+
+@torch.inference_mode()
+def accuracy(
+    model: nn.Module, batches: Iterable[tuple[Mapping[str, Any], Sequence[str]]]
+) -> dict[str, tuple[int, int]]:
+    """For each name, how many answers were right, and of how many.
+
+    Args:
+        batches: arguments of the model, on its device, and a name for each answer in them, as the task it belongs to.
+    """
+    found: defaultdict[str, list[bool]] = defaultdict(list)
+    for batch, names in batches:
+        logits = model(**batch).logits[0]
+        answers = exact_answers(logits, batch["logits_to_keep"], batch["labels"][0])
+        for name, right in zip(names, answers, strict=True):
+            found[name].append(right)
+    return {name: (sum(rights), len(rights)) for name, rights in found.items()}

@@ -1,0 +1,50 @@
+"""Examples in one row, without padding: what a step of training computes from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mossvl.model.packing import PackedBatch
+from mossvl.processing.prompt import IGNORED_LABEL
+from mossvl.training.examples import Example
+
+
+def pack(examples: Sequence[Example], image_token_id: int, merge_size: int) -> dict[str, Any]:
+    """Examples, one after the other, as arguments of a model's forward pass, pixels left out.
+
+    Returns:
+        `input_ids` and `labels` (1, rows) int64; `logits_to_keep` (columns,) int64, those whose next token is learned;
+        `packed`, the layout. No row sees another example.
+    """
+    labels = torch.cat([example.labels for example in examples])
+    return {
+        "input_ids": torch.cat([example.input_ids for example in examples])[None],
+        "labels": labels[None],
+        "logits_to_keep": (labels[1:] != IGNORED_LABEL).nonzero().squeeze(1),
+        "packed": PackedBatch.pack(
+            [example.input_ids == image_token_id for example in examples],
+            [example.grids for example in examples],
+            range(len(examples)),
+            merge_size,
+            None,
+        ),
+    }
+
+
+@dataclass(frozen=True)
+class Packer:
+    """Makes batches of examples from files, for a DataLoader.
+
+    Args:
+        image_token_id, merge_size: of the model.
+    """
+
+    image_token_id: int
+    merge_size: int
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        pixels: list[Tensor] = [example.pixels for example in examples]
+        return {**pack(examples, self.image_token_id, self.merge_size), "pixel_values": torch.cat(pixels)}

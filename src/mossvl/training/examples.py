@@ -1,0 +1,53 @@
+"""A conversation as a model learns from it: tokens, what of them is learned, and pixels."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mossvl.options import MediaOptions
+from mossvl.processing.plan import Grid
+from mossvl.processing.processor import MossVLProcessor
+from mossvl.processing.prompt import check_messages, media_of
+from mossvl.training.supervised import supervised_text
+
+
+@dataclass(frozen=True)
+class Example:
+    """One encoded conversation.
+
+    Attributes:
+        input_ids: (tokens,) int64.
+        labels: (tokens,) int64, -100 where there is nothing to learn.
+        grids: frames, patch rows and patch columns of each medium.
+        pixels: uint8 (patches, 3 · patch_size²) of all media; or whatever stands for them until a batch is on a device.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    grids: list[Grid]
+    pixels: Any
+
+
+def encode(processor: MossVLProcessor, messages: Sequence[dict[str, Any]], options: MediaOptions) -> Example:
+    """Messages with their media → an example; media are decoded here.
+
+    Raises:
+        DataError: there is nothing to learn.
+        MediaError, PromptError: a medium cannot be used, or messages are malformed.
+    """
+    checked = check_messages(messages)
+    text, spans = supervised_text(processor, checked)
+    with ExitStack() as stack:
+        planned = processor.plan(text, *media_of(checked), options, stack)
+        grids = [(t, h, w) for t, h, w in planned.grid_thw.tolist()]
+        patches = sum(t * h * w for t, h, w in grids)
+        pixels = torch.empty(patches, 3 * processor.image_processor.patch_size**2, dtype=torch.uint8)
+        start = 0
+        for part, _ in processor.pixel_chunks(planned.plans, frames=1):
+            pixels[start : start + len(part)] = part
+            start += len(part)
+    return Example(planned.input_ids, processor.labels_of(planned, spans), grids, pixels)
