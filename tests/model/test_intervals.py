@@ -38,15 +38,15 @@ def attend(backend, packed, seed):
     """A self-attention and a cross-attention layer, without what rows that see nothing get."""
     torch.manual_seed(seed)
     attn = Attention(CONFIG).double()
-    rows, keys = len(packed.sees), packed.vision_positions.shape[1]
+    rows, keys = len(packed.visible), packed.vision_positions.shape[1]
     q, k, v, _, vision_k, vision_v = (
         torch.randn(count, heads, 32, dtype=torch.double) for count in (rows, keys) for heads in (4, 2, 2)
     )
     rope = rotary(CONFIG, packed.positions, torch.double)
     out = backend.self_attention(0, q, k, v, attn, rope)
-    if packed.sees.any():
+    if packed.visible.any():
         backend.store_vision(1, vision_k, vision_v, attn, rotary(CONFIG, packed.vision_positions, torch.double))
-        out = out + packed.sees[:, None] * backend.cross_attention(1, q, attn, rope)
+        out = out + (packed.visible > 0)[:, None] * backend.cross_attention(1, q, attn, rope)
     return out
 
 
@@ -60,9 +60,11 @@ def test_all_samples_at_once_give_what_each_gives(packed, seed):
 
 @given(packed_batches())
 def test_blocks_that_are_read_are_those_that_hold_a_key_to_attend_to(packed):
-    for intervals in (Intervals.of_text(packed), Intervals.of_vision(packed)):
-        if not intervals.keys:
+    keys = len(packed.visible), packed.vision_positions.shape[1]
+    for count, (low, high) in zip(keys, packed.attends.view(2, 2, -1), strict=True):
+        if not count:
             continue
+        intervals = Intervals(low, high, count)
         ours = intervals.block_mask()
         theirs = create_block_mask(ours.mask_mod, None, None, len(intervals.low), intervals.keys, device="cpu")
         dense = ours.to_dense() > 0

@@ -60,4 +60,13 @@ def test_what_is_drawn_shows_the_colours(split):
     scenes = [world.scene(3) for _ in range(8)]
     for scene, picture in zip(scenes, render(scenes, 160, 160).numpy(), strict=True):
         for thing in scene.things:
-            assert (picture == COLOURS[thing.colour]).all(-1).sum() > 30
+            shown = np.clip(np.add(COLOURS[thing.colour], thing.shade), 0, 255)
+            assert (picture == shown).all(-1).sum() > 30
+
+
+def test_shades_leave_colours_apart():
+    shades = [World(Split.TRAIN, seed).shade() for seed in range(300)]
+    assert len(set(shades)) > 200
+    furthest = max(np.linalg.norm(shade) for shade in shades)
+    between = min(np.linalg.norm(np.subtract(one, other)) for one, other in combinations(COLOURS.values(), 2))
+    assert furthest < between / 1.5

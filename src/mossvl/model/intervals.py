@@ -44,25 +44,6 @@ class Intervals:
     high: Tensor
     keys: int
 
-    @classmethod
-    def of_text(cls, packed: PackedBatch) -> "Intervals":
-        """Each row sees its sample's rows up to itself."""
-        lengths = torch.tensor(packed.lengths)
-        starts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-        rows = len(starts)
-        return cls(starts.int(), torch.arange(1, rows + 1, dtype=torch.int32), rows)
-
-    @classmethod
-    def of_vision(cls, packed: PackedBatch) -> "Intervals":
-        """Each row sees a prefix of the vision tokens that its sample reads."""
-        sizes = torch.tensor(packed.vision_lengths)
-        starts = (sizes.cumsum(0) - sizes)[packed.reads].repeat_interleave(torch.tensor(packed.lengths))
-        return cls(starts.int(), (starts + packed.visible).int(), int(sizes.sum()))
-
-    def to(self, device: torch.device) -> "Intervals":
-        low, high = torch.stack((self.low, self.high)).to(device, non_blocking=True)
-        return Intervals(low, high, self.keys)
-
     def block_mask(self) -> BlockMask:
         """For FlexAttention: which blocks of keys each block of rows reads whole, and which in part."""
         low, high = self.low, self.high
@@ -106,9 +87,10 @@ class IntervalAttention(PlainProducts):
     """A `Backend` for training: rows of all samples at once, nothing kept between calls."""
 
     def __init__(self, packed: PackedBatch, device: torch.device) -> None:
-        self.text = Intervals.of_text(packed).to(device).block_mask()
-        vision = Intervals.of_vision(packed)
-        self.vision = vision.to(device).block_mask() if vision.keys else None
+        text_low, text_high, vision_low, vision_high = packed.attends.to(device, non_blocking=True)
+        tokens = packed.vision_positions.shape[1]
+        self.text = Intervals(text_low, text_high, len(text_low)).block_mask()
+        self.vision = Intervals(vision_low, vision_high, tokens).block_mask() if tokens else None
         self.attend = _compiled() if device.type == "cuda" else flex_attention
         self._read: tuple[Tensor, Tensor] | None = None
         """Keys and values of the layer that is being computed."""

@@ -214,13 +214,13 @@ class MossVLModel(MossVLPreTrainedModel):
                 f"grid_thw describes {described} vision tokens, separators included, but {given} were given; pass "
                 "pixel_values or vision_embeds for all media of this call"
             )
-        sees = packed.sees
+        sees = packed.visible.to(embeds.device, non_blocking=True)[:, None] > 0 if packed.visible.any() else None
         states: list[Tensor] | None = [] if output_hidden_states else None
         hidden = self.language_model(
             embeds,
             packed.positions.to(embeds.device, non_blocking=True),
             backend_for(packed, cache, embeds.device),
-            sees[:, None].to(embeds, non_blocking=True) if sees.any() else None,
+            None if sees is None else sees.to(embeds.dtype),
             None
             if vision_embeds is None
             else (vision_embeds, packed.vision_positions.to(vision_embeds.device, non_blocking=True)),

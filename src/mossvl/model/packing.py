@@ -4,7 +4,7 @@ Everything here is bookkeeping on the CPU; tensors are int64 or bool.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -109,16 +109,19 @@ class PackedBatch:
     """Frames of each sample, those of earlier calls included."""
     frame_ends: Tensor
     """(all frames,): the end of each in its sample's vision sequence."""
+    attends: Tensor
+    """(4, rows) int32: a row attends to the rows [first, second) and to the vision tokens [third, fourth) of this call."""
 
     @property
     def grids(self) -> list[Grid]:
         """All media of this call."""
         return [grid for group in self.groups for grid in group]
 
-    @property
-    def sees(self) -> Tensor:
-        """(rows,) bool: whether a row sees any vision token."""
-        return self.visible > 0
+    def pin_memory(self) -> "PackedBatch":
+        """With its tensors in memory that a GPU copies from by itself; a `DataLoader` calls this."""
+        tensors = {one.name: getattr(self, one.name) for one in fields(self)}
+        pinned = {name: value.pin_memory() for name, value in tensors.items() if isinstance(value, Tensor)}
+        return replace(self, **pinned)
 
     def remember(self, cache: MossVLCache, columns: int) -> None:
         """What the next call must know: where each sample stands, after so many more columns."""
@@ -176,6 +179,7 @@ class PackedBatch:
                 if vision[group].numel() and not torch.equal(vision[group], positions):
                     raise ValueError(f"samples that share group {group} of media must have it at the same positions")
                 vision[group] = positions
+        vision_lengths = [positions.shape[1] for positions in vision]
         return cls(
             lengths=[len(rows) for rows in is_image],
             positions=torch.cat([plan.text for plan in layouts]).expand(3, -1),
@@ -183,8 +187,20 @@ class PackedBatch:
             groups=groups,
             reads=list(reads),
             vision_positions=torch.cat([torch.zeros(3, 0, dtype=torch.long), *vision], dim=1),
-            vision_lengths=[positions.shape[1] for positions in vision],
+            vision_lengths=vision_lengths,
             next_positions=[plan.next_position for plan in layouts],
             frames=[len(ends) for ends in vision_ends],
             frame_ends=torch.cat(vision_ends),
+            attends=_intervals([len(rows) for rows in is_image], reads, vision_lengths, torch.cat(visible)),
         )
+
+
+def _intervals(lengths: Sequence[int], reads: Sequence[int], vision_lengths: Sequence[int], visible: Tensor) -> Tensor:
+    """`PackedBatch.attends`, for samples that no cache holds anything of."""
+    samples = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    ends = torch.tensor(lengths).cumsum(0)
+    vision_ends = torch.tensor(vision_lengths).cumsum(0)
+    starts = torch.cat((ends.new_zeros(1), ends[:-1]))[samples]
+    vision_starts = torch.cat((ends.new_zeros(1), vision_ends[:-1]))[torch.tensor(reads)][samples]
+    rows = torch.arange(len(samples))
+    return torch.stack((starts, rows + 1, vision_starts, vision_starts + visible)).int()

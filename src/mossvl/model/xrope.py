@@ -59,16 +59,17 @@ def layout(is_image: Tensor, frame_sizes: Tensor, start: int = 0) -> TextLayout:
             f"the prompt has {int(is_image.sum())} image tokens, but grid_thw describes {len(frame_sizes)} frames; "
             "every image and every video frame needs exactly one image token"
         )
+    longer = torch.maximum(frame_sizes[:, 0], frame_sizes[:, 1])
     advance = torch.ones(len(is_image), dtype=torch.long)
-    advance[is_image] = frame_sizes.amax(1) + 1
+    advance[is_image] = longer + 1
     text = start - 1 + advance.cumsum(0)
     return TextLayout(
         text=text,
         visible_frames=is_image.cumsum(0),
         frame_sizes=frame_sizes,
-        origins=text[is_image] - frame_sizes.amax(1),
+        origins=text[is_image] - longer,
         separators=text[is_image],
-        frame_ends=(frame_sizes.prod(1) + 1).cumsum(0),
+        frame_ends=(frame_sizes[:, 0] * frame_sizes[:, 1] + 1).cumsum(0),
         next_position=int(text[-1]) + 1 if len(text) else start,
     )
 

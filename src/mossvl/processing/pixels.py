@@ -1,5 +1,6 @@
 """From pictures to patches: resizing, cutting, normalising."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,5 +52,11 @@ def normalise(
 ) -> Tensor:
     """uint8 (patches, 3 · patch_size²) → (x / 255 − mean) / std by channel, computed in float32."""
     by_channel = patches.view(len(patches), len(mean), -1).float().div_(255)
-    centre, scale = (torch.tensor(values, device=patches.device)[:, None] for values in (mean, std))
+    centre, scale = _scale(tuple(mean), tuple(std), patches.device)
     return by_channel.sub_(centre).div_(scale).flatten(1).to(dtype)
+
+
+@functools.lru_cache(16)
+def _scale(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(channels, 1) each; kept, because a copy to a GPU would wait for all that it has to do before."""
+    return torch.tensor(mean, device=device)[:, None], torch.tensor(std, device=device)[:, None]

@@ -22,7 +22,6 @@ _TEXTURE = {name: number for number, name in enumerate(TEXTURES)}
 _KIND = {name: number for number, name in enumerate((*KINDS, "word"))}
 _SHAPES = np.array([shape.numbers() for shape in (*KINDS.values(), NOTHING)], dtype=np.float32)
 _PLAIN = np.array(list(COLOURS.values()), dtype=np.float32)
-_MARK = np.where(_PLAIN.mean(1, keepdims=True) < 60, _PLAIN + 0.45 * (255 - _PLAIN), _PLAIN * SHADE)
 
 
 @dataclass(frozen=True)
@@ -115,17 +114,18 @@ def _things(scenes: Sequence[Scene], layers: int) -> tuple[NDArray[Any], ...]:
             thing.angle,
             SIZES[thing.size],
             len(thing.word) * (COLUMNS + 1) - 1,
+            *thing.shade,
         )
         for number, scene in enumerate(scenes)
         for layer, thing in enumerate(scene.things)
     ]
-    numbers = np.array(rows, dtype=np.float64).reshape(-1, 9).T
+    numbers = np.array(rows, dtype=np.float64).reshape(-1, 12).T
     at, kind, colour = numbers[:3].astype(np.int64)
-    texture, x, y, angle, radius, columns = numbers[3:]
+    texture, x, y, angle, radius, columns = numbers[3:9]
     room = len(scenes) * layers
     colours = np.zeros((room, 2, 3), dtype=np.float32)
-    colours[at, 0] = _PLAIN[colour]
-    colours[at, 1] = _MARK[colour]
+    colours[at, 0] = plain = np.clip(_PLAIN[colour] + numbers[9:].T, 0, 255)
+    colours[at, 1] = np.where(plain.mean(1, keepdims=True) < 60, plain + 0.45 * (255 - plain), plain * SHADE)
     cosine, sine = _turned(angle)
     places = np.ones((room, 7), dtype=np.float32)
     places[at] = np.stack([x, y, cosine / radius, sine / radius, radius, texture, columns / 2], axis=1)

@@ -46,6 +46,7 @@ class Thing:
         colour, size, texture: by name.
         x, y: its centre.
         angle: how far it is turned, in turns.
+        shade: what is added to its colour, sRGB: no two reds are the same.
         word: what is written, for the kind "word": capital letters and digits.
 
     Raises:
@@ -59,6 +60,7 @@ class Thing:
     x: float = 0.5
     y: float = 0.5
     angle: float = 0.0
+    shade: tuple[int, int, int] = (0, 0, 0)
     word: str = ""
 
     def __post_init__(self) -> None:

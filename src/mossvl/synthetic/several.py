@@ -55,7 +55,7 @@ def difference(world: World) -> Sample:
         return difference(world)
     scene = picture(world, pairs)
     first, *others = scene.things
-    other = Thing(after[1], after[0], first.size, first.texture, first.x, first.y)
+    other = Thing(after[1], after[0], first.size, first.texture, first.x, first.y, shade=first.shade)
     background = world.background([*(colour for colour, _ in pairs), after[0]])
     scenes = [Scene([one, *others], background) for one in (first, other)]
     colours = "the {same} is {one} in the first picture and {other} in the second."

@@ -27,6 +27,8 @@ GAP = 0.02
 """Between things, and between them and the picture's border, in parts of the shorter side."""
 CONTRAST = 70
 """Least distance of a thing's colour from its background's colours, in sRGB."""
+SHADE, HUE = 15, 10
+"""How far colours vary, in sRGB: all three parts alike, and each by itself."""
 ATTEMPTS = 50
 """Places that are tried for a thing, and backgrounds for a picture."""
 
@@ -118,8 +120,14 @@ class World:
         return self.arranged([self.thing(*pair) for pair in self.pairs(count, subjects)])
 
     def thing(self, colour: str, kind: str, size: str = "") -> Thing:
-        """A thing of any size, if none is given, and any texture."""
-        return Thing(kind, colour, size or self.one(tuple(SIZES)), self.texture())
+        """A thing of any size, if none is given, any texture, and some shade of its colour."""
+        return Thing(kind, colour, size or self.one(tuple(SIZES)), self.texture(), shade=self.shade())
+
+    def shade(self) -> tuple[int, int, int]:
+        """Lighter or darker, and a little of another hue."""
+        lighter = self.count(-SHADE, SHADE)
+        red, green, blue = (lighter + self.count(-HUE, HUE) for _ in range(3))
+        return red, green, blue
 
     def arranged(self, wanted: Sequence[Thing]) -> Scene:
         """These things, each somewhere and apart from the others, before a background that all stand out from."""

@@ -91,6 +91,7 @@ def training_arguments(recipe: Recipe, stage: Stage, out: Path) -> TrainingArgum
         dataloader_num_workers=workers(),
         dataloader_prefetch_factor=4,
         dataloader_pin_memory=gpu,
+        accelerator_config={"non_blocking": gpu},
         ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         logging_steps=50,

@@ -33,6 +33,8 @@ from mossvl.training.supervised import supervised_text
 
 SIZES = ((128, 128), (96, 160), (160, 96), (96, 128), (128, 96))
 """Height and width of pictures, in pixels: what mossvl-tiny's processor makes of files of common shapes."""
+LAYERS = 8
+"""Room for things in each picture, always the same, so that drawing is compiled once."""
 
 
 @dataclass(frozen=True)
@@ -183,5 +185,5 @@ class SyntheticPacker:
         pictures: list[Pictures] = [example.pixels for example in examples]
         (size,) = {one.size for one in pictures}
         film = torch.tensor([film for one in pictures for film in one.filmed])
-        drawn = Drawn(drawing([scene for one in pictures for scene in one.scenes]), film, size)
+        drawn = Drawn(drawing([scene for one in pictures for scene in one.scenes], LAYERS), film, size)
         return {**pack(examples, self.image_token_id, self.merge_size), "pixel_values": drawn}
