@@ -110,7 +110,7 @@ class PackedBatch:
     frame_ends: Tensor
     """(all frames,): the end of each in its sample's vision sequence."""
     attends: Tensor
-    """(4, rows) int32: a row attends to the rows [first, second) and to the vision tokens [third, fourth) of this call."""
+    """(4, rows) int32: a row attends to the rows [first, second) and the vision tokens [third, fourth) of this call."""
 
     @property
     def grids(self) -> list[Grid]:
@@ -120,7 +120,7 @@ class PackedBatch:
     def pin_memory(self) -> "PackedBatch":
         """With its tensors in memory that a GPU copies from by itself; a `DataLoader` calls this."""
         tensors = {one.name: getattr(self, one.name) for one in fields(self)}
-        pinned = {name: value.pin_memory() for name, value in tensors.items() if isinstance(value, Tensor)}
+        pinned = {name: one.contiguous().pin_memory() for name, one in tensors.items() if isinstance(one, Tensor)}
         return replace(self, **pinned)
 
     def remember(self, cache: MossVLCache, columns: int) -> None:
