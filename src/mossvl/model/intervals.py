@@ -79,8 +79,10 @@ def _listed(chosen: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
-def _compiled() -> Callable[..., Any]:
-    return torch.compile(flex_attention, dynamic=True)
+def _attention(compiled: bool) -> Callable[..., Any]:
+    """FlexAttention; where it is not compiled, a reference without gradients."""
+    attention: Any = flex_attention
+    return torch.compile(attention, dynamic=True) if compiled else attention
 
 
 class IntervalAttention(PlainProducts):
@@ -91,7 +93,7 @@ class IntervalAttention(PlainProducts):
         tokens = packed.vision_positions.shape[1]
         self.text = Intervals(text_low, text_high, len(text_low)).block_mask()
         self.vision = Intervals(vision_low, vision_high, tokens).block_mask() if tokens else None
-        self.attend = _compiled() if device.type == "cuda" else flex_attention
+        self.attend = _attention(device.type == "cuda")
         self._read: tuple[Tensor, Tensor] | None = None
         """Keys and values of the layer that is being computed."""
 

@@ -157,7 +157,7 @@ class MossVLModel(MossVLPreTrainedModel):
         if packed is not None:
             if grid_thw is not None or past_key_values is not None or len(embeds) != 1:
                 raise ValueError("packed samples are one row of input_ids, bring their own grids, and have no cache")
-            if vision_embeds is None and pixel_values is not None:
+            if vision_embeds is None and pixel_values is not None and packed.grids:
                 vision_embeds = self.encode_vision(pixel_values, packed.grids, vision_chunked_length)
             return self._run(embeds[0], packed, vision_embeds, None, lambda state: state[None], output_hidden_states)
 

@@ -4,7 +4,8 @@ Everything here is bookkeeping on the CPU; tensors are int64 or bool.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -119,9 +120,9 @@ class PackedBatch:
 
     def pin_memory(self) -> "PackedBatch":
         """With its tensors in memory that a GPU copies from by itself; a `DataLoader` calls this."""
-        tensors = {one.name: getattr(self, one.name) for one in fields(self)}
-        pinned = {name: one.contiguous().pin_memory() for name, one in tensors.items() if isinstance(one, Tensor)}
-        return replace(self, **pinned)
+        values: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
+        pinned = {name: one.contiguous().pin_memory() for name, one in values.items() if isinstance(one, Tensor)}
+        return type(self)(**{**values, **pinned})
 
     def remember(self, cache: MossVLCache, columns: int) -> None:
         """What the next call must know: where each sample stands, after so many more columns."""

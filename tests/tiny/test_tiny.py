@@ -1,0 +1,65 @@
+"""mossvl-tiny: its size, its tokenizer, its recipe, and training that goes on where it stopped."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mossvl.model.modeling import MossVLLMHeadModel
+from mossvl.processing.processor import MossVLProcessor
+from mossvl.synthetic.tasks import TASKS
+from mossvl.tiny import CHECKPOINT
+from mossvl.tiny.architecture import SPECIAL_TOKENS, configuration, tokenizer_from
+from mossvl.tiny.recipe import Recipe, single_tasks
+from mossvl.tiny.train import train_stage, untrained
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return MossVLProcessor.from_pretrained(CHECKPOINT).tokenizer
+
+
+def test_weights_take_at_most_16_megabytes_in_bfloat16(tokenizer):
+    with torch.device("meta"):
+        model = MossVLLMHeadModel(configuration(tokenizer))
+    assert 2 * sum(parameter.numel() for parameter in model.parameters()) <= 16e6
+    crossing = model.config.text_config.cross_attention_layers
+    assert [after - before for before, after in pairwise(crossing)] == [4, 4]
+
+
+def test_special_tokens_are_single_and_words_to_be_read_are_spelt(tokenizer):
+    assert all(len(tokenizer.tokenize(token)) == 1 for token in SPECIAL_TOKENS)
+    spelt = tokenizer.tokenize("It says KQ7X.")
+    assert [piece.lstrip("Ġ") for piece in spelt[-5:]] == ["K", "Q", "7", "X", "."]
+    assert tokenizer.decode(tokenizer("It says KQ7X – ½ é.")["input_ids"]) == "It says KQ7X – ½ é."
+
+
+def test_a_tokenizer_needs_enough_text():
+    with pytest.raises(ValueError, match="are wanted: give more of them"):
+        tokenizer_from(["a few words"])
+
+
+def test_the_recipe_asks_known_tasks():
+    for stage in Recipe.read().stages:
+        assert all(set(single_tasks(tasks)) <= set(TASKS) for _, tasks in stage.phases)
+        assert stage.phases[0][0] == 0
+
+
+def test_groups_share_their_part():
+    shares = single_tasks({"clips": 2.0, "order": 1.0})
+    assert sum(shares.values()) == pytest.approx(3.0) and shares["order"] > 1.0 > shares["when"]
+
+
+def test_training_goes_on_exactly_where_it_stopped(tmp_path):
+    stage = replace(Recipe.read().stages[0], steps=3, warmup=1, decay=1)
+    recipe = replace(Recipe.read(), batch=2, stages=[stage])
+    assert train_stage(recipe, 0, tmp_path / "whole", None)
+    assert not train_stage(recipe, 0, tmp_path / "parts", 1e-9)
+    assert not (tmp_path / "parts" / stage.name / "model.safetensors").exists()
+    assert train_stage(recipe, 0, tmp_path / "parts", None)
+    whole, parts = (load_file(tmp_path / name / stage.name / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    start = untrained(recipe.seed).state_dict()
+    assert any(not torch.equal(whole[name], start[name]) for name in whole)

@@ -1,0 +1,91 @@
+"""Examples of the procedural world: reproducible, and the prompts and pixels that files of it would give."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mossvl.options import MediaOptions
+from mossvl.processing.pixels import PatchLayout
+from mossvl.processing.processor import MossVLProcessor
+from mossvl.synthetic import write_clip, write_picture
+from mossvl.synthetic.scene import Clip
+from mossvl.synthetic.tasks import TASKS
+from mossvl.synthetic.world import Split, World
+from mossvl.tiny import CHECKPOINT
+from mossvl.training.examples import encode
+from mossvl.training.synthetic import (
+    Phase,
+    SyntheticExamples,
+    SyntheticPacker,
+    encode_sample,
+    messages_of,
+)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return MossVLProcessor.from_pretrained(CHECKPOINT)
+
+
+def drawn(processor, *examples):
+    """The packed batch, its pixels drawn."""
+    batch = SyntheticPacker(processor.image_token_id, processor.image_processor.merge_size)(examples)
+    return batch, batch["pixel_values"].patches(PatchLayout())
+
+
+@pytest.mark.parametrize("task", ["about_picture", "about_clip", "matching", "which_picture"])
+def test_a_sample_gives_what_its_files_give(task, tiny, tmp_path):
+    sample = TASKS[task](World(Split.TRAIN, 3, aspect=128 / 96))
+    paths = {}
+    for number, medium in enumerate(sample.media):
+        name = tmp_path / f"{number}.{'mp4' if isinstance(medium, Clip) else 'png'}"
+        (write_clip if isinstance(medium, Clip) else write_picture)(medium, name, 96, 128)
+        paths[id(medium)] = str(name)
+    messages = messages_of(sample)
+    for message in messages:
+        parts = message["content"] if isinstance(message["content"], list) else []
+        for part in parts:
+            if isinstance(part, dict) and part["type"] != "text":
+                part[part["type"]] = paths[id(part[part["type"]])]
+    from_files = encode(tiny, messages, MediaOptions(video_fps=sample.video_fps))
+    made = encode_sample(tiny, sample, 96, 128)
+    assert made.input_ids.tolist() == from_files.input_ids.tolist()
+    assert made.labels.tolist() == from_files.labels.tolist()
+    assert made.grids == from_files.grids
+    _, pixels = drawn(tiny, made)
+    assert pixels.shape == from_files.pixels.shape
+    assert (pixels.float() - from_files.pixels.float()).abs().mean() < 2.5  # compression
+
+
+def test_an_example_is_the_same_in_every_run_and_others_differ(tiny):
+    phases = [Phase(0, {"describe": 1.0})]
+    first, again, other = (SyntheticExamples(tiny, Split.TRAIN, seed, 100, phases) for seed in (1, 1, 2))
+    assert first[7].input_ids.tolist() == again[7].input_ids.tolist()
+    assert [first[i].pixels for i in range(8)] == [again[i].pixels for i in range(8)]
+    assert [first[i].pixels for i in range(8)] != [other[i].pixels for i in range(8)]
+
+
+def test_phases_follow_each_other_and_runs_have_pictures_of_one_size(tiny):
+    phases = [Phase(0, {"describe": 1.0}), Phase(40, {"order": 1.0})]
+    examples = SyntheticExamples(tiny, Split.TRAIN, 5, 80, phases, run=10)
+    frames = [sum(t for t, _, _ in examples[i].grids) for i in range(80)]
+    assert set(frames[:40]) == {1} and min(frames[40:]) > 1
+    sizes = [examples[i].pixels.size for i in range(80)]
+    assert all(len(set(sizes[start : start + 10])) == 1 for start in range(0, 80, 10))
+    assert len(set(sizes)) > 2
+
+
+@given(st.integers(0, 2**30))
+@settings(max_examples=20)
+def test_any_batch_is_packed_and_drawn(tiny, seed):
+    phases = [Phase(0, dict.fromkeys(TASKS, 1.0))]
+    examples = SyntheticExamples(tiny, Split.TEST, seed, 4, phases, run=4)
+    batch, pixels = drawn(tiny, *(examples[i] for i in range(4)))
+    assert pixels.dtype == torch.uint8 and len(pixels) == sum(t * h * w for t, h, w in batch["packed"].grids)
+    assert sum(batch["packed"].lengths) == batch["input_ids"].shape[1] == batch["labels"].shape[1]
+
+
+def test_unknown_tasks_are_refused(tiny):
+    with pytest.raises(ValueError, match="unknown tasks juggle"):
+        SyntheticExamples(tiny, Split.TRAIN, 1, 10, [Phase(0, {"juggle": 1.0})])
