@@ -44,6 +44,10 @@ class GenerationTimeout(MossVLError, TimeoutError):
     """A query, or the loading of its media, took longer than its time limit."""
 
 
+class TrainingError(MossVLError):
+    """A training run cannot go on: its loss is no number, or a checkpoint cannot be written."""
+
+
 class EngineError(MossVLError):
     """The engine cannot go on: its device has failed. Everything that ran has ended, and nothing new is taken."""
 

@@ -17,7 +17,7 @@ from mossvl.synthetic.world import Split
 from mossvl.tiny import CHECKPOINT
 from mossvl.tiny.recipe import Recipe, Stage
 from mossvl.training.synthetic import SyntheticExamples, SyntheticPacker
-from mossvl.training.trainer import PackedTrainer, StopAfter, compile_layers, workers
+from mossvl.training.trainer import PackedTrainer, StopAfter, compile_layers, last_checkpoint, workers
 
 OPEN_GATE = 1.0
 """Where gates begin. Closed, as where a finished language model learns to see, they would let nothing through."""
@@ -64,8 +64,8 @@ def train_stage(recipe: Recipe, number: int, folder: Path, seconds: float | None
         train_dataset=examples,
         callbacks=[StopAfter(seconds)] if seconds else [],
     )
-    last = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    trainer.train(resume_from_checkpoint=str(last[-1]) if last else None)
+    last = last_checkpoint(out)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
     through = trainer.state.global_step >= stage.steps
     if through:
         trainer.save_model(str(out))

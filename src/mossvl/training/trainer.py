@@ -1,27 +1,118 @@
-"""The training loop: transformers' `Trainer`, over packed batches."""
+"""The training loop: transformers' `Trainer` over packed batches, whose checkpoints are whole or not there."""
 
+import logging
 import os
+import shutil
 import time
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import rotate_checkpoints
 
+from mossvl.errors import TrainingError
 from mossvl.model.layers import CrossAttentionLayer, SelfAttentionLayer
 from mossvl.model.vision import VisionBlock
 from mossvl.processing.pixels import PatchLayout
 from mossvl.training.synthetic import Drawn
 
+UNFINISHED = "unfinished"
+"""The folder in which a checkpoint is written before it gets its name."""
+
+logger = logging.getLogger(__name__)
+
 
 class PackedTrainer(Trainer):
-    """`Trainer` whose batches are packed; pictures that are not yet drawn are drawn on the device."""
+    """`Trainer` whose batches are packed; pictures that are not yet drawn are drawn on the device.
+
+    Attributes:
+        skipped: how many records could not be used so far; each is logged once, with its place and the reason.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.skipped = 0
+        self._output_dir = self.args.output_dir
+        shutil.rmtree(Path(self.args.output_dir, UNFINISHED), ignore_errors=True)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs = dict(inputs)
+        for line in inputs.pop("skipped", ()):
+            self.skipped += 1
+            logger.warning("skipped %s", line)
         inputs = super()._prepare_inputs(inputs)
-        if isinstance(inputs["pixel_values"], Drawn):
+        if isinstance(inputs.get("pixel_values"), Drawn):
             drawn = inputs["pixel_values"].to(self.args.device, non_blocking=True)
             inputs = {**inputs, "pixel_values": drawn.patches(PatchLayout())}
         return inputs
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As `Trainer` does, but a loss that is no number ends the run."""
+        super().log(logs, start_time)
+        if "loss" in logs and not torch.isfinite(torch.tensor(logs["loss"])):
+            raise TrainingError(
+                f"the loss is {logs['loss']} at step {self.state.global_step}; lower the learning rate, and go on from "
+                "an earlier checkpoint with --resume"
+            )
+
+    # --- checkpoints ---------------------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._output_dir
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write all files of a checkpoint beside its place, then move it there.
+
+        Raises:
+            TrainingError: it cannot be written, or the loss is no number; earlier checkpoints are as they were.
+        """
+        if not torch.isfinite(self._tr_loss).all():
+            raise TrainingError(
+                f"the loss is no number at step {self.state.global_step}; no checkpoint is made of that"
+            )
+        place = Path(self.args.output_dir)
+        self._output_dir = str(place / UNFINISHED)
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                for written in list(Path(self._output_dir).iterdir()):
+                    finish(written, place / written.name)
+                shutil.rmtree(self._output_dir)
+        except (OSError, RuntimeError) as error:
+            shutil.rmtree(place / UNFINISHED, ignore_errors=True)
+            raise TrainingError(
+                f"the checkpoint of step {self.state.global_step} cannot be written ({error}); make room in {place}, "
+                "and go on from the last complete one with --resume"
+            ) from error
+        finally:
+            self._output_dir = str(place)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            rotate_checkpoints(output_dir=str(place), save_total_limit=self.args.save_total_limit)
+
+
+def finish(written: Path, place: Path) -> None:
+    """Have a folder's files on the disk for good, then give it its name; one of that name is replaced."""
+    for file in [*written.rglob("*"), written]:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    shutil.rmtree(place, ignore_errors=True)
+    written.rename(place)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The complete checkpoint of the latest step in a folder."""
+    found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+# --- around the loop -------------------------------------------------------------------------------------------------
 
 
 def compile_layers(model: nn.Module) -> None:

@@ -1,0 +1,67 @@
+"""The parts of the model that can be trained or left as they are, one by one."""
+
+from collections.abc import Collection
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from mossvl.model.configuration import MossVLConfig
+from mossvl.model.modeling import MossVLLMHeadModel
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+TEXT = "model.language_model."
+
+
+class Part(StrEnum):
+    """Where parameters belong."""
+
+    VISION = "vision"
+    MERGER = "merger"
+    CROSS_ATTENTION = "cross-attention"
+    SELF_ATTENTION = "self-attention"
+    EMBEDDINGS = "embeddings"
+    LM_HEAD = "lm-head"
+
+
+def part_of(name: str, config: MossVLConfig) -> Part:
+    """The part that a module or a parameter belongs to, by its name. Separators go with the merger, the final norm with
+    the head; a layer has its norms, gates and MLP."""
+    if name.startswith(("model.visual.merger", "model.separator_token")):
+        return Part.MERGER
+    if name.startswith("model.visual."):
+        return Part.VISION
+    if name.startswith(f"{TEXT}embed_tokens"):
+        return Part.EMBEDDINGS
+    if name.startswith(f"{TEXT}layers."):
+        index = int(name.removeprefix(f"{TEXT}layers.").split(".")[0])
+        return Part.CROSS_ATTENTION if index in config.text_config.cross_attention_layers else Part.SELF_ATTENTION
+    return Part.LM_HEAD
+
+
+def train_only(model: MossVLLMHeadModel, parts: Collection[Part]) -> None:
+    """Let the parameters of these parts learn, and no others."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part_of(name, model.config) in parts)
+
+
+def lora(model: MossVLLMHeadModel, parts: Collection[Part], rank: int, alpha: float, dropout: float) -> "LoraConfig":
+    """Adapters for all linear maps of these parts; embeddings and head, which low ranks suit badly, learn whole."""
+    from peft import LoraConfig
+
+    inner = set(parts) - {Part.EMBEDDINGS, Part.LM_HEAD}
+    targets = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and part_of(name, model.config) in inner
+    ]
+    whole = [
+        name.rpartition(".")[2]
+        for name, part in ((f"{TEXT}embed_tokens", Part.EMBEDDINGS), ("lm_head", Part.LM_HEAD))
+        if part in parts
+    ]
+    return LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, modules_to_save=whole or None
+    )
