@@ -95,4 +95,4 @@ def test_items_are_found_wherever_the_text_is_cut(items, chunk, indent):
     text = io.StringIO(json.dumps(items, indent=indent)[1:])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "CHUNK", chunk)
-        assert list(items_of(text)) == items
+        assert [item.value for item in items_of(text)] == items

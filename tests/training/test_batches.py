@@ -30,6 +30,7 @@ def packer(model):
 
 
 def loss_and_gradients(model, batch):
+    assert batch.pop("skipped") == []  # for the training loop, which takes it out
     model.zero_grad()
     output = model(**batch, num_items_in_batch=1)
     output.loss.backward()
@@ -58,6 +59,7 @@ def test_a_packed_example_is_the_processors_batch(model, packer, processor, exam
         pixel_values=batch["pixel_values"],
         grid_thw=torch.tensor(examples[0].grids),
     )
+    del batch["skipped"]
     packed = model(**batch)
     torch.testing.assert_close(packed.loss, plain.loss)
     torch.testing.assert_close(packed.logits, plain.logits[:, batch["logits_to_keep"]])

@@ -18,6 +18,7 @@ from mossvl.cli.frames import frames
 from mossvl.cli.inspect import inspect
 from mossvl.cli.run import run
 from mossvl.cli.stopping import Stopped, stoppable
+from mossvl.cli.train import merge, train
 from mossvl.errors import MossVLError
 
 FAILED, MISUSED = 1, 2
@@ -75,7 +76,7 @@ commands = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, run, frames, inspect, bench):
+for command in (ask, run, frames, inspect, train, merge, bench):
     commands.command()(command)
 
 

@@ -1,12 +1,14 @@
 """Records of JSON files, JSON-lines files and folders of them, one in memory at a time."""
 
+import io
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
-from mossvl.data.records import lines_of, parse_line
+from mossvl.data.records import BOM, Line, lines_of, parse_line
 from mossvl.errors import DataError
 
 SHARDS = (".jsonl", ".json")
@@ -63,66 +65,78 @@ def records_of(path: str | Path) -> Iterator[Record]:
         OSError: a file cannot be read.
     """
     for file in shards_of(Path(path)):
-        with open(file, encoding="utf-8-sig", errors="surrogateescape") as text:
-            start = _skip_space(text)
-            if start == "[":
-                yield from _listed(file, text)
-                continue
-        with open(file, "rb") as lines:
-            for line in lines_of(lines):
-                try:
-                    yield Record(file, f"line {line.number}", parse_line(line))
-                except DataError as error:
-                    yield Record(file, f"line {line.number}", error)
+        with open(file, "rb") as opened:
+            for piece in pieces_of(opened):
+                yield record_of(file, piece)
 
 
-def _skip_space(text: TextIO) -> str:
-    """The first character that is no space, which is then read; "" if there is none."""
-    character = text.read(1)
-    while character and character in SPACE:
-        character = text.read(1)
-    return character
+@dataclass(frozen=True)
+class Item:
+    """An item of a JSON list, or the error that ends the list.
+
+    Attributes:
+        number: from 1.
+        start, length: its bytes in the file; an error has none.
+        value: what was parsed.
+    """
+
+    number: int
+    start: int
+    length: int
+    value: Any
 
 
-def _listed(file: Path, text: TextIO) -> Iterator[Record]:
-    number = 0
-    try:
-        for number, value in enumerate(items_of(text), 1):
-            place = f"record {number}"
-            if not isinstance(value, dict):
-                value = DataError(f"{place} is {type(value).__name__} {value!r:.80}; expected an object {{…}}")
-            yield Record(file, place, value)
-    except DataError as error:
-        yield Record(file, f"record {number + 1}", error)
+def pieces_of(file: BinaryIO) -> Iterator[Line | Item]:
+    """A file's items if it is a list, else its lines, which are not parsed yet; one in memory at a time."""
+    file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)
+    character = file.read(1)
+    while character and character in SPACE.encode():
+        character = file.read(1)
+    if character == b"[":
+        text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+        return items_of(text, file.tell())
+    file.seek(0)
+    return lines_of(file)
 
 
-def items_of(text: TextIO) -> Iterator[Any]:
-    """Items of a JSON list whose `[` has been read.
+def record_of(file: Path, piece: Line | Item) -> Record:
+    """The record that a line or an item is, or what is wrong with it."""
+    if isinstance(piece, Line):
+        try:
+            return Record(file, f"line {piece.number}", parse_line(piece))
+        except DataError as error:
+            return Record(file, f"line {piece.number}", error)
+    place, value = f"record {piece.number}", piece.value
+    if not isinstance(value, dict | DataError):
+        value = DataError(f"{place} is {type(value).__name__} {value!r:.80}; expected an object {{…}}")
+    return Record(file, place, value)
 
-    Raises:
-        DataError: it is not JSON from some item on, or is cut off.
+
+def items_of(text: TextIO, start: int = 0) -> Iterator[Item]:
+    """Items of a JSON list whose `[` has been read; the last is an error if the list is broken there, or is cut off.
+
+    Args:
+        text: UTF-8 with surrogate escapes, line ends untouched, so that bytes can be counted.
+        start: byte of the file where it begins.
     """
     decoder = json.JSONDecoder()
-    reader = _Reader(text)
-    first = True
-    while True:
-        character = reader.peek()
-        if character == "]":
+    reader = _Reader(text, start)
+    for number in itertools.count(1):
+        try:
+            if not reader.finds_item(first=number == 1):
+                return
+            begin, value = reader.byte, reader.decode(decoder)
+        except DataError as error:
+            yield Item(number, reader.byte, 0, error)
             return
-        if not first:
-            if character != ",":
-                raise DataError(f"expected a comma or the list's end, but found {character or 'the end of the file'!r}")
-            reader.at += 1
-            reader.peek()
-        yield reader.decode(decoder)
-        first = False
+        yield Item(number, begin, reader.byte - begin, value)
 
 
 class _Reader:
-    """A part of a text file, and a place in it."""
+    """A part of a text file, and a place in it: a character of the part, and a byte of the file."""
 
-    def __init__(self, text: TextIO) -> None:
-        self.text, self.buffer, self.at, self.size = text, "", 0, CHUNK
+    def __init__(self, text: TextIO, byte: int) -> None:
+        self.text, self.buffer, self.at, self.byte, self.size = text, "", 0, byte, CHUNK
 
     def more(self) -> bool:
         """Read on; False at the end of the file."""
@@ -130,16 +144,43 @@ class _Reader:
         self.buffer, self.at = self.buffer[self.at :] + read, 0
         return bool(read)
 
+    def advance(self, to: int) -> None:
+        """Go to this character of the buffer."""
+        self.byte += len(self.buffer[self.at : to].encode(errors="surrogateescape"))
+        self.at = to
+
+    def finds_item(self, first: bool) -> bool:
+        """Go to the next item; False at the end of the list.
+
+        Raises:
+            DataError: there is neither.
+        """
+        character = self.peek()
+        if character == "]":
+            return False
+        if not first:
+            if character != ",":
+                raise DataError(f"expected a comma or the list's end, but found {character or 'the end of the file'!r}")
+            self.advance(self.at + 1)
+            self.peek()
+        return True
+
     def peek(self) -> str:
         """The next character that is no space, or "" at the end of the file."""
         while True:
-            while self.at < len(self.buffer) and self.buffer[self.at] in SPACE:
-                self.at += 1
+            end = self.at
+            while end < len(self.buffer) and self.buffer[end] in SPACE:
+                end += 1
+            self.advance(end)
             if self.at < len(self.buffer) or not self.more():
                 return self.buffer[self.at : self.at + 1]
 
     def decode(self, decoder: json.JSONDecoder) -> Any:
-        """The value that begins here. What ends with the buffer may go on behind it: more is read first."""
+        """The value that begins here. What ends with the buffer may go on behind it: more is read first.
+
+        Raises:
+            DataError: it is not JSON, or is cut off.
+        """
         self.size = CHUNK
         while True:
             problem = None
@@ -154,5 +195,5 @@ class _Reader:
                 end = len(self.buffer)  # which begins at this item now
             if problem is not None:
                 raise DataError(f"not JSON, or cut off ({problem})") from problem
-            self.at = end
+            self.advance(end)
             return value

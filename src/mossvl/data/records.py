@@ -21,6 +21,8 @@ ROLES = {
 }
 PLACEHOLDER = re.compile(r"<\|image\|>|<\|video\|>|<image>|<video>")
 
+BOM = b"\xef\xbb\xbf"
+
 Part = dict[str, Any]
 Turn = dict[str, Any]
 
@@ -32,12 +34,20 @@ class Line:
     Attributes:
         index: from 0, empty lines not counted.
         number: from 1, all lines counted, as editors do.
+        text: without space around it, nor the mark that a file may begin with.
+        start: byte of the file where the text begins.
         digest: tells lines of different content apart.
     """
 
     index: int
     number: int
     text: bytes
+    start: int = 0
+
+    @property
+    def length(self) -> int:
+        """In bytes."""
+        return len(self.text)
 
     @property
     def digest(self) -> str:
@@ -46,12 +56,13 @@ class Line:
 
 def lines_of(file: Iterable[bytes]) -> Iterator[Line]:
     """Lines of a file that was opened as binary, one in memory at a time."""
-    index = 0
+    index = start = 0
     for number, raw in enumerate(file, 1):
-        text = raw.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else raw.strip()
+        text = raw.removeprefix(BOM).strip() if number == 1 else raw.strip()
         if text:
-            yield Line(index, number, text)
+            yield Line(index, number, text, start + raw.find(text))
             index += 1
+        start += len(raw)
 
 
 def parse_line(line: Line) -> dict[str, Any]:

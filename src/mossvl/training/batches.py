@@ -40,11 +40,18 @@ class Packer:
 
     Args:
         image_token_id, merge_size: of the model.
+        vision_chunk: frames encoded at a time; None for all.
     """
 
     image_token_id: int
     merge_size: int
+    vision_chunk: int | None = None
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         pixels: list[Tensor] = [example.pixels for example in examples]
-        return {**pack(examples, self.image_token_id, self.merge_size), "pixel_values": torch.cat(pixels)}
+        return {
+            **pack(examples, self.image_token_id, self.merge_size),
+            "pixel_values": torch.cat(pixels),
+            "vision_chunked_length": self.vision_chunk,
+            "skipped": [line for example in examples for line in example.skipped],
+        }

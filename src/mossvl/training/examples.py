@@ -24,12 +24,16 @@ class Example:
         labels: (tokens,) int64, -100 where there is nothing to learn.
         grids: frames, patch rows and patch columns of each medium.
         pixels: uint8 (patches, 3 · patch_size²) of all media; or whatever stands for them until a batch is on a device.
+        cut: how many tokens were cut off at the end.
+        skipped: what was wrong with the records in whose place this one stands, a line for each.
     """
 
     input_ids: Tensor
     labels: Tensor
     grids: list[Grid]
     pixels: Any
+    cut: int = 0
+    skipped: tuple[str, ...] = ()
 
 
 def encode(processor: MossVLProcessor, messages: Sequence[dict[str, Any]], options: MediaOptions) -> Example:

@@ -47,7 +47,7 @@ def train_only(model: MossVLLMHeadModel, parts: Collection[Part]) -> None:
         parameter.requires_grad_(part_of(name, model.config) in parts)
 
 
-def lora(model: MossVLLMHeadModel, parts: Collection[Part], rank: int, alpha: float, dropout: float) -> "LoraConfig":
+def lora(model: MossVLLMHeadModel, parts: Collection[Part], rank: int, alpha: int, dropout: float) -> "LoraConfig":
     """Adapters for all linear maps of these parts; embeddings and head, which low ranks suit badly, learn whole."""
     from peft import LoraConfig
 

@@ -28,19 +28,19 @@ class PackedTrainer(Trainer):
     """`Trainer` whose batches are packed; pictures that are not yet drawn are drawn on the device.
 
     Attributes:
-        skipped: how many records could not be used so far; each is logged once, with its place and the reason.
+        skipped: records that could not be used so far, "FILE: line 3: why"; each is logged once.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.skipped = 0
+        self.skipped: set[str] = set()
         self._output_dir = self.args.output_dir
         shutil.rmtree(Path(self.args.output_dir, UNFINISHED), ignore_errors=True)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = dict(inputs)
-        for line in inputs.pop("skipped", ()):
-            self.skipped += 1
+        for line in set(inputs.pop("skipped", ())) - self.skipped:
+            self.skipped.add(line)
             logger.warning("skipped %s", line)
         inputs = super()._prepare_inputs(inputs)
         if isinstance(inputs.get("pixel_values"), Drawn):

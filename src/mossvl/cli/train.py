@@ -1,0 +1,180 @@
+"""`mossvl train` and `mossvl merge`: fine-tuning from files."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mossvl.cli.checkpoint import check_checkpoint, prepare, read
+from mossvl.cli.options import Checkpoint, Device, Dtype, MediaFlags, with_flags
+from mossvl.errors import DataError
+from mossvl.options import MediaOptions
+
+if TYPE_CHECKING:
+    from mossvl.training.run import TrainOptions
+
+
+class Bad(StrEnum):
+    """What becomes of records that cannot be used."""
+
+    SKIP = "skip"
+    STOP = "stop"
+
+
+class Trained(StrEnum):
+    """As `training.parts.Part`, without importing torch for --help."""
+
+    VISION = "vision"
+    MERGER = "merger"
+    CROSS_ATTENTION = "cross-attention"
+    SELF_ATTENTION = "self-attention"
+    EMBEDDINGS = "embeddings"
+    LM_HEAD = "lm-head"
+
+
+INNER = [Trained.MERGER, Trained.CROSS_ATTENTION, Trained.SELF_ATTENTION]
+
+
+@with_flags
+def train(
+    *,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A file of records, or a folder of such files.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where everything goes.")],
+    checkpoint: Checkpoint = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read all records, say what is in them, and train nothing.")
+    ] = False,
+    eval_data: Annotated[Path | None, typer.Option(metavar="DATA", help="Records to evaluate with.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where paths of media start; by default beside the data.", show_default=False)
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Train the weights themselves, not adapters (LoRA).")] = False,
+    part: Annotated[list[Trained], typer.Option(help="What is trained; may be given several times.")] = INNER,
+    rank: Annotated[int, typer.Option(help="Rank of adapters.")] = 16,
+    alpha: Annotated[int, typer.Option(help="Adapters are scaled by alpha / rank.")] = 32,
+    dropout: Annotated[float, typer.Option(help="Part of adapters' inputs that is dropped at random.")] = 0.0,
+    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 1.0,
+    max_steps: Annotated[int, typer.Option(help="Steps at most; 0 for as many as the epochs have.")] = 0,
+    batch: Annotated[int, typer.Option(help="Examples packed into one row.")] = 1,
+    accumulate: Annotated[int, typer.Option(help="Batches of a step, on each GPU.")] = 1,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-4,
+    warmup: Annotated[float, typer.Option(help="Part of the steps in which it rises to that.")] = 0.03,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 0.0,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of an example; longer ones are cut.")] = None,
+    bad: Annotated[Bad, typer.Option(help="Records that cannot be used: skip them, or stop at the first.")] = Bad.SKIP,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, a third more arithmetic.")
+    ] = False,
+    vision_chunk: Annotated[int | None, typer.Option(help="Frames encoded at a time.")] = None,
+    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
+    eval_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = 500,
+    log_every: Annotated[int, typer.Option(help="Steps between lines of the log.")] = 10,
+    keep: Annotated[int, typer.Option(help="Checkpoints that are kept.")] = 2,
+    workers: Annotated[int, typer.Option(help="Processes that read and decode; 0 for none.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of shuffling and of new weights.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    media: MediaFlags,
+) -> None:
+    """Fine-tune on conversations about images and videos. docs/training.md describes the records.
+
+    The result is FOLDER/adapter, for `mossvl merge`; with --full it is the checkpoint FOLDER/model.
+    """
+    folder = check_checkpoint(checkpoint)
+    prepare()
+    from mossvl.training.parts import Part
+    from mossvl.training.run import TrainOptions
+    from mossvl.training.run import train as run
+
+    options = TrainOptions(
+        checkpoint=folder,
+        data=data,
+        output=output,
+        eval_data=eval_data,
+        media_dir=data_dir,
+        adapt=not full,
+        parts=[Part(one.value) for one in dict.fromkeys(part)],
+        rank=rank,
+        alpha=alpha,
+        dropout=dropout,
+        epochs=epochs,
+        max_steps=max_steps,
+        batch=batch,
+        accumulate=accumulate,
+        learning_rate=learning_rate,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        max_length=max_length,
+        bad="stop" if bad is Bad.STOP else "skip",
+        gradient_checkpointing=gradient_checkpointing,
+        vision_chunk=vision_chunk,
+        device=device,
+        dtype=dtype,
+        save_every=save_every,
+        eval_every=eval_every,
+        log_every=log_every,
+        keep=keep,
+        workers=workers,
+        seed=seed,
+        resume=resume,
+        media=MediaOptions.from_dict(media),
+    )
+    if check:
+        _check(options)
+    else:
+        print(run(options))
+
+
+SHOWN = 2
+"""Examples that --check prints."""
+
+
+def _check(options: "TrainOptions") -> None:
+    """Read everything, and say what is in it.
+
+    Raises:
+        DataError: no record can be used.
+    """
+    from mossvl.processing.processor import MossVLProcessor
+    from mossvl.training.check import Statistics, rendered
+    from mossvl.training.run import examples_of
+
+    processor = read(MossVLProcessor, options.checkpoint)
+    for path in (options.data, options.eval_data):
+        if path is None:
+            continue
+        examples = examples_of(options, path, processor)
+        found = Statistics.gather(examples, options.workers)
+        bad = sum(found.bad.values())
+        print(f"{path}: {found.records} records, {bad} of them bad, {found.cut} cut")
+        for reason, count in found.bad.items():
+            print(f"  {count} × {reason}")
+        for line in found.bad_lines:
+            print(f"  {line}")
+        print(
+            f"  tokens: {found.tokens.least} … {found.tokens.median} … {found.tokens.most}, {found.tokens.total} in all"
+        )
+        print(f"  learned: {found.learned} tokens (between ⟦ and ⟧ below)")
+        print(f"  media: {found.images} images, {found.videos} videos with {found.frames} frames")
+        print(f"  vision tokens: {found.vision_tokens}")
+        if bad == found.records:
+            raise DataError(f"{path}: every record is bad; see the lines above")
+        for index in range(min(SHOWN, len(examples))):
+            print(f"\n{rendered(processor, examples[index])}")
+
+
+def merge(
+    *,
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="A folder that `mossvl train` wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="A new folder, for a checkpoint.")],
+    checkpoint: Checkpoint = None,
+    dtype: Annotated[str, typer.Option(help="Of the weights that are written.")] = "bfloat16",
+) -> None:
+    """Write a checkpoint with an adapter's changes in its weights."""
+    prepare()
+    from mossvl.training.merge import merge as merged
+
+    merged(adapter, output, checkpoint, dtype)
+    print(output)

@@ -1,0 +1,132 @@
+"""Random access to the records of files, of which no more is in memory than where each begins and ends."""
+
+import json
+import os
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mossvl.data.files import Item, Record, pieces_of, record_of, shards_of
+from mossvl.data.records import Line
+from mossvl.errors import DataError
+
+Column = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file as it was when it was indexed.
+
+    Attributes:
+        listed: it is a JSON list, not lines.
+        size: in bytes.
+        modified: when it was written last, in nanoseconds.
+    """
+
+    path: Path
+    listed: bool
+    size: int
+    modified: int
+
+    def read(self, start: int, length: int) -> bytes:
+        """Bytes [start, start + length). The file is opened for this alone, so that any process can read.
+
+        Raises:
+            DataError: the file has changed, or cannot be read any more.
+        """
+        try:
+            with open(self.path, "rb") as file:
+                state = os.fstat(file.fileno())
+                file.seek(start)
+                content = file.read(length)
+        except OSError as error:
+            raise DataError(f"{self.path} was indexed but cannot be read any more ({error}); start again") from error
+        if (state.st_size, state.st_mtime_ns) != (self.size, self.modified):
+            raise DataError(
+                f"{self.path} has changed since it was indexed, when it had {self.size} bytes (now {state.st_size}); "
+                "start again"
+            )
+        return content
+
+
+@dataclass(frozen=True, eq=False)
+class RecordIndex:
+    """Where the records of a file or a folder are; `build` makes one, and other processes may be given it.
+
+    Attributes:
+        sources: the files.
+        files: (records,) which of them each record is in.
+        starts, lengths: (records,) its bytes there.
+        numbers: (records,) of its line, or of the record in a list, from 1.
+        broken: by record, what is wrong where a list cannot be read on.
+    """
+
+    sources: tuple[Source, ...]
+    files: Column
+    starts: Column
+    lengths: Column
+    numbers: Column
+    broken: dict[int, DataError]
+
+    @classmethod
+    def build(cls, path: str | Path) -> Self:
+        """Index a file or a folder in one pass; records are those of `records_of`.
+
+        Raises:
+            DataError: there is no such file, or the folder has none.
+            OSError: a file cannot be read.
+        """
+        sources: list[Source] = []
+        files, starts, lengths, numbers = (array("q") for _ in range(4))
+        broken: dict[int, DataError] = {}
+        for path_of_file in shards_of(Path(path)):
+            with open(path_of_file, "rb") as file:
+                state = os.fstat(file.fileno())
+                listed = False
+                for piece in pieces_of(file):
+                    listed = isinstance(piece, Item)
+                    if isinstance(piece, Item) and isinstance(piece.value, DataError):
+                        broken[len(files)] = piece.value
+                    files.append(len(sources))
+                    starts.append(piece.start)
+                    lengths.append(piece.length)
+                    numbers.append(piece.number)
+            sources.append(Source(path_of_file, listed, state.st_size, state.st_mtime_ns))
+        return cls(tuple(sources), _column(files), _column(starts), _column(lengths), _column(numbers), broken)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, index: int) -> Record:
+        """The record with this number, from 0, as `records_of` gives it.
+
+        Raises:
+            DataError: its file has changed since it was indexed, or cannot be read any more.
+            IndexError: there is no such record.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"there is no record {index} among {len(self)}, which are counted from 0")
+        source, number = self.sources[self.files[index]], int(self.numbers[index])
+        start, length = int(self.starts[index]), int(self.lengths[index])
+        content = source.read(start, length)
+        if not source.listed:
+            first = int(np.searchsorted(self.files, self.files[index]))
+            return record_of(source.path, Line(index - first, number, content, start))
+        value = self.broken[index] if index in self.broken else _parsed(content)
+        return record_of(source.path, Item(number, start, length, value))
+
+
+def _column(values: "array[int]") -> Column:
+    return np.array(values, dtype=np.int64)
+
+
+def _parsed(content: bytes) -> Any:
+    """The value of an item, or a DataError in its place."""
+    try:
+        return json.loads(content.decode(errors="surrogateescape"))
+    except (ValueError, RecursionError) as error:
+        return DataError(f"not JSON ({error}), although it was when it was indexed")

@@ -1,0 +1,152 @@
+"""What data hold, before anything is trained on them: numbers, what is bad, and texts as a model will see them."""
+
+import re
+import statistics
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Self
+
+from torch.utils.data import DataLoader, Dataset
+
+from mossvl.errors import DataError
+from mossvl.processing.processor import MossVLProcessor
+from mossvl.processing.prompt import IGNORED_LABEL, VISION_START
+from mossvl.training.dataset import FileExamples
+from mossvl.training.examples import Example
+
+SHOWN = 20
+"""Bad records that are kept with their lines."""
+DETAIL = re.compile(r"(?<!\w)'[^']*'|\"[^\"]*\"|\S*/\S*|\S*\d\S*")
+"""What differs between messages of the same reason: quoted texts, paths, numbers."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Numbers of one example; see `Statistics`."""
+
+    tokens: int
+    learned: int
+    images: int
+    videos: int
+    frames: int
+    vision_tokens: int
+    cut: int
+
+    @classmethod
+    def of(cls, processor: MossVLProcessor, example: Example) -> Self:
+        ids = example.input_ids
+        videos = int((ids == processor.tokenizer.convert_tokens_to_ids(VISION_START)).sum())
+        images = len(example.grids) - videos
+        return cls(
+            tokens=len(ids),
+            learned=int((example.labels != IGNORED_LABEL).sum()),
+            images=images,
+            videos=videos,
+            frames=sum(frames for frames, _, _ in example.grids) - images,
+            vision_tokens=sum(t * (h * w // processor.image_processor.merge_size**2 + 1) for t, h, w in example.grids),
+            cut=int(example.cut > 0),
+        )
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens of the texts; all 0 where there is no example."""
+
+    least: int = 0
+    median: int = 0
+    most: int = 0
+    total: int = 0
+
+    @classmethod
+    def of(cls, lengths: Sequence[int]) -> Self:
+        return cls(min(lengths), statistics.median_low(lengths), max(lengths), sum(lengths)) if lengths else cls()
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What all examples are together.
+
+    Attributes:
+        records: good and bad ones.
+        bad: how many records cannot be used, by reason, most frequent first; details in reasons are "…".
+        bad_lines: "FILE: line 3: why" of the first of them.
+        tokens: of good examples, as all that follows.
+        learned: tokens that are learned.
+        images, videos: each segment of a video counts.
+        frames: of videos.
+        vision_tokens: what the vision tower gives to the language model, separators of frames included.
+        cut: examples of which tokens were cut off.
+    """
+
+    records: int
+    bad: dict[str, int]
+    bad_lines: tuple[str, ...]
+    tokens: Tokens
+    learned: int
+    images: int
+    videos: int
+    frames: int
+    vision_tokens: int
+    cut: int
+
+    @classmethod
+    def gather(cls, examples: FileExamples, workers: int = 0) -> Self:
+        """Encode every record, media included.
+
+        Args:
+            workers: processes that do so; 0 for this one.
+
+        Raises:
+            DataError: a file has changed since it was indexed.
+        """
+        reasons: Counter[str] = Counter()
+        lines: list[str] = []
+        lengths = array("q")
+        sums: Counter[str] = Counter()
+        for result in DataLoader(_Measures(examples), batch_size=None, num_workers=workers):
+            if isinstance(result, Measure):
+                lengths.append(result.tokens)
+                sums.update({name: value for name, value in vars(result).items() if name != "tokens"})
+            else:
+                line, reason = result
+                reasons[reason] += 1
+                if len(lines) < SHOWN:
+                    lines.append(line)
+        names = ("learned", "images", "videos", "frames", "vision_tokens", "cut")
+        totals = {name: sums[name] for name in names}
+        return cls(len(examples), dict(reasons.most_common()), tuple(lines), Tokens.of(lengths), **totals)
+
+
+class _Measures(Dataset[Measure | tuple[str, str]]):
+    """The measure of each record, or (line, reason) of a bad one."""
+
+    def __init__(self, examples: FileExamples) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Measure | tuple[str, str]:
+        record = self.examples.index.read(index)
+        try:
+            return Measure.of(self.examples.processor, self.examples.encode(record))
+        except DataError as error:
+            return str(error), reason_of(str(error).removeprefix(f"{record.where}: "))
+
+
+def reason_of(message: str) -> str:
+    """A message without what is particular to one record, so that messages alike can be counted."""
+    return DETAIL.sub("…", message)
+
+
+def rendered(processor: MossVLProcessor, example: Example) -> str:
+    """The text of an example's tokens, special ones included, with ⟦ and ⟧ around what is learned."""
+    pairs = zip(example.input_ids.tolist(), (example.labels != IGNORED_LABEL).tolist(), strict=True)
+    parts = []
+    for learned, group in groupby(pairs, key=lambda pair: pair[1]):
+        text = processor.tokenizer.decode([token for token, _ in group], clean_up_tokenization_spaces=False)
+        parts.append(f"⟦{text}⟧" if learned else text)
+    return "".join(parts)

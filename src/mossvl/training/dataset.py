@@ -1,0 +1,114 @@
+"""Examples from data files, read and encoded as they are asked for."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from torch.utils.data import Dataset
+
+from mossvl.data.files import Record
+from mossvl.data.index import RecordIndex
+from mossvl.data.records import as_example
+from mossvl.errors import DataError, GenerationTimeout, InputError, OptionError
+from mossvl.options import MediaOptions, whole
+from mossvl.processing.processor import MossVLProcessor
+from mossvl.processing.prompt import IGNORED_LABEL
+from mossvl.training.examples import Example, encode
+
+TRIES = 100
+"""Most bad records in a row that are passed over."""
+
+
+class FileExamples(Dataset[Example]):
+    """The records of an index as examples: item i is record i, or the next one that can be used.
+
+    Args:
+        media_dir: where relative paths of media start.
+        max_length: most tokens of an example; what is behind them is cut off.
+        bad: "skip" puts the next good record in the place of a bad one and says so in `Example.skipped`; "stop" raises.
+
+    Raises:
+        OptionError: `max_length` or `bad` is none of these.
+    """
+
+    def __init__(
+        self,
+        processor: MossVLProcessor,
+        index: RecordIndex,
+        media_dir: Path,
+        options: MediaOptions,
+        max_length: int | None = None,
+        bad: Literal["skip", "stop"] = "skip",
+    ) -> None:
+        if bad not in ("skip", "stop"):
+            raise OptionError(f"bad={bad!r} must be 'skip' or 'stop'")
+        self.processor, self.index, self.media_dir, self.options = processor, index, media_dir, options
+        self.max_length = None if max_length is None else whole("max_length", max_length)
+        self.bad = bad
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: int) -> Example:
+        """
+        Raises:
+            DataError: the record is bad and none may take its place, too many in a row are, or a file has changed.
+            IndexError: there is no such record.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"there is no example {index} among {len(self)}, which are counted from 0")
+        skipped: list[str] = []
+        while True:
+            record = self.index.read((index + len(skipped)) % len(self))
+            try:
+                return replace(self.encode(record), skipped=tuple(skipped))
+            except DataError as error:
+                if self.bad == "stop":
+                    raise
+                skipped.append(str(error))
+                if len(skipped) == min(len(self), TRIES):
+                    raise DataError(_hopeless(skipped, len(self))) from error
+
+    def encode(self, record: Record) -> Example:
+        """One record, for itself.
+
+        Raises:
+            DataError: it cannot be used; "FILE: line 3: why", in one line.
+        """
+        try:
+            if isinstance(record.value, DataError):
+                raise record.value
+            example = encode(self.processor, as_example(record.value, self.media_dir), self.options)
+            return shortened(example, self.max_length, self.processor.image_token_id)
+        except (InputError, GenerationTimeout) as error:
+            why = " ".join(str(error).split()).removeprefix(f"{record.place} ")
+            raise DataError(f"{record.where}: {why}") from error
+
+
+def shortened(example: Example, max_length: int | None, image_token_id: int) -> Example:
+    """The example with at most so many tokens; pixels stay.
+
+    Raises:
+        DataError: a medium, or all that is learned, would be cut off.
+    """
+    tokens = len(example.input_ids)
+    if max_length is None or tokens <= max_length:
+        return example
+    ids, labels = example.input_ids[:max_length], example.labels[:max_length]
+    lost = None
+    if (example.input_ids[max_length:] == image_token_id).any():
+        lost = "images or frames"
+    elif (labels[1:] == IGNORED_LABEL).all():  # The first token is never predicted.
+        lost = "all that is learned"
+    if lost is not None:
+        raise DataError(
+            f"{tokens} tokens are more than max_length={max_length}, and cutting would lose {lost}; "
+            "raise max_length, or shorten the record"
+        )
+    return replace(example, input_ids=ids.clone(), labels=labels.clone(), cut=tokens - max_length)
+
+
+def _hopeless(skipped: Sequence[str], records: int) -> str:
+    many = f"all {records} records are bad" if len(skipped) == records else f"{len(skipped)} records in a row are bad"
+    return f"{many}; expected one that can be learned from. Check the data and the folder of media. Last: {skipped[-1]}"

@@ -1,0 +1,37 @@
+"""Adapters into weights."""
+
+import shutil
+from pathlib import Path
+
+from mossvl import loading
+from mossvl.errors import CheckpointError
+from mossvl.training.trainer import UNFINISHED, finish
+
+
+def merge(adapter: Path, output: Path, checkpoint: str | None = None, dtype: str = "bfloat16") -> None:
+    """Write a checkpoint with an adapter's changes in its weights, under the published names.
+
+    Args:
+        adapter: a folder that `mossvl train` wrote.
+        output: a new folder.
+        checkpoint: what the adapter was trained for, where that is no longer where it was.
+
+    Raises:
+        CheckpointError: the adapter or its checkpoint cannot be loaded, or `output` exists.
+    """
+    from peft import PeftConfig, PeftModel
+
+    if not (adapter / "adapter_config.json").is_file():
+        raise CheckpointError(f"{adapter} holds no adapter_config.json; expected a folder that `mossvl train` wrote")
+    if output.exists():
+        raise CheckpointError(f"{output} exists already; give a new folder")
+    base = checkpoint or PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+    model, processor = loading.load(base, "cpu", dtype)
+    merged = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
+    written = output.parent / UNFINISHED / output.name
+    try:
+        merged.save_pretrained(written)
+        processor.save_pretrained(written)
+        finish(written, output)
+    finally:
+        shutil.rmtree(output.parent / UNFINISHED, ignore_errors=True)

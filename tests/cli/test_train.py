@@ -1,0 +1,47 @@
+"""`mossvl train` and `mossvl merge` as users call them."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "data.jsonl"
+    records = [{"prompt": "Who?", "response": "I."}, {"prompt": "Seen?", "response": "No.", "images": ["gone.png"]}]
+    path.write_text("\n".join(map(json.dumps, records)) + "\n{\n")
+    return path
+
+
+def test_check_counts_and_shows_what_is_learned(command, checkpoint, data):
+    result = command("train", data, "-c", checkpoint, "-o", "unused", "--check", "--workers", 0)
+    assert result.exit_code == 0
+    assert "3 records, 2 of them bad" in result.stdout
+    assert "line 2: gone.png: no such file" in result.stdout.replace(str(data.parent) + "/", "")
+    assert "line 3: is not JSON" in result.stdout
+    assert "⟦I.<|im_end|>⟧" in result.stdout
+
+
+def test_check_fails_where_nothing_can_be_used(command, checkpoint, tmp_path):
+    (tmp_path / "bad.jsonl").write_text("[1]\n")
+    result = command("train", tmp_path / "bad.jsonl", "-c", checkpoint, "-o", "unused", "--check", "--workers", 0)
+    assert result.exit_code == 2 and "every record is bad" in result.stderr
+
+
+def test_a_model_is_trained_and_merged(start, checkpoint, data, tmp_path):
+    few = "--max-steps", 1, "--workers", 0, "--device", "cpu", "--rank", 2
+    training = start("train", data, "-c", checkpoint, "-o", tmp_path / "out", *few)
+    out, errors = training.communicate(timeout=120)
+    assert training.returncode == 0, errors.decode()
+    assert out.decode().splitlines()[-1] == str(tmp_path / "out" / "adapter")
+    merging = start("merge", tmp_path / "out" / "adapter", "-o", tmp_path / "merged")
+    out, errors = merging.communicate(timeout=120)
+    assert merging.returncode == 0, errors.decode()
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+
+
+def test_parts_of_the_command_are_those_of_training():
+    from mossvl.cli.train import Trained
+    from mossvl.training.parts import Part
+
+    assert [one.value for one in Trained] == [one.value for one in Part]

@@ -1,0 +1,117 @@
+"""Fine-tuning from files: adapters and weights, going on after a stop, merging, and what is refused."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import mossvl
+from mossvl.errors import CheckpointError, DataError, OptionError
+from mossvl.training import run
+from mossvl.training.merge import merge
+from mossvl.training.parts import Part
+from mossvl.training.run import TrainOptions, train
+from mossvl.training.trainer import StopAfter
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, golden):
+    """Three conversations, one of them about a picture."""
+    path = tmp_path_factory.mktemp("data") / "records.jsonl"
+    picture = sorted((golden / "media").glob("*.png"))[0]
+    records = [{"prompt": f"Question {n}?", "response": f"Answer {n}."} for n in range(2)]
+    records.append({"prompt": "<|image|>What is it?", "response": "A picture.", "images": [str(picture)]})
+    path.write_text("\n".join(map(json.dumps, records)))
+    return path
+
+
+@pytest.fixture
+def options(data, golden, tmp_path):
+    return {
+        "checkpoint": str(golden / "checkpoint"),
+        "data": data,
+        "output": tmp_path / "out",
+        "device": "cpu",
+        "batch": 1,
+        "learning_rate": 1e-2,
+        "save_every": 1,
+        "log_every": 1,
+        "workers": 0,
+    }
+
+
+def test_adapters_are_trained_and_merged_into_weights(options, golden, tmp_path):
+    adapter = train(TrainOptions(**options, rank=2, epochs=3))
+    assert adapter == options["output"] / "adapter"
+    assert sorted(path.name for path in options["output"].iterdir() if "checkpoint" not in path.name) == [
+        "adapter",
+        "runs",
+    ]
+    merge(adapter, tmp_path / "merged", dtype="float32")
+    merged, before = (
+        load_file(folder / "model.safetensors") for folder in (tmp_path / "merged", golden / "checkpoint")
+    )
+    assert merged.keys() == before.keys()
+    changed = {name for name in merged if not torch.equal(merged[name], before[name].float())}
+    assert changed and all("proj" in name or "linear_fc" in name for name in changed)
+    assert not any("embed_tokens" in name or "visual.blocks" in name for name in changed)
+    llm = mossvl.MossVL(tmp_path / "merged", device="cpu")
+    assert llm.generate(["Question 0?"], progress=False)[0].text.startswith("Answer")
+    with pytest.raises(CheckpointError, match="exists already"):
+        merge(adapter, tmp_path / "merged")
+
+
+def test_only_chosen_parts_of_the_weights_learn(options, golden):
+    model = train(TrainOptions(**options, adapt=False, parts=[Part.LM_HEAD], max_steps=2))
+    after, before = (load_file(folder / "model.safetensors") for folder in (model, golden / "checkpoint"))
+    changed = {name for name in after if not torch.equal(after[name].float(), before[name].float())}
+    assert changed == {"lm_head.weight", "model.language_model.norm.weight"}
+
+
+def test_a_run_that_stopped_goes_on_exactly(options, tmp_path, monkeypatch):
+    whole = train(TrainOptions(**options, adapt=False, max_steps=4))
+    parts = {**options, "output": tmp_path / "parts", "adapt": False, "max_steps": 4}
+    begin = run.PackedTrainer
+
+    def stopping(*args, **kwargs):
+        return begin(*args, **kwargs, callbacks=[StopAfter(0.0)])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "PackedTrainer", stopping)
+        train(TrainOptions(**parts))
+    with pytest.raises(OptionError, match="give --resume"):
+        train(TrainOptions(**parts))
+    resumed = train(TrainOptions(**parts, resume=True))
+    one, other = (load_file(folder / "model.safetensors") for folder in (whole, resumed))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_evaluation_and_gradient_checkpointing(options, data):
+    train(
+        TrainOptions(**options, max_steps=1, eval_data=data, eval_every=1, gradient_checkpointing=True, vision_chunk=1)
+    )
+    state = json.loads((options["output"] / "checkpoint-1" / "trainer_state.json").read_text())
+    assert any("eval_loss" in line for line in state["log_history"])
+
+
+def test_what_cannot_be_trained_on_is_refused(options, tmp_path):
+    def refused(error, match, **given):
+        with pytest.raises(error, match=match):
+            train(TrainOptions(**{**options, **given}))
+
+    refused(OptionError, "no checkpoint to resume from", resume=True)
+    refused(OptionError, "no part is trained", parts=[])
+    refused(OptionError, "batch=0 must be at least 1", batch=0)
+    refused(DataError, "does not exist", data=tmp_path / "gone.jsonl")
+    empty, bad = tmp_path / "empty.jsonl", tmp_path / "bad.jsonl"
+    empty.write_text("\n\n")
+    bad.write_text('{"prompt": "?", "response": ""}\nno JSON\n')
+    refused(DataError, "has no records", data=empty)
+    refused(DataError, "all 2 records are bad", data=bad)
+    refused(DataError, "line 1: there is nothing to learn", data=bad, bad="stop", max_steps=2)
+
+
+def test_merging_needs_an_adapter(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no adapter_config\.json"):
+        merge(tmp_path, tmp_path / "merged")
