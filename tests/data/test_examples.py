@@ -87,3 +87,9 @@ def test_all_turns_are_kept():
 def test_what_is_no_example_is_refused_in_words(record, words):
     with pytest.raises(DataError, match=words):
         as_example(record, FOLDER)
+
+
+@pytest.mark.parametrize("beside", [{}, {"images": []}, {"image": "a.png"}])
+def test_a_placeholder_needs_a_medium(beside, tmp_path):
+    with pytest.raises(DataError, match=r"placeholder <image>, but there are no images"):
+        as_example({"prompt": "<image>What?", "response": "That.", **beside}, tmp_path)

@@ -57,9 +57,10 @@ def test_training_goes_on_exactly_where_it_stopped(tmp_path):
     recipe = replace(Recipe.read(), batch=2, stages=[stage])
     assert train_stage(recipe, 0, tmp_path / "whole", None)
     assert not train_stage(recipe, 0, tmp_path / "parts", 1e-9)
-    assert not (tmp_path / "parts" / stage.name / "model.safetensors").exists()
+    assert not (tmp_path / "parts" / stage.name / "model").exists()
     assert train_stage(recipe, 0, tmp_path / "parts", None)
-    whole, parts = (load_file(tmp_path / name / stage.name / "model.safetensors") for name in ("whole", "parts"))
+    folders = [tmp_path / name / stage.name / "model" for name in ("whole", "parts")]
+    whole, parts = (load_file(folder / "model.safetensors") for folder in folders)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     start = untrained(recipe.seed).state_dict()
     assert any(not torch.equal(whole[name], start[name]) for name in whole)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from mossvl.errors import OptionError
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.training.parts import Part, lora, part_of, train_only
 
@@ -40,3 +41,14 @@ def test_adapters_attach_to_linear_maps_of_the_chosen_parts(untouched):
     assert config.modules_to_save == ["lm_head"]
     assert len(config.target_modules) == 2 * 7  # q, k, v, o, gate, up, down of two layers
     assert all(isinstance(modules[name], nn.Linear) for name in config.target_modules)
+
+
+def test_a_head_that_is_the_embeddings_learns_with_them(untouched):
+    untouched.config.tie_word_embeddings = True
+    try:
+        train_only(untouched, [Part.LM_HEAD])
+        assert untouched.model.language_model.embed_tokens.weight.requires_grad
+        with pytest.raises(OptionError, match="one matrix"):
+            lora(untouched, [Part.MERGER, Part.LM_HEAD], 4, 8, 0.0)
+    finally:
+        untouched.config.tie_word_embeddings = False

@@ -44,10 +44,8 @@ def options(data, golden, tmp_path):
 def test_adapters_are_trained_and_merged_into_weights(options, golden, tmp_path):
     adapter = train(TrainOptions(**options, rank=2, epochs=3))
     assert adapter == options["output"] / "adapter"
-    assert sorted(path.name for path in options["output"].iterdir() if "checkpoint" not in path.name) == [
-        "adapter",
-        "runs",
-    ]
+    assert not (options["output"] / "unfinished").exists()
+    (tmp_path / "unfinished").mkdir()  # somebody's own
     merge(adapter, tmp_path / "merged", dtype="float32")
     merged, before = (
         load_file(folder / "model.safetensors") for folder in (tmp_path / "merged", golden / "checkpoint")
@@ -58,6 +56,7 @@ def test_adapters_are_trained_and_merged_into_weights(options, golden, tmp_path)
     assert not any("embed_tokens" in name or "visual.blocks" in name for name in changed)
     llm = mossvl.MossVL(tmp_path / "merged", device="cpu")
     assert llm.generate(["Question 0?"], progress=False)[0].text.startswith("Answer")
+    assert (tmp_path / "unfinished").exists()
     with pytest.raises(CheckpointError, match="exists already"):
         merge(adapter, tmp_path / "merged")
 
@@ -82,6 +81,8 @@ def test_a_run_that_stopped_goes_on_exactly(options, tmp_path, monkeypatch):
         train(TrainOptions(**parts))
     with pytest.raises(OptionError, match="give --resume"):
         train(TrainOptions(**parts))
+    with pytest.raises(OptionError, match=r"batch, learning_rate are not those of the run"):
+        train(TrainOptions(**{**parts, "batch": 2, "learning_rate": 1.0}, resume=True))
     resumed = train(TrainOptions(**parts, resume=True))
     one, other = (load_file(folder / "model.safetensors") for folder in (whole, resumed))
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -103,6 +104,8 @@ def test_what_cannot_be_trained_on_is_refused(options, tmp_path):
     refused(OptionError, "no checkpoint to resume from", resume=True)
     refused(OptionError, "no part is trained", parts=[])
     refused(OptionError, "batch=0 must be at least 1", batch=0)
+    refused(OptionError, "vision_chunk=-1 must be at least 1", vision_chunk=-1)
+    refused(OptionError, "lm-head alone: adapters need a part with layers", parts=[Part.LM_HEAD])
     refused(DataError, "does not exist", data=tmp_path / "gone.jsonl")
     empty, bad = tmp_path / "empty.jsonl", tmp_path / "bad.jsonl"
     empty.write_text("\n\n")
@@ -110,6 +113,12 @@ def test_what_cannot_be_trained_on_is_refused(options, tmp_path):
     refused(DataError, "has no records", data=empty)
     refused(DataError, "all 2 records are bad", data=bad)
     refused(DataError, "line 1: there is nothing to learn", data=bad, bad="stop", max_steps=2)
+
+
+@pytest.mark.parametrize("adapt", [True, False])
+def test_text_without_pictures_leaves_the_vision_tower_as_it_is(adapt, options):
+    chosen = {"parts": [Part.VISION], "max_steps": 3, "adapt": adapt}
+    assert train(TrainOptions(**options, **chosen)).is_dir()  # two of three examples are text only
 
 
 def test_merging_needs_an_adapter(tmp_path):

@@ -42,3 +42,9 @@ def test_an_example_without_an_answer_teaches_nothing(answer, processor):
 def test_malformed_messages_are_refused(processor):
     with pytest.raises(PromptError, match="message 1 must be a dict"):
         supervised_text(processor, ["Why?"])
+
+
+def test_half_a_character_is_refused(processor):
+    messages = [{"role": "user", "content": "a\ud800"}, {"role": "assistant", "content": "b"}]
+    with pytest.raises(DataError, match="half a character"):
+        supervised_text(processor, messages)

@@ -1,5 +1,6 @@
 """`mossvl train` and `mossvl merge`: fine-tuning from files."""
 
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,9 +34,6 @@ class Trained(StrEnum):
     LM_HEAD = "lm-head"
 
 
-INNER = [Trained.MERGER, Trained.CROSS_ATTENTION, Trained.SELF_ATTENTION]
-
-
 @with_flags
 def train(
     *,
@@ -50,7 +48,10 @@ def train(
         Path | None, typer.Option(help="Where paths of media start; by default beside the data.", show_default=False)
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Train the weights themselves, not adapters (LoRA).")] = False,
-    part: Annotated[list[Trained], typer.Option(help="What is trained; may be given several times.")] = INNER,
+    part: Annotated[
+        list[Trained] | None,
+        typer.Option(help="What is trained, once for each part; merger and both kinds of layers if none is given."),
+    ] = None,
     rank: Annotated[int, typer.Option(help="Rank of adapters.")] = 16,
     alpha: Annotated[int, typer.Option(help="Adapters are scaled by alpha / rank.")] = 32,
     dropout: Annotated[float, typer.Option(help="Part of adapters' inputs that is dropped at random.")] = 0.0,
@@ -85,17 +86,17 @@ def train(
     folder = check_checkpoint(checkpoint)
     prepare()
     from mossvl.training.parts import Part
-    from mossvl.training.run import TrainOptions
+    from mossvl.training.run import INNER, TrainOptions
     from mossvl.training.run import train as run
 
     options = TrainOptions(
-        checkpoint=folder,
+        checkpoint=str(Path(folder).resolve()) if Path(folder).is_dir() else folder,
         data=data,
         output=output,
         eval_data=eval_data,
         media_dir=data_dir,
         adapt=not full,
-        parts=[Part(one.value) for one in dict.fromkeys(part)],
+        parts=[Part(one.value) for one in dict.fromkeys(part)] if part else INNER,
         rank=rank,
         alpha=alpha,
         dropout=dropout,
@@ -161,8 +162,13 @@ def _check(options: "TrainOptions") -> None:
         print(f"  vision tokens: {found.vision_tokens}")
         if bad == found.records:
             raise DataError(f"{path}: every record is bad; see the lines above")
-        for index in range(min(SHOWN, len(examples))):
-            print(f"\n{rendered(processor, examples[index])}")
+        shown = 0
+        for index in range(len(examples)):
+            with suppress(DataError):
+                print(f"\n{rendered(processor, examples.encode(examples.index.read(index)))}")
+                shown += 1
+            if shown == SHOWN:
+                break
 
 
 def merge(

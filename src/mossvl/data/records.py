@@ -129,6 +129,9 @@ def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Turn]:
     if all(turn["role"] != "assistant" for turn in turns):
         raise DataError("there is nothing to learn: no turn is the assistant's")
     media = {name: record[name] for name in ("images", "videos") if name in record}
+    marks = [mark for turn in turns for mark in PLACEHOLDER.findall(_text(turn))]
+    if marks and not any(media.values()):
+        raise DataError(f"the text has the placeholder {marks[0]}, but there are no images and no videos beside it")
     messages: list[Turn] = _resolved({"messages": _with_media({**media, "messages": turns})}, media_dir)["messages"]
     return messages
 

@@ -1,6 +1,6 @@
 """What mossvl-tiny is made of: the published architecture with small numbers, and a tokenizer of its own."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -103,8 +103,3 @@ def configuration(tokenizer: PreTrainedTokenizerFast) -> MossVLConfig:
         vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=True,
     )
-
-
-def pieces(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> Iterator[int]:
-    """How many tokens each text takes."""
-    return (len(tokenizer(text)["input_ids"]) for text in texts)

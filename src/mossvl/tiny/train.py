@@ -1,6 +1,7 @@
 """Train mossvl-tiny from scratch: `python -m mossvl.tiny.train runs/tiny`, or under torchrun on several GPUs.
 
-Each stage of the recipe has a folder of its own, with checkpoints to resume from and, once it is through, its weights.
+Each stage of the recipe has a folder. Once the stage is through, its weights are in `model` there; where `--seconds`
+stopped it, a checkpoint is, from which the next call goes on.
 """
 
 from pathlib import Path
@@ -19,6 +20,7 @@ from mossvl.tiny.recipe import Recipe, Stage
 from mossvl.training.synthetic import SyntheticExamples, SyntheticPacker
 from mossvl.training.trainer import PackedTrainer, StopAfter, compile_layers, last_checkpoint, workers
 
+WEIGHTS = "model"
 OPEN_GATE = 1.0
 """Where gates begin. Closed, as where a finished language model learns to see, they would let nothing through."""
 
@@ -40,7 +42,7 @@ def train_stage(recipe: Recipe, number: int, folder: Path, seconds: float | None
     stage = recipe.stages[number]
     out = folder / stage.name
     model = (
-        MossVLLMHeadModel.from_pretrained(folder / recipe.stages[number - 1].name, dtype=torch.float32)
+        MossVLLMHeadModel.from_pretrained(folder / recipe.stages[number - 1].name / WEIGHTS, dtype=torch.float32)
         if number
         else untrained(recipe.seed)
     )
@@ -58,8 +60,8 @@ def train_stage(recipe: Recipe, number: int, folder: Path, seconds: float | None
     if torch.cuda.is_available():
         compile_layers(model)
     trainer = PackedTrainer(
-        model,
-        arguments,
+        model=model,
+        args=arguments,
         data_collator=SyntheticPacker(model.config.image_token_id, model.config.vision_config.spatial_merge_size),
         train_dataset=examples,
         callbacks=[StopAfter(seconds)] if seconds else [],
@@ -68,7 +70,7 @@ def train_stage(recipe: Recipe, number: int, folder: Path, seconds: float | None
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     through = trainer.state.global_step >= stage.steps
     if through:
-        trainer.save_model(str(out))
+        trainer.save_whole(WEIGHTS)
     return through
 
 
@@ -110,7 +112,7 @@ def main(
     """Train all stages that are not yet through."""
     steps = Recipe.read(recipe) if recipe else Recipe.read()
     for number, stage in enumerate(steps.stages):
-        if not (folder / stage.name / "model.safetensors").exists() and not train_stage(steps, number, folder, seconds):
+        if not (folder / stage.name / WEIGHTS).exists() and not train_stage(steps, number, folder, seconds):
             return
 
 

@@ -1,11 +1,11 @@
 """Adapters into weights."""
 
-import shutil
+import tempfile
 from pathlib import Path
 
 from mossvl import loading
 from mossvl.errors import CheckpointError
-from mossvl.training.trainer import UNFINISHED, finish
+from mossvl.training.trainer import finish
 
 
 def merge(adapter: Path, output: Path, checkpoint: str | None = None, dtype: str = "bfloat16") -> None:
@@ -28,10 +28,9 @@ def merge(adapter: Path, output: Path, checkpoint: str | None = None, dtype: str
     base = checkpoint or PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
     model, processor = loading.load(base, "cpu", dtype)
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
-    written = output.parent / UNFINISHED / output.name
-    try:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix="merging-", ignore_cleanup_errors=True) as staging:
+        written = Path(staging, output.name)
         merged.save_pretrained(written)
         processor.save_pretrained(written)
         finish(written, output)
-    finally:
-        shutil.rmtree(output.parent / UNFINISHED, ignore_errors=True)

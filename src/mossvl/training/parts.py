@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from mossvl.errors import OptionError
 from mossvl.model.configuration import MossVLConfig
 from mossvl.model.modeling import MossVLLMHeadModel
 
@@ -42,26 +43,32 @@ def part_of(name: str, config: MossVLConfig) -> Part:
 
 
 def train_only(model: MossVLLMHeadModel, parts: Collection[Part]) -> None:
-    """Let the parameters of these parts learn, and no others."""
+    """Let the parameters of these parts learn, and no others. Where the head is the embeddings, one is both."""
+    if model.config.tie_word_embeddings and {Part.EMBEDDINGS, Part.LM_HEAD} & set(parts):
+        parts = {*parts, Part.EMBEDDINGS, Part.LM_HEAD}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name, model.config) in parts)
 
 
 def lora(model: MossVLLMHeadModel, parts: Collection[Part], rank: int, alpha: int, dropout: float) -> "LoraConfig":
-    """Adapters for all linear maps of these parts; embeddings and head, which low ranks suit badly, learn whole."""
+    """Adapters for all linear maps of these parts; embeddings and head, which low ranks suit badly, learn whole.
+
+    Raises:
+        OptionError: there would be no adapter, or embeddings and head, which are one matrix, would part.
+    """
     from peft import LoraConfig
 
     inner = set(parts) - {Part.EMBEDDINGS, Part.LM_HEAD}
+    if not inner:
+        raise OptionError(f"{', '.join(parts)} alone: adapters need a part with layers; to train just this, use --full")
+    if model.config.tie_word_embeddings and len(inner) < len(set(parts)):
+        raise OptionError("embeddings and head are one matrix in this checkpoint; to train them, use --full")
     targets = [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and part_of(name, model.config) in inner
     ]
-    whole = [
-        name.rpartition(".")[2]
-        for name, part in ((f"{TEXT}embed_tokens", Part.EMBEDDINGS), ("lm_head", Part.LM_HEAD))
-        if part in parts
-    ]
+    whole = [name for name, part in (("embed_tokens", Part.EMBEDDINGS), ("lm_head", Part.LM_HEAD)) if part in parts]
     return LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, modules_to_save=whole or None
     )

@@ -1,7 +1,8 @@
 """Fine-tuning from files: what `mossvl train` does."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +17,11 @@ from mossvl.processing.processor import MossVLProcessor
 from mossvl.training.batches import Packer
 from mossvl.training.dataset import FileExamples
 from mossvl.training.parts import Part, lora, train_only
-from mossvl.training.trainer import UNFINISHED, PackedTrainer, finish, last_checkpoint
+from mossvl.training.trainer import PackedTrainer, last_checkpoint
 
+FREE = {"output", "resume", "device", "workers", "save_every", "eval_every", "log_every", "keep", "eval_data"}
+"""Options that may change when a run is resumed."""
+NOTED = "options.json"
 INNER = (Part.MERGER, Part.CROSS_ATTENTION, Part.SELF_ATTENTION)
 
 
@@ -78,12 +82,36 @@ class TrainOptions:
     resume: bool = False
     media: MediaOptions = field(default_factory=MediaOptions)
 
+    def differences(self, file: Path) -> list[str]:
+        """Options that decide what is learned, where they are not those that an earlier run noted in a file."""
+        noted = json.loads(file.read_text()) if file.is_file() else {}
+        return [name for name, value in self._deciding().items() if name in noted and noted[name] != value]
+
+    def note(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(self._deciding(), indent=1))
+
+    def _deciding(self) -> dict[str, str]:
+        return {one.name: str(getattr(self, one.name)) for one in fields(self) if one.name not in FREE}
+
     def __post_init__(self) -> None:
         if not self.parts:
             raise OptionError(f"no part is trained; choose some of {', '.join(Part)}")
-        for name in ("rank", "batch", "accumulate", "save_every", "eval_every", "log_every", "keep"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name}={getattr(self, name)} must be at least 1")
+        positive = [
+            "rank",
+            "alpha",
+            "batch",
+            "accumulate",
+            "vision_chunk",
+            "save_every",
+            "eval_every",
+            "log_every",
+            "keep",
+        ]
+        for name, value in {**dict.fromkeys(positive, 1), "max_steps": 0, "workers": 0}.items():
+            given = getattr(self, name)
+            if given is not None and given < value:
+                raise OptionError(f"{name}={given} must be at least {value}")
         if not (self.epochs > 0 and self.learning_rate > 0 and 0 <= self.warmup < 1 and 0 <= self.dropout < 1):
             raise OptionError(
                 f"epochs={self.epochs} and learning_rate={self.learning_rate} must be above 0, warmup={self.warmup} "
@@ -123,9 +151,15 @@ def train(options: TrainOptions) -> Path:
         raise OptionError(f"{options.output} has no checkpoint to resume from; leave --resume out to begin")
     if last is not None and not options.resume:
         raise OptionError(f"{options.output} has checkpoints of an earlier run; give --resume, or another folder")
-    set_seed(options.seed)
+    differing = options.differences(options.output / NOTED) if options.resume else []
+    if differing:
+        raise OptionError(f"{', '.join(differing)} are not those of the run in {options.output}; resume it as it began")
     device = loading.resolve_device(options.device)
-    model, processor = loading.load(options.checkpoint, "cpu", loading.resolve_dtype(options.dtype, device))
+    if device.index:
+        raise OptionError(f"device={options.device!r}: choose a GPU with CUDA_VISIBLE_DEVICES")
+    set_seed(options.seed)
+    dtype = loading.resolve_dtype(options.dtype, device)
+    model, processor = loading.load(options.checkpoint, "cpu", dtype)
     trained: Any = model
     if options.adapt:
         from peft import get_peft_model
@@ -133,27 +167,22 @@ def train(options: TrainOptions) -> Path:
         trained = get_peft_model(model, lora(model, options.parts, options.rank, options.alpha, options.dropout))
     else:
         train_only(model, options.parts)
+    for parameter in trained.parameters():
+        if parameter.requires_grad:  # small steps would be lost in a lower precision
+            parameter.data = parameter.data.float()
     trainer = PackedTrainer(
-        trained,
-        arguments_of(options, device),
+        model=trained,
+        args=arguments_of(options, device),
+        processing_class=processor,
         data_collator=Packer(processor.image_token_id, processor.image_processor.merge_size, options.vision_chunk),
         train_dataset=examples_of(options, options.data, processor),
         eval_dataset=examples_of(options, options.eval_data, processor) if options.eval_data else None,
     )
+    options.note(options.output / NOTED)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
-    return save(trainer, processor, options)
-
-
-def save(trainer: PackedTrainer, processor: MossVLProcessor, options: TrainOptions) -> Path:
-    """The result, whole or not at all."""
-    name = "adapter" if options.adapt else "model"
-    written = options.output / UNFINISHED / name
-    trainer.save_model(str(written))
-    if trainer.args.should_save:
-        processor.save_pretrained(written)
-        finish(written, options.output / name)
-        written.parent.rmdir()
-    return options.output / name
+    if not options.adapt:
+        model.to(dtype)
+    return trainer.save_whole("adapter" if options.adapt else "model")
 
 
 def arguments_of(options: TrainOptions, device: torch.device) -> TrainingArguments:

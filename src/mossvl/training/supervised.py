@@ -29,6 +29,8 @@ def supervised_text(
         PromptError: the messages are malformed.
     """
     text = processor.render(check_messages(messages), answer_follows=False)
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise DataError("a text holds half a character (a lone surrogate, or bytes that are not UTF-8)")
     spans = answer_spans(text)
     if all(text[start:end] == "<|im_end|>" for start, end in spans):
         raise DataError("there is nothing to learn: the assistant says nothing")

@@ -71,7 +71,6 @@ class SyntheticExamples(Dataset[Example]):
     Args:
         phases: by `start`, which is 0 for the first.
         run: so many examples after each other have pictures of the same size.
-        without_times: leave out the times of frames, for comparison.
 
     Raises:
         ValueError: a phase names an unknown task.
@@ -175,7 +174,6 @@ class SyntheticPacker:
 
     Args:
         image_token_id, merge_size: of the model.
-        blind: black out all pictures, for comparison.
     """
 
     image_token_id: int

@@ -2,12 +2,16 @@
 
 import logging
 import os
+import re
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
@@ -20,6 +24,8 @@ from mossvl.training.synthetic import Drawn
 
 UNFINISHED = "unfinished"
 """The folder in which a checkpoint is written before it gets its name."""
+TOGETHER = 20
+"""Steps between which several processes agree on whether it is time to stop."""
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +38,9 @@ class PackedTrainer(Trainer):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        arguments: TrainingArguments = kwargs["args"]
+        # One process drives one GPU: `Trainer` would cut packed rows into one piece for each that it sees.
+        arguments._n_gpu = min(arguments.n_gpu, 1)
         super().__init__(*args, **kwargs)
         self.skipped: set[str] = set()
         self._output_dir = self.args.output_dir
@@ -48,13 +57,22 @@ class PackedTrainer(Trainer):
             inputs = {**inputs, "pixel_values": drawn.patches(PatchLayout())}
         return inputs
 
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer` does; where nothing that is trained took part, as in text without pictures, gradients are 0."""
+        result = super().compute_loss(model, inputs, *args, **kwargs)
+        loss = result[0] if isinstance(result, tuple) else result
+        if torch.is_grad_enabled() and not loss.requires_grad:
+            loss = loss + 0.0 * sum(one.sum() for one in model.parameters() if one.requires_grad)
+            return (loss, *result[1:]) if isinstance(result, tuple) else loss
+        return result
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As `Trainer` does, but a loss that is no number ends the run."""
         super().log(logs, start_time)
         if "loss" in logs and not torch.isfinite(torch.tensor(logs["loss"])):
             raise TrainingError(
-                f"the loss is {logs['loss']} at step {self.state.global_step}; lower the learning rate, and go on from "
-                "an earlier checkpoint with --resume"
+                f"the loss is {logs['loss']} at step {self.state.global_step}; begin again with a lower learning rate, "
+                "or go on from the last checkpoint with --resume"
             )
 
     # --- checkpoints ---------------------------------------------------------------------------------------------
@@ -66,32 +84,57 @@ class PackedTrainer(Trainer):
         """Write all files of a checkpoint beside its place, then move it there.
 
         Raises:
-            TrainingError: it cannot be written, or the loss is no number; earlier checkpoints are as they were.
+            TrainingError: it cannot be written, or weights or loss are no numbers; earlier ones are as they were.
         """
-        if not torch.isfinite(self._tr_loss).all():
-            raise TrainingError(
-                f"the loss is no number at step {self.state.global_step}; no checkpoint is made of that"
-            )
-        place = Path(self.args.output_dir)
+        step, place = self.state.global_step, Path(self.args.output_dir)
+        learned = (one for one in model.parameters() if one.requires_grad)
+        if not torch.isfinite(self._tr_loss).all() or not all(torch.isfinite(one).all() for one in learned):
+            raise TrainingError(f"loss or weights are no numbers at step {step}; that makes no checkpoint")
         self._output_dir = str(place / UNFINISHED)
         try:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                for written in list(Path(self._output_dir).iterdir()):
-                    finish(written, place / written.name)
-                shutil.rmtree(self._output_dir)
-        except (OSError, RuntimeError) as error:
-            shutil.rmtree(place / UNFINISHED, ignore_errors=True)
-            raise TrainingError(
-                f"the checkpoint of step {self.state.global_step} cannot be written ({error}); make room in {place}, "
-                "and go on from the last complete one with --resume"
-            ) from error
+            with written_whole(place / UNFINISHED, f"the checkpoint of step {step}"):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    for written in list(Path(self._output_dir).iterdir()):
+                        finish(written, place / written.name)
         finally:
             self._output_dir = str(place)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             rotate_checkpoints(output_dir=str(place), save_total_limit=self.args.save_total_limit)
+
+    def save_whole(self, name: str) -> Path:
+        """Write the model, and the processor if the trainer has one, as a folder of the output.
+
+        Raises:
+            TrainingError: it cannot be written.
+        """
+        place = Path(self.args.output_dir)
+        with written_whole(place / UNFINISHED, f"{place / name}"):
+            self.save_model(str(place / UNFINISHED / name))
+            if self.args.should_save:
+                finish(place / UNFINISHED / name, place / name)
+        self.accelerator.wait_for_everyone()
+        return place / name
+
+
+@contextmanager
+def written_whole(staging: Path, what: str) -> Iterator[None]:
+    """Around writing into a folder that is there only meanwhile.
+
+    Raises:
+        TrainingError: something could not be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise TrainingError(
+            f"{what} cannot be written ({error}); make room, and go on from the last complete checkpoint with --resume"
+        ) from error
+    finally:
+        if int(os.environ.get("RANK", 0)) == 0:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def finish(written: Path, place: Path) -> None:
@@ -108,8 +151,9 @@ def finish(written: Path, place: Path) -> None:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The complete checkpoint of the latest step in a folder."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    whole = [path for path in found if (path / "trainer_state.json").is_file()]
+    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
 # --- around the loop -------------------------------------------------------------------------------------------------
@@ -139,7 +183,12 @@ class StopAfter(TrainerCallback):
         self.begun = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if time.monotonic() - self.begun > self.seconds:
+        if args.world_size > 1 and state.global_step % TOGETHER:
+            return
+        late = torch.tensor(time.monotonic() - self.begun > self.seconds, device=args.device)
+        if args.world_size > 1:  # all stop, or none
+            torch.distributed.broadcast(late, 0)
+        if late:
             control.should_save = control.should_training_stop = True
 
 
