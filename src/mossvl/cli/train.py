@@ -3,7 +3,7 @@
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,9 +11,7 @@ from mossvl.cli.checkpoint import check_checkpoint, prepare, read
 from mossvl.cli.options import Checkpoint, Device, Dtype, MediaFlags, with_flags
 from mossvl.errors import DataError
 from mossvl.options import MediaOptions
-
-if TYPE_CHECKING:
-    from mossvl.training.run import TrainOptions
+from mossvl.training.options import INNER, Part, TrainOptions
 
 
 class Bad(StrEnum):
@@ -21,17 +19,6 @@ class Bad(StrEnum):
 
     SKIP = "skip"
     STOP = "stop"
-
-
-class Trained(StrEnum):
-    """As `training.parts.Part`, without importing torch for --help."""
-
-    VISION = "vision"
-    MERGER = "merger"
-    CROSS_ATTENTION = "cross-attention"
-    SELF_ATTENTION = "self-attention"
-    EMBEDDINGS = "embeddings"
-    LM_HEAD = "lm-head"
 
 
 @with_flags
@@ -49,31 +36,35 @@ def train(
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Train the weights themselves, not adapters (LoRA).")] = False,
     part: Annotated[
-        list[Trained] | None,
+        list[Part] | None,
         typer.Option(help="What is trained, once for each part; merger and both kinds of layers if none is given."),
     ] = None,
-    rank: Annotated[int, typer.Option(help="Rank of adapters.")] = 16,
-    alpha: Annotated[int, typer.Option(help="Adapters are scaled by alpha / rank.")] = 32,
-    dropout: Annotated[float, typer.Option(help="Part of adapters' inputs that is dropped at random.")] = 0.0,
-    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 1.0,
-    max_steps: Annotated[int, typer.Option(help="Steps at most; 0 for as many as the epochs have.")] = 0,
-    batch: Annotated[int, typer.Option(help="Examples packed into one row.")] = 1,
-    accumulate: Annotated[int, typer.Option(help="Batches of a step, on each GPU.")] = 1,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-4,
-    warmup: Annotated[float, typer.Option(help="Part of the steps in which it rises to that.")] = 0.03,
-    weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 0.0,
+    rank: Annotated[int, typer.Option(help="Rank of adapters.")] = TrainOptions.rank,
+    alpha: Annotated[int, typer.Option(help="Adapters are scaled by alpha / rank.")] = TrainOptions.alpha,
+    dropout: Annotated[
+        float, typer.Option(help="Part of adapters' inputs that is dropped at random.")
+    ] = TrainOptions.dropout,
+    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = TrainOptions.epochs,
+    max_steps: Annotated[
+        int, typer.Option(help="Steps at most; 0 for as many as the epochs have.")
+    ] = TrainOptions.max_steps,
+    batch: Annotated[int, typer.Option(help="Examples packed into one row.")] = TrainOptions.batch,
+    accumulate: Annotated[int, typer.Option(help="Batches of a step, on each GPU.")] = TrainOptions.accumulate,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = TrainOptions.learning_rate,
+    warmup: Annotated[float, typer.Option(help="Part of the steps in which it rises to that.")] = TrainOptions.warmup,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = TrainOptions.weight_decay,
     max_length: Annotated[int | None, typer.Option(help="Tokens of an example; longer ones are cut.")] = None,
     bad: Annotated[Bad, typer.Option(help="Records that cannot be used: skip them, or stop at the first.")] = Bad.SKIP,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, a third more arithmetic.")
     ] = False,
     vision_chunk: Annotated[int | None, typer.Option(help="Frames encoded at a time.")] = None,
-    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
-    eval_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = 500,
-    log_every: Annotated[int, typer.Option(help="Steps between lines of the log.")] = 10,
-    keep: Annotated[int, typer.Option(help="Checkpoints that are kept.")] = 2,
-    workers: Annotated[int, typer.Option(help="Processes that read and decode; 0 for none.")] = 2,
-    seed: Annotated[int, typer.Option(help="Of shuffling and of new weights.")] = 0,
+    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = TrainOptions.save_every,
+    eval_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = TrainOptions.eval_every,
+    log_every: Annotated[int, typer.Option(help="Steps between lines of the log.")] = TrainOptions.log_every,
+    keep: Annotated[int, typer.Option(help="Checkpoints that are kept.")] = TrainOptions.keep,
+    workers: Annotated[int, typer.Option(help="Processes that read and decode; 0 for none.")] = TrainOptions.workers,
+    seed: Annotated[int, typer.Option(help="Of shuffling and of new weights.")] = TrainOptions.seed,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
     device: Device = None,
     dtype: Dtype = None,
@@ -85,8 +76,6 @@ def train(
     """
     folder = check_checkpoint(checkpoint)
     prepare()
-    from mossvl.training.parts import Part
-    from mossvl.training.run import INNER, TrainOptions
     from mossvl.training.run import train as run
 
     options = TrainOptions(
@@ -96,7 +85,7 @@ def train(
         eval_data=eval_data,
         media_dir=data_dir,
         adapt=not full,
-        parts=[Part(one.value) for one in dict.fromkeys(part)] if part else INNER,
+        parts=list(dict.fromkeys(part)) if part else INNER,
         rank=rank,
         alpha=alpha,
         dropout=dropout,
@@ -132,7 +121,7 @@ SHOWN = 2
 """Examples that --check prints."""
 
 
-def _check(options: "TrainOptions") -> None:
+def _check(options: TrainOptions) -> None:
     """Read everything, and say what is in it.
 
     Raises:

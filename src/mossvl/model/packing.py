@@ -180,11 +180,12 @@ class PackedBatch:
                 if vision[group].numel() and not torch.equal(vision[group], positions):
                     raise ValueError(f"samples that share group {group} of media must have it at the same positions")
                 vision[group] = positions
+        lengths, seen = [len(rows) for rows in is_image], torch.cat(visible)
         vision_lengths = [positions.shape[1] for positions in vision]
         return cls(
-            lengths=[len(rows) for rows in is_image],
+            lengths=lengths,
             positions=torch.cat([plan.text for plan in layouts]).expand(3, -1),
-            visible=torch.cat(visible),
+            visible=seen,
             groups=groups,
             reads=list(reads),
             vision_positions=torch.cat([torch.zeros(3, 0, dtype=torch.long), *vision], dim=1),
@@ -192,7 +193,7 @@ class PackedBatch:
             next_positions=[plan.next_position for plan in layouts],
             frames=[len(ends) for ends in vision_ends],
             frame_ends=torch.cat(vision_ends),
-            attends=_intervals([len(rows) for rows in is_image], reads, vision_lengths, torch.cat(visible)),
+            attends=_intervals(lengths, reads, vision_lengths, seen),
         )
 
 

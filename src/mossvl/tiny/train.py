@@ -18,7 +18,7 @@ from mossvl.synthetic.world import Split
 from mossvl.tiny import CHECKPOINT
 from mossvl.tiny.recipe import Recipe, Stage
 from mossvl.training.synthetic import SyntheticExamples, SyntheticPacker
-from mossvl.training.trainer import PackedTrainer, StopAfter, compile_layers, last_checkpoint, workers
+from mossvl.training.trainer import PackedTrainer, StopAfter, compile_layers, last_checkpoint, packed_arguments, workers
 
 WEIGHTS = "model"
 OPEN_GATE = 1.0
@@ -87,19 +87,14 @@ def training_arguments(recipe: Recipe, stage: Stage, out: Path) -> TrainingArgum
         weight_decay=recipe.weight_decay,
         adam_beta2=recipe.adam_beta2,
         optim="adamw_torch_fused",
-        bf16=gpu,
+        **packed_arguments(gpu),
         seed=recipe.seed,
         train_sampling_strategy="sequential",
         dataloader_num_workers=workers(),
         dataloader_prefetch_factor=4,
-        dataloader_pin_memory=gpu,
-        accelerator_config={"non_blocking": gpu},
         ddp_find_unused_parameters=False,
-        remove_unused_columns=False,
         logging_steps=50,
-        logging_nan_inf_filter=False,
         save_strategy="no",
-        report_to=["tensorboard"],
         disable_tqdm=True,
     )
 

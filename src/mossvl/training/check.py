@@ -5,7 +5,7 @@ import statistics
 from array import array
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import Self
 
@@ -23,17 +23,31 @@ DETAIL = re.compile(r"(?<!\w)'[^']*'|\"[^\"]*\"|\S*/\S*|\S*\d\S*")
 """What differs between messages of the same reason: quoted texts, paths, numbers."""
 
 
-@dataclass(frozen=True)
-class Measure:
-    """Numbers of one example; see `Statistics`."""
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Of one example, or of many.
 
-    tokens: int
+    Attributes:
+        learned: tokens that are learned.
+        images, videos: each segment of a video counts.
+        frames: of videos.
+        vision_tokens: what the vision tower gives to the language model, separators of frames included.
+        cut: examples of which tokens were cut off.
+    """
+
     learned: int
     images: int
     videos: int
     frames: int
     vision_tokens: int
     cut: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure(Counts):
+    """One example and its text's `tokens`."""
+
+    tokens: int
 
     @classmethod
     def of(cls, processor: MossVLProcessor, example: Example) -> Self:
@@ -65,32 +79,21 @@ class Tokens:
         return cls(min(lengths), statistics.median_low(lengths), max(lengths), sum(lengths)) if lengths else cls()
 
 
-@dataclass(frozen=True)
-class Statistics:
+@dataclass(frozen=True, kw_only=True)
+class Statistics(Counts):
     """What all examples are together.
 
     Attributes:
         records: good and bad ones.
         bad: how many records cannot be used, by reason, most frequent first; details in reasons are "…".
         bad_lines: "FILE: line 3: why" of the first of them.
-        tokens: of good examples, as all that follows.
-        learned: tokens that are learned.
-        images, videos: each segment of a video counts.
-        frames: of videos.
-        vision_tokens: what the vision tower gives to the language model, separators of frames included.
-        cut: examples of which tokens were cut off.
+        tokens: of the texts of good examples, which `Counts` are of, too.
     """
 
     records: int
     bad: dict[str, int]
     bad_lines: tuple[str, ...]
     tokens: Tokens
-    learned: int
-    images: int
-    videos: int
-    frames: int
-    vision_tokens: int
-    cut: int
 
     @classmethod
     def gather(cls, examples: FileExamples, workers: int = 0) -> Self:
@@ -109,15 +112,19 @@ class Statistics:
         for result in DataLoader(_Measures(examples), batch_size=None, num_workers=workers):
             if isinstance(result, Measure):
                 lengths.append(result.tokens)
-                sums.update({name: value for name, value in vars(result).items() if name != "tokens"})
+                sums.update({one.name: getattr(result, one.name) for one in fields(Counts)})
             else:
                 line, reason = result
                 reasons[reason] += 1
                 if len(lines) < SHOWN:
                     lines.append(line)
-        names = ("learned", "images", "videos", "frames", "vision_tokens", "cut")
-        totals = {name: sums[name] for name in names}
-        return cls(len(examples), dict(reasons.most_common()), tuple(lines), Tokens.of(lengths), **totals)
+        return cls(
+            records=len(examples),
+            bad=dict(reasons.most_common()),
+            bad_lines=tuple(lines),
+            tokens=Tokens.of(lengths),
+            **{one.name: sums[one.name] for one in fields(Counts)},
+        )
 
 
 class _Measures(Dataset[Measure | tuple[str, str]]):

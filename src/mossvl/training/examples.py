@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mossvl.options import MediaOptions
 from mossvl.processing.plan import Grid
-from mossvl.processing.processor import MossVLProcessor
+from mossvl.processing.processor import MossVLProcessor, PlannedPrompt
 from mossvl.processing.prompt import check_messages, media_of
 from mossvl.training.supervised import supervised_text
 
@@ -35,6 +35,14 @@ class Example:
     cut: int = 0
     skipped: tuple[str, ...] = ()
 
+    @classmethod
+    def of(
+        cls, processor: MossVLProcessor, planned: PlannedPrompt, spans: Sequence[tuple[int, int]], pixels: Any
+    ) -> "Example":
+        """From a prompt, and the spans of its text that are learned."""
+        grids = [(t, h, w) for t, h, w in planned.grid_thw.tolist()]
+        return cls(planned.input_ids, processor.labels_of(planned, spans), grids, pixels)
+
 
 def encode(processor: MossVLProcessor, messages: Sequence[dict[str, Any]], options: MediaOptions) -> Example:
     """Messages with their media → an example; media are decoded here.
@@ -47,11 +55,7 @@ def encode(processor: MossVLProcessor, messages: Sequence[dict[str, Any]], optio
     text, spans = supervised_text(processor, checked)
     with ExitStack() as stack:
         planned = processor.plan(text, *media_of(checked), options, stack)
-        grids = [(t, h, w) for t, h, w in planned.grid_thw.tolist()]
-        patches = sum(t * h * w for t, h, w in grids)
-        pixels = torch.empty(patches, 3 * processor.image_processor.patch_size**2, dtype=torch.uint8)
-        start = 0
-        for part, _ in processor.pixel_chunks(planned.plans, frames=1):
-            pixels[start : start + len(part)] = part
-            start += len(part)
-    return Example(planned.input_ids, processor.labels_of(planned, spans), grids, pixels)
+        frames = int(planned.grid_thw[:, 0].sum())
+        none = torch.empty(0, 3 * processor.image_processor.patch_size**2, dtype=torch.uint8)
+        pixels = next((part for part, _ in processor.pixel_chunks(planned.plans, max(1, frames))), none)
+    return Example.of(processor, planned, spans, pixels)

@@ -1,7 +1,6 @@
 """The parts of the model that can be trained or left as they are, one by one."""
 
 from collections.abc import Collection
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -9,22 +8,12 @@ from torch import nn
 from mossvl.errors import OptionError
 from mossvl.model.configuration import MossVLConfig
 from mossvl.model.modeling import MossVLLMHeadModel
+from mossvl.training.options import Part
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
 TEXT = "model.language_model."
-
-
-class Part(StrEnum):
-    """Where parameters belong."""
-
-    VISION = "vision"
-    MERGER = "merger"
-    CROSS_ATTENTION = "cross-attention"
-    SELF_ATTENTION = "self-attention"
-    EMBEDDINGS = "embeddings"
-    LM_HEAD = "lm-head"
 
 
 def part_of(name: str, config: MossVLConfig) -> Part:

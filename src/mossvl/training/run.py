@@ -1,10 +1,7 @@
 """Fine-tuning from files: what `mossvl train` does."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import TrainingArguments, set_seed
@@ -12,111 +9,14 @@ from transformers import TrainingArguments, set_seed
 from mossvl import loading
 from mossvl.data.index import RecordIndex
 from mossvl.errors import DataError, OptionError
-from mossvl.options import MediaOptions
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.training.batches import Packer
 from mossvl.training.dataset import FileExamples
-from mossvl.training.parts import Part, lora, train_only
-from mossvl.training.trainer import PackedTrainer, last_checkpoint
+from mossvl.training.options import TrainOptions
+from mossvl.training.parts import lora, train_only
+from mossvl.training.trainer import PackedTrainer, last_checkpoint, packed_arguments
 
-FREE = {"output", "resume", "device", "workers", "save_every", "eval_every", "log_every", "keep", "eval_data"}
-"""Options that may change when a run is resumed."""
 NOTED = "options.json"
-INNER = (Part.MERGER, Part.CROSS_ATTENTION, Part.SELF_ATTENTION)
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """A run of fine-tuning.
-
-    Args:
-        checkpoint: the folder to start from.
-        data: a file of records, or a folder of such files.
-        output: where checkpoints go, and at the end `model`, or `adapter`.
-        eval_data: records to evaluate with, every `eval_every` steps and at the end.
-        media_dir: where relative paths of media start; by default beside the data.
-        adapt: train adapters of this `rank` (LoRA), scaled by `alpha` / `rank`; else the weights themselves.
-        parts: what is trained.
-        epochs, max_steps: how long; `max_steps` counts if it is above 0.
-        batch, accumulate: examples of a step are `batch` · `accumulate` · GPUs; each batch is one packed row.
-        max_length: tokens of an example; longer ones are cut.
-        bad: skip records that cannot be used, or stop at the first.
-        gradient_checkpointing: compute layers twice, for less memory.
-        vision_chunk: frames encoded at a time; None for all of a batch.
-        keep: how many checkpoints are kept.
-        resume: go on from the last checkpoint in `output`.
-
-    Raises:
-        OptionError: a number is out of range, or no part is chosen.
-    """
-
-    checkpoint: str
-    data: Path
-    output: Path
-    eval_data: Path | None = None
-    media_dir: Path | None = None
-    adapt: bool = True
-    parts: Sequence[Part] = INNER
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
-    epochs: float = 1.0
-    max_steps: int = 0
-    batch: int = 1
-    accumulate: int = 1
-    learning_rate: float = 1e-4
-    warmup: float = 0.03
-    weight_decay: float = 0.0
-    max_length: int | None = None
-    bad: Literal["skip", "stop"] = "skip"
-    gradient_checkpointing: bool = False
-    vision_chunk: int | None = None
-    device: str | None = None
-    dtype: str | None = None
-    save_every: int = 500
-    eval_every: int = 500
-    log_every: int = 10
-    keep: int = 2
-    workers: int = 2
-    seed: int = 0
-    resume: bool = False
-    media: MediaOptions = field(default_factory=MediaOptions)
-
-    def differences(self, file: Path) -> list[str]:
-        """Options that decide what is learned, where they are not those that an earlier run noted in a file."""
-        noted = json.loads(file.read_text()) if file.is_file() else {}
-        return [name for name, value in self._deciding().items() if name in noted and noted[name] != value]
-
-    def note(self, file: Path) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(self._deciding(), indent=1))
-
-    def _deciding(self) -> dict[str, str]:
-        return {one.name: str(getattr(self, one.name)) for one in fields(self) if one.name not in FREE}
-
-    def __post_init__(self) -> None:
-        if not self.parts:
-            raise OptionError(f"no part is trained; choose some of {', '.join(Part)}")
-        positive = [
-            "rank",
-            "alpha",
-            "batch",
-            "accumulate",
-            "vision_chunk",
-            "save_every",
-            "eval_every",
-            "log_every",
-            "keep",
-        ]
-        for name, value in {**dict.fromkeys(positive, 1), "max_steps": 0, "workers": 0}.items():
-            given = getattr(self, name)
-            if given is not None and given < value:
-                raise OptionError(f"{name}={given} must be at least {value}")
-        if not (self.epochs > 0 and self.learning_rate > 0 and 0 <= self.warmup < 1 and 0 <= self.dropout < 1):
-            raise OptionError(
-                f"epochs={self.epochs} and learning_rate={self.learning_rate} must be above 0, warmup={self.warmup} "
-                f"and dropout={self.dropout} between 0 and 1"
-            )
 
 
 def examples_of(options: TrainOptions, path: Path, processor: MossVLProcessor) -> FileExamples:
@@ -199,23 +99,18 @@ def arguments_of(options: TrainOptions, device: torch.device) -> TrainingArgumen
         warmup_steps=options.warmup,
         weight_decay=options.weight_decay,
         optim="adamw_torch_fused" if gpu else "adamw_torch",
-        bf16=gpu,
+        **packed_arguments(gpu),
         use_cpu=not gpu,
         gradient_checkpointing=options.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if options.gradient_checkpointing else None,
         seed=options.seed,
         dataloader_num_workers=options.workers,
-        dataloader_pin_memory=gpu,
-        accelerator_config={"non_blocking": gpu},
         ddp_find_unused_parameters=True,  # a batch without pictures leaves the vision tower unused
-        remove_unused_columns=False,
         prediction_loss_only=True,
         label_names=["labels"],
         logging_steps=options.log_every,
-        logging_nan_inf_filter=False,
         save_steps=options.save_every,
         save_total_limit=options.keep,
         eval_strategy="steps" if options.eval_data else "no",
         eval_steps=options.eval_every,
-        report_to=["tensorboard"],
     )

@@ -124,11 +124,7 @@ def encode_sample(processor: MossVLProcessor, sample: Sample, height: int, width
             plans.append(ImagePlan(cast(Any, None), height, width))
             scenes.append(medium)
             film.append(False)
-    planned = processor.lay_out(text, plans)
-    grids = [(t, h, w) for t, h, w in planned.grid_thw.tolist()]
-    return Example(
-        planned.input_ids, processor.labels_of(planned, spans), grids, Pictures(scenes, film, (height, width))
-    )
+    return Example.of(processor, processor.lay_out(text, plans), spans, Pictures(scenes, film, (height, width)))
 
 
 @dataclass(frozen=True)

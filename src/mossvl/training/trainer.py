@@ -159,6 +159,18 @@ def last_checkpoint(folder: Path) -> Path | None:
 # --- around the loop -------------------------------------------------------------------------------------------------
 
 
+def packed_arguments(gpu: bool) -> dict[str, Any]:
+    """What `TrainingArguments` are for packed batches in every run."""
+    return {
+        "bf16": gpu,
+        "dataloader_pin_memory": gpu,
+        "accelerator_config": {"non_blocking": gpu},
+        "remove_unused_columns": False,
+        "logging_nan_inf_filter": False,  # it would wait for the GPU at every step; `log` looks instead
+        "report_to": ["tensorboard"],
+    }
+
+
 def compile_layers(model: nn.Module) -> None:
     """Have layers compiled, each kind once: for a small model, whose many small operations would leave a GPU idle."""
     for layer in model.modules():

@@ -1,0 +1,121 @@
+"""What a run of fine-tuning is told. Nothing here needs PyTorch, so that `mossvl train --help` is quick."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+from mossvl.errors import OptionError
+from mossvl.options import MediaOptions
+
+
+class Part(StrEnum):
+    """Where parameters belong."""
+
+    VISION = "vision"
+    MERGER = "merger"
+    CROSS_ATTENTION = "cross-attention"
+    SELF_ATTENTION = "self-attention"
+    EMBEDDINGS = "embeddings"
+    LM_HEAD = "lm-head"
+
+
+FREE = {"output", "resume", "device", "workers", "save_every", "eval_every", "log_every", "keep", "eval_data"}
+"""Options that may change when a run is resumed."""
+INNER = (Part.MERGER, Part.CROSS_ATTENTION, Part.SELF_ATTENTION)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """A run of fine-tuning.
+
+    Args:
+        checkpoint: the folder to start from.
+        data: a file of records, or a folder of such files.
+        output: where checkpoints go, and at the end `model`, or `adapter`.
+        eval_data: records to evaluate with, every `eval_every` steps and at the end.
+        media_dir: where relative paths of media start; by default beside the data.
+        adapt: train adapters of this `rank` (LoRA), scaled by `alpha` / `rank`; else the weights themselves.
+        parts: what is trained.
+        epochs, max_steps: how long; `max_steps` counts if it is above 0.
+        batch, accumulate: examples of a step are `batch` · `accumulate` · GPUs; each batch is one packed row.
+        max_length: tokens of an example; longer ones are cut.
+        bad: skip records that cannot be used, or stop at the first.
+        gradient_checkpointing: compute layers twice, for less memory.
+        vision_chunk: frames encoded at a time; None for all of a batch.
+        keep: how many checkpoints are kept.
+        resume: go on from the last checkpoint in `output`.
+
+    Raises:
+        OptionError: a number is out of range, or no part is chosen.
+    """
+
+    checkpoint: str
+    data: Path
+    output: Path
+    eval_data: Path | None = None
+    media_dir: Path | None = None
+    adapt: bool = True
+    parts: Sequence[Part] = INNER
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    epochs: float = 1.0
+    max_steps: int = 0
+    batch: int = 1
+    accumulate: int = 1
+    learning_rate: float = 1e-4
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    max_length: int | None = None
+    bad: Literal["skip", "stop"] = "skip"
+    gradient_checkpointing: bool = False
+    vision_chunk: int | None = None
+    device: str | None = None
+    dtype: str | None = None
+    save_every: int = 500
+    eval_every: int = 500
+    log_every: int = 10
+    keep: int = 2
+    workers: int = 2
+    seed: int = 0
+    resume: bool = False
+    media: MediaOptions = field(default_factory=MediaOptions)
+
+    def differences(self, file: Path) -> list[str]:
+        """Options that decide what is learned, where they are not those that an earlier run noted in a file."""
+        noted = json.loads(file.read_text()) if file.is_file() else {}
+        return [name for name, value in self._deciding().items() if name in noted and noted[name] != value]
+
+    def note(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(self._deciding(), indent=1))
+
+    def _deciding(self) -> dict[str, str]:
+        return {one.name: str(getattr(self, one.name)) for one in fields(self) if one.name not in FREE}
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise OptionError(f"no part is trained; choose some of {', '.join(Part)}")
+        positive = [
+            "rank",
+            "alpha",
+            "batch",
+            "accumulate",
+            "vision_chunk",
+            "save_every",
+            "eval_every",
+            "log_every",
+            "keep",
+        ]
+        for name, value in {**dict.fromkeys(positive, 1), "max_steps": 0, "workers": 0}.items():
+            given = getattr(self, name)
+            if given is not None and given < value:
+                raise OptionError(f"{name}={given} must be at least {value}")
+        if not (self.epochs > 0 and self.learning_rate > 0 and 0 <= self.warmup < 1 and 0 <= self.dropout < 1):
+            raise OptionError(
+                f"epochs={self.epochs} and learning_rate={self.learning_rate} must be above 0, warmup={self.warmup} "
+                f"and dropout={self.dropout} between 0 and 1"
+            )
