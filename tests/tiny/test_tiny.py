@@ -54,7 +54,7 @@ def test_groups_share_their_part():
 
 def test_training_goes_on_exactly_where_it_stopped(tmp_path):
     stage = replace(Recipe.read().stages[0], steps=3, warmup=1, decay=1)
-    recipe = replace(Recipe.read(), batch=2, stages=[stage])
+    recipe = replace(Recipe.read(), batch=2, evaluated=2, questions=1, stages=[stage])
     assert train_stage(recipe, 0, tmp_path / "whole", None)
     assert not train_stage(recipe, 0, tmp_path / "parts", 1e-9)
     assert not (tmp_path / "parts" / stage.name / "model").exists()

@@ -39,6 +39,8 @@ class Recipe:
 
     seed: int
     batch: int
+    evaluated: int
+    questions: int
     weight_decay: float
     adam_beta2: float
     stages: Sequence[Stage]

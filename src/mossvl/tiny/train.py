@@ -17,8 +17,9 @@ from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic.world import Split
 from mossvl.tiny import CHECKPOINT
 from mossvl.tiny.recipe import Recipe, Stage
+from mossvl.tiny.validation import TinyTrainer
 from mossvl.training.synthetic import SyntheticExamples, SyntheticPacker
-from mossvl.training.trainer import PackedTrainer, StopAfter, compile_layers, last_checkpoint, packed_arguments, workers
+from mossvl.training.trainer import StopAfter, compile_layers, last_checkpoint, packed_arguments, workers
 
 WEIGHTS = "model"
 OPEN_GATE = 1.0
@@ -59,11 +60,14 @@ def train_stage(recipe: Recipe, number: int, folder: Path, seconds: float | None
     )
     if torch.cuda.is_available():
         compile_layers(model)
-    trainer = PackedTrainer(
+    trainer = TinyTrainer(
+        processor=processor,
+        each=recipe.questions,
         model=model,
         args=arguments,
         data_collator=SyntheticPacker(model.config.image_token_id, model.config.vision_config.spatial_merge_size),
         train_dataset=examples,
+        eval_dataset=examples,  # not looked at: questions are made as `TinyTrainer` asks them
         callbacks=[StopAfter(seconds)] if seconds else [],
     )
     last = last_checkpoint(out)
@@ -94,6 +98,8 @@ def training_arguments(recipe: Recipe, stage: Stage, out: Path) -> TrainingArgum
         dataloader_prefetch_factor=4,
         ddp_find_unused_parameters=False,
         logging_steps=50,
+        eval_strategy="steps",
+        eval_steps=recipe.evaluated,
         save_strategy="no",
         disable_tqdm=True,
     )

@@ -27,18 +27,19 @@ def exact_answers(logits: Tensor, columns: Tensor, labels: Tensor) -> list[bool]
     return (wrong == 0).tolist()
 
 
-@torch.inference_mode()
 def accuracy(
     model: nn.Module, batches: Iterable[tuple[Mapping[str, Any], Sequence[str]]]
 ) -> dict[str, tuple[int, int]]:
     """For each name, how many answers were right, and of how many.
+
+    Whether gradients are recorded is left as it is: layers that were compiled for training are not compiled once more.
 
     Args:
         batches: arguments of the model, on its device, and a name for each answer in them, as the task it belongs to.
     """
     found: defaultdict[str, list[bool]] = defaultdict(list)
     for batch, names in batches:
-        logits = model(**batch).logits[0]
+        logits = model(**batch).logits[0].detach()
         answers = exact_answers(logits, batch["logits_to_keep"], batch["labels"][0])
         for name, right in zip(names, answers, strict=True):
             found[name].append(right)

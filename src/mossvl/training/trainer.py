@@ -42,6 +42,8 @@ class PackedTrainer(Trainer):
         # One process drives one GPU: `Trainer` would cut packed rows into one piece for each that it sees.
         arguments._n_gpu = min(arguments.n_gpu, 1)
         super().__init__(*args, **kwargs)
+        # cuDNN's attention plans for 10 ms at each new number of pictures, which is every step's; others do not plan.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         self.skipped: set[str] = set()
         self._output_dir = self.args.output_dir
         shutil.rmtree(Path(self.args.output_dir, UNFINISHED), ignore_errors=True)
