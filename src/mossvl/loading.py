@@ -19,6 +19,7 @@ from mossvl.model.weights import Progress, load_weights
 from mossvl.offline.interface import MossVLForConditionalGeneration
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import IMAGE_TOKEN
+from mossvl.tiny import default_checkpoint
 
 DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
 """What is fetched of a repository on the model hub: data only."""
@@ -28,7 +29,7 @@ LARGE_BYTES = 2**30
 
 
 def load(
-    checkpoint: str | Path,
+    checkpoint: str | Path | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     progress: bool | None = None,
@@ -36,7 +37,7 @@ def load(
     """Load a checkpoint for inference.
 
     Args:
-        checkpoint: a folder, or the name of a repository on the model hub.
+        checkpoint: a folder, or the name of a repository on the model hub; without one, mossvl-tiny is loaded.
         device: "cuda", "cuda:1", "cpu", …; by default a GPU if there is one.
         dtype: "bfloat16", "float32", …; by default bfloat16 on a GPU and float32 on a CPU.
         progress: show a progress bar on stderr; by default if that is a terminal and there is much to load.
@@ -47,6 +48,7 @@ def load(
     """
     target = resolve_device(device)
     kind = resolve_dtype(dtype, target)
+    checkpoint = default_checkpoint() if checkpoint is None else checkpoint
     check_location(checkpoint)
     try:
         here = Path(checkpoint).is_dir()

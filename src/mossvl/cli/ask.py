@@ -38,6 +38,10 @@ Media = Annotated[
     ),
 ]
 Question = Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask.")]
+Then = Annotated[
+    list[str] | None,
+    typer.Option(metavar="QUESTION", help="What to ask next, in the same conversation; may be given several times."),
+]
 
 
 @with_flags
@@ -51,31 +55,37 @@ def ask(
     checkpoint: Checkpoint = None,
     device: Device = None,
     dtype: Dtype = None,
+    then: Then = None,
     system: System = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with everything known.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object with everything known, a line for each question.")
+    ] = False,
 ) -> None:
     """Ask a question about images and videos; the answer appears on stdout as it is generated."""
-    check_question(question)
+    questions = [question, *(then or [])]
+    for text in questions:
+        check_question(text)
     seen = [parse_media(file) for file in files or []]
-    query = {
-        "messages": [{"role": "user", "content": [*(one.part for one in seen), {"type": "text", "text": question}]}],
-        "system_prompt": system,
-        "generate_kwargs": generation,
-        "media_kwargs": media,
-    }
     check_effect(generation)
     GenerationOptions.from_dict(generation)
     MediaOptions.from_dict(media)
     allowed = MediaLimits(**limits)
     folder = check_checkpoint(checkpoint)
 
+    parts: list[Any] = [one.part for one in seen]
+    messages: list[dict[str, Any]] = []
+    options = {"system_prompt": system, "generate_kwargs": generation, "media_kwargs": media}
     with open_engine(folder, device, dtype, allowed) as llm:
-        handle = llm.submit(query)
-        if not as_json:
-            _stream(handle)
-            return
-        result = handle.result()
-    print(json.dumps({"question": question, **report(result, seen)}, ensure_ascii=False))
+        for text in questions:
+            messages.append({"role": "user", "content": [*parts, {"type": "text", "text": text}]})
+            handle = llm.submit({"messages": messages, **options})
+            if not as_json:
+                _stream(handle)
+            result = handle.result()
+            if as_json:
+                print(json.dumps({"question": text, **report(result, seen)}, ensure_ascii=False), flush=True)
+            messages.append({"role": "assistant", "content": result.text})
+            parts = []
 
 
 def check_question(question: str) -> None:

@@ -9,21 +9,20 @@ from typing import TYPE_CHECKING, Any
 from mossvl.errors import CheckpointError
 from mossvl.media.limits import MediaLimits
 from mossvl.model.location import check_location
+from mossvl.tiny import default_checkpoint
 
 if TYPE_CHECKING:
     from mossvl.engine.interface import MossVL
 
 
 def check_checkpoint(given: str | None) -> str:
-    """The checkpoint as given, once it is sure that there could be one.
+    """The checkpoint as given, once it is sure that there could be one; mossvl-tiny's if none is given.
 
     Raises:
-        CheckpointError: none was given, or there is no such folder.
+        CheckpointError: there is no such folder.
     """
     if not given:
-        raise CheckpointError(
-            "no checkpoint: give its folder with --checkpoint or in MOSSVL_CHECKPOINT (no weights come with mossvl)"
-        )
+        return str(default_checkpoint())
     check_location(given)
     return given
 

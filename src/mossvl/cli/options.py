@@ -11,9 +11,10 @@ from mossvl.errors import OptionError
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
 
+CHECKPOINT_HELP = "The model's checkpoint; mossvl-tiny, which comes with the package, if none is given."
 Checkpoint = Annotated[
     str | None,
-    typer.Option("--checkpoint", "-c", envvar="MOSSVL_CHECKPOINT", metavar="FOLDER", help="The model's checkpoint."),
+    typer.Option("--checkpoint", "-c", envvar="MOSSVL_CHECKPOINT", metavar="FOLDER", help=CHECKPOINT_HELP),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; a GPU if there is one.", show_default=False)]
 Dtype = Annotated[

@@ -27,7 +27,8 @@ class MossVL:
     `media_kwargs`, `generate_kwargs`, `system_prompt` (see docs/offline.md). Any thread may call any method.
 
     Args:
-        checkpoint_or_model: a folder, the name of a repository on the model hub, or a loaded model.
+        checkpoint_or_model: a folder, the name of a repository on the model hub, or a loaded model; without any of
+            them, mossvl-tiny answers, which comes with the package.
         processor: with a model, its processor.
         config: the engine's settings; or give them one by one, as `options`.
 
@@ -38,7 +39,7 @@ class MossVL:
 
     def __init__(
         self,
-        checkpoint_or_model: str | Path | MossVLLMHeadModel,
+        checkpoint_or_model: str | Path | MossVLLMHeadModel | None = None,
         processor: MossVLProcessor | None = None,
         config: EngineConfig | None = None,
         **options: Any,

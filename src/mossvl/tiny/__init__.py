@@ -1,6 +1,15 @@
 """mossvl-tiny: a small MOSS-VL that knows the procedural world, trained from scratch, inside the package."""
 
+import logging
 from pathlib import Path
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
-"""The folder of its weights, as `from_pretrained` takes it."""
+"""Its folder, as `mossvl.load` and `from_pretrained` take it."""
+
+logger = logging.getLogger(__name__)
+
+
+def default_checkpoint() -> Path:
+    """What answers where no checkpoint is named; says so in one line."""
+    logger.warning("no checkpoint is named, so mossvl-tiny answers: it knows drawn shapes, not photographs")
+    return CHECKPOINT

@@ -96,15 +96,20 @@ class SyntheticExamples(Dataset[Example]):
         return encode_sample(self.processor, TASKS[task](world), height, width)
 
 
-def messages_of(sample: Sample) -> list[dict[str, Any]]:
-    """A sample as a conversation, its media in their places."""
+def messages_of(sample: Sample, file: Callable[[Scene | Clip], str] | None = None) -> list[dict[str, Any]]:
+    """A sample as a conversation, its media in their places.
+
+    Args:
+        file: gives the path of a medium, which is then in its place.
+    """
     turns = [
         {"role": role, "content": text}
         for turn in sample.turns
         for role, text in (("user", turn.question), ("assistant", turn.answer))
     ]
-    images = [medium for medium in sample.media if isinstance(medium, Scene)]
-    videos = [medium for medium in sample.media if isinstance(medium, Clip)]
+    shown = [(isinstance(medium, Clip), file(medium) if file else medium) for medium in sample.media]
+    images = [medium for moving, medium in shown if not moving]
+    videos = [medium for moving, medium in shown if moving]
     return as_example({"messages": turns, "images": images, "videos": videos}, Path())
 
 
