@@ -1,9 +1,11 @@
 """`mossvl ask`"""
 
 import json
+from pathlib import Path
 
 import pytest
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SHORT = ("--max-new-tokens", 8)
 
 
@@ -70,6 +72,22 @@ def test_the_checkpoint_may_come_from_the_environment(command, checkpoint):
     assert command("ask", "hello", *SHORT, env={"MOSSVL_CHECKPOINT": str(checkpoint)}).exit_code == 0
 
 
+def test_without_a_checkpoint_mossvl_tiny_answers_and_one_line_says_so(start, command):
+    asking = start("ask", EXAMPLES / "clip.mp4", "When does the blue star appear?")
+    out, errors = asking.communicate(timeout=120)
+    assert out.decode() == "2.0 seconds\n"
+    (line,) = errors.decode().splitlines()
+    assert "mossvl-tiny answers" in line
+
+
+def test_questions_follow_each_other_in_one_conversation(command):
+    question = (EXAMPLES / "shapes.png", "What shape is the orange thing?", "--then", "Is it plain, striped or dotted?")
+    assert command("ask", *question).stdout == "square\nstriped\n"
+    first, second = map(json.loads, command("ask", *question, "--json").stdout.splitlines())
+    assert (first["question"], second["question"]) == (question[1], question[3])
+    assert second["prompt_tokens"] > first["prompt_tokens"] and second["vision_tokens"] == first["vision_tokens"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -99,9 +117,9 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(ask, media, arguments, 
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [([], "no checkpoint"), (["-c", "/none"], "not a folder"), (["-c", "MEDIA"], "no config.json")],
+    [(["-c", "/none"], "not a folder"), (["-c", "MEDIA"], "no config.json")],
 )
-def test_without_a_checkpoint_the_error_says_what_to_do(command, media, given, message):
+def test_where_no_checkpoint_is_the_error_says_so(command, media, given, message):
     result = command("ask", "What?", *(argument.replace("MEDIA", str(media)) for argument in given))
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr

@@ -11,6 +11,7 @@ from mossvl.cli.checkpoint import check_checkpoint, prepare, read
 from mossvl.cli.options import Checkpoint, Device, Dtype, MediaFlags, with_flags
 from mossvl.errors import DataError
 from mossvl.options import MediaOptions
+from mossvl.processes import first_process
 from mossvl.training.options import INNER, Part, TrainOptions
 
 
@@ -59,6 +60,10 @@ def train(
         bool, typer.Option("--gradient-checkpointing", help="Less memory, a third more arithmetic.")
     ] = False,
     vision_chunk: Annotated[int | None, typer.Option(help="Frames encoded at a time.")] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="On a GPU: have layers compiled, which takes a minute or two."),
+    ] = False,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = TrainOptions.save_every,
     eval_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = TrainOptions.eval_every,
     log_every: Annotated[int, typer.Option(help="Steps between lines of the log.")] = TrainOptions.log_every,
@@ -100,6 +105,7 @@ def train(
         bad="stop" if bad is Bad.STOP else "skip",
         gradient_checkpointing=gradient_checkpointing,
         vision_chunk=vision_chunk,
+        compile=compiled,
         device=device,
         dtype=dtype,
         save_every=save_every,
@@ -114,7 +120,9 @@ def train(
     if check:
         _check(options)
     else:
-        print(run(options))
+        result = run(options)
+        if first_process():
+            print(result)
 
 
 SHOWN = 2

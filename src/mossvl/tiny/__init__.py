@@ -3,6 +3,8 @@
 import logging
 from pathlib import Path
 
+from mossvl.processes import first_process
+
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 """Its folder, as `mossvl.load` and `from_pretrained` take it."""
 
@@ -11,5 +13,6 @@ logger = logging.getLogger(__name__)
 
 def default_checkpoint() -> Path:
     """What answers where no checkpoint is named; says so in one line."""
-    logger.warning("no checkpoint is named, so mossvl-tiny answers: it knows drawn shapes, not photographs")
+    if first_process():
+        logger.warning("no checkpoint is named, so mossvl-tiny answers: it knows drawn shapes, not photographs")
     return CHECKPOINT

@@ -22,7 +22,18 @@ class Part(StrEnum):
     LM_HEAD = "lm-head"
 
 
-FREE = {"output", "resume", "device", "workers", "save_every", "eval_every", "log_every", "keep", "eval_data"}
+FREE = {
+    "output",
+    "resume",
+    "device",
+    "workers",
+    "save_every",
+    "eval_every",
+    "log_every",
+    "keep",
+    "eval_data",
+    "compile",
+}
 """Options that may change when a run is resumed."""
 INNER = (Part.MERGER, Part.CROSS_ATTENTION, Part.SELF_ATTENTION)
 
@@ -45,6 +56,7 @@ class TrainOptions:
         bad: skip records that cannot be used, or stop at the first.
         gradient_checkpointing: compute layers twice, for less memory.
         vision_chunk: frames encoded at a time; None for all of a batch.
+        compile: have layers compiled, on a GPU.
         keep: how many checkpoints are kept.
         resume: go on from the last checkpoint in `output`.
 
@@ -73,6 +85,7 @@ class TrainOptions:
     bad: Literal["skip", "stop"] = "skip"
     gradient_checkpointing: bool = False
     vision_chunk: int | None = None
+    compile: bool = False
     device: str | None = None
     dtype: str | None = None
     save_every: int = 500

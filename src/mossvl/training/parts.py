@@ -40,24 +40,29 @@ def train_only(model: MossVLLMHeadModel, parts: Collection[Part]) -> None:
 
 
 def lora(model: MossVLLMHeadModel, parts: Collection[Part], rank: int, alpha: int, dropout: float) -> "LoraConfig":
-    """Adapters for all linear maps of these parts; embeddings and head, which low ranks suit badly, learn whole.
+    """Adapters for all linear maps of these parts; embeddings and head, which low ranks suit badly, learn whole, and
+    stay one matrix where they are one.
 
     Raises:
-        OptionError: there would be no adapter, or embeddings and head, which are one matrix, would part.
+        OptionError: there would be no adapter.
     """
     from peft import LoraConfig
 
     inner = set(parts) - {Part.EMBEDDINGS, Part.LM_HEAD}
     if not inner:
         raise OptionError(f"{', '.join(parts)} alone: adapters need a part with layers; to train just this, use --full")
-    if model.config.tie_word_embeddings and len(inner) < len(set(parts)):
-        raise OptionError("embeddings and head are one matrix in this checkpoint; to train them, use --full")
     targets = [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and part_of(name, model.config) in inner
     ]
     whole = [name for name, part in (("embed_tokens", Part.EMBEDDINGS), ("lm_head", Part.LM_HEAD)) if part in parts]
+    tied = model.config.tie_word_embeddings and bool(whole)
     return LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, modules_to_save=whole or None
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=targets,
+        modules_to_save=["embed_tokens"] if tied else whole or None,
+        ensure_weight_tying=tied,
     )

@@ -4,17 +4,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 from transformers import TrainingArguments, set_seed
 
 from mossvl import loading
 from mossvl.data.index import RecordIndex
 from mossvl.errors import DataError, OptionError
+from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.training.batches import Packer
 from mossvl.training.dataset import FileExamples
+from mossvl.training.examples import Example
 from mossvl.training.options import TrainOptions
 from mossvl.training.parts import lora, train_only
-from mossvl.training.trainer import PackedTrainer, last_checkpoint, packed_arguments
+from mossvl.training.trainer import PackedTrainer, compile_layers, last_checkpoint, packed_arguments
 
 NOTED = "options.json"
 
@@ -60,6 +63,28 @@ def train(options: TrainOptions) -> Path:
     set_seed(options.seed)
     dtype = loading.resolve_dtype(options.dtype, device)
     model, processor = loading.load(options.checkpoint, "cpu", dtype)
+    trainer = trainer_of(
+        options,
+        model,
+        processor,
+        examples_of(options, options.data, processor),
+        examples_of(options, options.eval_data, processor) if options.eval_data else None,
+    )
+    options.note(options.output / NOTED)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if not options.adapt:
+        model.to(dtype)
+    return trainer.save_whole("adapter" if options.adapt else "model")
+
+
+def trainer_of(
+    options: TrainOptions,
+    model: MossVLLMHeadModel,
+    processor: MossVLProcessor,
+    examples: Dataset[Example],
+    evaluated: Dataset[Example] | None = None,
+) -> PackedTrainer:
+    """A model made ready to learn what the options say, and the loop around it."""
     trained: Any = model
     if options.adapt:
         from peft import get_peft_model
@@ -70,19 +95,17 @@ def train(options: TrainOptions) -> Path:
     for parameter in trained.parameters():
         if parameter.requires_grad:  # small steps would be lost in a lower precision
             parameter.data = parameter.data.float()
-    trainer = PackedTrainer(
+    device = loading.resolve_device(options.device)
+    if options.compile and device.type == "cuda":
+        compile_layers(model)
+    return PackedTrainer(
         model=trained,
         args=arguments_of(options, device),
         processing_class=processor,
         data_collator=Packer(processor.image_token_id, processor.image_processor.merge_size, options.vision_chunk),
-        train_dataset=examples_of(options, options.data, processor),
-        eval_dataset=examples_of(options, options.eval_data, processor) if options.eval_data else None,
+        train_dataset=examples,
+        eval_dataset=evaluated,
     )
-    options.note(options.output / NOTED)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
-    if not options.adapt:
-        model.to(dtype)
-    return trainer.save_whole("adapter" if options.adapt else "model")
 
 
 def arguments_of(options: TrainOptions, device: torch.device) -> TrainingArguments:

@@ -19,6 +19,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from mossvl.errors import TrainingError
 from mossvl.model.layers import CrossAttentionLayer, SelfAttentionLayer
 from mossvl.model.vision import VisionBlock
+from mossvl.processes import first_process
 from mossvl.processing.pixels import PatchLayout
 from mossvl.training.synthetic import Drawn
 
@@ -135,7 +136,7 @@ def written_whole(staging: Path, what: str) -> Iterator[None]:
             f"{what} cannot be written ({error}); make room, and go on from the last complete checkpoint with --resume"
         ) from error
     finally:
-        if int(os.environ.get("RANK", 0)) == 0:
+        if first_process():
             shutil.rmtree(staging, ignore_errors=True)
 
 

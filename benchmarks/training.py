@@ -1,0 +1,164 @@
+"""How fast a model of the published size learns, on as many GPUs as this is started on.
+
+    python benchmarks/training.py                                                              adapters, one GPU
+    accelerate launch --config_file examples/fsdp2.yaml benchmarks/training.py --full          weights, several
+
+Random weights and random examples: one picture of 448 × 448 and some text, all of whose answer is learned. Steps are
+those of `mossvl train`. Told are tokens a second (text and vision tokens), the part of the GPUs' arithmetic in bfloat16
+that the model itself takes (MFU; what checkpointing computes twice counts once), peak memory, and the first losses:
+those of the same examples, on any number of GPUs.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+from transformers import TrainerCallback
+
+from mossvl.loading import random_model
+from mossvl.model.configuration import MossVLConfig, MossVLTextConfig
+from mossvl.model.modeling import MossVLLMHeadModel
+from mossvl.options import MediaOptions
+from mossvl.processes import first_process
+from mossvl.processing.image_processor import MossVLImageProcessor
+from mossvl.processing.processor import MossVLProcessor
+from mossvl.processing.video_processor import MossVLVideoProcessor
+from mossvl.tiny import CHECKPOINT
+from mossvl.training.examples import Example, encode
+from mossvl.training.options import Part, TrainOptions
+from mossvl.training.parts import part_of
+from mossvl.training.run import trainer_of
+
+PEAK = 989e12
+"""Operations a second of an H100 or H200 in bfloat16, dense, by its data sheet."""
+SIDE = 448
+UNTIMED = 3
+"""Steps at the beginning that are not timed."""
+
+
+def processor() -> MossVLProcessor:
+    """That of the published size, with mossvl-tiny's tokenizer."""
+    tiny = MossVLProcessor.from_pretrained(CHECKPOINT)
+    parts = MossVLImageProcessor(), tiny.tokenizer, MossVLVideoProcessor()
+    return MossVLProcessor(*parts, chat_template=tiny.chat_template)
+
+
+def example(processor: MossVLProcessor, number: int, words: int) -> Example:
+    pixels = torch.randint(256, (SIDE, SIDE, 3), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
+    picture = {"type": "image", "image": Image.fromarray(pixels.numpy())}
+    question = {"role": "user", "content": [picture, {"type": "text", "text": "What is in the picture?"}]}
+    answer = {"role": "assistant", "content": " ".join(str((number * 7 + word) % 10) for word in range(words))}
+    return encode(processor, [question, answer], MediaOptions())
+
+
+def operations(model: MossVLLMHeadModel, examples: list[Example], whole: bool) -> float:
+    """Of all matrix products of one step, forward and backward.
+
+    A product of the forward pass is one of the backward pass for the gradient of its input, and one for that of its
+    weights. Weights beside adapters have none; nothing of the vision tower has, as nothing before it learns.
+    """
+    vision = model.config.vision_config
+    text = model.config.text_config
+    rows = sum(len(one.input_ids) for one in examples)
+    learned = sum(int((one.labels != -100).sum()) for one in examples)
+    patches = sum(t * h * w for one in examples for t, h, w in one.grids)
+    seen = [sum(t * (h * w // vision.spatial_merge_size**2 + 1) for t, h, w in one.grids) for one in examples]
+    again = dict.fromkeys(Part, 2 if whole else 1) | {Part.VISION: 2 if whole else 0}
+    total = 0.0
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear) or "lora_" in name:
+            continue
+        part = part_of(name.replace("base_model.model.", "").replace(".base_layer", ""), model.config)
+        count = {Part.VISION: patches, Part.MERGER: patches // 4, Part.LM_HEAD: learned}.get(part, rows)
+        if part == Part.CROSS_ATTENTION and ("k_proj" in name or "v_proj" in name):
+            count = sum(seen)
+        total += 2 * count * module.weight.numel() * (1 + again[part])
+    frames = [(h * w, t) for one in examples for t, h, w in one.grids]
+    inner = text.num_attention_heads * text.head_dim
+    crossing = len(text.cross_attention_layers)
+    total += 4 * vision.depth * vision.hidden_size * sum(n * n * t for n, t in frames) * (1 + again[Part.VISION])
+    lengths = [len(one.input_ids) for one in examples]
+    pairs = (text.num_hidden_layers - crossing) * sum(n * n / 2 for n in lengths)
+    pairs += crossing * sum(n * v for n, v in zip(lengths, seen, strict=True))
+    return total + 4 * inner * pairs * 3
+
+
+class Clock(TrainerCallback):
+    """When each step ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        torch.cuda.synchronize()
+        self.ends.append(time.monotonic())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="weights themselves, not adapters")
+    parser.add_argument("--batch", type=int, default=8, help="examples of a step, on all GPUs together")
+    parser.add_argument("--words", type=int, default=500, help="of each answer; a word is two tokens")
+    parser.add_argument("--steps", type=int, default=10, help="that are timed")
+    parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--layers", type=int, default=MossVLTextConfig.num_hidden_layers, help="of the language model")
+    given = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measured(given, Path(folder))
+    if first_process():
+        print(json.dumps(figures), flush=True)
+
+
+def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    gpus, gpu = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    torch.cuda.set_device(gpu)
+    known = processor()
+    crossing = [layer for layer in MossVLTextConfig.cross_attention_layers if layer < given.layers]
+    text = {"num_hidden_layers": given.layers, "cross_attention_layers": crossing}
+    model = random_model(MossVLConfig(text_config=text, image_token_id=known.image_token_id), f"cuda:{gpu}", "bfloat16")
+    options = TrainOptions(
+        checkpoint="random",
+        data=Path("none"),
+        output=folder,
+        adapt=not given.full,
+        parts=tuple(Part) if given.full else TrainOptions.parts,
+        batch=given.batch // gpus,
+        max_steps=UNTIMED + given.steps,
+        gradient_checkpointing=given.gradient_checkpointing,
+        compile=given.compile,
+        log_every=1,
+        save_every=10**6,
+    )
+    examples = [example(known, number, given.words) for number in range(given.batch)]
+    work = operations(model, examples, given.full)
+    tokens = sum(len(one.input_ids) + sum(t * (h * w // 4 + 1) for t, h, w in one.grids) for one in examples)
+    trainer = trainer_of(options, model, known, examples)
+    clock = Clock()
+    trainer.add_callback(clock)
+    trainer.train()
+    seconds = (clock.ends[-1] - clock.ends[UNTIMED - 1]) / given.steps
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "gpus": gpus,
+        **vars(given),
+        "parameters": sum(one.numel() for one in model.parameters()),
+        "tokens a step": tokens,
+        "ms a step": round(1e3 * seconds, 1),
+        "tokens a second": round(tokens / seconds),
+        "MFU": round(work / seconds / PEAK / gpus, 3),
+        "peak GiB of a GPU": round(torch.cuda.max_memory_allocated() / 2**30, 1),
+        "losses": [round(entry["loss"], 5) for entry in trainer.state.log_history if "loss" in entry][:3],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""One of two processes with half of the weights, which compares its loss and gradients with those of the whole model.
+
+python -m torch.distributed.run --nproc-per-node 2 sharded.py [checkpointing]
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import yaml
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from mossvl.model.modeling import MossVLLMHeadModel
+from mossvl.processing.pixels import PatchLayout
+from mossvl.processing.processor import MossVLProcessor
+from mossvl.synthetic.world import Split
+from mossvl.tiny import CHECKPOINT
+from mossvl.training.synthetic import Phase, SyntheticExamples, SyntheticPacker
+
+ROOT = Path(__file__).parents[2]
+
+
+def pieces():
+    config = yaml.safe_load((ROOT / "examples/fsdp2.yaml").read_text())["fsdp_config"]
+    return set(config["fsdp_transformer_layer_cls_to_wrap"].split(","))
+
+
+def batch():
+    processor = MossVLProcessor.from_pretrained(CHECKPOINT)
+    examples = SyntheticExamples(processor, Split.TRAIN, 3, 4, [Phase(0, {"when": 1.0, "describe": 1.0})], run=4)
+    packed = SyntheticPacker(processor.image_token_id, 2)([examples[number] for number in range(4)])
+    return {**packed, "pixel_values": packed["pixel_values"].patches(PatchLayout())}
+
+
+def model():
+    torch.manual_seed(0)
+    return MossVLLMHeadModel(MossVLLMHeadModel.config_class.from_pretrained(CHECKPOINT)).train()
+
+
+def main(checkpointing):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (2,))
+    whole, sharded = model(), model()
+    expected = whole(**batch()).loss
+    expected.backward()
+    if checkpointing:
+        sharded.gradient_checkpointing_enable({"use_reentrant": False})
+    names = pieces()
+    chosen = [module for module in sharded.modules() if type(module).__name__ in names]
+    assert {type(module).__name__ for module in chosen} == names
+    for module in (*chosen, sharded):
+        fully_shard(module, mesh=mesh)
+    loss = sharded(**batch()).loss
+    loss.backward()
+    torch.testing.assert_close(loss, expected)
+    for (name, one), other in zip(sharded.named_parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(one.grad.full_tensor(), other.grad, msg=name)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(checkpointing="checkpointing" in sys.argv)
