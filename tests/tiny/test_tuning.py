@@ -1,6 +1,10 @@
 """mossvl-tiny learns what it is taught, keeps what it knew, and is merged with its adapters."""
 
 import json
+import runpy
+from pathlib import Path
+
+from typer.testing import CliRunner
 
 import mossvl
 from mossvl.synthetic import COLOURS, Scene, Thing, write_picture
@@ -32,3 +36,13 @@ def test_a_new_word_is_learned_from_a_few_examples(tmp_path):
             answers[name] = [result.text for result in llm.generate([*queries, *known])]
     assert answers["before"][2:] == answers["after"][2:] == ["heart", "cross"]
     assert answers["after"][:2] == ["glad", "sad"] != answers["before"][:2]
+
+
+def test_the_tutorial_draws_and_scores(tmp_path):
+    script = Path(__file__).parents[2] / "examples" / "new_shape.py"
+    tutorial = runpy.run_path(str(script), run_name="tutorial")
+    tutorial["written"](tmp_path, "few", 4)
+    shapes = [json.loads(line)["shape"] for line in (tmp_path / "few.jsonl").read_text().splitlines()]
+    assert shapes.count("arrow") == 2
+    result = CliRunner().invoke(tutorial["app"], ["score", str(tmp_path / "few.jsonl")])
+    assert result.output.splitlines()[-2:] == ["arrows: 0 of 2 right", "other shapes: 2 of 2 right"]

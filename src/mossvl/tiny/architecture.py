@@ -1,7 +1,12 @@
-"""What mossvl-tiny is made of: the published architecture with small numbers, and a tokenizer of its own."""
+"""What mossvl-tiny is made of: the published architecture with small numbers, and a tokenizer of its own.
 
-from collections.abc import Iterable
+`python -m mossvl.tiny.architecture FOLDER README.md docs/*.md` makes all but the weights.
+"""
 
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import typer
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -9,6 +14,8 @@ from mossvl.model.configuration import MossVLConfig
 from mossvl.processing.image_processor import MossVLImageProcessor
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.video_processor import MossVLVideoProcessor
+from mossvl.synthetic.tasks import TASKS
+from mossvl.synthetic.world import Split, World
 
 VOCABULARY = 2048
 SPECIAL_TOKENS = (
@@ -103,3 +110,23 @@ def configuration(tokenizer: PreTrainedTokenizerFast) -> MossVLConfig:
         vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=True,
     )
+
+
+def texts(samples: int) -> Iterator[str]:
+    """Questions and answers of the training split, so many samples of each task."""
+    for task, make in TASKS.items():
+        for number in range(samples):
+            for turn in make(World(Split.TRAIN, f"texts {task} {number}")).turns:
+                yield f"{turn.question}\n{turn.answer}"
+
+
+def main(folder: Path, files: list[Path], samples: int = 1000) -> None:
+    """Write a tokenizer learned from new texts and from files, and processor and configuration for it: the start of
+    another model."""
+    tokenizer = tokenizer_from([*texts(samples), *(file.read_text() for file in files)])
+    processor_of(tokenizer).save_pretrained(folder)
+    configuration(tokenizer).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,7 +1,8 @@
 """Train mossvl-tiny from scratch: `python -m mossvl.tiny.train runs/tiny`, or under torchrun on several GPUs.
 
 Each stage of the recipe has a folder. Once the stage is through, its weights are in `model` there; where `--seconds`
-stopped it, a checkpoint is, from which the next call goes on.
+stopped it, a checkpoint is, from which the next call goes on. After the last stage, the folder `checkpoint` is what the
+package holds: weights in bfloat16, and a processor.
 """
 
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import TrainingArguments, set_seed
 
 from mossvl.model.layers import CrossAttentionLayer
 from mossvl.model.modeling import MossVLLMHeadModel
+from mossvl.processes import first_process
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic.world import Split
 from mossvl.tiny import CHECKPOINT
@@ -47,20 +49,30 @@ def train_stage(recipe: Recipe, number: int, folder: Path, seconds: float | None
         if number
         else untrained(recipe.seed)
     )
-    processor = MossVLProcessor.from_pretrained(CHECKPOINT)
+    trainer = trainer_of(recipe, stage, model, MossVLProcessor.from_pretrained(CHECKPOINT), out)
+    if seconds:
+        trainer.add_callback(StopAfter(seconds))
+    last = last_checkpoint(out)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    through = trainer.state.global_step >= stage.steps
+    if through:
+        trainer.save_whole(WEIGHTS)
+    return through
+
+
+def trainer_of(
+    recipe: Recipe, stage: Stage, model: MossVLLMHeadModel, processor: MossVLProcessor, out: Path
+) -> TinyTrainer:
+    """The loop of a stage; its checkpoints go to `out`."""
     arguments = training_arguments(recipe, stage, out)
     batch = recipe.batch * arguments.world_size
+    seed = recipe.seed + recipe.stages.index(stage)
     examples = SyntheticExamples(
-        processor,
-        Split.TRAIN,
-        recipe.seed + number,
-        stage.steps * batch,
-        stage.examples(batch),
-        run=recipe.batch,
+        processor, Split.TRAIN, seed, stage.steps * batch, stage.examples(batch), run=recipe.batch
     )
     if torch.cuda.is_available():
         compile_layers(model)
-    trainer = TinyTrainer(
+    return TinyTrainer(
         processor=processor,
         each=recipe.questions,
         model=model,
@@ -68,14 +80,7 @@ def train_stage(recipe: Recipe, number: int, folder: Path, seconds: float | None
         data_collator=SyntheticPacker(model.config.image_token_id, model.config.vision_config.spatial_merge_size),
         train_dataset=examples,
         eval_dataset=examples,  # not looked at: questions are made as `TinyTrainer` asks them
-        callbacks=[StopAfter(seconds)] if seconds else [],
     )
-    last = last_checkpoint(out)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
-    through = trainer.state.global_step >= stage.steps
-    if through:
-        trainer.save_whole(WEIGHTS)
-    return through
 
 
 def training_arguments(recipe: Recipe, stage: Stage, out: Path) -> TrainingArguments:
@@ -115,6 +120,11 @@ def main(
     for number, stage in enumerate(steps.stages):
         if not (folder / stage.name / WEIGHTS).exists() and not train_stage(steps, number, folder, seconds):
             return
+    if first_process():
+        MossVLLMHeadModel.from_pretrained(folder / stage.name / WEIGHTS, dtype=torch.bfloat16).save_pretrained(
+            folder / CHECKPOINT.name
+        )
+        MossVLProcessor.from_pretrained(CHECKPOINT).save_pretrained(folder / CHECKPOINT.name)
 
 
 if __name__ == "__main__":
