@@ -96,6 +96,19 @@ def test_evaluation_and_gradient_checkpointing(options, data):
     assert any("eval_loss" in line for line in state["log_history"])
 
 
+def test_evaluation_counts_answers_that_would_be_right(options, data, tmp_path):
+    adapter = train(TrainOptions(**options, epochs=10, eval_data=data, eval_every=30))
+    state = json.loads((options["output"] / "checkpoint-30" / "trainer_state.json").read_text())
+    shares = [line["eval_right"] for line in state["log_history"] if "eval_right" in line]
+    merge(adapter, tmp_path / "merged", dtype="float32")
+    records = [json.loads(line) for line in data.read_text().splitlines()]
+    queries = [{"prompt": one["prompt"].removeprefix("<|image|>"), "images": one.get("images")} for one in records]
+    with mossvl.MossVL(tmp_path / "merged", device="cpu") as llm:
+        answers = [result.text for result in llm.generate(queries, progress=False)]
+    right = [answer == one["response"] for answer, one in zip(answers, records, strict=True)]
+    assert shares[-1] == pytest.approx(sum(right) / 3) and any(right)
+
+
 def test_what_cannot_be_trained_on_is_refused(options, tmp_path):
     def refused(error, match, **given):
         with pytest.raises(error, match=match):

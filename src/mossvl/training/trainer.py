@@ -21,6 +21,7 @@ from mossvl.model.layers import CrossAttentionLayer, SelfAttentionLayer
 from mossvl.model.vision import VisionBlock
 from mossvl.processes import first_process
 from mossvl.processing.pixels import PatchLayout
+from mossvl.training.accuracy import exact_answers
 from mossvl.training.synthetic import Drawn
 
 UNFINISHED = "unfinished"
@@ -46,6 +47,7 @@ class PackedTrainer(Trainer):
         # cuDNN's attention plans for 10 ms at each new number of pictures, which is every step's; others do not plan.
         torch.backends.cuda.enable_cudnn_sdp(False)
         self.skipped: set[str] = set()
+        self._right = self._answers = 0
         self._output_dir = self.args.output_dir
         shutil.rmtree(Path(self.args.output_dir, UNFINISHED), ignore_errors=True)
 
@@ -69,8 +71,25 @@ class PackedTrainer(Trainer):
             return (loss, *result[1:]) if isinstance(result, tuple) else loss
         return result
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As `Trainer` does; `eval_right` is the share of answers that the model would give word by word."""
+        self._right = self._answers = 0
+        return super().evaluate(*args, **kwargs)
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            output = model(**inputs)
+        answers = exact_answers(output.logits[0], inputs["logits_to_keep"], inputs["labels"][0])
+        self._right, self._answers = self._right + sum(answers), self._answers + len(answers)
+        return output.loss.detach(), None, None
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As `Trainer` does, but a loss that is no number ends the run."""
+        if "eval_loss" in logs:
+            counts = torch.tensor([self._right, self._answers], device=self.args.device)
+            right, answers = self.accelerator.reduce(counts).tolist()
+            logs["eval_right"] = right / max(answers, 1)
         super().log(logs, start_time)
         if "loss" in logs and not torch.isfinite(torch.tensor(logs["loss"])):
             raise TrainingError(
