@@ -1,6 +1,7 @@
 """Per-query options: their names, defaults and limits, defined once for Python, the command line and data files."""
 
 import difflib
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -17,6 +18,8 @@ MIN_PIXELS, MAX_PIXELS = 4_096, 16_777_216
 PIXEL_BUDGET = 201_326_592
 """Published area that several images, or all frames, of one prompt share."""
 MAX_FPS = 100_000
+JSON_SPACE = r"\n? {0,16}"
+"""Between the parts of JSON: as people write it, and not without end."""
 MIN_SCALE = 1e-3
 """Below this, dividing logits by a temperature or a penalty takes them out of float32's range."""
 
@@ -137,6 +140,8 @@ class SamplingParams:
             the token's own alone); None for none.
         n: answers to be drawn.
         ignore_eos: go on after the model's own end token.
+        json_schema: the answer is JSON of this schema, a dict or its JSON; {"type": "object"} is any object.
+        regex: the whole answer matches this regular expression (Rust's syntax).
     """
 
     max_new_tokens: int = 1024
@@ -153,6 +158,8 @@ class SamplingParams:
     logprobs: int | None = None
     n: int = 1
     ignore_eos: bool = False
+    json_schema: str | Mapping[str, Any] | None = None
+    regex: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.ignore_eos, bool):
@@ -177,7 +184,35 @@ class SamplingParams:
             stop_token_ids=tuple(whole("stop_token_ids", one, least=0) for one in ids),
             logprobs=None if self.logprobs is None else whole("logprobs", self.logprobs, least=0, most=20),
             n=whole("n", self.n, most=128),
+            json_schema=_schema(self.json_schema),
         )
+        self._check_form()
+
+    def _check_form(self) -> None:
+        """Raise an `OptionError` if the form of the answer is none."""
+        grammar = self.grammar
+        if grammar is None:
+            return
+        if (self.json_schema is not None and self.regex is not None) or self.ignore_eos:
+            raise OptionError("json_schema, regex and ignore_eos exclude each other; give one of them")
+        from llguidance import LLMatcher
+
+        if reason := LLMatcher.validate_grammar(grammar):
+            name = "regex" if self.json_schema is None else "json_schema"
+            raise OptionError(f"{name}={getattr(self, name)!r:.200} cannot be used: {' '.join(reason.split()):.200}")
+
+    @property
+    def grammar(self) -> str | None:
+        """The form of the answer, as llguidance takes it; None if it is free."""
+        if self.json_schema is None and self.regex is None:
+            return None
+        from llguidance import LLMatcher
+
+        if self.json_schema is not None:
+            return LLMatcher.grammar_from_json_schema(str(self.json_schema), {"whitespace_pattern": JSON_SPACE})
+        if not isinstance(self.regex, str):
+            raise OptionError(f"regex={self.regex!r:.200} must be a text")
+        return LLMatcher.grammar_from_regex(self.regex)
 
     def _set(self, **checked: Any) -> None:
         for name, value in checked.items():
@@ -190,7 +225,8 @@ class SamplingParams:
     @property
     def plain(self) -> bool:
         """The likeliest token is drawn, and nothing more is asked."""
-        return self.greedy and not self.penalises and self.logprobs is None
+        free = self.json_schema is None and self.regex is None
+        return self.greedy and not self.penalises and self.logprobs is None and free
 
     @property
     def penalises(self) -> bool:
@@ -231,6 +267,19 @@ class GenerationOptions(SamplingParams):
     @property
     def greedy(self) -> bool:
         return not self.do_sample or super().greedy
+
+
+def _schema(given: Any) -> str | None:
+    """A schema as JSON."""
+    if given is None:
+        return None
+    try:
+        schema = json.loads(given) if isinstance(given, str) else given
+        if isinstance(schema, Mapping):
+            return json.dumps(schema)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"json_schema={given!r:.200} is not JSON: {error}") from error
+    raise OptionError(f"json_schema={given!r:.200} must be a dict, or its JSON")
 
 
 def _mapping(name: str, value: Any) -> Mapping[str, Any]:

@@ -33,6 +33,7 @@ def request(number, slot=0, prompt=(1, 2), answer=(), seed=0, **params):
         tokens=[*prompt, *answer],
         num_answer=len(answer),
         in_flight=0,
+        matcher=None,
     )
 
 

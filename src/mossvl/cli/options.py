@@ -50,6 +50,8 @@ class GenerationFlags(dict[str, Any]):
         "stop": Flag("Text that ends the answer; may be given several times."),
         "stop_token_ids": Flag("Token that ends the answer; may be given several times.", ("--stop-token-id",)),
         "ignore_eos": Flag("Go on after the model's own end token.", ("--ignore-eos",)),
+        "json_schema": Flag("The answer is JSON of this JSON schema."),
+        "regex": Flag("The answer matches this regular expression."),
         "timeout": Flag("Seconds after which a query fails."),
         "vision_chunked_length": Flag("Frames encoded at a time; changes the memory needed, not the answer."),
     }
@@ -81,8 +83,8 @@ class LimitFlags(dict[str, Any]):
     }
 
 
-LISTS: dict[str, Any] = {"stop": list[str], "stop_token_ids": list[int]}
-"""What is given by repeating a flag."""
+TYPES: dict[str, Any] = {"stop": list[str], "stop_token_ids": list[int], "json_schema": str}
+"""What flags take, where it is not what options are; a list is given by repeating its flag."""
 GROUPS = (GenerationFlags, MediaFlags, LimitFlags)
 
 
@@ -119,7 +121,7 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 def _flag(option: "Field[Any]", hint: Any, flag: Flag, panel: str) -> Any:
     """An annotation for typer: the option's type, or None where the flag is not given."""
-    kind = LISTS.get(option.name, hint)
+    kind = TYPES.get(option.name, hint)
     names = flag.names or (f"--{option.name.replace('_', '-')}",)
     default = None if option.default is MISSING else option.default
     shown = f" Default: {default:.12g}." if isinstance(default, int | float) and default is not False else ""

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from mossvl.engine.cache import PageCache
 from mossvl.engine.config import EngineConfig
+from mossvl.engine.grammar import Grammars
 from mossvl.engine.handle import Handle
 from mossvl.engine.job import Job
 from mossvl.engine.media import Event, Frame, Load, Loaded, Planned, Source, Stalled
@@ -74,6 +75,7 @@ class Engine:
         _engines.add(self)
         weakref.finalize(self, self._inbox.put, None).atexit = False
         self._ends = frozenset(ends if isinstance(ends, list | tuple) else [ends])
+        self.grammars = Grammars(model.config.text_config.vocab_size, self._ends)
 
     # --- from any thread -----------------------------------------------------------------------------------------
 
@@ -99,7 +101,9 @@ class Engine:
         """Answer what comes from a source; as `submit`."""
         params = options if params is None else params
         handle = Handle(params, source.tokenizer)
-        job = Job(source, options, params, handle)
+        form = params.grammar
+        matchers = [self.grammars.matcher(form, source.tokenizer) for _ in range(params.n)] if form else []
+        job = Job(source, options, params, handle, matchers)
         with self._lock:
             if self.broken is not None:
                 raise self.broken
@@ -325,6 +329,9 @@ class Engine:
             job: Job = request.owner
             if token == NOT_A_NUMBER:
                 self._end(job, MossVLError("the model's output is not a number; check its weights and dtype"))
+                continue
+            if request.matcher is not None and (reason := request.matcher.accept(token)):
+                self._end(job, MossVLError(f"the answer left its form: {reason}"))
                 continue
             job.clock.token(now)
             job.handle.cached_tokens = request.cached

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mossvl.engine.cache import Block, block_key
+from mossvl.engine.grammar import Matcher
 from mossvl.model.vision import Grid
 from mossvl.model.xrope import TextLayout, layout
 from mossvl.options import SamplingParams
@@ -102,6 +103,7 @@ class Request:
         pixel_scale: mean and deviation of each channel, by which pixels are normalised.
         seed: of its random draws.
         owner: whoever waits for the answer.
+        matcher: of the form of the answer, if it has one.
 
     State, kept by the scheduler:
         tokens: prompt and answer as far as they are known.
@@ -126,6 +128,7 @@ class Request:
     pixel_scale: PixelScale = ((0.5,) * 3, (0.5,) * 3)
     seed: int = field(default_factory=lambda: secrets.randbits(63))
     owner: Any = None
+    matcher: Matcher | None = None
     number: int = field(default_factory=lambda: next(_numbers))
 
     tokens: list[int] = field(init=False)
@@ -154,8 +157,10 @@ class Request:
 
     @property
     def wants_token(self) -> bool:
-        """A further token can be launched now; it may follow one that is still in flight."""
-        return self.decoding and self.num_answer + self.in_flight < self.room
+        """A further token can be launched now; it may follow one that is still in flight, unless that decides which
+        ones may come next."""
+        free = self.matcher is None or not self.in_flight
+        return free and self.decoding and self.num_answer + self.in_flight < self.room
 
     def keys(self, page_size: int) -> list[bytes]:
         """Keys of the blocks that are full and whose frames' digests are known, from the start."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mossvl.engine.grammar import allowed_tokens
 from mossvl.engine.inputs import to_device
 from mossvl.engine.request import Request
 
@@ -48,13 +49,20 @@ class Sampler:
         scores: Tensor | None = None
         if any(request.params.penalises for request in requests):
             scores = self._penalised(logits.float(), requests)
+        formed = [row for row, request in enumerate(requests) if request.matcher is not None]
+        if formed:
+            scores = logits.float() if scores is None else scores
+            allowed = allowed_tokens([one.matcher for one in requests if one.matcher is not None], self.vocab_size)
+            rows = to_device(torch.tensor(formed), logits.device)
+            scores = scores.index_put((rows,), scores[rows].masked_fill(~to_device(allowed, logits.device), -torch.inf))
+        if scores is not None:
             tokens = torch.where(tokens == NOT_A_NUMBER, tokens, scores.argmax(-1))
         random = [row for row, request in enumerate(requests) if not request.params.greedy]
         if random:
             index = to_device(torch.tensor(random), logits.device)
             chosen = self._random((logits if scores is None else scores)[index].float(), [requests[i] for i in random])
             tokens[index] = torch.where(tokens[index] == NOT_A_NUMBER, tokens[index], chosen)
-        if scores is not None:
+        if any(request.params.penalises for request in requests):
             self._count(tokens, requests)
         return Drawn(tokens, self._logprobs(logits, tokens, requests))
 
