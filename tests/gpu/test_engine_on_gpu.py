@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import resource
 from dataclasses import replace
 
@@ -61,6 +62,16 @@ def test_no_token_differs_between_graphs_and_eager_steps(params, on_gpu):
         results = llm.generate(QUERIES, mossvl.SamplingParams(max_new_tokens=24, **params), progress=False)
         answers.append([result.token_ids for result in results])
     assert answers[0] == answers[1]
+
+
+def test_answers_keep_their_form_beside_others(on_gpu):
+    llm = mossvl.MossVL(*on_gpu, memory=1 << 28)
+    formed = mossvl.SamplingParams(regex="[0-9]{24}", temperature=1.0, seed=1, max_new_tokens=48)
+    params = [mossvl.SamplingParams(max_new_tokens=case["max_new_tokens"]) for case in CASES.values()]
+    queries = ["Say a number."] * 3 + QUERIES
+    results = llm.generate(queries, [formed] * 3 + params, progress=False)
+    assert all(re.fullmatch("[0-9]{24}", result.text) for result in results[:3])
+    assert [result.text for result in results[3:]] == TOKENS
 
 
 @pytest.fixture(scope="module")
