@@ -128,8 +128,7 @@ class Load:
 
     def start(self, report: Report, first: int | None = None) -> None:
         """Events are reported in the thread."""
-        self._report = report
-        threading.Thread(target=self._run, args=(first,), name="mossvl-media", daemon=True).start()
+        threading.Thread(target=self.run, args=(report, first), name="mossvl-media", daemon=True).start()
 
     def stop(self) -> None:
         """Let the thread end; what it holds is given back."""
@@ -149,7 +148,10 @@ class Load:
         if self._stop.is_set():
             raise GenerationCancelled("loading was stopped")
 
-    def _run(self, first: int | None) -> None:
+    def run(self, report: Report, first: int | None = None) -> None:
+        """As `start`, but in this thread: returns when all has been reported."""
+        if not self._stop.is_set():
+            self._report = report
         error: BaseException | None = None
         try:
             with ExitStack() as stack:

@@ -1,0 +1,1 @@
+"""`mossvl serve`: an OpenAI-compatible server on the engine."""
