@@ -6,7 +6,7 @@ Begins with the package's weights, leaves out one idea (or nothing), trains for 
 test split. Left out are
 
 - `timestamps`: all frames are said to be at 0.0 seconds;
-- `rotation`: keys of vision tokens are not rotated, so that no token tells where and when it is;
+- `rotation`: keys of vision tokens are not rotated by their place and time;
 - `deepstack`: what the vision tower's inner layers hand to the merger is 0.
 """
 
@@ -57,10 +57,10 @@ def unrotated(self: IntervalAttention, layer: int, k: Tensor, v: Tensor, attn: A
 
 def last_level(self: Merger, levels: Sequence[Tensor], ops: VisionOps) -> Tensor:
     last, *others = levels
-    return merged(self, [last, *(torch.zeros_like(level) for level in others)], ops)
+    return original_forward(self, [last, *(torch.zeros_like(level) for level in others)], ops)
 
 
-merged = Merger.forward
+original_forward = Merger.forward
 
 
 def main() -> None:
@@ -71,6 +71,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("needs a GPU: on a CPU, attention in training is another one than what is changed here")
 
     processor = (Untimed if given.without == "timestamps" else MossVLProcessor).from_pretrained(CHECKPOINT)
     if given.without == "rotation":

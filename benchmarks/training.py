@@ -59,7 +59,7 @@ def example(processor: MossVLProcessor, number: int, words: int) -> Example:
 
 
 def operations(model: MossVLLMHeadModel, examples: list[Example], whole: bool) -> float:
-    """Of all matrix products of one step, forward and backward.
+    """Of all matrix products of one step, forward and backward, of a model before adapters are attached to it.
 
     A product of the forward pass is one of the backward pass for the gradient of its input, and one for that of its
     weights. Weights beside adapters have none; nothing of the vision tower has, as nothing before it learns.
@@ -73,10 +73,11 @@ def operations(model: MossVLLMHeadModel, examples: list[Example], whole: bool) -
     again = dict.fromkeys(Part, 2 if whole else 1) | {Part.VISION: 2 if whole else 0}
     total = 0.0
     for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear) or "lora_" in name:
+        if not isinstance(module, nn.Linear):
             continue
-        part = part_of(name.replace("base_model.model.", "").replace(".base_layer", ""), model.config)
-        count = {Part.VISION: patches, Part.MERGER: patches // 4, Part.LM_HEAD: learned}.get(part, rows)
+        part = part_of(name, model.config)
+        merged = patches // vision.spatial_merge_size**2
+        count = {Part.VISION: patches, Part.MERGER: merged, Part.LM_HEAD: learned}.get(part, rows)
         if part == Part.CROSS_ATTENTION and ("k_proj" in name or "v_proj" in name):
             count = sum(seen)
         total += 2 * count * module.weight.numel() * (1 + again[part])
@@ -91,13 +92,15 @@ def operations(model: MossVLLMHeadModel, examples: list[Example], whole: bool) -
 
 
 class Clock(TrainerCallback):
-    """When each step ended."""
+    """When each step ended; memory is measured from the first timed one on."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         torch.cuda.synchronize()
+        if len(self.ends) + 1 == UNTIMED:
+            torch.cuda.reset_peak_memory_stats()
         self.ends.append(time.monotonic())
 
 
@@ -111,6 +114,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--layers", type=int, default=MossVLTextConfig.num_hidden_layers, help="of the language model")
     given = parser.parse_args()
+    if given.batch % int(os.environ.get("WORLD_SIZE", 1)):
+        parser.error("--batch must be a multiple of the number of GPUs")
 
     with tempfile.TemporaryDirectory() as folder:
         figures = measured(given, Path(folder))
@@ -140,7 +145,9 @@ def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     )
     examples = [example(known, number, given.words) for number in range(given.batch)]
     work = operations(model, examples, given.full)
-    tokens = sum(len(one.input_ids) + sum(t * (h * w // 4 + 1) for t, h, w in one.grids) for one in examples)
+    parameters = sum(one.numel() for one in model.parameters())
+    merge = model.config.vision_config.spatial_merge_size
+    tokens = sum(len(one.input_ids) + sum(t * (h * w // merge**2 + 1) for t, h, w in one.grids) for one in examples)
     trainer = trainer_of(options, model, known, examples)
     clock = Clock()
     trainer.add_callback(clock)
@@ -150,7 +157,7 @@ def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(),
         "gpus": gpus,
         **vars(given),
-        "parameters": sum(one.numel() for one in model.parameters()),
+        "parameters": parameters,
         "tokens a step": tokens,
         "ms a step": round(1e3 * seconds, 1),
         "tokens a second": round(tokens / seconds),

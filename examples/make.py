@@ -1,9 +1,10 @@
-"""Draws the two example files beside this script, `clip.mp4` and `shapes.png`, in the world that mossvl-tiny knows.
+"""Draws the example files beside this script, `clip.mp4`, `shapes.png` and `sign.png`, in mossvl-tiny's world.
 
 Run `./run python examples/make.py`; the same versions of PyTorch, PyAV and Pillow give the same bytes.
 
 The clip lasts 6 seconds. A red circle moves from the left to the right during all of it; a blue star is there from
-second 2 up to, and without, second 4. The picture shows a green pentagon, an orange square and a word.
+second 2 up to, and without, second 4. `shapes.png` shows a green pentagon, a striped orange square and a
+small pink ring; `sign.png` a word and a star.
 """
 
 from pathlib import Path
@@ -24,15 +25,17 @@ CLIP = Clip(
     PAPER,
     rate=25,
 )
-PICTURE = Scene(
+SHAPES = Scene(
     [
         Thing("pentagon", "green", x=0.22, y=0.3),
         Thing("square", "orange", texture="striped", x=0.76, y=0.3),
-        Thing("word", "black", word="MOSS", x=0.5, y=0.78),
+        Thing("ring", "pink", size="small", x=0.5, y=0.76),
     ],
     PAPER,
 )
+SIGN = Scene([Thing("word", "black", word="MOSS", x=0.42, y=0.66), Thing("star", "yellow", x=0.78, y=0.26)], PAPER)
 
 if __name__ == "__main__":
     write_clip(CLIP, HERE / "clip.mp4", HEIGHT, WIDTH)
-    write_picture(PICTURE, HERE / "shapes.png", HEIGHT, WIDTH)
+    write_picture(SHAPES, HERE / "shapes.png", HEIGHT, WIDTH)
+    write_picture(SIGN, HERE / "sign.png", HEIGHT, WIDTH)

@@ -35,7 +35,7 @@ def with_arrow(scene: Scene, thing: Thing) -> Image.Image:
     return picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
-def written(folder: Path, name: str, count: int) -> None:
+def write_records(folder: Path, name: str, count: int) -> None:
     """Pictures of two or three things, each with a question about one of them: every other time about an arrow."""
     (folder / name).mkdir(parents=True, exist_ok=True)
     with (folder / f"{name}.jsonl").open("w") as lines:
@@ -61,8 +61,8 @@ def written(folder: Path, name: str, count: int) -> None:
 @app.command()
 def write(folder: Path) -> None:
     """Write 200 examples to learn from, and 100 to test with."""
-    written(folder, "train", 200)
-    written(folder, "test", 100)
+    write_records(folder, "train", 200)
+    write_records(folder, "test", 100)
 
 
 @app.command()

@@ -5,8 +5,7 @@ from pathlib import Path
 
 # Before transformers, huggingface_hub or torch is imported; commands that tests start inherit them.
 os.environ["HF_HUB_OFFLINE"] = "1"
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small operations; threads that wait for each other are slower
 
 import pytest
 import torch

@@ -5,12 +5,17 @@ Importing this package registers its classes with transformers, so that `AutoMod
 from a checkpoint is ever run.
 """
 
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# PyTorch's threads wait asleep for each other: where other programs want the cores, too, waiting busily makes small
+# operations many times slower. It has an effect if PyTorch is not imported yet.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from mossvl import errors

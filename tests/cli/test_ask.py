@@ -73,15 +73,16 @@ def test_the_checkpoint_may_come_from_the_environment(command, checkpoint):
 
 
 def test_without_a_checkpoint_mossvl_tiny_answers_and_one_line_says_so(start, command):
-    asking = start("ask", EXAMPLES / "clip.mp4", "When does the blue star appear?")
+    asking = start("ask", EXAMPLES / "clip.mp4", "When does the blue star appear?", "--device", "cpu")
     out, errors = asking.communicate(timeout=120)
     assert out.decode() == "2.0 seconds\n"
     (line,) = errors.decode().splitlines()
-    assert "mossvl-tiny answers" in line
+    assert "mossvl-tiny" in line
 
 
 def test_questions_follow_each_other_in_one_conversation(command):
     question = (EXAMPLES / "shapes.png", "What shape is the orange thing?", "--then", "Is it plain, striped or dotted?")
+    question = (*question, "--device", "cpu")
     assert command("ask", *question).stdout == "square\nstriped\n"
     first, second = map(json.loads, command("ask", *question, "--json").stdout.splitlines())
     assert (first["question"], second["question"]) == (question[1], question[3])

@@ -17,7 +17,8 @@ def test_every_example_runs(command, tmp_path, monkeypatch):
     examples = [shlex.split(line)[1:] for line in lines if line.startswith("mossvl ")]
     assert {arguments[0] for arguments in examples} == {"ask", "run", "frames", "inspect"}
     for arguments in examples:
-        result = command(*arguments)
+        device = [] if arguments[0] in ("frames", "inspect") else ["--device", "cpu"]
+        result = command(*arguments, *device)
         assert result.exit_code == 0, (arguments, result.stderr)
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert {one["index"]: one["text"] for one in answers} == {0: "MOSS", 1: "right", 2: "no"}
@@ -28,5 +29,5 @@ def test_the_first_command_is_answered_as_the_readme_says(command, monkeypatch):
     readme = (ROOT / "README.md").read_text()
     line = re.search(r"```sh\n\./run mossvl (.*)", readme).group(1)
     answers = re.search(r"```\n(.*?)```", readme[readme.index(line) :].split("```", 1)[1], re.DOTALL).group(1)
-    result = command(*shlex.split(line))
+    result = command(*shlex.split(line), "--device", "cpu")
     assert result.stdout == answers

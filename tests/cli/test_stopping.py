@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -97,3 +99,24 @@ def test_when_nobody_reads_the_answer_any_more_the_command_ends_quietly(start, c
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait(timeout=60) == 141
+
+
+def test_a_training_that_is_told_to_end_with_its_workers_ends_in_one_line(tmp_path):
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"prompt": "Who?", "response": f"I, {n}."}) + "\n" for n in range(50)))
+    command = [sys.executable, "-m", "mossvl", "train", data, "-o", tmp_path / "out", "--device", "cpu", "--rank", "2"]
+    training = subprocess.Popen(
+        [*command, "--save-every", "5", "--epochs", "1000", "--workers", "2"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out" / "checkpoint-5").exists():
+        assert training.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(training.pid, signal.SIGTERM)
+    _, errors = training.communicate(timeout=60)
+    assert training.returncode == 143
+    assert errors.decode().splitlines()[-1] == "mossvl: error: stopped"
+    assert "Traceback" not in errors.decode()

@@ -41,7 +41,7 @@ def test_a_new_word_is_learned_from_a_few_examples(tmp_path):
 def test_the_tutorial_draws_and_scores(tmp_path):
     script = Path(__file__).parents[2] / "examples" / "new_shape.py"
     tutorial = runpy.run_path(str(script), run_name="tutorial")
-    tutorial["written"](tmp_path, "few", 4)
+    tutorial["write_records"](tmp_path, "few", 4)
     shapes = [json.loads(line)["shape"] for line in (tmp_path / "few.jsonl").read_text().splitlines()]
     assert shapes.count("arrow") == 2
     result = CliRunner().invoke(tutorial["app"], ["score", str(tmp_path / "few.jsonl")])

@@ -57,7 +57,7 @@ def main(checkpointing):
     loss.backward()
     torch.testing.assert_close(loss, expected)
     for (name, one), other in zip(sharded.named_parameters(), whole.parameters(), strict=True):
-        torch.testing.assert_close(one.grad.full_tensor(), other.grad, msg=name)
+        torch.testing.assert_close(one.grad.full_tensor(), other.grad, msg=lambda text, name=name: f"{name}: {text}")
     dist.destroy_process_group()
 
 

@@ -88,6 +88,18 @@ def test_a_run_that_stopped_goes_on_exactly(options, tmp_path, monkeypatch):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("adapt", [True, False])
+def test_a_run_that_is_through_is_only_written_when_it_is_resumed(adapt, options):
+    given = {**options, "adapt": adapt, "rank": 2, "max_steps": 2}
+    folder = train(TrainOptions(**given))
+    (name,) = [path.name for path in folder.glob("*.safetensors")]
+    before = load_file(folder / name)
+    (folder / name).unlink()
+    again = load_file(train(TrainOptions(**given, resume=True)) / name)
+    assert all(torch.equal(before[key], again[key]) for key in before)
+    assert not (options["output"] / "checkpoint-3").exists()
+
+
 def test_evaluation_and_gradient_checkpointing(options, data):
     train(
         TrainOptions(**options, max_steps=1, eval_data=data, eval_every=1, gradient_checkpointing=True, vision_chunk=1)

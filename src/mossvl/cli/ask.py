@@ -1,4 +1,4 @@
-"""`mossvl ask`: one question about images and videos."""
+"""`mossvl ask`: questions about images and videos."""
 
 import json
 from dataclasses import asdict
@@ -63,8 +63,9 @@ def ask(
 ) -> None:
     """Ask a question about images and videos; the answer appears on stdout as it is generated."""
     questions = [question, *(then or [])]
-    for text in questions:
-        check_question(text)
+    check_question(question, "the last argument")
+    for text in then or []:
+        check_question(text, "--then")
     seen = [parse_media(file) for file in files or []]
     check_effect(generation)
     GenerationOptions.from_dict(generation)
@@ -88,16 +89,16 @@ def ask(
             parts = []
 
 
-def check_question(question: str) -> None:
-    """Refuse what is hardly meant as one.
+def check_question(question: str, what: str) -> None:
+    """Refuse what is hardly meant as one; `what` says where it stands.
 
     Raises:
         PromptError: it is empty, or a file.
     """
     if not question.strip():
-        raise PromptError("the last argument is the question, but it is empty")
+        raise PromptError(f"{what} is a question, but it is empty")
     if Path(question).is_file():
-        raise PromptError(f"the last argument is the question, but {question!r} is a file; add the question after it")
+        raise PromptError(f"{what} is a question, but {question!r} is a file; add the question after it")
 
 
 def _stream(handle: "Handle") -> None:

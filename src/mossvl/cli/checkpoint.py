@@ -21,7 +21,7 @@ def check_checkpoint(given: str | None) -> str:
     Raises:
         CheckpointError: there is no such folder.
     """
-    if not given:
+    if given is None:
         return str(default_checkpoint())
     check_location(given)
     return given

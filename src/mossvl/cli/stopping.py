@@ -22,6 +22,8 @@ def stoppable() -> Iterator[None]:
         return
 
     def stop(number: int, _: object) -> None:
+        # Processes that read data may have been told, too; PyTorch would raise an error of its own for each that ends.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         raise Stopped(number)
 
     numbers = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]

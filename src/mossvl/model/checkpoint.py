@@ -51,6 +51,8 @@ def require_model_type(folder: Path) -> None:
         CheckpointError: there is no readable config.json, or it is of another model type.
     """
     path = folder / "config.json"
+    if (folder / "adapter_config.json").is_file():
+        raise CheckpointError(f"{folder} is an adapter; make weights of it: mossvl merge {folder} -o NEW_FOLDER")
     if not path.is_file():
         raise CheckpointError(f"{folder} has no config.json; expected the folder of a MOSS-VL checkpoint")
     try:

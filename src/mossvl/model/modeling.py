@@ -249,7 +249,7 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, GenerationMixin):
 
     def __init__(self, config: MossVLConfig) -> None:
         super().__init__(config)
-        self.loss_type = "ForCausalLM"
+        self.loss_type = "ForCausalLM"  # Transformers guesses it by the class's name, and not from this one.
         self.model = MossVLModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()

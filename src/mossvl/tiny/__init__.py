@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def default_checkpoint() -> Path:
-    """What answers where no checkpoint is named; says so in one line."""
+    """What is used where no checkpoint is named; says so in one line."""
     if first_process():
-        logger.warning("no checkpoint is named, so mossvl-tiny answers: it knows drawn shapes, not photographs")
+        logger.warning("no checkpoint is named: this is mossvl-tiny, which knows drawn shapes and no photographs")
     return CHECKPOINT

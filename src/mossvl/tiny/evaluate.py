@@ -6,6 +6,7 @@ is right most often. An answer is right if it is the expected text; later turns 
 """
 
 import json
+import multiprocessing
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -76,7 +77,8 @@ def write_conversations(folder: Path, split: Split, each: int, blind: bool = Fal
     """`each` samples of every task, written by as many processes as there are cores."""
     folder.mkdir()
     named = [(task, number) for task in TASKS for number in range(each)]
-    with ProcessPoolExecutor(initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    context = multiprocessing.get_context("forkserver")  # this process may have threads
+    with ProcessPoolExecutor(mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         return list(pool.map(partial(write_conversation, folder, split, blind), named, chunksize=8))
 
 
@@ -138,7 +140,7 @@ def main(
         for task in right
     }
     columns = {name: [one[name] for one in figures.values()] for name in next(iter(figures.values()))}
-    figures["all tasks"] = {name: (sum if name == "answers" else mean)(column) for name, column in columns.items()}
+    figures["mean of tasks"] = {name: (sum if name == "answers" else mean)(column) for name, column in columns.items()}
     print(*table(figures), sep="\n")
     if output:
         output.write_text(json.dumps(figures, indent=1) + "\n")

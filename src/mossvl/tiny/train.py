@@ -21,7 +21,16 @@ from mossvl.tiny import CHECKPOINT
 from mossvl.tiny.recipe import Recipe, Stage
 from mossvl.tiny.validation import TinyTrainer
 from mossvl.training.synthetic import SyntheticExamples, SyntheticPacker
-from mossvl.training.trainer import StopAfter, compile_layers, last_checkpoint, packed_arguments, workers
+from mossvl.training.trainer import (
+    UNFINISHED,
+    StopAfter,
+    compile_layers,
+    finish,
+    last_checkpoint,
+    packed_arguments,
+    workers,
+    written_whole,
+)
 
 WEIGHTS = "model"
 OPEN_GATE = 1.0
@@ -120,11 +129,13 @@ def main(
     for number, stage in enumerate(steps.stages):
         if not (folder / stage.name / WEIGHTS).exists() and not train_stage(steps, number, folder, seconds):
             return
-    if first_process():
-        MossVLLMHeadModel.from_pretrained(folder / stage.name / WEIGHTS, dtype=torch.bfloat16).save_pretrained(
-            folder / CHECKPOINT.name
-        )
-        MossVLProcessor.from_pretrained(CHECKPOINT).save_pretrained(folder / CHECKPOINT.name)
+    if first_process() and not (folder / CHECKPOINT.name).exists():
+        with written_whole(folder / UNFINISHED, str(folder / CHECKPOINT.name)):
+            written = folder / UNFINISHED / CHECKPOINT.name
+            model = MossVLLMHeadModel.from_pretrained(folder / stage.name / WEIGHTS, dtype=torch.bfloat16)
+            model.save_pretrained(written)
+            MossVLProcessor.from_pretrained(CHECKPOINT).save_pretrained(written)
+            finish(written, folder / CHECKPOINT.name)
 
 
 if __name__ == "__main__":

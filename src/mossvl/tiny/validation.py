@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from transformers import TrainerControl
 
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic.tasks import TASKS
@@ -59,4 +60,5 @@ class TinyTrainer(PackedTrainer):
         metrics = {f"eval_{task}": r / n for task, r, n in zip(TASKS, right, asked, strict=True)}
         metrics["eval_right"] = sum(metrics.values()) / len(metrics)
         self.log(metrics)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -1,6 +1,7 @@
 """What a run of fine-tuning is told. Nothing here needs PyTorch, so that `mossvl train --help` is quick."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -107,7 +108,8 @@ class TrainOptions:
         file.write_text(json.dumps(self._deciding(), indent=1))
 
     def _deciding(self) -> dict[str, str]:
-        return {one.name: str(getattr(self, one.name)) for one in fields(self) if one.name not in FREE}
+        deciding = {one.name: str(getattr(self, one.name)) for one in fields(self) if one.name not in FREE}
+        return {**deciding, "processes": os.environ.get("WORLD_SIZE", "1")}
 
     def __post_init__(self) -> None:
         if not self.parts:

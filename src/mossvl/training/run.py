@@ -1,5 +1,7 @@
 """Fine-tuning from files: what `mossvl train` does."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,9 @@ from transformers import TrainingArguments, set_seed
 
 from mossvl import loading
 from mossvl.data.index import RecordIndex
-from mossvl.errors import DataError, OptionError
+from mossvl.errors import DataError, MossVLError, OptionError
 from mossvl.model.modeling import MossVLLMHeadModel
+from mossvl.processes import first_process
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.training.batches import Packer
 from mossvl.training.dataset import FileExamples
@@ -70,11 +73,23 @@ def train(options: TrainOptions) -> Path:
         examples_of(options, options.data, processor),
         examples_of(options, options.eval_data, processor) if options.eval_data else None,
     )
-    options.note(options.output / NOTED)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if first_process():
+        options.note(options.output / NOTED)
+    with plain_errors():
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     if not options.adapt:
         model.to(dtype)
     return trainer.save_whole("adapter" if options.adapt else "model")
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Errors of processes that read data without the traceback that PyTorch puts before their messages."""
+    try:
+        yield
+    except MossVLError as error:
+        kind = type(error)
+        raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()) from error
 
 
 def trainer_of(
@@ -84,7 +99,11 @@ def trainer_of(
     examples: Dataset[Example],
     evaluated: Dataset[Example] | None = None,
 ) -> PackedTrainer:
-    """A model made ready to learn what the options say, and the loop around it."""
+    """A model made ready to learn what the options say, and the loop around it.
+
+    Raises:
+        OptionError: nothing would learn.
+    """
     trained: Any = model
     if options.adapt:
         from peft import get_peft_model

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
 from mossvl.errors import TrainingError
@@ -35,6 +37,8 @@ logger = logging.getLogger(__name__)
 class PackedTrainer(Trainer):
     """`Trainer` whose batches are packed; pictures that are not yet drawn are drawn on the device.
 
+    From then on, this process computes attention without cuDNN.
+
     Attributes:
         skipped: records that could not be used so far, "FILE: line 3: why"; each is logged once.
     """
@@ -51,12 +55,27 @@ class PackedTrainer(Trainer):
         self._output_dir = self.args.output_dir
         shutil.rmtree(Path(self.args.output_dir, UNFINISHED), ignore_errors=True)
 
+    def train(self, resume_from_checkpoint: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer` does, but a run that is through makes no further step: its last checkpoint is loaded."""
+        if resume_from_checkpoint is not None:
+            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint, TRAINER_STATE_NAME)))
+            if state.global_step >= (self.args.max_steps if self.args.max_steps > 0 else state.max_steps):
+                self._load_from_checkpoint(resume_from_checkpoint)
+                self.state = state
+                return None
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = dict(inputs)
         for line in set(inputs.pop("skipped", ())) - self.skipped:
             self.skipped.add(line)
             logger.warning("skipped %s", line)
         inputs = super()._prepare_inputs(inputs)
+        if (self.is_fsdp_enabled or self.is_deepspeed_enabled) and not sum(inputs["packed"].vision_lengths):
+            raise TrainingError(
+                "a batch of texts alone, while others wait for the pieces of the vision tower; put pictures in every "
+                "batch (--batch), or train with whole weights on each GPU (accelerate launch --multi_gpu)"
+            )
         if isinstance(inputs.get("pixel_values"), Drawn):
             drawn = inputs["pixel_values"].to(self.args.device, non_blocking=True)
             inputs = {**inputs, "pixel_values": drawn.patches(PatchLayout())}
@@ -109,8 +128,7 @@ class PackedTrainer(Trainer):
             TrainingError: it cannot be written, or weights or loss are no numbers; earlier ones are as they were.
         """
         step, place = self.state.global_step, Path(self.args.output_dir)
-        learned = (one for one in model.parameters() if one.requires_grad)
-        if not torch.isfinite(self._tr_loss).all() or not all(torch.isfinite(one).all() for one in learned):
+        if not self._finite(model):
             raise TrainingError(f"loss or weights are no numbers at step {step}; that makes no checkpoint")
         self._output_dir = str(place / UNFINISHED)
         try:
@@ -125,6 +143,13 @@ class PackedTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             rotate_checkpoints(output_dir=str(place), save_total_limit=self.args.save_total_limit)
+
+    def _finite(self, model: nn.Module) -> bool:
+        """Whether the loss and what learns are numbers, on all processes; each looks at its own pieces of weights."""
+        learned = (one for one in model.parameters() if one.requires_grad)
+        pieces = (one.to_local() if isinstance(one, DTensor) else one for one in learned)
+        wrong = torch.stack([~torch.isfinite(one).all() for one in (self._tr_loss, *pieces)]).any()
+        return not self.accelerator.reduce(wrong.long())
 
     def save_whole(self, name: str) -> Path:
         """Write the model, and the processor if the trainer has one, as a folder of the output.
