@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# PyTorch's threads wait asleep for each other: where other programs want the cores, too, waiting busily makes small
-# operations many times slower. It has an effect if PyTorch is not imported yet.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# PyTorch's threads wait busily for each other, for some microseconds and then asleep: where other programs want the
+# cores, too, much longer waits would make small operations many times slower. Has an effect before PyTorch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 if TYPE_CHECKING:
     from mossvl import errors
