@@ -7,13 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mossvl.errors import OptionError
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic.tasks import TASKS
 from mossvl.tiny import CHECKPOINT
 from mossvl.tiny.architecture import SPECIAL_TOKENS, configuration, tokenizer_from
-from mossvl.tiny.recipe import Recipe, single_tasks
-from mossvl.tiny.train import train_stage, untrained
+from mossvl.tiny.recipe import RECIPE, Recipe, single_tasks
+from mossvl.tiny.train import train_stage, trainer_of, untrained
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +48,34 @@ def test_the_recipe_asks_known_tasks():
         assert stage.phases[0][0] == 0
 
 
+@pytest.mark.parametrize(("given", "message"), [("x = 1", "no recipe"), ("[", "no recipe"), (None, "questions=0")])
+def test_what_is_no_recipe_is_refused(given, message, tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(given or RECIPE.read_text().replace("questions = 40", "questions = 0"))
+    with pytest.raises(OptionError, match=message):
+        Recipe.read(path)
+
+
 def test_groups_share_their_part():
     shares = single_tasks({"clips": 2.0, "order": 1.0})
     assert sum(shares.values()) == pytest.approx(3.0) and shares["order"] > 1.0 > shares["when"]
 
 
+def test_each_task_is_asked_while_it_learns(tmp_path):
+    stage = replace(Recipe.read().stages[0], steps=1, warmup=0, decay=0)
+    recipe = replace(Recipe.read(), batch=2, evaluate_every=1, questions=1, stages=[stage])
+    model = MossVLLMHeadModel.from_pretrained(CHECKPOINT, dtype=torch.float32)
+    trainer = trainer_of(recipe, stage, model, MossVLProcessor.from_pretrained(CHECKPOINT), tmp_path)
+    trainer.train()
+    shares = [entry for entry in trainer.state.log_history if "eval_right" in entry]
+    assert len(shares) == 1 and shares[0]["step"] == 1
+    assert {f"eval_{task}" for task in TASKS} <= shares[0].keys()
+    assert shares[0]["eval_right"] > 0.8
+
+
 def test_training_goes_on_exactly_where_it_stopped(tmp_path):
     stage = replace(Recipe.read().stages[0], steps=3, warmup=1, decay=1)
-    recipe = replace(Recipe.read(), batch=2, evaluated=2, questions=1, stages=[stage])
+    recipe = replace(Recipe.read(), batch=2, evaluate_every=2, questions=1, stages=[stage])
     assert train_stage(recipe, 0, tmp_path / "whole", None)
     assert not train_stage(recipe, 0, tmp_path / "parts", 1e-9)
     assert not (tmp_path / "parts" / stage.name / "model").exists()

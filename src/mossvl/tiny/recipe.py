@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mossvl.errors import OptionError
+from mossvl.options import whole
 from mossvl.synthetic.tasks import GROUPS
 from mossvl.training.synthetic import Phase
 
@@ -39,7 +41,7 @@ class Recipe:
 
     seed: int
     batch: int
-    evaluated: int
+    evaluate_every: int
     questions: int
     weight_decay: float
     adam_beta2: float
@@ -47,12 +49,25 @@ class Recipe:
 
     @classmethod
     def read(cls, path: Path = RECIPE) -> "Recipe":
-        given: dict[str, Any] = tomllib.loads(path.read_text())
-        stages = []
-        for stage in given.pop("stages"):
-            phases = [(phase["step"], phase["tasks"]) for phase in stage.pop("phases")]
-            stages.append(Stage(**stage, phases=phases))
-        return cls(**given, stages=stages)
+        """From a TOML file.
+
+        Raises:
+            OptionError: something is missing, unknown or not a positive number.
+        """
+        try:
+            given: dict[str, Any] = tomllib.loads(path.read_text())
+            stages = []
+            for stage in given.pop("stages"):
+                phases = [(phase["step"], phase["tasks"]) for phase in stage.pop("phases")]
+                stages.append(Stage(**stage, phases=phases))
+            recipe = cls(**given, stages=stages)
+        except (KeyError, TypeError, ValueError) as error:
+            raise OptionError(f"{path} is no recipe ({error}); compare it with {RECIPE}") from error
+        for name in ("batch", "evaluate_every", "questions"):
+            whole(name, getattr(recipe, name))
+        if not stages:
+            raise OptionError(f"{path} has no stages")
+        return recipe
 
 
 def single_tasks(tasks: Mapping[str, float]) -> dict[str, float]:

@@ -113,7 +113,7 @@ def training_arguments(recipe: Recipe, stage: Stage, out: Path) -> TrainingArgum
         ddp_find_unused_parameters=False,
         logging_steps=50,
         eval_strategy="steps",
-        eval_steps=recipe.evaluated,
+        eval_steps=recipe.evaluate_every,
         save_strategy="no",
         disable_tqdm=True,
     )
