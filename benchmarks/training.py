@@ -26,7 +26,7 @@ from mossvl.loading import random_model
 from mossvl.model.configuration import MossVLConfig, MossVLTextConfig
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.options import MediaOptions
-from mossvl.processes import first_process
+from mossvl.processes import first_process, num_processes
 from mossvl.processing.image_processor import MossVLImageProcessor
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.video_processor import MossVLVideoProcessor
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--layers", type=int, default=MossVLTextConfig.num_hidden_layers, help="of the language model")
     given = parser.parse_args()
-    if given.batch % int(os.environ.get("WORLD_SIZE", 1)):
+    if given.batch % num_processes():
         parser.error("--batch must be a multiple of the number of GPUs")
 
     with tempfile.TemporaryDirectory() as folder:
@@ -124,7 +124,7 @@ def main() -> None:
 
 
 def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    gpus, gpu = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    gpus, gpu = num_processes(), int(os.environ.get("LOCAL_RANK", 0))
     torch.cuda.set_device(gpu)
     known = processor()
     crossing = [layer for layer in MossVLTextConfig.cross_attention_layers if layer < given.layers]

@@ -204,7 +204,7 @@ class SamplingParams:
     @property
     def grammar(self) -> str | None:
         """The form of the answer, as llguidance takes it; None if it is free."""
-        if self.json_schema is None and self.regex is None:
+        if self.free:
             return None
         from llguidance import LLMatcher
 
@@ -225,8 +225,12 @@ class SamplingParams:
     @property
     def plain(self) -> bool:
         """The likeliest token is drawn, and nothing more is asked."""
-        free = self.json_schema is None and self.regex is None
-        return self.greedy and not self.penalises and self.logprobs is None and free
+        return self.greedy and not self.penalises and self.logprobs is None and self.free
+
+    @property
+    def free(self) -> bool:
+        """The answer may have any form."""
+        return self.json_schema is None and self.regex is None
 
     @property
     def penalises(self) -> bool:

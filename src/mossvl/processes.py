@@ -1,8 +1,12 @@
-"""Which of several processes that train together this one is."""
+"""Processes that train together: how many they are, and which of them this one is; so says the launcher."""
 
 import os
 
 
 def first_process() -> bool:
-    """Whether it is the one that speaks and writes; so says the launcher's environment."""
+    """Whether it is the one that speaks and writes."""
     return os.environ.get("RANK") in (None, "", "0")
+
+
+def num_processes() -> int:
+    return int(os.environ.get("WORLD_SIZE") or 1)

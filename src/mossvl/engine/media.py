@@ -7,6 +7,7 @@ that a source that hangs holds up nothing but its own request. Files are opened,
 import hashlib
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -106,24 +107,15 @@ class Source(Protocol):
         ...
 
 
-class Load:
-    """The `Source` of a query's prompt and media: loads them in a thread."""
+class Loading(ABC):
+    """A `Source` that loads in a thread of its own; `_load` says how, and reports through `_report`."""
 
-    def __init__(
-        self,
-        query: Query,
-        messages: list[Message],
-        processor: MossVLProcessor,
-        memory: MediaMemory,
-        budget: Budget,
-    ) -> None:
-        self.query, self.messages, self.processor = query, messages, processor
-        self.memory, self.budget = memory, budget
+    def __init__(self, processor: MossVLProcessor, budget: Budget) -> None:
+        self.budget = budget
         self.tokenizer, self.pixel_scale = processor.tokenizer, processor.pixel_scale
         self.patience = processor.limits.timeout
         self.held = 0
         self._stop = threading.Event()
-        self._expected: list[bytes | None] = []
         self._report: Report = _ignore
 
     def start(self, report: Report, first: int | None = None) -> None:
@@ -154,14 +146,37 @@ class Load:
             self._report = report
         error: BaseException | None = None
         try:
-            with ExitStack() as stack:
-                self._load(stack, first)
+            self._load(first)
         except BaseException as raised:  # The request is told, whatever it was.
             error = raised
         if not self._stop.is_set():
             self._report(Loaded(error))
 
-    def _load(self, stack: ExitStack, first: int | None) -> None:
+    @abstractmethod
+    def _load(self, first: int | None) -> None:
+        """Report the prompt and its frames, or frames from `first` on."""
+
+
+class Load(Loading):
+    """Loads a query's prompt and media in this process."""
+
+    def __init__(
+        self,
+        query: Query,
+        messages: list[Message],
+        processor: MossVLProcessor,
+        memory: MediaMemory,
+        budget: Budget,
+    ) -> None:
+        super().__init__(processor, budget)
+        self.query, self.messages, self.processor, self.memory = query, messages, processor, memory
+        self._expected: list[bytes | None] = []
+
+    def _load(self, first: int | None) -> None:
+        with ExitStack() as stack:
+            self._load_from(stack, first)
+
+    def _load_from(self, stack: ExitStack, first: int | None) -> None:
         messages = check_messages(self.messages)
         text = self.processor.render(messages)
         media = media_of(messages)

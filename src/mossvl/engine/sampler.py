@@ -47,14 +47,15 @@ class Sampler:
         """One token from each row of logits (n, vocab)."""
         tokens = likeliest(logits)
         scores: Tensor | None = None
-        if any(request.params.penalises for request in requests):
+        penalised = any(request.params.penalises for request in requests)
+        if penalised:
             scores = self._penalised(logits.float(), requests)
-        formed = [row for row, request in enumerate(requests) if request.matcher is not None]
-        if formed:
+        matchers = {row: one.matcher for row, one in enumerate(requests) if one.matcher is not None}
+        if matchers:
             scores = logits.float() if scores is None else scores
-            allowed = allowed_tokens([one.matcher for one in requests if one.matcher is not None], self.vocab_size)
-            rows = to_device(torch.tensor(formed), logits.device)
-            scores = scores.index_put((rows,), scores[rows].masked_fill(~to_device(allowed, logits.device), -torch.inf))
+            forbidden = to_device(~allowed_tokens(list(matchers.values()), self.vocab_size), logits.device)
+            rows = to_device(torch.tensor(list(matchers)), logits.device)
+            scores = scores.index_put((rows,), scores[rows].masked_fill(forbidden, -torch.inf))
         if scores is not None:
             tokens = torch.where(tokens == NOT_A_NUMBER, tokens, scores.argmax(-1))
         random = [row for row, request in enumerate(requests) if not request.params.greedy]
@@ -62,7 +63,7 @@ class Sampler:
             index = to_device(torch.tensor(random), logits.device)
             chosen = self._random((logits if scores is None else scores)[index].float(), [requests[i] for i in random])
             tokens[index] = torch.where(tokens[index] == NOT_A_NUMBER, tokens[index], chosen)
-        if any(request.params.penalises for request in requests):
+        if penalised:
             self._count(tokens, requests)
         return Drawn(tokens, self._logprobs(logits, tokens, requests))
 

@@ -15,12 +15,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from mossvl.engine.media import Event, Frame, Load, Loaded, Report
+from mossvl.engine.media import Event, Frame, Load, Loaded, Loading
 from mossvl.engine.media_memory import Budget, MediaMemory
 from mossvl.engine.query import Message, Query
-from mossvl.errors import EngineError, GenerationCancelled, MediaError, MossVLError
+from mossvl.errors import EngineError, MediaError, MossVLError
 from mossvl.processing.processor import MossVLProcessor
 
 REMEMBERED = 256
@@ -102,47 +101,23 @@ class LoadingProcesses:
         return Worker(process, here)
 
 
-class RemoteLoad:
-    """A `Source` whose work is done in a process."""
+class RemoteLoad(Loading):
+    """Has a process load; its thread does nothing but wait for what that says."""
 
     def __init__(self, processes: LoadingProcesses, query: Query, messages: list[Message]) -> None:
+        super().__init__(processes.processor, processes.budget)
         self.processes, self.query, self.messages = processes, query, messages
-        self.tokenizer, self.pixel_scale = processes.processor.tokenizer, processes.processor.pixel_scale
-        self.patience = processes.processor.limits.timeout
-        self.held = 0
-        self._stop = threading.Event()
         self._lock = threading.Lock()
         self._worker: Worker | None = None
 
-    def start(self, report: Report, first: int | None = None) -> None:
-        """Events are reported in a thread, which does nothing but wait."""
-        threading.Thread(target=self._run, args=(report, first), name="mossvl-loading", daemon=True).start()
-
-    def release(self, patches: Tensor) -> None:
-        self.processes.budget.give(self, min(patches.nbytes, self.held))
-
     def stop(self) -> None:
         """A process that still loads is ended."""
-        self._stop.set()
+        super().stop()
         with self._lock:
             if self._worker is not None:
                 self._worker.process.kill()
-        self.processes.budget.give(self, self.held)
 
-    def check(self) -> None:
-        if self._stop.is_set():
-            raise GenerationCancelled("loading was stopped")
-
-    def _run(self, report: Report, first: int | None) -> None:
-        error: BaseException | None = None
-        try:
-            self._relay(report, first)
-        except BaseException as raised:
-            error = raised
-        if not self._stop.is_set():
-            report(Loaded(error))
-
-    def _relay(self, report: Report, first: int | None) -> None:
+    def _load(self, first: int | None) -> None:
         """Have a process load, and report what it says.
 
         Raises:
@@ -165,8 +140,8 @@ class RemoteLoad:
                 if isinstance(event, Frame) and size:
                     patches = torch.frombuffer(bytearray(worker.pipe.recv_bytes()), dtype=torch.uint8)
                     event = replace(event, patches=patches.view(*event.patches.shape[:1], -1))
-                    self.processes.budget.take(self, event.patches.nbytes, lambda: None)
-                report(event)
+                    self.budget.take(self, event.patches.nbytes, lambda: None)
+                self._report(event)
         except (EOFError, OSError) as error:
             self.check()
             raise MediaError(

@@ -1,7 +1,6 @@
 """What a run of fine-tuning is told. Nothing here needs PyTorch, so that `mossvl train --help` is quick."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -10,6 +9,7 @@ from typing import Literal
 
 from mossvl.errors import OptionError
 from mossvl.options import MediaOptions
+from mossvl.processes import num_processes
 
 
 class Part(StrEnum):
@@ -109,7 +109,7 @@ class TrainOptions:
 
     def _deciding(self) -> dict[str, str]:
         deciding = {one.name: str(getattr(self, one.name)) for one in fields(self) if one.name not in FREE}
-        return {**deciding, "processes": os.environ.get("WORLD_SIZE", "1")}
+        return {**deciding, "processes": str(num_processes())}
 
     def __post_init__(self) -> None:
         if not self.parts:

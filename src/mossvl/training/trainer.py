@@ -199,7 +199,7 @@ def finish(written: Path, place: Path) -> None:
 def last_checkpoint(folder: Path) -> Path | None:
     """The complete checkpoint of the latest step in a folder."""
     found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    whole = [path for path in found if (path / "trainer_state.json").is_file()]
+    whole = [path for path in found if (path / TRAINER_STATE_NAME).is_file()]
     return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
