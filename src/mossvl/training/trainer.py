@@ -7,12 +7,15 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft.helpers import disable_input_dtype_casting
 from safetensors import SafetensorError
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
@@ -50,6 +53,10 @@ class PackedTrainer(Trainer):
         super().__init__(*args, **kwargs)
         # cuDNN's attention plans for 10 ms at each new number of pictures, which is every step's; others do not plan.
         torch.backends.cuda.enable_cudnn_sdp(False)
+        sharding = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        if sharding is not None and isinstance(sharding.mixed_precision_policy, MixedPrecisionPolicy):
+            # Angles of rotation and the like stay in float32; autocast lowers what a product needs lower.
+            sharding.mixed_precision_policy = replace(sharding.mixed_precision_policy, cast_forward_inputs=False)
         self.skipped: set[str] = set()
         self._right = self._answers = 0
         self._output_dir = self.args.output_dir
@@ -63,7 +70,9 @@ class PackedTrainer(Trainer):
                 self._load_from_checkpoint(resume_from_checkpoint)
                 self.state = state
                 return None
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        # Autocast lowers what adapters get; they would raise it to the precision of their weights before.
+        with disable_input_dtype_casting(self.model, active=self.args.bf16):
+            return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = dict(inputs)
