@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch import nn
 from transformers import TrainerCallback
+from transformers.trainer_utils import SaveStrategy
 
 from mossvl.loading import random_model
 from mossvl.model.configuration import MossVLConfig, MossVLTextConfig
@@ -149,6 +150,7 @@ def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     merge = model.config.vision_config.spatial_merge_size
     tokens = sum(len(one.input_ids) + sum(t * (h * w // merge**2 + 1) for t, h, w in one.grids) for one in examples)
     trainer = trainer_of(options, model, known, examples)
+    trainer.args.save_strategy = SaveStrategy.NO
     clock = Clock()
     trainer.add_callback(clock)
     trainer.train()

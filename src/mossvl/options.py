@@ -4,7 +4,7 @@ import difflib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import wraps
 from numbers import Real
 from typing import Any, Self, TypeVar
@@ -97,6 +97,11 @@ class MediaOptions:
     max_frames: int | None = None
 
     OLDER_NAMES = {"video_minlen": "min_frames", "video_maxlen": "max_frames"}
+    OF_PARTS = {
+        "image": ("min_pixels", "max_pixels"),
+        "video": ("min_pixels", "max_pixels", "video_fps", "min_frames", "max_frames"),
+    }
+    """What a single medium of a prompt may have of its own, as keys of its part of a message."""
 
     def __post_init__(self) -> None:
         for option in fields(self):
@@ -116,6 +121,11 @@ class MediaOptions:
         given = {} if given is None else _mapping("media_kwargs", given)
         renamed = {cls.OLDER_NAMES.get(name, name): value for name, value in given.items()}
         return cls(**renamed)
+
+    def over(self, others: "MediaOptions") -> "MediaOptions":
+        """These options, and where they leave something open, the others."""
+        own = {option.name: getattr(self, option.name) for option in fields(self)}
+        return replace(others, **{name: value for name, value in own.items() if value is not None})
 
 
 @named_options("generation option")

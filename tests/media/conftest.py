@@ -1,5 +1,6 @@
 """A web server on this machine that behaves well or badly, and a look at open files."""
 
+import gzip
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +19,9 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        path, _, self.query = self.path.strip("/").partition("?")
         try:
-            getattr(self, "_" + self.path.strip("/").replace("-", "_"), self._media)()
+            getattr(self, "_" + path.replace("-", "_"), self._media)()
         except OSError:
             self.close_connection = True  # The client hung up, as some tests mean it to.
 
@@ -40,6 +42,20 @@ class Handler(BaseHTTPRequestHandler):
     def _loop(self) -> None:
         self._send(302, Location="/loop")
 
+    def _to(self) -> None:
+        self._send(302, Location=self.query)
+
+    def _hops(self) -> None:
+        self._send(302, Location=f"/hops?{int(self.query) - 1}" if self.query != "1" else "/small.png")
+
+    def _large_hop(self) -> None:
+        self.send_response(302)
+        self.send_header("Location", "/small.png")
+        self._endless()
+
+    def _host(self) -> None:
+        self._send(200, self.headers["Host"].encode())
+
     def _empty(self) -> None:
         self._send(200)
 
@@ -48,10 +64,28 @@ class Handler(BaseHTTPRequestHandler):
 
     def _is_large(self) -> None:
         self.send_response(200)
+        self._endless()
+
+    def _endless(self) -> None:
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         while True:
             self.wfile.write(b"10000\r\n" + bytes(0x10000) + b"\r\n")
+
+    def _zipped(self) -> None:
+        self._send(200, gzip.compress((MEDIA / "small.png").read_bytes()), **{"Content-Encoding": "gzip"})
+
+    def _zip_cut(self) -> None:
+        self._send(200, gzip.compress(bytes(1000))[:-9], **{"Content-Encoding": "gzip"})
+
+    def _zip_large(self) -> None:
+        self._send(200, gzip.compress(bytes(1 << 25)), **{"Content-Encoding": "gzip"})
+
+    def _zip_twice(self) -> None:
+        self._send(200, gzip.compress(gzip.compress(bytes(1 << 25))), **{"Content-Encoding": "gzip, gzip"})
+
+    def _zip_broken(self) -> None:
+        self._send(200, b"no gzip", **{"Content-Encoding": "gzip"})
 
     def _cut(self) -> None:
         self._send(200, b"only this", Length="1000")

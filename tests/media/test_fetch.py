@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mossvl.errors import GenerationTimeout, MediaError
-from mossvl.media.fetch import local_file, source_name
+from mossvl.media.fetch import file_version, local_file, source_name
 from mossvl.media.image import load_image
 from mossvl.media.limits import MediaLimits
 from mossvl.media.video import open_clip
@@ -75,6 +75,23 @@ def test_a_redirect_is_followed(server: str, golden: Path) -> None:
     assert fetch(f"{server}/once") == (golden / "media" / "small.png").read_bytes()
 
 
+def test_as_many_redirects_are_followed_as_the_limit_says(server: str, golden: Path) -> None:
+    small = (golden / "media" / "small.png").read_bytes()
+    assert fetch(f"{server}/hops?5") == small
+    assert fetch(f"{server}/hops?7", MediaLimits(redirects=7)) == small
+    assert fetch(f"{server}/small.png", MediaLimits(redirects=0)) == small
+    with pytest.raises(MediaError, match="more than 0 redirects"):
+        fetch(f"{server}/once", MediaLimits(redirects=0))
+
+
+def test_the_body_of_a_redirect_is_not_read(server: str, golden: Path) -> None:
+    assert fetch(f"{server}/large-hop") == (golden / "media" / "small.png").read_bytes()
+
+
+def test_what_is_zipped_unasked_is_unzipped(server: str, golden: Path) -> None:
+    assert fetch(f"{server}/zipped") == (golden / "media" / "small.png").read_bytes()
+
+
 def test_a_download_is_removed_afterwards(server: str, temporary: Path) -> None:
     with local_file(f"{server}/small.png", LIMITS) as path:
         assert path.parent == temporary
@@ -91,10 +108,18 @@ def test_a_failed_download_leaves_nothing(server: str, temporary: Path) -> None:
     ("path", "message"),
     [
         ("nothing-here", "404"),
-        ("loop", "redirects"),
+        ("loop", "more than 5 redirects"),
+        ("hops?6", "more than 5 redirects"),
+        ("to?file:///etc/hosts", "scheme"),
+        ("to?ftp://127.0.0.1/a.png", "scheme"),
+        ("to?http://[", "download failed"),
         ("empty", "empty"),
         ("says-large", "larger than 1048576 bytes"),
         ("is-large", "larger than 1048576 bytes"),
+        ("zip-large", "larger than 1048576 bytes"),
+        ("zip-twice", "content encoding gzip, gzip"),
+        ("zip-cut", "cut off"),
+        ("zip-broken", "download failed"),
         ("cut", "download failed"),
     ],
 )
@@ -119,6 +144,16 @@ def test_nobody_there_is_a_media_error(server: str) -> None:
 def test_other_schemes_are_refused() -> None:
     with pytest.raises(MediaError, match="scheme"):
         fetch("ftp://127.0.0.1/a.png")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1/a.png", "http://", "http://a:b/", "http://\u2603.\xad/", "file://[", "file://"]
+)
+def test_a_malformed_url_is_a_media_error(url: str) -> None:
+    with pytest.raises(MediaError):
+        fetch(url)
+    assert source_name(url)
+    assert file_version(url) is None
 
 
 def test_the_query_of_a_url_is_not_shown(server: str) -> None:

@@ -1,17 +1,52 @@
 import math
+import pickle
 import time
+from pathlib import Path
 
 import pytest
 
 from mossvl.errors import GenerationCancelled, GenerationTimeout, OptionError
-from mossvl.media.limits import MediaLimits, Watch
+from mossvl.media.limits import MediaLimits, SourcePolicy, Watch
 
 
-@pytest.mark.parametrize("name", ["image_pixels", "download_bytes", "timeout"])
+@pytest.mark.parametrize("name", ["image_pixels", "download_bytes", "timeout", "duration"])
 @pytest.mark.parametrize("value", [0, -1, math.nan, "10", None, True])
 def test_a_limit_that_is_not_a_number_above_zero_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(OptionError, match=name):
         MediaLimits(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "value"), [("redirects", -1), ("redirects", 1.5), ("sources", None), ("sources", {})])
+def test_other_limits_are_checked_by_name_too(name: str, value: object) -> None:
+    with pytest.raises(OptionError, match=name):
+        MediaLimits(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["directories", "domains"])
+@pytest.mark.parametrize("value", ["/srv", ["/srv"], (1,), ("",)])
+def test_a_policy_that_is_no_tuple_of_names_is_refused(name: str, value: object) -> None:
+    with pytest.raises(OptionError, match=name):
+        SourcePolicy(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "domain", ["https://example.org", "*.example.org", ".example.org", "example.org:80", "[::1]", "\xad"]
+)
+def test_a_domain_is_a_name_alone(domain: str) -> None:
+    with pytest.raises(OptionError, match="domains"):
+        SourcePolicy(domains=(domain,))
+
+
+def test_a_policy_says_yes_or_no() -> None:
+    with pytest.raises(OptionError, match="public_only"):
+        SourcePolicy(public_only=1)  # type: ignore[arg-type]
+
+
+def test_limits_serve_as_keys_in_every_process() -> None:
+    limits = MediaLimits(sources=SourcePolicy(directories=(Path("/srv"), "media"), domains=("example.org",)))
+    again = pickle.loads(pickle.dumps(limits))
+    assert again == limits and hash(again) == hash(limits) and repr(again) == repr(limits)
+    assert limits != MediaLimits()
 
 
 def test_a_pixel_limit_must_be_whole() -> None:

@@ -272,14 +272,6 @@ def test_what_is_no_video_is_a_media_error_that_names_it(tmp_path: Path, content
         open_clip(path)
 
 
-def test_a_playlist_cannot_reach_other_files(tmp_path: Path) -> None:
-    write_clip(tmp_path / "part.ts", 5)
-    path = tmp_path / "list.m3u8"
-    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.5,\npart.ts\n#EXT-X-ENDLIST\n")
-    with pytest.raises(MediaError, match="playlist"):
-        open_clip(path)
-
-
 @pytest.mark.parametrize("source", [3, None, b"bytes"])
 def test_other_types_are_refused(source: Any) -> None:
     with pytest.raises(MediaError, match="type"):

@@ -14,7 +14,7 @@ from mossvl.errors import InputError, MediaError, OptionError, PromptError
 from mossvl.media.limits import MediaLimits
 from mossvl.options import MediaOptions
 from mossvl.processing.pixels import PatchLayout
-from mossvl.processing.prompt import ExpandedPrompt, check_placeholders, without_special
+from mossvl.processing.prompt import ExpandedPrompt, check_messages, check_placeholders, media_of, without_special
 
 CLIP, SHAPES, TALL = str(MEDIA / "clip_10fps_6s.mp4"), str(MEDIA / "shapes.png"), str(MEDIA / "tall.png")
 
@@ -250,3 +250,50 @@ def test_any_call_works_or_is_refused_with_an_input_error(processor):
             processor(text, images, videos, **options)
 
     check()
+
+
+def planned(processor, parts, **options):
+    messages = check_messages([{"role": "user", "content": parts}])
+    images, videos = media_of(messages)
+    with ExitStack() as stack:
+        media = MediaOptions.from_dict(options)
+        return processor.plan_media(processor.render(messages), images, videos, media, stack)
+
+
+def test_options_of_a_part_go_before_those_of_the_query(processor):
+    fast = {"type": "video", "video": CLIP, "video_fps": 2, "max_pixels": 16_384}
+    first, second, large, small = planned(
+        processor,
+        [
+            fast,
+            {"type": "video", "video": CLIP},
+            {"type": "image", "image": SHAPES},
+            {"type": "image", "image": SHAPES, "max_pixels": 16_384},
+        ],
+        video_fps=1,
+    )
+    assert (first.num_frames, second.num_frames) == (12, 6)
+    assert first.height * first.width <= 16_384 < second.height * second.width
+    assert small.height * small.width <= 16_384 < large.height * large.width
+
+
+def test_a_video_with_its_own_most_frames_leaves_the_others_theirs(processor):
+    own = {"type": "video", "video": CLIP, "max_frames": 3}
+    assert [plan.num_frames for plan in planned(processor, [own, {"type": "video", "video": CLIP}], max_frames=5)] == [
+        3,
+        5,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({"type": "video", "video": CLIP, "fps": 2}, "did you mean 'video_fps'"),
+        ({"type": "image", "image": SHAPES, "max_frames": 2}, "unknown key of a part"),
+        ({"type": "video", "video": CLIP, "max_frames": 0}, "at least 1"),
+        ({"type": "video", "video": CLIP, "min_frames": 9, "max_frames": 3}, "is more than"),
+    ],
+)
+def test_options_of_a_part_are_checked(part, words):
+    with pytest.raises(OptionError, match=words):
+        check_messages([{"role": "user", "content": [part]}])

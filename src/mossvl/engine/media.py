@@ -23,7 +23,16 @@ from mossvl.engine.results import SeenMedium
 from mossvl.errors import GenerationCancelled, MediaError
 from mossvl.media.fetch import file_version
 from mossvl.media.pictures import FrameList
-from mossvl.processing.plan import Grid, ImagePlan, MediumPlan, VideoPlan, num_units, video_segments
+from mossvl.processing.plan import (
+    Grid,
+    ImagePlan,
+    MediumPlan,
+    VideoPlan,
+    num_units,
+    options_of,
+    source_of,
+    video_segments,
+)
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import check_messages, media_of
 
@@ -269,7 +278,8 @@ class Load(Loading):
             processor.image_processor.layout,
             processor.limits,
         )
-        return "plans", len(images), tuple(versions), repr(segments), settings
+        own = [options_of(medium, self.query.media) for medium in (*images, *videos)]
+        return "plans", len(images), tuple(versions), repr(segments), repr(own), settings
 
     def _medium_keys(
         self, plans: Sequence[MediumPlan], videos: Sequence[Any], versions: Sequence[Hashable | None]
@@ -313,7 +323,7 @@ def seen_medium(plan: MediumPlan, grid: Grid, merge: int) -> SeenMedium:
 
 def _versions(images: Sequence[Any], videos: Sequence[Any]) -> list[Hashable | None]:
     """What changes when these files change, images first; None for what is no file."""
-    sources = [*images, *(video_segments(video)[0] for video in videos)]
+    sources = [*map(source_of, images), *(video_segments(video)[0] for video in videos)]
     return [file_version(source) if isinstance(source, str | Path) else None for source in sources]
 
 

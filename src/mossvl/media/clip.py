@@ -29,6 +29,9 @@ class Clip(ABC):
         num_frames: how many frames there are, at least 1.
         start, end: seconds; when the first frame begins and the last one ends. `end` is after `start`.
         height, width: pixels of a frame as shown, that is, after rotation. The shape of the pixels is not corrected.
+
+    Raises:
+        MediaError: it is longer than `limits.duration`.
     """
 
     def __init__(
@@ -45,6 +48,11 @@ class Clip(ABC):
         self._closed = False
         self._files = ExitStack()
         self._readings: weakref.WeakSet[Generator[Pixels]] = weakref.WeakSet()
+        if self.duration > limits.duration:
+            raise MediaError(
+                f"{name}: {self.duration:g} seconds long, more than the {limits.duration:g} allowed; "
+                "use a shorter video or raise MediaLimits.duration"
+            )
 
     @property
     @abstractmethod

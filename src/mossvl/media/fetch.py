@@ -7,21 +7,24 @@ import re
 import socket
 import tempfile
 import threading
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
 import httpx
 
 from mossvl.errors import MediaError
-from mossvl.media.limits import MediaLimits, Watch
+from mossvl.media.addresses import PublicTransport, host_name
+from mossvl.media.limits import MediaLimits, SourcePolicy, Watch
 
 _URL = re.compile(r"(data:|[A-Za-z][A-Za-z0-9+.-]+://)")
-_MAX_REDIRECTS = 5
 _STALL_SECONDS = 30.0
+_CHUNK_BYTES = 1 << 16
+_WEB_PORTS = (80, 443)  # Below 1024, what else listens takes a request for mail or files for a command.
 
 
 def is_remote(source: str | Path) -> bool:
@@ -33,10 +36,10 @@ def file_version(source: str | Path) -> tuple[str, int, int, int, int] | None:
     """What changes when the file that `source` names changes; None for what is no file on this machine."""
     if is_remote(source):
         return None
-    path = _path(source)
     try:
+        path = _path(source)
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return None
     return os.path.realpath(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -47,8 +50,8 @@ def source_name(source: str | Path) -> str:
         return str(source)
     if str(source).startswith("data:"):
         return "data URL"
-    parts = urlsplit(str(source))
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    parts = _parts(str(source))
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.scheme else "malformed URL"
 
 
 @contextmanager
@@ -56,13 +59,15 @@ def local_file(source: str | Path, limits: MediaLimits) -> Iterator[Path]:
     """The file `source` names; a URL is downloaded to a temporary file, removed when the context ends.
 
     Raises:
-        MediaError: no such file, not a readable file, empty, over `limits.download_bytes`, or a failed download.
+        MediaError: no such file, not a readable file, empty, over `limits.download_bytes`, a failed download, or from
+            where `limits.sources` does not allow.
         GenerationTimeout: the download took longer than `limits.timeout`.
     """
     if not is_remote(source):
         path = _path(source)
-        _check_file(path)
-        yield path
+        file_path = _allowed(path, limits.sources)
+        _check_file(file_path, path)
+        yield file_path
         return
     with tempfile.NamedTemporaryFile(prefix="mossvl-", suffix=_suffix(str(source))) as file:
         if str(source).startswith("data:"):
@@ -77,31 +82,55 @@ def local_file(source: str | Path, limits: MediaLimits) -> Iterator[Path]:
 
 def _path(source: str | Path) -> Path:
     if isinstance(source, str) and source.lower().startswith("file://"):
-        parts = urlsplit(source)
-        if parts.netloc not in ("", "localhost"):
+        parts = _parts(source)
+        if parts.netloc not in ("", "localhost") or not parts.path:
             raise MediaError(f"{source}: a file URL must name a file of this machine, as file:///path")
         return Path(url2pathname(parts.path))
     return Path(source)
 
 
-def _check_file(path: Path) -> None:
+def _allowed(path: Path, policy: SourcePolicy) -> Path:
+    """The file behind `path`, links followed if it must lie in certain directories. Whether it exists is not told."""
+    if policy.directories is None:
+        return path
+    with suppress(ValueError):  # Raised for a name that no file can have.
+        resolved = Path(os.path.realpath(path))
+        if any(resolved.is_relative_to(os.path.realpath(directory)) for directory in policy.directories):
+            return resolved
+    instead = "a file from an allowed directory" if policy.directories else "a URL"
+    raise MediaError(f"{path}: not a file that may be read here; give {instead}")
+
+
+def _check_file(path: Path, name: Path) -> None:
     try:
         size = path.stat().st_size
         if not path.is_file():
-            raise MediaError(f"{path}: not a regular file; give the path of an image or a video")
+            raise MediaError(f"{name}: not a regular file; give the path of an image or a video")
     except FileNotFoundError:
-        raise MediaError(f"{path}: no such file; check the path") from None
-    except (OSError, ValueError) as error:
-        raise MediaError(f"{path}: cannot be opened ({error})") from error
+        raise MediaError(f"{name}: no such file; check the path") from None
+    except OSError as error:
+        raise MediaError(f"{name}: cannot be opened ({error.strerror})") from error
+    except ValueError as error:
+        if isinstance(error, MediaError):
+            raise
+        raise MediaError(f"{name}: cannot be opened ({error})") from error
     if size == 0:
-        raise MediaError(f"{path}: the file is empty; expected an image or a video")
+        raise MediaError(f"{name}: the file is empty; expected an image or a video")
     if not os.access(path, os.R_OK):
-        raise MediaError(f"{path}: no permission to read it")
+        raise MediaError(f"{name}: no permission to read it")
+
+
+def _parts(url: str) -> SplitResult:
+    """The parts of a URL; of a malformed one, none."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 def _suffix(url: str) -> str:
     """The file extension of a URL's path: a few raw formats are told apart by nothing else."""
-    suffix = "" if url.startswith("data:") else Path(urlsplit(url).path).suffix
+    suffix = "" if url.startswith("data:") else Path(_parts(url).path).suffix
     return suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", suffix) else ""
 
 
@@ -125,34 +154,87 @@ def _write_data_url(url: str, file: IO[bytes], limits: MediaLimits) -> None:
 
 def _download(url: str, file: IO[bytes], limits: MediaLimits) -> None:
     name = source_name(url)
-    if urlsplit(url).scheme.lower() not in ("http", "https"):
-        raise MediaError(f"{name}: the scheme is not supported; give a path or an http(s), file or data URL")
     watch = Watch(name, limits.timeout)
-    stall = min(_STALL_SECONDS, limits.timeout)
-    client = httpx.Client(follow_redirects=True, max_redirects=_MAX_REDIRECTS, timeout=stall)
     try:
-        with _hang_up_after(limits.timeout) as trace, client:
-            request: dict[str, Any] = {"headers": {"accept-encoding": "identity"}, "extensions": {"trace": trace}}
-            with client.stream("GET", url, **request) as response:
+        with _client(name, limits) as client, _hang_up(watch) as trace:
+            headers = {"accept-encoding": "identity"}
+            request = client.build_request("GET", url, headers=headers, extensions={"trace": trace})
+            with _answer(client, request, name, limits) as response:
                 if response.status_code != 200:
                     raise MediaError(f"{name}: the server answered {response.status_code}; check the URL")
                 if int(response.headers.get("content-length", 0)) > limits.download_bytes:
                     raise _too_large(name, limits)
-                for chunk in response.iter_bytes():
+                for chunk in _body(response, name):
                     watch.check()
                     file.write(chunk)
                     if file.tell() > limits.download_bytes:
                         raise _too_large(name, limits)
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, zlib.error) as error:
         if isinstance(error, MediaError):
             raise
         watch.check()
         raise MediaError(f"{name}: the download failed ({error or type(error).__name__})") from error
 
 
+def _client(name: str, limits: MediaLimits) -> httpx.Client:
+    stall = min(_STALL_SECONDS, limits.timeout)
+    if limits.sources.public_only:
+        return httpx.Client(transport=PublicTransport(name, stall), trust_env=False, timeout=stall)
+    return httpx.Client(timeout=stall)
+
+
 @contextmanager
-def _hang_up_after(seconds: float) -> Iterator[Any]:
-    """Shut the request's connection after `seconds`; yields the httpx trace hook that learns of the connection.
+def _answer(client: httpx.Client, request: httpx.Request, name: str, limits: MediaLimits) -> Iterator[httpx.Response]:
+    """The response at the end of the redirects, its body unread.
+
+    httpx, if it followed them, would read the body of each, of any size, into memory.
+    """
+    hop = name
+    for _ in range(limits.redirects + 1):
+        _check_url(request.url, hop, limits.sources)
+        with closing(client.send(request, stream=True)) as response:
+            if response.next_request is None:
+                yield response
+                return
+        request = response.next_request
+        hop = f"{name}, redirected to {source_name(str(request.url))}"
+    raise MediaError(f"{name}: more than {limits.redirects} redirects; check the URL or raise MediaLimits.redirects")
+
+
+def _check_url(url: httpx.URL, name: str, policy: SourcePolicy) -> None:
+    """Raise MediaError if `policy` does not allow to ask for this."""
+    if url.scheme not in ("http", "https"):
+        raise MediaError(f"{name}: the scheme is not supported; give a path or an http(s), file or data URL")
+    host = host_name(url.raw_host.decode("ascii"))
+    if policy.domains and not any(f".{host}".endswith(f".{host_name(domain)}") for domain in policy.domains):
+        raise MediaError(f"{name}: not a host that may be asked; give a URL of {' or '.join(policy.domains)}")
+    if policy.public_only and url.userinfo:
+        raise MediaError(f"{name}: has a user or password in it; give a URL that needs none")
+    if policy.public_only and url.port is not None and url.port < 1024 and url.port not in _WEB_PORTS:
+        raise MediaError(f"{name}: port {url.port} is not of the web; give a URL with port 80, 443 or from 1024 on")
+
+
+def _body(response: httpx.Response, name: str) -> Iterator[bytes]:
+    """The body in pieces that are small even where a little of it, compressed unasked, stands for a lot."""
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding == "identity":
+        yield from response.iter_raw()
+        return
+    if encoding not in ("gzip", "x-gzip"):
+        raise MediaError(f"{name}: sent with content encoding {encoding}, though not asked to; use another server")
+    unzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    for chunk in response.iter_raw():
+        while chunk:
+            yield unzip.decompress(chunk, _CHUNK_BYTES)
+            chunk = unzip.unconsumed_tail
+    yield unzip.flush()
+    if not unzip.eof:
+        raise MediaError(f"{name}: the download failed (its gzip stream is cut off)")
+
+
+@contextmanager
+def _hang_up(watch: Watch) -> Iterator[Any]:
+    """Shut the request's connection when time is up; yields the httpx trace hook that learns of the connection.
 
     httpx bounds each single read only, so a server that sends one header byte at a time would never run out of time.
     """
@@ -161,13 +243,15 @@ def _hang_up_after(seconds: float) -> Iterator[Any]:
     def trace(event: str, info: dict[str, Any]) -> None:
         if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
             connections[:] = [info["return_value"].get_extra_info("socket")]
+        if event.startswith("connection."):
+            watch.check()  # A connection made when time was up already is one that the timer did not see.
 
     def hang_up() -> None:
         for connection in connections:
             with suppress(OSError):  # Closed already: the download ended in this moment.
                 connection.shutdown(socket.SHUT_RDWR)
 
-    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), hang_up)
+    timer = threading.Timer(min(watch.timeout, threading.TIMEOUT_MAX), hang_up)
     timer.daemon = True
     timer.start()
     try:

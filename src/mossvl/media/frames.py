@@ -10,6 +10,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.format import formats_available
 from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -21,7 +22,12 @@ from mossvl.media.limits import MediaLimits, Watch
 from mossvl.media.packets import PacketTable, VideoPacket
 
 _STILLS = Disposition.attached_pic | Disposition.timed_thumbnails
-_PLAYLISTS = {"hls", "concat", "dash", "imf"}
+# What these formats name, FFmpeg opens as soon as it knows the format.
+_PLAYLISTS = {"applehttp", "concat", "dash", "hls", "imf", "webm_dash_manifest"}
+_SCRIPTS = {"avisynth", "lavfi", "vapoursynth"}
+_SESSIONS = {"rtp", "rtsp", "sap", "sdp"}
+_SERIES = {"alias_pix", "brender_pix", "image2", "mlv", "vobsub"}  # several files of like names
+_FORMATS = ",".join(sorted(formats_available - _PLAYLISTS - _SCRIPTS - _SESSIONS - _SERIES))
 # Codecs in which a frame that FFmpeg calls "not a reference" is one for no other frame at all, so that leaving it out
 # changes nothing else. (In HEVC it may still be one for a higher temporal layer.)
 _SKIPS_EXACTLY = {"h264", "mpeg4", "mpeg2video"}
@@ -236,18 +242,14 @@ def match_frames(
 
 
 def _open_container(path: Path, name: str, limits: MediaLimits) -> InputContainer:
-    options = {"protocol_whitelist": "file", "max_pixels": str(limits.image_pixels)}
+    options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS, "max_pixels": str(limits.image_pixels)}
     try:
-        container = av.open(str(path.absolute()), options=options, metadata_errors="ignore")
+        return av.open(str(path.absolute()), options=options, metadata_errors="ignore")
     except (FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise MediaError(
-            f"{name}: not a video that can be read ({reason}); it is no video, or the file is broken"
+            f"{name}: not a video that can be read ({reason}); it is no video, or broken, or a playlist of other files"
         ) from error
-    if set(container.format.name.split(",")) & _PLAYLISTS:
-        container.close()
-        raise MediaError(f"{name}: a playlist, which names other files; give the video itself")
-    return container
 
 
 def _video_stream(container: InputContainer, name: str) -> VideoStream:

@@ -53,10 +53,10 @@ class FrameList(Clip):
                 )
         self._images = [image for _, image in pairs]
         last = times[-1] - times[-2] if len(times) > 1 else _SINGLE_FRAME_SECONDS
-        first = open_image(self._images[0], limits)
         span = float(times[0]), float(times[-1] + last)
-        self._size = first.height, first.width
         super().__init__("the list of frames", limits, times - times[0], span)
+        first = open_image(self._images[0], limits)
+        self._size = first.height, first.width
 
     @property
     def size(self) -> tuple[int, int]:

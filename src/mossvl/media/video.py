@@ -33,7 +33,7 @@ def open_clip(source: Any, limits: MediaLimits = DEFAULT_LIMITS, num_threads: in
         num_threads: decoder threads.
 
     Raises:
-        MediaError: missing, broken, without a video stream, or larger than `limits` allow.
+        MediaError: missing, broken, without a video stream, or larger, longer or from elsewhere than `limits` allow.
         GenerationTimeout: reading its packets, or downloading it, took longer than `limits.timeout`.
     """
     if isinstance(source, (list, tuple)):
@@ -63,11 +63,11 @@ class VideoFile(Clip):
             reader = self._new_reader()
             stack.callback(reader.close)
             self._table = table = reader.scan(Watch(name, limits.timeout))
+            super().__init__(name, limits, table.times, (table.start, table.end))
             stack.pop_all()
         # Serves the first reading, so that a clip that is read once is opened once.
         self._reader: FrameReader | None = reader
         self._first: VideoFrame | None = None
-        super().__init__(name, limits, table.times, (table.start, table.end))
 
     @cached_property
     def size(self) -> tuple[int, int]:

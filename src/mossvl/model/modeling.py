@@ -153,14 +153,17 @@ class MossVLModel(MossVLPreTrainedModel):
             raise ValueError("give either input_ids or inputs_embeds")
         if past_key_values is not None and not isinstance(past_key_values, MossVLCache):
             raise OptionError(f"past_key_values is a {type(past_key_values).__name__}; this model needs a MossVLCache")
-        embeds = self.language_model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if packed is not None:
-            if grid_thw is not None or past_key_values is not None or len(embeds) != 1:
+            given = input_ids if inputs_embeds is None else inputs_embeds
+            if grid_thw is not None or past_key_values is not None or given is None or len(given) != 1:
                 raise ValueError("packed samples are one row of input_ids, bring their own grids, and have no cache")
+            # Embedded as rows: a view of them would be compiled for by itself, and not be found when recomputed.
+            rows_in = self.language_model.embed_tokens(given[0]) if inputs_embeds is None else given[0]
             if vision_embeds is None and pixel_values is not None and packed.grids:
                 vision_embeds = self.encode_vision(pixel_values, packed.grids, vision_chunked_length)
-            return self._run(embeds[0], packed, vision_embeds, None, lambda state: state[None], output_hidden_states)
+            return self._run(rows_in, packed, vision_embeds, None, lambda state: state[None], output_hidden_states)
 
+        embeds = self.language_model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         batch, columns = embeds.shape[:2]
         real = torch.ones(batch, columns, dtype=torch.bool)
         if attention_mask is not None:

@@ -11,7 +11,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from mossvl.media.limits import MediaLimits
 from mossvl.options import MAX_PIXELS, MIN_PIXELS, PIXEL_BUDGET, MediaOptions, bounds, pick
 from mossvl.processing.pixels import PatchLayout
-from mossvl.processing.plan import ImagePlan, ImageSettings, plan_images
+from mossvl.processing.plan import ImagePlan, ImageSettings, options_of, plan_images
 from mossvl.processing.tensors import media_tensors
 
 DEFAULT_SIZE = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
@@ -58,7 +58,8 @@ class MossVLImageProcessor(BaseImageProcessor):
         self, images: Sequence[Any], options: MediaOptions, limits: MediaLimits, stack: ExitStack
     ) -> list[ImagePlan]:
         """Open the images of one prompt and settle their sizes; `stack` closes them."""
-        return plan_images(images, self.settings(options), self.layout, limits, stack)
+        settings = [self.settings(options_of(image, options)) for image in images]
+        return plan_images(images, settings, self.layout, limits, stack)
 
     def __call__(self, images: Any, limits: MediaLimits | None = None, **media_kwargs: Any) -> BatchFeature:
         """The images of one prompt → `pixel_values` (patches, 768) float32 and `grid_thw` (images, 3)."""

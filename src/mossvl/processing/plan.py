@@ -18,7 +18,7 @@ from mossvl.errors import MediaError, OptionError
 from mossvl.media.image import Image, open_image
 from mossvl.media.limits import MediaLimits
 from mossvl.media.video import Clip, open_clip
-from mossvl.options import check_names
+from mossvl.options import MediaOptions, check_names
 from mossvl.processing import sampling, sizes
 from mossvl.processing.pixels import PatchLayout, resize
 
@@ -68,8 +68,25 @@ MediumPlan = ImagePlan | VideoPlan
 
 
 @dataclass(frozen=True)
+class Medium:
+    """An image or a video with options of its own, which go before those of its prompt."""
+
+    source: Any
+    options: MediaOptions
+
+
+def options_of(medium: Any, options: MediaOptions) -> MediaOptions:
+    """How a medium is seen whose prompt has these options.
+
+    Raises:
+        OptionError: its own and those of the prompt exclude each other.
+    """
+    return medium.options.over(options) if isinstance(medium, Medium) else options
+
+
+@dataclass(frozen=True)
 class ImageSettings:
-    """How the images of one prompt are sized; see `MediaOptions`."""
+    """How an image is sized; see `MediaOptions`."""
 
     min_pixels: int
     max_pixels: int
@@ -78,7 +95,7 @@ class ImageSettings:
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """How the videos of one prompt are sampled and sized; see `MediaOptions`."""
+    """How a video is sampled and sized; see `MediaOptions`."""
 
     min_pixels: int
     max_pixels: int
@@ -89,15 +106,20 @@ class VideoSettings:
 
 
 def plan_images(
-    images: Sequence[Any], settings: ImageSettings, layout: PatchLayout, limits: MediaLimits, stack: ExitStack
+    images: Sequence[Any],
+    settings: Sequence[ImageSettings],
+    layout: PatchLayout,
+    limits: MediaLimits,
+    stack: ExitStack,
 ) -> list[ImagePlan]:
-    """Open the images of one prompt and settle their sizes. `stack` closes them."""
-    opened = [stack.enter_context(open_image(image, limits)) for image in images]
+    """Open the images of one prompt, each with its settings, and settle their sizes. `stack` closes them."""
+    opened = [stack.enter_context(open_image(source_of(image), limits)) for image in images]
+    bounds = [(own.min_pixels, own.max_pixels) for own in settings]
     shapes = [(image.height, image.width) for image in opened]
-    budgets = sizes.image_budgets(shapes, settings.multi_image_max_pixels, settings.min_pixels, settings.max_pixels)
+    budget = settings[0].multi_image_max_pixels if settings else 0
     plans = []
-    for image, budget in zip(opened, budgets, strict=True):
-        size = sizes.image_size(image.height, image.width, layout.factor, settings.min_pixels, budget)
+    for image, own, most in zip(opened, settings, sizes.image_budgets(shapes, budget, bounds), strict=True):
+        size = sizes.image_size(image.height, image.width, layout.factor, own.min_pixels, most)
         plans.append(ImagePlan(image, *_allowed(size, limits)))
     return plans
 
@@ -111,12 +133,18 @@ def _allowed(size: tuple[int, int], limits: MediaLimits) -> tuple[int, int]:
     return size
 
 
+def source_of(medium: Any) -> Any:
+    """What was given as a medium, without options of its own."""
+    return medium.source if isinstance(medium, Medium) else medium
+
+
 def video_segments(video: Any) -> tuple[Any, Sequence[Any] | None]:
     """A video as given → its source, and its segments if it names any.
 
     Raises:
         MediaError: a dict has no "video_path".
     """
+    video = source_of(video)
     if not isinstance(video, dict):
         return video, None
     check_names(video, ("video_path", "segments"), "key of a video")
@@ -138,15 +166,15 @@ def num_units(video: Any) -> int:
 
 def plan_videos(
     videos: Sequence[Any],
-    settings: VideoSettings,
+    settings: Sequence[VideoSettings],
     layout: PatchLayout,
     limits: MediaLimits,
     num_threads: int,
     stack: ExitStack,
 ) -> list[VideoPlan]:
-    """Open the videos of one prompt and settle frames, timestamps and sizes; one plan for each video unit.
+    """Open the videos of one prompt, each with its settings, and settle frames, timestamps and sizes.
 
-    `stack` closes the clips.
+    One plan for each video unit; `stack` closes the clips.
 
     Raises:
         MediaError: a video cannot be read, or a segment does not lie in it.
@@ -158,24 +186,44 @@ def plan_videos(
         name = str(source) if isinstance(source, str | Path) else "the video"
         clips.append((clip, None if segments is None else sampling.check_segments(segments, clip.duration, name)))
 
-    most_frames = min(settings.max_frames, max(1, settings.video_max_pixels // settings.min_pixels))
+    most_of_all = _most_frames(videos, clips, settings)
+    sampled = [
+        (own, unit)
+        for (clip, segments), own, most in zip(clips, settings, most_of_all, strict=True)
+        for unit in _sample(clip, segments, own, most)
+    ]
+    volumes = [len(indices) * clip.height * clip.width for _, (clip, indices, _) in sampled]
+    plans = []
+    for (own, (clip, indices, times)), volume in zip(sampled, volumes, strict=True):
+        budget = int(own.video_max_pixels * volume / sum(volumes))
+        size = sizes.frame_size(
+            len(indices), clip.height, clip.width, layout.factor, own.min_pixels, own.max_pixels, budget
+        )
+        plans.append(VideoPlan(clip, *_allowed(size, limits), indices, times))
+    return plans
+
+
+def _most_frames(
+    videos: Sequence[Any],
+    clips: Sequence[tuple[Clip, list[sampling.Segment] | None]],
+    settings: Sequence[VideoSettings],
+) -> list[int]:
+    """Most frames of each video: its own number, or its part of what those without one share."""
+    most = [min(own.max_frames, max(1, own.video_max_pixels // own.min_pixels)) for own in settings]
     lengths = [
         clip.duration if segments is None else sum(sampling.segment_length(segment) for segment in segments)
         for clip, segments in clips
     ]
-    sampled = []
-    for (clip, segments), most in zip(clips, sampling.allocate_frames(lengths, most_frames), strict=True):
-        sampled += _sample(clip, segments, settings, most)
-
-    volumes = [len(indices) * clip.height * clip.width for clip, indices, _ in sampled]
-    plans = []
-    for (clip, indices, times), volume in zip(sampled, volumes, strict=True):
-        budget = int(settings.video_max_pixels * volume / sum(volumes))
-        size = sizes.frame_size(
-            len(indices), clip.height, clip.width, layout.factor, settings.min_pixels, settings.max_pixels, budget
-        )
-        plans.append(VideoPlan(clip, *_allowed(size, limits), indices, times))
-    return plans
+    sharing = [
+        place
+        for place, video in enumerate(videos)
+        if not (isinstance(video, Medium) and video.options.max_frames is not None)
+    ]
+    shared = min((most[place] for place in sharing), default=0)
+    parts = sampling.allocate_frames([lengths[place] for place in sharing], shared)
+    for place, part in zip(sharing, parts, strict=True):
+        most[place] = part
+    return most
 
 
 def _sample(

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mossvl.errors import PromptError
-from mossvl.options import check_names
+from mossvl.options import MediaOptions, check_names
+from mossvl.processing.plan import Medium
 
 IMAGE = "<|image|>"
 VIDEO = "<|video|>"
@@ -116,7 +117,10 @@ def labels_from_spans(
 def check_messages(messages: Any) -> list[dict[str, Any]]:
     """Messages whose content is a text, or a list of parts: {"type": "text" | "image" | "video", that name: …}.
 
+    A medium's part may have options of its own beside that, such as `max_frames` (see `MediaOptions.OF_PARTS`).
+
     Raises:
+        OptionError: a part has an option that is unknown or out of range.
         PromptError: something is not a message, or a part has no known type.
     """
     if not isinstance(messages, list | tuple) or not messages:
@@ -142,10 +146,13 @@ def _part(part: Any, number: int) -> dict[str, Any]:
     if isinstance(part, dict):
         kind = part.get("type") or next((name for name in ("image", "video", "text") if name in part), None)
         if kind in ("image", "video", "text") and part.get(kind) is not None:
-            check_names(part, ("type", kind), f"key of a part of type {kind!r}")
+            names = MediaOptions.OF_PARTS.get(kind, ())
+            check_names(part, ("type", kind, *names), f"key of a part of type {kind!r}")
             if kind == "text" and not isinstance(part["text"], str):
                 raise PromptError(f"message {number}: a text part holds {part['text']!r:.200}, which is no text")
-            return {"type": kind, kind: part[kind]}
+            own = {name: part[name] for name in names if part.get(name) is not None}
+            MediaOptions(**own)
+            return {"type": kind, kind: part[kind], **own}
     raise PromptError(
         f'message {number}: a part must be a text, {{"type": "text", "text": …}}, {{"type": "image", "image": …}} or '
         f'{{"type": "video", "video": …}}, but is {part!r:.200}'
@@ -153,7 +160,12 @@ def _part(part: Any, number: int) -> dict[str, Any]:
 
 
 def media_of(messages: Sequence[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
-    """Images and videos of checked messages, in order."""
+    """Images and videos of checked messages, in order; as `Medium` where they have options of their own."""
     parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
-    images = [part["image"] for part in parts if part["type"] == "image"]
-    return images, [part["video"] for part in parts if part["type"] == "video"]
+    images = [_medium(part) for part in parts if part["type"] == "image"]
+    return images, [_medium(part) for part in parts if part["type"] == "video"]
+
+
+def _medium(part: dict[str, Any]) -> Any:
+    own = {name: part[name] for name in MediaOptions.OF_PARTS[part["type"]] if name in part}
+    return Medium(part[part["type"]], MediaOptions(**own)) if own else part[part["type"]]

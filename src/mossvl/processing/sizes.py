@@ -47,12 +47,19 @@ def image_size(height: int, width: int, factor: int, min_pixels: int, max_pixels
     return rows, columns
 
 
-def image_budgets(sizes: Sequence[tuple[int, int]], budget: int, min_pixels: int, max_pixels: int) -> list[int]:
-    """Each image's own maximum area: several images of one prompt share `budget` in proportion to their areas."""
+def image_budgets(sizes: Sequence[tuple[int, int]], budget: int, bounds: Sequence[tuple[int, int]]) -> list[int]:
+    """Each image's own maximum area: several images of one prompt share `budget` in proportion to their areas.
+
+    Args:
+        bounds: least and most pixels of each.
+    """
     if len(sizes) < 2:
-        return [max_pixels] * len(sizes)
+        return [most for _, most in bounds]
     total = sum(height * width for height, width in sizes)
-    return [min(max(int(budget * (height * width) / total), min_pixels), max_pixels) for height, width in sizes]
+    return [
+        min(max(int(budget * (height * width) / total), least), most)
+        for (height, width), (least, most) in zip(sizes, bounds, strict=True)
+    ]
 
 
 def frame_size(

@@ -13,7 +13,7 @@ from mossvl.media.video import is_frame_list
 from mossvl.options import PIXEL_BUDGET, MediaOptions, bounds, pick
 from mossvl.processing.image_processor import DEFAULT_SIZE
 from mossvl.processing.pixels import PatchLayout
-from mossvl.processing.plan import VideoPlan, VideoSettings, plan_videos
+from mossvl.processing.plan import VideoPlan, VideoSettings, options_of, plan_videos
 from mossvl.processing.tensors import media_tensors
 
 
@@ -67,7 +67,8 @@ class MossVLVideoProcessor(BaseVideoProcessor):
         self, videos: Sequence[Any], options: MediaOptions, limits: MediaLimits, stack: ExitStack
     ) -> list[VideoPlan]:
         """Open the videos of one prompt and settle frames and sizes, a plan for each unit; `stack` closes them."""
-        return plan_videos(videos, self.settings(options), self.layout, limits, self.num_extract_threads, stack)
+        settings = [self.settings(options_of(video, options)) for video in videos]
+        return plan_videos(videos, settings, self.layout, limits, self.num_extract_threads, stack)
 
     def __call__(self, videos: Any, limits: MediaLimits | None = None, **media_kwargs: Any) -> BatchFeature:
         """The videos of one prompt → `pixel_values` (patches, 768) float32, `grid_thw` (units, 3) and, for each unit,

@@ -55,8 +55,10 @@ class PackedTrainer(Trainer):
         torch.backends.cuda.enable_cudnn_sdp(False)
         sharding = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
         if sharding is not None and isinstance(sharding.mixed_precision_policy, MixedPrecisionPolicy):
-            # Angles of rotation and the like stay in float32; autocast lowers what a product needs lower.
-            sharding.mixed_precision_policy = replace(sharding.mixed_precision_policy, cast_forward_inputs=False)
+            # Angles of rotation and the loss stay in float32; autocast lowers what a product needs lower.
+            sharding.mixed_precision_policy = replace(
+                sharding.mixed_precision_policy, cast_forward_inputs=False, output_dtype=None
+            )
         self.skipped: set[str] = set()
         self._right = self._answers = 0
         self._output_dir = self.args.output_dir
@@ -228,10 +230,11 @@ def packed_arguments(gpu: bool) -> dict[str, Any]:
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Have layers compiled, each kind once: for a small model, whose many small operations would leave a GPU idle."""
+    """Have the forward of layers compiled, each kind once; what is hooked around it (pieces of weights that come from
+    other GPUs, recomputing) stays outside."""
     for layer in model.modules():
         if isinstance(layer, SelfAttentionLayer | CrossAttentionLayer | VisionBlock):
-            layer.compile(dynamic=True)
+            layer.forward = torch.compile(layer.forward, dynamic=True)  # type: ignore[method-assign]
 
 
 class StopAfter(TrainerCallback):
