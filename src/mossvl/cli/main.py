@@ -17,6 +17,7 @@ from mossvl.cli.bench import bench
 from mossvl.cli.frames import frames
 from mossvl.cli.inspect import inspect
 from mossvl.cli.run import run
+from mossvl.cli.serve import serve
 from mossvl.cli.stopping import Stopped, stoppable
 from mossvl.cli.train import merge, train
 from mossvl.errors import MossVLError
@@ -76,7 +77,7 @@ commands = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, run, frames, inspect, train, merge, bench):
+for command in (ask, run, serve, frames, inspect, train, merge, bench):
     commands.command()(command)
 
 

@@ -7,9 +7,11 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from mossvl.engine.config import EngineConfig
 from mossvl.errors import OptionError
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
+from mossvl.server.config import ServerConfig
 
 CHECKPOINT_HELP = "The model's checkpoint; mossvl-tiny, which comes with the package, if none is given."
 Checkpoint = Annotated[
@@ -83,9 +85,69 @@ class LimitFlags(dict[str, Any]):
     }
 
 
-TYPES: dict[str, Any] = {"stop": list[str], "stop_token_ids": list[int], "json_schema": str}
+class EngineFlags(dict[str, Any]):
+    """Those of `EngineConfig` that were given."""
+
+    options, panel = EngineConfig, "Engine"
+    flags = {
+        "memory": Flag("For keys and values: a part of the GPU's memory (up to 1), or bytes."),
+        "max_batch": Flag("Most requests that are computed together."),
+        "vision_cache": Flag("Bytes for encoded pictures that are kept; 0 for none."),
+        "eager": Flag("No CUDA graphs: a faster start, and slower answers.", ("--eager",)),
+    }
+
+
+class ServerFlags(dict[str, Any]):
+    """Those of `ServerConfig` that were given."""
+
+    options, panel = ServerConfig, "Server"
+    flags = {
+        "host": Flag("Address to listen on. Default: 127.0.0.1."),
+        "port": Flag("Port to listen on; 0 for a free one."),
+        "api_keys": Flag(
+            "Key that requests must bring; may be given several times. Also MOSSVL_API_KEY.", ("--api-key",)
+        ),
+        "open_to_all": Flag("Listen beyond this machine without a key.", ("--open-to-all",)),
+        "model_name": Flag("The model's name in answers; the checkpoint's by default."),
+        "media_dirs": Flag(
+            "Folder whose files may be asked about; may be given several times.", ("--allow-media-dir",)
+        ),
+        "media_domains": Flag(
+            "Host, with its subdomains, that media may be fetched from; may be given several times. Default: any.",
+            ("--allow-media-domain",),
+        ),
+        "private_media": Flag("Media may be fetched from private addresses, too.", ("--allow-private-media",)),
+        "max_queue": Flag("Requests that may wait beside those that are computed; others get 503."),
+        "max_media": Flag("Images and videos of a request."),
+        "max_frames": Flag("Frames of all videos of a request."),
+        "max_pixels": Flag("Most pixels of a picture that a request may ask the model to see."),
+        "max_image_pixels": Flag("Largest image or video frame that is decoded, in pixels."),
+        "max_duration": Flag("Seconds of the longest video."),
+        "max_text": Flag("Characters of the texts of a request."),
+        "max_tokens": Flag("Tokens of an answer."),
+        "max_answers": Flag("Answers to one request (n)."),
+        "max_body": Flag("Bytes of a request, data: URLs included."),
+        "max_download": Flag("Bytes of a file that is fetched or uploaded."),
+        "upload_space": Flag("Bytes of all uploaded files together; the oldest go first."),
+        "upload_seconds": Flag("How long an uploaded file is kept after its last use."),
+        "timeout": Flag("Seconds that a request may take; it may ask for less."),
+        "media_timeout": Flag("Seconds that fetching, opening or reading a medium may take."),
+        "stall_timeout": Flag("Seconds that a client may take to send or to read the next piece."),
+        "shutdown_timeout": Flag("Seconds that running requests get when the server is stopped."),
+        "decoders": Flag("Processes that decode media."),
+        "decoder_memory": Flag("Bytes that each of them may use."),
+        "log_content": Flag("Write texts of requests and answers to the log.", ("--log-content",)),
+    }
+
+
+TYPES: dict[str, Any] = {
+    **dict.fromkeys(("stop", "api_keys", "media_dirs", "media_domains"), list[str]),
+    "stop_token_ids": list[int],
+    "json_schema": str,
+    "model_name": str,
+}
 """What flags take, where it is not what options are; a list is given by repeating its flag."""
-GROUPS = (GenerationFlags, MediaFlags, LimitFlags)
+GROUPS = (GenerationFlags, MediaFlags, LimitFlags, EngineFlags, ServerFlags)
 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:

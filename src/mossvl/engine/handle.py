@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,10 +117,10 @@ class Handle:
             if ended:
                 return
 
-    def take(self) -> str:
-        """The text of the (first) answer that has become certain since the last call."""
+    def take(self, answer: int = 0) -> str:
+        """The text of an answer that has become certain since the last call."""
         with self._reading:
-            return self.drafts[0].take(self.ended)
+            return self.drafts[answer].take(self.ended)
 
     def __iter__(self) -> Iterator[str]:
         """Pieces of the answer as they come; raises what the query failed of. Leaving early cancels the query."""
@@ -133,6 +134,16 @@ class Handle:
 
     async def __aiter__(self) -> AsyncIterator[str]:
         """As `__iter__`, for asyncio."""
+        async with aclosing(self.changes()) as changes:
+            async for _ in changes:
+                if chunk := self.take():
+                    yield chunk
+        if self.error is not None:
+            raise self.error
+
+    async def changes(self, poll: float | None = None) -> AsyncGenerator[None]:
+        """Yields at once, whenever something has changed (or nothing has for `poll` seconds), and last when the query
+        has ended; for asyncio. Closing it early, also by a cancelled task, cancels the query."""
         loop, news = asyncio.get_running_loop(), asyncio.Event()
 
         def tell() -> None:
@@ -143,17 +154,16 @@ class Handle:
             while True:
                 news.clear()
                 ended = self.ended
-                if chunk := self.take():
-                    yield chunk
+                yield
                 if ended:
-                    break
-                await news.wait()
+                    return
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(poll):
+                        await news.wait()
         finally:
             self._forget(tell)
             if not self.ended:
                 self.cancel()
-        if self.error is not None:
-            raise self.error
 
     async def ending(self) -> Result:
         """As `wait`, for asyncio. Cancelling the task cancels the query."""

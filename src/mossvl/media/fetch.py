@@ -5,6 +5,7 @@ import binascii
 import os
 import re
 import socket
+import stat
 import tempfile
 import threading
 import zlib
@@ -103,18 +104,14 @@ def _allowed(path: Path, policy: SourcePolicy) -> Path:
 
 def _check_file(path: Path, name: Path) -> None:
     try:
-        size = path.stat().st_size
-        if not path.is_file():
-            raise MediaError(f"{name}: not a regular file; give the path of an image or a video")
+        status = path.stat()
     except FileNotFoundError:
         raise MediaError(f"{name}: no such file; check the path") from None
-    except OSError as error:
-        raise MediaError(f"{name}: cannot be opened ({error.strerror})") from error
-    except ValueError as error:
-        if isinstance(error, MediaError):
-            raise
-        raise MediaError(f"{name}: cannot be opened ({error})") from error
-    if size == 0:
+    except (OSError, ValueError) as error:
+        raise MediaError(f"{name}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise MediaError(f"{name}: not a regular file; give the path of an image or a video")
+    if status.st_size == 0:
         raise MediaError(f"{name}: the file is empty; expected an image or a video")
     if not os.access(path, os.R_OK):
         raise MediaError(f"{name}: no permission to read it")

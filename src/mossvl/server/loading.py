@@ -8,24 +8,30 @@ import multiprocessing
 import pickle
 import resource
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from mossvl.engine.media import Event, Frame, Load, Loaded, Loading
 from mossvl.engine.media_memory import Budget, MediaMemory
 from mossvl.engine.query import Message, Query
-from mossvl.errors import EngineError, MediaError, MossVLError
+from mossvl.errors import EngineError, GenerationTimeout, MediaError, MossVLError
 from mossvl.processing.processor import MossVLProcessor
+
+T = TypeVar("T")
 
 REMEMBERED = 256
 """Clips whose frames' digests a process remembers."""
 LIBRARIES = ("av", "av.subtitles.stream")
 """What would be loaded with the first file."""
+
+
+DIED = "the process that decoded the media has died: a file is broken, or needs more memory than is allowed"
 
 
 @dataclass
@@ -59,6 +65,29 @@ class LoadingProcesses:
     def load(self, query: Query, messages: list[Message]) -> "RemoteLoad":
         """The source of a query's prompt and pixels."""
         return RemoteLoad(self, query, messages)
+
+    def call(self, function: Callable[..., T], *arguments: Any, timeout: float) -> T:
+        """What a function of a module gives, called in a process with the processor and these arguments.
+
+        Raises:
+            GenerationTimeout: it did not come within `timeout` seconds; its process is ended.
+            MediaError: the process has died.
+            MossVLError: what the function failed of.
+        """
+        worker, whole = self.take(), False
+        try:
+            worker.pipe.send((function, arguments))
+            if not worker.pipe.poll(timeout):
+                raise GenerationTimeout(f"reading the media took more than {timeout:g} seconds")
+            given, error = worker.pipe.recv()
+            whole = True
+            if error is not None:
+                raise error
+            return given
+        except (EOFError, OSError) as error:
+            raise MediaError(DIED) from error
+        finally:
+            self.give_back(worker, whole)
 
     def close(self) -> None:
         """End all processes; loads that run fail."""
@@ -129,7 +158,7 @@ class RemoteLoad(Loading):
             with self._lock:
                 self._worker = worker
             self.check()
-            worker.pipe.send((self.query, self.messages, first))
+            worker.pipe.send((None, (self.query, self.messages, first)))
             while True:
                 event, size = worker.pipe.recv()
                 if isinstance(event, Loaded):
@@ -144,9 +173,7 @@ class RemoteLoad(Loading):
                 self._report(event)
         except (EOFError, OSError) as error:
             self.check()
-            raise MediaError(
-                "the process that decoded the media has died: a file is broken, or needs more memory than is allowed"
-            ) from error
+            raise MediaError(DIED) from error
         finally:
             with self._lock:
                 self._worker = None
@@ -173,8 +200,16 @@ def serve(pipe: Connection, given: bytes, memory: int) -> None:
     remembered = MediaMemory(REMEMBERED)
     with suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
-            query, messages, first = pipe.recv()
-            Load(query, messages, processor, remembered, Budget(1 << 62)).run(lambda event: tell(pipe, event), first)
+            function, arguments = pipe.recv()
+            if function is None:
+                query, messages, first = arguments
+                load = Load(query, messages, processor, remembered, Budget(1 << 62))
+                load.run(lambda event: tell(pipe, event), first)
+                continue
+            try:
+                pipe.send((function(processor, *arguments), None))
+            except Exception as error:
+                pipe.send((None, sendable(error)))
 
 
 def tell(pipe: Connection, event: Event) -> None:

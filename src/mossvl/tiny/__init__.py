@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mossvl.processes import first_process
 
+NAME = "mossvl-tiny"
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 """Its folder, as `mossvl.load` and `from_pretrained` take it."""
 

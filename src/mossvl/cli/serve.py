@@ -1,0 +1,49 @@
+"""`mossvl serve`: an OpenAI-compatible server, and a page."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mossvl.cli.checkpoint import check_checkpoint, prepare
+from mossvl.cli.options import Checkpoint, Device, Dtype, EngineFlags, ServerFlags, with_flags
+from mossvl.engine.config import EngineConfig
+from mossvl.errors import OptionError
+from mossvl.server.config import ServerConfig
+from mossvl.tiny import CHECKPOINT, NAME
+
+
+@with_flags
+def serve(
+    *,
+    server: ServerFlags,
+    engine: EngineFlags,
+    checkpoint: Checkpoint = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Answer requests of OpenAI's clients, and of people, on a page; until Ctrl-C or SIGTERM."""
+    if key := os.environ.get("MOSSVL_API_KEY"):
+        server["api_keys"] = [*server.get("api_keys", []), key]
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in server.items()}
+    config = ServerConfig(**given)
+    settings = EngineConfig(device=device, dtype=dtype, **engine)
+    folder = check_checkpoint(checkpoint)
+    try:
+        from mossvl.server.run import run
+    except ImportError as error:
+        raise OptionError(f"{error.name} is not installed; the server needs pip install 'mossvl[serve]'") from error
+
+    def load() -> Any:
+        prepare()
+        from mossvl.engine.interface import MossVL
+
+        return MossVL(folder, config=settings)
+
+    with suppress(KeyboardInterrupt):  # It was told to stop, and has.
+        run(config, load, config.model_name or name_of(folder))
+
+
+def name_of(folder: str) -> str:
+    """What a model is called: as its checkpoint's folder, or its repository."""
+    return NAME if folder == str(CHECKPOINT) else Path(folder).resolve().name if Path(folder).is_dir() else folder

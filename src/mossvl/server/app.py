@@ -1,0 +1,353 @@
+"""The routes: OpenAI's, those that say how the server is doing, and the page."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+
+from mossvl import __version__
+from mossvl.engine.handle import Handle
+from mossvl.errors import MossVLError
+from mossvl.server.answers import Completion
+from mossvl.server.errors import RequestError, error_body, refusal
+from mossvl.server.middleware import Gate
+from mossvl.server.protocol import Asked, ChatRequest, FramesRequest
+from mossvl.server.samples import SAMPLES
+from mossvl.server.service import Service
+from mossvl.server.streams import ALIVE, DONE, ClientGone, EventStream, event, while_connected
+from mossvl.server.uploads import Upload
+from mossvl.tiny import NAME
+
+logger = logging.getLogger("mossvl.server")
+
+PAGE = Path(__file__).parent / "page"
+ALIVE_SECONDS = 10.0
+"""How long a stream says nothing before it says that it is alive."""
+CONTENT_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob: http: https:; style-src 'self'; "
+    "script-src 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+
+
+def create_app(service: Service, failed: Callable[[], None] = lambda: None) -> FastAPI:
+    """An application around a service, which it starts and closes.
+
+    Args:
+        failed: called when the model cannot be loaded.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        starting = asyncio.create_task(start(service, failed))
+        yield
+        service.stopping = True
+        await starting
+        await anyio.to_thread.run_sync(service.close)
+
+    app = FastAPI(title="MOSS-VL", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.add_middleware(Gate, config=service.config, metrics=service.metrics)
+    _answer_errors(app, service)
+    _add_chat(app, service)
+    _add_media(app, service)
+    _add_state(app, service)
+    _add_page(app)
+    return app
+
+
+async def start(service: Service, failed: Callable[[], None]) -> None:
+    """Make a service ready, in a thread."""
+    try:
+        await anyio.to_thread.run_sync(service.start)
+        logger.info("ready: %s", service.name)
+    except Exception as error:
+        service.failed = error
+        logger.error("the model cannot be loaded: %s", error, exc_info=not isinstance(error, MossVLError))
+        failed()
+
+
+def body_of(form: Any) -> dict[str, Any]:
+    """For the description of a route that reads its body by itself."""
+    schema = form.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _inlined(schema)}}}}
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema with its definitions in their places."""
+    known = schema.pop("$defs", {})
+
+    def put(part: Any) -> Any:
+        if isinstance(part, list):
+            return [put(one) for one in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            return put(known[part["$ref"].rpartition("/")[2]])
+        return {key: put(value) for key, value in part.items() if key != "discriminator"}
+
+    placed: dict[str, Any] = put(schema)
+    return placed
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route may answer beside what it is for."""
+    schema = {
+        "type": "object",
+        "required": ["error"],
+        "properties": {"error": {"type": "object", "required": ["message", "type", "code", "param"]}},
+    }
+    content = {"application/json": {"schema": schema}}
+    return {status: {"description": "An error.", "content": content} for status in statuses}
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def _answer_errors(app: FastAPI, service: Service) -> None:
+    def answered(error: BaseException) -> JSONResponse:
+        refused = refusal(error)
+        service.metrics.errors.labels(refused.code).inc()
+        headers = {} if refused.retry_after is None else {"retry-after": str(refused.retry_after)}
+        return JSONResponse(error_body(refused), refused.status, headers)
+
+    @app.exception_handler(MossVLError)
+    async def expected(_: Request, error: MossVLError) -> JSONResponse:
+        return answered(error)
+
+    @app.exception_handler(HTTPException)
+    async def routing(request: Request, error: HTTPException) -> JSONResponse:
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+        response = answered(RequestError(error.status_code, code, f"{request.method}: {error.detail}"))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(Exception)
+    async def unexpected(_: Request, error: Exception) -> JSONResponse:
+        return answered(error)
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+def _add_chat(app: FastAPI, service: Service) -> None:
+    errors = responses(400, 401, 408, 413, 503, 504)
+
+    @app.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest), responses=errors)
+    async def chat(request: Request) -> Response:
+        """An answer about texts, images and videos; whole, or as server-sent events."""
+        asked, handle = await anyio.to_thread.run_sync(service.begin, await request.body())
+        loop = asyncio.get_running_loop()
+        handle.when_ended(lambda: loop.call_soon_threadsafe(ended, service, handle))
+        number, tokens = request.state.number, service.ready.tokens
+        completion = Completion(number, service.name, handle, tokens, asked.usage)
+        try:
+            if asked.stream:
+                return await streamed(service, request, asked, handle, completion)
+            result = await while_connected(request, handle.ending())
+        except ClientGone:
+            handle.cancel()
+            service.metrics.disconnects.labels("gone").inc()
+            return Response(status_code=499)
+        if result.error is not None:
+            raise result.error
+        return JSONResponse(completion.whole(result))
+
+    @app.get("/v1/models", responses=responses(401, 503))
+    async def models() -> dict[str, Any]:
+        """The model that is served."""
+        return {"object": "list", "data": [described(service)]}
+
+    @app.get("/v1/models/{name:path}", responses=responses(401, 404, 503))
+    async def model(name: str) -> dict[str, Any]:
+        """The model, by its name."""
+        if name != service.name:
+            raise RequestError(404, "model_not_found", f"there is no model {name!r:.80}; this is {service.name!r}")
+        return described(service)
+
+
+def described(service: Service) -> dict[str, Any]:
+    found = service.described()
+    samples = SAMPLES if service.name == NAME else []
+    found["mossvl"]["samples"] = [
+        {"name": one["name"], "url": f"/samples/{one['file']}", "questions": one["questions"]} for one in samples
+    ]
+    return found
+
+
+def ended(service: Service, handle: Handle) -> None:
+    """A query is over, well or not."""
+    result = handle.result_now
+    service.metrics.ended(result)
+    if service.config.log_content:
+        logger.info("answered: %s", json.dumps([answer.text for answer in result.answers], ensure_ascii=False))
+
+
+async def streamed(
+    service: Service, request: Request, asked: Asked, handle: Handle, completion: Completion
+) -> EventStream:
+    """An answer piece by piece. What fails before its first token still gets a status of its own.
+
+    Raises:
+        ClientGone: before its first token.
+        MossVLError: what the query failed of by then.
+    """
+    changes = handle.changes(ALIVE_SECONDS)
+    try:
+        await while_connected(request, first_token(changes, handle))
+    except ClientGone:
+        await changes.aclose()
+        raise
+    if handle.ended and handle.error is not None:
+        raise handle.error
+    pieces = events(service, changes, handle, completion)
+    return EventStream(pieces, service.config.stall_timeout, partial(left, service))
+
+
+async def first_token(changes: AsyncGenerator[None], handle: Handle) -> None:
+    """Returns when a token has come, the query has ended, or it has taken a while."""
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    while not (handle.ended or any(draft.tokens for draft in handle.drafts)):
+        if loop.time() - begun > ALIVE_SECONDS or await anext(changes, False) is False:
+            return
+
+
+async def events(
+    service: Service, changes: AsyncGenerator[None], handle: Handle, completion: Completion
+) -> AsyncGenerator[bytes]:
+    """The pieces of an answer, encoded."""
+    loop = asyncio.get_running_loop()
+    async with aclosing(changes):
+        for piece in completion.opening():
+            yield event(piece)
+        last, told = handle.ended, loop.time()
+        while True:
+            news = completion.news()
+            for piece in news:
+                yield event(piece)
+            if last:
+                break
+            if news:
+                told = loop.time()
+            elif loop.time() - told >= ALIVE_SECONDS:
+                told = loop.time()
+                yield ALIVE
+            last = await anext(changes, False) is False or handle.ended
+    result = handle.result_now
+    if result.error is not None:
+        refused = refusal(result.error)
+        service.metrics.errors.labels(refused.code).inc()
+        yield event(error_body(refused))
+        return
+    for piece in completion.closing(result):
+        yield event(piece)
+    yield DONE
+
+
+def left(service: Service, how: str) -> None:
+    """A client has what it wanted, or is gone."""
+    if how != "sent":
+        service.metrics.disconnects.labels(how).inc()
+
+
+# --- media -----------------------------------------------------------------------------------------------------------
+
+
+def _add_media(app: FastAPI, service: Service) -> None:
+    previews = CapacityLimiter(max(1, service.config.decoders))
+
+    @app.post("/v1/media/frames", openapi_extra=body_of(FramesRequest), responses=responses(400, 401, 413, 503, 504))
+    async def frames(request: Request) -> dict[str, Any]:
+        """What the model would see of an image or a video: frames, times, sizes, tokens; and small pictures."""
+        body = await request.body()
+        return await anyio.to_thread.run_sync(service.frames, body, limiter=previews)
+
+    @app.post("/v1/files", responses=responses(400, 401, 413, 503))
+    async def upload(request: Request) -> dict[str, Any]:
+        """Keep a file, to be named as `upload:ID` in requests."""
+        _ = service.ready
+        try:
+            async with request.form(max_files=1, max_fields=8) as form:
+                file = form.get("file")
+                if not isinstance(file, UploadFile):
+                    raise RequestError(
+                        400, "missing_file", "the form has no file; send one as its field 'file'", "file"
+                    )
+                add = partial(service.uploads.add, file.file, file.filename or "file", file.size or 0)
+                return _file(service, await anyio.to_thread.run_sync(add))
+        except (HTTPException, MultiPartException) as error:
+            raise RequestError(400, "invalid_form", f"expected a form with a file: {error}", "file") from error
+
+    @app.get("/v1/files/{number}", responses=responses(401, 404))
+    async def file(number: str) -> dict[str, Any]:
+        """What is known of an uploaded file."""
+        return _file(service, service.uploads.get(number))
+
+    @app.delete("/v1/files/{number}", responses=responses(401, 404))
+    async def delete(number: str) -> dict[str, Any]:
+        """Forget an uploaded file."""
+        service.uploads.get(number)
+        return {"id": number, "object": "file", "deleted": service.uploads.remove(number)}
+
+
+def _file(service: Service, upload: Upload) -> dict[str, Any]:
+    return {
+        "id": upload.number,
+        "object": "file",
+        "bytes": upload.size,
+        "filename": upload.filename,
+        "created_at": int(upload.created),
+        "expires_at": int(upload.used + service.config.upload_seconds),
+        "purpose": "vision",
+    }
+
+
+# --- how the server is doing -----------------------------------------------------------------------------------------
+
+
+def _add_state(app: FastAPI, service: Service) -> None:
+    @app.get("/health", responses=responses(503))
+    async def health() -> dict[str, str]:
+        """Whether the server is alive."""
+        if service.broken is not None:
+            raise RequestError(503, "engine_failed", str(service.broken))
+        return {"status": "alive"}
+
+    @app.get("/ready", responses=responses(503))
+    async def ready() -> dict[str, str]:
+        """Whether the model is loaded and requests are taken."""
+        _ = service.ready
+        return {"status": "ready"}
+
+    @app.get("/version")
+    async def version() -> dict[str, str]:
+        return {"version": __version__}
+
+    @app.get("/metrics", response_class=Response, responses=responses(401))
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def _add_page(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html", headers={"content-security-policy": CONTENT_POLICY})
+
+    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    app.mount("/samples", StaticFiles(directory=PAGE / "samples"), name="samples")

@@ -1,0 +1,103 @@
+"""Settings of a server: their names, defaults and limits."""
+
+import os
+from dataclasses import dataclass, fields
+from ipaddress import ip_address
+
+from mossvl.errors import OptionError
+from mossvl.options import named_options, number, whole
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+@named_options("server option")
+@dataclass(frozen=True)
+class ServerConfig:
+    """Where a server listens, whom it answers, and what a request may ask of it.
+
+    Attributes:
+        host, port: where it listens; port 0 takes a free one.
+        api_keys: any of them must come with a request; without keys, everybody is answered.
+        open_to_all: listen on other addresses than loopback although there is no key.
+        model_name: how the model is called in answers; the checkpoint's name by default.
+        media_dirs: folders whose files may be asked about, by `file:` URL.
+        media_domains: hosts, with their subdomains, from which media may be fetched; none named means any.
+        private_media: media may be fetched from private addresses and this machine, too.
+        max_queue: requests that may wait for others beside those that are computed; further ones are refused with 503.
+        max_media: images and videos of a request.
+        max_frames: of all videos of a request together.
+        max_pixels: most pixels of an image or frame that a request may ask the model to see.
+        max_image_pixels: largest image or frame that is decoded.
+        max_duration: seconds; longest video.
+        max_text: characters of a request's texts.
+        max_tokens: of an answer; also how long one may get where a request does not say.
+        max_answers: answers to one request (`n`).
+        max_body: bytes of a request, media in `data:` URLs included.
+        max_download: bytes of a file that is fetched or uploaded.
+        upload_space: bytes of all uploaded files together; the oldest go first.
+        upload_seconds: for how long an uploaded file is kept after it was last used.
+        timeout: seconds that a request may take, waiting included; a request may ask for less.
+        media_timeout: seconds that fetching, opening or reading one medium may take.
+        stall_timeout: seconds that a client may take to send its request or to read the next piece of its answer.
+        shutdown_timeout: seconds that running requests get to end when the server is stopped.
+        decoders: processes that decode media.
+        decoder_memory: bytes that each may use beside what it has at its start.
+        log_content: write texts of requests and answers to the log.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys: tuple[str, ...] = ()
+    open_to_all: bool = False
+    model_name: str | None = None
+    media_dirs: tuple[str, ...] = ()
+    media_domains: tuple[str, ...] = ()
+    private_media: bool = False
+    max_queue: int = 256
+    max_media: int = 64
+    max_frames: int = 1024
+    max_pixels: int = 16_777_216
+    max_image_pixels: int = 201_326_592
+    max_duration: float = 6 * 3600.0
+    max_text: int = 500_000
+    max_tokens: int = 8192
+    max_answers: int = 8
+    max_body: int = 64 * MIB
+    max_download: int = GIB
+    upload_space: int = 8 * GIB
+    upload_seconds: float = 3600.0
+    timeout: float = 600.0
+    media_timeout: float = 120.0
+    stall_timeout: float = 60.0
+    shutdown_timeout: float = 30.0
+    decoders: int = max(1, min(8, (os.cpu_count() or 2) // 2))
+    decoder_memory: int = 4 * GIB
+    log_content: bool = False
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.type is int:
+                object.__setattr__(self, option.name, whole(option.name, value, 0 if option.name == "port" else 1))
+            elif option.type is float:
+                object.__setattr__(self, option.name, number(option.name, value, above=0))
+        if self.port > 65_535:
+            raise OptionError(f"port={self.port} must be at most 65535")
+        if not all(self.api_keys):
+            raise OptionError("an API key is empty; leave it out, or give one of some length")
+        if not (self.api_keys or self.open_to_all or self.local):
+            raise OptionError(
+                f"host={self.host!r} can be reached from other machines; set an API key (--api-key or MOSSVL_API_KEY), "
+                "or say that everybody may ask (--open-to-all)"
+            )
+
+    @property
+    def local(self) -> bool:
+        """Only this machine reaches the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False

@@ -1,0 +1,64 @@
+"""Errors as OpenAI's clients know them: a status, and a body that says what was wrong."""
+
+from http import HTTPStatus
+from typing import Any
+
+from mossvl.errors import (
+    ContextLengthError,
+    EngineError,
+    GenerationCancelled,
+    GenerationTimeout,
+    InputError,
+    MediaError,
+    MossVLError,
+    OptionError,
+    PromptError,
+)
+
+
+class RequestError(MossVLError):
+    """A request is refused.
+
+    Attributes:
+        status: of HTTP.
+        code: what went wrong, for programs.
+        param: the part of the request that is wrong, if it is one.
+        retry_after: seconds after which to try again.
+    """
+
+    def __init__(
+        self, status: int, code: str, message: str, param: str | None = None, retry_after: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param, self.retry_after = status, code, param, retry_after
+
+
+KINDS: list[tuple[type[Exception], int, str]] = [
+    (ContextLengthError, HTTPStatus.BAD_REQUEST, "context_length_exceeded"),
+    (MediaError, HTTPStatus.BAD_REQUEST, "invalid_media"),
+    (OptionError, HTTPStatus.BAD_REQUEST, "invalid_option"),
+    (PromptError, HTTPStatus.BAD_REQUEST, "invalid_prompt"),
+    (InputError, HTTPStatus.BAD_REQUEST, "invalid_input"),
+    (GenerationTimeout, HTTPStatus.GATEWAY_TIMEOUT, "timeout"),
+    (GenerationCancelled, 499, "cancelled"),
+    (EngineError, HTTPStatus.SERVICE_UNAVAILABLE, "engine_failed"),
+]
+"""Status and code of each kind of error, the more special ones first."""
+TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+def refusal(error: BaseException) -> RequestError:
+    """What an error is to a client. What is nobody's but ours is not told in detail."""
+    if isinstance(error, RequestError):
+        return error
+    for kind, status, code in KINDS:
+        if isinstance(error, kind):
+            return RequestError(int(status), code, str(error))
+    message = str(error) if isinstance(error, MossVLError) else "the server has failed at this request; see its log"
+    return RequestError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", message)
+
+
+def error_body(error: RequestError) -> dict[str, Any]:
+    """{"error": …} in OpenAI's form."""
+    kind = TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
+    return {"error": {"message": str(error), "type": kind, "code": error.code, "param": error.param}}

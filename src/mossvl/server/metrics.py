@@ -1,0 +1,74 @@
+"""What is counted and measured, for Prometheus."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from mossvl.engine.engine import Engine
+from mossvl.engine.results import Result
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+BETWEEN = (0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1)
+
+
+class Metrics:
+    """A registry of its own, so that several servers in one process do not count for each other."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("requests", "Requests by path and status.", "path", "status")
+        self.errors = self._counter("errors", "Requests that have failed, by kind.", "code")
+        self.tokens = self._counter("tokens", "Tokens: text and vision of prompts, found in the cache, new.", "kind")
+        self.disconnects = self._counter("disconnects", "Clients that went away or stopped reading.", "how")
+        self.first_token = self._seconds("first_token_seconds", "From a request to its first token.", SECONDS)
+        self.between_tokens = self._seconds("inter_token_seconds", "Between tokens of an answer.", BETWEEN)
+        self.media = self._seconds("media_seconds", "To fetch, decode and resize the media of a request.", SECONDS)
+        self.queued = self._seconds("queue_seconds", "That a request waited until it was computed.", SECONDS)
+        self.total = self._seconds("request_seconds", "From a request to the end of its answer.", SECONDS)
+
+    def watch(self, engine: Engine) -> None:
+        """Report what the engine is doing, whenever somebody asks."""
+        scheduler, cache = engine.scheduler, engine.cache
+        self._gauge("requests_running", "Requests that are computed.", lambda: len(scheduler.running))
+        self._gauge("requests_waiting", "Requests that wait, for media or for others.", lambda: waiting(engine))
+        self._gauge("pages", "Pages of keys and values that there are.", lambda: cache.num_pages)
+        self._gauge("pages_free", "Pages that could be used at once.", lambda: cache.available)
+        self._gauge("preemptions", "Requests that lost their pages for a time.", lambda: scheduler.preemptions)
+        self._gauge("media_bytes", "Bytes of decoded pixels that wait.", lambda: engine.budget.used)
+
+    def ended(self, result: Result) -> None:
+        """Count a query that has ended, however it did."""
+        usage, timings = result.usage, result.timings
+        for kind, count in (
+            ("text", usage.prompt_tokens),
+            ("vision", usage.vision_tokens),
+            ("cached", usage.cached_tokens),
+            ("new", usage.new_tokens),
+        ):
+            self.tokens.labels(kind).inc(count)
+        for histogram, seconds in (
+            (self.first_token, timings.first_token),
+            (self.between_tokens, timings.per_token),
+            (self.media, timings.media),
+            (self.queued, timings.queue),
+            (self.total, timings.total),
+        ):
+            if seconds is not None:
+                histogram.observe(seconds)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, help: str, *labels: str) -> Counter:
+        return Counter(f"mossvl_{name}", help, labels, registry=self.registry)
+
+    def _seconds(self, name: str, help: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"mossvl_{name}", help, buckets=buckets, registry=self.registry)
+
+    def _gauge(self, name: str, help: str, value: Callable[[], float]) -> None:
+        Gauge(f"mossvl_{name}", help, registry=self.registry).set_function(value)
+
+
+def waiting(engine: Engine) -> int:
+    """Requests that are not computed yet."""
+    return max(0, engine.active - len(engine.scheduler.running))

@@ -1,0 +1,51 @@
+// Times: as labels, and those that an answer names.
+
+const NUMBER = String.raw`\d+(?:\.\d+)?`;
+const JOINT = String.raw`\s*(?:,\s*and|,\s*or|,|and|or|to|until|-|–|—)\s*`;
+const SECONDS = String.raw`${NUMBER}(?:${JOINT}${NUMBER})*\s?(?:seconds?|secs?|s)\b`;
+const CLOCK = String.raw`(?:\d{1,2}:)?[0-5]?\d:[0-5]\d(?:\.\d+)?(?![\d:])`;
+const FOUND = new RegExp(String.raw`(?<![\d.:])(?:${SECONDS}|${CLOCK})`, "gi");
+const LENGTH = /\b(?:for|lasts?|lasting|takes?|every|within|length of)\s+(?:about |around |approximately )?$/i;
+
+/**
+ * A text cut into pieces, {text} or {text, time}: times in seconds that lie in a video of this duration.
+ *
+ * Known are "3.0 seconds", "3 s", "between 2.0 and 4.0 seconds", "0:03" and "1:02:03"; a length ("for 2 seconds",
+ * "2 seconds long") is no time.
+ */
+export function pieces(text, duration) {
+  const found = [];
+  let end = 0;
+  const add = (start, stop, time) => {
+    if (!(time <= duration + 0.05)) return;
+    if (start > end) found.push({ text: text.slice(end, start) });
+    found.push({ text: text.slice(start, stop), time });
+    end = stop;
+  };
+  for (const match of text.matchAll(FOUND)) {
+    const [whole] = match;
+    const stop = match.index + whole.length;
+    if (whole.includes(":")) add(match.index, stop, fromClock(whole));
+    else if (!LENGTH.test(text.slice(0, match.index)) && !/^[\s-]+long\b/.test(text.slice(stop))) {
+      const numbers = [...whole.matchAll(new RegExp(NUMBER, "g"))];
+      numbers.forEach((number, place) => {
+        const start = match.index + number.index;
+        add(start, place === numbers.length - 1 ? stop : start + number[0].length, Number(number[0]));
+      });
+    }
+  }
+  if (end < text.length) found.push({ text: text.slice(end) });
+  return found;
+}
+
+/** "1:02:03" → 3723. */
+const fromClock = (text) => text.split(":").reduce((sum, part) => 60 * sum + Number(part), 0);
+
+/** A time as a label: "2.0 s", "1:02.5", "1:02:03.0". */
+export function label(seconds) {
+  const tenths = Math.round(seconds * 10);
+  if (tenths < 600) return `${(tenths / 10).toFixed(1)} s`;
+  const [hours, minutes, rest] = [Math.floor(tenths / 36000), Math.floor(tenths / 600) % 60, (tenths % 600) / 10];
+  const clock = `${minutes}:${rest.toFixed(1).padStart(4, "0")}`;
+  return hours ? `${hours}:${clock.padStart(7, "0")}` : clock;
+}

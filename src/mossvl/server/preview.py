@@ -1,0 +1,71 @@
+"""What the model would see of a medium: frames, times, sizes, and what they cost."""
+
+import base64
+import io
+from contextlib import ExitStack
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from mossvl.options import MediaOptions
+from mossvl.processing import prompt
+from mossvl.processing.plan import MediumPlan, VideoPlan
+from mossvl.processing.processor import MossVLProcessor
+
+QUALITY = 75
+"""Of thumbnails, as JPEG."""
+
+
+def preview(processor: MossVLProcessor, part: dict[str, Any], options: MediaOptions, side: int) -> dict[str, Any]:
+    """A medium as the model would see it.
+
+    Args:
+        part: of a message.
+        options: of the prompt that it would stand in.
+        side: of thumbnails, the longest, in pixels; 0 for none.
+
+    Returns:
+        sizes in pixels, times in seconds; a video's frames have each a time, an image's single one has None.
+
+    Raises:
+        MediaError: it cannot be read.
+        OptionError: its options cannot be used.
+    """
+    messages = prompt.check_messages([{"role": "user", "content": [part]}])
+    with ExitStack() as stack:
+        text = processor.render(messages)
+        plans = processor.plan_media(text, *prompt.media_of(messages), options, stack)
+        frames = [frame for plan in plans for frame in _frames(plan, side)]
+    first = plans[0]
+    factor = processor.image_processor.layout.factor
+    tokens = [(plan.height // factor) * (plan.width // factor) + 1 for plan in plans]
+    written = [prompt.IMAGE_TOKEN if plan.timestamps is None else prompt.video_text(plan.timestamps) for plan in plans]
+    return {
+        "kind": part["type"],
+        "width": first.source.width,
+        "height": first.source.height,
+        "model_width": first.width,
+        "model_height": first.height,
+        "vision_tokens": sum(plan.num_frames * each for plan, each in zip(plans, tokens, strict=True)),
+        "text_tokens": len(processor.tokenizer("".join(written))["input_ids"]),
+        "duration": first.source.duration if isinstance(first, VideoPlan) else None,
+        "frames": frames,
+    }
+
+
+def _frames(plan: MediumPlan, side: int) -> list[dict[str, Any]]:
+    times = [None] if plan.timestamps is None else plan.timestamps
+    if not side:
+        return [{"time": time} for time in times]
+    pictures = plan.frames()
+    return [{"time": time, "thumbnail": _thumbnail(next(pictures), side)} for time in times]
+
+
+def _thumbnail(picture: Tensor, side: int) -> str:
+    """A data URL of a picture, uint8 (3, height, width)."""
+    image = Image.fromarray(picture.permute(1, 2, 0).numpy())
+    image.thumbnail((side, side))
+    written = io.BytesIO()
+    image.save(written, "JPEG", quality=QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode()}"

@@ -1,0 +1,343 @@
+"""What clients send, in OpenAI's form, and what is meant by it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from mossvl.engine.query import Message, Query
+from mossvl.errors import OptionError, PromptError
+from mossvl.options import SamplingParams
+from mossvl.server.config import ServerConfig
+from mossvl.server.errors import RequestError
+
+SCHEMES = ("http:", "https:", "data:", "file:", "upload:")
+UPLOAD = "upload:"
+"""Before the name of an uploaded file."""
+
+
+class Part(BaseModel):
+    """Of these objects, unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def named(key: str) -> Callable[[Any], Any]:
+    """A validator that takes {key: value} for a value that is a text alone."""
+    return lambda given: {key: given} if isinstance(given, str) else given
+
+
+class ImageSource(Part):
+    """An image."""
+
+    url: str = Field(description="http(s):, data:, upload: or, where it is allowed, file:")
+    detail: str | None = Field(None, description="Ignored; say max_pixels instead.")
+    min_pixels: int | None = Field(None, ge=1)
+    max_pixels: int | None = Field(None, ge=1)
+
+
+class VideoOptions(Part):
+    fps: float | None = Field(None, gt=0, description="Frames taken of a second.")
+    min_frames: int | None = Field(None, ge=1)
+    max_frames: int | None = Field(None, ge=1)
+    min_pixels: int | None = Field(None, ge=1, description="Of a frame.")
+    max_pixels: int | None = Field(None, ge=1, description="Of a frame.")
+
+
+class VideoSource(VideoOptions):
+    """A video, or parts of it."""
+
+    url: str = Field(description="http(s):, data:, upload: or, where it is allowed, file:")
+    segments: list[list[float]] | None = Field(
+        None, description="Seconds: [start, end] or [instant]. Each is seen as a video of its own."
+    )
+
+
+class TimedFrame(Part):
+    timestamp: float = Field(ge=0, description="Seconds.")
+    url: str
+
+
+class FramesSource(VideoOptions):
+    """A video as a list of pictures of one size, each with its time."""
+
+    frames: list[TimedFrame] = Field(min_length=1)
+
+
+class TextPart(Part):
+    type: Literal["text"]
+    text: str
+
+
+class ImagePart(Part):
+    type: Literal["image_url"]
+    image_url: Annotated[ImageSource, BeforeValidator(named("url"))]
+
+
+class VideoPart(Part):
+    type: Literal["video_url"]
+    video_url: Annotated[VideoSource, BeforeValidator(named("url"))]
+
+
+class FramesPart(Part):
+    type: Literal["video_frames"]
+    video_frames: FramesSource
+
+
+MediumPart = Annotated[ImagePart | VideoPart | FramesPart, Field(discriminator="type")]
+ContentPart = Annotated[TextPart | ImagePart | VideoPart | FramesPart, Field(discriminator="type")]
+
+
+class ChatMessage(BaseModel):
+    """One turn. Other keys, which clients send back as they got them, are ignored."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[ContentPart]
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
+class JsonSchema(BaseModel):
+    name: str = "answer"
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """The form of the answer; `regex` (with `pattern`) is an extension."""
+
+    type: Literal["text", "json_object", "json_schema", "regex"]
+    json_schema: JsonSchema | None = None
+    pattern: str | None = None
+
+
+class ChatRequest(BaseModel):
+    """A request for a chat completion."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    model: str | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1, description="The older name of max_completion_tokens.")
+    temperature: float | None = Field(None, ge=0, le=2, description="0, the default, takes the likeliest token.")
+    top_p: float | None = Field(None, gt=0, le=1)
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    response_format: ResponseFormat | None = None
+    # Extensions.
+    top_k: int | None = Field(None, ge=0)
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0)
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    timeout: float | None = Field(None, gt=0, description="Seconds.")
+    # Accepted, and of no effect here.
+    user: Any = None
+    metadata: Any = None
+    store: Any = None
+    service_tier: Any = None
+    safety_identifier: Any = None
+    prompt_cache_key: Any = None
+    # Refused, unless they are empty.
+    tools: Any = None
+    tool_choice: Any = None
+    functions: Any = None
+    function_call: Any = None
+    parallel_tool_calls: Any = None
+    logit_bias: Any = None
+    modalities: Any = None
+    audio: Any = None
+    prediction: Any = None
+    reasoning_effort: Any = None
+    verbosity: Any = None
+    web_search_options: Any = None
+
+
+UNSUPPORTED = (
+    "tools", "tool_choice", "functions", "function_call", "logit_bias", "audio", "prediction", "web_search_options",
+)  # fmt: skip
+
+
+class FramesRequest(Part):
+    """A request for what the model would see of a medium."""
+
+    part: MediumPart
+    thumbnails: int = Field(0, ge=0, le=512, description="Longest side of the pictures, in pixels; 0 for none.")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request asks of the engine."""
+
+    query: Query
+    params: SamplingParams
+    stream: bool
+    usage: bool
+    """A stream ends with what it cost."""
+
+
+class Reader:
+    """Reads requests within the limits of a server.
+
+    Args:
+        max_frames: how many frames the videos of a request have where it does not say.
+        file_of: the path of an uploaded file, by its name.
+    """
+
+    def __init__(self, config: ServerConfig, max_frames: int, file_of: Callable[[str], str]) -> None:
+        self.config, self.max_frames, self.file_of = config, max_frames, file_of
+
+    def read(self, request: ChatRequest) -> Asked:
+        """Check a request and say what it asks.
+
+        Raises:
+            InputError: something in it cannot be used.
+            RequestError: it is beyond a limit, or asks for what is not supported.
+        """
+        for name in UNSUPPORTED:
+            if getattr(request, name):
+                raise RequestError(400, "unsupported", f"{name} is not supported; leave it out", name)
+        parts = [part for message in request.messages if isinstance(message.content, list) for part in message.content]
+        media = [part for part in parts if not isinstance(part, TextPart)]
+        self._limit("media", len(media), self.config.max_media, "--max-media")
+        texts = [message.content for message in request.messages if isinstance(message.content, str)]
+        texts += [part.text for part in parts if isinstance(part, TextPart)]
+        self._limit("characters of text", sum(map(len, texts)), self.config.max_text, "--max-text")
+        timeout = min(request.timeout or self.config.timeout, self.config.timeout)
+        query = Query.from_dict(
+            {
+                "messages": [self._message(message) for message in request.messages],
+                "media_kwargs": self.shared(media),
+                "generate_kwargs": {"timeout": timeout},
+            }
+        )
+        include_usage = request.stream_options is not None and request.stream_options.include_usage
+        return Asked(query, self._params(request), request.stream, include_usage)
+
+    def medium(self, part: ImagePart | VideoPart | FramesPart) -> dict[str, Any]:
+        """A medium as a part of one of our messages.
+
+        Raises:
+            OptionError: it asks for more than the limits allow.
+            PromptError: its URL is none.
+        """
+        given: ImageSource | VideoSource | FramesSource
+        if isinstance(part, ImagePart):
+            given = part.image_url
+            found: dict[str, Any] = {"type": "image", "image": self._place(given.url)}
+        elif isinstance(part, VideoPart):
+            given, source = part.video_url, self._place(part.video_url.url)
+            segments = part.video_url.segments
+            found = {"type": "video", "video": {"video_path": source, "segments": segments} if segments else source}
+        else:
+            given = part.video_frames
+            self._limit("frames", len(given.frames), self.config.max_frames, "--max-frames")
+            found = {"type": "video", "video": [(one.timestamp, self._place(one.url)) for one in given.frames]}
+        for name in ("min_pixels", "max_pixels"):
+            self._limit(name, getattr(given, name) or 0, self.config.max_pixels, "--max-pixels")
+        own = {name: getattr(given, name, None) for name in ("min_pixels", "max_pixels", "min_frames", "max_frames")}
+        own["video_fps"] = getattr(given, "fps", None)
+        return found | {name: value for name, value in own.items() if value is not None}
+
+    def shared(self, media: list[Any]) -> dict[str, Any]:
+        """Media options of a prompt: what its videos have together, within the limits."""
+        own = [most for most in map(_most_frames, media) if most]
+        self._limit("frames", sum(own), self.config.max_frames, "--max-frames")
+        return {"max_frames": max(1, min(self.max_frames, self.config.max_frames - sum(own)))}
+
+    def _message(self, message: ChatMessage) -> Message:
+        role = "system" if message.role == "developer" else message.role
+        if isinstance(message.content, str):
+            return {"role": role, "content": message.content}
+        return {
+            "role": role,
+            "content": [
+                {"type": "text", "text": part.text} if isinstance(part, TextPart) else self.medium(part)
+                for part in message.content
+            ],
+        }
+
+    def _place(self, url: str) -> str:
+        """A URL, or the path of an uploaded file.
+
+        Raises:
+            PromptError: it is of no known kind.
+        """
+        if not url.lower().startswith(SCHEMES):
+            raise PromptError(f"{url!r:.80} is no URL that is read here; expected one that begins with {SCHEMES}")
+        return self.file_of(url.removeprefix(UPLOAD)) if url.startswith(UPLOAD) else url
+
+    def _params(self, request: ChatRequest) -> SamplingParams:
+        """How the answer is drawn.
+
+        Raises:
+            OptionError: an option is out of range, or they exclude each other.
+        """
+        if request.top_logprobs is not None and not request.logprobs:
+            raise OptionError("top_logprobs needs logprobs: true")
+        self._limit("n", request.n or 1, self.config.max_answers, "--max-answers")
+        wanted = request.max_completion_tokens or request.max_tokens or self.config.max_tokens
+        self._limit("max_completion_tokens", wanted, self.config.max_tokens, "--max-tokens")
+        given: dict[str, Any] = {
+            "max_new_tokens": wanted,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "top_k": request.top_k,
+            "min_p": request.min_p,
+            "stop": request.stop,
+            "stop_token_ids": request.stop_token_ids,
+            "seed": None if request.seed is None else request.seed % 2**63,
+            "n": request.n,
+            "logprobs": (request.top_logprobs or 0) if request.logprobs else None,
+            "presence_penalty": request.presence_penalty,
+            "frequency_penalty": request.frequency_penalty,
+            "repetition_penalty": request.repetition_penalty,
+            "ignore_eos": request.ignore_eos,
+            **_form(request.response_format),
+        }
+        return SamplingParams.from_dict(given, top_k=0)
+
+    def _limit(self, what: str, given: int, most: int, flag: str) -> None:
+        if given > most:
+            raise OptionError(f"{given} {what} are more than this server's limit of {most} ({flag}); ask for less")
+
+
+def _most_frames(part: Any) -> int:
+    """Frames that a part claims for itself."""
+    if isinstance(part, FramesPart):
+        return part.video_frames.max_frames or 0
+    return (part.video_url.max_frames or 0) if isinstance(part, VideoPart) else 0
+
+
+def _form(wanted: ResponseFormat | None) -> dict[str, Any]:
+    """The form of an answer, as `SamplingParams` have it."""
+    match wanted:
+        case ResponseFormat(type="json_object"):
+            return {"json_schema": {"type": "object"}}
+        case ResponseFormat(type="json_schema"):
+            if wanted.json_schema is None:
+                raise OptionError('response_format of type "json_schema" needs json_schema: {"schema": …}')
+            return {"json_schema": wanted.json_schema.schema_}
+        case ResponseFormat(type="regex"):
+            if wanted.pattern is None:
+                raise OptionError('response_format of type "regex" needs a pattern')
+            return {"regex": wanted.pattern}
+    return {}
+
+
+def first_problem(problems: Any) -> RequestError:
+    """Of a request that is not of the form: what is wrong with it, and where."""
+    found: Iterator[Any] = iter(problems.errors(include_url=False, include_context=False, include_input=False))
+    problem = next(found)
+    place = ".".join(str(step) for step in problem["loc"])
+    return RequestError(400, "invalid_request", f"{place or 'the request'}: {problem['msg']}", place or None)

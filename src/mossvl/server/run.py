@@ -1,0 +1,96 @@
+"""A server in this process, from its first to its last moment."""
+
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+
+from mossvl.engine.interface import MossVL
+from mossvl.errors import OptionError
+from mossvl.server.app import create_app
+from mossvl.server.config import ServerConfig
+from mossvl.server.service import Service
+
+logger = logging.getLogger("mossvl.server")
+
+KEEP_ALIVE_SECONDS = 30
+LARGEST_HEADER = 64 << 10
+"""Bytes of all headers of a request."""
+
+
+class Server(uvicorn.Server):
+    """Tells the service first that it is to stop, so that no further request is taken."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        if not self._service.stopping:
+            logger.info("stopping (%s): running requests get their time", signal.Signals(sig).name)
+        self._service.stopping = True
+        super().handle_exit(sig, frame)
+
+
+def run(config: ServerConfig, load: Callable[[], MossVL], name: str) -> None:
+    """Serve until a signal says to stop.
+
+    Args:
+        load: makes the model, while the server already says that it is alive.
+        name: what the model is called in answers.
+
+    Raises:
+        Exception: the model could not be loaded.
+        OptionError: the address cannot be listened on.
+    """
+    set_up_log(config.log_content)
+    listening = bound(config.host, config.port)
+    service = Service(config, load, name)
+    server: Server | None = None
+
+    def give_up() -> None:
+        if server is not None:
+            server.should_exit = True
+
+    settings = uvicorn.Config(
+        create_app(service, give_up),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=int(config.shutdown_timeout),
+        h11_max_incomplete_event_size=LARGEST_HEADER,
+    )
+    server = Server(settings, service)
+    host, port = listening.getsockname()[:2]
+    logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    with listening:
+        server.run([listening])
+    if service.failed is not None:
+        raise service.failed
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        OptionError: it is taken, not allowed, or no address of this machine.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise OptionError(f"{host}:{port} cannot be listened on ({error}); choose another --port or --host") from error
+
+
+def set_up_log(content: bool) -> None:
+    """One line for what happens, to stderr; what requests hold stays out of it, unless `content`."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    for noisy in ("uvicorn", "httpx", "httpcore"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    if not content:  # Errors name what was asked.
+        logging.getLogger("mossvl.engine").setLevel(logging.WARNING)

@@ -1,0 +1,211 @@
+"""What stands behind the routes: the engine, the processes that decode, uploaded files, and their limits."""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from mossvl import __version__
+from mossvl.engine.handle import Handle
+from mossvl.engine.interface import MossVL
+from mossvl.media.limits import MediaLimits, SourcePolicy
+from mossvl.options import MediaOptions
+from mossvl.server.answers import Tokens
+from mossvl.server.config import ServerConfig
+from mossvl.server.errors import RequestError
+from mossvl.server.loading import LoadingProcesses
+from mossvl.server.metrics import Metrics
+from mossvl.server.preview import preview
+from mossvl.server.protocol import Asked, ChatRequest, FramesRequest, Reader, first_problem
+from mossvl.server.uploads import Uploads
+
+logger = logging.getLogger("mossvl.server")
+
+Body = TypeVar("Body", bound=BaseModel)
+
+RETRY_SECONDS = 5
+"""After which a client may try again that was refused because there was too much to do."""
+
+
+class Service:
+    """Everything that requests share.
+
+    Args:
+        load: makes the model; called once, in a thread.
+        name: what the model is called in answers.
+    """
+
+    def __init__(self, config: ServerConfig, load: Callable[[], MossVL], name: str) -> None:
+        self.config, self.name = config, name
+        self.metrics = Metrics()
+        self.uploads = Uploads(config.upload_space, config.upload_seconds)
+        self.stopping = False
+        self.failed: BaseException | None = None
+        self._load = load
+        self._ready: _Ready | None = None
+        self._admitting = threading.Lock()
+
+    # --- beginning and end ---------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Load the model, start the processes, and answer something once, so that the first client need not wait.
+
+        Raises:
+            MossVLError: the model cannot be loaded, or cannot answer.
+        """
+        llm = self._load()
+        processor = llm.processor
+        processor.limits = self._media_limits()
+        decoding = LoadingProcesses(processor, self.config.decoders, self.config.decoder_memory, llm.engine.budget)
+        reader = Reader(
+            self.config, processor.video_processor.max_frames, lambda number: str(self.uploads.get(number).path)
+        )
+        ready = _Ready(llm, decoding, reader, Tokens(processor.tokenizer))
+        try:
+            llm.warm_up()
+            first = reader.read(ChatRequest.model_validate({"messages": [{"role": "user", "content": "Hello"}]}))
+            ready.begin(first).result(self.config.timeout)
+        except BaseException:
+            ready.close()
+            raise
+        self.metrics.watch(llm.engine)
+        self._ready = ready
+
+    def close(self) -> None:
+        """End everything; what still runs is cancelled."""
+        self.stopping = True
+        if self._ready is not None:
+            self._ready.close()
+        self.uploads.close()
+
+    @property
+    def ready(self) -> "_Ready":
+        """What answers.
+
+        Raises:
+            RequestError: it is not there yet, or not any more.
+        """
+        if self.stopping:
+            raise RequestError(503, "stopping", "the server is being stopped", retry_after=RETRY_SECONDS)
+        if self._ready is None:
+            raise RequestError(503, "loading", "the model is being loaded; try again soon", retry_after=RETRY_SECONDS)
+        if (broken := self._ready.llm.engine.broken) is not None:
+            raise broken
+        return self._ready
+
+    @property
+    def broken(self) -> BaseException | None:
+        """Why nothing will be answered any more."""
+        return self.failed or (self._ready.llm.engine.broken if self._ready is not None else None)
+
+    # --- requests ------------------------------------------------------------------------------------------------
+
+    def begin(self, body: bytes) -> tuple[Asked, Handle]:
+        """Begin to answer a request.
+
+        Raises:
+            MossVLError: the request cannot be used, or is one too many.
+        """
+        ready = self.ready
+        asked = ready.reader.read(parsed(ChatRequest, body))
+        if self.config.log_content:
+            logger.info("asked: %s", body.decode(errors="replace"))
+        with self._admitting:
+            engine = ready.llm.engine
+            if engine.active >= engine.config.max_batch + self.config.max_queue:
+                raise RequestError(
+                    503,
+                    "overloaded",
+                    f"{engine.active} requests are being answered or wait; try again later (--max-queue)",
+                    retry_after=RETRY_SECONDS,
+                )
+            return asked, ready.begin(asked)
+
+    def frames(self, body: bytes) -> dict[str, Any]:
+        """What the model would see of a medium.
+
+        Raises:
+            MossVLError: the request or its medium cannot be used.
+        """
+        ready = self.ready
+        request = parsed(FramesRequest, body)
+        options = MediaOptions.from_dict(ready.reader.shared([request.part]))
+        part = ready.reader.medium(request.part)
+        timeout = self.config.media_timeout
+        return ready.decoding.call(preview, part, options, request.thumbnails, timeout=timeout)
+
+    def described(self) -> dict[str, Any]:
+        """The model, and what may be asked of it.
+
+        Raises:
+            RequestError: it is not loaded.
+        """
+        llm, config = self.ready.llm, self.config
+        images, videos = llm.processor.image_processor, llm.processor.video_processor
+        media = {
+            "fps": videos.video_fps,
+            "min_frames": videos.min_frames,
+            "max_frames": videos.max_frames,
+            "min_pixels": images.size["shortest_edge"],
+            "max_pixels": videos.size["longest_edge"],
+        }
+        caps = {
+            "max_media": config.max_media,
+            "max_frames": config.max_frames,
+            "max_pixels": config.max_pixels,
+            "max_tokens": config.max_tokens,
+            "max_duration": config.max_duration,
+            "max_upload_bytes": config.max_download,
+        }
+        context = llm.model.config.text_config.max_position_embeddings
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "mossvl",
+            "mossvl": {"version": __version__, "context": context, "media": media, "caps": caps},
+        }
+
+    def _media_limits(self) -> MediaLimits:
+        config = self.config
+        return MediaLimits(
+            image_pixels=config.max_image_pixels,
+            download_bytes=config.max_download,
+            timeout=config.media_timeout,
+            duration=config.max_duration,
+            sources=SourcePolicy(
+                directories=(*config.media_dirs, self.uploads.folder),
+                domains=config.media_domains,
+                public_only=not config.private_media,
+            ),
+        )
+
+
+class _Ready:
+    """A model that is loaded, and what belongs to it."""
+
+    def __init__(self, llm: MossVL, decoding: LoadingProcesses, reader: Reader, tokens: Tokens) -> None:
+        self.llm, self.decoding, self.reader, self.tokens = llm, decoding, reader, tokens
+
+    def begin(self, asked: Asked) -> Handle:
+        query = asked.query
+        source = self.decoding.load(query, query.messages([]))
+        return self.llm.engine.begin(source, query.generation, asked.params)
+
+    def close(self) -> None:
+        for part in (self.llm, self.decoding):
+            part.close()
+
+
+def parsed(form: type[Body], body: bytes) -> Body:
+    """A request's body in its form.
+
+    Raises:
+        RequestError: it is not of that form; says where.
+    """
+    try:
+        return form.model_validate_json(body)
+    except ValidationError as problems:
+        raise first_problem(problems) from problems

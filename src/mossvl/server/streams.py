@@ -1,0 +1,95 @@
+"""Answers on their way to a client who may read slowly, or go away."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+T = TypeVar("T")
+
+PIECE = b"data: %b\n\n"
+ALIVE = b": still working\n\n"
+"""A comment, which clients skip; proxies see that the connection is in use."""
+DONE = PIECE % b"[DONE]"
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
+def event(content: dict[str, Any]) -> bytes:
+    """A server-sent event."""
+    return PIECE % json.dumps(content, ensure_ascii=False).encode()
+
+
+async def gone(receive: Receive) -> None:
+    """Returns when the client has closed the connection; the request's body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
+    """Wait for work; it is cancelled when the client goes away.
+
+    Raises:
+        ClientGone: it did.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(gone(request.receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await working
+
+
+class EventStream(Response):
+    """Server-sent events, written as fast as the client reads.
+
+    Args:
+        events: encoded; closed when the client goes away or reads nothing for `stall` seconds.
+        ended: called at the end, whatever it was, with what it was: "sent", "gone" or "stalled".
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes], stall: float, ended: Callable[[str], None]) -> None:
+        super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self._events, self._stall, self._ended = events, stall, ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        writing = asyncio.ensure_future(self._write(send))
+        leaving = asyncio.ensure_future(gone(receive))
+        how = "gone"
+        try:
+            await asyncio.wait((writing, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if writing.done():
+                how = "stalled" if isinstance(writing.exception(), TimeoutError) else "sent"
+                writing.result()
+        except (TimeoutError, OSError):
+            pass
+        finally:
+            for task in (writing, leaving):
+                task.cancel()
+            await asyncio.gather(writing, leaving, return_exceptions=True)
+            self._ended(how)
+
+    async def _write(self, send: Send) -> None:
+        """Raises TimeoutError when the client reads nothing for too long."""
+        async with aclosing(self._events) as events:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            async for piece in events:
+                async with asyncio.timeout(self._stall):
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
