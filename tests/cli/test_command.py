@@ -8,28 +8,34 @@ from pathlib import Path
 import pytest
 
 import mossvl
-from mossvl.cli.options import GROUPS, GenerationFlags
+from mossvl.cli.options import GROUPS, EngineFlags, GenerationFlags, LimitFlags, ServerFlags
 
 
 def test_version(command):
     assert command("--version").stdout == f"mossvl {mossvl.__version__}\n"
 
 
-@pytest.mark.parametrize("name", ["ask", "run", "frames", "inspect", "bench"])
+@pytest.mark.parametrize("name", ["ask", "run", "serve", "frames", "inspect", "bench"])
 def test_every_command_has_help(command, name):
     result = command(name, "--help")
     assert result.exit_code == 0
     assert f"mossvl {name}" in result.stdout
 
 
+ELSEWHERE = {
+    GenerationFlags: {"n", "logprobs"},  # One answer a query, as text.
+    LimitFlags: {"sources"},  # Of what one asks about oneself, nothing is kept away.
+    EngineFlags: {"device", "dtype"},  # Flags of every command.
+}
+
+
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_option_has_a_flag(command, group):
-    elsewhere = {"n", "logprobs"} if group is GenerationFlags else set()  # One answer a query, as text.
-    assert set(group.flags) | elsewhere == {field.name for field in fields(group.options)}
-    shown = command("run", "--help").stdout
+    assert set(group.flags) | ELSEWHERE.get(group, set()) == {field.name for field in fields(group.options)}
+    shown = command("serve" if group in (EngineFlags, ServerFlags) else "run", "--help").stdout
     for option, flag in group.flags.items():
-        for name in flag.names or (f"--{option.replace('_', '-')}",):
-            assert name in shown
+        for names in flag.names or (f"--{option.replace('_', '-')}",):
+            assert all(name in shown for name in names.split("/"))
 
 
 @pytest.mark.parametrize("arguments", [["ask"], ["run", "queries.jsonl"], ["frames"], ["inspect"], ["nothing"]])

@@ -1,4 +1,5 @@
 import json
+import tempfile
 import threading
 import time
 import weakref
@@ -13,6 +14,7 @@ import pytest
 from av.stream import Disposition
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from mossvl.errors import GenerationCancelled, GenerationTimeout, InputError, MediaError
 from mossvl.media.limits import MediaLimits
@@ -364,3 +366,22 @@ def test_a_closed_clip_cannot_be_read(made: Callable[[str], Made]) -> None:
     clip.close()
     with pytest.raises(MediaError, match="closed"):
         clip.read([0])
+
+
+@pytest.mark.parametrize("kind", ["mp4", "gif", "webp", "frames"])
+def test_a_clip_over_the_longest_duration_is_refused(
+    tmp_path: Path, kind: str, open_files: Callable[[Path], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    path = tmp_path / f"clip.{kind}"
+    if kind == "mp4":
+        write_clip(path, 20, rate=10)
+    pictures = [Image.fromarray(np.full((8, 8, 3), 10 * number, np.uint8)) for number in range(20)]
+    if kind in ("gif", "webp"):
+        pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=100)
+    source: Any = [(number / 10, picture) for number, picture in enumerate(pictures)] if kind == "frames" else path
+    with open_clip(source, MediaLimits(duration=2.01)) as clip:
+        assert clip.duration == pytest.approx(2)
+    with pytest.raises(MediaError, match=r"2 seconds long, more than the 1\.5 allowed; .* MediaLimits\.duration"):
+        open_clip(source, MediaLimits(duration=1.5))
+    assert open_files(tmp_path) == []

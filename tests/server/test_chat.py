@@ -152,16 +152,11 @@ def test_an_answer_ends_at_a_stop_text_and_at_its_length(client):
     assert short.finish_reason == "length"
 
 
-def test_penalties_and_filters_change_what_is_drawn(client):
-    def answer(**options):
-        long = {"ignore_eos": True, "max_completion_tokens": 30}
-        return complete(client, asking("Describe it in many words."), **long, **options).choices[0].message.content
-
-    plain = answer()
-    for options in ({"presence_penalty": 2}, {"frequency_penalty": 2}, {"repetition_penalty": 5}):
-        assert answer(**options) != plain
+def test_filters_change_what_is_drawn(client):
+    messages = asking("Describe it in many words.")
+    plain = complete(client, messages).choices[0].message.content
     for options in ({"top_k": 1}, {"min_p": 1.0}, {"top_p": 1e-6}):
-        assert answer(temperature=1.5, **options) == plain
+        assert complete(client, messages, temperature=2, **options).choices[0].message.content == plain
 
 
 def test_an_answer_has_the_form_that_is_asked_for(client):

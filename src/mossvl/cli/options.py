@@ -82,6 +82,8 @@ class LimitFlags(dict[str, Any]):
         "image_pixels": Flag("Largest image or video frame that is opened, in pixels.", ("--max-image-pixels",)),
         "download_bytes": Flag("Largest download of an image or a video."),
         "timeout": Flag("Seconds that loading an image or a video may take; inf for no limit.", ("--media-timeout",)),
+        "duration": Flag("Seconds of the longest video; inf for no limit.", ("--max-duration",)),
+        "redirects": Flag("How often a download may be sent on to another URL.", ("--max-redirects",)),
     }
 
 
@@ -90,9 +92,22 @@ class EngineFlags(dict[str, Any]):
 
     options, panel = EngineConfig, "Engine"
     flags = {
-        "memory": Flag("For keys and values: a part of the GPU's memory (up to 1), or bytes."),
+        "memory": Flag(
+            "For keys and values: up to 1, the part of a GPU that weights and pages may fill; above, bytes."
+        ),
         "max_batch": Flag("Most requests that are computed together."),
+        "page_size": Flag("Tokens of a page of keys and values."),
+        "prefill_tokens": Flag("Most prompt tokens computed in one step."),
+        "vision_patches": Flag("Most patches encoded in one step."),
+        "mixed_prefill_tokens": Flag("The same, of prompt tokens, beside requests that are generating."),
+        "mixed_vision_patches": Flag("The same, of patches, beside requests that are generating."),
+        "prefix_cache": Flag(
+            "Keep what was computed for requests that begin alike.", ("--prefix-cache/--no-prefix-cache",)
+        ),
         "vision_cache": Flag("Bytes for encoded pictures that are kept; 0 for none."),
+        "media_cache": Flag("Clips whose frames are remembered; 0 for none."),
+        "media_workers": Flag("Requests whose media are loaded at the same time."),
+        "media_bytes": Flag("Decoded pixels that may wait in memory, in bytes."),
         "eager": Flag("No CUDA graphs: a faster start, and slower answers.", ("--eager",)),
     }
 

@@ -70,10 +70,8 @@ export async function* answer(question, signal) {
   let complete = false;
   try {
     for await (const data of events(response.body)) {
-      if (data === "[DONE]") {
-        complete = true;
-        return;
-      }
+      complete = data === "[DONE]";
+      if (complete) continue; // to the end, so that the server sees that all has arrived
       const chunk = JSON.parse(data);
       if (chunk.error) throw new ApiError(sentence(chunk.error.message));
       yield chunk;
@@ -89,16 +87,21 @@ async function* events(bytes) {
   const decoder = new TextDecoder();
   const reader = bytes.getReader();
   let text = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    text += done ? decoder.decode() : decoder.decode(value, { stream: true });
-    const blocks = text.split(/\r?\n\r?\n/);
-    text = done ? "" : blocks.pop();
-    for (const block of blocks) {
-      const lines = block.split(/\r?\n/).filter((line) => line.startsWith("data:"));
-      if (lines.length) yield lines.map((line) => line.slice(5).replace(/^ /, "")).join("\n");
+  let ended = false;
+  try {
+    while (!ended) {
+      const { done, value } = await reader.read();
+      ended = done;
+      text += done ? decoder.decode() : decoder.decode(value, { stream: true });
+      const blocks = text.split(/\r?\n\r?\n/);
+      text = done ? "" : blocks.pop();
+      for (const block of blocks) {
+        const lines = block.split(/\r?\n/).filter((line) => line.startsWith("data:"));
+        if (lines.length) yield lines.map((line) => line.slice(5).replace(/^ /, "")).join("\n");
+      }
     }
-    if (done) return;
+  } finally {
+    if (!ended) reader.cancel().catch(() => {}); // nobody reads on
   }
 }
 
