@@ -55,13 +55,20 @@ def serving(*flags: str, ready: bool = True, **environment: str) -> Iterator[Run
     try:
         running.url = waited(lambda: re.search(r"listening on (http://\S+)", running.log), running)[1]
         if ready:
-            waited(lambda: httpx.get(f"{running.url}/ready").status_code == 200, running)
+            waited(lambda: is_ready(running), running)
         yield running
     finally:
         process.kill()
         process.wait()
         reading.join()
         process.stderr.close()
+
+
+def is_ready(running) -> bool:
+    try:
+        return httpx.get(f"{running.url}/ready").status_code == 200
+    except httpx.TransportError:  # It has ended, or is about to.
+        return False
 
 
 def waited(condition, running):

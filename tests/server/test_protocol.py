@@ -1,0 +1,177 @@
+"""What is read out of a request, and what is refused of it: no server needed."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mossvl.errors import InputError, OptionError
+from mossvl.options import SamplingParams
+from mossvl.server.config import ServerConfig
+from mossvl.server.errors import RequestError, refusal
+from mossvl.server.protocol import ChatRequest, Reader
+from mossvl.server.service import parsed
+
+SMALL = ServerConfig(max_media=2, max_frames=10, max_pixels=10_000, max_text=100, max_tokens=50, max_answers=2)
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+def read(config=SMALL, **request):
+    body = ChatRequest.model_validate({"messages": HELLO} | request)
+    return Reader(config, 8, lambda number: f"/uploads/{number}").read(body)
+
+
+def video(**options):
+    return {"type": "video_url", "video_url": {"url": "https://example.org/a.mp4", **options}}
+
+
+def asking(*parts):
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": "What?"}]}]
+
+
+def test_options_reach_the_sampler():
+    params = read(
+        max_completion_tokens=7,
+        temperature=0.5,
+        top_p=0.9,
+        top_k=3,
+        min_p=0.1,
+        n=2,
+        stop="x",
+        seed=-1,
+        logprobs=True,
+        top_logprobs=2,
+        presence_penalty=1,
+        frequency_penalty=-1,
+        repetition_penalty=1.5,
+        ignore_eos=True,
+    ).params
+    assert params == SamplingParams(
+        max_new_tokens=7,
+        temperature=0.5,
+        top_p=0.9,
+        top_k=3,
+        min_p=0.1,
+        n=2,
+        stop=("x",),
+        seed=2**63 - 1,
+        logprobs=2,
+        presence_penalty=1,
+        frequency_penalty=-1,
+        repetition_penalty=1.5,
+        ignore_eos=True,
+    )
+
+
+def test_the_likeliest_tokens_are_taken_where_nothing_is_said():
+    assert read().params == SamplingParams(max_new_tokens=50, top_k=0)
+    assert read().query.generation.timeout == SMALL.timeout
+
+
+def test_media_become_parts_with_their_options():
+    frames = {
+        "type": "video_frames",
+        "video_frames": {"frames": [{"timestamp": 1, "url": "upload:x"}], "max_frames": 3},
+    }
+    picture = {
+        "type": "image_url",
+        "image_url": {"url": "data:image/png;base64,AA==", "detail": "low", "max_pixels": 5000},
+    }
+    query = read(
+        ServerConfig(), messages=asking(video(fps=2, min_frames=2, segments=[[0, 2], [3]]), frames, picture)
+    ).query
+    assert query.turn[0]["content"][:3] == [
+        {
+            "type": "video",
+            "video": {"video_path": "https://example.org/a.mp4", "segments": [[0, 2], [3]]},
+            "min_frames": 2,
+            "video_fps": 2.0,
+        },
+        {"type": "video", "video": [(1.0, "/uploads/x")], "max_frames": 3},
+        {"type": "image", "image": "data:image/png;base64,AA==", "max_pixels": 5000},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"messages": asking(video(), video(), video())}, r"3 media are more .* limit of 2 \(--max-media\)"),
+        ({"messages": asking(video(max_frames=6), video(max_frames=5))}, r"11 frames .* limit of 10 \(--max-frames\)"),
+        ({"messages": asking(video(max_pixels=20_000))}, r"20000 max_pixels .* \(--max-pixels\)"),
+        ({"messages": asking(video(min_pixels=20_000))}, r"20000 min_pixels .* \(--max-pixels\)"),
+        ({"messages": [{"role": "user", "content": "x" * 101}]}, r"101 characters .* limit of 100 \(--max-text\)"),
+        ({"max_completion_tokens": 51}, r"51 max_completion_tokens .* limit of 50 \(--max-tokens\)"),
+        ({"n": 3}, r"3 n are more .* limit of 2 \(--max-answers\)"),
+        ({"messages": asking({"type": "image_url", "image_url": "/etc/passwd"})}, "no URL that is read here"),
+        ({"messages": asking({"type": "image_url", "image_url": "gopher://x/"})}, "no URL that is read here"),
+        ({"tools": [{"type": "function"}]}, "tools is not supported"),
+        ({"logit_bias": {"5": 1}}, "logit_bias is not supported"),
+        ({"top_logprobs": 2}, "needs logprobs"),
+        ({"response_format": {"type": "json_schema"}}, "needs json_schema"),
+        ({"response_format": {"type": "regex"}}, "needs a pattern"),
+        ({"response_format": {"type": "regex", "pattern": "("}}, "cannot be used"),
+        ({"stop": [""]}, "none of them empty"),
+    ],
+)
+def test_what_is_beyond_a_limit_or_unknown_is_refused_by_name(request_, words):
+    with pytest.raises((InputError, RequestError), match=words):
+        read(**request_)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b"", None),
+        (b"[]", None),
+        (b'{"messages": []}', "messages"),
+        (b'{"messages": [{"role": "king", "content": "a"}]}', "messages.0.role"),
+        (b'{"messages": [{"role": "user", "content": "a"}], "temprature": 1}', "temprature"),
+        (b'{"messages": [{"role": "user", "content": "a"}], "temperature": 3}', "temperature"),
+        (b'{"messages": [{"role": "user", "content": "a"}], "n": 0}', "n"),
+        (b"\xff\xfe", None),
+    ],
+)
+def test_a_body_of_another_form_is_refused_with_the_place(body, param):
+    with pytest.raises(RequestError) as refused:
+        parsed(ChatRequest, body)
+    assert (refused.value.status, refused.value.param) == (400, param)
+
+
+def test_five_thousand_malformed_bodies_are_refused_and_nothing_else():
+    medium = video(segments=[[0, 1]])
+    good = json.dumps({"messages": asking(medium), "n": 1, "stop": ["a"], "response_format": {"type": "text"}}).encode()
+    reader = Reader(SMALL, 8, str)
+
+    @settings(max_examples=5000, deadline=None, database=None)
+    @given(st.data())
+    def refused_or_read(data):
+        start = data.draw(st.integers(0, len(good)))
+        stop = data.draw(st.integers(start, min(len(good), start + 12)))
+        json_bits = st.sampled_from(
+            [b"null", b"{}", b"[]", b"-1", b"1e999", b'"', b"true", b"[[[[", b"\x00", b'"\\ud800"']
+        )
+        body = good[:start] + data.draw(st.one_of(st.binary(max_size=8), json_bits)) + good[stop:]
+        statuses = []
+        try:
+            reader.read(parsed(ChatRequest, body))
+        except (InputError, RequestError) as error:
+            statuses.append(refusal(error).status)
+        assert all(400 <= status < 500 for status in statuses)
+
+    refused_or_read()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.org"])
+def test_others_are_let_in_only_with_a_key_or_when_it_is_said(host):
+    with pytest.raises(OptionError, match="--api-key"):
+        ServerConfig(host=host)
+    assert ServerConfig(host=host, api_keys=("secret",)).host == ServerConfig(host=host, open_to_all=True).host
+
+
+@pytest.mark.parametrize(
+    "options", [{"port": 70_000}, {"max_queue": 0}, {"timeout": -1}, {"api_keys": ("",)}, {"hots": 1}]
+)
+def test_settings_that_cannot_be_are_refused(options):
+    with pytest.raises(OptionError):
+        ServerConfig(**options)
