@@ -36,6 +36,8 @@ logger = logging.getLogger("mossvl.server")
 PAGE = Path(__file__).parent / "page"
 ALIVE_SECONDS = 10.0
 """How long a stream says nothing before it says that it is alive."""
+LAG_SECONDS = 0.1
+"""How often it is looked whether the event loop is late."""
 CONTENT_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob: http: https:; style-src 'self'; "
     "script-src 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -52,8 +54,10 @@ def create_app(service: Service, failed: Callable[[], None] = lambda: None) -> F
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         starting = asyncio.create_task(start(service, failed))
+        watching = asyncio.create_task(watch_lag(service))
         yield
         service.stopping = True
+        watching.cancel()
         await starting
         await anyio.to_thread.run_sync(service.close)
 
@@ -76,6 +80,15 @@ async def start(service: Service, failed: Callable[[], None]) -> None:
         service.failed = error
         logger.error("the model cannot be loaded: %s", error, exc_info=not isinstance(error, MossVLError))
         failed()
+
+
+async def watch_lag(service: Service) -> None:
+    """Measure by how much the event loop is late, again and again."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LAG_SECONDS
+        await asyncio.sleep(LAG_SECONDS)
+        service.metrics.lag.observe(max(0.0, loop.time() - due))
 
 
 def body_of(form: Any) -> dict[str, Any]:

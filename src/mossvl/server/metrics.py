@@ -8,6 +8,7 @@ from mossvl.engine.engine import Engine
 from mossvl.engine.results import Result
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+LAGS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
 BETWEEN = (0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1)
 
 
@@ -24,6 +25,7 @@ class Metrics:
         self.between_tokens = self._seconds("inter_token_seconds", "Between tokens of an answer.", BETWEEN)
         self.media = self._seconds("media_seconds", "To fetch, decode and resize the media of a request.", SECONDS)
         self.queued = self._seconds("queue_seconds", "That a request waited until it was computed.", SECONDS)
+        self.lag = self._seconds("event_loop_lag_seconds", "By which the event loop was late.", LAGS)
         self.total = self._seconds("request_seconds", "From a request to the end of its answer.", SECONDS)
 
     def watch(self, engine: Engine) -> None:

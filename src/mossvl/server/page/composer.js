@@ -72,6 +72,7 @@ export class Composer {
     const hadFocus = this.chips.contains(document.activeElement);
     this.chips.replaceChildren(...questions.map((question) => this.#chip(question)));
     this.chips.hidden = questions.length === 0;
+    this.chips.scrollLeft = 0;
     if (hadFocus) this.focus();
   }
 

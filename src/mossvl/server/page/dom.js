@@ -57,4 +57,10 @@ export const count = (number) => number.toLocaleString("en");
 /** 1 and "frame" → "1 frame". */
 export const counted = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 
+/** 3870 → "3.9 kB". */
+export function bytes(number) {
+  const power = Math.min(3, Math.max(1, Math.floor(Math.log10(number) / 3)));
+  return `${(number / 1000 ** power).toFixed(1)} ${["kB", "MB", "GB"][power - 1]}`;
+}
+
 export const reducedMotion = () => matchMedia("(prefers-reduced-motion: reduce)").matches;

@@ -1,6 +1,7 @@
 // The pictures and videos of the conversation: uploaded once, looked at through the server, asked about by name.
 
 import { ApiError, frames, removeFile, upload } from "./api.js";
+import { bytes } from "./dom.js";
 
 const PICTURE_NAMES = /\.(png|jpe?g|webp|gif|bmp|tiff?|avif|heic)$/i;
 const VIDEO_NAMES = /\.(mp4|m4v|mov|webm|mkv|avi|mpe?g|ts|wmv|flv|ogv|3gp)$/i;
@@ -84,8 +85,8 @@ export class Media extends EventTarget {
   addFile(file, sample = null) {
     this.#checkRoom();
     if (file.size > this.caps.max_upload_bytes) {
-      const [size, most] = [file.size, this.caps.max_upload_bytes].map((bytes) => (bytes / 2 ** 20).toFixed(1));
-      throw new ApiError(`${file.name} has ${size} MB; the server takes files of at most ${most} MB.`);
+      const [size, most] = [file.size, this.caps.max_upload_bytes].map(bytes);
+      throw new ApiError(`${file.name} has ${size}; the server takes files of at most ${most}.`);
     }
     const picture = file.type ? file.type.startsWith("image/") : PICTURE_NAMES.test(file.name);
     const medium = new Medium({ kind: picture ? "image" : "video", name: file.name, file, sample });
@@ -113,8 +114,9 @@ export class Media extends EventTarget {
       try {
         await this.#look(medium);
       } catch (error) {
-        if (kind === kinds.at(-1) || ![400, 422].includes(error.status)) throw error;
-        continue;
+        if (kinds.length === 1 || error.passing) throw error;
+        if (kind === kinds[0]) continue;
+        throw new ApiError("There is neither a video nor a picture that can be read. Is the URL right?");
       }
       this.#add(medium);
       return medium;
@@ -199,7 +201,9 @@ export class Media extends EventTarget {
 
   #checkRoom() {
     if (this.all.length >= this.caps.max_media) {
-      throw new ApiError(`The server takes at most ${this.caps.max_media} pictures and videos in one conversation.`);
+      const most = this.caps.max_media;
+      const words = most === 1 ? "1 picture or video" : `${most} pictures and videos`;
+      throw new ApiError(`The server takes at most ${words} in one conversation.`);
     }
   }
 

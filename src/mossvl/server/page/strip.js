@@ -62,7 +62,7 @@ export class Strip {
   /** "7 frames · 128 × 96 pixels · 91 vision tokens + 63 text tokens". */
   #words(seen) {
     const tokens = ({ vision_tokens: vision, text_tokens: text }) =>
-      `${counted(vision, "vision token")}${text ? ` + ${count(text)} text tokens` : ""}`;
+      `${counted(vision, "vision token")}${text ? ` + ${counted(text, "text token")}` : ""}`;
     const words = seen.kind === "video" ? [counted(seen.frames.length, "frame")] : [];
     words.push(`${seen.model_width} × ${seen.model_height} pixels${words.length ? " each" : ""}`, tokens(seen));
     const all = this.media.all.map((medium) => medium.seen).filter(Boolean);

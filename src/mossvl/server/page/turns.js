@@ -95,16 +95,16 @@ export class Turns {
   }
 }
 
-/** "First token after 0.31 s · 58 tokens/s · 91 vision tokens · 64 of 96 text tokens cached". */
+/** "First token 0.31 s · 58 tokens/s · 91 vision tokens · 64/96 text tokens cached". */
 function facts(turn) {
   const words = turn.state === "stopped" ? ["Stopped"] : [];
   if (turn.finish === "length") words.push("Cut off: the most new tokens were reached");
   const { usage, timings } = turn;
-  if (timings?.first_token) words.push(`first token after ${timings.first_token.toFixed(2)} s`);
+  if (timings?.first_token) words.push(`first token ${timings.first_token.toFixed(2)} s`);
   if (timings?.per_token) words.push(`${Math.round(1 / timings.per_token)} tokens/s`);
   if (usage?.prompt_tokens_details) {
     const { cached_tokens: cached, text_tokens: text, vision_tokens: vision } = usage.prompt_tokens_details;
-    words.push(counted(vision, "vision token"), `${count(cached)} of ${counted(text, "text token")} cached`);
+    words.push(counted(vision, "vision token"), `${count(cached)}/${counted(text, "text token")} cached`);
   }
   const line = words.join(" · ");
   return line.charAt(0).toUpperCase() + line.slice(1);
