@@ -9,7 +9,6 @@ from typing import Any
 
 from mossvl.engine.handle import Handle
 from mossvl.engine.results import Result, TokenLogprobs, Usage
-from mossvl.server.errors import refusal
 
 REASONS = {"stop": "stop", "length": "length"}
 """Why an answer ended, in OpenAI's words; anything else is an error."""
@@ -135,8 +134,3 @@ def usage_of(usage: Usage) -> dict[str, Any]:
 def seen(result: Result) -> dict[str, Any]:
     """What was seen of each medium (sizes in pixels, times in seconds), and how long things took, in seconds."""
     return {"media": [asdict(medium) for medium in result.media], "timings": asdict(result.timings)}
-
-
-def failure(result: Result) -> Exception | None:
-    """What a query failed of, as its client is told; None if it did not."""
-    return None if result.error is None else refusal(result.error)

@@ -22,7 +22,7 @@ from mossvl import __version__
 from mossvl.engine.handle import Handle
 from mossvl.errors import MossVLError
 from mossvl.server.answers import Completion
-from mossvl.server.errors import RequestError, error_body, refusal
+from mossvl.server.errors import RequestError, error_body
 from mossvl.server.middleware import Gate
 from mossvl.server.protocol import Asked, ChatRequest, FramesRequest
 from mossvl.server.samples import SAMPLES
@@ -130,7 +130,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def _answer_errors(app: FastAPI, service: Service) -> None:
     def answered(error: BaseException) -> JSONResponse:
-        refused = refusal(error)
+        refused = service.told(error)
         service.metrics.errors.labels(refused.code).inc()
         headers = {} if refused.retry_after is None else {"retry-after": str(refused.retry_after)}
         return JSONResponse(error_body(refused), refused.status, headers)
@@ -260,7 +260,7 @@ async def events(
             last = await anext(changes, False) is False or handle.ended
     result = handle.result_now
     if result.error is not None:
-        refused = refusal(result.error)
+        refused = service.told(result.error)
         service.metrics.errors.labels(refused.code).inc()
         yield event(error_body(refused))
         return
@@ -360,7 +360,18 @@ def _add_state(app: FastAPI, service: Service) -> None:
 def _add_page(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html", headers={"content-security-policy": CONTENT_POLICY})
+        return FileResponse(PAGE / "index.html", headers=Checked.HEADERS | {"content-security-policy": CONTENT_POLICY})
 
-    app.mount("/page", StaticFiles(directory=PAGE), name="page")
-    app.mount("/samples", StaticFiles(directory=PAGE / "samples"), name="samples")
+    app.mount("/page", Checked(directory=PAGE), name="page")
+    app.mount("/samples", Checked(directory=PAGE / "samples"), name="samples")
+
+
+class Checked(StaticFiles):
+    """Files that browsers ask for again after an upgrade, so that no page is made of old and new ones."""
+
+    HEADERS = {"cache-control": "no-cache"}
+
+    def file_response(self, *given: Any, **named: Any) -> Response:
+        response = super().file_response(*given, **named)
+        response.headers.update(self.HEADERS)
+        return response

@@ -1,5 +1,6 @@
 """What stands behind the routes: the engine, the processes that decode, uploaded files, and their limits."""
 
+import gc
 import logging
 import threading
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from mossvl.media.limits import MediaLimits, SourcePolicy
 from mossvl.options import MediaOptions
 from mossvl.server.answers import Tokens
 from mossvl.server.config import ServerConfig
-from mossvl.server.errors import RequestError
+from mossvl.server.errors import RequestError, refusal
 from mossvl.server.loading import LoadingProcesses
 from mossvl.server.metrics import Metrics
 from mossvl.server.preview import preview
@@ -71,6 +72,8 @@ class Service:
             ready.close()
             raise
         self.metrics.watch(llm.engine)
+        gc.collect()
+        gc.freeze()  # What is here now stays: a collector that looked through it again would stop everything meanwhile.
         self._ready = ready
 
     def close(self) -> None:
@@ -135,6 +138,12 @@ class Service:
         part = ready.reader.medium(request.part)
         timeout = self.config.media_timeout
         return ready.decoding.call(preview, part, options, request.thumbnails, timeout=timeout)
+
+    def told(self, error: BaseException) -> RequestError:
+        """What an error is to a client, who knows uploaded files by their own names."""
+        refused = refusal(error)
+        message = self.uploads.by_their_names(str(refused))
+        return RequestError(refused.status, refused.code, message, refused.param, refused.retry_after)
 
     def described(self) -> dict[str, Any]:
         """The model, and what may be asked of it.

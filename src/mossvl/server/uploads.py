@@ -100,6 +100,13 @@ class Uploads:
             upload.path.unlink(missing_ok=True)
         return upload is not None
 
+    def by_their_names(self, text: str) -> str:
+        """A text in which kept files are called as their senders call them."""
+        if self.folder in text:
+            for upload in list(self._files.values()):
+                text = text.replace(str(upload.path), upload.filename)
+        return text
+
     def close(self) -> None:
         self._folder.cleanup()
 
