@@ -3,7 +3,7 @@
     mossvl serve
     ./run python tests/server/screenshots.py http://127.0.0.1:8000
 
-The server must answer with mossvl-tiny; see `test_page.py` for what else is needed.
+The server must answer with mossvl-tiny; see `visiting.py` for what else is needed.
 """
 
 import io

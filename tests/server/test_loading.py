@@ -3,14 +3,16 @@
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from errands import failing, sleeping, squared
 
 import mossvl
 from mossvl.engine.media_memory import Budget
 from mossvl.engine.query import Query
-from mossvl.errors import GenerationCancelled, MediaError
+from mossvl.errors import GenerationCancelled, GenerationTimeout, MediaError
 from mossvl.server.loading import LoadingProcesses
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -89,3 +91,25 @@ def test_a_cancelled_query_ends_its_process(llm, processes):
         handle.result(60)
     assert ask(llm, processes, QUESTION).result(60).text == "2.0 seconds"
     assert processes.budget.used == 0
+
+
+def test_functions_are_called_in_processes_and_fail_there(processes):
+    assert processes.call(squared, 7, timeout=60).run() == 49
+    with pytest.raises(MediaError, match="nothing to see"):
+        processes.call(failing, timeout=60).run()
+    assert len(processes._idle) == 1
+
+
+def test_a_call_that_takes_too_long_or_is_stopped_gives_its_process_up(processes):
+    with pytest.raises(GenerationTimeout, match=r"more than 0\.2 seconds"):
+        processes.call(sleeping, timeout=0.2).run()
+    call = processes.call(sleeping, timeout=60)
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(call.run)
+        while call._errand._worker is None:
+            time.sleep(0.01)
+        call.stop()
+        with pytest.raises(GenerationCancelled):
+            running.result(60)
+    assert processes._idle == []
+    assert processes.call(squared, 2, timeout=60).run() == 4

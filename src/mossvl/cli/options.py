@@ -142,6 +142,7 @@ class ServerFlags(dict[str, Any]):
         "max_tokens": Flag("Tokens of an answer."),
         "max_answers": Flag("Answers to one request (n)."),
         "max_body": Flag("Bytes of a request, data: URLs included."),
+        "body_space": Flag("Bytes of the bodies of all running requests together."),
         "max_download": Flag("Bytes of a file that is fetched or uploaded."),
         "upload_space": Flag("Bytes of all uploaded files together; the oldest go first."),
         "upload_seconds": Flag("How long an uploaded file is kept after its last use."),

@@ -27,7 +27,7 @@ def serve(
         server["api_keys"] = [*server.get("api_keys", []), key]
     given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in server.items()}
     config = ServerConfig(**given)
-    settings = EngineConfig(device=device, dtype=dtype, **engine)
+    settings = EngineConfig(device=device, dtype=dtype, **{"media_workers": config.decoders, **engine})
     folder = check_checkpoint(checkpoint)
     try:
         from mossvl.server.run import run

@@ -24,7 +24,7 @@ from mossvl.errors import MossVLError
 from mossvl.server.answers import Completion
 from mossvl.server.errors import RequestError, error_body
 from mossvl.server.middleware import Gate
-from mossvl.server.protocol import Asked, ChatRequest, FramesRequest
+from mossvl.server.protocol import ChatRequest, FramesRequest
 from mossvl.server.samples import SAMPLES
 from mossvl.server.service import Service
 from mossvl.server.streams import ALIVE, DONE, ClientGone, EventStream, event, while_connected
@@ -139,6 +139,11 @@ def _answer_errors(app: FastAPI, service: Service) -> None:
     async def expected(_: Request, error: MossVLError) -> JSONResponse:
         return answered(error)
 
+    @app.exception_handler(ClientGone)
+    async def gone(_: Request, __: ClientGone) -> Response:
+        service.metrics.disconnects.labels("gone").inc()
+        return Response(status_code=499)
+
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
@@ -160,19 +165,14 @@ def _add_chat(app: FastAPI, service: Service) -> None:
     @app.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest), responses=errors)
     async def chat(request: Request) -> Response:
         """An answer about texts, images and videos; whole, or as server-sent events."""
-        asked, handle = await anyio.to_thread.run_sync(service.begin, await request.body())
+        tokens, body = service.ready.tokens, await request.body()
+        asked, handle = await anyio.to_thread.run_sync(service.begin, body)
         loop = asyncio.get_running_loop()
         handle.when_ended(lambda: loop.call_soon_threadsafe(ended, service, handle))
-        number, tokens = request.state.number, service.ready.tokens
-        completion = Completion(number, service.name, handle, tokens, asked.usage)
-        try:
-            if asked.stream:
-                return await streamed(service, request, asked, handle, completion)
-            result = await while_connected(request, handle.ending())
-        except ClientGone:
-            handle.cancel()
-            service.metrics.disconnects.labels("gone").inc()
-            return Response(status_code=499)
+        completion = Completion(request.state.number, service.name, handle, tokens, asked.usage)
+        if asked.stream:
+            return await streamed(service, request, handle, completion)
+        result = await while_connected(request, handle.ending())
         if result.error is not None:
             raise result.error
         return JSONResponse(completion.whole(result))
@@ -207,9 +207,7 @@ def ended(service: Service, handle: Handle) -> None:
         logger.info("answered: %s", json.dumps([answer.text for answer in result.answers], ensure_ascii=False))
 
 
-async def streamed(
-    service: Service, request: Request, asked: Asked, handle: Handle, completion: Completion
-) -> EventStream:
+async def streamed(service: Service, request: Request, handle: Handle, completion: Completion) -> EventStream:
     """An answer piece by piece. What fails before its first token still gets a status of its own.
 
     Raises:
@@ -219,11 +217,11 @@ async def streamed(
     changes = handle.changes(ALIVE_SECONDS)
     try:
         await while_connected(request, first_token(changes, handle))
-    except ClientGone:
+        if handle.ended and handle.error is not None:
+            raise handle.error
+    except BaseException:
         await changes.aclose()
         raise
-    if handle.ended and handle.error is not None:
-        raise handle.error
     pieces = events(service, changes, handle, completion)
     return EventStream(pieces, service.config.stall_timeout, partial(left, service))
 
@@ -279,13 +277,17 @@ def left(service: Service, how: str) -> None:
 
 
 def _add_media(app: FastAPI, service: Service) -> None:
-    previews = CapacityLimiter(max(1, service.config.decoders))
+    previews = CapacityLimiter(service.previews)
 
     @app.post("/v1/media/frames", openapi_extra=body_of(FramesRequest), responses=responses(400, 401, 413, 503, 504))
     async def frames(request: Request) -> dict[str, Any]:
         """What the model would see of an image or a video: frames, times, sizes, tokens; and small pictures."""
-        body = await request.body()
-        return await anyio.to_thread.run_sync(service.frames, body, limiter=previews)
+        call = await anyio.to_thread.run_sync(service.frames, await request.body())
+        try:
+            running = anyio.to_thread.run_sync(call.run, limiter=previews, abandon_on_cancel=True)
+            return await while_connected(request, running)
+        finally:
+            call.stop()
 
     @app.post("/v1/files", responses=responses(400, 401, 413, 503))
     async def upload(request: Request) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class ServerConfig:
         max_tokens: of an answer; also how long one may get where a request does not say.
         max_answers: answers to one request (`n`).
         max_body: bytes of a request, media in `data:` URLs included.
+        body_space: bytes of the bodies of all running requests together; further ones are refused with 503.
         max_download: bytes of a file that is fetched or uploaded.
         upload_space: bytes of all uploaded files together; the oldest go first.
         upload_seconds: for how long an uploaded file is kept after it was last used.
@@ -64,6 +65,7 @@ class ServerConfig:
     max_tokens: int = 8192
     max_answers: int = 8
     max_body: int = 64 * MIB
+    body_space: int = 4 * GIB
     max_download: int = GIB
     upload_space: int = 8 * GIB
     upload_seconds: float = 3600.0

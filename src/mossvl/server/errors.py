@@ -15,6 +15,9 @@ from mossvl.errors import (
     PromptError,
 )
 
+RETRY_SECONDS = 5
+"""After which a client may try again that was refused because there was too much to do."""
+
 
 class RequestError(MossVLError):
     """A request is refused.

@@ -8,19 +8,19 @@ import multiprocessing
 import pickle
 import resource
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from mossvl.engine.media import Event, Frame, Load, Loaded, Loading
 from mossvl.engine.media_memory import Budget, MediaMemory
 from mossvl.engine.query import Message, Query
-from mossvl.errors import EngineError, GenerationTimeout, MediaError, MossVLError
+from mossvl.errors import EngineError, GenerationCancelled, GenerationTimeout, MediaError, MossVLError
 from mossvl.processing.processor import MossVLProcessor
 
 T = TypeVar("T")
@@ -31,15 +31,17 @@ LIBRARIES = ("av", "av.subtitles.stream")
 """What would be loaded with the first file."""
 
 
-DIED = "the process that decoded the media has died: a file is broken, or needs more memory than is allowed"
-
-
 @dataclass
 class Worker:
-    """A process that loads."""
+    """A process that loads.
+
+    Attributes:
+        whole: it has done all that it was asked to do, and can be asked again.
+    """
 
     process: Any
     pipe: Connection
+    whole: bool = True
 
 
 class LoadingProcesses:
@@ -66,28 +68,9 @@ class LoadingProcesses:
         """The source of a query's prompt and pixels."""
         return RemoteLoad(self, query, messages)
 
-    def call(self, function: Callable[..., T], *arguments: Any, timeout: float) -> T:
-        """What a function of a module gives, called in a process with the processor and these arguments.
-
-        Raises:
-            GenerationTimeout: it did not come within `timeout` seconds; its process is ended.
-            MediaError: the process has died.
-            MossVLError: what the function failed of.
-        """
-        worker, whole = self.take(), False
-        try:
-            worker.pipe.send((function, arguments))
-            if not worker.pipe.poll(timeout):
-                raise GenerationTimeout(f"reading the media took more than {timeout:g} seconds")
-            given, error = worker.pipe.recv()
-            whole = True
-            if error is not None:
-                raise error
-            return given
-        except (EOFError, OSError) as error:
-            raise MediaError(DIED) from error
-        finally:
-            self.give_back(worker, whole)
+    def call(self, function: Callable[..., T], *arguments: Any, timeout: float) -> "RemoteCall[T]":
+        """A function of a module, to be called in a process with the processor and these arguments."""
+        return RemoteCall(self, function, arguments, timeout)
 
     def close(self) -> None:
         """End all processes; loads that run fail."""
@@ -112,10 +95,10 @@ class LoadingProcesses:
             self._free.release()
             raise
 
-    def give_back(self, worker: Worker, whole: bool) -> None:
-        """A process is not needed any more; `whole` if it waits for the next request."""
+    def give_back(self, worker: Worker) -> None:
+        """A process is not needed any more."""
         with self._lock:
-            keep = whole and not self._closed and worker.process.is_alive()
+            keep = worker.whole and not self._closed and worker.process.is_alive()
             if keep:
                 self._idle.append(worker)
         if not keep:
@@ -130,21 +113,98 @@ class LoadingProcesses:
         return Worker(process, here)
 
 
+class Errand:
+    """What a process is asked to do; ended from any thread, together with the process."""
+
+    def __init__(self, processes: LoadingProcesses) -> None:
+        self._processes = processes
+        self._lock = threading.Lock()
+        self._worker: Worker | None = None
+        self._over = False
+
+    def end(self) -> None:
+        with self._lock:
+            self._over = True
+            if self._worker is not None:
+                self._worker.process.kill()
+
+    @contextmanager
+    def worker(self) -> Iterator[Worker]:
+        """A process; whoever has it says whether it is `whole` at the end, or it is replaced.
+
+        Raises:
+            GenerationCancelled: the errand was ended.
+            MediaError: the process has died.
+        """
+        worker = self._processes.take()
+        worker.whole = False
+        try:
+            with self._lock:
+                self._worker = worker
+                self._check()
+            yield worker
+        except MossVLError:  # A time-out is an OSError, too.
+            raise
+        except (EOFError, OSError) as error:
+            self._check()
+            raise MediaError(
+                "the process that decoded the media has died: a file is broken, or needs more memory than is allowed"
+            ) from error
+        finally:
+            with self._lock:
+                self._worker = None
+            self._processes.give_back(worker)
+
+    def _check(self) -> None:
+        if self._over:
+            raise GenerationCancelled("loading was stopped")
+
+
+class RemoteCall(Generic[T]):
+    """A function's call in a process."""
+
+    def __init__(
+        self, processes: LoadingProcesses, function: Callable[..., T], arguments: tuple[Any, ...], timeout: float
+    ) -> None:
+        self._errand, self._function, self._arguments = Errand(processes), function, arguments
+        self._timeout = timeout
+
+    def stop(self) -> None:
+        """Nobody waits for it any more."""
+        self._errand.end()
+
+    def run(self) -> T:
+        """What the function gives.
+
+        Raises:
+            GenerationCancelled: the call was stopped.
+            GenerationTimeout: it took too long.
+            MediaError: the process has died.
+            MossVLError: what the function failed of.
+        """
+        with self._errand.worker() as worker:
+            worker.pipe.send((self._function, self._arguments))
+            if not worker.pipe.poll(self._timeout):
+                raise GenerationTimeout(f"reading the media took more than {self._timeout:g} seconds")
+            given, error = worker.pipe.recv()
+            worker.whole = True
+        if error is not None:
+            raise error
+        return given
+
+
 class RemoteLoad(Loading):
     """Has a process load; its thread does nothing but wait for what that says."""
 
     def __init__(self, processes: LoadingProcesses, query: Query, messages: list[Message]) -> None:
         super().__init__(processes.processor, processes.budget)
-        self.processes, self.query, self.messages = processes, query, messages
-        self._lock = threading.Lock()
-        self._worker: Worker | None = None
+        self.query, self.messages = query, messages
+        self._errand = Errand(processes)
 
     def stop(self) -> None:
         """A process that still loads is ended."""
         super().stop()
-        with self._lock:
-            if self._worker is not None:
-                self._worker.process.kill()
+        self._errand.end()
 
     def _load(self, first: int | None) -> None:
         """Have a process load, and report what it says.
@@ -153,31 +213,20 @@ class RemoteLoad(Loading):
             MediaError: the process has died.
             MossVLError: what it failed of.
         """
-        worker, whole = self.processes.take(), False
-        try:
-            with self._lock:
-                self._worker = worker
-            self.check()
+        with self._errand.worker() as worker:
             worker.pipe.send((None, (self.query, self.messages, first)))
             while True:
                 event, size = worker.pipe.recv()
                 if isinstance(event, Loaded):
-                    whole = True
-                    if event.error is not None:
-                        raise event.error
-                    return
+                    worker.whole = True
+                    break
                 if isinstance(event, Frame) and size:
                     patches = torch.frombuffer(bytearray(worker.pipe.recv_bytes()), dtype=torch.uint8)
                     event = replace(event, patches=patches.view(*event.patches.shape[:1], -1))
                     self.budget.take(self, event.patches.nbytes, lambda: None)
                 self._report(event)
-        except (EOFError, OSError) as error:
-            self.check()
-            raise MediaError(DIED) from error
-        finally:
-            with self._lock:
-                self._worker = None
-            self.processes.give_back(worker, whole)
+        if event.error is not None:
+            raise event.error
 
 
 def end(worker: Worker) -> None:

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mossvl.server.config import ServerConfig
-from mossvl.server.errors import RequestError, error_body, refusal
+from mossvl.server.errors import RETRY_SECONDS, RequestError, error_body, refusal
 from mossvl.server.metrics import Metrics
 
 logger = logging.getLogger("mossvl.server")
@@ -22,8 +22,24 @@ logger = logging.getLogger("mossvl.server")
 NUMBER = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 """What a request number of a client's own may be."""
 PROTECTED = ("/v1/", "/metrics")
+UPLOADS = "/v1/files"
 BODY_ALLOWANCE = 1 << 20
 """Bytes of an upload beside the file."""
+
+
+class Room:
+    """Bytes that the bodies of all running requests may have together."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.used = limit, 0
+
+    def take(self, count: int) -> None:
+        """Raise a RequestError if there is not so much room left."""
+        if self.used + count > self.limit:
+            raise RequestError(
+                503, "overloaded", "too many large requests at once; try again later", retry_after=RETRY_SECONDS
+            )
+        self.used += count
 
 
 class Gate:
@@ -32,6 +48,7 @@ class Gate:
     def __init__(self, app: ASGIApp, config: ServerConfig, metrics: Metrics) -> None:
         self._app, self._config, self._metrics = app, config, metrics
         self._keys = [key.encode() for key in config.api_keys]
+        self._memory, self._disk = Room(config.body_space), Room(config.upload_space)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -42,6 +59,10 @@ class Gate:
         number = given if NUMBER.fullmatch(given) else secrets.token_hex(12)
         scope.setdefault("state", {})["number"] = number
         begun, status = time.monotonic(), 499
+        uploading = scope["path"] == UPLOADS
+        room = self._disk if uploading else self._memory
+        most = self._config.max_download + BODY_ALLOWANCE if uploading else self._config.max_body
+        body = Body(receive, room, most, self._config.stall_timeout)
 
         async def numbered(message: Message) -> None:
             nonlocal status
@@ -52,15 +73,14 @@ class Gate:
 
         try:
             self._check(scope["path"], headers)
-            most = self._most(scope["path"])
-            if int(headers.get("content-length") or 0) > most:
-                raise too_large(most)
-            await self._app(scope, bounded(receive, most, self._config.stall_timeout), numbered)
+            body.expect(int(headers.get("content-length") or 0))
+            await self._app(scope, body.receive, numbered)
         except (RequestError, ValueError) as error:
             refused = refusal(error) if isinstance(error, RequestError) else RequestError(400, "invalid", str(error))
             self._metrics.errors.labels(refused.code).inc()
             await refuse(refused, numbered)
         finally:
+            body.close()
             path = scope["route"].path if "route" in scope else "other"
             self._metrics.requests.labels(path, str(status)).inc()
             took = 1e3 * (time.monotonic() - begun)
@@ -75,34 +95,46 @@ class Gate:
         if scheme.lower() != "bearer" or not any(known):
             raise RequestError(401, "invalid_api_key", "no valid API key; send Authorization: Bearer KEY")
 
-    def _most(self, path: str) -> int:
-        return self._config.max_download + BODY_ALLOWANCE if path == "/v1/files" else self._config.max_body
 
+class Body:
+    """A request's body, within limits.
 
-def too_large(most: int) -> RequestError:
-    return RequestError(413, "too_large", f"the request has more than {most} bytes (--max-body, --max-download)")
+    Args:
+        room: where it is kept until the request has ended.
+        most: bytes that it may have.
+        stall: seconds within which each piece must come.
+    """
 
+    def __init__(self, receive: Receive, room: Room, most: int, stall: float) -> None:
+        self._receive, self._room, self._most, self._stall = receive, room, most, stall
+        self._taken, self._ended = 0, False
 
-def bounded(receive: Receive, most: int, stall: float) -> Receive:
-    """`receive`, but a body may have at most so many bytes, and each piece must come within `stall` seconds."""
-    taken, ended = 0, False
+    def expect(self, length: int) -> None:
+        """Raise a RequestError if a body that says how long it is will be too long."""
+        if length > self._most:
+            raise RequestError(
+                413, "too_large", f"the request has more than {self._most} bytes (--max-body, --max-download)"
+            )
 
-    async def piece() -> Message:
-        nonlocal taken, ended
-        if ended:
-            return await receive()
+    async def receive(self) -> Message:
+        """The next piece; after the last one, whatever comes, whenever it comes."""
+        if self._ended:
+            return await self._receive()
         try:
-            async with asyncio.timeout(stall):
-                message = await receive()
+            async with asyncio.timeout(self._stall):
+                message = await self._receive()
         except TimeoutError:
-            raise RequestError(408, "too_slow", f"nothing of the request came for {stall:g} seconds") from None
-        taken += len(message.get("body", b""))
-        ended = not message.get("more_body", False)
-        if taken > most:
-            raise too_large(most)
+            raise RequestError(408, "too_slow", f"nothing of the request came for {self._stall:g} seconds") from None
+        count = len(message.get("body", b""))
+        self.expect(self._taken + count)
+        self._room.take(count)
+        self._taken += count
+        self._ended = not message.get("more_body", False)
         return message
 
-    return piece
+    def close(self) -> None:
+        """The request has ended."""
+        self._room.used -= self._taken
 
 
 async def refuse(error: RequestError, send: Callable[[Message], Any]) -> None:

@@ -15,8 +15,8 @@ from mossvl.media.limits import MediaLimits, SourcePolicy
 from mossvl.options import MediaOptions
 from mossvl.server.answers import Tokens
 from mossvl.server.config import ServerConfig
-from mossvl.server.errors import RequestError, refusal
-from mossvl.server.loading import LoadingProcesses
+from mossvl.server.errors import RETRY_SECONDS, RequestError, refusal
+from mossvl.server.loading import LoadingProcesses, RemoteCall
 from mossvl.server.metrics import Metrics
 from mossvl.server.preview import preview
 from mossvl.server.protocol import Asked, ChatRequest, FramesRequest, Reader, first_problem
@@ -25,9 +25,6 @@ from mossvl.server.uploads import Uploads
 logger = logging.getLogger("mossvl.server")
 
 Body = TypeVar("Body", bound=BaseModel)
-
-RETRY_SECONDS = 5
-"""After which a client may try again that was refused because there was too much to do."""
 
 
 class Service:
@@ -59,7 +56,8 @@ class Service:
         llm = self._load()
         processor = llm.processor
         processor.limits = self._media_limits()
-        decoding = LoadingProcesses(processor, self.config.decoders, self.config.decoder_memory, llm.engine.budget)
+        count = self.config.decoders + self.previews
+        decoding = LoadingProcesses(processor, count, self.config.decoder_memory, llm.engine.budget)
         reader = Reader(
             self.config, processor.video_processor.max_frames, lambda number: str(self.uploads.get(number).path)
         )
@@ -126,11 +124,11 @@ class Service:
                 )
             return asked, ready.begin(asked)
 
-    def frames(self, body: bytes) -> dict[str, Any]:
-        """What the model would see of a medium.
+    def frames(self, body: bytes) -> RemoteCall[dict[str, Any]]:
+        """A call that tells what the model would see of a medium.
 
         Raises:
-            MossVLError: the request or its medium cannot be used.
+            MossVLError: the request cannot be used.
         """
         ready = self.ready
         request = parsed(FramesRequest, body)
@@ -138,6 +136,11 @@ class Service:
         part = ready.reader.medium(request.part)
         timeout = self.config.media_timeout
         return ready.decoding.call(preview, part, options, request.thumbnails, timeout=timeout)
+
+    @property
+    def previews(self) -> int:
+        """How many of these calls may run at a time; each has a process beside those of requests."""
+        return max(1, self.config.decoders // 2)
 
     def told(self, error: BaseException) -> RequestError:
         """What an error is to a client, who knows uploaded files by their own names."""

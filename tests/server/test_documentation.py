@@ -1,0 +1,50 @@
+"""What README.md and docs/serving.md say of the server is so."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from running import PATIENCE
+
+from mossvl.cli.options import ServerFlags
+
+ROOT = Path(__file__).parents[2]
+SERVING = (ROOT / "docs" / "serving.md").read_text()
+DEFAULT = "http://127.0.0.1:8000"
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
+@pytest.mark.parametrize(("page", "answer"), [("README.md", "MOSS"), ("docs/serving.md", "2.0 seconds")])
+def test_curl_gets_the_right_answer(server, page, answer):
+    (command,) = [block for block in blocks(page, "sh") if block.startswith("curl")]
+    command = command.replace(DEFAULT, server.url)
+    printed = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, timeout=PATIENCE, check=True
+    ).stdout
+    assert json.loads(printed)["choices"][0]["message"]["content"] == answer
+
+
+def test_the_python_client_gets_the_right_answer(server, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    (code,) = blocks("docs/serving.md", "python")
+    exec(code.replace(DEFAULT, server.url), {})
+    assert capsys.readouterr().out.startswith(
+        "At 0.0 seconds there is a red circle. At 2.0 seconds a blue star appears."
+    )
+
+
+def test_every_flag_is_in_the_documentation_with_its_default():
+    for name, flag in ServerFlags.flags.items():
+        (written,) = flag.names or (f"--{name.replace('_', '-')}",)
+        row = next((line for line in SERVING.splitlines() if line.startswith("| `--") and f"`{written}`" in line), "")
+        assert row, written
+        default = getattr(ServerFlags.options, name)
+        if isinstance(default, int | float) and default and name != "decoders":
+            assert f"{default:.12g}" in row

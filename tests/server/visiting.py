@@ -1,0 +1,91 @@
+"""Visits to the page in Debian's Chromium: what is done and looked at again and again."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from mossvl.server.samples import SAMPLES
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+expect = playwright.expect
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+PICTURE = Path(__file__).parents[2] / "examples" / "shapes.png"
+STAR = SAMPLES[0]
+
+
+@dataclass
+class Visit:
+    """A page, and what went wrong in it that should not.
+
+    Attributes:
+        failing: HTTP statuses that the test provokes.
+    """
+
+    page: "playwright.Page"
+    failing: set[int] = field(default_factory=set)
+    errors: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
+
+    def hear(self, message: "playwright.ConsoleMessage") -> None:
+        provoked = any(f"status of {status}" in message.text for status in self.failing)
+        if message.type in ("error", "warning") and not provoked:
+            self.errors.append(message.text)
+
+
+def load_sample(page, sample=STAR) -> None:
+    page.get_by_role("button", name=sample["name"]).click()
+    expect(page.locator(".frame").first).to_be_visible()
+
+
+def ask(page, question: str) -> str:
+    """Ask, wait for the whole answer, and give it."""
+    count = page.locator("#turns > li").count()
+    page.get_by_label("Your question").fill(question)
+    page.keyboard.press("Enter")
+    expect(page.locator("#turns > li")).to_have_count(count + 1)
+    finished(page)
+    return page.locator(".answer .text").last.text_content()
+
+
+def finished(page) -> None:
+    expect(page.locator(".answer").last).not_to_have_class(re.compile("running"), timeout=30_000)
+
+
+def limit(page, **caps) -> None:
+    """Open the page as if the server had other limits."""
+
+    def changed(route):
+        served = route.fetch().json()
+        served["data"][0]["mossvl"]["caps"] |= caps
+        route.fulfill(json=served)
+
+    page.route("**/v1/models", changed)
+    page.reload()
+    expect(page.locator("#model")).to_have_text("mossvl-tiny")
+
+
+def expect_time(page, seconds: float) -> None:
+    expect(page.locator("#player")).to_have_js_property("currentTime", seconds)
+
+
+def slide(page, name: str, steps: int) -> None:
+    """Move a slider by the keyboard."""
+    page.get_by_role("slider", name=name).focus()
+    for _ in range(abs(steps)):
+        page.keyboard.press("ArrowRight" if steps > 0 else "ArrowLeft")
+
+
+def vision_tokens(page) -> int:
+    return int(re.search(r"([\d,]+) vision tokens", page.locator("#cost").text_content())[1].replace(",", ""))
+
+
+def sideways(page) -> int:
+    """By how many pixels the page is wider than the window."""
+    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
