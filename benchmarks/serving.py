@@ -209,6 +209,8 @@ def serve_random() -> None:
     def load() -> MossVL:
         known = processor()
         model = random_model(MossVLConfig(image_token_id=known.image_token_id), "cuda", "bfloat16")
+        # Of the published vocabulary, this tokenizer knows the first tokens; each is to become a piece of text.
+        model.lm_head.weight.data[min(known.tokenizer.added_tokens_decoder) :] = 0
         return MossVL(model, known)
 
     run(ServerConfig(port=0, max_queue=1024), load, "random")
