@@ -1,70 +1,23 @@
 """MOSS-VL as Hugging Face classes."""
 
-import functools
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from mossvl.errors import OptionError
 from mossvl.model.cache import MossVLCache
-from mossvl.model.checkpoint import IGNORED
 from mossvl.model.configuration import MossVLConfig
+from mossvl.model.generation import MediaGenerationMixin
 from mossvl.model.intervals import backend_for
 from mossvl.model.language import TextModel
-from mossvl.model.layers import CrossAttentionLayer, RMSNorm
 from mossvl.model.loading import load_pretrained
 from mossvl.model.packing import PackedBatch, group_media, image_tokens, seen_rows
+from mossvl.model.pretrained import MossVLPreTrainedModel
 from mossvl.model.vision import VisionTower
 from mossvl.model.vision_ops import PLAIN, Grid, VisionOps, equal_runs
-
-logger = logging.getLogger(__name__)
-
-MEDIA_INPUTS = ("pixel_values", "grid_thw", "media_nums_per_sample", "vision_embeds", "vision_index")
-
-
-class MossVLPreTrainedModel(PreTrainedModel):
-    config_class = MossVLConfig
-    base_model_prefix = "model"
-    main_input_name = "input_ids"
-    input_modalities = ("image", "video", "text")
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["SelfAttentionLayer", "CrossAttentionLayer", "VisionBlock"]
-    _skip_keys_device_placement = ["past_key_values"]
-    _keys_to_ignore_on_load_unexpected = list(IGNORED)
-    _supports_sdpa = True
-    _supports_flash_attn = True
-
-    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
-        """Whatever is asked for, the built-in attention runs; nothing beyond PyTorch needs to be installed."""
-        if attn_implementation not in (None, "sdpa"):
-            _log_attention_once(attn_implementation)
-        return "sdpa"
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        std = self.config.get_text_config().initializer_range
-        bias = getattr(module, "bias", None)
-        if isinstance(module, nn.Linear | nn.Conv3d | nn.Embedding):
-            nn.init.normal_(module.weight, std=std)
-        elif isinstance(module, RMSNorm | nn.LayerNorm):
-            nn.init.ones_(module.weight)
-        elif isinstance(module, CrossAttentionLayer):
-            nn.init.zeros_(module.cross_attn_attn_gate)
-            nn.init.zeros_(module.cross_attn_mlp_gate)
-        elif isinstance(module, MossVLModel):
-            nn.init.normal_(module.separator_token, std=std)
-        if isinstance(bias, nn.Parameter):
-            nn.init.zeros_(bias)
-
-
-@functools.cache
-def _log_attention_once(requested: str) -> None:
-    logger.warning("attention: %r was asked for; mossvl's built-in attention runs instead", requested)
 
 
 class MossVLModel(MossVLPreTrainedModel):
@@ -241,7 +194,7 @@ class MossVLModel(MossVLPreTrainedModel):
         return [sum(t * (h * w // block + 1) for t, h, w in grids) for grids in groups]
 
 
-class MossVLLMHeadModel(MossVLPreTrainedModel, GenerationMixin):
+class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
     """MOSS-VL with its head: what the published checkpoints hold, and `generate`.
 
     Users meet it as `MossVLForConditionalGeneration`, which adds the offline methods.
@@ -348,61 +301,3 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, GenerationMixin):
             loss=loss, logits=logits, past_key_values=output.past_key_values, hidden_states=output.hidden_states
         )
         return result.to_tuple() if return_dict is False else result
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: Tensor,
-        inputs_embeds: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        is_first_iteration: bool = False,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """Media enter with the prompt; later steps find their keys and values in the cache.
-
-        Raises:
-            OptionError: prompts are padded on the right, where the answer has to go on.
-        """
-        if is_first_iteration and attention_mask is not None and not attention_mask[:, -1].all():
-            raise OptionError("prompts are padded on the right; to generate, pad them on the left: padding_side='left'")
-        inputs = super().prepare_inputs_for_generation(
-            input_ids,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            is_first_iteration=is_first_iteration,
-            **kwargs,
-        )
-        if not is_first_iteration and inputs.get("past_key_values") is not None:
-            for name in MEDIA_INPUTS:
-                inputs.pop(name, None)
-        if inputs.get("inputs_embeds") is None:
-            inputs.pop("cross_attention_mask", None)
-        return inputs
-
-    def _prepare_cache_for_generation(
-        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> None:
-        if generation_config.cache_implementation not in (None, "dynamic"):
-            raise OptionError(
-                f"cache_implementation={generation_config.cache_implementation!r} is not supported; leave it out: "
-                "keys and values are kept in a MossVLCache"
-            )
-        if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
-            model_kwargs["past_key_values"] = MossVLCache(self.config.text_config)
-
-    @staticmethod
-    def _expand_inputs_for_generation(
-        expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **model_kwargs: Any
-    ) -> tuple[Tensor | None, dict[str, Any]]:
-        """Repeat every sample `expand_size` times for beams; the repetitions read the same media, encoded once."""
-        media = {name: model_kwargs.pop(name) for name in MEDIA_INPUTS if name in model_kwargs}
-        input_ids, model_kwargs = GenerationMixin._expand_inputs_for_generation(
-            expand_size, is_encoder_decoder, input_ids, **model_kwargs
-        )
-        if expand_size > 1 and media.get("grid_thw") is not None:
-            if media.get("media_nums_per_sample") is None:
-                media["media_nums_per_sample"] = [len(media["grid_thw"])]
-            counts = media["media_nums_per_sample"]
-            reads = media.get("vision_index")
-            reads = range(len(counts)) if reads is None else reads
-            media["vision_index"] = torch.tensor([int(i) for i in reads]).repeat_interleave(expand_size)
-        return input_ids, {**model_kwargs, **media}

@@ -1,0 +1,77 @@
+"""`generate` of transformers over prompts with media: they enter once, and beams share them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationMixin
+
+from mossvl.errors import OptionError
+from mossvl.model.cache import MossVLCache
+from mossvl.model.configuration import MossVLConfig
+
+MEDIA_INPUTS = ("pixel_values", "grid_thw", "media_nums_per_sample", "vision_embeds", "vision_index")
+
+
+class MediaGenerationMixin(GenerationMixin):
+    """What `generate` asks of a model whose prompts have media."""
+
+    config: MossVLConfig
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        inputs_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Media enter with the prompt; later steps find their keys and values in the cache.
+
+        Raises:
+            OptionError: prompts are padded on the right, where the answer has to go on.
+        """
+        if is_first_iteration and attention_mask is not None and not attention_mask[:, -1].all():
+            raise OptionError("prompts are padded on the right; to generate, pad them on the left: padding_side='left'")
+        inputs = super().prepare_inputs_for_generation(
+            input_ids,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+        if not is_first_iteration and inputs.get("past_key_values") is not None:
+            for name in MEDIA_INPUTS:
+                inputs.pop(name, None)
+        if inputs.get("inputs_embeds") is None:
+            inputs.pop("cross_attention_mask", None)
+        return inputs
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        if generation_config.cache_implementation not in (None, "dynamic"):
+            raise OptionError(
+                f"cache_implementation={generation_config.cache_implementation!r} is not supported; leave it out: "
+                "keys and values are kept in a MossVLCache"
+            )
+        if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
+            model_kwargs["past_key_values"] = MossVLCache(self.config.text_config)
+
+    @staticmethod
+    def _expand_inputs_for_generation(
+        expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **model_kwargs: Any
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        """Repeat every sample `expand_size` times for beams; the repetitions read the same media, encoded once."""
+        media = {name: model_kwargs.pop(name) for name in MEDIA_INPUTS if name in model_kwargs}
+        input_ids, model_kwargs = GenerationMixin._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+        if expand_size > 1 and media.get("grid_thw") is not None:
+            if media.get("media_nums_per_sample") is None:
+                media["media_nums_per_sample"] = [len(media["grid_thw"])]
+            counts = media["media_nums_per_sample"]
+            reads = media.get("vision_index")
+            reads = range(len(counts)) if reads is None else reads
+            media["vision_index"] = torch.tensor([int(i) for i in reads]).repeat_interleave(expand_size)
+        return input_ids, {**model_kwargs, **media}
