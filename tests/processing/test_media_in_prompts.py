@@ -297,3 +297,18 @@ def test_a_video_with_its_own_most_frames_leaves_the_others_theirs(processor):
 def test_options_of_a_part_are_checked(part, words):
     with pytest.raises(OptionError, match=words):
         check_messages([{"role": "user", "content": [part]}])
+
+
+def test_what_one_video_is_limited_to_is_not_what_the_others_are(processor):
+    large = {"type": "video", "video": CLIP, "min_pixels": 262_144}
+    first, second = planned(
+        processor, [{"type": "video", "video": CLIP}, large], video_fps=10, video_max_pixels=1_000_000
+    )
+    alone = planned(processor, [large], video_fps=10, video_max_pixels=1_000_000)[0]
+    assert second.num_frames <= alone.num_frames == 3 < first.num_frames
+
+
+def test_texts_that_follow_each_other_hold_no_special_token(processor):
+    parts = [{"type": "text", "text": text} for text in ("a<|im_", "", "end|><|ima", "ge|>b")]
+    text = processor.render(check_messages([{"role": "user", "content": parts}]))
+    assert text == processor.render(check_messages([{"role": "user", "content": "ab"}]))

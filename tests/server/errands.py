@@ -1,5 +1,6 @@
 """What a process may be asked to do in tests; in a module that it can import."""
 
+import tempfile
 import time
 
 from mossvl.errors import MediaError
@@ -15,3 +16,10 @@ def failing(processor):
 
 def sleeping(processor):
     time.sleep(600)
+
+
+def writing(processor):
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"a video")
+        file.flush()
+        time.sleep(600)

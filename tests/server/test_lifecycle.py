@@ -70,6 +70,7 @@ def test_what_does_not_end_in_time_is_cut_off():
         lines = response.iter_lines()
         next(lines)
         assert running.stop() == 0
+        assert '"code": "stopping"' in [line for line in lines if line][-1]
 
 
 def test_beyond_the_queue_requests_are_told_to_come_again():

@@ -2,12 +2,13 @@
 
 import os
 import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from errands import failing, sleeping, squared
+from errands import failing, sleeping, squared, writing
 
 import mossvl
 from mossvl.engine.media_memory import Budget
@@ -113,3 +114,43 @@ def test_a_call_that_takes_too_long_or_is_stopped_gives_its_process_up(processes
             running.result(60)
     assert processes._idle == []
     assert processes.call(squared, 2, timeout=60).run() == 4
+
+
+def test_a_load_that_has_ended_is_stopped_without_harm(llm, processes):
+    """As the engine does with a prompt that is too long: what its process has given is of no use."""
+    for _ in range(20):
+        load = processes.load(Query.from_dict(QUESTION), [{"role": "user", "content": "Hello"}])
+        ended = threading.Event()
+        load.start(lambda event, load=load, ended=ended: (load.stop(), ended.set()))
+        assert ended.wait(60)
+        assert processes.call(squared, 3, timeout=60).run() == 9
+
+
+def test_a_process_that_is_ended_leaves_no_file(processes):
+    call = processes.call(writing, timeout=0.5)
+    with pytest.raises(GenerationTimeout):
+        call.run()
+    assert not list(Path(processes._folder.name).iterdir())
+
+
+def test_frames_that_are_needed_again_are_loaded_again(processes):
+    with mossvl.MossVL(device="cpu", vision_cache=0, prefix_cache=False) as forgetful:
+        for _ in range(2):
+            assert ask(forgetful, processes, QUESTION).result(60).text == "2.0 seconds"
+        several = QUESTION | {"generate_kwargs": {"n": 2}}
+        assert [answer.text for answer in ask(forgetful, processes, several).result(60).answers] == ["2.0 seconds"] * 2
+
+
+def test_more_pixels_than_may_wait_are_loaded_as_they_are_used_up(llm):
+    tight = LoadingProcesses(llm.processor, 1, 1 << 30, Budget(40_000))
+    try:
+        assert ask(llm, tight, QUESTION | {"videos": [str(EXAMPLES / "clip.mp4")]}).result(60).text == "2.0 seconds"
+        assert tight.budget.used == 0
+    finally:
+        tight.close()
+
+
+def test_all_processes_are_there_after_warming_up(processes):
+    processes.warm_up(60)
+    assert len(processes._idle) == processes.count == 2
+    assert processes.call(squared, 5, timeout=60).run() == 25

@@ -7,14 +7,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from running import PATIENCE, serving
 from schemathesis import openapi
-from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
     status_code_conformance,
 )
 
-CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,8 @@ def test_answers_are_those_of_the_description(small):
         )
         @given(case=operation.as_strategy())
         def answered_as_described(case):
-            case.call_and_validate(checks=CHECKS, timeout=PATIENCE)
+            response = case.call_and_validate(checks=CHECKS, timeout=PATIENCE)
+            assert response.status_code < 500 or response.status_code in (503, 504)  # it is busy, or time is up
 
         answered_as_described()
 

@@ -96,13 +96,16 @@ def test_media_become_parts_with_their_options():
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        ({"messages": asking(video(), video(), video())}, r"3 media are more .* limit of 2 \(--max-media\)"),
-        ({"messages": asking(video(max_frames=6), video(max_frames=5))}, r"11 frames .* limit of 10 \(--max-frames\)"),
-        ({"messages": asking(video(max_pixels=20_000))}, r"20000 max_pixels .* \(--max-pixels\)"),
-        ({"messages": asking(video(min_pixels=20_000))}, r"20000 min_pixels .* \(--max-pixels\)"),
-        ({"messages": [{"role": "user", "content": "x" * 101}]}, r"101 characters .* limit of 100 \(--max-text\)"),
-        ({"max_completion_tokens": 51}, r"51 max_completion_tokens .* limit of 50 \(--max-tokens\)"),
-        ({"n": 3}, r"3 n are more .* limit of 2 \(--max-answers\)"),
+        ({"messages": asking(video(), video(), video())}, r"number of media: 3 is more .* 2 \(--max-media\)"),
+        (
+            {"messages": asking(video(max_frames=6), video(max_frames=5))},
+            r"max_frames of all videos: 11 .* 10 \(--max-frames\)",
+        ),
+        ({"messages": asking(video(max_pixels=20_000))}, r"max_pixels: 20000 .* \(--max-pixels\)"),
+        ({"messages": asking(video(min_pixels=20_000))}, r"min_pixels: 20000 .* \(--max-pixels\)"),
+        ({"messages": [{"role": "user", "content": "x" * 101}]}, r"characters: 101 .* 100 \(--max-text\)"),
+        ({"max_completion_tokens": 51}, r"max_completion_tokens: 51 .* 50 \(--max-tokens\)"),
+        ({"n": 3}, r"n: 3 is more .* 2 \(--max-answers\)"),
         ({"messages": asking({"type": "image_url", "image_url": "/etc/passwd"})}, "no URL that is read here"),
         ({"messages": asking({"type": "image_url", "image_url": "gopher://x/"})}, "no URL that is read here"),
         ({"tools": [{"type": "function"}]}, "tools is not supported"),
@@ -111,12 +114,37 @@ def test_media_become_parts_with_their_options():
         ({"response_format": {"type": "json_schema"}}, "needs json_schema"),
         ({"response_format": {"type": "regex"}}, "needs a pattern"),
         ({"response_format": {"type": "regex", "pattern": "("}}, "cannot be used"),
-        ({"stop": [""]}, "none of them empty"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"a": "b" * 60_000}}}}, "at most 50000"),
     ],
 )
 def test_what_is_beyond_a_limit_or_unknown_is_refused_by_name(request_, words):
     with pytest.raises((InputError, RequestError), match=words):
         read(**request_)
+
+
+@pytest.mark.parametrize(
+    ("part", "place", "words"),
+    [
+        (video(fps=0), "messages.0.content.0.fps", "greater than 0"),
+        (video(fps="2"), "messages.0.content.0.fps", "valid number"),
+        (video(video_fps=2), "messages.0.content.0.video_fps", "did you mean 'fps'"),
+        (video() | {"fps": 2}, "messages.0.content.0.fps", "unknown key"),
+        (video(segments=[]), "messages.0.content.0.segments", "at least 1 item"),
+        ({"type": "input_audio"}, "messages.0.content.0", "input_audio"),
+        ({"type": "video_frames", "video_frames": {"frames": []}}, "messages.0.content.0.frames", "at least 1 item"),
+    ],
+)
+def test_what_is_wrong_in_a_part_is_named(part, place, words):
+    with pytest.raises(RequestError, match=words) as refused:
+        parsed(ChatRequest, json.dumps({"messages": asking(part)}).encode())
+    assert refused.value.param == place
+
+
+def test_answers_may_be_sent_back_as_they_came_and_options_may_be_null():
+    answer = {"role": "assistant", "content": None, "refusal": None, "annotations": [], "tool_calls": None}
+    nulls = dict.fromkeys(("stream", "stream_options", "n", "temperature", "tools", "logit_bias", "stop", "seed"))
+    asked = read(messages=[*HELLO, answer, *HELLO], **nulls, tool_choice="none")
+    assert asked.query.turn[1] == {"role": "assistant", "content": ""} and not asked.stream
 
 
 @pytest.mark.parametrize(
@@ -129,13 +157,37 @@ def test_what_is_beyond_a_limit_or_unknown_is_refused_by_name(request_, words):
         (b'{"messages": [{"role": "user", "content": "a"}], "temprature": 1}', "temprature"),
         (b'{"messages": [{"role": "user", "content": "a"}], "temperature": 3}', "temperature"),
         (b'{"messages": [{"role": "user", "content": "a"}], "n": 0}', "n"),
+        (b'{"messages": [{"role": "user", "content": "a"}], "stop": [""]}', "stop"),
+        (b'{"messages": [%s0]}' % (b"0," * 5000), "messages.0"),
+        (b'{"messages": [], "metadata": [%s[]]}' % (b"[]," * 300_000), None),
+        (b'{"messages": [{"role": "user", "content": "a", "images": ["x"]}]}', "messages.0.images"),
         (b"\xff\xfe", None),
     ],
 )
 def test_a_body_of_another_form_is_refused_with_the_place(body, param):
     with pytest.raises(RequestError) as refused:
         parsed(ChatRequest, body)
-    assert (refused.value.status, refused.value.param) == (400, param)
+    assert refused.value.status == 400
+    assert refused.value.param == param or refused.value.param.startswith(f"{param}.")
+
+
+def test_segments_count_as_frames():
+    with pytest.raises(OptionError, match="max_frames of all videos: 11"):
+        read(messages=asking(video(segments=[[second] for second in range(11)])))
+    assert read(messages=asking(video(segments=[[1], [2]]))).query.media.max_frames == 8
+
+
+@pytest.mark.parametrize(
+    ("given", "read_as"),
+    [
+        ("DATA:image/png;base64,AA==", "data:image/png;base64,AA=="),
+        ("UPLOAD:x", "/uploads/x"),
+        ("file:/a", "file:///a"),
+    ],
+)
+def test_schemes_are_read_in_any_case(given, read_as):
+    part = {"type": "image_url", "image_url": given}
+    assert read(messages=asking(part)).query.turn[0]["content"][0]["image"] == read_as
 
 
 def test_five_thousand_malformed_bodies_are_refused_and_nothing_else():
@@ -170,7 +222,16 @@ def test_others_are_let_in_only_with_a_key_or_when_it_is_said(host):
 
 
 @pytest.mark.parametrize(
-    "options", [{"port": 70_000}, {"max_queue": 0}, {"timeout": -1}, {"api_keys": ("",)}, {"hots": 1}]
+    "options",
+    [
+        {"port": 70_000},
+        {"max_queue": 0},
+        {"timeout": -1},
+        {"api_keys": ("",)},
+        {"hots": 1},
+        {"media_dirs": ("/none",)},
+        {"media_domains": ("http://x",)},
+    ],
 )
 def test_settings_that_cannot_be_are_refused(options):
     with pytest.raises(OptionError):

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -76,6 +77,30 @@ def test_with_the_key_and_for_what_is_no_secret_without_it_there_are_answers(gua
     assert client.get("/v1/models").json()["data"][0]["id"] == "mossvl-tiny"
     for path in ("/health", "/ready", "/version", "/"):
         assert httpx.get(f"{guarded.url}{path}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"origin": "{url}"}, 200),
+        ({"origin": "https://example.org"}, 403),
+        ({"origin": "null"}, 403),
+        ({"host": "rebound.example.org"}, 403),
+        ({"host": "localhost:1"}, 200),
+    ],
+)
+def test_without_a_key_no_other_site_can_use_the_server_of_a_visitor(server, headers, status):
+    headers = {name: value.format(url=server.url) for name, value in headers.items()}
+    assert httpx.get(f"{server.url}/v1/models", headers=headers).status_code == status
+
+
+def test_a_key_may_be_of_any_characters():
+    with serving("--api-key", "schlüssel") as running:
+        headers = {"authorization": "Bearer schlüssel".encode()}
+        assert httpx.get(f"{running.url}/v1/models", headers=headers).status_code == 200
+        refusal = httpx.get(f"{running.url}/v1/models")
+        assert (refusal.headers["www-authenticate"], refusal.headers["connection"]) == ("Bearer", "close")
 
 
 # --- where media come from -------------------------------------------------------------------------------------------
@@ -170,7 +195,8 @@ def test_a_body_beyond_the_limit_is_refused_with_and_without_its_length(client, 
 
 
 def test_an_upload_beyond_the_limit_is_refused(client):
-    refused(client.post("/v1/files", files={"file": ("a.mp4", b"x" * 2_000_000)}), 413, "--max-download")
+    for size in (300_001, 2_000_000):
+        refused(client.post("/v1/files", files={"file": ("a.mp4", b"x" * size)}), 413, "--max-download")
 
 
 def test_a_video_that_is_too_long_and_a_picture_that_is_too_large_are_refused(client, tmp_path):
@@ -189,6 +215,15 @@ def test_a_client_that_sends_nothing_more_is_given_up(guarded):
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n"
         connection.sendall(f"{head}content-length: 100\r\n\r\n{{".encode())
         assert b" 408 " in connection.recv(4096)
+
+
+def test_a_client_that_goes_away_while_it_sends_is_no_failure(guarded):
+    host, port = guarded.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n"
+        connection.sendall(f"{head}content-length: 1000\r\n\r\n{{".encode())
+    waited(lambda: re.search("POST /v1/chat/completions 499", guarded.log), guarded)
+    assert "Traceback" not in guarded.log
 
 
 # --- broken media ----------------------------------------------------------------------------------------------------
@@ -213,7 +248,7 @@ def test_every_answer_has_a_number_and_a_line_in_the_log_without_what_was_asked(
     response = client.post("/v1/chat/completions", json=body, headers={"x-request-id": "my-number-7"})
     assert response.headers["x-request-id"] == "my-number-7"
     assert len(client.get("/v1/nothing", headers={"x-request-id": "a b\x07"}).headers["x-request-id"]) == 24
-    waited(lambda: "my-number-7 POST /v1/chat/completions 200" in guarded.log, guarded)
+    waited(lambda: "my-number-7 127.0.0.1 POST /v1/chat/completions 200" in guarded.log, guarded)
     assert "secret" not in guarded.log and KEY not in guarded.log
 
 

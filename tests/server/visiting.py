@@ -1,12 +1,13 @@
 """Visits to the page in Debian's Chromium: what is done and looked at again and again."""
 
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from mossvl.server.samples import SAMPLES
+from mossvl.server.samples import FOLDER, SAMPLES
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = playwright.expect
@@ -17,7 +18,9 @@ FLAGS = (
     "--disable-component-update --disable-sync"
 )
 PICTURE = Path(__file__).parents[2] / "examples" / "shapes.png"
+CLIP = FOLDER / SAMPLES[0]["file"]
 STAR = SAMPLES[0]
+BROKEN = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no video at all"}
 
 
 @dataclass
@@ -58,17 +61,25 @@ def finished(page) -> None:
     expect(page.locator(".answer").last).not_to_have_class(re.compile("running"), timeout=30_000)
 
 
-def limit(page, **caps) -> None:
-    """Open the page as if the server had other limits."""
+def limit(page, media=None, **caps) -> None:
+    """Open the page as if the server had other limits, and the model other options of media."""
 
     def changed(route):
         served = route.fetch().json()
         served["data"][0]["mossvl"]["caps"] |= caps
+        served["data"][0]["mossvl"]["media"] |= media or {}
         route.fulfill(json=served)
 
     page.route("**/v1/models", changed)
     page.reload()
     expect(page.locator("#model")).to_have_text("mossvl-tiny")
+
+
+def exported(page) -> dict:
+    """The conversation, as its export has it."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export").click()
+    return json.loads(Path(download.value.path()).read_text())
 
 
 def expect_time(page, seconds: float) -> None:

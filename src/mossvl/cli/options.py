@@ -202,7 +202,7 @@ def _flag(option: "Field[Any]", hint: Any, flag: Flag, panel: str) -> Any:
     kind = TYPES.get(option.name, hint)
     names = flag.names or (f"--{option.name.replace('_', '-')}",)
     default = None if option.default is MISSING else option.default
-    shown = f" Default: {default:.12g}." if isinstance(default, int | float) and default is not False else ""
+    shown = f" Default: {default:.12g}." if isinstance(default, int | float) and not isinstance(default, bool) else ""
     info = typer.Option(*names, help=flag.help + shown, rich_help_panel=panel, show_default=False)
     return Annotated[kind | None, info]
 

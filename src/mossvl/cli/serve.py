@@ -12,6 +12,9 @@ from mossvl.errors import OptionError
 from mossvl.server.config import ServerConfig
 from mossvl.tiny import CHECKPOINT, NAME
 
+TEXTS = 64
+"""Prompts without media that are read at a time, however many media are being loaded."""
+
 
 @with_flags
 def serve(
@@ -27,7 +30,9 @@ def serve(
         server["api_keys"] = [*server.get("api_keys", []), key]
     given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in server.items()}
     config = ServerConfig(**given)
-    settings = EngineConfig(device=device, dtype=dtype, **{"media_workers": config.decoders, **engine})
+    # Requests that wait for a decoder hold up none that needs no decoder.
+    engine.setdefault("media_workers", config.decoders + TEXTS)
+    settings = EngineConfig(device=device, dtype=dtype, **engine)
     folder = check_checkpoint(checkpoint)
     try:
         from mossvl.server.run import run

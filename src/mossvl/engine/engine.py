@@ -27,7 +27,7 @@ from mossvl.engine.results import TokenLogprobs
 from mossvl.engine.runner import Pending, Runner
 from mossvl.engine.sampler import NOT_A_NUMBER
 from mossvl.engine.scheduler import Plan, Scheduler
-from mossvl.errors import ContextLengthError, EngineError, MossVLError
+from mossvl.errors import ContextLengthError, EngineError, MossVLError, OptionError
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.options import GenerationOptions, SamplingParams
 from mossvl.processing.processor import MossVLProcessor
@@ -102,7 +102,8 @@ class Engine:
         params = options if params is None else params
         handle = Handle(params, source.tokenizer)
         form = params.grammar
-        matchers = [self.grammars.matcher(form, source.tokenizer) for _ in range(params.n)] if form else []
+        first = [self.grammars.matcher(form, source.tokenizer)] if form else []
+        matchers = [*first, *(matcher.copy() for matcher in first for _ in range(params.n - 1))]
         job = Job(source, options, params, handle, matchers)
         with self._lock:
             if self.broken is not None:
@@ -331,7 +332,7 @@ class Engine:
                 self._end(job, MossVLError("the model's output is not a number; check its weights and dtype"))
                 continue
             if request.matcher is not None and (reason := request.matcher.accept(token)):
-                self._end(job, MossVLError(f"the answer left its form: {reason}"))
+                self._end(job, OptionError(f"the form of the answer cannot be followed: {reason}"))
                 continue
             job.clock.token(now)
             job.handle.cached_tokens = request.cached

@@ -28,13 +28,21 @@ class Matcher:
         if reason := self._matcher.get_error():
             raise OptionError(f"the form of the answer cannot be used: {reason.splitlines()[0]}")
 
+    def copy(self) -> "Matcher":
+        """Another answer at the same place of the same grammar."""
+        copied = Matcher.__new__(Matcher)
+        copied._matcher = self._matcher.deep_copy()
+        return copied
+
     def allowed(self) -> bytearray:
         """A bit for each token, the lowest first."""
         return bytearray(self._matcher.compute_bitmask())
 
     def accept(self, token: int) -> str:
-        """The token was drawn → why the answer cannot go on, if it cannot; else an empty text."""
-        return "" if self._matcher.consume_token(token) else self._matcher.get_error()
+        """The token was drawn → why the answer cannot go on, in a line, if it cannot; else an empty text."""
+        if self._matcher.consume_token(token):
+            return ""
+        return (self._matcher.get_error() or "no token may follow").splitlines()[0][:200]
 
 
 class Grammars:

@@ -34,11 +34,12 @@ class Draft:
 
     def read(self, ended: bool) -> None:
         """Make text of the tokens that have come; with `ended`, of what was held back too."""
+        final = ended or self.finish_reason is not None  # Asked first: the last token comes before the reason.
         new = self.tokens[self._read :]
         self._read += len(new)
         if new:
             self.text.push(new)
-        if ended or self.finish_reason is not None:
+        if final:
             self.text.finish()
 
     def take(self, ended: bool) -> str:

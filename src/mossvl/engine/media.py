@@ -26,10 +26,10 @@ from mossvl.media.pictures import FrameList
 from mossvl.processing.plan import (
     Grid,
     ImagePlan,
+    Medium,
     MediumPlan,
     VideoPlan,
     num_units,
-    options_of,
     source_of,
     video_segments,
 )
@@ -135,7 +135,7 @@ class Loading(ABC):
         """Let the thread end; what it holds is given back."""
         self._stop.set()
         self._report = _ignore  # What it reported to holds on to the engine.
-        self.budget.give(self, self.held)
+        self.budget.give(self)
 
     def release(self, patches: Tensor) -> None:
         """A frame's pixels are used up."""
@@ -167,7 +167,11 @@ class Loading(ABC):
 
 
 class Load(Loading):
-    """Loads a query's prompt and media in this process."""
+    """Loads a query's prompt and media in this process.
+
+    Args:
+        expected: for frames that were loaded before, and are now to be loaded once more, their digests.
+    """
 
     def __init__(
         self,
@@ -176,10 +180,11 @@ class Load(Loading):
         processor: MossVLProcessor,
         memory: MediaMemory,
         budget: Budget,
+        expected: Sequence[bytes | None] = (),
     ) -> None:
         super().__init__(processor, budget)
         self.query, self.messages, self.processor, self.memory = query, messages, processor, memory
-        self._expected: list[bytes | None] = []
+        self._expected = list(expected)
 
     def _load(self, first: int | None) -> None:
         with ExitStack() as stack:
@@ -278,7 +283,7 @@ class Load(Loading):
             processor.image_processor.layout,
             processor.limits,
         )
-        own = [options_of(medium, self.query.media) for medium in (*images, *videos)]
+        own = [medium.options if isinstance(medium, Medium) else None for medium in (*images, *videos)]
         return "plans", len(images), tuple(versions), repr(segments), repr(own), settings
 
     def _medium_keys(

@@ -42,8 +42,10 @@ class Budget:
             self.used += count
             load.held += count
 
-    def give(self, load: "Holder", count: int) -> None:
+    def give(self, load: "Holder", count: int | None = None) -> None:
+        """So many bytes are free again; all that the load holds, if no number is given."""
         with self._changed:
+            count = load.held if count is None else count
             self.used -= count
             load.held -= count
             self._changed.notify_all()

@@ -23,6 +23,7 @@ from mossvl.media.addresses import PublicTransport, host_name
 from mossvl.media.limits import MediaLimits, SourcePolicy, Watch
 
 _URL = re.compile(r"(data:|[A-Za-z][A-Za-z0-9+.-]+://)")
+LONGEST_NAME = 300
 _STALL_SECONDS = 30.0
 _CHUNK_BYTES = 1 << 16
 _WEB_PORTS = (80, 443)  # Below 1024, what else listens takes a request for mail or files for a command.
@@ -46,7 +47,11 @@ def file_version(source: str | Path) -> tuple[str, int, int, int, int] | None:
 
 
 def source_name(source: str | Path) -> str:
-    """A short name for messages; the query of a URL, which may hold a secret, is left out."""
+    """A name for messages, at most LONGEST_NAME characters; a URL's query, which may hold a secret, is left out."""
+    return _name(source)[:LONGEST_NAME]
+
+
+def _name(source: str | Path) -> str:
     if not is_remote(source):
         return str(source)
     if str(source).startswith("data:"):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mossvl.errors import MediaError, OptionError
+from mossvl.media.fetch import source_name
 from mossvl.media.image import Image, open_image
 from mossvl.media.limits import MediaLimits
 from mossvl.media.video import Clip, open_clip
@@ -183,7 +184,7 @@ def plan_videos(
     for video in videos:
         source, segments = video_segments(video)
         clip = stack.enter_context(open_clip(source, limits=limits, num_threads=num_threads))
-        name = str(source) if isinstance(source, str | Path) else "the video"
+        name = source_name(source) if isinstance(source, str | Path) else "the video"
         clips.append((clip, None if segments is None else sampling.check_segments(segments, clip.duration, name)))
 
     most_of_all = _most_frames(videos, clips, settings)
@@ -195,7 +196,7 @@ def plan_videos(
     volumes = [len(indices) * clip.height * clip.width for _, (clip, indices, _) in sampled]
     plans = []
     for (own, (clip, indices, times)), volume in zip(sampled, volumes, strict=True):
-        budget = int(own.video_max_pixels * volume / sum(volumes))
+        budget = max(1, int(own.video_max_pixels * volume / sum(volumes)))
         size = sizes.frame_size(
             len(indices), clip.height, clip.width, layout.factor, own.min_pixels, own.max_pixels, budget
         )
@@ -219,10 +220,10 @@ def _most_frames(
         for place, video in enumerate(videos)
         if not (isinstance(video, Medium) and video.options.max_frames is not None)
     ]
-    shared = min((most[place] for place in sharing), default=0)
+    shared = max((most[place] for place in sharing), default=0)
     parts = sampling.allocate_frames([lengths[place] for place in sharing], shared)
     for place, part in zip(sharing, parts, strict=True):
-        most[place] = part
+        most[place] = min(part, most[place])
     return most
 
 

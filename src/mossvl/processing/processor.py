@@ -161,7 +161,7 @@ class MossVLProcessor(ProcessorMixin):
             if isinstance(content, str):
                 content = prompt.without_special(content, special)
             else:
-                content = [turn for part in content for turn in self._template_parts(part, special)]
+                content = [turn for part in _joined(content) for turn in self._template_parts(part, special)]
             turns.append({**message, "content": content})
         text = self.tokenizer.apply_chat_template(
             turns, chat_template=self.chat_template, tokenize=False, add_generation_prompt=answer_follows
@@ -360,6 +360,17 @@ class MossVLProcessor(ProcessorMixin):
             grids.append(one.grid_thw if one.plans else blank_grid)
         tensors_of_media = {"pixel_values": torch.cat(pixels), "grid_thw": torch.cat(grids)}
         return tensors_of_media, [max(1, len(one.plans)) for one in planned]
+
+
+def _joined(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Parts with texts that follow each other as one: what the template joins must not hold a token that none does."""
+    joined: list[dict[str, Any]] = []
+    for part in parts:
+        if part["type"] == "text" and joined and joined[-1]["type"] == "text":
+            joined[-1] = {"type": "text", "text": joined[-1]["text"] + part["text"]}
+        else:
+            joined.append(part)
+    return joined
 
 
 def _by_prompt(given: Any, texts: list[str], what: str, is_nested: Any) -> list[list[Any]]:

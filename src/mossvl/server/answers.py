@@ -3,6 +3,7 @@
 Beside that form, `mossvl` holds what was seen of each medium and how long everything took.
 """
 
+import json
 import time
 from dataclasses import asdict
 from typing import Any
@@ -22,7 +23,7 @@ class Tokens:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer, self._added = tokenizer, set(tokenizer.added_tokens_decoder)
         printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
         others = [byte for byte in range(256) if byte not in printable]
         self._bytes = {chr(byte): byte for byte in printable}
@@ -31,7 +32,7 @@ class Tokens:
     def described(self, token: int, logprob: float) -> dict[str, Any]:
         name = str(self._tokenizer.convert_ids_to_tokens(token))
         encoded = [self._bytes[character] for character in name if character in self._bytes]
-        whole = len(encoded) == len(name) and token not in self._tokenizer.added_tokens_decoder
+        whole = len(encoded) == len(name) and token not in self._added
         content = bytes(encoded) if whole else name.encode()
         return {"token": content.decode(errors="replace"), "logprob": logprob, "bytes": list(content)}
 
@@ -63,8 +64,8 @@ class Completion:
         self._told = [0] * count
         self._ended = [False] * count
 
-    def whole(self, result: Result) -> dict[str, Any]:
-        """Of a query that has ended well."""
+    def whole(self, result: Result) -> bytes:
+        """Of a query that has ended well, as JSON; with many log-probabilities, that takes a while."""
         choices = [
             {
                 "index": index,
@@ -75,7 +76,7 @@ class Completion:
             for index, answer in enumerate(result.answers)
         ]
         cost = {"usage": usage_of(result.usage), "mossvl": seen(result)}
-        return self._head | {"object": "chat.completion", "choices": choices} | cost
+        return json.dumps(self._head | {"object": "chat.completion", "choices": choices} | cost).encode()
 
     def opening(self) -> list[dict[str, Any]]:
         """The first pieces of a stream, without text."""

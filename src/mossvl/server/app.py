@@ -3,8 +3,9 @@
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect
 
 from mossvl import __version__
 from mossvl.engine.handle import Handle
 from mossvl.errors import MossVLError
 from mossvl.server.answers import Completion
-from mossvl.server.errors import RequestError, error_body
+from mossvl.server.errors import GONE, RETRY_SECONDS, RequestError, error_body, error_response
 from mossvl.server.middleware import Gate
 from mossvl.server.protocol import ChatRequest, FramesRequest
 from mossvl.server.samples import SAMPLES
@@ -36,6 +38,11 @@ logger = logging.getLogger("mossvl.server")
 PAGE = Path(__file__).parent / "page"
 ALIVE_SECONDS = 10.0
 """How long a stream says nothing before it says that it is alive."""
+FORGET_SECONDS = 30.0
+STARTING = "mossvl-starting"
+"""The name of the thread that loads the model."""
+MOST_WAITING = 32
+"""Previews that may wait; further ones are refused."""
 LAG_SECONDS = 0.1
 """How often it is looked whether the event loop is late."""
 CONTENT_POLICY = (
@@ -54,11 +61,12 @@ def create_app(service: Service, failed: Callable[[], None] = lambda: None) -> F
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         starting = asyncio.create_task(start(service, failed))
-        watching = asyncio.create_task(watch_lag(service))
+        beside = [asyncio.create_task(task(service)) for task in (watch_lag, cut_off, forget_old_uploads)]
         yield
         service.stopping = True
-        watching.cancel()
-        await starting
+        for task in beside:
+            task.cancel()
+        starting.cancel()
         await anyio.to_thread.run_sync(service.close)
 
     app = FastAPI(title="MOSS-VL", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
@@ -72,14 +80,39 @@ def create_app(service: Service, failed: Callable[[], None] = lambda: None) -> F
 
 
 async def start(service: Service, failed: Callable[[], None]) -> None:
-    """Make a service ready, in a thread."""
+    """Make a service ready, in a thread that nobody waits for when the server is stopped meanwhile."""
+    loop, started = asyncio.get_running_loop(), asyncio.Future[None]()
+
+    def tell(error: Exception | None) -> None:
+        if not started.done():
+            started.set_exception(error) if error is not None else started.set_result(None)
+
+    def run() -> None:
+        error: Exception | None = None
+        try:
+            service.start()
+        except Exception as raised:
+            error = raised
+        with suppress(RuntimeError):  # The loop has ended.
+            loop.call_soon_threadsafe(tell, error)
+
+    threading.Thread(target=run, name=STARTING, daemon=True).start()
     try:
-        await anyio.to_thread.run_sync(service.start)
+        await started
         logger.info("ready: %s", service.name)
     except Exception as error:
         service.failed = error
-        logger.error("the model cannot be loaded: %s", error, exc_info=not isinstance(error, MossVLError))
+        if not isinstance(error, MossVLError):  # Others are told in one line, at the end.
+            logger.exception("the model cannot be loaded")
         failed()
+
+
+async def cut_off(service: Service) -> None:
+    """Once the server is to stop, give running requests their time; then they end, and are told why."""
+    while not service.stopping:
+        await asyncio.sleep(LAG_SECONDS)
+    await asyncio.sleep(service.config.shutdown_timeout)
+    await anyio.to_thread.run_sync(service.cancel_all)
 
 
 async def watch_lag(service: Service) -> None:
@@ -89,6 +122,13 @@ async def watch_lag(service: Service) -> None:
         due = loop.time() + LAG_SECONDS
         await asyncio.sleep(LAG_SECONDS)
         service.metrics.lag.observe(max(0.0, loop.time() - due))
+
+
+async def forget_old_uploads(service: Service) -> None:
+    """Again and again, whether anybody asks for them or not."""
+    while True:
+        await asyncio.sleep(FORGET_SECONDS)
+        await anyio.to_thread.run_sync(service.uploads.forget_old)
 
 
 def body_of(form: Any) -> dict[str, Any]:
@@ -132,28 +172,25 @@ def _answer_errors(app: FastAPI, service: Service) -> None:
     def answered(error: BaseException) -> JSONResponse:
         refused = service.told(error)
         service.metrics.errors.labels(refused.code).inc()
-        headers = {} if refused.retry_after is None else {"retry-after": str(refused.retry_after)}
-        return JSONResponse(error_body(refused), refused.status, headers)
+        return error_response(refused)
 
     @app.exception_handler(MossVLError)
     async def expected(_: Request, error: MossVLError) -> JSONResponse:
         return answered(error)
 
+    @app.exception_handler(ClientDisconnect)
     @app.exception_handler(ClientGone)
-    async def gone(_: Request, __: ClientGone) -> Response:
+    async def gone(_: Request, __: Exception) -> Response:
         service.metrics.disconnects.labels("gone").inc()
-        return Response(status_code=499)
+        return Response(status_code=GONE)
 
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-        response = answered(RequestError(error.status_code, code, f"{request.method}: {error.detail}"))
+        asked = f"{request.method} {request.url.path!r:.200}"
+        response = answered(RequestError(error.status_code, code, f"{asked}: {error.detail}"))
         response.headers.update(error.headers or {})
         return response
-
-    @app.exception_handler(Exception)
-    async def unexpected(_: Request, error: Exception) -> JSONResponse:
-        return answered(error)
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
@@ -166,16 +203,17 @@ def _add_chat(app: FastAPI, service: Service) -> None:
     async def chat(request: Request) -> Response:
         """An answer about texts, images and videos; whole, or as server-sent events."""
         tokens, body = service.ready.tokens, await request.body()
-        asked, handle = await anyio.to_thread.run_sync(service.begin, body)
+        number = request.state.number
+        asked, handle = await anyio.to_thread.run_sync(service.begin, body, number)
         loop = asyncio.get_running_loop()
-        handle.when_ended(lambda: loop.call_soon_threadsafe(ended, service, handle))
-        completion = Completion(request.state.number, service.name, handle, tokens, asked.usage)
+        handle.when_ended(lambda: loop.call_soon_threadsafe(ended, service, handle, number))
+        completion = Completion(number, service.name, handle, tokens, asked.usage)
         if asked.stream:
             return await streamed(service, request, handle, completion)
         result = await while_connected(request, handle.ending())
         if result.error is not None:
             raise result.error
-        return JSONResponse(completion.whole(result))
+        return Response(await anyio.to_thread.run_sync(completion.whole, result), media_type="application/json")
 
     @app.get("/v1/models", responses=responses(401, 503))
     async def models() -> dict[str, Any]:
@@ -199,12 +237,12 @@ def described(service: Service) -> dict[str, Any]:
     return found
 
 
-def ended(service: Service, handle: Handle) -> None:
+def ended(service: Service, handle: Handle, number: str) -> None:
     """A query is over, well or not."""
     result = handle.result_now
     service.metrics.ended(result)
     if service.config.log_content:
-        logger.info("answered: %s", json.dumps([answer.text for answer in result.answers], ensure_ascii=False))
+        logger.info("%s gets: %s", number, json.dumps([answer.text for answer in result.answers], ensure_ascii=False))
 
 
 async def streamed(service: Service, request: Request, handle: Handle, completion: Completion) -> EventStream:
@@ -282,6 +320,8 @@ def _add_media(app: FastAPI, service: Service) -> None:
     @app.post("/v1/media/frames", openapi_extra=body_of(FramesRequest), responses=responses(400, 401, 413, 503, 504))
     async def frames(request: Request) -> dict[str, Any]:
         """What the model would see of an image or a video: frames, times, sizes, tokens; and small pictures."""
+        if previews.statistics().tasks_waiting >= MOST_WAITING:
+            raise RequestError(503, "overloaded", "many previews wait; try again later", retry_after=RETRY_SECONDS)
         call = await anyio.to_thread.run_sync(service.frames, await request.body())
         try:
             running = anyio.to_thread.run_sync(call.run, limiter=previews, abandon_on_cancel=True)
@@ -299,6 +339,14 @@ def _add_media(app: FastAPI, service: Service) -> None:
                 if not isinstance(file, UploadFile):
                     raise RequestError(
                         400, "missing_file", "the form has no file; send one as its field 'file'", "file"
+                    )
+                if (file.size or 0) > service.config.max_download:
+                    raise RequestError(
+                        413,
+                        "file_too_large",
+                        f"{file.size} bytes are more than this server allows, {service.config.max_download} "
+                        "(--max-download)",
+                        "file",
                     )
                 add = partial(service.uploads.add, file.file, file.filename or "file", file.size or 0)
                 return _file(service, await anyio.to_thread.run_sync(add))
@@ -333,6 +381,7 @@ def _file(service: Service, upload: Upload) -> dict[str, Any]:
 
 
 def _add_state(app: FastAPI, service: Service) -> None:
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", responses=responses(503))
     async def health() -> dict[str, str]:
         """Whether the server is alive."""
@@ -340,6 +389,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
             raise RequestError(503, "engine_failed", str(service.broken))
         return {"status": "alive"}
 
+    @app.head("/ready", include_in_schema=False)
     @app.get("/ready", responses=responses(503))
     async def ready() -> dict[str, str]:
         """Whether the model is loaded and requests are taken."""
@@ -360,6 +410,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html", headers=Checked.HEADERS | {"content-security-policy": CONTENT_POLICY})

@@ -3,8 +3,10 @@
 import os
 from dataclasses import dataclass, fields
 from ipaddress import ip_address
+from pathlib import Path
 
 from mossvl.errors import OptionError
+from mossvl.media.limits import SourcePolicy
 from mossvl.options import named_options, number, whole
 
 MIB = 1 << 20
@@ -94,12 +96,31 @@ class ServerConfig:
                 "or say that everybody may ask (--open-to-all)"
             )
 
+        for folder in self.media_dirs:
+            if not Path(folder).is_dir():
+                raise OptionError(f"{folder!r} is no folder (--allow-media-dir)")
+        _ = self.sources
+
+    @property
+    def sources(self) -> SourcePolicy:
+        """Where media may come from.
+
+        Raises:
+            OptionError: a domain is none.
+        """
+        return SourcePolicy(self.media_dirs, not self.private_media, self.media_domains)
+
     @property
     def local(self) -> bool:
         """Only this machine reaches the server."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_local(self.host)
+
+
+def is_local(host: str) -> bool:
+    """Whether a name or an address is this machine, for itself alone."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -3,6 +3,8 @@
 from http import HTTPStatus
 from typing import Any
 
+from starlette.responses import JSONResponse
+
 from mossvl.errors import (
     ContextLengthError,
     EngineError,
@@ -47,6 +49,10 @@ KINDS: list[tuple[type[Exception], int, str]] = [
     (EngineError, HTTPStatus.SERVICE_UNAVAILABLE, "engine_failed"),
 ]
 """Status and code of each kind of error, the more special ones first."""
+GONE = 499
+"""The client has left; nobody will see it but the log."""
+UNREAD = (401, 403, 408, 413)
+"""After these, there may be more of the request's body to come."""
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -59,6 +65,16 @@ def refusal(error: BaseException) -> RequestError:
             return RequestError(int(status), code, str(error))
     message = str(error) if isinstance(error, MossVLError) else "the server has failed at this request; see its log"
     return RequestError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", message)
+
+
+def error_response(error: RequestError) -> JSONResponse:
+    """With the headers that belong to it. What was not read of the request is not waited for."""
+    headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["www-authenticate"] = "Bearer"
+    if error.status in UNREAD:
+        headers["connection"] = "close"
+    return JSONResponse(error_body(error), error.status, headers)
 
 
 def error_body(error: RequestError) -> dict[str, Any]:

@@ -7,6 +7,9 @@ has no model and sees no GPU. One that dies, or whose request is given up, is re
 import multiprocessing
 import pickle
 import resource
+import shutil
+import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,8 +19,9 @@ from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
 import torch
+from transformers.utils import logging
 
-from mossvl.engine.media import Event, Frame, Load, Loaded, Loading
+from mossvl.engine.media import Event, Frame, Load, Loaded, Loading, Planned, Stalled, Waiting
 from mossvl.engine.media_memory import Budget, MediaMemory
 from mossvl.engine.query import Message, Query
 from mossvl.errors import EngineError, GenerationCancelled, GenerationTimeout, MediaError, MossVLError
@@ -36,12 +40,15 @@ class Worker:
     """A process that loads.
 
     Attributes:
+        folder: of its own, for files that it needs for a time.
         whole: it has done all that it was asked to do, and can be asked again.
     """
 
     process: Any
     pipe: Connection
+    folder: str
     whole: bool = True
+    killed: bool = False
 
 
 class LoadingProcesses:
@@ -55,10 +62,11 @@ class LoadingProcesses:
     """
 
     def __init__(self, processor: MossVLProcessor, count: int, memory: int, budget: Budget) -> None:
-        self.processor, self.memory, self.budget = processor, memory, budget
+        self.processor, self.count, self.memory, self.budget = processor, count, memory, budget
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([__name__])
         self._given = pickle.dumps(processor)
+        self._folder = tempfile.TemporaryDirectory(prefix="mossvl-media-", ignore_cleanup_errors=True)
         self._free = threading.Semaphore(count)
         self._idle: list[Worker] = []
         self._lock = threading.Lock()
@@ -72,6 +80,24 @@ class LoadingProcesses:
         """A function of a module, to be called in a process with the processor and these arguments."""
         return RemoteCall(self, function, arguments, timeout)
 
+    def warm_up(self, timeout: float) -> None:
+        """Start all processes, and wait until they can work.
+
+        Raises:
+            GenerationTimeout: they cannot within `timeout` seconds.
+        """
+        workers = [self.take() for _ in range(self.count)]
+        try:
+            for worker in workers:
+                worker.pipe.send((_nothing, ()))
+            for worker in workers:
+                if not worker.pipe.poll(timeout):
+                    raise GenerationTimeout(f"processes that decode media did not start within {timeout:g} seconds")
+                worker.pipe.recv()
+        finally:
+            for worker in workers:
+                self.give_back(worker)
+
     def close(self) -> None:
         """End all processes; loads that run fail."""
         with self._lock:
@@ -79,6 +105,7 @@ class LoadingProcesses:
             workers, self._idle = self._idle, []
         for worker in workers:
             end(worker)
+        self._folder.cleanup()
 
     def take(self) -> Worker:
         """A process that is free; waits for one."""
@@ -87,9 +114,12 @@ class LoadingProcesses:
             if self._closed:
                 self._free.release()
                 raise EngineError("the server is stopping")
-            if self._idle:
-                return self._idle.pop()
+            worker = self._idle.pop() if self._idle else None
+        if worker is not None and worker.process.is_alive():
+            return worker
         try:
+            if worker is not None:  # It has died while it had nothing to do.
+                end(worker)
             return self._start()
         except BaseException:
             self._free.release()
@@ -98,7 +128,7 @@ class LoadingProcesses:
     def give_back(self, worker: Worker) -> None:
         """A process is not needed any more."""
         with self._lock:
-            keep = worker.whole and not self._closed and worker.process.is_alive()
+            keep = worker.whole and not worker.killed and not self._closed and worker.process.is_alive()
             if keep:
                 self._idle.append(worker)
         if not keep:
@@ -107,10 +137,11 @@ class LoadingProcesses:
 
     def _start(self) -> Worker:
         here, there = self._context.Pipe()
-        process = self._context.Process(target=serve, args=(there, self._given, self.memory), daemon=True)
+        folder = tempfile.mkdtemp(dir=self._folder.name)
+        process = self._context.Process(target=serve, args=(there, self._given, self.memory, folder), daemon=True)
         process.start()
         there.close()
-        return Worker(process, here)
+        return Worker(process, here, folder)
 
 
 class Errand:
@@ -125,7 +156,8 @@ class Errand:
     def end(self) -> None:
         with self._lock:
             self._over = True
-            if self._worker is not None:
+            if self._worker is not None and not self._worker.whole:
+                self._worker.killed = True  # Before it is dead, it could be taken for one that is whole.
                 self._worker.process.kill()
 
     @contextmanager
@@ -200,6 +232,7 @@ class RemoteLoad(Loading):
         super().__init__(processes.processor, processes.budget)
         self.query, self.messages = query, messages
         self._errand = Errand(processes)
+        self._digests: list[bytes | None] = []
 
     def stop(self) -> None:
         """A process that still loads is ended."""
@@ -213,17 +246,23 @@ class RemoteLoad(Loading):
             MediaError: the process has died.
             MossVLError: what it failed of.
         """
+        self._report(Stalled())  # Until a process is free, nobody should lose patience.
         with self._errand.worker() as worker:
-            worker.pipe.send((None, (self.query, self.messages, first)))
+            self._report(Waiting())
+            worker.pipe.send((None, (self.query, self.messages, first, self._digests)))
             while True:
                 event, size = worker.pipe.recv()
                 if isinstance(event, Loaded):
                     worker.whole = True
                     break
+                if isinstance(event, Planned):
+                    self._digests = list(event.digests)
+                if isinstance(event, Frame):
+                    self._digests[event.number] = event.digest
                 if isinstance(event, Frame) and size:
                     patches = torch.frombuffer(bytearray(worker.pipe.recv_bytes()), dtype=torch.uint8)
                     event = replace(event, patches=patches.view(*event.patches.shape[:1], -1))
-                    self.budget.take(self, event.patches.nbytes, lambda: None)
+                    self.budget.take(self, event.patches.nbytes, lambda: self._report(Stalled()))
                 self._report(event)
         if event.error is not None:
             raise event.error
@@ -233,14 +272,18 @@ def end(worker: Worker) -> None:
     worker.pipe.close()
     worker.process.kill()
     worker.process.join()
+    shutil.rmtree(worker.folder, ignore_errors=True)
 
 
 # --- in the process --------------------------------------------------------------------------------------------------
 
 
-def serve(pipe: Connection, given: bytes, memory: int) -> None:
+def serve(pipe: Connection, given: bytes, memory: int, folder: str) -> None:
     """Load for one request after the other, until the pipe is closed."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which lets requests end.
+    logging.set_verbosity_error()
+    tempfile.tempdir = folder
     for module in LIBRARIES:  # now, while there is memory to load them into
         import_module(module)
     processor: MossVLProcessor = pickle.loads(given)
@@ -251,14 +294,18 @@ def serve(pipe: Connection, given: bytes, memory: int) -> None:
         while True:
             function, arguments = pipe.recv()
             if function is None:
-                query, messages, first = arguments
-                load = Load(query, messages, processor, remembered, Budget(1 << 62))
+                query, messages, first, digests = arguments
+                load = Load(query, messages, processor, remembered, Budget(1 << 62), digests)
                 load.run(lambda event: tell(pipe, event), first)
                 continue
             try:
                 pipe.send((function(processor, *arguments), None))
             except Exception as error:
                 pipe.send((None, sendable(error)))
+
+
+def _nothing(processor: MossVLProcessor) -> None:
+    """What a process is asked to see whether it is there."""
 
 
 def tell(pipe: Connection, event: Event) -> None:

@@ -2,25 +2,27 @@
 
 import asyncio
 import hmac
-import json
 import logging
 import re
 import secrets
 import time
-from collections.abc import Callable
-from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mossvl.server.config import ServerConfig
-from mossvl.server.errors import RETRY_SECONDS, RequestError, error_body, refusal
+from mossvl.server.config import ServerConfig, is_local
+from mossvl.server.errors import GONE, RETRY_SECONDS, RequestError, error_response, refusal
 from mossvl.server.metrics import Metrics
 
 logger = logging.getLogger("mossvl.server")
 
 NUMBER = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 """What a request number of a client's own may be."""
+KNOWN = ("/v1/chat/completions", "/v1/files", "/v1/media/frames", "/v1/models", "/metrics")
+"""Paths that are counted by their names even if a request does not get so far."""
+PROBES = ("/health", "/ready", "/metrics")
+"""Asked again and again; the log tells of them only when they fail."""
 PROTECTED = ("/v1/", "/metrics")
 UPLOADS = "/v1/files"
 BODY_ALLOWANCE = 1 << 20
@@ -48,7 +50,7 @@ class Gate:
     def __init__(self, app: ASGIApp, config: ServerConfig, metrics: Metrics) -> None:
         self._app, self._config, self._metrics = app, config, metrics
         self._keys = [key.encode() for key in config.api_keys]
-        self._memory, self._disk = Room(config.body_space), Room(config.upload_space)
+        self._memory, self._disk = Room(config.body_space), Room(config.upload_space + BODY_ALLOWANCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,42 +60,66 @@ class Gate:
         given = headers.get("x-request-id", "")
         number = given if NUMBER.fullmatch(given) else secrets.token_hex(12)
         scope.setdefault("state", {})["number"] = number
-        begun, status = time.monotonic(), 499
+        begun, status = time.monotonic(), GONE
         uploading = scope["path"] == UPLOADS
         room = self._disk if uploading else self._memory
         most = self._config.max_download + BODY_ALLOWANCE if uploading else self._config.max_body
-        body = Body(receive, room, most, self._config.stall_timeout)
+        flag = "--max-download" if uploading else "--max-body"
+        body = Body(receive, room, most, self._config.stall_timeout, flag)
+
+        begun_answer = False
 
         async def numbered(message: Message) -> None:
-            nonlocal status
+            nonlocal status, begun_answer
             if message["type"] == "http.response.start":
+                begun_answer = True
                 status = message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = number
             await send(message)
 
         try:
             self._check(scope["path"], headers)
-            body.expect(int(headers.get("content-length") or 0))
+            length = headers.get("content-length", "0")
+            body.expect(int(length) if length.isdecimal() else 0)
             await self._app(scope, body.receive, numbered)
-        except (RequestError, ValueError) as error:
-            refused = refusal(error) if isinstance(error, RequestError) else RequestError(400, "invalid", str(error))
+        except Exception as error:
+            refused = refusal(error)
+            if not isinstance(error, RequestError):
+                logger.exception("%s has failed", number)
             self._metrics.errors.labels(refused.code).inc()
-            await refuse(refused, numbered)
+            if not begun_answer:
+                await error_response(refused)(scope, receive, numbered)
         finally:
             body.close()
-            path = scope["route"].path if "route" in scope else "other"
-            self._metrics.requests.labels(path, str(status)).inc()
+            path = scope["path"] if scope["path"] in KNOWN else "other"
+            route = scope["route"].path if "route" in scope else path
+            self._metrics.requests.labels(route, str(status)).inc()
             took = 1e3 * (time.monotonic() - begun)
-            logger.info("%s %s %s %d %.0f ms", number, scope["method"], path, status, took)
+            level = logging.DEBUG if route in PROBES and status == 200 else logging.INFO
+            client = (scope.get("client") or ("-",))[0]
+            told = scope["path"].encode("unicode_escape").decode()[:200]
+            logger.log(level, "%s %s %s %s %d %.0f ms", number, client, scope["method"], told, status, took)
 
     def _check(self, path: str, headers: Headers) -> None:
-        """Raise a RequestError if a key is needed and not given."""
+        """Raise a RequestError if a key is needed and not given; or, where none is, if another site's page asks."""
+        if not self._keys:
+            self._check_site(headers)
         if not self._keys or not path.startswith(PROTECTED):
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        known = [hmac.compare_digest(given.encode(), key) for key in self._keys]  # all, whichever it is
+        known = [hmac.compare_digest(given.encode("latin-1"), key) for key in self._keys]  # all, whichever it is
         if scheme.lower() != "bearer" or not any(known):
             raise RequestError(401, "invalid_api_key", "no valid API key; send Authorization: Bearer KEY")
+
+    def _check_site(self, headers: Headers) -> None:
+        """A browser on this machine must not be used by whatever page it shows, under whatever name of this machine."""
+        host = headers.get("host", "")
+        origin = headers.get("origin", "")
+        if origin and urlsplit(origin).netloc != host:
+            raise RequestError(403, "foreign_site", f"a page of {origin!r:.100} may not ask here; set an API key")
+        name = urlsplit(f"//{host}").hostname or ""
+        if self._config.local and host and not is_local(name):
+            raise RequestError(403, "foreign_site", f"{host!r:.100} is no name of this machine; set an API key")
 
 
 class Body:
@@ -103,17 +129,18 @@ class Body:
         room: where it is kept until the request has ended.
         most: bytes that it may have.
         stall: seconds within which each piece must come.
+        flag: what sets `most`.
     """
 
-    def __init__(self, receive: Receive, room: Room, most: int, stall: float) -> None:
-        self._receive, self._room, self._most, self._stall = receive, room, most, stall
+    def __init__(self, receive: Receive, room: Room, most: int, stall: float, flag: str = "--max-body") -> None:
+        self._receive, self._room, self._most, self._stall, self._flag = receive, room, most, stall, flag
         self._taken, self._ended = 0, False
 
     def expect(self, length: int) -> None:
         """Raise a RequestError if a body that says how long it is will be too long."""
         if length > self._most:
             raise RequestError(
-                413, "too_large", f"the request has more than {self._most} bytes (--max-body, --max-download)"
+                413, "too_large", f"the request is larger than this server allows, {self._most} bytes ({self._flag})"
             )
 
     async def receive(self) -> Message:
@@ -135,12 +162,3 @@ class Body:
     def close(self) -> None:
         """The request has ended."""
         self._room.used -= self._taken
-
-
-async def refuse(error: RequestError, send: Callable[[Message], Any]) -> None:
-    """Answer with an error."""
-    body = json.dumps(error_body(error)).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    headers += [(b"retry-after", str(error.retry_after).encode())] if error.retry_after is not None else []
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -1,10 +1,13 @@
 """What clients send, in OpenAI's form, and what is meant by it."""
 
-from collections.abc import Callable, Iterator
+import difflib
+import json
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from mossvl.engine.query import Message, Query
 from mossvl.errors import OptionError, PromptError
@@ -12,9 +15,17 @@ from mossvl.options import SamplingParams
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError
 
-SCHEMES = ("http:", "https:", "data:", "file:", "upload:")
+SCHEMES = ("http://", "https://", "data:", "file:", "upload:")
+URL = re.compile(f"({'|'.join(SCHEMES)})", re.IGNORECASE)
 UPLOAD = "upload:"
 """Before the name of an uploaded file."""
+MANY = 4096
+"""Entries of any list of a request."""
+LONGEST_FORM = 50_000
+"""Characters of a pattern, or of a schema as JSON."""
+MOST_PARTS = 500_000
+"""Commas and opening brackets of a body: what takes long to read, of however few bytes."""
+StopText = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class Part(BaseModel):
@@ -50,7 +61,10 @@ class VideoSource(VideoOptions):
 
     url: str = Field(description="http(s):, data:, upload: or, where it is allowed, file:")
     segments: list[list[float]] | None = Field(
-        None, description="Seconds: [start, end] or [instant]. Each is seen as a video of its own."
+        None,
+        min_length=1,
+        max_length=MANY,
+        description="Seconds: [start, end] or [instant]. Each is seen as a video of its own.",
     )
 
 
@@ -62,7 +76,7 @@ class TimedFrame(Part):
 class FramesSource(VideoOptions):
     """A video as a list of pictures of one size, each with its time."""
 
-    frames: list[TimedFrame] = Field(min_length=1)
+    frames: Annotated[list[TimedFrame], Field(min_length=1, max_length=MANY, fail_fast=True)]
 
 
 class TextPart(Part):
@@ -89,28 +103,51 @@ MediumPart = Annotated[ImagePart | VideoPart | FramesPart, Field(discriminator="
 ContentPart = Annotated[TextPart | ImagePart | VideoPart | FramesPart, Field(discriminator="type")]
 
 
+Content = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[ContentPart], Field(max_length=MANY, fail_fast=True), Tag("parts")],
+    Discriminator(lambda given: "text" if isinstance(given, str) else "parts"),
+]
+
+
 class ChatMessage(BaseModel):
-    """One turn. Other keys, which clients send back as they got them, are ignored."""
+    """One turn."""
+
+    model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[ContentPart]
+    content: Content | None = None
+    # Of answers that clients send back as they got them; of no effect here.
+    name: Any = None
+    refusal: Any = None
+    annotations: Any = None
+    audio: Any = None
+    function_call: Any = None
+    tool_calls: Any = None
+    reasoning_content: Any = None
 
 
 class StreamOptions(BaseModel):
-    include_usage: bool = False
+    include_usage: bool | None = None
+    include_obfuscation: Any = None
 
 
 class JsonSchema(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
     name: str = "answer"
+    description: str | None = None
     schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
 
 
 class ResponseFormat(BaseModel):
     """The form of the answer; `regex` (with `pattern`) is an extension."""
 
+    model_config = ConfigDict(extra="forbid")
+
     type: Literal["text", "json_object", "json_schema", "regex"]
     json_schema: JsonSchema | None = None
-    pattern: str | None = None
+    pattern: str | None = Field(None, max_length=LONGEST_FORM)
 
 
 class ChatRequest(BaseModel):
@@ -118,16 +155,16 @@ class ChatRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MANY, fail_fast=True)]
     model: str | None = None
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     max_tokens: int | None = Field(None, ge=1, description="The older name of max_completion_tokens.")
     temperature: float | None = Field(None, ge=0, le=2, description="0, the default, takes the likeliest token.")
     top_p: float | None = Field(None, gt=0, le=1)
-    stop: str | list[str] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
     seed: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -138,10 +175,14 @@ class ChatRequest(BaseModel):
     top_k: int | None = Field(None, ge=0)
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0)
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: list[int] | None = Field(None, max_length=1000)
     ignore_eos: bool | None = None
     timeout: float | None = Field(None, gt=0, description="Seconds.")
     # Accepted, and of no effect here.
+    modalities: Any = None
+    parallel_tool_calls: Any = None
+    reasoning_effort: Any = None
+    verbosity: Any = None
     user: Any = None
     metadata: Any = None
     store: Any = None
@@ -153,17 +194,13 @@ class ChatRequest(BaseModel):
     tool_choice: Any = None
     functions: Any = None
     function_call: Any = None
-    parallel_tool_calls: Any = None
     logit_bias: Any = None
-    modalities: Any = None
     audio: Any = None
     prediction: Any = None
-    reasoning_effort: Any = None
-    verbosity: Any = None
     web_search_options: Any = None
 
 
-UNSUPPORTED = (
+UNSUPPORTED = (  # as long as they ask for something
     "tools", "tool_choice", "functions", "function_call", "logit_bias", "audio", "prediction", "web_search_options",
 )  # fmt: skip
 
@@ -205,14 +242,14 @@ class Reader:
             RequestError: it is beyond a limit, or asks for what is not supported.
         """
         for name in UNSUPPORTED:
-            if getattr(request, name):
+            if getattr(request, name) not in (None, "none", "auto", [], {}):
                 raise RequestError(400, "unsupported", f"{name} is not supported; leave it out", name)
         parts = [part for message in request.messages if isinstance(message.content, list) for part in message.content]
         media = [part for part in parts if not isinstance(part, TextPart)]
-        self._limit("media", len(media), self.config.max_media, "--max-media")
+        self._limit("number of media", len(media), self.config.max_media, "--max-media")
         texts = [message.content for message in request.messages if isinstance(message.content, str)]
         texts += [part.text for part in parts if isinstance(part, TextPart)]
-        self._limit("characters of text", sum(map(len, texts)), self.config.max_text, "--max-text")
+        self._limit("number of characters", sum(map(len, texts)), self.config.max_text, "--max-text")
         timeout = min(request.timeout or self.config.timeout, self.config.timeout)
         query = Query.from_dict(
             {
@@ -221,8 +258,8 @@ class Reader:
                 "generate_kwargs": {"timeout": timeout},
             }
         )
-        include_usage = request.stream_options is not None and request.stream_options.include_usage
-        return Asked(query, self._params(request), request.stream, include_usage)
+        include_usage = request.stream_options is not None and bool(request.stream_options.include_usage)
+        return Asked(query, self._params(request), bool(request.stream), include_usage)
 
     def medium(self, part: ImagePart | VideoPart | FramesPart) -> dict[str, Any]:
         """A medium as a part of one of our messages.
@@ -241,7 +278,7 @@ class Reader:
             found = {"type": "video", "video": {"video_path": source, "segments": segments} if segments else source}
         else:
             given = part.video_frames
-            self._limit("frames", len(given.frames), self.config.max_frames, "--max-frames")
+            self._limit("number of frames", len(given.frames), self.config.max_frames, "--max-frames")
             found = {"type": "video", "video": [(one.timestamp, self._place(one.url)) for one in given.frames]}
         for name in ("min_pixels", "max_pixels"):
             self._limit(name, getattr(given, name) or 0, self.config.max_pixels, "--max-pixels")
@@ -252,13 +289,13 @@ class Reader:
     def shared(self, media: list[Any]) -> dict[str, Any]:
         """Media options of a prompt: what its videos have together, within the limits."""
         own = [most for most in map(_most_frames, media) if most]
-        self._limit("frames", sum(own), self.config.max_frames, "--max-frames")
+        self._limit("max_frames of all videos", sum(own), self.config.max_frames, "--max-frames")
         return {"max_frames": max(1, min(self.max_frames, self.config.max_frames - sum(own)))}
 
     def _message(self, message: ChatMessage) -> Message:
         role = "system" if message.role == "developer" else message.role
-        if isinstance(message.content, str):
-            return {"role": role, "content": message.content}
+        if message.content is None or isinstance(message.content, str):
+            return {"role": role, "content": message.content or ""}
         return {
             "role": role,
             "content": [
@@ -273,8 +310,12 @@ class Reader:
         Raises:
             PromptError: it is of no known kind.
         """
-        if not url.lower().startswith(SCHEMES):
-            raise PromptError(f"{url!r:.80} is no URL that is read here; expected one that begins with {SCHEMES}")
+        found = URL.match(url)
+        if found is None:
+            raise PromptError(f"{url!r:.80} is no URL that is read here; expected {', '.join(SCHEMES)} …")
+        url = found[1].lower() + url[found.end(1) :]
+        if re.match("file:/(?!/)", url):
+            url = f"file://{url[5:]}"
         return self.file_of(url.removeprefix(UPLOAD)) if url.startswith(UPLOAD) else url
 
     def _params(self, request: ChatRequest) -> SamplingParams:
@@ -309,14 +350,16 @@ class Reader:
 
     def _limit(self, what: str, given: int, most: int, flag: str) -> None:
         if given > most:
-            raise OptionError(f"{given} {what} are more than this server's limit of {most} ({flag}); ask for less")
+            raise OptionError(f"{what}: {given} is more than this server allows, {most} ({flag}); ask for less")
 
 
 def _most_frames(part: Any) -> int:
-    """Frames that a part claims for itself."""
+    """Frames that a part claims for itself; each of its segments has one at least."""
     if isinstance(part, FramesPart):
         return part.video_frames.max_frames or 0
-    return (part.video_url.max_frames or 0) if isinstance(part, VideoPart) else 0
+    if isinstance(part, VideoPart):
+        return max(part.video_url.max_frames or 0, len(part.video_url.segments or ()))
+    return 0
 
 
 def _form(wanted: ResponseFormat | None) -> dict[str, Any]:
@@ -327,7 +370,10 @@ def _form(wanted: ResponseFormat | None) -> dict[str, Any]:
         case ResponseFormat(type="json_schema"):
             if wanted.json_schema is None:
                 raise OptionError('response_format of type "json_schema" needs json_schema: {"schema": …}')
-            return {"json_schema": wanted.json_schema.schema_}
+            schema = json.dumps(wanted.json_schema.schema_)
+            if len(schema) > LONGEST_FORM:
+                raise OptionError(f"the schema has {len(schema)} characters; at most {LONGEST_FORM} are taken")
+            return {"json_schema": schema}
         case ResponseFormat(type="regex"):
             if wanted.pattern is None:
                 raise OptionError('response_format of type "regex" needs a pattern')
@@ -335,9 +381,33 @@ def _form(wanted: ResponseFormat | None) -> dict[str, Any]:
     return {}
 
 
+TAGS = ("text", "parts", "image_url", "video_url", "video_frames")
+"""Of parts and of their forms; where they are names of keys too, the part's type says as much."""
+NAMES = sorted(
+    {
+        name
+        for form in (ChatRequest, ChatMessage, ImageSource, VideoSource, FramesSource, TimedFrame, FramesRequest)
+        for name in form.model_fields
+    }
+)
+
+
+def check_size(body: bytes) -> None:
+    """Refuse a body that would take long to read.
+
+    Raises:
+        RequestError: it has too many parts.
+    """
+    if sum(map(body.count, (b",", b"[", b"{"))) > MOST_PARTS:
+        raise RequestError(400, "invalid_request", f"the request has more than {MOST_PARTS} parts; send less at once")
+
+
 def first_problem(problems: Any) -> RequestError:
     """Of a request that is not of the form: what is wrong with it, and where."""
-    found: Iterator[Any] = iter(problems.errors(include_url=False, include_context=False, include_input=False))
-    problem = next(found)
-    place = ".".join(str(step) for step in problem["loc"])
-    return RequestError(400, "invalid_request", f"{place or 'the request'}: {problem['msg']}", place or None)
+    problem = problems.errors(include_url=False, include_context=False, include_input=False)[0]
+    steps = [str(step) for step in problem["loc"] if step not in TAGS]
+    place, what = ".".join(steps), problem["msg"]
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(steps[-1], NAMES, n=1, cutoff=0.5)
+        what = f"unknown key; did you mean {near[0]!r}?" if near else "unknown key; leave it out"
+    return RequestError(400, "invalid_request", f"{place or 'the request'}: {what}", place or None)

@@ -1,9 +1,11 @@
 """A server in this process, from its first to its last moment."""
 
 import logging
+import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +13,16 @@ import uvicorn
 
 from mossvl.engine.interface import MossVL
 from mossvl.errors import OptionError
-from mossvl.server.app import create_app
+from mossvl.server.app import STARTING, create_app
 from mossvl.server.config import ServerConfig
 from mossvl.server.service import Service
 
 logger = logging.getLogger("mossvl.server")
 
 KEEP_ALIVE_SECONDS = 30
+LAST_SECONDS = 10
+"""For requests whose time is up to tell their clients so."""
+BACKLOG = 2048
 LARGEST_HEADER = 64 << 10
 """Bytes of all headers of a request."""
 
@@ -62,14 +67,19 @@ def run(config: ServerConfig, load: Callable[[], MossVL], name: str) -> None:
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=int(config.shutdown_timeout),
+        timeout_graceful_shutdown=int(config.shutdown_timeout) + LAST_SECONDS,
         h11_max_incomplete_event_size=LARGEST_HEADER,
     )
     server = Server(settings, service)
     host, port = listening.getsockname()[:2]
     logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     with listening:
-        server.run([listening])
+        try:
+            server.run([listening])
+        finally:
+            logger.info("stopped")
+    if any(thread.name == STARTING for thread in threading.enumerate()):
+        os._exit(0)  # The model is still being loaded; nothing ends that, and nobody waits for it.
     if service.failed is not None:
         raise service.failed
 
@@ -82,7 +92,16 @@ def bound(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
+        # Of a socket that does not say that it is TCP, asyncio would leave small pieces waiting for each other.
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind((host, port))
+            listening.listen(BACKLOG)
+        except OSError:
+            listening.close()
+            raise
+        return listening
     except OSError as error:
         raise OptionError(f"{host}:{port} cannot be listened on ({error}); choose another --port or --host") from error
 

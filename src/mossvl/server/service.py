@@ -2,8 +2,10 @@
 
 import gc
 import logging
+import re
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -11,20 +13,24 @@ from pydantic import BaseModel, ValidationError
 from mossvl import __version__
 from mossvl.engine.handle import Handle
 from mossvl.engine.interface import MossVL
-from mossvl.media.limits import MediaLimits, SourcePolicy
+from mossvl.errors import GenerationCancelled
+from mossvl.media.limits import MediaLimits
 from mossvl.options import MediaOptions
+from mossvl.processing.prompt import media_of
 from mossvl.server.answers import Tokens
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RETRY_SECONDS, RequestError, refusal
 from mossvl.server.loading import LoadingProcesses, RemoteCall
 from mossvl.server.metrics import Metrics
 from mossvl.server.preview import preview
-from mossvl.server.protocol import Asked, ChatRequest, FramesRequest, Reader, first_problem
+from mossvl.server.protocol import Asked, ChatRequest, FramesRequest, Reader, check_size, first_problem
 from mossvl.server.uploads import Uploads
 
 logger = logging.getLogger("mossvl.server")
 
 Body = TypeVar("Body", bound=BaseModel)
+DATA_URL = re.compile(r"data:[^\"]{64,}")
+"""Of a file: too long for a log."""
 
 
 class Service:
@@ -44,6 +50,8 @@ class Service:
         self._load = load
         self._ready: _Ready | None = None
         self._admitting = threading.Lock()
+        self._beginning = 0
+        """Requests that are admitted, and that the engine does not know yet."""
 
     # --- beginning and end ---------------------------------------------------------------------------------------
 
@@ -63,7 +71,8 @@ class Service:
         )
         ready = _Ready(llm, decoding, reader, Tokens(processor.tokenizer))
         try:
-            llm.warm_up()
+            decoding.warm_up(self.config.timeout)
+            llm.engine.warm_up(shown=False)
             first = reader.read(ChatRequest.model_validate({"messages": [{"role": "user", "content": "Hello"}]}))
             ready.begin(first).result(self.config.timeout)
         except BaseException:
@@ -73,6 +82,11 @@ class Service:
         gc.collect()
         gc.freeze()  # What is here now stays: a collector that looked through it again would stop everything meanwhile.
         self._ready = ready
+
+    def cancel_all(self) -> None:
+        """End what still runs, with an error."""
+        if self._ready is not None:
+            self._ready.llm.close()
 
     def close(self) -> None:
         """End everything; what still runs is cancelled."""
@@ -89,7 +103,7 @@ class Service:
             RequestError: it is not there yet, or not any more.
         """
         if self.stopping:
-            raise RequestError(503, "stopping", "the server is being stopped", retry_after=RETRY_SECONDS)
+            raise stopping()
         if self._ready is None:
             raise RequestError(503, "loading", "the model is being loaded; try again soon", retry_after=RETRY_SECONDS)
         if (broken := self._ready.llm.engine.broken) is not None:
@@ -103,8 +117,8 @@ class Service:
 
     # --- requests ------------------------------------------------------------------------------------------------
 
-    def begin(self, body: bytes) -> tuple[Asked, Handle]:
-        """Begin to answer a request.
+    def begin(self, body: bytes, number: str) -> tuple[Asked, Handle]:
+        """Begin to answer a request of that number.
 
         Raises:
             MossVLError: the request cannot be used, or is one too many.
@@ -112,17 +126,23 @@ class Service:
         ready = self.ready
         asked = ready.reader.read(parsed(ChatRequest, body))
         if self.config.log_content:
-            logger.info("asked: %s", body.decode(errors="replace"))
+            logger.info("%s asks: %r", number, DATA_URL.sub("data:…", body.decode(errors="replace")))
+        engine = ready.llm.engine
         with self._admitting:
-            engine = ready.llm.engine
-            if engine.active >= engine.config.max_batch + self.config.max_queue:
+            active = engine.active + self._beginning
+            if active >= engine.config.max_batch + self.config.max_queue:
                 raise RequestError(
                     503,
                     "overloaded",
-                    f"{engine.active} requests are being answered or wait; try again later (--max-queue)",
+                    f"{active} requests are being answered or wait; try again later (--max-queue)",
                     retry_after=RETRY_SECONDS,
                 )
+            self._beginning += 1
+        try:
             return asked, ready.begin(asked)
+        finally:
+            with self._admitting:
+                self._beginning -= 1
 
     def frames(self, body: bytes) -> RemoteCall[dict[str, Any]]:
         """A call that tells what the model would see of a medium.
@@ -144,6 +164,8 @@ class Service:
 
     def told(self, error: BaseException) -> RequestError:
         """What an error is to a client, who knows uploaded files by their own names."""
+        if self.stopping and isinstance(error, GenerationCancelled):
+            error = stopping()
         refused = refusal(error)
         message = self.uploads.by_their_names(str(refused))
         return RequestError(refused.status, refused.code, message, refused.param, refused.retry_after)
@@ -162,6 +184,7 @@ class Service:
             "max_frames": videos.max_frames,
             "min_pixels": images.size["shortest_edge"],
             "max_pixels": videos.size["longest_edge"],
+            "video_max_pixels": videos.video_max_pixels,
         }
         caps = {
             "max_media": config.max_media,
@@ -187,11 +210,7 @@ class Service:
             download_bytes=config.max_download,
             timeout=config.media_timeout,
             duration=config.max_duration,
-            sources=SourcePolicy(
-                directories=(*config.media_dirs, self.uploads.folder),
-                domains=config.media_domains,
-                public_only=not config.private_media,
-            ),
+            sources=replace(config.sources, directories=(*config.media_dirs, self.uploads.folder)),
         )
 
 
@@ -202,13 +221,20 @@ class _Ready:
         self.llm, self.decoding, self.reader, self.tokens = llm, decoding, reader, tokens
 
     def begin(self, asked: Asked) -> Handle:
+        """A prompt without media needs no decoder, and waits for none."""
         query = asked.query
-        source = self.decoding.load(query, query.messages([]))
-        return self.llm.engine.begin(source, query.generation, asked.params)
+        messages = query.messages([])
+        if not any(media_of(messages)):
+            return self.llm.engine.submit(query, messages, self.llm.processor, asked.params)
+        return self.llm.engine.begin(self.decoding.load(query, messages), query.generation, asked.params)
 
     def close(self) -> None:
         for part in (self.llm, self.decoding):
             part.close()
+
+
+def stopping() -> RequestError:
+    return RequestError(503, "stopping", "the server is being stopped", retry_after=RETRY_SECONDS)
 
 
 def parsed(form: type[Body], body: bytes) -> Body:
@@ -217,6 +243,7 @@ def parsed(form: type[Body], body: bytes) -> Body:
     Raises:
         RequestError: it is not of that form; says where.
     """
+    check_size(body)
     try:
         return form.model_validate_json(body)
     except ValidationError as problems:

@@ -1,5 +1,6 @@
 """Files that clients have sent, to be named in later requests: for a time, and within a space."""
 
+import re
 import secrets
 import tempfile
 import threading
@@ -11,6 +12,7 @@ from typing import BinaryIO
 from mossvl.server.errors import RequestError
 
 CHUNK = 1 << 20
+SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
 
 
 @dataclass
@@ -62,18 +64,21 @@ class Uploads:
             raise RequestError(413, "file_too_large", f"{size} bytes are more than the {self.space} of --upload-space")
         number = f"file-{secrets.token_hex(16)}"
         # A few raw formats are told by their suffix alone.
-        path = Path(self.folder, number + PurePath(filename).suffix.lower()[:10])
-        now = time.time()
+        suffix = PurePath(filename).suffix.lower()
+        path = Path(self.folder, number + (suffix if SUFFIX.fullmatch(suffix) else ""))
         with self._lock:
-            self._forget(now, size)
-            upload = self._files[number] = Upload(number, filename, size, path, now, now)
+            self._forget(time.time(), size)
         try:
             with path.open("wb") as file:
                 while chunk := source.read(CHUNK):
                     file.write(chunk)
         except BaseException:
-            self.remove(number)
+            path.unlink(missing_ok=True)
             raise
+        now = time.time()
+        upload = Upload(number, filename, size, path, now, now)
+        with self._lock:
+            self._files[number] = upload
         return upload
 
     def get(self, number: str) -> Upload:
@@ -91,6 +96,11 @@ class Uploads:
         if upload is None:
             raise RequestError(404, "file_not_found", f"there is no uploaded file {number!r:.80}; upload it again")
         return upload
+
+    def forget_old(self) -> None:
+        """Remove files whose time is over."""
+        with self._lock:
+            self._forget(time.time())
 
     def remove(self, number: str) -> bool:
         """Whether there was such a file."""

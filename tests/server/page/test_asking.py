@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from visiting import STAR, ask, expect, expect_time, finished, load_sample, slide
+from visiting import CLIP, STAR, ask, expect, expect_time, exported, finished, load_sample, slide
 
 from mossvl.data.records import as_query, lines_of, parse_line
 from mossvl.engine.query import Query
@@ -47,6 +47,26 @@ def test_times_in_an_answer_lead_to_the_moment(page):
     expect_time(page, 0)
 
 
+def test_a_length_leads_nowhere(page):
+    load_sample(page)
+    assert ask(page, "How long is the blue star there?") == "2.0 seconds"
+    expect(page.locator(".time")).to_have_count(0)
+    ask(page, "When does the blue star appear?")
+    expect(page.locator(".time")).to_have_text(["2.0 seconds"])
+
+
+@pytest.mark.parametrize("settings", [{"permissions": ["clipboard-read", "clipboard-write"]}], ids=["clipboard"])
+def test_an_answer_is_copied(page):
+    load_sample(page)
+    answer = ask(page, "Describe the clip.")
+    copy = page.get_by_role("button", name="Copy the answer")
+    copy.click()
+    expect(copy).to_have_text("Copied")
+    expect(page.get_by_role("status").filter(has_text="Copied.")).to_have_count(1)
+    assert page.evaluate("navigator.clipboard.readText()") == answer
+    expect(copy).to_have_text("Copy")
+
+
 def test_a_further_question_finds_the_clip_in_the_cache(page):
     load_sample(page)
     ask(page, "When does the blue star appear?")
@@ -85,6 +105,51 @@ def test_a_new_conversation_keeps_the_media(page):
     page.get_by_role("button", name="New conversation").click()
     page.get_by_role("button", name="Remove star.mp4").click()
     expect(page.get_by_role("button", name="Choose files")).to_be_focused()
+
+
+def test_a_new_conversation_can_be_undone(page):
+    load_sample(page)
+    ask(page, "Describe the clip.")
+    for leave in ("New conversation", SAMPLES[1]["name"]):
+        page.get_by_role("button", name=leave).click()
+        expect(page.locator("#turns > li")).to_have_count(0)
+        page.get_by_role("button", name="Undo").click()
+        expect(page.locator(".answer .text")).to_contain_text("to the right")
+        expect(page.locator(".card .name")).to_have_text([CLIP.name])
+        expect(page.get_by_label("Your question")).to_be_focused()
+    assert ask(page, "When does the blue star appear?") == "2.0 seconds"
+    page.get_by_role("button", name="New conversation").click()
+    ask(page, "When does the blue star vanish?")
+    expect(page.get_by_role("button", name="Undo")).to_have_count(0)
+
+
+def test_the_browser_asks_before_a_conversation_is_left(page):
+    asked = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
+    load_sample(page)
+    page.reload()
+    load_sample(page)
+    ask(page, "Describe the clip.")
+    page.reload()
+    assert asked == ["beforeunload"]
+
+
+def test_what_was_asked_stays_as_it_was(page):
+    load_sample(page)
+    slide(page, "Frames", 1)
+    expect(page.locator("#cost")).to_contain_text("13 frames")
+    ask(page, "When does the blue star appear?")
+    expect(page.get_by_role("slider", name="Frames")).to_be_disabled()
+    expect(page.locator("#fixed")).to_be_visible()
+    page.locator("#files").set_input_files(FOLDER / SAMPLES[1]["file"])
+    expect(page.locator("#cost")).to_contain_text("7 frames")  # with the defaults
+    slide(page, "Frames", 2)
+    expect(page.locator("#cost")).to_contain_text("19 frames")
+    ask(page, "Describe the clip.")
+    videos = [part for message in exported(page)["messages"] for part in message["content"] if "video" in part]
+    assert [(video["video"], video["video_fps"]) for video in videos] == [("star.mp4", 2), ("meeting.mp4", 3)]
+    page.get_by_role("button", name="New conversation").click()
+    expect(page.get_by_role("slider", name="Frames")).to_be_enabled()
 
 
 def test_the_export_is_a_query_of_mossvl_run(page):

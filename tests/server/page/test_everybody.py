@@ -71,7 +71,19 @@ def test_texts_stand_out_in_both_schemes(page, settings):
     assert (luminance(colours(page.locator("body"))[1]) < 0.1) == dark
     page.get_by_text("Settings").click()
     for selector in (
-        *(".question p", ".about", ".answer .text", ".facts", ".time", ".chip", "#question", "#keys", "#send"),
+        *(
+            ".question p",
+            ".about",
+            ".answer .text",
+            ".facts",
+            ".copy",
+            ".download",
+            ".time",
+            ".chip",
+            "#question",
+            "#keys",
+            "#send",
+        ),
         *("h1", "#model", "#export", "#cost", ".frame span", ".frame[aria-current] span", "#adjust summary"),
         *("#rate-value", ".sliders label", ".card .name", "#pick", "#url-add", "#sample-buttons span", "#key-hint"),
     ):
@@ -116,9 +128,27 @@ def test_a_phone_shows_all_of_it(page):
     expect_time(page, 4)
     for selector in ("#player", ".answer .text", "#question"):  # side by side there is no room; all are in sight
         expect(page.locator(selector)).to_be_in_viewport()
+    for name in ("New conversation", "Export"):
+        expect(page.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)
+    player, bar = page.locator("#player").bounding_box(), page.locator(".bar").bounding_box()
+    assert player["y"] >= bar["y"] + bar["height"] and player["height"] <= 0.34 * PHONE["viewport"]["height"]
     page.locator("#settings summary").tap()
     expect(page.get_by_label("API key")).to_be_visible()
     assert sideways(page) == 0
+
+
+@pytest.mark.parametrize("settings", [PHONE | {"viewport": {"width": 740, "height": 360}}], ids=["740 × 360 pixels"])
+def test_a_phone_on_its_side_has_player_and_conversation_side_by_side(page):
+    load_sample(page)
+    ask(page, "Describe the clip.")
+    for selector in ("#player", ".answer .text", "#question", "#new", "#export"):
+        expect(page.locator(selector)).to_be_in_viewport(ratio=0.99)
+    player, answer = page.locator("#player").bounding_box(), page.locator(".answer .text").bounding_box()
+    assert player["x"] + player["width"] < answer["x"]
+    assert sideways(page) == 0
+    page.locator("#settings summary").tap()
+    page.get_by_role("button", name="Done").scroll_into_view_if_needed()
+    expect(page.get_by_role("button", name="Done")).to_be_in_viewport(ratio=1)
 
 
 @pytest.mark.parametrize("settings", [{"reduced_motion": "reduce"}], ids=["reduced motion"])

@@ -1,6 +1,8 @@
 """What the model will see is shown before anything is asked."""
 
-from visiting import PICTURE, ask, expect, expect_time, limit, load_sample, slide, vision_tokens
+from pathlib import Path
+
+from visiting import CLIP, PICTURE, ask, expect, expect_time, limit, load_sample, slide, vision_tokens
 
 from mossvl.server.samples import FOLDER, SAMPLES
 
@@ -28,6 +30,60 @@ def test_sliders_change_frames_and_tokens(page):
     page.get_by_role("button", name="Back to the model’s defaults").click()
     expect(page.locator("#cost")).to_contain_text("7 frames · 128 × 96 pixels each")
     assert vision_tokens(page) == before
+
+
+def test_labels_tell_neighbours_apart(page):
+    load_sample(page)
+    slide(page, "Frames", 12)
+    expect(page.locator("#rate-value")).to_have_text("30 a second")
+    expect(page.locator(".frame")).to_have_count(64)
+    shown = page.locator(".frame").all_text_contents()
+    assert len(set(shown)) == len(shown)
+    labels = "times => import('/page/times.js').then(({ labels }) => labels(times))"
+    assert page.evaluate(labels, [0, 4.319999999999999, 4.34]) == ["0.00 s", "4.32 s", "4.34 s"]
+    assert page.evaluate(labels, [0.5, 59.96, 3723]) == ["0.5 s", "1:00.0", "1:02:03.0"]
+
+
+def test_the_budget_of_pixels_is_told(page):
+    limit(page, {"min_pixels": 4096, "video_max_pixels": 256 * 4096}, max_frames=1024)
+    page.route("**/v1/media/frames", many_frames)
+    page.locator("#files").set_input_files(CLIP)
+    expect(page.locator("#cost")).not_to_contain_text("budget")
+    slide(page, "At most", 20)
+    slide(page, "Frames", 12)
+    expect(page.locator("#cost")).to_contain_text("256 frames (the model’s pixel budget allows no more)")
+
+
+def many_frames(route) -> None:
+    """As if the clip had a minute."""
+    seen = route.fetch().json()
+    part = route.request.post_data_json["part"]["video_url"]
+    count = min(int(60 * part["fps"]), part["max_frames"], 256)
+    frames = [{"time": place / 4, "thumbnail": seen["frames"][0]["thumbnail"]} for place in range(count)]
+    route.fulfill(json=seen | {"duration": 60, "frames": frames})
+
+
+def test_a_clip_can_be_downloaded(page):
+    load_sample(page)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download the clip").click()
+    assert download.value.suggested_filename == CLIP.name
+    assert Path(download.value.path()).read_bytes() == CLIP.read_bytes()
+
+
+def test_a_link_that_is_dropped_is_added(visit):
+    visit.failing |= {400, 403}
+    page = visit.page
+    page.evaluate(
+        """url => {
+            const dataTransfer = new DataTransfer();
+            dataTransfer.setData("text/uri-list", `# a comment\r\n${url}`);
+            document.body.dispatchEvent(new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer }));
+        }""",
+        "http://127.0.0.1:9/clip.mp4",
+    )
+    expect(page.get_by_label("URL of a picture or a video")).to_have_value("http://127.0.0.1:9/clip.mp4")
+    expect(page.locator("#url-trouble .problem")).to_be_visible()
 
 
 def test_a_frame_leads_to_its_time(page):

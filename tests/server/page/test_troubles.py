@@ -3,22 +3,59 @@
 import json
 import re
 
-from visiting import PICTURE, ask, expect, limit, load_sample
+from visiting import BROKEN, CLIP, PICTURE, ask, expect, exported, finished, limit, load_sample
 
 
 def test_a_broken_file_is_told_beside_it(visit):
     visit.failing |= {400, 422}
     page = visit.page
-    broken = {"name": "<img src=x onerror=alert(1)>.mp4", "mimeType": "video/mp4", "buffer": b"no video at all"}
+    broken = BROKEN | {"name": "<img src=x onerror=alert(1)>.mp4", "mimeType": "video/mp4"}
     page.locator("#files").set_input_files(broken)
     expect(page.locator(".card .name")).to_have_text(broken["name"])  # a name is no markup
-    expect(page.locator(".card .problem")).to_be_visible()
-    assert visit.page.locator(".card .problem span").text_content().strip()
-    ask(page, "Describe the clip.")
-    expect(page.locator(".answer .problem")).to_contain_text("cannot be used")
+    expect(page.locator(".card .problem")).to_contain_text("It is not sent.")
+    expect(page.locator("#stage")).to_be_hidden()
+    question = page.get_by_label("Your question")
+    question.fill("Describe the clip.")
+    for _ in range(2):
+        page.keyboard.press("Enter")
+        expect(page.locator("#question-trouble .problem")).to_contain_text("cannot be used")
+        expect(question).to_have_value("Describe the clip.")
+    expect(page.locator("#turns > li")).to_have_count(0)
     page.get_by_role("button", name="Remove").click()
+    expect(page.locator("#question-trouble .problem")).to_have_count(0)
     load_sample(page)
     assert ask(page, "When does the blue star appear?") == "2.0 seconds"
+
+
+def test_a_broken_file_does_not_stop_questions_about_others(visit):
+    visit.failing |= {400, 422}
+    page = visit.page
+    page.locator("#files").set_input_files(CLIP)
+    page.locator("#files").set_input_files(BROKEN)
+    assert ask(page, "When does the blue star appear?") == "2.0 seconds"
+    expect(page.locator("#player")).to_be_visible()
+    expect(page.locator(".about")).to_have_text([CLIP.name])
+    parts = exported(page)["messages"][0]["content"]
+    assert [part.get("video") for part in parts] == [CLIP.name, None]
+    page.get_by_role("button", name="notes.txt", exact=True).click()
+    expect(page.locator("#stage")).to_be_hidden()
+    page.get_by_role("button", name="Remove notes.txt").click()
+    expect(page.locator("#player")).to_be_visible()
+
+
+def test_a_question_comes_back_if_its_only_file_turns_out_to_be_broken(visit):
+    visit.failing |= {400}
+    page = visit.page
+    held = []
+    page.route("**/v1/files", lambda route: held.append(route))
+    page.locator("#files").set_input_files(BROKEN)
+    page.get_by_label("Your question").fill("What is it?")
+    page.keyboard.press("Enter")
+    expect(page.locator(".waiting")).to_have_count(1)
+    held[0].fulfill(status=400, json={"error": {"message": "notes.txt is no video"}})
+    expect(page.get_by_label("Your question")).to_have_value("What is it?")
+    expect(page.locator("#question-trouble")).to_contain_text("Not sent: notes.txt cannot be used.")
+    expect(page.locator("#turns > li")).to_have_count(0)
 
 
 def test_a_bad_url_is_told_beside_the_field(visit):
@@ -77,6 +114,44 @@ def test_a_busy_server_is_asked_again_later(visit):
     page.locator(".answer").get_by_role("button", name="Try again").click()
     expect(page.locator(".answer .text")).to_have_text("2.0 seconds")
     expect(page.locator(".answer .problem")).to_have_count(0)
+
+
+def test_a_question_that_failed_is_removed_or_asked_last(visit):
+    visit.failing |= {500}
+    page = visit.page
+    load_sample(page)
+    fail = {"status": 500, "json": {"error": {"message": "it has failed"}}}
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(**fail))
+    ask(page, "Describe the clip.")
+    ask(page, "Which way does the red circle move?")
+    page.unroute("**/v1/chat/completions")
+    ask(page, "When does the blue star appear?")
+    page.locator(".answer").first.get_by_role("button", name="Try again").click()
+    expect(page.locator(".question p").last).to_have_text("Describe the clip.")
+    finished(page)
+    page.locator(".answer").get_by_role("button", name="Remove").click()
+    expect(page.get_by_label("Your question")).to_be_focused()
+    expect(page.locator(".question p")).to_have_text(["When does the blue star appear?", "Describe the clip."])
+    assert len(exported(page)["messages"]) == 4
+
+
+def test_while_the_model_is_loaded_the_page_waits(visit):
+    visit.failing |= {503}
+    page = visit.page
+    loading = {"status": 503, "json": {"error": {"message": "no", "code": "loading"}}}
+    for path in ("**/v1/**", "**/ready"):
+        page.route(path, lambda route: route.fulfill(**loading))
+    page.reload()
+    expect(page.locator("#notice")).to_have_text("The model is being loaded…")
+    page.locator("#files").set_input_files(CLIP)
+    page.get_by_label("Your question").fill("When does the blue star appear?")
+    page.keyboard.press("Enter")
+    expect(page.locator(".waiting")).to_have_count(1)
+    for path in ("**/v1/**", "**/ready"):
+        page.unroute(path)
+    expect(page.locator(".answer .text")).to_have_text("2.0 seconds", timeout=30_000)
+    expect(page.locator("#model")).to_have_text("mossvl-tiny")
+    expect(page.locator("#notice")).to_be_empty()
 
 
 def test_an_error_within_an_answer_stays_with_it(page):

@@ -105,23 +105,34 @@ export class Adding {
     this.urlTrouble.replaceChildren(...(error ? [problem(error.message, again, error.retryAfter)] : []));
   }
 
-  /** Files may be dropped anywhere. */
+  /** Files, and links from other pages, may be dropped anywhere. */
   #listenForDrops() {
     let inside = 0;
-    const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
+    let own = false; // something of the page itself is dragged
+    const carries = (event) => !own && ["Files", "text/uri-list"].some((type) => event.dataTransfer?.types.includes(type));
     const mark = (change) => {
       inside = Math.max(0, inside + change);
       document.body.classList.toggle("dropping", inside > 0);
     };
-    document.addEventListener("dragenter", (event) => carriesFiles(event) && mark(1));
-    document.addEventListener("dragleave", (event) => carriesFiles(event) && mark(-1));
-    document.addEventListener("dragover", (event) => carriesFiles(event) && event.preventDefault());
+    document.addEventListener("dragenter", (event) => carries(event) && mark(1));
+    document.addEventListener("dragleave", (event) => carries(event) && mark(-1));
+    document.addEventListener("dragover", (event) => carries(event) && event.preventDefault());
     document.addEventListener("drop", (event) => {
-      if (!carriesFiles(event)) return;
+      if (!carries(event)) return;
       event.preventDefault();
       mark(-Infinity);
-      this.addFiles([...event.dataTransfer.files]);
+      const { files } = event.dataTransfer;
+      const urls = event.dataTransfer.getData("text/uri-list").split(/\r?\n/);
+      if (files.length) this.addFiles([...files]);
+      else this.#addLink(urls.find((url) => url && !url.startsWith("#")) ?? "");
     });
+    document.addEventListener("dragstart", () => (own = true));
+    document.addEventListener("dragend", () => (own = false));
+  }
+
+  #addLink(url) {
+    this.url.value = url;
+    this.addUrl(url);
   }
 
   /** Files may be pasted anywhere; a URL, where there is no field. */
@@ -134,8 +145,7 @@ export class Adding {
     }
     const text = event.clipboardData.getData("text").trim();
     if (!event.target.closest("input, textarea") && /^https?:\/\/\S+$/.test(text)) {
-      this.url.value = text;
-      this.addUrl(text);
+      this.#addLink(text);
     }
   }
 }

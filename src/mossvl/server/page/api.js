@@ -2,13 +2,16 @@
 
 const KEY = "mossvl-api-key";
 
-/** Emits "unauthorized" when the server wants an API key, or another one. */
+const POLL = 1000; // milliseconds
+
+/** Emits "unauthorized" when the server wants an API key, or another one; "loading" and "loaded" of its model. */
 export const access = new EventTarget();
 
 export class ApiError extends Error {
-  constructor(message, { status = 0, retryAfter = 0 } = {}) {
+  constructor(message, { status = 0, code = null, retryAfter = 0 } = {}) {
     super(message);
     this.status = status;
+    this.code = code;
     this.retryAfter = retryAfter;
   }
 
@@ -42,6 +45,10 @@ export async function removeFile(id) {
 
 /** Upload a file → its id. `onProgress` is told what part of it has been sent, 0 to 1. */
 export function upload(file, onProgress, signal) {
+  return onceLoaded(() => send(file, onProgress, signal), signal);
+}
+
+function send(file, onProgress, signal) {
   return new Promise((resolve, reject) => {
     const sending = new XMLHttpRequest();
     sending.open("POST", "v1/files");
@@ -105,7 +112,34 @@ async function* events(bytes) {
   }
 }
 
-async function request(path, { method, body, signal } = {}) {
+/** What a call gives; while the model is being loaded, it waits. */
+async function onceLoaded(call, signal) {
+  for (;;) {
+    try {
+      return await call();
+    } catch (error) {
+      if (error.code !== "loading") throw error;
+    }
+    access.dispatchEvent(new Event("loading"));
+    while (await isLoading(signal)) await new Promise((wake) => setTimeout(wake, POLL));
+    access.dispatchEvent(new Event("loaded"));
+  }
+}
+
+async function isLoading(signal) {
+  signal?.throwIfAborted();
+  try {
+    await requestOnce("ready", { signal });
+    return false;
+  } catch (error) {
+    if (error.code === "loading") return true;
+    throw error;
+  }
+}
+
+const request = (path, how = {}) => onceLoaded(() => requestOnce(path, how), how.signal);
+
+async function requestOnce(path, { method, body, signal } = {}) {
   const sent = body ? { "Content-Type": "application/json" } : {};
   let response;
   try {
@@ -138,7 +172,8 @@ function failure(status, text, retry) {
     error = { message: `the server answers with ${status}` }; // something between here and there has written it
   }
   if (status === 429 || (status === 503 && error.code === "overloaded")) error.message = "the server is busy";
-  return new ApiError(sentence(error.message), { status, retryAfter: retryAfter || (status === 503 ? 5 : 0) });
+  const { code } = error;
+  return new ApiError(sentence(error.message), { status, code, retryAfter: retryAfter || (status === 503 ? 5 : 0) });
 }
 
 const unreachable = () => new ApiError("The server does not answer. Is it running?");

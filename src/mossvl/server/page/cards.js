@@ -34,6 +34,7 @@ export class Cards {
     const progress = element("progress", { max: 1, hidden: true, "aria-label": `Upload of ${medium.name}` });
     const trouble = element("div");
     const item = element("li", { className: "card" }, show, remove, progress, trouble);
+    if (medium.sample) item.append(download(medium));
     show.addEventListener("click", () => this.media.show(medium));
     remove.addEventListener("click", () => {
       this.media.remove(medium);
@@ -57,9 +58,16 @@ export class Cards {
     }
     if (card.error !== medium.error) {
       card.error = medium.error;
+      card.item.classList.toggle("broken", medium.error !== null);
       const again = medium.error?.passing ? () => this.media.load(medium) : null;
-      const shown = medium.error ? [problem(medium.error.message, again, medium.error.retryAfter)] : [];
+      const words = `${medium.error?.message} ${medium.asked ? "" : "It is not sent."}`;
+      const shown = medium.error ? [problem(words.trim(), again, medium.error.retryAfter)] : [];
       card.trouble.replaceChildren(...shown);
     }
   }
+}
+
+/** An exported conversation names a sample's file: here it is. */
+function download({ sample, name }) {
+  return element("a", { className: "download", href: sample.url, download: name, textContent: "Download the clip" });
 }

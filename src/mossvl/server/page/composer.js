@@ -1,6 +1,6 @@
 // Where questions are written.
 
-import { byId, element } from "./dom.js";
+import { byId, element, problem } from "./dom.js";
 
 const GENERAL = {
   video: ["What happens in the clip?", "Describe the clip."],
@@ -16,6 +16,7 @@ export class Composer {
     this.send = byId("send");
     this.stop = byId("stop");
     this.chips = byId("chips");
+    this.trouble = byId("question-trouble");
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.ask(this.input.value);
@@ -26,6 +27,11 @@ export class Composer {
       this.ask(this.input.value);
     });
     this.input.addEventListener("input", () => this.#fit());
+    conversation.addEventListener("unsent", ({ detail: question }) => {
+      if (!this.input.value.trim()) this.input.value = question;
+      this.#fit();
+      this.#refuse();
+    });
     this.stop.addEventListener("click", () => conversation.stop());
     document.addEventListener("keydown", (event) => {
       if (event.key === "Escape" && this.form.contains(document.activeElement)) conversation.stop();
@@ -38,6 +44,13 @@ export class Composer {
   ask(text) {
     const question = text.trim();
     if (!question || this.conversation.running) return;
+    const { all } = this.media;
+    if (all.length && !all.some((medium) => medium.usable || medium.busy)) {
+      if (!this.input.value.trim()) this.input.value = question;
+      this.#refuse();
+      return;
+    }
+    this.trouble.replaceChildren();
     if (question === this.input.value.trim()) this.input.value = "";
     this.#fit();
     this.conversation.ask(question);
@@ -49,12 +62,21 @@ export class Composer {
 
   draw() {
     const { running } = this.conversation;
+    if (this.media.all.every((medium) => medium.usable)) this.trouble.replaceChildren();
     const focused = document.activeElement;
     this.stop.hidden = !running;
     this.send.hidden = running;
     if (running && focused === this.send) this.stop.focus();
     if (!running && focused === this.stop) this.focus();
     this.#offer(running ? [] : this.#questions());
+  }
+
+  /** Say why a question was not sent. */
+  #refuse() {
+    const { all } = this.media;
+    const what = all.length === 1 ? `${all[0].name} cannot be used` : "none of the files can be used";
+    this.trouble.replaceChildren(problem(`Not sent: ${what}. Add another one, or remove it to ask without.`));
+    this.focus();
   }
 
   /** Questions that suit the current medium and were not asked yet. */

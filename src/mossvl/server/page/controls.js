@@ -27,11 +27,13 @@ class Slider {
     const within = values.filter((value) => value >= least && value <= most);
     this.values = [...new Set([...within, ...(most < Infinity ? [most] : []), this.usual])].sort((a, b) => a - b);
     this.input.max = this.values.length - 1;
-    this.reset();
+    this.show();
   }
 
-  reset() {
-    this.input.value = this.values.indexOf(this.usual);
+  /** Show a value, or the usual one. */
+  show(value = this.usual) {
+    const place = this.values.indexOf(value);
+    this.input.value = place < 0 ? this.values.indexOf(this.usual) : place;
     this.#tell();
   }
 
@@ -50,21 +52,22 @@ class Slider {
   }
 }
 
-/** The three sliders; emits "change" a moment after the last movement. */
-export class Controls extends EventTarget {
+/** The three sliders, for the current medium; once it was asked about, they show how. */
+export class Controls {
   constructor(media) {
-    super();
+    this.media = media;
+    this.medium = null; // whose values are shown
+    this.asked = false;
     const moved = () => this.#moved();
     const often = (rate) => (rate < 1 ? `1 every ${counted(1 / rate, "second")}` : `${rate} a second`);
     this.rate = new Slider("rate", often, moved);
     this.most = new Slider("most", (frames) => counted(frames, "frame"), moved);
     const square = (area) => `≈ ${Math.round(area ** 0.5)} × ${Math.round(area ** 0.5)}`;
     this.pixels = new Slider("pixels", square, moved);
+    this.sliders = [this.rate, this.most, this.pixels];
     this.usual = byId("usual");
-    this.usual.addEventListener("click", () => this.reset());
-    media.addEventListener("change", () => {
-      for (const row of document.querySelectorAll(".of-videos")) row.hidden = media.current?.kind !== "video";
-    });
+    this.usual.addEventListener("click", () => this.#reset());
+    media.addEventListener("change", () => this.draw());
   }
 
   /** Take the model's defaults, and what the server allows. */
@@ -73,21 +76,43 @@ export class Controls extends EventTarget {
     this.most.offer(FRAMES, defaults.min_frames, caps.max_frames ?? defaults.max_frames, defaults.max_frames);
     const areas = SIDES.map((side) => side * side);
     this.pixels.offer(areas, defaults.min_pixels, caps.max_pixels ?? defaults.max_pixels, defaults.max_pixels);
+    this.media.defaults = { fps: this.rate.usual, max_frames: this.most.usual, max_pixels: this.pixels.usual };
+    this.media.budget = Math.max(1, Math.floor(defaults.video_max_pixels / defaults.min_pixels)) || Infinity;
+    this.medium = null;
+    this.media.shared();
   }
 
-  get options() {
-    return { fps: this.rate.value, max_frames: this.most.value, max_pixels: this.pixels.value };
+  draw() {
+    const { current } = this.media;
+    for (const row of document.querySelectorAll(".of-videos")) row.hidden = current?.kind !== "video";
+    if (!current || !this.rate.values.length) return;
+    if (this.medium === current && this.asked === current.asked) return;
+    this.medium = current;
+    this.asked = current.asked;
+    byId("sliders").disabled = this.asked;
+    byId("fixed").hidden = !this.asked;
+    const { fps, max_frames, max_pixels } = current.fixed ?? current.wanted;
+    this.rate.show(fps);
+    this.most.show(max_frames);
+    this.pixels.show(max_pixels);
+    this.#offerReset();
   }
 
-  reset() {
-    for (const slider of [this.rate, this.most, this.pixels]) slider.reset();
+  #reset() {
+    for (const slider of this.sliders) slider.show();
     (this.rate.input.offsetParent ? this.rate : this.pixels).input.focus();
     this.#moved();
   }
 
+  #offerReset() {
+    this.usual.hidden = this.asked || !this.sliders.some((slider) => slider.changed);
+  }
+
   #moved() {
-    this.usual.hidden = ![this.rate, this.most, this.pixels].some((slider) => slider.changed);
+    const { medium } = this;
+    medium.wanted = { fps: this.rate.value, max_frames: this.most.value, max_pixels: this.pixels.value };
+    this.#offerReset();
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.dispatchEvent(new Event("change")), DEBOUNCE);
+    this.timer = setTimeout(() => medium.asked || this.media.lookAgain(medium), DEBOUNCE);
   }
 }

@@ -1,6 +1,6 @@
 // Questions and answers, and what of them the server and `mossvl run` are given.
 
-import { answer, ApiError } from "./api.js";
+import { answer } from "./api.js";
 
 /** A question with its answer. State: "waiting", "streaming", "done", "stopped" or "failed". */
 class Turn {
@@ -24,11 +24,16 @@ class Turn {
   }
 }
 
-/** Emits "change" with the turn that has changed as its detail; null if all of them have. */
+/**
+ * Emits "change" with the turn that has changed as its detail, null if turns have come or gone; and "unsent" with a
+ * question as its detail that was taken back because none of the media can be used.
+ *
+ * `connect` finds out which model is served.
+ */
 export class Conversation extends EventTarget {
-  constructor(media, settings) {
+  constructor(media, settings, connect) {
     super();
-    Object.assign(this, { media, settings });
+    Object.assign(this, { media, settings, connect });
     this.model = "";
     this.turns = [];
     this.work = null;
@@ -45,10 +50,18 @@ export class Conversation extends EventTarget {
     return this.#run(turn);
   }
 
-  /** Ask a question once more that has failed. */
+  /** Ask a question once more that has failed: now. */
   retry(turn) {
+    this.turns = [...this.turns.filter((one) => one !== turn), turn];
     turn.reset();
+    turn.media = [];
     return this.#run(turn);
+  }
+
+  /** Take a question back that has failed. */
+  remove(turn) {
+    this.turns = this.turns.filter((one) => one !== turn);
+    this.#changed(null);
   }
 
   /** End the answer that comes; its text so far stays. */
@@ -60,8 +73,27 @@ export class Conversation extends EventTarget {
   clear() {
     this.stop();
     this.turns = [];
-    for (const medium of this.media.all) medium.asked = false;
-    this.media.changed();
+    this.media.free(this.media.all);
+    this.#changed(null);
+  }
+
+  /** What `restore` takes: everything that was said, and about what. */
+  saved() {
+    const { all, current } = this.media;
+    const of = new Map(all.map(({ fixed, seen, lookedWith }, place) => [all[place], { fixed, seen, lookedWith }]));
+    return { turns: this.turns, all: [...all], current, of };
+  }
+
+  restore({ turns, all, current, of }) {
+    this.stop();
+    this.turns = turns;
+    const asked = new Set(turns.filter((turn) => turn.counts).flatMap((turn) => turn.media));
+    for (const medium of all) {
+      if (!asked.has(medium)) continue;
+      medium.looking.abort(); // it has been sampled differently since, perhaps
+      Object.assign(medium, of.get(medium));
+    }
+    this.media.replace(all, current);
     this.#changed(null);
   }
 
@@ -74,17 +106,12 @@ export class Conversation extends EventTarget {
   /** The conversation as `mossvl run` takes it: media by the names of their files, answers included. */
   exported() {
     const { temperature, tokens } = this.settings;
-    const { options } = this.media;
-    const sampling = { video_fps: options.fps, max_frames: options.max_frames, max_pixels: options.max_pixels };
-    const part = (medium) =>
-      medium.kind === "video"
-        ? { type: "video", video: medium.url ?? medium.name, ...sampling }
-        : { type: "image", image: medium.url ?? medium.name, max_pixels: options.max_pixels };
     const drawn = temperature > 0 ? { do_sample: true, temperature } : {};
-    return { messages: this.#messages(part), generate_kwargs: { max_new_tokens: tokens, ...drawn } };
+    const messages = this.#messages((medium) => medium.exported(medium.fixed));
+    return { messages, generate_kwargs: { max_new_tokens: tokens, ...drawn } };
   }
 
-  #messages(part = (medium) => medium.part(this.media.options)) {
+  #messages(part = (medium) => medium.part(this.media.options(medium))) {
     const { system } = this.settings;
     const messages = system ? [{ role: "system", content: system }] : [];
     for (const turn of this.turns) {
@@ -98,12 +125,10 @@ export class Conversation extends EventTarget {
 
   async #run(turn) {
     const { signal } = (this.work = new AbortController());
-    turn.media = this.media.all.filter((medium) => !medium.asked);
-    for (const medium of turn.media) medium.asked = true;
-    this.media.changed();
     this.#changed(turn);
     try {
-      await this.#mediaReady(signal);
+      await unlessAborted(this.#ready(), signal);
+      if (!this.#take(turn)) return;
       await this.#listen(turn, signal);
       turn.state = "done";
     } catch (error) {
@@ -111,11 +136,23 @@ export class Conversation extends EventTarget {
       turn.error = turn.state === "failed" ? error : null;
     }
     if (!this.turns.includes(turn)) return; // a new conversation has begun
-    if (!turn.counts) {
-      for (const medium of turn.media) medium.asked = false; // they come with the next question instead
-      this.media.changed();
-    }
+    if (!turn.counts) this.media.free(turn.media); // they come with the next question instead
     this.#changed(turn);
+  }
+
+  /** Put the media that can be used before a question that needs them; false if it was taken back for want of any. */
+  #take(turn) {
+    const { all } = this.media;
+    if (all.length && !all.some((medium) => medium.usable)) {
+      this.remove(turn);
+      this.dispatchEvent(new CustomEvent("unsent", { detail: turn.question }));
+      return false;
+    }
+    turn.media = all.filter((medium) => medium.usable && !medium.asked);
+    for (const medium of turn.media) this.media.fix(medium);
+    this.media.changed();
+    this.#changed(turn);
+    return true;
   }
 
   /** Read the answer; uploads that the server has forgotten meanwhile are made again. */
@@ -131,24 +168,33 @@ export class Conversation extends EventTarget {
         this.#changed(turn);
       }
     } catch (error) {
-      const uploads = this.media.all.filter((medium) => medium.file);
+      const uploads = this.media.all.filter((medium) => medium.file && medium.asked);
       if (error.status !== 404 || !uploads.length || !again) throw error;
       await Promise.all(uploads.map((medium) => this.media.loadAgain(medium)));
-      await this.#mediaReady(signal);
+      const lost = uploads.find((medium) => medium.error);
+      if (lost) throw lost.error;
       await this.#listen(turn, signal, false);
     }
   }
 
-  async #mediaReady(signal) {
-    const givenUp = new Promise((_, reject) => {
-      signal.addEventListener("abort", () => reject(signal.reason));
-    });
-    await Promise.race([Promise.all(this.media.all.map((medium) => medium.settled)), givenUp]);
-    const broken = this.media.all.find((medium) => medium.error);
-    if (broken) throw new ApiError(`${broken.name} cannot be used. Try it again, or remove it.`);
+  /** Once the model is known, and it is known of all media whether they can be used. */
+  async #ready() {
+    if (!this.model) await this.connect();
+    this.media.shared();
+    while (this.media.all.some((medium) => medium.busy)) {
+      await Promise.all(this.media.all.map((medium) => medium.settled));
+    }
   }
 
   #changed(turn) {
     this.dispatchEvent(new CustomEvent("change", { detail: turn }));
   }
+}
+
+/** What is promised, unless it is given up first. */
+function unlessAborted(promise, signal) {
+  const givenUp = new Promise((_, reject) => {
+    signal.addEventListener("abort", () => reject(signal.reason));
+  });
+  return Promise.race([promise, givenUp]);
 }

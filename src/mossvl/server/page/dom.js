@@ -31,10 +31,15 @@ export function announce(text) {
   setTimeout(() => (status.textContent = text), 50);
 }
 
-/** An error in words, with a button that tries again if that may help. */
-export function problem(text, again = null, wait = 0) {
+/** An error in words, with a button that tries again if that may help, and one that takes what failed away. */
+export function problem(text, again = null, wait = 0, remove = null) {
   const box = element("p", { className: "problem", role: "alert" }, element("span", { textContent: text }));
   if (again) box.append(againButton(again, wait));
+  if (remove) {
+    const button = element("button", { type: "button", className: "plain", textContent: "Remove" });
+    button.addEventListener("click", remove);
+    box.append(button);
+  }
   return box;
 }
 

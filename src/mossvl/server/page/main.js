@@ -1,6 +1,6 @@
 // Puts the page together.
 
-import { model } from "./api.js";
+import { access, model } from "./api.js";
 import { Adding } from "./adding.js";
 import { Cards } from "./cards.js";
 import { Composer } from "./composer.js";
@@ -12,36 +12,40 @@ import { Player } from "./player.js";
 import { Settings } from "./settings.js";
 import { Strip } from "./strip.js";
 import { Turns } from "./turns.js";
+import { Undo } from "./undo.js";
 
-const media = new Media(() => controls.options);
+const LOADING = "The model is being loaded…";
+
+const media = new Media();
 const controls = new Controls(media);
 const settings = new Settings();
-const conversation = new Conversation(media, settings);
+const conversation = new Conversation(media, settings, connect);
 const player = new Player(media);
 const composer = new Composer(conversation, media);
-const adding = new Adding(media, {
-  onAdded: added,
-  onSample() {
-    conversation.clear();
-    media.clear();
-  },
-});
+const undo = new Undo(conversation, media, { onUndone: () => composer.focus() });
+const adding = new Adding(media, { onAdded: added, onSample: () => undo.leave({ keep: false }) });
 new Cards(media, { onRemove: () => byId("pick").focus() });
 new Strip(media, player);
-new Turns(conversation, player);
+new Turns(conversation, player, { onRemove: () => composer.focus() });
 
-controls.addEventListener("change", () => media.lookAgain());
 settings.addEventListener("key", async () => {
   if (await start()) for (const medium of media.all) if (medium.error) media.load(medium);
 });
 conversation.addEventListener("change", draw);
 media.addEventListener("change", draw);
 byId("new").addEventListener("click", () => {
-  conversation.clear();
-  announce("A new conversation.");
+  undo.leave({ keep: true });
   composer.focus();
 });
 byId("export").addEventListener("click", save);
+access.addEventListener("loading", () => {
+  byId("notice").replaceChildren(element("p", { className: "hint", textContent: LOADING }));
+  announce(LOADING);
+});
+access.addEventListener("loaded", () => byId("notice").replaceChildren());
+addEventListener("beforeunload", (event) => {
+  if (conversation.turns.length) event.preventDefault(); // the browser asks whether to leave
+});
 
 /** Something was added: a question is what comes next. On touch screens, a keyboard would cover it. */
 function added() {
@@ -67,6 +71,7 @@ function save() {
   const url = URL.createObjectURL(new Blob([text], { type: "application/x-ndjson" }));
   element("a", { href: url, download: "conversation.jsonl" }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
+  announce("The conversation is saved. mossvl run asks its last question again.");
 }
 
 /** Follow what the server says of its model. */
@@ -80,17 +85,22 @@ function take({ id, mossvl: { media: defaults, caps, samples } }) {
   adding.offer(samples);
 }
 
-/** Ask the server what it serves; false if it does not say. */
+/** Ask the server what it serves. */
+async function connect() {
+  const served = await model();
+  if (conversation.model !== served.id) take(served);
+}
+
+/** Connect, and say what goes wrong; false if something does. */
 async function start() {
   const notice = byId("notice");
   try {
-    const served = await model();
-    if (conversation.model !== served.id) take(served);
+    await connect();
     notice.replaceChildren();
     return true;
   } catch (error) {
     notice.replaceChildren(...(error.status === 401 ? [] : [problem(error.message, start, error.retryAfter)]));
-    if (error.retryAfter) setTimeout(start, 1000 * error.retryAfter); // the model is being loaded, say
+    if (error.retryAfter) setTimeout(start, 1000 * error.retryAfter); // it is busy, say
     return false;
   }
 }

@@ -2,79 +2,58 @@
 
 import { ApiError, frames, removeFile, upload } from "./api.js";
 import { bytes } from "./dom.js";
+import { Medium } from "./medium.js";
 
 const PICTURE_NAMES = /\.(png|jpe?g|webp|gif|bmp|tiff?|avif|heic)$/i;
 const VIDEO_NAMES = /\.(mp4|m4v|mov|webm|mkv|avi|mpe?g|ts|wmv|flv|ogv|3gp)$/i;
 const THUMBNAIL = 128;
 const PICTURE = 512; // of an image by URL, which the page itself may not load
 
-/** A picture or a video. */
-export class Medium {
-  constructor({ kind, name, file = null, url = null, sample = null }) {
-    Object.assign(this, { kind, name, file, url, sample });
-    this.id = null; // of the upload
-    this.shown = file ? URL.createObjectURL(file) : url;
-    this.seen = null; // what the server says that the model will see
-    this.error = null;
-    this.progress = 0;
-    this.busy = false;
-    this.asked = false; // belongs to a question
-    this.work = new AbortController();
-    this.looking = new AbortController();
-    this.settled = Promise.resolve();
-  }
-
-  get ready() {
-    return this.seen !== null && this.error === null;
-  }
-
-  get uploading() {
-    return this.busy && this.file !== null && this.id === null;
-  }
-
-  get duration() {
-    return this.seen?.duration ?? 0;
-  }
-
-  /** The part of a message that names it. */
-  part({ fps, max_frames, max_pixels }) {
-    const url = this.id ? `upload:${this.id}` : this.url;
-    return this.kind === "video"
-      ? { type: "video_url", video_url: { url, fps, max_frames, max_pixels } }
-      : { type: "image_url", image_url: { url, max_pixels } };
-  }
-}
-
 /** All media, one of which is shown. Emits "change". */
 export class Media extends EventTarget {
-  constructor(options) {
+  constructor() {
     super();
-    this.wanted = options; // () => how media are to be sampled
+    this.defaults = {}; // how media are sampled about which nothing else was said
+    this.budget = Infinity; // frames for which the model's pixels suffice
     this.all = [];
     this.current = null;
     this.caps = { max_media: Infinity, max_upload_bytes: Infinity, max_frames: Infinity };
-    this.looked = null; // with which most frames
   }
 
-  /** How media are sampled: all videos together may have as many frames as the server allows. */
-  get options() {
-    const videos = this.all.filter((medium) => medium.kind === "video").length;
-    const wanted = this.wanted();
-    const part = Math.max(1, Math.floor(this.caps.max_frames / Math.max(1, videos)));
-    return { ...wanted, max_frames: Math.min(wanted.max_frames ?? part, part) };
+  /** How a medium is sampled: all videos together may have as many frames as the server allows. */
+  options(medium) {
+    const own = { ...this.defaults, ...(medium.fixed ?? medium.wanted) };
+    if (medium.kind !== "video") return own;
+    const videos = this.all.filter((one) => one.kind === "video" && one.usable);
+    if (medium.asked) return videos.length > 1 ? { ...own, max_frames: needed(medium) } : own;
+    const taken = videos.reduce((sum, one) => sum + (one.asked ? needed(one) : 0), 0);
+    const sharing = new Set([medium, ...videos.filter((one) => !one.asked)]).size;
+    const part = Math.max(1, Math.floor((this.caps.max_frames - taken) / sharing));
+    return { ...own, max_frames: Math.min(own.max_frames ?? part, part) };
+  }
+
+  /** From now on a medium is sampled as it is, until it belongs to no question any more. */
+  fix(medium) {
+    medium.fixed = this.options(medium);
+  }
+
+  /** Media belong to no question any more. */
+  free(media) {
+    for (const medium of media) medium.fixed = null;
+    this.shared();
   }
 
   changed() {
     this.dispatchEvent(new Event("change"));
   }
 
-  /** Media have come or gone: if that changes how many frames each has, look again. */
-  #shared() {
+  /** Media have come or gone: those that have other options now are looked at again. */
+  shared() {
     this.changed();
-    const most = this.options.max_frames;
-    const before = this.looked;
-    this.looked = most;
-    if (before !== null && before !== most) this.lookAgain();
+    for (const medium of this.all) {
+      const open = medium.ready && !medium.asked && !medium.busy;
+      if (open && medium.lookedWith !== JSON.stringify(this.options(medium))) this.load(medium);
+    }
   }
 
   /**
@@ -153,20 +132,19 @@ export class Media extends EventTarget {
       if (error.name === "AbortError") return;
       if (error.status === 404) medium.id = null; // forgotten by the server: to be uploaded again
       medium.error = error;
+      const other = this.all.findLast((one) => one.ready);
+      if (this.current === medium && !medium.seen && other) this.current = other;
     } finally {
       if (medium.work === work) {
         medium.busy = false;
-        this.changed();
+        this.shared();
       }
     }
   }
 
-  /** The options have changed: look again at everything that the server has. */
-  lookAgain() {
-    this.looked = this.options.max_frames;
-    for (const medium of this.all) {
-      if (medium.id || medium.url) this.load(medium);
-    }
+  /** Look again at a medium, if the server has it already. */
+  lookAgain(medium) {
+    if (medium.id || medium.url) this.load(medium);
   }
 
   /** Ask what the model will see; an older question about the same medium is given up. */
@@ -174,7 +152,9 @@ export class Media extends EventTarget {
     medium.looking.abort();
     medium.looking = new AbortController();
     const remote = medium.kind === "image" && !medium.file;
-    medium.seen = await frames(medium.part(this.options), remote ? PICTURE : THUMBNAIL, medium.looking.signal);
+    const options = this.options(medium);
+    medium.seen = await frames(medium.part(options), remote ? PICTURE : THUMBNAIL, medium.looking.signal);
+    medium.lookedWith = JSON.stringify(options);
     if (remote) medium.shown = medium.seen.frames[0].thumbnail;
   }
 
@@ -183,20 +163,19 @@ export class Media extends EventTarget {
     this.changed();
   }
 
-  /** Forget a medium, here and on the server. */
   remove(medium) {
-    medium.work.abort();
-    medium.looking.abort();
-    if (medium.file) URL.revokeObjectURL(medium.shown);
-    if (medium.id) removeFile(medium.id).catch(() => {}); // it expires there by itself
     const place = this.all.indexOf(medium);
     this.all.splice(place, 1);
     if (this.current === medium) this.current = this.all[Math.min(place, this.all.length - 1)] ?? null;
-    this.#shared();
+    forget(medium);
+    this.shared();
   }
 
-  clear() {
-    for (const medium of [...this.all]) this.remove(medium);
+  /** Have other media instead; those that were there are not forgotten. */
+  replace(all, current = null) {
+    this.all = [...all];
+    this.current = current;
+    this.shared();
   }
 
   #checkRoom() {
@@ -210,6 +189,18 @@ export class Media extends EventTarget {
   #add(medium) {
     this.all.push(medium);
     this.current = medium;
-    this.#shared();
+    this.shared();
   }
 }
+
+/** Forget a medium, here and on the server. */
+export function forget(medium) {
+  medium.work.abort();
+  medium.looking.abort();
+  if (medium.file) URL.revokeObjectURL(medium.shown);
+  if (medium.id) removeFile(medium.id).catch(() => {}); // it expires there by itself
+  medium.id = null;
+}
+
+/** So many frames must a video be allowed for what was seen of it to be seen again. */
+const needed = ({ fixed, seen }) => Math.min(fixed.max_frames ?? Infinity, seen?.frames.length ?? Infinity);

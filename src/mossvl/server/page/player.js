@@ -20,16 +20,17 @@ export class Player {
 
   draw() {
     const medium = this.media.current;
-    this.stage.hidden = medium === null;
     if (this.shown !== (medium?.shown ?? null)) this.#show(medium);
-    this.trouble.hidden = !(this.unplayable && medium?.ready);
+    const broken = Boolean(medium?.error) && !medium.seen;
+    this.stage.hidden = medium === null || broken || (this.unplayable && !medium.seen);
+    this.video.hidden = medium?.kind !== "video" || this.unplayable;
+    this.trouble.hidden = !(this.unplayable && medium?.seen);
   }
 
   #show(medium) {
     this.shown = medium?.shown ?? null;
     this.unplayable = false;
     const video = medium?.kind === "video";
-    this.video.hidden = !video;
     this.picture.hidden = video;
     if (video) {
       this.video.src = medium.shown;

@@ -1,7 +1,7 @@
 // The frames that the model will see, with their times, and what they cost.
 
 import { byId, count, counted, element, reducedMotion } from "./dom.js";
-import { label } from "./times.js";
+import { labels } from "./times.js";
 
 export class Strip {
   constructor(media, player) {
@@ -21,20 +21,21 @@ export class Strip {
     const seen = medium?.seen ?? null;
     this.section.hidden = seen === null;
     this.section.setAttribute("aria-busy", Boolean(medium?.busy));
-    this.cost.textContent = seen ? this.#words(seen) : "";
+    this.cost.textContent = seen ? this.#words(medium) : "";
     if (this.drawn === seen) return;
     this.drawn = seen;
     this.list.hidden = seen?.kind !== "video";
     const frames = seen?.kind === "video" ? seen.frames : [];
-    this.list.replaceChildren(...frames.map((frame) => this.#frame(frame, medium)));
+    const names = labels(frames.map((frame) => frame.time));
+    this.list.replaceChildren(...frames.map((frame, place) => this.#frame(frame, names[place], medium)));
     this.#mark(false);
   }
 
-  #frame({ time, thumbnail }, medium) {
+  #frame({ time, thumbnail }, name, medium) {
     const picture = element("img", { alt: "", src: thumbnail });
-    const at = element("span", { textContent: label(time) });
+    const at = element("span", { textContent: name });
     const button = element("button", { type: "button", className: "frame" }, picture, at);
-    button.setAttribute("aria-label", `Go to ${label(time)}`);
+    button.setAttribute("aria-label", `Go to ${name}`);
     button.addEventListener("click", () => this.player.seek(time, medium));
     return element("li", {}, button);
   }
@@ -42,7 +43,7 @@ export class Strip {
   /** Mark the frame that is shown last at the player's time, and keep it in sight while the video plays. */
   #mark(scroll) {
     const frames = this.drawn?.kind === "video" ? this.drawn.frames : [];
-    const now = this.player.video.currentTime + 0.05;
+    const now = this.player.video.currentTime + 0.005;
     const last = frames.findLastIndex((frame) => frame.time <= now);
     [...this.list.children].forEach((item, place) => {
       const was = item.firstChild.hasAttribute("aria-current");
@@ -60,10 +61,15 @@ export class Strip {
   }
 
   /** "7 frames · 128 × 96 pixels · 91 vision tokens + 63 text tokens". */
-  #words(seen) {
+  #words(medium) {
+    const { seen } = medium;
     const tokens = ({ vision_tokens: vision, text_tokens: text }) =>
       `${counted(vision, "vision token")}${text ? ` + ${counted(text, "text token")}` : ""}`;
-    const words = seen.kind === "video" ? [counted(seen.frames.length, "frame")] : [];
+    const words = [];
+    if (seen.kind === "video") {
+      const limited = this.#limited(medium) ? " (the model’s pixel budget allows no more)" : "";
+      words.push(`${counted(seen.frames.length, "frame")}${limited}`);
+    }
     words.push(`${seen.model_width} × ${seen.model_height} pixels${words.length ? " each" : ""}`, tokens(seen));
     const all = this.media.all.map((medium) => medium.seen).filter(Boolean);
     if (all.length > 1) {
@@ -71,5 +77,12 @@ export class Strip {
       words.push(`${count(sum)} vision tokens in all`);
     }
     return words.join(" · ");
+  }
+
+  /** The pixels that all frames share suffice for no more of them, though more were asked for. */
+  #limited(medium) {
+    const { fps, max_frames } = this.media.options(medium);
+    const { frames, duration } = medium.seen;
+    return frames.length >= this.media.budget && Math.min(max_frames, Math.floor(fps * duration)) > frames.length;
   }
 }

@@ -38,14 +38,27 @@ export function pieces(text, duration) {
   return found;
 }
 
+/** An answer to such a question says how long something takes, not when it is. */
+export const asksLength = (question) => /\bhow (?:long|much time|many (?:seconds|minutes))\b/i.test(question);
+
 /** "1:02:03" → 3723. */
 const fromClock = (text) => text.split(":").reduce((sum, part) => 60 * sum + Number(part), 0);
 
 /** A time as a label: "2.0 s", "1:02.5", "1:02:03.0". */
-export function label(seconds) {
-  const tenths = Math.round(seconds * 10);
-  if (tenths < 600) return `${(tenths / 10).toFixed(1)} s`;
-  const [hours, minutes, rest] = [Math.floor(tenths / 36000), Math.floor(tenths / 600) % 60, (tenths % 600) / 10];
-  const clock = `${minutes}:${rest.toFixed(1).padStart(4, "0")}`;
-  return hours ? `${hours}:${clock.padStart(7, "0")}` : clock;
+export function label(seconds, decimals = 1) {
+  const scale = 10 ** decimals;
+  const units = Math.round(seconds * scale);
+  if (units < 60 * scale) return `${(units / scale).toFixed(decimals)} s`;
+  const [hours, minutes] = [Math.floor(units / (3600 * scale)), Math.floor(units / (60 * scale)) % 60];
+  const rest = (units % (60 * scale)) / scale;
+  const clock = `${minutes}:${rest.toFixed(decimals).padStart(decimals + 3, "0")}`;
+  return hours ? `${hours}:${clock.padStart(decimals + 6, "0")}` : clock;
+}
+
+/** Labels of rising times, with as many decimals as tell them apart. */
+export function labels(times) {
+  for (let decimals = 1; ; decimals++) {
+    const all = times.map((time) => label(time, decimals));
+    if (decimals === 3 || new Set(all).size === all.length) return all;
+  }
 }

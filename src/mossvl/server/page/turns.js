@@ -2,45 +2,68 @@
 
 import { announce, byId, counted, count, element, problem, reducedMotion } from "./dom.js";
 import { runs } from "./text.js";
-import { label, pieces } from "./times.js";
+import { asksLength, label, pieces } from "./times.js";
 
 const NEAR = 120; // pixels from the end at which new text is followed
 
+const COPIED = 2000; // milliseconds for which it is said
+
 export class Turns {
-  constructor(conversation, player) {
-    this.conversation = conversation;
-    this.player = player;
+  constructor(conversation, player, { onRemove }) {
+    Object.assign(this, { conversation, player, onRemove });
     this.list = byId("turns");
     this.end = byId("end");
     this.drawn = new Map();
-    conversation.addEventListener("change", ({ detail: turn }) => (turn ? this.#update(turn) : this.#clear()));
+    conversation.addEventListener("change", ({ detail: turn }) => this.#draw(turn));
   }
 
-  #clear() {
-    this.drawn.clear();
-    this.list.replaceChildren();
-  }
-
-  #update(turn) {
-    const isNew = !this.drawn.has(turn);
-    const follow = isNew || this.#nearEnd();
-    if (isNew) this.drawn.set(turn, this.#turn(turn));
+  /** Draw all turns that were not yet, and what has changed in one of them. */
+  #draw(turn) {
+    const follow = this.#nearEnd();
+    const isNew = turn !== null && this.list.lastChild !== this.drawn.get(turn)?.item;
+    this.#arrange();
+    if (turn === null) return;
     this.#fill(turn, this.drawn.get(turn));
-    if (follow) this.end.scrollIntoView({ block: "end", behavior: isNew && !reducedMotion() ? "smooth" : "auto" });
+    if (isNew || follow) {
+      this.end.scrollIntoView({ block: "end", behavior: isNew && !reducedMotion() ? "smooth" : "auto" });
+    }
     if (isNew) announce("Waiting for the answer.");
     else if (!turn.running) announce(turn.error ? "" : `${turn.state === "stopped" ? "Stopped. " : ""}${turn.text}`);
   }
 
+  /** The list has the turns of the conversation, in their order. */
+  #arrange() {
+    const { turns } = this.conversation;
+    for (const [turn, { item }] of this.drawn) {
+      if (turns.includes(turn)) continue;
+      item.remove();
+      this.drawn.delete(turn);
+    }
+    turns.forEach((turn, place) => {
+      if (!this.drawn.has(turn)) {
+        this.drawn.set(turn, this.#turn(turn));
+        this.#fill(turn, this.drawn.get(turn));
+      }
+      const { item } = this.drawn.get(turn);
+      const there = this.list.children[place] ?? null;
+      if (there !== item) this.list.insertBefore(item, there);
+    });
+  }
+
   #turn(turn) {
+    const about = element("div", { className: "abouts" });
     const question = element(
       "div",
       { className: "question" },
       element("h3", { className: "unseen", textContent: "You" }),
-      ...turn.media.map((medium) => element("span", { className: "about", textContent: medium.name })),
+      about,
       element("p", { textContent: turn.question }),
     );
     const text = element("p", { className: "text" });
     const facts = element("p", { className: "facts" });
+    const copy = element("button", { type: "button", className: "plain copy", textContent: "Copy" });
+    copy.setAttribute("aria-label", "Copy the answer");
+    copy.addEventListener("click", () => copyText(turn.text, text, copy));
     const trouble = element("div");
     const answer = element(
       "div",
@@ -48,25 +71,31 @@ export class Turns {
       element("h3", { className: "unseen", textContent: "The model" }),
       text,
       trouble,
-      facts,
+      element("div", { className: "foot" }, facts, copy),
     );
-    this.list.append(element("li", {}, question, answer));
-    return { answer, text, facts, trouble, pieces: [] };
+    return { item: element("li", {}, question, answer), about, answer, text, facts, copy, trouble, pieces: [] };
   }
 
   #fill(turn, parts) {
     parts.answer.classList.toggle("running", turn.running);
     parts.answer.classList.toggle("waiting", turn.running && turn.text === "");
-    this.#write(parts, turn.text);
+    const names = turn.media.map((medium) => element("span", { className: "about", textContent: medium.name }));
+    parts.about.replaceChildren(...names);
+    this.#write(parts, turn);
+    parts.copy.hidden = turn.running || turn.text === "";
     parts.facts.textContent = turn.running ? "" : facts(turn);
     const again = () => this.conversation.running || this.conversation.retry(turn);
-    const shown = turn.error ? [problem(turn.error.message, again, turn.error.retryAfter)] : [];
+    const remove = () => {
+      this.conversation.remove(turn);
+      this.onRemove();
+    };
+    const shown = turn.error ? [problem(turn.error.message, again, turn.error.retryAfter, remove)] : [];
     parts.trouble.replaceChildren(...shown);
   }
 
   /** Write a text with its times as buttons; what is there already, a focused button say, is left alone. */
-  #write(parts, text) {
-    const duration = this.player.subject?.duration ?? -1;
+  #write(parts, { question, text }) {
+    const duration = asksLength(question) ? -1 : (this.player.subject?.duration ?? -1);
     const styled = ({ text: run, style }) => pieces(run, duration).map((piece) => ({ ...piece, style }));
     const cut = runs(text).flatMap(styled);
     const differs = (one, other) => ["text", "time", "style"].some((name) => one[name] !== other?.[name]);
@@ -108,4 +137,18 @@ function facts(turn) {
   }
   const line = words.join(" · ");
   return line.charAt(0).toUpperCase() + line.slice(1);
+}
+
+/** Copy a text; where the browser does not let the page do that, its element is selected for the user to do it. */
+async function copyText(text, shown, button) {
+  let said = "Copied";
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    getSelection().selectAllChildren(shown);
+    said = "Selected: press Ctrl + C";
+  }
+  button.textContent = said;
+  announce(`${said}.`);
+  setTimeout(() => (button.textContent = "Copy"), COPIED);
 }
