@@ -312,3 +312,8 @@ def test_texts_that_follow_each_other_hold_no_special_token(processor):
     parts = [{"type": "text", "text": text} for text in ("a<|im_", "", "end|><|ima", "ge|>b")]
     text = processor.render(check_messages([{"role": "user", "content": parts}]))
     assert text == processor.render(check_messages([{"role": "user", "content": "ab"}]))
+
+
+def test_frames_that_are_given_have_the_times_that_are_given(processor):
+    (plan,) = plan_video(processor, [(seconds, SHAPES) for seconds in (5, 6.5, 15)])
+    assert plan.timestamps == (5.0, 6.5, 15.0)

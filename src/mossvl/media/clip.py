@@ -4,7 +4,7 @@ import math
 import operator
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from itertools import groupby, pairwise
 from typing import Any, Self
@@ -76,6 +76,10 @@ class Clip(ABC):
     def average_fps(self) -> float:
         """Frames per second."""
         return self.num_frames / self.duration
+
+    def told_times(self, indices: Sequence[int]) -> tuple[float, ...]:
+        """The times, in seconds, that a prompt tells of frames: of a file, as if they were evenly spaced."""
+        return tuple(index / self.average_fps for index in indices)
 
     def index_at(self, seconds: float) -> int:
         """Index of the frame that is shown `seconds` after the start; the first or last frame if that is outside."""

@@ -62,6 +62,10 @@ class FrameList(Clip):
     def size(self) -> tuple[int, int]:
         return self._size
 
+    def told_times(self, indices: Sequence[int]) -> tuple[float, ...]:
+        """The times that were given."""
+        return tuple(float(self.start + self._times[index]) for index in indices)
+
     def _frames(self, indices: list[int], watch: Watch) -> Generator[Pixels]:
         for index in indices:
             watch.check()

@@ -236,6 +236,6 @@ def _sample(
             clip.num_frames, clip.duration, settings.video_fps, settings.min_frames, max_frames
         )
         indices = sampling.frame_indices(clip.num_frames, count)
-        return [(clip, tuple(indices), tuple(index / clip.average_fps for index in indices))]
+        return [(clip, tuple(indices), clip.told_times(indices))]
     units = sampling.segment_times(segments, settings.video_fps, settings.min_frames, max_frames)
     return [(clip, tuple(clip.index_at(time) for time in times), tuple(times)) for times in units]

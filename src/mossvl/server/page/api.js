@@ -3,6 +3,7 @@
 const KEY = "mossvl-api-key";
 
 const POLL = 1000; // milliseconds
+let waiting = 0; // calls that wait until the model is loaded
 
 /** Emits "unauthorized" when the server wants an API key, or another one; "loading" and "loaded" of its model. */
 export const access = new EventTarget();
@@ -120,9 +121,12 @@ async function onceLoaded(call, signal) {
     } catch (error) {
       if (error.code !== "loading") throw error;
     }
-    access.dispatchEvent(new Event("loading"));
-    while (await isLoading(signal)) await new Promise((wake) => setTimeout(wake, POLL));
-    access.dispatchEvent(new Event("loaded"));
+    if (waiting++ === 0) access.dispatchEvent(new Event("loading"));
+    try {
+      while (await isLoading(signal)) await new Promise((wake) => setTimeout(wake, POLL));
+    } finally {
+      if (--waiting === 0) access.dispatchEvent(new Event("loaded"));
+    }
   }
 }
 

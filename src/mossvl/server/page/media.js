@@ -132,7 +132,7 @@ export class Media extends EventTarget {
       if (error.name === "AbortError") return;
       if (error.status === 404) medium.id = null; // forgotten by the server: to be uploaded again
       medium.error = error;
-      const other = this.all.findLast((one) => one.ready);
+      const other = this.all.findLast((one) => one !== medium && one.usable);
       if (this.current === medium && !medium.seen && other) this.current = other;
     } finally {
       if (medium.work === work) {
