@@ -10,7 +10,8 @@ from mossvl.errors import InputError, OptionError
 from mossvl.options import SamplingParams
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError, refusal
-from mossvl.server.protocol import ChatRequest, Reader
+from mossvl.server.protocol import ChatRequest
+from mossvl.server.reading import Reader
 from mossvl.server.service import parsed
 
 SMALL = ServerConfig(max_media=2, max_frames=10, max_pixels=10_000, max_text=100, max_tokens=50, max_answers=2)

@@ -3,9 +3,8 @@
 import asyncio
 import json
 import logging
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,27 +23,23 @@ from mossvl import __version__
 from mossvl.engine.handle import Handle
 from mossvl.errors import MossVLError
 from mossvl.server.answers import Completion
-from mossvl.server.errors import GONE, RETRY_SECONDS, RequestError, error_body, error_response
+from mossvl.server.background import cut_off, forget_old_uploads, start, watch_lag
+from mossvl.server.chat import streamed
+from mossvl.server.description import body_of, responses
+from mossvl.server.errors import GONE, RETRY_SECONDS, RequestError, error_response
 from mossvl.server.middleware import Gate
 from mossvl.server.protocol import ChatRequest, FramesRequest
 from mossvl.server.samples import SAMPLES
 from mossvl.server.service import Service
-from mossvl.server.streams import ALIVE, DONE, ClientGone, EventStream, event, while_connected
+from mossvl.server.streams import ClientGone, while_connected
 from mossvl.server.uploads import Upload
 from mossvl.tiny import NAME
 
 logger = logging.getLogger("mossvl.server")
 
 PAGE = Path(__file__).parent / "page"
-ALIVE_SECONDS = 10.0
-"""How long a stream says nothing before it says that it is alive."""
-FORGET_SECONDS = 30.0
-STARTING = "mossvl-starting"
-"""The name of the thread that loads the model."""
 MOST_WAITING = 32
 """Previews that may wait; further ones are refused."""
-LAG_SECONDS = 0.1
-"""How often it is looked whether the event loop is late."""
 CONTENT_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob: http: https:; style-src 'self'; "
     "script-src 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -77,92 +72,6 @@ def create_app(service: Service, failed: Callable[[], None] = lambda: None) -> F
     _add_state(app, service)
     _add_page(app)
     return app
-
-
-async def start(service: Service, failed: Callable[[], None]) -> None:
-    """Make a service ready, in a thread that nobody waits for when the server is stopped meanwhile."""
-    loop, started = asyncio.get_running_loop(), asyncio.Future[None]()
-
-    def tell(error: Exception | None) -> None:
-        if not started.done():
-            started.set_exception(error) if error is not None else started.set_result(None)
-
-    def run() -> None:
-        error: Exception | None = None
-        try:
-            service.start()
-        except Exception as raised:
-            error = raised
-        with suppress(RuntimeError):  # The loop has ended.
-            loop.call_soon_threadsafe(tell, error)
-
-    threading.Thread(target=run, name=STARTING, daemon=True).start()
-    try:
-        await started
-        logger.info("ready: %s", service.name)
-    except Exception as error:
-        service.failed = error
-        if not isinstance(error, MossVLError):  # Others are told in one line, at the end.
-            logger.exception("the model cannot be loaded")
-        failed()
-
-
-async def cut_off(service: Service) -> None:
-    """Once the server is to stop, give running requests their time; then they end, and are told why."""
-    while not service.stopping:
-        await asyncio.sleep(LAG_SECONDS)
-    await asyncio.sleep(service.config.shutdown_timeout)
-    await anyio.to_thread.run_sync(service.cancel_all)
-
-
-async def watch_lag(service: Service) -> None:
-    """Measure by how much the event loop is late, again and again."""
-    loop = asyncio.get_running_loop()
-    while True:
-        due = loop.time() + LAG_SECONDS
-        await asyncio.sleep(LAG_SECONDS)
-        service.metrics.lag.observe(max(0.0, loop.time() - due))
-
-
-async def forget_old_uploads(service: Service) -> None:
-    """Again and again, whether anybody asks for them or not."""
-    while True:
-        await asyncio.sleep(FORGET_SECONDS)
-        await anyio.to_thread.run_sync(service.uploads.forget_old)
-
-
-def body_of(form: Any) -> dict[str, Any]:
-    """For the description of a route that reads its body by itself."""
-    schema = form.model_json_schema(ref_template="#/components/schemas/{model}")
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _inlined(schema)}}}}
-
-
-def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema with its definitions in their places."""
-    known = schema.pop("$defs", {})
-
-    def put(part: Any) -> Any:
-        if isinstance(part, list):
-            return [put(one) for one in part]
-        if not isinstance(part, dict):
-            return part
-        if "$ref" in part:
-            return put(known[part["$ref"].rpartition("/")[2]])
-        return {key: put(value) for key, value in part.items() if key != "discriminator"}
-
-    placed: dict[str, Any] = put(schema)
-    return placed
-
-
-def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What a route may answer beside what it is for."""
-    schema = {
-        "type": "object",
-        "required": ["error"],
-        "properties": {"error": {"type": "object", "required": ["message", "type", "code", "param"]}},
-    }
-    content = {"application/json": {"schema": schema}}
-    return {status: {"description": "An error.", "content": content} for status in statuses}
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -243,72 +152,6 @@ def ended(service: Service, handle: Handle, number: str) -> None:
     service.metrics.ended(result)
     if service.config.log_content:
         logger.info("%s gets: %s", number, json.dumps([answer.text for answer in result.answers], ensure_ascii=False))
-
-
-async def streamed(service: Service, request: Request, handle: Handle, completion: Completion) -> EventStream:
-    """An answer piece by piece. What fails before its first token still gets a status of its own.
-
-    Raises:
-        ClientGone: before its first token.
-        MossVLError: what the query failed of by then.
-    """
-    changes = handle.changes(ALIVE_SECONDS)
-    try:
-        await while_connected(request, first_token(changes, handle))
-        if handle.ended and handle.error is not None:
-            raise handle.error
-    except BaseException:
-        await changes.aclose()
-        raise
-    pieces = events(service, changes, handle, completion)
-    return EventStream(pieces, service.config.stall_timeout, partial(left, service))
-
-
-async def first_token(changes: AsyncGenerator[None], handle: Handle) -> None:
-    """Returns when a token has come, the query has ended, or it has taken a while."""
-    loop = asyncio.get_running_loop()
-    begun = loop.time()
-    while not (handle.ended or any(draft.tokens for draft in handle.drafts)):
-        if loop.time() - begun > ALIVE_SECONDS or await anext(changes, False) is False:
-            return
-
-
-async def events(
-    service: Service, changes: AsyncGenerator[None], handle: Handle, completion: Completion
-) -> AsyncGenerator[bytes]:
-    """The pieces of an answer, encoded."""
-    loop = asyncio.get_running_loop()
-    async with aclosing(changes):
-        for piece in completion.opening():
-            yield event(piece)
-        last, told = handle.ended, loop.time()
-        while True:
-            news = completion.news()
-            for piece in news:
-                yield event(piece)
-            if last:
-                break
-            if news:
-                told = loop.time()
-            elif loop.time() - told >= ALIVE_SECONDS:
-                told = loop.time()
-                yield ALIVE
-            last = await anext(changes, False) is False or handle.ended
-    result = handle.result_now
-    if result.error is not None:
-        refused = service.told(result.error)
-        service.metrics.errors.labels(refused.code).inc()
-        yield event(error_body(refused))
-        return
-    for piece in completion.closing(result):
-        yield event(piece)
-    yield DONE
-
-
-def left(service: Service, how: str) -> None:
-    """A client has what it wanted, or is gone."""
-    if how != "sent":
-        service.metrics.disconnects.labels(how).inc()
 
 
 # --- media -----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ import uvicorn
 
 from mossvl.engine.interface import MossVL
 from mossvl.errors import OptionError
-from mossvl.server.app import STARTING, create_app
+from mossvl.server.app import create_app
+from mossvl.server.background import STARTING
 from mossvl.server.config import ServerConfig
 from mossvl.server.service import Service
 

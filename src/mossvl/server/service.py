@@ -23,7 +23,8 @@ from mossvl.server.errors import RETRY_SECONDS, RequestError, refusal
 from mossvl.server.loading import LoadingProcesses, RemoteCall
 from mossvl.server.metrics import Metrics
 from mossvl.server.preview import preview
-from mossvl.server.protocol import Asked, ChatRequest, FramesRequest, Reader, check_size, first_problem
+from mossvl.server.protocol import ChatRequest, FramesRequest
+from mossvl.server.reading import Asked, Reader, check_size, first_problem
 from mossvl.server.uploads import Uploads
 
 logger = logging.getLogger("mossvl.server")

@@ -1,0 +1,72 @@
+"""What a server does beside its requests: load the model, watch itself, tidy up, and end what does not end."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+import anyio.to_thread
+
+from mossvl.errors import MossVLError
+from mossvl.server.service import Service
+
+logger = logging.getLogger("mossvl.server")
+
+STARTING = "mossvl-starting"
+"""The name of the thread that loads the model."""
+FORGET_SECONDS = 30.0
+LAG_SECONDS = 0.1
+"""How often it is looked whether the event loop is late."""
+
+
+async def start(service: Service, failed: Callable[[], None]) -> None:
+    """Make a service ready, in a thread that nobody waits for when the server is stopped meanwhile."""
+    loop, started = asyncio.get_running_loop(), asyncio.Future[None]()
+
+    def tell(error: Exception | None) -> None:
+        if not started.done():
+            started.set_exception(error) if error is not None else started.set_result(None)
+
+    def run() -> None:
+        error: Exception | None = None
+        try:
+            service.start()
+        except Exception as raised:
+            error = raised
+        with suppress(RuntimeError):  # The loop has ended.
+            loop.call_soon_threadsafe(tell, error)
+
+    threading.Thread(target=run, name=STARTING, daemon=True).start()
+    try:
+        await started
+        logger.info("ready: %s", service.name)
+    except Exception as error:
+        service.failed = error
+        if not isinstance(error, MossVLError):  # Others are told in one line, at the end.
+            logger.exception("the model cannot be loaded")
+        failed()
+
+
+async def cut_off(service: Service) -> None:
+    """Once the server is to stop, give running requests their time; then they end, and are told why."""
+    while not service.stopping:
+        await asyncio.sleep(LAG_SECONDS)
+    await asyncio.sleep(service.config.shutdown_timeout)
+    await anyio.to_thread.run_sync(service.cancel_all)
+
+
+async def watch_lag(service: Service) -> None:
+    """Measure by how much the event loop is late, again and again."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LAG_SECONDS
+        await asyncio.sleep(LAG_SECONDS)
+        service.metrics.lag.observe(max(0.0, loop.time() - due))
+
+
+async def forget_old_uploads(service: Service) -> None:
+    """Again and again, whether anybody asks for them or not."""
+    while True:
+        await asyncio.sleep(FORGET_SECONDS)
+        await anyio.to_thread.run_sync(service.uploads.forget_old)

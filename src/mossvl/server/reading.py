@@ -1,0 +1,240 @@
+"""What is meant by a request, and what is refused of it."""
+
+import difflib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mossvl.engine.query import Message, Query
+from mossvl.errors import OptionError, PromptError
+from mossvl.options import SamplingParams
+from mossvl.server.config import ServerConfig
+from mossvl.server.errors import RequestError
+from mossvl.server.protocol import (
+    LONGEST_FORM,
+    ChatMessage,
+    ChatRequest,
+    FramesPart,
+    FramesRequest,
+    FramesSource,
+    ImagePart,
+    ImageSource,
+    ResponseFormat,
+    TextPart,
+    TimedFrame,
+    VideoPart,
+    VideoSource,
+)
+
+SCHEMES = ("http://", "https://", "data:", "file:", "upload:")
+URL = re.compile(f"({'|'.join(SCHEMES)})", re.IGNORECASE)
+UPLOAD = "upload:"
+"""Before the name of an uploaded file."""
+MOST_PARTS = 500_000
+"""Commas and opening brackets of a body: what takes long to read, of however few bytes."""
+UNSUPPORTED = (  # as long as they ask for something
+    "tools", "tool_choice", "functions", "function_call", "logit_bias", "audio", "prediction", "web_search_options",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request asks of the engine."""
+
+    query: Query
+    params: SamplingParams
+    stream: bool
+    usage: bool
+    """A stream ends with what it cost."""
+
+
+class Reader:
+    """Reads requests within the limits of a server.
+
+    Args:
+        max_frames: how many frames the videos of a request have where it does not say.
+        file_of: the path of an uploaded file, by its name.
+    """
+
+    def __init__(self, config: ServerConfig, max_frames: int, file_of: Callable[[str], str]) -> None:
+        self.config, self.max_frames, self.file_of = config, max_frames, file_of
+
+    def read(self, request: ChatRequest) -> Asked:
+        """Check a request and say what it asks.
+
+        Raises:
+            InputError: something in it cannot be used.
+            RequestError: it is beyond a limit, or asks for what is not supported.
+        """
+        for name in UNSUPPORTED:
+            if getattr(request, name) not in (None, "none", "auto", [], {}):
+                raise RequestError(400, "unsupported", f"{name} is not supported; leave it out", name)
+        parts = [part for message in request.messages if isinstance(message.content, list) for part in message.content]
+        media = [part for part in parts if not isinstance(part, TextPart)]
+        self._limit("number of media", len(media), self.config.max_media, "--max-media")
+        texts = [message.content for message in request.messages if isinstance(message.content, str)]
+        texts += [part.text for part in parts if isinstance(part, TextPart)]
+        self._limit("number of characters", sum(map(len, texts)), self.config.max_text, "--max-text")
+        timeout = min(request.timeout or self.config.timeout, self.config.timeout)
+        query = Query.from_dict(
+            {
+                "messages": [self._message(message) for message in request.messages],
+                "media_kwargs": self.shared(media),
+                "generate_kwargs": {"timeout": timeout},
+            }
+        )
+        include_usage = request.stream_options is not None and bool(request.stream_options.include_usage)
+        return Asked(query, self._params(request), bool(request.stream), include_usage)
+
+    def medium(self, part: ImagePart | VideoPart | FramesPart) -> dict[str, Any]:
+        """A medium as a part of one of our messages.
+
+        Raises:
+            OptionError: it asks for more than the limits allow.
+            PromptError: its URL is none.
+        """
+        given: ImageSource | VideoSource | FramesSource
+        if isinstance(part, ImagePart):
+            given = part.image_url
+            found: dict[str, Any] = {"type": "image", "image": self._place(given.url)}
+        elif isinstance(part, VideoPart):
+            given, source = part.video_url, self._place(part.video_url.url)
+            segments = part.video_url.segments
+            found = {"type": "video", "video": {"video_path": source, "segments": segments} if segments else source}
+        else:
+            given = part.video_frames
+            self._limit("number of frames", len(given.frames), self.config.max_frames, "--max-frames")
+            found = {"type": "video", "video": [(one.timestamp, self._place(one.url)) for one in given.frames]}
+        for name in ("min_pixels", "max_pixels"):
+            self._limit(name, getattr(given, name) or 0, self.config.max_pixels, "--max-pixels")
+        own = {name: getattr(given, name, None) for name in ("min_pixels", "max_pixels", "min_frames", "max_frames")}
+        own["video_fps"] = getattr(given, "fps", None)
+        return found | {name: value for name, value in own.items() if value is not None}
+
+    def shared(self, media: list[Any]) -> dict[str, Any]:
+        """Media options of a prompt: what its videos have together, within the limits."""
+        own = [most for most in map(_most_frames, media) if most]
+        self._limit("max_frames of all videos", sum(own), self.config.max_frames, "--max-frames")
+        return {"max_frames": max(1, min(self.max_frames, self.config.max_frames - sum(own)))}
+
+    def _message(self, message: ChatMessage) -> Message:
+        role = "system" if message.role == "developer" else message.role
+        if message.content is None or isinstance(message.content, str):
+            return {"role": role, "content": message.content or ""}
+        return {
+            "role": role,
+            "content": [
+                {"type": "text", "text": part.text} if isinstance(part, TextPart) else self.medium(part)
+                for part in message.content
+            ],
+        }
+
+    def _place(self, url: str) -> str:
+        """A URL, or the path of an uploaded file.
+
+        Raises:
+            PromptError: it is of no known kind.
+        """
+        found = URL.match(url)
+        if found is None:
+            raise PromptError(f"{url!r:.80} is no URL that is read here; expected {', '.join(SCHEMES)} …")
+        url = found[1].lower() + url[found.end(1) :]
+        if re.match("file:/(?!/)", url):
+            url = f"file://{url[5:]}"
+        return self.file_of(url.removeprefix(UPLOAD)) if url.startswith(UPLOAD) else url
+
+    def _params(self, request: ChatRequest) -> SamplingParams:
+        """How the answer is drawn.
+
+        Raises:
+            OptionError: an option is out of range, or they exclude each other.
+        """
+        if request.top_logprobs is not None and not request.logprobs:
+            raise OptionError("top_logprobs needs logprobs: true")
+        self._limit("n", request.n or 1, self.config.max_answers, "--max-answers")
+        wanted = request.max_completion_tokens or request.max_tokens or self.config.max_tokens
+        self._limit("max_completion_tokens", wanted, self.config.max_tokens, "--max-tokens")
+        given: dict[str, Any] = {
+            "max_new_tokens": wanted,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "top_k": request.top_k,
+            "min_p": request.min_p,
+            "stop": request.stop,
+            "stop_token_ids": request.stop_token_ids,
+            "seed": None if request.seed is None else request.seed % 2**63,
+            "n": request.n,
+            "logprobs": (request.top_logprobs or 0) if request.logprobs else None,
+            "presence_penalty": request.presence_penalty,
+            "frequency_penalty": request.frequency_penalty,
+            "repetition_penalty": request.repetition_penalty,
+            "ignore_eos": request.ignore_eos,
+            **_form(request.response_format),
+        }
+        return SamplingParams.from_dict(given, top_k=0)
+
+    def _limit(self, what: str, given: int, most: int, flag: str) -> None:
+        if given > most:
+            raise OptionError(f"{what}: {given} is more than this server allows, {most} ({flag}); ask for less")
+
+
+def _most_frames(part: Any) -> int:
+    """Frames that a part claims for itself; each of its segments has one at least."""
+    if isinstance(part, FramesPart):
+        return part.video_frames.max_frames or 0
+    if isinstance(part, VideoPart):
+        return max(part.video_url.max_frames or 0, len(part.video_url.segments or ()))
+    return 0
+
+
+def _form(wanted: ResponseFormat | None) -> dict[str, Any]:
+    """The form of an answer, as `SamplingParams` have it."""
+    match wanted:
+        case ResponseFormat(type="json_object"):
+            return {"json_schema": {"type": "object"}}
+        case ResponseFormat(type="json_schema"):
+            if wanted.json_schema is None:
+                raise OptionError('response_format of type "json_schema" needs json_schema: {"schema": …}')
+            schema = json.dumps(wanted.json_schema.schema_)
+            if len(schema) > LONGEST_FORM:
+                raise OptionError(f"the schema has {len(schema)} characters; at most {LONGEST_FORM} are taken")
+            return {"json_schema": schema}
+        case ResponseFormat(type="regex"):
+            if wanted.pattern is None:
+                raise OptionError('response_format of type "regex" needs a pattern')
+            return {"regex": wanted.pattern}
+    return {}
+
+
+TAGS = ("text", "parts", "image_url", "video_url", "video_frames")
+"""Of parts and of their forms; where they are names of keys too, the part's type says as much."""
+NAMES = sorted(
+    {
+        name
+        for form in (ChatRequest, ChatMessage, ImageSource, VideoSource, FramesSource, TimedFrame, FramesRequest)
+        for name in form.model_fields
+    }
+)
+
+
+def check_size(body: bytes) -> None:
+    """Refuse a body that would take long to read.
+
+    Raises:
+        RequestError: it has too many parts.
+    """
+    if sum(map(body.count, (b",", b"[", b"{"))) > MOST_PARTS:
+        raise RequestError(400, "invalid_request", f"the request has more than {MOST_PARTS} parts; send less at once")
+
+
+def first_problem(problems: Any) -> RequestError:
+    """Of a request that is not of the form: what is wrong with it, and where."""
+    problem = problems.errors(include_url=False, include_context=False, include_input=False)[0]
+    steps = [str(step) for step in problem["loc"] if step not in TAGS]
+    place, what = ".".join(steps), problem["msg"]
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(steps[-1], NAMES, n=1, cutoff=0.5)
+        what = f"unknown key; did you mean {near[0]!r}?" if near else "unknown key; leave it out"
+    return RequestError(400, "invalid_request", f"{place or 'the request'}: {what}", place or None)
