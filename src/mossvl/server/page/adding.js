@@ -109,7 +109,8 @@ export class Adding {
   #listenForDrops() {
     let inside = 0;
     let own = false; // something of the page itself is dragged
-    const carries = (event) => !own && ["Files", "text/uri-list"].some((type) => event.dataTransfer?.types.includes(type));
+    const taken = (type) => type === "Files" || type === "text/uri-list";
+    const carries = (event) => !own && Boolean(event.dataTransfer?.types.some(taken));
     const mark = (change) => {
       inside = Math.max(0, inside + change);
       document.body.classList.toggle("dropping", inside > 0);

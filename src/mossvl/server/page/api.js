@@ -1,8 +1,8 @@
 // The server's interface. Whatever fails becomes an ApiError in words that can be shown.
 
 const KEY = "mossvl-api-key";
-
 const POLL = 1000; // milliseconds
+
 let waiting = 0; // calls that wait until the model is loaded
 
 /** Emits "unauthorized" when the server wants an API key, or another one; "loading" and "loaded" of its model. */

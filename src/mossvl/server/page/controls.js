@@ -30,10 +30,9 @@ class Slider {
     this.show();
   }
 
-  /** Show a value, or the usual one. */
+  /** Show a value, or the next lower one that there is; without a value, the usual one. */
   show(value = this.usual) {
-    const place = this.values.indexOf(value);
-    this.input.value = place < 0 ? this.values.indexOf(this.usual) : place;
+    this.input.value = Math.max(0, this.values.findLastIndex((one) => one <= value));
     this.#tell();
   }
 
