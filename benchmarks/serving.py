@@ -241,7 +241,7 @@ def main() -> None:
             time.sleep(0.5)
         print(json.dumps(asyncio.run(under_load(given, url, server.pid)), indent=1))
     finally:
-        server.kill()
+        server.terminate()
         server.wait()
 
 

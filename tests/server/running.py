@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
 
 import httpx
 
@@ -45,23 +46,25 @@ class Running:
 
 @contextmanager
 def serving(*flags: str, ready: bool = True, **environment: str) -> Iterator[Running]:
-    """`mossvl serve` with these flags, on a free port."""
+    """`mossvl serve` with these flags, on a free port; killed at the end, with the folder of what it has left."""
     command = [sys.executable, "-m", "mossvl", "serve", "--port", "0", *flags]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MOSSVL_")}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=plain | environment)
-    running = Running(process)
-    reading = threading.Thread(target=running.read, daemon=True)
-    reading.start()
-    try:
-        running.url = waited(lambda: re.search(r"listening on (http://\S+)", running.log), running)[1]
-        if ready:
-            waited(lambda: is_ready(running), running)
-        yield running
-    finally:
-        process.kill()
-        process.wait()
-        reading.join()
-        process.stderr.close()
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        given = plain | {"TMPDIR": folder} | environment
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=given)
+        running = Running(process)
+        reading = threading.Thread(target=running.read, daemon=True)
+        reading.start()
+        try:
+            running.url = waited(lambda: re.search(r"listening on (http://\S+)", running.log), running)[1]
+            if ready:
+                waited(lambda: is_ready(running), running)
+            yield running
+        finally:
+            process.kill()
+            process.wait()
+            reading.join()
+            process.stderr.close()
 
 
 def is_ready(running) -> bool:
