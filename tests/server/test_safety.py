@@ -202,11 +202,16 @@ def test_an_upload_beyond_the_limit_is_refused(client):
 def test_a_video_that_is_too_long_and_a_picture_that_is_too_large_are_refused(client, tmp_path):
     from PIL import Image
 
+    data_url = f"data:image/png;base64,{base64.b64encode((EXAMPLES / 'sign.png').read_bytes()).decode()}"
     path = tmp_path / "large.png"
     Image.new("RGB", (2000, 1001)).save(path)
     number = client.post("/v1/files", files={"file": ("large.png", path.read_bytes())}).json()["id"]
     response = client.post("/v1/chat/completions", json=asking(f"upload:{number}", "image_url"))
-    assert refused(response, 400, "2000")["code"] == "invalid_media"
+    assert refused(response, 400, "--max-image-pixels")["code"] == "invalid_media"
+    frames = [{"timestamp": time, "url": data_url} for time in (0, 9)]
+    part = {"type": "video_frames", "video_frames": {"frames": frames}}
+    response = client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": [part]}]})
+    assert refused(response, 400, "--max-duration")["code"] == "invalid_media"
 
 
 def test_a_client_that_sends_nothing_more_is_given_up(guarded):

@@ -30,6 +30,14 @@ from mossvl.server.uploads import Uploads
 logger = logging.getLogger("mossvl.server")
 
 Body = TypeVar("Body", bound=BaseModel)
+FLAGS = {
+    "MediaLimits.image_pixels": "--max-image-pixels",
+    "MediaLimits.download_bytes": "--max-download",
+    "MediaLimits.duration": "--max-duration",
+    "MediaLimits.timeout": "--media-timeout",
+    "EngineConfig.memory": "--memory",
+}
+"""What sets, here, what errors name as Python does."""
 DATA_URL = re.compile(r"data:[^\"]{64,}")
 """Of a file: too long for a log."""
 
@@ -164,11 +172,13 @@ class Service:
         return max(1, self.config.decoders // 2)
 
     def told(self, error: BaseException) -> RequestError:
-        """What an error is to a client, who knows uploaded files by their own names."""
+        """What an error is to a client, who knows uploaded files by their own names, and settings by their flags."""
         if self.stopping and isinstance(error, GenerationCancelled):
             error = stopping()
         refused = refusal(error)
         message = self.uploads.by_their_names(str(refused))
+        for setting, flag in FLAGS.items():
+            message = message.replace(setting, flag)
         return RequestError(refused.status, refused.code, message, refused.param, refused.retry_after)
 
     def described(self) -> dict[str, Any]:
