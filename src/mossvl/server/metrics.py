@@ -22,7 +22,7 @@ class Metrics:
         self.tokens = self._counter("tokens", "Tokens: text and vision of prompts, found in the cache, new.", "kind")
         self.disconnects = self._counter("disconnects", "Clients that went away or stopped reading.", "how")
         self.first_token = self._seconds("first_token_seconds", "From a request to its first token.", SECONDS)
-        self.between_tokens = self._seconds("inter_token_seconds", "Between tokens of an answer.", BETWEEN)
+        self.between_tokens = self._seconds("inter_token_seconds", "Between an answer's tokens, on average.", BETWEEN)
         self.media = self._seconds("media_seconds", "To fetch, decode and resize the media of a request.", SECONDS)
         self.queued = self._seconds("queue_seconds", "That a request waited until it was computed.", SECONDS)
         self.lag = self._seconds("event_loop_lag_seconds", "By which the event loop was late.", LAGS)
