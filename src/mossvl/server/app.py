@@ -26,7 +26,7 @@ from mossvl.server.answers import Completion
 from mossvl.server.background import cut_off, forget_old_uploads, start, watch_lag
 from mossvl.server.chat import streamed
 from mossvl.server.description import body_of, responses
-from mossvl.server.errors import GONE, RETRY_SECONDS, RequestError, error_response
+from mossvl.server.errors import GONE, RequestError, error_response, unavailable
 from mossvl.server.middleware import Gate
 from mossvl.server.protocol import ChatRequest, FramesRequest
 from mossvl.server.samples import SAMPLES
@@ -164,7 +164,7 @@ def _add_media(app: FastAPI, service: Service) -> None:
     async def frames(request: Request) -> dict[str, Any]:
         """What the model would see of an image or a video: frames, times, sizes, tokens; and small pictures."""
         if previews.statistics().tasks_waiting >= MOST_WAITING:
-            raise RequestError(503, "overloaded", "many previews wait; try again later", retry_after=RETRY_SECONDS)
+            raise unavailable("overloaded", "many previews wait; try again later")
         call = await anyio.to_thread.run_sync(service.frames, await request.body())
         try:
             running = anyio.to_thread.run_sync(call.run, limiter=previews, abandon_on_cancel=True)

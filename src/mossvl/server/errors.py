@@ -38,6 +38,11 @@ class RequestError(MossVLError):
         self.status, self.code, self.param, self.retry_after = status, code, param, retry_after
 
 
+def unavailable(code: str, message: str) -> RequestError:
+    """A refusal for now; the same request may be answered later."""
+    return RequestError(HTTPStatus.SERVICE_UNAVAILABLE, code, message, retry_after=RETRY_SECONDS)
+
+
 KINDS: list[tuple[type[Exception], int, str]] = [
     (ContextLengthError, HTTPStatus.BAD_REQUEST, "context_length_exceeded"),
     (MediaError, HTTPStatus.BAD_REQUEST, "invalid_media"),

@@ -290,7 +290,7 @@ def serve(pipe: Connection, given: bytes, memory: int, folder: str) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (used() + memory,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     remembered = MediaMemory(REMEMBERED)
-    with suppress(EOFError, OSError, KeyboardInterrupt):
+    with suppress(EOFError, OSError):
         while True:
             function, arguments = pipe.recv()
             if function is None:

@@ -12,19 +12,19 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mossvl.server.config import ServerConfig, is_local
-from mossvl.server.errors import GONE, RETRY_SECONDS, RequestError, error_response, refusal
+from mossvl.server.errors import GONE, RequestError, error_response, refusal, unavailable
 from mossvl.server.metrics import Metrics
 
 logger = logging.getLogger("mossvl.server")
 
 NUMBER = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 """What a request number of a client's own may be."""
-KNOWN = ("/v1/chat/completions", "/v1/files", "/v1/media/frames", "/v1/models", "/metrics")
+UPLOADS = "/v1/files"
+KNOWN = (UPLOADS, "/v1/chat/completions", "/v1/media/frames", "/v1/models", "/metrics")
 """Paths that are counted by their names even if a request does not get so far."""
 PROBES = ("/health", "/ready", "/metrics")
 """Asked again and again; the log tells of them only when they fail."""
 PROTECTED = ("/v1/", "/metrics")
-UPLOADS = "/v1/files"
 BODY_ALLOWANCE = 1 << 20
 """Bytes of an upload beside the file."""
 
@@ -38,9 +38,7 @@ class Room:
     def take(self, count: int) -> None:
         """Raise a RequestError if there is not so much room left."""
         if self.used + count > self.limit:
-            raise RequestError(
-                503, "overloaded", "too many large requests at once; try again later", retry_after=RETRY_SECONDS
-            )
+            raise unavailable("overloaded", "too many large requests at once; try again later")
         self.used += count
 
 
@@ -104,7 +102,8 @@ class Gate:
         """Raise a RequestError if a key is needed and not given; or, where none is, if another site's page asks."""
         if not self._keys:
             self._check_site(headers)
-        if not self._keys or not path.startswith(PROTECTED):
+            return
+        if not path.startswith(PROTECTED):
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
         known = [hmac.compare_digest(given.encode("latin-1"), key) for key in self._keys]  # all, whichever it is

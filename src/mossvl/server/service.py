@@ -19,7 +19,7 @@ from mossvl.options import MediaOptions
 from mossvl.processing.prompt import media_of
 from mossvl.server.answers import Tokens
 from mossvl.server.config import ServerConfig
-from mossvl.server.errors import RETRY_SECONDS, RequestError, refusal
+from mossvl.server.errors import RequestError, refusal, unavailable
 from mossvl.server.loading import LoadingProcesses, RemoteCall
 from mossvl.server.metrics import Metrics
 from mossvl.server.preview import preview
@@ -114,7 +114,7 @@ class Service:
         if self.stopping:
             raise stopping()
         if self._ready is None:
-            raise RequestError(503, "loading", "the model is being loaded; try again soon", retry_after=RETRY_SECONDS)
+            raise unavailable("loading", "the model is being loaded; try again soon")
         if (broken := self._ready.llm.engine.broken) is not None:
             raise broken
         return self._ready
@@ -140,11 +140,8 @@ class Service:
         with self._admitting:
             active = engine.active + self._beginning
             if active >= engine.config.max_batch + self.config.max_queue:
-                raise RequestError(
-                    503,
-                    "overloaded",
-                    f"{active} requests are being answered or wait; try again later (--max-queue)",
-                    retry_after=RETRY_SECONDS,
+                raise unavailable(
+                    "overloaded", f"{active} requests are being answered or wait; try again later (--max-queue)"
                 )
             self._beginning += 1
         try:
@@ -245,7 +242,7 @@ class _Ready:
 
 
 def stopping() -> RequestError:
-    return RequestError(503, "stopping", "the server is being stopped", retry_after=RETRY_SECONDS)
+    return unavailable("stopping", "the server is being stopped")
 
 
 def parsed(form: type[Body], body: bytes) -> Body:
