@@ -90,8 +90,7 @@ def main() -> None:
         trainer = trainer_of(recipe, stage, model, processor, Path(folder))
         trainer.train()
         asked = questions(processor, Split.TEST, f"ablations {given.seed}", EACH)
-        with torch.no_grad():
-            answers = accuracy(trainer.model, ((trainer._prepare_inputs(batch), names) for batch, names in asked))
+        answers = accuracy(trainer.model, ((trainer._prepare_inputs(batch), names) for batch, names in asked))
     figures = {task: right / count for task, (right, count) in answers.items()}
     given.output.write_text(json.dumps({"without": given.without, "seed": given.seed, **figures}) + "\n")
 

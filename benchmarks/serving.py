@@ -236,9 +236,12 @@ def main() -> None:
         while not (found := re.search(r"listening on (http://\S+)", line := server.stderr.readline())):
             assert line, "the server has ended"
         url = found[1]
-        threading.Thread(target=lambda: [None for _ in server.stderr], daemon=True).start()
+        ready = threading.Event()
+        follow = lambda: [ready.is_set() or sys.stderr.write(line) for line in server.stderr]  # noqa: E731
+        threading.Thread(target=follow, daemon=True).start()
         while httpx.get(f"{url}/ready").status_code != 200:
             time.sleep(0.5)
+        ready.set()
         print(json.dumps(asyncio.run(under_load(given, url, server.pid)), indent=1))
     finally:
         server.terminate()

@@ -14,6 +14,7 @@ from mossvl.model.generation import MediaGenerationMixin
 from mossvl.model.intervals import backend_for
 from mossvl.model.language import TextModel
 from mossvl.model.loading import load_pretrained
+from mossvl.model.loss import next_token_loss
 from mossvl.model.packing import PackedBatch, group_media, image_tokens, seen_rows
 from mossvl.model.pretrained import MossVLPreTrainedModel
 from mossvl.model.vision import VisionTower
@@ -259,6 +260,8 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
                 something to predict.
             output_hidden_states: also return what enters each layer, and the final state.
 
+        A step of training on packed rows, with `labels` and columns to keep, gives the loss alone.
+
         Raises:
             OptionError: `output_attentions` was asked for; attention weights are never computed as a whole.
         """
@@ -286,14 +289,19 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
             output_hidden_states=output_hidden_states,
         )
         columns = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(output.last_hidden_state[:, columns])
+        states, vocabulary = output.last_hidden_state[:, columns], self.config.text_config.vocab_size
+        if packed is not None and labels is not None and isinstance(columns, Tensor) and self.training:
+            followers = labels[0, columns + 1]
+            return CausalLMOutputWithPast(
+                loss=next_token_loss(states[0], self.lm_head, followers, vocabulary, num_items_in_batch)
+            )
+        logits = self.lm_head(states)
         loss = None
         if labels is not None:
             if attention_mask is not None:  # the first real token follows nothing, padding on the left included
                 before = nn.functional.pad(attention_mask[:, -labels.shape[1] :][:, :-1], (1, 0), value=1)
                 labels = labels.masked_fill(before == 0, -100)
             followers = None if isinstance(logits_to_keep, int) else labels[:, logits_to_keep + 1]
-            vocabulary = self.config.text_config.vocab_size
             loss = self.loss_function(
                 logits, labels, vocabulary, num_items_in_batch=num_items_in_batch, shift_labels=followers
             )

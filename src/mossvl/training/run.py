@@ -116,6 +116,7 @@ def trainer_of(
             parameter.data = parameter.data.float()
     device = loading.resolve_device(options.device)
     if options.compile and device.type == "cuda":
+        model.enable_input_require_grads()  # beneath adapters the first layer would be compiled for by itself
         compile_layers(model)
     return PackedTrainer(
         model=trained,
