@@ -1,6 +1,6 @@
 """One of two processes with half of the weights, which compares its loss and gradients with those of the whole model.
 
-python -m torch.distributed.run --nproc-per-node 2 sharded.py [checkpointing]
+python -m torch.distributed.run --nproc-per-node 2 sharded.py [checkpointing | texts]
 """
 
 import sys
@@ -13,10 +13,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from mossvl.model.modeling import MossVLLMHeadModel
+from mossvl.options import MediaOptions
 from mossvl.processing.pixels import PatchLayout
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic.world import Split
 from mossvl.tiny import CHECKPOINT
+from mossvl.training.batches import Packer
+from mossvl.training.examples import encode
 from mossvl.training.synthetic import Phase, SyntheticExamples, SyntheticPacker
 
 ROOT = Path(__file__).parents[2]
@@ -34,12 +37,20 @@ def batch():
     return {**packed, "pixel_values": packed["pixel_values"].patches(PatchLayout())}
 
 
+def texts():
+    processor = MossVLProcessor.from_pretrained(CHECKPOINT)
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I."}]
+    packed = Packer(processor.image_token_id, 2)([encode(processor, turns, MediaOptions())])
+    del packed["skipped"]
+    return packed
+
+
 def model():
     torch.manual_seed(0)
     return MossVLLMHeadModel(MossVLLMHeadModel.config_class.from_pretrained(CHECKPOINT)).train()
 
 
-def main(checkpointing):
+def main(batch, checkpointing):
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (2,))
@@ -62,4 +73,4 @@ def main(checkpointing):
 
 
 if __name__ == "__main__":
-    main(checkpointing="checkpointing" in sys.argv)
+    main(texts if "texts" in sys.argv else batch, checkpointing="checkpointing" in sys.argv)

@@ -69,3 +69,16 @@ def test_columns_are_those_whose_next_token_is_learned(packer, processor, exampl
     batch = packer(examples)
     learned = batch["labels"][0, batch["logits_to_keep"] + 1]
     assert processor.tokenizer.decode(learned) == "A picture.<|im_end|>The same.<|im_end|>The same.<|im_end|>"
+
+
+def test_texts_alone_run_every_part_and_change_only_what_they_teach(model, packer, examples):
+    batch = packer(examples[1:])
+    assert batch["packed"].grids and len(batch["logits_to_keep"]) == (examples[1].labels != -100).sum()
+    output, gradients = loss_and_gradients(model, batch)
+    text = examples[1]
+    plain = model(input_ids=text.input_ids[None], labels=text.labels[None], num_items_in_batch=1)
+    torch.testing.assert_close(output.loss, plain.loss)
+    assert set(gradients) == {name for name, _ in model.named_parameters()}
+    seeing = [name for name in gradients if "visual" in name or "cross_attn" in name]
+    assert seeing and not any(gradients[name].any() for name in seeing)
+    assert any(gradient.any() for gradient in gradients.values())

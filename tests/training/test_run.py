@@ -141,7 +141,7 @@ def test_what_cannot_be_trained_on_is_refused(options, tmp_path):
 
 
 @pytest.mark.parametrize("adapt", [True, False])
-def test_text_without_pictures_leaves_the_vision_tower_as_it_is(adapt, options):
+def test_texts_alone_go_with_parts_that_only_pictures_reach(adapt, options):
     chosen = {"parts": [Part.VISION], "max_steps": 3, "adapt": adapt}
     assert train(TrainOptions(**options, **chosen)).is_dir()  # two of three examples are text only
 

@@ -290,13 +290,12 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
         )
         columns = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         states, vocabulary = output.last_hidden_state[:, columns], self.config.text_config.vocab_size
+        loss: Tensor | None = None
         if packed is not None and labels is not None and isinstance(columns, Tensor) and self.training:
-            followers = labels[0, columns + 1]
-            return CausalLMOutputWithPast(
-                loss=next_token_loss(states[0], self.lm_head, followers, vocabulary, num_items_in_batch)
-            )
+            labels = labels[0, columns + 1]
+            loss = next_token_loss(states[0], self.lm_head, labels, vocabulary, num_items_in_batch)
+            return CausalLMOutputWithPast(loss=loss)
         logits = self.lm_head(states)
-        loss = None
         if labels is not None:
             if attention_mask is not None:  # the first real token follows nothing, padding on the left included
                 before = nn.functional.pad(attention_mask[:, -labels.shape[1] :][:, :-1], (1, 0), value=1)

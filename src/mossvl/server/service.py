@@ -38,6 +38,8 @@ FLAGS = {
     "EngineConfig.memory": "--memory",
 }
 """What sets, here, what errors name as Python does."""
+FIRST = {"messages": [{"role": "user", "content": "Hello"}], "max_completion_tokens": 8}
+"""What the model is asked before it is ready."""
 DATA_URL = re.compile(r"data:[^\"]{64,}")
 """Of a file: too long for a log."""
 
@@ -82,7 +84,7 @@ class Service:
         try:
             decoding.warm_up(self.config.timeout)
             llm.engine.warm_up(shown=False)
-            first = reader.read(ChatRequest.model_validate({"messages": [{"role": "user", "content": "Hello"}]}))
+            first = reader.read(ChatRequest.model_validate(FIRST))
             ready.begin(first).result(self.config.timeout)
         except BaseException:
             ready.close()

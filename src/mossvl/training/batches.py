@@ -38,6 +38,9 @@ def pack(examples: Sequence[Example], image_token_id: int, merge_size: int) -> d
 class Packer:
     """Makes batches of examples from files, for a DataLoader.
 
+    A batch of texts alone gets a blank picture that nobody learns from or reads: every step runs all parts of the
+    model, as processes that share weights or gradients must.
+
     Args:
         image_token_id, merge_size: of the model.
         vision_chunk: frames encoded at a time; None for all.
@@ -48,6 +51,8 @@ class Packer:
     vision_chunk: int | None = None
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        if not any(example.grids for example in examples):
+            examples = [*examples, self._blank(examples[0].pixels)]
         pixels: list[Tensor] = [example.pixels for example in examples]
         return {
             **pack(examples, self.image_token_id, self.merge_size),
@@ -55,3 +60,9 @@ class Packer:
             "vision_chunked_length": self.vision_chunk,
             "skipped": [line for example in examples for line in example.skipped],
         }
+
+    def _blank(self, pixels: Tensor) -> Example:
+        """An image token and its picture, one merge block of zeros like `pixels`."""
+        grid = (1, self.merge_size, self.merge_size)
+        token, label = torch.tensor([self.image_token_id]), torch.tensor([IGNORED_LABEL])
+        return Example(token, label, [grid], pixels.new_zeros(self.merge_size**2, pixels.shape[1]))

@@ -148,7 +148,7 @@ def arguments_of(options: TrainOptions, device: torch.device) -> TrainingArgumen
         gradient_checkpointing_kwargs={"use_reentrant": False} if options.gradient_checkpointing else None,
         seed=options.seed,
         dataloader_num_workers=options.workers,
-        ddp_find_unused_parameters=True,  # a batch without pictures leaves the vision tower unused
+        ddp_find_unused_parameters=False,
         prediction_loss_only=True,
         label_names=["labels"],
         logging_steps=options.log_every,

@@ -82,24 +82,10 @@ class PackedTrainer(Trainer):
             self.skipped.add(line)
             logger.warning("skipped %s", line)
         inputs = super()._prepare_inputs(inputs)
-        if (self.is_fsdp_enabled or self.is_deepspeed_enabled) and not sum(inputs["packed"].vision_lengths):
-            raise TrainingError(
-                "a batch of texts alone, while others wait for the pieces of the vision tower; put pictures in every "
-                "batch (--batch), or train with whole weights on each GPU (accelerate launch --multi_gpu)"
-            )
         if isinstance(inputs.get("pixel_values"), Drawn):
             drawn = inputs["pixel_values"].to(self.args.device, non_blocking=True)
             inputs = {**inputs, "pixel_values": drawn.patches(PatchLayout())}
         return inputs
-
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer` does; where nothing that is trained took part, as in text without pictures, gradients are 0."""
-        result = super().compute_loss(model, inputs, *args, **kwargs)
-        loss = result[0] if isinstance(result, tuple) else result
-        if torch.is_grad_enabled() and not loss.requires_grad:
-            loss = loss + 0.0 * sum(one.sum() for one in model.parameters() if one.requires_grad)
-            return (loss, *result[1:]) if isinstance(result, tuple) else loss
-        return result
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: `Trainer`'s estimate knows no vision tokens, and goes through all modules at every step."""
