@@ -6,10 +6,12 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from mossvl.engine.results import Answer, Result, SeenMedium, Timings, TokenLogprobs, Usage
 from mossvl.engine.text_stream import TextStream
+from mossvl.engine.waker import Waker
 from mossvl.errors import GenerationCancelled, GenerationTimeout
 from mossvl.options import SamplingParams
 
@@ -145,11 +147,8 @@ class Handle:
     async def changes(self, poll: float | None = None) -> AsyncGenerator[None]:
         """Yields at once, whenever something has changed (or nothing has for `poll` seconds), and last when the query
         has ended; for asyncio. Closing it early, also by a cancelled task, cancels the query."""
-        loop, news = asyncio.get_running_loop(), asyncio.Event()
-
-        def tell() -> None:
-            loop.call_soon_threadsafe(news.set)
-
+        news = asyncio.Event()
+        tell = partial(Waker.here().set, news)
         self.listen(tell)
         try:
             while True:
@@ -168,11 +167,8 @@ class Handle:
 
     async def ending(self) -> Result:
         """As `wait`, for asyncio. Cancelling the task cancels the query."""
-        loop, ended = asyncio.get_running_loop(), asyncio.Event()
-
-        def tell() -> None:
-            loop.call_soon_threadsafe(ended.set)
-
+        ended = asyncio.Event()
+        tell = partial(Waker.here().set, ended)
         self.when_ended(tell)
         try:
             await ended.wait()

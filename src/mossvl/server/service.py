@@ -38,7 +38,7 @@ FLAGS = {
     "EngineConfig.memory": "--memory",
 }
 """What sets, here, what errors name as Python does."""
-FIRST = {"messages": [{"role": "user", "content": "Hello"}], "max_completion_tokens": 8}
+FIRST = {"messages": [{"role": "user", "content": "Hello"}], "max_completion_tokens": 1}
 """What the model is asked before it is ready."""
 DATA_URL = re.compile(r"data:[^\"]{64,}")
 """Of a file: too long for a log."""

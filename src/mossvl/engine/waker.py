@@ -1,0 +1,48 @@
+"""Waking what waits in an event loop, from the engine's thread."""
+
+import asyncio
+from collections import deque
+from weakref import WeakKeyDictionary, ref
+
+
+class Waker:
+    """Sets events of one loop from other threads. To wake a loop takes a system call: one does for all that happens
+    until the loop has woken, as after a step that adds a token to each of many answers.
+    """
+
+    _of: "WeakKeyDictionary[asyncio.AbstractEventLoop, Waker]" = WeakKeyDictionary()
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = ref(loop)
+        self._events: deque[asyncio.Event] = deque()
+        self._waking = False
+
+    @classmethod
+    def here(cls) -> "Waker":
+        """That of the running loop."""
+        loop = asyncio.get_running_loop()
+        return cls._of.get(loop) or cls._of.setdefault(loop, cls(loop))
+
+    def set(self, event: asyncio.Event) -> None:
+        """Have the loop set an event of its own; nothing happens when the loop is gone.
+
+        Raises:
+            RuntimeError: it is closed.
+        """
+        loop = self._loop()
+        if loop is None:
+            return
+        self._events.append(event)
+        if not self._waking:
+            self._waking = True
+            try:
+                loop.call_soon_threadsafe(self._set_all)
+            except RuntimeError:
+                self._events.clear()
+                self._waking = False
+                raise
+
+    def _set_all(self) -> None:
+        self._waking = False  # First: what comes from here on is either seen below or wakes the loop again.
+        while self._events:
+            self._events.popleft().set()
