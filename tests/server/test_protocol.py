@@ -232,6 +232,8 @@ def test_others_are_let_in_only_with_a_key_or_when_it_is_said(host):
         {"hots": 1},
         {"media_dirs": ("/none",)},
         {"media_domains": ("http://x",)},
+        {"origins": ("example.org",)},
+        {"origins": ("https://example.org/page",)},
     ],
 )
 def test_settings_that_cannot_be_are_refused(options):

@@ -95,6 +95,18 @@ def test_without_a_key_no_other_site_can_use_the_server_of_a_visitor(server, hea
     assert httpx.get(f"{server.url}/v1/models", headers=headers).status_code == status
 
 
+def test_pages_of_sites_that_are_named_may_ask():
+    here, elsewhere = {"origin": "https://example.org"}, {"origin": "https://example.com"}
+    asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
+    with serving("--allow-origin", here["origin"]) as running:
+        url = f"{running.url}/v1/models"
+        answer, refusal = httpx.get(url, headers=here), httpx.get(url, headers=elsewhere)
+        assert answer.status_code == 200 and answer.headers["access-control-allow-origin"] == here["origin"]
+        assert refusal.status_code == 403 and "access-control-allow-origin" not in refusal.headers
+        assert httpx.options(url, headers=here | asks).status_code == 200
+        assert httpx.options(url, headers=elsewhere | asks).status_code == 400
+
+
 def test_a_key_may_be_of_any_characters():
     with serving("--api-key", "schlüssel") as running:
         headers = {"authorization": "Bearer schlüssel".encode()}

@@ -123,6 +123,10 @@ class ServerFlags(dict[str, Any]):
             "Key that requests must bring; may be given several times. Also MOSSVL_API_KEY.", ("--api-key",)
         ),
         "open_to_all": Flag("Listen beyond this machine without a key.", ("--open-to-all",)),
+        "origins": Flag(
+            "Site (https://example.org, or *) whose pages may ask, too; may be given several times.",
+            ("--allow-origin",),
+        ),
         "model_name": Flag("The model's name in answers; the checkpoint's by default."),
         "media_dirs": Flag(
             "Folder whose files may be asked about; may be given several times.", ("--allow-media-dir",)
@@ -157,7 +161,7 @@ class ServerFlags(dict[str, Any]):
 
 
 TYPES: dict[str, Any] = {
-    **dict.fromkeys(("stop", "api_keys", "media_dirs", "media_domains"), list[str]),
+    **dict.fromkeys(("stop", "api_keys", "origins", "media_dirs", "media_domains"), list[str]),
     "stop_token_ids": list[int],
     "json_schema": str,
     "model_name": str,

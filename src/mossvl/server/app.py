@@ -17,6 +17,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from mossvl import __version__
@@ -66,6 +67,14 @@ def create_app(service: Service, failed: Callable[[], None] = lambda: None) -> F
 
     app = FastAPI(title="MOSS-VL", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(Gate, config=service.config, metrics=service.metrics)
+    if origins := service.config.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
     _answer_errors(app, service)
     _add_chat(app, service)
     _add_media(app, service)

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, fields
 from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from mossvl.errors import OptionError
 from mossvl.media.limits import SourcePolicy
@@ -22,6 +23,7 @@ class ServerConfig:
         host, port: where it listens; port 0 takes a free one.
         api_keys: any of them must come with a request; without keys, everybody is answered.
         open_to_all: listen on other addresses than loopback although there is no key.
+        origins: sites ("https://example.org", or "*" for all) whose pages a browser lets ask, beside the server's own.
         model_name: how the model is called in answers; the checkpoint's name by default.
         media_dirs: folders whose files may be asked about, by `file:` URL.
         media_domains: hosts, with their subdomains, from which media may be fetched; none named means any.
@@ -53,6 +55,7 @@ class ServerConfig:
     port: int = 8000
     api_keys: tuple[str, ...] = ()
     open_to_all: bool = False
+    origins: tuple[str, ...] = ()
     model_name: str | None = None
     media_dirs: tuple[str, ...] = ()
     media_domains: tuple[str, ...] = ()
@@ -90,6 +93,10 @@ class ServerConfig:
             raise OptionError(f"port={self.port} must be at most 65535")
         if not all(self.api_keys):
             raise OptionError("an API key is empty; leave it out, or give one of some length")
+        for origin in self.origins:
+            parts = urlsplit(origin)
+            if origin != "*" and (not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}"):
+                raise OptionError(f"{origin!r} is no origin (--allow-origin); expected https://example.org, or *")
         if not (self.api_keys or self.open_to_all or self.local):
             raise OptionError(
                 f"host={self.host!r} can be reached from other machines; set an API key (--api-key or MOSSVL_API_KEY), "

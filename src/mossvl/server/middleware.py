@@ -114,8 +114,11 @@ class Gate:
         """A browser on this machine must not be used by whatever page it shows, under whatever name of this machine."""
         host = headers.get("host", "")
         origin = headers.get("origin", "")
-        if origin and urlsplit(origin).netloc != host:
-            raise RequestError(403, "foreign_site", f"a page of {origin!r:.100} may not ask here; set an API key")
+        allowed = {"*", origin} & set(self._config.origins)
+        if origin and not allowed and urlsplit(origin).netloc != host:
+            raise RequestError(
+                403, "foreign_site", f"a page of {origin!r:.100} may not ask here; see --allow-origin and --api-key"
+            )
         name = urlsplit(f"//{host}").hostname or ""
         if self._config.local and host and not is_local(name):
             raise RequestError(403, "foreign_site", f"{host!r:.100} is no name of this machine; set an API key")
