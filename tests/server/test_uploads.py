@@ -24,8 +24,8 @@ def add(uploads, size, name="a.png"):
 
 def test_a_file_is_kept_under_a_name_that_nobody_can_guess(uploads):
     one, other = add(uploads, 10), add(uploads, 10)
-    assert one.number != other.number and len(one.number) > 32
-    assert uploads.get(one.number).path.read_bytes() == b"x" * 10
+    assert one.id != other.id and len(one.id) > 32
+    assert uploads.get(one.id).path.read_bytes() == b"x" * 10
     assert Path(one.path).parent == Path(uploads.folder)
 
 
@@ -36,11 +36,11 @@ def test_a_senders_name_decides_nothing_but_the_suffix(uploads, name):
 
 def test_the_files_that_were_used_least_lately_make_room(uploads):
     first, second = add(uploads, 40), add(uploads, 40)
-    uploads.get(first.number)
+    uploads.get(first.id)
     third = add(uploads, 40)
     assert {path.name for path in Path(uploads.folder).iterdir()} == {first.path.name, third.path.name}
     with pytest.raises(RequestError, match="upload it again"):
-        uploads.get(second.number)
+        uploads.get(second.id)
 
 
 def test_a_file_is_forgotten_after_its_time(uploads, monkeypatch):
@@ -48,7 +48,7 @@ def test_a_file_is_forgotten_after_its_time(uploads, monkeypatch):
     later = file.used + 61
     monkeypatch.setattr(module.time, "time", lambda: later)
     with pytest.raises(RequestError):
-        uploads.get(file.number)
+        uploads.get(file.id)
     assert not file.path.exists()
 
 

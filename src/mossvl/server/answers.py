@@ -52,14 +52,14 @@ class Completion:
     """One answer (or `n` of them), on its way to a client.
 
     Args:
-        number: of the request.
+        request_id: of the request.
         usage: a stream ends with what it cost.
     """
 
-    def __init__(self, number: str, model: str, handle: Handle, tokens: Tokens, usage: bool) -> None:
+    def __init__(self, request_id: str, model: str, handle: Handle, tokens: Tokens, usage: bool) -> None:
         self.handle = handle
         self._tokens, self._usage = tokens, usage
-        self._head = {"id": f"chatcmpl-{number}", "created": int(time.time()), "model": model}
+        self._head = {"id": f"chatcmpl-{request_id}", "created": int(time.time()), "model": model}
         count = len(handle.drafts)
         self._told = [0] * count
         self._ended = [False] * count

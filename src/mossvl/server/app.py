@@ -121,11 +121,11 @@ def _add_chat(app: FastAPI, service: Service) -> None:
     async def chat(request: Request) -> Response:
         """An answer about texts, images and videos; whole, or as server-sent events."""
         tokens, body = service.ready.tokens, await request.body()
-        number = request.state.number
-        asked, handle = await anyio.to_thread.run_sync(service.begin, body, number)
+        request_id = request.state.request_id
+        asked, handle = await anyio.to_thread.run_sync(service.begin, body, request_id)
         loop = asyncio.get_running_loop()
-        handle.when_ended(lambda: loop.call_soon_threadsafe(ended, service, handle, number))
-        completion = Completion(number, service.name, handle, tokens, asked.usage)
+        handle.when_ended(lambda: loop.call_soon_threadsafe(ended, service, handle, request_id))
+        completion = Completion(request_id, service.name, handle, tokens, asked.usage)
         if asked.stream:
             return await streamed(service, request, handle, completion)
         result = await while_connected(request, handle.ending())
@@ -155,12 +155,14 @@ def described(service: Service) -> dict[str, Any]:
     return found
 
 
-def ended(service: Service, handle: Handle, number: str) -> None:
+def ended(service: Service, handle: Handle, request_id: str) -> None:
     """A query is over, well or not."""
     result = handle.result_now
     service.metrics.ended(result)
     if service.config.log_content:
-        logger.info("%s gets: %s", number, json.dumps([answer.text for answer in result.answers], ensure_ascii=False))
+        logger.info(
+            "%s gets: %s", request_id, json.dumps([answer.text for answer in result.answers], ensure_ascii=False)
+        )
 
 
 # --- media -----------------------------------------------------------------------------------------------------------
@@ -205,21 +207,21 @@ def _add_media(app: FastAPI, service: Service) -> None:
         except (HTTPException, MultiPartException) as error:
             raise RequestError(400, "invalid_form", f"expected a form with a file: {error}", "file") from error
 
-    @app.get("/v1/files/{number}", responses=responses(401, 404))
-    async def file(number: str) -> dict[str, Any]:
+    @app.get("/v1/files/{file_id}", responses=responses(401, 404))
+    async def file(file_id: str) -> dict[str, Any]:
         """What is known of an uploaded file."""
-        return _file(service, service.uploads.get(number))
+        return _file(service, service.uploads.get(file_id))
 
-    @app.delete("/v1/files/{number}", responses=responses(401, 404))
-    async def delete(number: str) -> dict[str, Any]:
+    @app.delete("/v1/files/{file_id}", responses=responses(401, 404))
+    async def delete(file_id: str) -> dict[str, Any]:
         """Forget an uploaded file."""
-        service.uploads.get(number)
-        return {"id": number, "object": "file", "deleted": service.uploads.remove(number)}
+        service.uploads.get(file_id)
+        return {"id": file_id, "object": "file", "deleted": service.uploads.remove(file_id)}
 
 
 def _file(service: Service, upload: Upload) -> dict[str, Any]:
     return {
-        "id": upload.number,
+        "id": upload.id,
         "object": "file",
         "bytes": upload.size,
         "filename": upload.filename,

@@ -1,4 +1,4 @@
-"""Around every request: its number, its key, the size of its body, and one line in the log."""
+"""Around every request: its id, its key, the size of its body, and one line in the log."""
 
 import asyncio
 import hmac
@@ -17,8 +17,8 @@ from mossvl.server.metrics import Metrics
 
 logger = logging.getLogger("mossvl.server")
 
-NUMBER = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-"""What a request number of a client's own may be."""
+REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+"""What a request id of a client's own may be."""
 UPLOADS = "/v1/files"
 KNOWN = (UPLOADS, "/v1/chat/completions", "/v1/media/frames", "/v1/models", "/metrics")
 """Paths that are counted by their names even if a request does not get so far."""
@@ -56,8 +56,8 @@ class Gate:
             return
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
-        number = given if NUMBER.fullmatch(given) else secrets.token_hex(12)
-        scope.setdefault("state", {})["number"] = number
+        request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
+        scope.setdefault("state", {})["request_id"] = request_id
         begun, status = time.monotonic(), GONE
         uploading = scope["path"] == UPLOADS
         room = self._disk if uploading else self._memory
@@ -67,26 +67,26 @@ class Gate:
 
         begun_answer = False
 
-        async def numbered(message: Message) -> None:
+        async def with_id(message: Message) -> None:
             nonlocal status, begun_answer
             if message["type"] == "http.response.start":
                 begun_answer = True
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = number
+                MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
         try:
             self._check(scope["path"], headers)
             length = headers.get("content-length", "0")
             body.expect(int(length) if length.isdecimal() else 0)
-            await self._app(scope, body.receive, numbered)
+            await self._app(scope, body.receive, with_id)
         except Exception as error:
             refused = refusal(error)
             if not isinstance(error, RequestError):
-                logger.exception("%s has failed", number)
+                logger.exception("%s has failed", request_id)
             self._metrics.errors.labels(refused.code).inc()
             if not begun_answer:
-                await error_response(refused)(scope, receive, numbered)
+                await error_response(refused)(scope, receive, with_id)
         finally:
             body.close()
             path = scope["path"] if scope["path"] in KNOWN else "other"
@@ -96,7 +96,7 @@ class Gate:
             level = logging.DEBUG if route in PROBES and status == 200 else logging.INFO
             client = (scope.get("client") or ("-",))[0]
             told = scope["path"].encode("unicode_escape").decode()[:200]
-            logger.log(level, "%s %s %s %s %d %.0f ms", number, client, scope["method"], told, status, took)
+            logger.log(level, "%s %s %s %s %d %.0f ms", request_id, client, scope["method"], told, status, took)
 
     def _check(self, path: str, headers: Headers) -> None:
         """Raise a RequestError if a key is needed and not given; or, where none is, if another site's page asks."""

@@ -78,7 +78,7 @@ class Service:
         count = self.config.decoders + self.previews
         decoding = LoadingProcesses(processor, count, self.config.decoder_memory, llm.engine.budget)
         reader = Reader(
-            self.config, processor.video_processor.max_frames, lambda number: str(self.uploads.get(number).path)
+            self.config, processor.video_processor.max_frames, lambda file_id: str(self.uploads.get(file_id).path)
         )
         ready = _Ready(llm, decoding, reader, Tokens(processor.tokenizer))
         try:
@@ -128,8 +128,8 @@ class Service:
 
     # --- requests ------------------------------------------------------------------------------------------------
 
-    def begin(self, body: bytes, number: str) -> tuple[Asked, Handle]:
-        """Begin to answer a request of that number.
+    def begin(self, body: bytes, request_id: str) -> tuple[Asked, Handle]:
+        """Begin to answer a request of that id.
 
         Raises:
             MossVLError: the request cannot be used, or is one too many.
@@ -137,7 +137,7 @@ class Service:
         ready = self.ready
         asked = ready.reader.read(parsed(ChatRequest, body))
         if self.config.log_content:
-            logger.info("%s asks: %r", number, DATA_URL.sub("data:…", body.decode(errors="replace")))
+            logger.info("%s asks: %r", request_id, DATA_URL.sub("data:…", body.decode(errors="replace")))
         engine = ready.llm.engine
         with self._admitting:
             active = engine.active + self._beginning

@@ -20,13 +20,13 @@ class Upload:
     """A file that was sent.
 
     Attributes:
-        number: its name here, which nobody can guess.
+        id: its name here, which nobody can guess.
         filename: as its sender calls it.
         size: bytes.
         created, used: seconds since the epoch.
     """
 
-    number: str
+    id: str
     filename: str
     size: int
     path: Path
@@ -62,10 +62,10 @@ class Uploads:
             raise RequestError(400, "empty_file", f"{filename!r:.80} is empty; expected an image or a video", "file")
         if size > self.space:
             raise RequestError(413, "file_too_large", f"{size} bytes are more than the {self.space} of --upload-space")
-        number = f"file-{secrets.token_hex(16)}"
+        file_id = f"file-{secrets.token_hex(16)}"
         # A few raw formats are told by their suffix alone.
         suffix = PurePath(filename).suffix.lower()
-        path = Path(self.folder, number + (suffix if SUFFIX.fullmatch(suffix) else ""))
+        path = Path(self.folder, file_id + (suffix if SUFFIX.fullmatch(suffix) else ""))
         with self._lock:
             self._forget(time.time(), size)
         try:
@@ -76,12 +76,12 @@ class Uploads:
             path.unlink(missing_ok=True)
             raise
         now = time.time()
-        upload = Upload(number, filename, size, path, now, now)
+        upload = Upload(file_id, filename, size, path, now, now)
         with self._lock:
-            self._files[number] = upload
+            self._files[file_id] = upload
         return upload
 
-    def get(self, number: str) -> Upload:
+    def get(self, file_id: str) -> Upload:
         """A file that was kept; from now on, its time begins anew.
 
         Raises:
@@ -89,12 +89,12 @@ class Uploads:
         """
         with self._lock:
             self._forget(time.time())
-            upload = self._files.get(number)
+            upload = self._files.get(file_id)
             if upload is not None:
                 upload.used = time.time()
-                self._files[number] = self._files.pop(number)
+                self._files[file_id] = self._files.pop(file_id)
         if upload is None:
-            raise RequestError(404, "file_not_found", f"there is no uploaded file {number!r:.80}; upload it again")
+            raise RequestError(404, "file_not_found", f"there is no uploaded file {file_id!r:.80}; upload it again")
         return upload
 
     def forget_old(self) -> None:
@@ -102,10 +102,10 @@ class Uploads:
         with self._lock:
             self._forget(time.time())
 
-    def remove(self, number: str) -> bool:
+    def remove(self, file_id: str) -> bool:
         """Whether there was such a file."""
         with self._lock:
-            upload = self._files.pop(number, None)
+            upload = self._files.pop(file_id, None)
         if upload is not None:
             upload.path.unlink(missing_ok=True)
         return upload is not None
@@ -125,6 +125,6 @@ class Uploads:
         room = self.space - sum(upload.size for upload in self._files.values())
         for upload in list(self._files.values()):
             if now - upload.used > self.seconds or room < needed:
-                del self._files[upload.number]
+                del self._files[upload.id]
                 upload.path.unlink(missing_ok=True)
                 room += upload.size
