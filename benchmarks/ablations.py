@@ -27,7 +27,8 @@ from mossvl.model.vision import Merger
 from mossvl.model.vision_ops import VisionOps
 from mossvl.model.xrope import Rope
 from mossvl.processing.plan import MediumPlan, VideoPlan
-from mossvl.processing.processor import MossVLProcessor, PlannedPrompt
+from mossvl.processing.processor import MossVLProcessor
+from mossvl.processing.prompt import PlannedPrompt
 from mossvl.synthetic.world import Split
 from mossvl.tiny import CHECKPOINT
 from mossvl.tiny.recipe import Recipe, Stage

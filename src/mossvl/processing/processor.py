@@ -5,7 +5,6 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,30 +17,14 @@ from mossvl.media.limits import MediaLimits
 from mossvl.media.video import is_frame_list
 from mossvl.options import MediaOptions, whole
 from mossvl.processing import prompt, tensors
+from mossvl.processing.batch import by_prompt, padded, with_blanks
 from mossvl.processing.image_processor import MossVLImageProcessor
 from mossvl.processing.pixels import normalise
 from mossvl.processing.plan import MediumPlan, num_units
+from mossvl.processing.prompt import PlannedPrompt
 from mossvl.processing.video_processor import MossVLVideoProcessor
 
 SHARED = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
-BLANK_SIDE = 128
-
-
-@dataclass(frozen=True)
-class PlannedPrompt:
-    """One prompt, ready but for its pixels."""
-
-    text: str
-    """The prompt as rendered, with a placeholder for each medium."""
-    expanded: prompt.ExpandedPrompt
-    input_ids: Tensor
-    """(tokens,) int64."""
-    offsets: list[tuple[int, int]]
-    """Each token's characters in the expanded text."""
-    plans: list[MediumPlan]
-    """Media in prompt order."""
-    grid_thw: Tensor
-    """(media, 3): frames, patch rows, patch columns."""
 
 
 class MossVLProcessor(ProcessorMixin):
@@ -281,8 +264,8 @@ class MossVLProcessor(ProcessorMixin):
         if not texts:
             raise PromptError("there is no prompt; give at least one text")
         options = MediaOptions.from_dict(media_kwargs)
-        all_images = _by_prompt(images, texts, "images", lambda item: isinstance(item, list | tuple))
-        all_videos = _by_prompt(
+        all_images = by_prompt(images, texts, "images", lambda item: isinstance(item, list | tuple))
+        all_videos = by_prompt(
             videos, texts, "videos", lambda item: isinstance(item, list | tuple) and not is_frame_list(item)
         )
         with ExitStack() as stack:
@@ -294,28 +277,11 @@ class MossVLProcessor(ProcessorMixin):
             tensors_of_media = tensors.media_tensors(media, self.image_processor) if media else {}
         counts = [len(one.plans) for one in planned]
         if blank_image_for_text:
-            tensors_of_media, counts = self._with_blanks(tensors_of_media, planned)
-        batch = self._padded(planned, padding, side)
+            tensors_of_media, counts = with_blanks(tensors_of_media, planned, self.image_processor.layout)
+        batch = padded(planned, self.image_token_id, self.tokenizer.pad_token_id or 0, padding, side)
         if labels_spans is not None:
             batch["labels"] = self._labels(planned, labels_spans, batch["attention_mask"])
         return BatchFeature({**batch, **tensors_of_media, "media_nums_per_sample": counts})
-
-    def _padded(self, planned: list[PlannedPrompt], padding: bool | str, side: str) -> dict[str, Tensor]:
-        if len({len(one.input_ids) for one in planned}) > 1 and padding in (False, "do_not_pad"):
-            raise OptionError("prompts of different lengths need padding=True to become one batch")
-        lengths = [len(one.input_ids) for one in planned]
-        frames = max((int(one.grid_thw[:, 0].sum()) for one in planned), default=0)
-        pad = self.tokenizer.pad_token_id or 0
-        input_ids = torch.full((len(planned), max(lengths)), pad)
-        attention_mask = torch.zeros_like(input_ids)
-        hidden = torch.ones(len(planned), 1, max(lengths), frames, dtype=torch.bool)
-        for row, (one, length) in enumerate(zip(planned, lengths, strict=True)):
-            columns = slice(max(lengths) - length, None) if side == "left" else slice(0, length)
-            input_ids[row, columns] = one.input_ids
-            attention_mask[row, columns] = 1
-            seen = (one.input_ids == self.image_token_id).cumsum(0)
-            hidden[row, 0, columns] = torch.arange(frames) >= seen[:, None]
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "cross_attention_mask": hidden}
 
     def _labels(self, planned: list[PlannedPrompt], spans: Any, attention_mask: Tensor) -> Tensor:
         if len(planned) == 1 and all(len(span) == 2 and isinstance(span[0], int) for span in spans):
@@ -345,22 +311,6 @@ class MossVLProcessor(ProcessorMixin):
         moved = [(planned.expanded.position(start), planned.expanded.position(end)) for start, end in spans]
         return prompt.labels_from_spans(planned.input_ids, planned.offsets, moved, never)
 
-    def _with_blanks(
-        self, media: dict[str, Tensor], planned: list[PlannedPrompt]
-    ) -> tuple[dict[str, Tensor], list[int]]:
-        """Put a blank image where a prompt has no media: normalised pixels that are all zero, a grey square."""
-        layout = self.image_processor.layout
-        blank_grid = torch.tensor([[1, *layout.grid(BLANK_SIDE, BLANK_SIDE)]])
-        blank = torch.zeros(int(blank_grid.prod()), 3 * layout.patch_size**2)
-        patches = [int(one.grid_thw.prod(1).sum()) for one in planned]
-        own = iter(media["pixel_values"].split(patches) if media else [])
-        pixels, grids = [], []
-        for one, part in ((one, next(own, None)) for one in planned):
-            pixels.append(blank if part is None or not one.plans else part)
-            grids.append(one.grid_thw if one.plans else blank_grid)
-        tensors_of_media = {"pixel_values": torch.cat(pixels), "grid_thw": torch.cat(grids)}
-        return tensors_of_media, [max(1, len(one.plans)) for one in planned]
-
 
 def _joined(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Parts with texts that follow each other as one: what the template joins must not hold a token that none does."""
@@ -371,28 +321,3 @@ def _joined(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         else:
             joined.append(part)
     return joined
-
-
-def _by_prompt(given: Any, texts: list[str], what: str, is_nested: Any) -> list[list[Any]]:
-    """Media for each prompt, from one list for each or one list for all."""
-    if given is None:
-        return [[] for _ in texts]
-    items = list(given) if isinstance(given, list | tuple) and not is_frame_list(given) else [given]
-    if items and all(item is None or is_nested(item) for item in items):
-        if len(items) != len(texts):
-            raise PromptError(f"{what} has {len(items)} lists for {len(texts)} prompts; give each prompt its own")
-        return [list(item or []) for item in items]
-    placeholder = prompt.IMAGE if what == "images" else prompt.VIDEO
-    wanted = [one.count(placeholder) for one in texts]
-    taken: list[list[Any]] = []
-    rest = iter(items)
-    for count in wanted:
-        own: list[Any] = []
-        while sum(num_units(item) if what == "videos" else 1 for item in own) < count:
-            item = next(rest, None)
-            if item is None:
-                break
-            own.append(item)
-        taken.append(own)
-    taken[-1] += list(rest)
-    return taken

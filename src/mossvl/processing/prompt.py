@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mossvl.errors import PromptError
 from mossvl.options import MediaOptions, check_names
-from mossvl.processing.plan import Medium
+from mossvl.processing.plan import Medium, MediumPlan
 
 IMAGE = "<|image|>"
 VIDEO = "<|video|>"
@@ -75,6 +75,23 @@ class ExpandedPrompt:
         """Where a character of the original text is now."""
         piece = bisect_right(self.starts, original) - 1
         return self.new_starts[piece] + original - self.starts[piece]
+
+
+@dataclass(frozen=True)
+class PlannedPrompt:
+    """One prompt, ready but for its pixels."""
+
+    text: str
+    """The prompt as rendered, with a placeholder for each medium."""
+    expanded: ExpandedPrompt
+    input_ids: Tensor
+    """(tokens,) int64."""
+    offsets: list[tuple[int, int]]
+    """Each token's characters in the expanded text."""
+    plans: list[MediumPlan]
+    """Media in prompt order."""
+    grid_thw: Tensor
+    """(media, 3): frames, patch rows, patch columns."""
 
 
 def check_placeholders(text: str, images: int, videos: int) -> list[str]:

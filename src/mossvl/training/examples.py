@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mossvl.options import MediaOptions
 from mossvl.processing.plan import Grid
-from mossvl.processing.processor import MossVLProcessor, PlannedPrompt
-from mossvl.processing.prompt import check_messages, media_of
+from mossvl.processing.processor import MossVLProcessor
+from mossvl.processing.prompt import PlannedPrompt, check_messages, media_of
 from mossvl.training.supervised import supervised_text
 
 

@@ -1,0 +1,84 @@
+"""Several prompts as one batch: whose media are whose, and rows of equal length."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mossvl.errors import OptionError, PromptError
+from mossvl.media.video import is_frame_list
+from mossvl.processing.pixels import PatchLayout
+from mossvl.processing.plan import num_units
+from mossvl.processing.prompt import IMAGE, VIDEO, PlannedPrompt
+
+BLANK_SIDE = 128
+
+
+def by_prompt(given: Any, texts: list[str], what: str, is_nested: Any) -> list[list[Any]]:
+    """Media for each prompt, from one list for each or one list for all."""
+    if given is None:
+        return [[] for _ in texts]
+    items = list(given) if isinstance(given, list | tuple) and not is_frame_list(given) else [given]
+    if items and all(item is None or is_nested(item) for item in items):
+        if len(items) != len(texts):
+            raise PromptError(f"{what} has {len(items)} lists for {len(texts)} prompts; give each prompt its own")
+        return [list(item or []) for item in items]
+    placeholder = IMAGE if what == "images" else VIDEO
+    wanted = [one.count(placeholder) for one in texts]
+    taken: list[list[Any]] = []
+    rest = iter(items)
+    for count in wanted:
+        own: list[Any] = []
+        while sum(num_units(item) if what == "videos" else 1 for item in own) < count:
+            item = next(rest, None)
+            if item is None:
+                break
+            own.append(item)
+        taken.append(own)
+    taken[-1] += list(rest)
+    return taken
+
+
+def padded(
+    planned: Sequence[PlannedPrompt], image_token_id: int, pad_token_id: int, padding: bool | str, side: str
+) -> dict[str, Tensor]:
+    """Prompts of different lengths as rows of one batch: `input_ids`, `attention_mask` and `cross_attention_mask`.
+
+    Raises:
+        OptionError: they are not to be padded, and would have to be.
+    """
+    if len({len(one.input_ids) for one in planned}) > 1 and padding in (False, "do_not_pad"):
+        raise OptionError("prompts of different lengths need padding=True to become one batch")
+    lengths = [len(one.input_ids) for one in planned]
+    frames = max((int(one.grid_thw[:, 0].sum()) for one in planned), default=0)
+    input_ids = torch.full((len(planned), max(lengths)), pad_token_id)
+    attention_mask = torch.zeros_like(input_ids)
+    hidden = torch.ones(len(planned), 1, max(lengths), frames, dtype=torch.bool)
+    for row, (one, length) in enumerate(zip(planned, lengths, strict=True)):
+        columns = slice(max(lengths) - length, None) if side == "left" else slice(0, length)
+        input_ids[row, columns] = one.input_ids
+        attention_mask[row, columns] = 1
+        seen = (one.input_ids == image_token_id).cumsum(0)
+        hidden[row, 0, columns] = torch.arange(frames) >= seen[:, None]
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "cross_attention_mask": hidden}
+
+
+def with_blanks(
+    media: dict[str, Tensor], planned: Sequence[PlannedPrompt], layout: PatchLayout
+) -> tuple[dict[str, Tensor], list[int]]:
+    """Put a blank image where a prompt has no media: normalised pixels that are all zero, a grey square.
+
+    Returns:
+        `pixel_values` and `grid_thw`, and how many media each prompt has.
+    """
+    blank_grid = torch.tensor([[1, *layout.grid(BLANK_SIDE, BLANK_SIDE)]])
+    blank = torch.zeros(int(blank_grid.prod()), 3 * layout.patch_size**2)
+    patches = [int(one.grid_thw.prod(1).sum()) for one in planned]
+    own = iter(media["pixel_values"].split(patches) if media else [])
+    pixels, grids = [], []
+    for one, part in ((one, next(own, None)) for one in planned):
+        pixels.append(blank if part is None or not one.plans else part)
+        grids.append(one.grid_thw if one.plans else blank_grid)
+    tensors_of_media = {"pixel_values": torch.cat(pixels), "grid_thw": torch.cat(grids)}
+    return tensors_of_media, [max(1, len(one.plans)) for one in planned]

@@ -1,0 +1,23 @@
+"""Prompts for tests of the scheduler, and what they ask of a machine that has run."""
+
+from .machine import Asked, Item, Machine
+
+
+def text(count: int, start: int = 10) -> list[Item]:
+    return list(range(start, start + count))
+
+
+def rows_of(machine: Machine, asked: Asked) -> int:
+    """Rows of a prompt that were computed."""
+    parts = [part for plan in machine.plans for part in plan.prefill if part.request is asked.request]
+    return sum(part.stop - part.start for part in parts)
+
+
+def frames_of(machine: Machine, asked: Asked) -> int:
+    parts = [part for plan in machine.plans for part in plan.frames if part.request is asked.request]
+    return sum(part.stop - part.start for part in parts)
+
+
+def everything_is_free(machine: Machine) -> bool:
+    machine.cache.clear()
+    return machine.cache.num_free == machine.cache.num_pages and not machine.scheduler._computing
