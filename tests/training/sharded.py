@@ -63,7 +63,7 @@ def main(batch, checkpointing):
     chosen = [module for module in sharded.modules() if type(module).__name__ in names]
     assert {type(module).__name__ for module in chosen} == names
     for module in (*chosen, sharded):
-        fully_shard(module, mesh=mesh)
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)  # of the whole, too, as accelerate does
     loss = sharded(**batch()).loss
     loss.backward()
     torch.testing.assert_close(loss, expected)
