@@ -1,6 +1,7 @@
 """`MossVL`: queries, streams, conversations, asyncio, and what results tell."""
 
 import asyncio
+import dataclasses
 import threading
 
 import numpy as np
@@ -51,6 +52,13 @@ def test_results_tell_what_was_seen_used_and_how_long_it_took(llm):
     timings = result.timings
     assert 0 < timings.media < timings.first_token < timings.total
     assert timings.vision > 0 and timings.per_token > 0 and timings.queue >= 0
+
+
+def test_it_is_known_when_each_token_of_each_answer_came(llm):
+    handle = llm.submit(QUERY, dataclasses.replace(EIGHT, n=2, temperature=1.0))
+    handle.result()
+    for draft in handle.drafts:
+        assert len(draft.times) == len(draft.tokens) > 1 and draft.times == sorted(draft.times)
 
 
 def test_a_stream_gives_the_answer_piece_by_piece(llm):

@@ -334,13 +334,12 @@ class Engine:
             if request.matcher is not None and (reason := request.matcher.accept(token)):
                 self._end(job, OptionError(f"the form of the answer cannot be followed: {reason}"))
                 continue
-            job.clock.token(now)
             job.handle.cached_tokens = request.cached
             told = None
             if logprobs is not None and (wanted := job.params.logprobs) is not None:
                 best = list(zip(logprobs[2][row][:wanted], logprobs[1][row][:wanted], strict=True))
                 told = TokenLogprobs(token, logprobs[0][row], best)
-            if job.add(request, token, told, self._ends):
+            if job.add(request, token, told, now, self._ends):
                 self.scheduler.remove(request)
             changed[id(job)] = job
         for job in changed.values():

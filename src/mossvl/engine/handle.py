@@ -24,6 +24,8 @@ class Draft:
 
     text: TextStream
     tokens: list[int] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    """When each token came, in seconds of `time.monotonic`."""
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: str | None = None
     _read: int = 0

@@ -126,12 +126,16 @@ class Job:
 
     # --- answers -------------------------------------------------------------------------------------------------
 
-    def add(self, request: Request, token: int, logprobs: TokenLogprobs | None, ends: Container[int]) -> bool:
+    def add(
+        self, request: Request, token: int, logprobs: TokenLogprobs | None, now: float, ends: Container[int]
+    ) -> bool:
         """Add a token to an answer, unless it ends it → whether the answer is complete.
 
         Args:
+            now: when it came, in seconds of `time.monotonic`.
             ends: the model's own end tokens.
         """
+        self.clock.token(now)
         number = self.requests.index(request) if len(self.requests) > 1 else 0
         draft, params = self.handle.drafts[number], self.params
         if token in params.stop_token_ids or (token in ends and not params.ignore_eos):
@@ -139,6 +143,7 @@ class Job:
             return True
         request.tokens.append(token)
         draft.tokens.append(token)
+        draft.times.append(now)
         if logprobs is not None:
             draft.logprobs.append(logprobs)
         watch = self._watches[number]

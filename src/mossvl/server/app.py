@@ -124,7 +124,8 @@ def _add_chat(app: FastAPI, service: Service) -> None:
         request_id = request.state.request_id
         asked, handle = await anyio.to_thread.run_sync(service.begin, body, request_id)
         loop = asyncio.get_running_loop()
-        handle.when_ended(lambda: loop.call_soon_threadsafe(ended, service, handle, request_id))
+        tell = partial(loop.run_in_executor, None, ended, service, handle, request_id)
+        handle.when_ended(lambda: loop.call_soon_threadsafe(tell))
         completion = Completion(request_id, service.name, handle, tokens, asked.usage)
         if asked.stream:
             return await streamed(service, request, handle, completion)
@@ -156,9 +157,9 @@ def described(service: Service) -> dict[str, Any]:
 
 
 def ended(service: Service, handle: Handle, request_id: str) -> None:
-    """A query is over, well or not."""
+    """A query is over, well or not. A long answer takes a while to count, so that a thread of its own does it."""
     result = handle.result_now
-    service.metrics.ended(result)
+    service.metrics.ended(result, [draft.times for draft in handle.drafts])
     if service.config.log_content:
         logger.info(
             "%s gets: %s", request_id, json.dumps([answer.text for answer in result.answers], ensure_ascii=False)

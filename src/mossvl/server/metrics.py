@@ -1,6 +1,7 @@
 """What is counted and measured, for Prometheus."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain, pairwise
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -22,7 +23,7 @@ class Metrics:
         self.tokens = self._counter("tokens", "Tokens: text and vision of prompts, found in the cache, new.", "kind")
         self.disconnects = self._counter("disconnects", "Clients that went away or stopped reading.", "how")
         self.first_token = self._seconds("first_token_seconds", "From a request to its first token.", SECONDS)
-        self.between_tokens = self._seconds("inter_token_seconds", "Between an answer's tokens, on average.", BETWEEN)
+        self.between_tokens = self._seconds("inter_token_seconds", "Between two tokens of an answer.", BETWEEN)
         self.media = self._seconds("media_seconds", "To fetch, decode and resize the media of a request.", SECONDS)
         self.queued = self._seconds("queue_seconds", "That a request waited until it was computed.", SECONDS)
         self.lag = self._seconds("event_loop_lag_seconds", "By which the event loop was late.", LAGS)
@@ -38,8 +39,14 @@ class Metrics:
         self._gauge("preemptions", "Requests that lost their pages for a time.", lambda: scheduler.preemptions)
         self._gauge("media_bytes", "Bytes of decoded pixels that wait.", lambda: engine.budget.used)
 
-    def ended(self, result: Result) -> None:
-        """Count a query that has ended, however it did."""
+    def ended(self, result: Result, times: Sequence[Sequence[float]]) -> None:
+        """Count a query that has ended, however it did.
+
+        Args:
+            times: for each answer, when its tokens came.
+        """
+        for earlier, later in chain.from_iterable(map(pairwise, times)):
+            self.between_tokens.observe(later - earlier)
         usage, timings = result.usage, result.timings
         for kind, count in (
             ("text", usage.prompt_tokens),
@@ -50,7 +57,6 @@ class Metrics:
             self.tokens.labels(kind).inc(count)
         for histogram, seconds in (
             (self.first_token, timings.first_token),
-            (self.between_tokens, timings.per_token),
             (self.media, timings.media),
             (self.queued, timings.queue),
             (self.total, timings.total),
