@@ -4,7 +4,7 @@
     python benchmarks/serving.py --random --clients 64 --seconds 60            the published size, random weights (GPU)
 
 Starts `mossvl serve` on a free loopback port. Told are latencies, tokens a second and processor time of the server's
-process in the last two thirds of the time, what failed, how late the event loop was, and what that process held
+process (once it is warm, until the time is over), what failed, how late the event loop was, and what that process held
 before and after: memory, threads, file descriptors, pages.
 """
 
@@ -195,9 +195,10 @@ def under_load(given: argparse.Namespace, url: str, pid: int) -> dict[str, Any]:
     clients = [range(first, given.clients, given.processes) for first in range(given.processes)]
     with ProcessPoolExecutor(given.processes, get_context("spawn")) as pool:
         running = [pool.submit(Load.of_clients, given, url, some) for some in clients]
-        time.sleep(min(WARM_SECONDS, given.seconds / 3))
+        warm = min(WARM_SECONDS, given.seconds / 3)
+        time.sleep(warm)
         before, begun = held(pid, url), time.monotonic()
-        time.sleep(max(0, given.seconds * 2 / 3))
+        time.sleep(given.seconds - warm)
         during, seconds = held(pid, url), time.monotonic() - begun
         seen = sum((one.result() for one in running), Seen())
     for _ in range(100):

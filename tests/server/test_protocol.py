@@ -234,6 +234,11 @@ def test_others_are_let_in_only_with_a_key_or_when_it_is_said(host):
         {"media_domains": ("http://x",)},
         {"origins": ("example.org",)},
         {"origins": ("https://example.org/page",)},
+        {"origins": ("https://Example.org",)},
+        {"origins": ("https://example.org:443",)},
+        {"origins": ("https://*.example.org",)},
+        {"origins": ("https://[::1",)},
+        {"origins": ("*",)},
     ],
 )
 def test_settings_that_cannot_be_are_refused(options):

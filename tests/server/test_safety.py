@@ -86,6 +86,8 @@ def test_with_the_key_and_for_what_is_no_secret_without_it_there_are_answers(gua
         ({"origin": "{url}"}, 200),
         ({"origin": "https://example.org"}, 403),
         ({"origin": "null"}, 403),
+        ({"origin": "http://["}, 403),
+        ({"host": "["}, 403),
         ({"host": "rebound.example.org"}, 403),
         ({"host": "localhost:1"}, 200),
     ],
@@ -105,6 +107,16 @@ def test_pages_of_sites_that_are_named_may_ask():
         assert refusal.status_code == 403 and "access-control-allow-origin" not in refusal.headers
         assert httpx.options(url, headers=here | asks).status_code == 200
         assert httpx.options(url, headers=elsewhere | asks).status_code == 400
+        local = {"access-control-request-private-network": "true"}
+        preflight = httpx.options(url, headers=here | asks | local)
+        assert preflight.status_code == 200 and preflight.headers["access-control-allow-private-network"] == "true"
+        assert httpx.get(url, headers=here | {"host": "rebound.example.org"}).status_code == 403
+
+
+def test_pages_of_all_sites_may_ask_a_server_with_a_key_and_read_what_it_refuses():
+    with serving("--allow-origin", "*", "--api-key", "secret") as running:
+        response = httpx.get(f"{running.url}/v1/models", headers={"origin": "https://example.org"})
+        assert (response.status_code, response.headers["access-control-allow-origin"]) == (401, "*")
 
 
 def test_a_key_may_be_of_any_characters():

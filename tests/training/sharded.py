@@ -1,6 +1,6 @@
 """One of two processes with half of the weights, which compares its loss and gradients with those of the whole model.
 
-python -m torch.distributed.run --nproc-per-node 2 sharded.py [checkpointing | texts]
+python -m torch.distributed.run --nproc-per-node 2 sharded.py [checkpointing | texts | mixed]
 """
 
 import sys
@@ -30,7 +30,7 @@ def pieces():
     return set(config["fsdp_transformer_layer_cls_to_wrap"].split(","))
 
 
-def batch():
+def pictures():
     processor = MossVLProcessor.from_pretrained(CHECKPOINT)
     examples = SyntheticExamples(processor, Split.TRAIN, 3, 4, [Phase(0, {"when": 1.0, "describe": 1.0})], run=4)
     packed = SyntheticPacker(processor.image_token_id, 2)([examples[number] for number in range(4)])
@@ -50,12 +50,12 @@ def model():
     return MossVLLMHeadModel(MossVLLMHeadModel.config_class.from_pretrained(CHECKPOINT)).train()
 
 
-def main(batch, checkpointing):
+def main(batches, checkpointing):
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (2,))
     whole, sharded = model(), model()
-    expected = whole(**batch()).loss
+    expected = sum(whole(**batch()).loss for batch in batches) / 2
     expected.backward()
     if checkpointing:
         sharded.gradient_checkpointing_enable({"use_reentrant": False})
@@ -64,13 +64,16 @@ def main(batch, checkpointing):
     assert {type(module).__name__ for module in chosen} == names
     for module in (*chosen, sharded):
         fully_shard(module, mesh=mesh, reshard_after_forward=True)  # of the whole, too, as accelerate does
-    loss = sharded(**batch()).loss
+    loss = sharded(**batches[dist.get_rank()]()).loss
     loss.backward()
-    torch.testing.assert_close(loss, expected)
+    mean = loss.detach().clone()
+    dist.all_reduce(mean)
+    torch.testing.assert_close(mean / 2, expected.detach())
     for (name, one), other in zip(sharded.named_parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(one.grad.full_tensor(), other.grad, msg=lambda text, name=name: f"{name}: {text}")
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(texts if "texts" in sys.argv else batch, checkpointing="checkpointing" in sys.argv)
+    chosen = {"texts": [texts, texts], "mixed": [pictures, texts]}.get(sys.argv[1], [pictures, pictures])
+    main(chosen, checkpointing=sys.argv[1] == "checkpointing")

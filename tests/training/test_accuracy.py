@@ -1,5 +1,6 @@
 """Answers count as right only if every one of their tokens is."""
 
+import pytest
 import torch
 
 from mossvl.training.accuracy import accuracy, exact_answers
@@ -26,4 +27,8 @@ def test_answers_are_counted_by_name():
 
     batch = {"logits_to_keep": COLUMNS, "labels": LABELS[None]}
     batches = [({**batch, "said": [3, 4, 5, 6, 7]}, "aab"), ({**batch, "said": [0, 4, 5, 6, 0]}, "aab")]
-    assert accuracy(Model(), batches) == {"a": (3, 4), "b": (1, 2)}
+    model = Model()
+    assert accuracy(model, batches) == {"a": (3, 4), "b": (1, 2)}
+    with pytest.raises(TypeError):
+        accuracy(model, [({**batch, "said": None}, "aab")])
+    assert model.training

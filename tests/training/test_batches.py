@@ -65,6 +65,18 @@ def test_a_packed_example_is_the_processors_batch(model, packer, processor, exam
     torch.testing.assert_close(packed.logits, plain.logits[:, batch["logits_to_keep"]])
 
 
+def test_training_gives_the_loss_and_the_gradients_of_a_forward_pass_that_gives_logits(model, packer, examples):
+    plain, expected = loss_and_gradients(model, packer(examples))
+    model.train()
+    try:
+        learned, gradients = loss_and_gradients(model, packer(examples))
+    finally:
+        model.eval()
+    assert learned.logits is None and plain.logits is not None
+    torch.testing.assert_close(learned.loss, plain.loss)
+    torch.testing.assert_close(gradients, expected)
+
+
 def test_columns_are_those_whose_next_token_is_learned(packer, processor, examples):
     batch = packer(examples)
     learned = batch["labels"][0, batch["logits_to_keep"] + 1]

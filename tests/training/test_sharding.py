@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("argument", ["plain", "checkpointing", "texts"])
+@pytest.mark.parametrize("argument", ["plain", "checkpointing", "texts", "mixed"])
 def test_shards_have_the_loss_and_the_gradients_of_the_whole(argument):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     ended = subprocess.run(

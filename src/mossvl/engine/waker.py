@@ -32,15 +32,13 @@ class Waker:
         loop = self._loop()
         if loop is None:
             return
+        if loop.is_closed():
+            self._events.clear()
+            raise RuntimeError("the event loop is closed")
         self._events.append(event)
         if not self._waking:
             self._waking = True
-            try:
-                loop.call_soon_threadsafe(self._set_all)
-            except RuntimeError:
-                self._events.clear()
-                self._waking = False
-                raise
+            loop.call_soon_threadsafe(self._set_all)
 
     def _set_all(self) -> None:
         self._waking = False  # First: what comes from here on is either seen below or wakes the loop again.

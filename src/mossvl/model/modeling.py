@@ -260,7 +260,7 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
                 something to predict.
             output_hidden_states: also return what enters each layer, and the final state.
 
-        A step of training on packed rows, with `labels` and columns to keep, gives the loss alone.
+        Training on packed rows, with `labels` and columns to keep, gives the loss without the logits.
 
         Raises:
             OptionError: `output_attentions` was asked for; attention weights are never computed as a whole.
@@ -289,18 +289,19 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
             output_hidden_states=output_hidden_states,
         )
         columns = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        states, vocabulary = output.last_hidden_state[:, columns], self.config.text_config.vocab_size
+        logits: Tensor | None = self.lm_head(output.last_hidden_state[:, columns])
         loss: Tensor | None = None
-        if packed is not None and labels is not None and isinstance(columns, Tensor) and self.training:
-            labels = labels[0, columns + 1]
-            loss = next_token_loss(states[0], self.lm_head, labels, vocabulary, num_items_in_batch)
-            return CausalLMOutputWithPast(loss=loss)
-        logits = self.lm_head(states)
-        if labels is not None:
+        if labels is not None and packed is not None and isinstance(columns, Tensor):
+            assert logits is not None
+            loss = next_token_loss(logits[0], labels[0, columns + 1], num_items_in_batch)
+            if self.training and torch.is_grad_enabled():
+                logits = None  # A training loop would keep them, and in float32.
+        elif labels is not None:
             if attention_mask is not None:  # the first real token follows nothing, padding on the left included
                 before = nn.functional.pad(attention_mask[:, -labels.shape[1] :][:, :-1], (1, 0), value=1)
                 labels = labels.masked_fill(before == 0, -100)
             followers = None if isinstance(logits_to_keep, int) else labels[:, logits_to_keep + 1]
+            vocabulary = self.config.text_config.vocab_size
             loss = self.loss_function(
                 logits, labels, vocabulary, num_items_in_batch=num_items_in_batch, shift_labels=followers
             )

@@ -73,6 +73,7 @@ def create_app(service: Service, failed: Callable[[], None] = lambda: None) -> F
             allow_origins=origins,
             allow_methods=["*"],
             allow_headers=["*"],
+            allow_private_network=True,  # as a site asks for that is shown beside a server on the visitor's own machine
             expose_headers=["x-request-id", "retry-after"],
         )
     _answer_errors(app, service)

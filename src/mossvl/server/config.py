@@ -12,6 +12,7 @@ from mossvl.options import named_options, number, whole
 
 MIB = 1 << 20
 GIB = 1 << 30
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @named_options("server option")
@@ -94,9 +95,15 @@ class ServerConfig:
         if not all(self.api_keys):
             raise OptionError("an API key is empty; leave it out, or give one of some length")
         for origin in self.origins:
-            parts = urlsplit(origin)
-            if origin != "*" and (not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}"):
-                raise OptionError(f"{origin!r} is no origin (--allow-origin); expected https://example.org, or *")
+            if origin != "*" and site_of(origin) != origin:
+                raise OptionError(
+                    f"{origin!r} is no origin as browsers tell it (--allow-origin); expected https://example.org, or *"
+                )
+        if "*" in self.origins and not (self.api_keys or self.open_to_all):
+            raise OptionError(
+                "every page that a browser here shows could use this server (--allow-origin '*'); name the sites, set "
+                "an API key, or say that everybody may ask (--open-to-all)"
+            )
         if not (self.api_keys or self.open_to_all or self.local):
             raise OptionError(
                 f"host={self.host!r} can be reached from other machines; set an API key (--api-key or MOSSVL_API_KEY), "
@@ -121,6 +128,19 @@ class ServerConfig:
     def local(self) -> bool:
         """Only this machine reaches the server."""
         return is_local(self.host)
+
+
+def site_of(url: str) -> str:
+    """The scheme, host and port of a URL, as browsers tell where a page is from; "" if it has none."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return ""
+    if not host or "*" in host:
+        return ""
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}" + (f":{port}" if port not in (None, DEFAULT_PORTS.get(parts.scheme)) else "")
 
 
 def is_local(host: str) -> bool:

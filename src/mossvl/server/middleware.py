@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mossvl.server.config import ServerConfig, is_local
+from mossvl.server.config import ServerConfig, is_local, site_of
 from mossvl.server.errors import GONE, RequestError, error_response, refusal, unavailable
 from mossvl.server.metrics import Metrics
 
@@ -112,15 +112,15 @@ class Gate:
 
     def _check_site(self, headers: Headers) -> None:
         """A browser on this machine must not be used by whatever page it shows, under whatever name of this machine."""
-        host = headers.get("host", "")
+        host = headers.get("host", "").lower()
         origin = headers.get("origin", "")
         allowed = {"*", origin} & set(self._config.origins)
-        if origin and not allowed and urlsplit(origin).netloc != host:
+        if origin and not allowed and site_of(origin).partition("://")[2] != host:
             raise RequestError(
                 403, "foreign_site", f"a page of {origin!r:.100} may not ask here; see --allow-origin and --api-key"
             )
-        name = urlsplit(f"//{host}").hostname or ""
-        if self._config.local and host and not is_local(name):
+        name = urlsplit(site_of(f"http://{host}")).hostname
+        if self._config.local and host and not is_local(name or ""):
             raise RequestError(403, "foreign_site", f"{host!r:.100} is no name of this machine; set an API key")
 
 

@@ -40,10 +40,12 @@ def accuracy(
     found: defaultdict[str, list[bool]] = defaultdict(list)
     learning = model.training
     model.eval()
-    for batch, names in batches:
-        logits = model(**batch).logits[0].detach()
-        answers = exact_answers(logits, batch["logits_to_keep"], batch["labels"][0])
-        for name, right in zip(names, answers, strict=True):
-            found[name].append(right)
-    model.train(learning)
+    try:
+        for batch, names in batches:
+            logits = model(**batch).logits[0].detach()
+            answers = exact_answers(logits, batch["logits_to_keep"], batch["labels"][0])
+            for name, right in zip(names, answers, strict=True):
+                found[name].append(right)
+    finally:
+        model.train(learning)
     return {name: (sum(rights), len(rights)) for name, rights in found.items()}

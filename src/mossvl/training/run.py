@@ -102,7 +102,7 @@ def trainer_of(
     """A model made ready to learn what the options say, and the loop around it.
 
     Raises:
-        OptionError: nothing would learn.
+        OptionError: nothing would learn, or vision is to be cut into chunks where weights are in pieces.
     """
     trained: Any = model
     if options.adapt:
@@ -116,9 +116,10 @@ def trainer_of(
             parameter.data = parameter.data.float()
     device = loading.resolve_device(options.device)
     if options.compile and device.type == "cuda":
-        model.enable_input_require_grads()  # beneath adapters the first layer would be compiled for by itself
+        if options.adapt:  # The first layer, beneath which nothing learns, would be compiled for by itself.
+            model.enable_input_require_grads()
         compile_layers(model)
-    return PackedTrainer(
+    trainer = PackedTrainer(
         model=trained,
         args=arguments_of(options, device),
         processing_class=processor,
@@ -126,6 +127,12 @@ def trainer_of(
         train_dataset=examples,
         eval_dataset=evaluated,
     )
+    if options.vision_chunk and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        raise OptionError(
+            f"vision_chunk={options.vision_chunk}: processes with pieces of the vision tower must run it equally "
+            "often; leave it out, and lower max_frames or max_pixels instead"
+        )
+    return trainer
 
 
 def arguments_of(options: TrainOptions, device: torch.device) -> TrainingArguments:
