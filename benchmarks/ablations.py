@@ -1,6 +1,6 @@
 """What the ideas of the architecture are worth to mossvl-tiny: each left out, and the model trained on without it.
 
-    python benchmarks/ablations.py --without timestamps --seed 1 --output timestamps-1.json
+    python benchmarks/ablations.py --without timestamps --seed 1 --steps 600 --batch 512 --output timestamps-1.json
 
 Begins with the package's weights, leaves out one idea (or nothing), trains for so many steps, and asks questions of the
 test split. Left out are
@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--without", choices=IDEAS, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()

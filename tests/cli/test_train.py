@@ -14,12 +14,28 @@ def data(tmp_path):
 
 
 def test_check_counts_and_shows_what_is_learned(command, checkpoint, data):
-    result = command("train", data, "-c", checkpoint, "-o", "unused", "--check", "--workers", 0)
-    assert result.exit_code == 0
+    result = command("train", data, "-c", checkpoint, "--check", "--workers", 0)
+    assert result.exit_code == 1  # There are bad records.
     assert "3 records, 2 of them bad" in result.stdout
     assert "line 2: gone.png: no such file" in result.stdout.replace(str(data.parent) + "/", "")
     assert "line 3: is not JSON" in result.stdout
     assert "⟦I.<|im_end|>⟧" in result.stdout
+
+
+def test_check_shows_an_example_with_media_if_there_is_one(command, checkpoint, golden, tmp_path):
+    texts = [{"prompt": f"Who {number}?", "response": "I."} for number in range(3)]
+    picture = {"prompt": "Seen?", "response": "Yes.", "images": [str(golden / "media" / "shapes.png")]}
+    (tmp_path / "data.json").write_text(json.dumps([*texts, picture]))
+    result = command("train", tmp_path / "data.json", "-c", checkpoint, "--check", "--workers", 0)
+    assert result.exit_code == 0 and "Who 0?" in result.stdout and "Who 1?" not in result.stdout
+    assert "<|image_pad|>" in result.stdout.split("Who 0?")[1]
+
+
+def test_what_would_change_nothing_or_has_no_place_to_go_is_refused(command, checkpoint, data):
+    idle = command("train", data, "-c", checkpoint, "-o", "unused", "--full", "--rank", 4)
+    assert idle.exit_code == 2 and "--rank would change nothing with --full" in idle.stderr
+    nowhere = command("train", data, "-c", checkpoint)
+    assert nowhere.exit_code == 2 and "--output" in nowhere.stderr
 
 
 def test_check_fails_where_nothing_can_be_used(command, checkpoint, tmp_path):

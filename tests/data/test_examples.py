@@ -76,7 +76,7 @@ def test_all_turns_are_kept():
         ({}, "but: none in an empty object"),
         ({"question": "Why?"}, "but: none in question"),
         ({"prompt": "Why?", "messages": [ANSWER]}, "but: messages and prompt"),
-        ({"prompt": "Why?"}, "must both be texts"),
+        ({"prompt": "Why?"}, "needs a response"),
         ({"prompt": "Why?", "response": 4}, "must both be texts"),
         ({"messages": [{"role": "user", "content": "Why?"}]}, "no turn is the assistant's"),
         ({"messages": []}, "a list of turns, and not empty"),

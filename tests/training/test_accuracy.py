@@ -29,6 +29,6 @@ def test_answers_are_counted_by_name():
     batches = [({**batch, "said": [3, 4, 5, 6, 7]}, "aab"), ({**batch, "said": [0, 4, 5, 6, 0]}, "aab")]
     model = Model()
     assert accuracy(model, batches) == {"a": (3, 4), "b": (1, 2)}
-    with pytest.raises(TypeError):
+    with pytest.raises(RuntimeError):
         accuracy(model, [({**batch, "said": None}, "aab")])
     assert model.training

@@ -81,7 +81,7 @@ def test_a_run_that_stopped_goes_on_exactly(options, tmp_path, monkeypatch):
         train(TrainOptions(**parts))
     with pytest.raises(OptionError, match="give --resume"):
         train(TrainOptions(**parts))
-    with pytest.raises(OptionError, match=r"batch, learning_rate are not those of the run"):
+    with pytest.raises(OptionError, match=r"batch=2 \(was 1\), learning_rate=1.0 \(was 0.01\)"):
         train(TrainOptions(**{**parts, "batch": 2, "learning_rate": 1.0}, resume=True))
     resumed = train(TrainOptions(**parts, resume=True))
     one, other = (load_file(folder / "model.safetensors") for folder in (whole, resumed))

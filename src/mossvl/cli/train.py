@@ -3,16 +3,20 @@
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mossvl.cli.checkpoint import check_checkpoint, prepare, read
 from mossvl.cli.options import Checkpoint, Device, Dtype, MediaFlags, with_flags
-from mossvl.errors import DataError
+from mossvl.errors import DataError, OptionError
 from mossvl.options import MediaOptions
 from mossvl.processes import first_process
 from mossvl.training.options import INNER, Part, TrainOptions
+
+if TYPE_CHECKING:
+    from mossvl.training.dataset import FileExamples
+    from mossvl.training.examples import Example
 
 
 class Bad(StrEnum):
@@ -26,7 +30,10 @@ class Bad(StrEnum):
 def train(
     *,
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A file of records, or a folder of such files.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where everything goes.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Where everything goes; not needed with --check."),
+    ] = None,
     checkpoint: Checkpoint = None,
     check: Annotated[
         bool, typer.Option("--check", help="Read all records, say what is in them, and train nothing.")
@@ -79,6 +86,12 @@ def train(
 
     The result is FOLDER/adapter, for `mossvl merge`; with --full it is the checkpoint FOLDER/model.
     """
+    if output is None and not check:
+        raise OptionError("no --output; name a folder for checkpoints and the result")
+    of_adapters = {"--rank": rank, "--alpha": alpha, "--dropout": dropout}
+    idle = [name for name, value in of_adapters.items() if value != getattr(TrainOptions, name[2:])]
+    if full and idle:
+        raise OptionError(f"{', '.join(idle)} would change nothing with --full, which trains no adapters")
     folder = check_checkpoint(checkpoint)
     prepare()
     from mossvl.training.run import train as run
@@ -86,7 +99,7 @@ def train(
     options = TrainOptions(
         checkpoint=str(Path(folder).resolve()) if Path(folder).is_dir() else folder,
         data=data,
-        output=output,
+        output=output or Path("unused"),
         eval_data=eval_data,
         media_dir=data_dir,
         adapt=not full,
@@ -125,21 +138,18 @@ def train(
             print(result)
 
 
-SHOWN = 2
-"""Examples that --check prints."""
-
-
 def _check(options: TrainOptions) -> None:
     """Read everything, and say what is in it.
 
     Raises:
         DataError: no record can be used.
+        typer.Exit: some cannot.
     """
     from mossvl.processing.processor import MossVLProcessor
     from mossvl.training.check import Statistics, rendered
     from mossvl.training.run import examples_of
 
-    processor = read(MossVLProcessor, options.checkpoint)
+    processor, bad_ones = read(MossVLProcessor, options.checkpoint), 0
     for path in (options.data, options.eval_data):
         if path is None:
             continue
@@ -155,17 +165,28 @@ def _check(options: TrainOptions) -> None:
             f"  tokens: {found.tokens.least} … {found.tokens.median} … {found.tokens.most}, {found.tokens.total} in all"
         )
         print(f"  learned: {found.learned} tokens (between ⟦ and ⟧ below)")
-        print(f"  media: {found.images} images, {found.videos} videos with {found.frames} frames")
+        print(f"  media: {found.images} images, {found.videos} videos or parts of them with {found.frames} frames")
         print(f"  vision tokens: {found.vision_tokens}")
         if bad == found.records:
             raise DataError(f"{path}: every record is bad; see the lines above")
-        shown = 0
-        for index in range(len(examples)):
-            with suppress(DataError):
-                print(f"\n{rendered(processor, examples.encode(examples.index.read(index)))}")
-                shown += 1
-            if shown == SHOWN:
-                break
+        bad_ones += bad
+        for example in _shown(examples, found.images + found.videos > 0):
+            print(f"\n{rendered(processor, example)}")
+    if bad_ones:
+        raise typer.Exit(1)
+
+
+def _shown(examples: "FileExamples", with_media: bool) -> "list[Example]":
+    """The first good example and another one; if any has media, one of the two does."""
+    shown: list[Example] = []
+    for index in range(len(examples)):
+        with suppress(DataError):
+            example = examples.encode(examples.index.read(index))
+            if not shown or not with_media or example.grids or shown[0].grids:
+                shown.append(example)
+        if len(shown) == 2:
+            break
+    return shown
 
 
 def merge(

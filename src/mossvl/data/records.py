@@ -121,6 +121,8 @@ def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Turn]:
         raise DataError(f"a record has either conversations, or messages, or a prompt and a response, but: {found}")
     if forms == ["prompt"]:
         prompt, response = record["prompt"], record.get("response")
+        if "response" not in record:
+            raise DataError("a record with a prompt needs a response, too")
         if not isinstance(prompt, str) or not isinstance(response, str):
             raise DataError(f"prompt={prompt!r:.80} and response={response!r:.80} must both be texts")
         turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]

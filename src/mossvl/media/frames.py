@@ -248,7 +248,8 @@ def _open_container(path: Path, name: str, limits: MediaLimits) -> InputContaine
     except (FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise MediaError(
-            f"{name}: not a video that can be read ({reason}); it is no video, or broken, or a playlist of other files"
+            f"{name}: neither an image nor a video that can be read ({reason}); it is something else, "
+            "or broken, or a playlist of other files"
         ) from error
 
 

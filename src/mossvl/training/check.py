@@ -19,7 +19,7 @@ from mossvl.training.examples import Example
 
 SHOWN = 20
 """Bad records that are kept with their lines."""
-DETAIL = re.compile(r"(?<!\w)'[^']*'|\"[^\"]*\"|\S*/\S*|\S*\d\S*")
+DETAIL = re.compile(r"(?<!\w)'[^']*'|\"[^\"]*\"|\S*/\S*|[^\s(]*\d[^\s):]*")
 """What differs between messages of the same reason: quoted texts, paths, numbers."""
 
 

@@ -99,9 +99,14 @@ class TrainOptions:
     media: MediaOptions = field(default_factory=MediaOptions)
 
     def differences(self, file: Path) -> list[str]:
-        """Options that decide what is learned, where they are not those that an earlier run noted in a file."""
+        """Options that decide what is learned, where they are not those that an earlier run noted in a file:
+        "max_steps=6 (was 3)"."""
         noted = json.loads(file.read_text()) if file.is_file() else {}
-        return [name for name, value in self._deciding().items() if name in noted and noted[name] != value]
+        return [
+            f"{name}={value} (was {noted[name]})"
+            for name, value in self._deciding().items()
+            if name in noted and noted[name] != value
+        ]
 
     def note(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,10 @@ def train(options: TrainOptions) -> Path:
         raise OptionError(f"{options.output} has checkpoints of an earlier run; give --resume, or another folder")
     differing = options.differences(options.output / NOTED) if options.resume else []
     if differing:
-        raise OptionError(f"{', '.join(differing)} are not those of the run in {options.output}; resume it as it began")
+        raise OptionError(
+            f"{', '.join(differing)}: the run in {options.output} is resumed as it began; to train its result further, "
+            "begin in another folder"
+        )
     device = loading.resolve_device(options.device)
     if device.index:
         raise OptionError(f"device={options.device!r}: choose a GPU with CUDA_VISIBLE_DEVICES")
@@ -159,6 +162,7 @@ def arguments_of(options: TrainOptions, device: torch.device) -> TrainingArgumen
         prediction_loss_only=True,
         label_names=["labels"],
         logging_steps=options.log_every,
+        logging_first_step=True,
         save_steps=options.save_every,
         save_total_limit=options.keep,
         eval_strategy="steps" if options.eval_data else "no",
