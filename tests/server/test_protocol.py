@@ -124,6 +124,21 @@ def test_what_is_beyond_a_limit_or_unknown_is_refused_by_name(request_, words):
 
 
 @pytest.mark.parametrize(
+    ("request_", "param"),
+    [
+        ({"messages": asking(video(), video(), video())}, "messages"),
+        ({"max_completion_tokens": 51}, "max_completion_tokens"),
+        ({"max_tokens": 51}, "max_tokens"),
+        ({"n": 3}, "n"),
+    ],
+)
+def test_what_is_beyond_a_limit_is_a_parameter_that_was_given(request_, param):
+    with pytest.raises(RequestError, match=f"{'number' if param == 'messages' else param}.* is more") as refused:
+        read(**request_)
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize(
     ("part", "place", "words"),
     [
         (video(fps=0), "messages.0.content.0.fps", "greater than 0"),
@@ -173,7 +188,7 @@ def test_a_body_of_another_form_is_refused_with_the_place(body, param):
 
 
 def test_segments_count_as_frames():
-    with pytest.raises(OptionError, match="max_frames of all videos: 11"):
+    with pytest.raises(RequestError, match="max_frames of all videos: 11"):
         read(messages=asking(video(segments=[[second] for second in range(11)])))
     assert read(messages=asking(video(segments=[[1], [2]]))).query.media.max_frames == 8
 

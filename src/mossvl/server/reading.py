@@ -73,10 +73,10 @@ class Reader:
                 raise RequestError(400, "unsupported", f"{name} is not supported; leave it out", name)
         parts = [part for message in request.messages if isinstance(message.content, list) for part in message.content]
         media = [part for part in parts if not isinstance(part, TextPart)]
-        self._limit("number of media", len(media), self.config.max_media, "--max-media")
+        self._limit("number of media", len(media), self.config.max_media, "--max-media", "messages")
         texts = [message.content for message in request.messages if isinstance(message.content, str)]
         texts += [part.text for part in parts if isinstance(part, TextPart)]
-        self._limit("number of characters", sum(map(len, texts)), self.config.max_text, "--max-text")
+        self._limit("number of characters", sum(map(len, texts)), self.config.max_text, "--max-text", "messages")
         timeout = min(request.timeout or self.config.timeout, self.config.timeout)
         query = Query.from_dict(
             {
@@ -92,8 +92,8 @@ class Reader:
         """A medium as a part of one of our messages.
 
         Raises:
-            OptionError: it asks for more than the limits allow.
             PromptError: its URL is none.
+            RequestError: it asks for more than the limits allow.
         """
         given: ImageSource | VideoSource | FramesSource
         if isinstance(part, ImagePart):
@@ -105,7 +105,7 @@ class Reader:
             found = {"type": "video", "video": {"video_path": source, "segments": segments} if segments else source}
         else:
             given = part.video_frames
-            self._limit("number of frames", len(given.frames), self.config.max_frames, "--max-frames")
+            self._limit("number of frames", len(given.frames), self.config.max_frames, "--max-frames", "frames")
             found = {"type": "video", "video": [(one.timestamp, self._place(one.url)) for one in given.frames]}
         for name in ("min_pixels", "max_pixels"):
             self._limit(name, getattr(given, name) or 0, self.config.max_pixels, "--max-pixels")
@@ -116,7 +116,7 @@ class Reader:
     def shared(self, media: list[Any]) -> dict[str, Any]:
         """Media options of a prompt: what its videos have together, within the limits."""
         own = [most for most in map(_most_frames, media) if most]
-        self._limit("max_frames of all videos", sum(own), self.config.max_frames, "--max-frames")
+        self._limit("max_frames of all videos", sum(own), self.config.max_frames, "--max-frames", "max_frames")
         return {"max_frames": max(1, min(self.max_frames, self.config.max_frames - sum(own)))}
 
     def _message(self, message: ChatMessage) -> Message:
@@ -150,12 +150,14 @@ class Reader:
 
         Raises:
             OptionError: an option is out of range, or they exclude each other.
+            RequestError: it asks for more than the limits allow.
         """
         if request.top_logprobs is not None and not request.logprobs:
             raise OptionError("top_logprobs needs logprobs: true")
         self._limit("n", request.n or 1, self.config.max_answers, "--max-answers")
-        wanted = request.max_completion_tokens or request.max_tokens or self.config.max_tokens
-        self._limit("max_completion_tokens", wanted, self.config.max_tokens, "--max-tokens")
+        name = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
+        wanted = getattr(request, name) or self.config.max_tokens
+        self._limit(name, wanted, self.config.max_tokens, "--max-tokens")
         given: dict[str, Any] = {
             "max_new_tokens": wanted,
             "temperature": request.temperature,
@@ -175,9 +177,11 @@ class Reader:
         }
         return SamplingParams.from_dict(given, top_k=0)
 
-    def _limit(self, what: str, given: int, most: int, flag: str) -> None:
+    def _limit(self, what: str, given: int, most: int, flag: str, param: str | None = None) -> None:
+        """Raise a RequestError if it is too much; `param` is what of the request asks for it, if not `what`."""
         if given > most:
-            raise OptionError(f"{what}: {given} is more than this server allows, {most} ({flag}); ask for less")
+            message = f"{what}: {given} is more than this server allows, {most} ({flag}); ask for less"
+            raise RequestError(400, "invalid_option", message, param or what)
 
 
 def _most_frames(part: Any) -> int:

@@ -4,6 +4,7 @@ import gc
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -56,7 +57,7 @@ class Service:
         self.config, self.name = config, name
         self.metrics = Metrics()
         self.uploads = Uploads(config.upload_space, config.upload_seconds)
-        self.stopping = False
+        self.stopping, self.created = False, int(time.time())
         self.failed: BaseException | None = None
         self._load = load
         self._ready: _Ready | None = None
@@ -208,7 +209,7 @@ class Service:
         return {
             "id": self.name,
             "object": "model",
-            "created": 0,
+            "created": self.created,
             "owned_by": "mossvl",
             "mossvl": {"version": __version__, "context": context, "media": media, "caps": caps},
         }
