@@ -1,12 +1,18 @@
 """A server's beginning, its load, and its end."""
 
+import logging
+import signal
 import threading
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
+import uvicorn
 from running import PATIENCE, serving, waited
+
+from mossvl.server.run import Server
 
 LONG = {
     "messages": [{"role": "user", "content": "Hello"}],
@@ -28,6 +34,18 @@ def test_it_is_alive_before_it_is_ready():
         assert httpx.post(f"{running.url}/v1/chat/completions", json=SHORT, timeout=PATIENCE).status_code == 200
         assert running.stop() == 0
         assert "Traceback" not in running.log
+
+
+def test_a_signal_that_comes_in_the_middle_of_a_line_of_the_log_is_not_lost(monkeypatch):
+    class Busy(logging.Handler):
+        def emit(self, record):
+            raise RuntimeError("reentrant call")
+
+    monkeypatch.setattr(logging.getLogger(), "handlers", [Busy()])
+    service = SimpleNamespace(stopping=False)
+    server = Server(uvicorn.Config(lambda: None, log_config=None), service)
+    server.handle_exit(signal.SIGTERM, None)
+    assert service.stopping and server.should_exit
 
 
 def test_a_checkpoint_that_cannot_be_loaded_ends_it_with_one_line(tmp_path):

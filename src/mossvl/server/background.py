@@ -52,6 +52,7 @@ async def cut_off(service: Service) -> None:
     """Once the server is to stop, give running requests their time; then they end, and are told why."""
     while not service.stopping:
         await asyncio.sleep(LAG_SECONDS)
+    logger.info("stopping: running requests get their time")
     await asyncio.sleep(service.config.shutdown_timeout)
     await anyio.to_thread.run_sync(service.cancel_all)
 

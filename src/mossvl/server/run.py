@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -36,8 +35,7 @@ class Server(uvicorn.Server):
         self._service = service
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        if not self._service.stopping:
-            logger.info("stopping (%s): running requests get their time", signal.Signals(sig).name)
+        # Nothing is logged here: a signal may come in the middle of a line of the log, which would be an error then.
         self._service.stopping = True
         super().handle_exit(sig, frame)
 

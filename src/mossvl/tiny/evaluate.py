@@ -7,6 +7,7 @@ is right most often. An answer is right if it is the expected text; later turns 
 
 import json
 import multiprocessing
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,6 +22,7 @@ import torch
 import typer
 
 from mossvl.engine.interface import MossVL
+from mossvl.progress import progress
 from mossvl.synthetic.files import write_clip, write_picture
 from mossvl.synthetic.scene import Background, Clip, Scene
 from mossvl.synthetic.tasks import TASKS
@@ -78,8 +80,15 @@ def write_conversations(folder: Path, split: Split, each: int, blind: bool = Fal
     folder.mkdir()
     named = [(task, number) for task in TASKS for number in range(each)]
     context = multiprocessing.get_context("forkserver")  # this process may have threads
-    with ProcessPoolExecutor(mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return list(pool.map(partial(write_conversation, folder, split, blind), named, chunksize=8))
+    written = []
+    with (
+        ProcessPoolExecutor(mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        progress(len(named), 0) as advance,
+    ):
+        for one in pool.map(partial(write_conversation, folder, split, blind), named, chunksize=8):
+            written.append(one)
+            advance()
+    return written
 
 
 def answered(llm: MossVL, conversations: Sequence[Conversation]) -> dict[str, list[bool]]:
@@ -124,10 +133,14 @@ def main(
     """Measure mossvl-tiny."""
     with TemporaryDirectory() as folder:
         shown, black = Path(folder, "shown"), Path(folder, "black")
+        print("drawing pictures and clips", file=sys.stderr)
         conversations = write_conversations(shown, split, each)
+        print("drawing black ones", file=sys.stderr)
         blind = write_conversations(black, split, each, blind=True)
         with MossVL(checkpoint) as llm:
+            print("asking about what can be seen", file=sys.stderr)
             right = answered(llm, conversations)
+            print("asking about what cannot", file=sys.stderr)
             guessed = answered(llm, blind)
     likely = most_frequent(conversations)
     figures = {
