@@ -36,11 +36,12 @@ def test_it_is_alive_before_it_is_ready():
         assert "Traceback" not in running.log
 
 
-def test_a_signal_that_comes_in_the_middle_of_a_line_of_the_log_is_not_lost(monkeypatch):
+def test_a_signal_that_comes_in_the_middle_of_a_line_of_the_log_is_not_lost(caplog, monkeypatch):
     class Busy(logging.Handler):
         def emit(self, record):
             raise RuntimeError("reentrant call")
 
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(logging.getLogger(), "handlers", [Busy()])
     service = SimpleNamespace(stopping=False)
     server = Server(uvicorn.Config(lambda: None, log_config=None), service)
