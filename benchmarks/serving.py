@@ -264,7 +264,12 @@ def main() -> None:
             assert line, "the server has ended"
         url = found[1]
         ready = threading.Event()
-        follow = lambda: [ready.is_set() or sys.stderr.write(line) for line in server.stderr]  # noqa: E731
+
+        def follow() -> None:
+            for line in server.stderr:
+                if not ready.is_set():
+                    sys.stderr.write(line)
+
         threading.Thread(target=follow, daemon=True).start()
         while httpx.get(f"{url}/ready").status_code != 200:
             time.sleep(0.5)

@@ -67,8 +67,8 @@ def ask(
     for text in then or []:
         check_question(text, "--then")
     seen = [parse_media(file) for file in files or []]
-    check_effect(generation)
     GenerationOptions.from_dict(generation)
+    check_effect(generation)
     MediaOptions.from_dict(media)
     allowed = MediaLimits(**limits)
     folder = check_checkpoint(checkpoint)

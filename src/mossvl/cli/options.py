@@ -218,7 +218,6 @@ def check_effect(flags: GenerationFlags) -> None:
         OptionError: there is such a flag, but no --sample.
     """
     idle = [name for name in ("temperature", "top_k", "top_p", "seed") if name in flags]
-    GenerationOptions.from_dict(flags)
     if idle and not flags.get("do_sample") and flags.get("temperature", 1) > 0:
         given = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
         raise OptionError(f"{given} without --sample would change nothing; add --sample")

@@ -1,9 +1,8 @@
 """`mossvl train` and `mossvl merge`: fine-tuning from files."""
 
-from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,10 +12,6 @@ from mossvl.errors import DataError, OptionError
 from mossvl.options import MediaOptions
 from mossvl.processes import first_process
 from mossvl.training.options import INNER, Part, TrainOptions
-
-if TYPE_CHECKING:
-    from mossvl.training.dataset import FileExamples
-    from mossvl.training.examples import Example
 
 
 class Bad(StrEnum):
@@ -170,23 +165,10 @@ def _check(options: TrainOptions) -> None:
         if bad == found.records:
             raise DataError(f"{path}: every record is bad; see the lines above")
         bad_ones += bad
-        for example in _shown(examples, found.images + found.videos > 0):
-            print(f"\n{rendered(processor, example)}")
+        for place in found.samples:
+            print(f"\n{rendered(processor, examples.encode(examples.index.read(place)))}")
     if bad_ones:
         raise typer.Exit(1)
-
-
-def _shown(examples: "FileExamples", with_media: bool) -> "list[Example]":
-    """The first good example and another one; if any has media, one of the two does."""
-    shown: list[Example] = []
-    for index in range(len(examples)):
-        with suppress(DataError):
-            example = examples.encode(examples.index.read(index))
-            if not shown or not with_media or example.grids or shown[0].grids:
-                shown.append(example)
-        if len(shown) == 2:
-            break
-    return shown
 
 
 def merge(

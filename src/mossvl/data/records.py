@@ -120,9 +120,9 @@ def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Turn]:
         found = " and ".join(forms) or f"none in {', '.join(map(str, record)) or 'an empty object'}"
         raise DataError(f"a record has either conversations, or messages, or a prompt and a response, but: {found}")
     if forms == ["prompt"]:
-        prompt, response = record["prompt"], record.get("response")
         if "response" not in record:
             raise DataError("a record with a prompt needs a response, too")
+        prompt, response = record["prompt"], record["response"]
         if not isinstance(prompt, str) or not isinstance(response, str):
             raise DataError(f"prompt={prompt!r:.80} and response={response!r:.80} must both be texts")
         turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]

@@ -206,7 +206,6 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
 
     def __init__(self, config: MossVLConfig) -> None:
         super().__init__(config)
-        self.loss_type = "ForCausalLM"  # Transformers guesses it by the class's name, and not from this one.
         self.model = MossVLModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
@@ -289,23 +288,21 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
             output_hidden_states=output_hidden_states,
         )
         columns = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits: Tensor | None = self.lm_head(output.last_hidden_state[:, columns])
-        loss: Tensor | None = None
-        if labels is not None and packed is not None and isinstance(columns, Tensor):
-            assert logits is not None
-            loss = next_token_loss(logits[0], labels[0, columns + 1], num_items_in_batch)
-            if self.training and torch.is_grad_enabled():
-                logits = None  # A training loop would keep them, and in float32.
-        elif labels is not None:
+        logits, loss = self.lm_head(output.last_hidden_state[:, columns]), None
+        if labels is not None:
             if attention_mask is not None:  # the first real token follows nothing, padding on the left included
                 before = nn.functional.pad(attention_mask[:, -labels.shape[1] :][:, :-1], (1, 0), value=1)
                 labels = labels.masked_fill(before == 0, -100)
-            followers = None if isinstance(logits_to_keep, int) else labels[:, logits_to_keep + 1]
-            vocabulary = self.config.text_config.vocab_size
-            loss = self.loss_function(
-                logits, labels, vocabulary, num_items_in_batch=num_items_in_batch, shift_labels=followers
-            )
+            followers = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+            followers = followers if isinstance(logits_to_keep, int) else followers[:, logits_to_keep]
+            loss = next_token_loss(logits.flatten(0, 1), followers.flatten(), num_items_in_batch)
+        # A training loop would keep the logits, and in float32.
+        learning = labels is not None and packed is not None and isinstance(columns, Tensor)
+        alone = learning and self.training and torch.is_grad_enabled()
         result = CausalLMOutputWithPast(
-            loss=loss, logits=logits, past_key_values=output.past_key_values, hidden_states=output.hidden_states
+            loss=loss,
+            logits=None if alone else logits,
+            past_key_values=output.past_key_values,
+            hidden_states=output.hidden_states,
         )
         return result.to_tuple() if return_dict is False else result

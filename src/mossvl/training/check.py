@@ -87,12 +87,14 @@ class Statistics(Counts):
         records: good and bad ones.
         bad: how many records cannot be used, by reason, most frequent first; details in reasons are "…".
         bad_lines: "FILE: line 3: why" of the first of them.
+        samples: places of the first good record and another one; if any has media, one of the two does.
         tokens: of the texts of good examples, which `Counts` are of, too.
     """
 
     records: int
     bad: dict[str, int]
     bad_lines: tuple[str, ...]
+    samples: tuple[int, ...]
     tokens: Tokens
 
     @classmethod
@@ -109,8 +111,13 @@ class Statistics(Counts):
         lines: list[str] = []
         lengths = array("q")
         sums: Counter[str] = Counter()
-        for result in DataLoader(_Measures(examples), batch_size=None, num_workers=workers):
+        samples: list[int] = []
+        seeing = False
+        for place, result in enumerate(DataLoader(_Measures(examples), batch_size=None, num_workers=workers)):
             if isinstance(result, Measure):
+                if len(samples) < 2 or (result.vision_tokens and not seeing):
+                    samples = [*samples[:1], place]
+                    seeing |= result.vision_tokens > 0
                 lengths.append(result.tokens)
                 sums.update({one.name: getattr(result, one.name) for one in fields(Counts)})
             else:
@@ -122,6 +129,7 @@ class Statistics(Counts):
             records=len(examples),
             bad=dict(reasons.most_common()),
             bad_lines=tuple(lines),
+            samples=tuple(samples),
             tokens=Tokens.of(lengths),
             **{one.name: sums[one.name] for one in fields(Counts)},
         )
