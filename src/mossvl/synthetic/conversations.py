@@ -13,7 +13,7 @@ from mossvl.synthetic.watching import Watched
 from mossvl.synthetic.wording import Exchange, Sample, Shown, Task
 from mossvl.synthetic.world import World
 
-TURNS = 2, 6
+TURNS = 2, 4
 ACTIONS = ("stays", "appears", "vanishes", "visits", "blinks", "moves", "turns", "recolours", "collides")
 _THING = rf"(?:(?:{'|'.join(COLOURS)}) )?(?:{'|'.join(KINDS)})\b"
 _NAME, _THE_NAME = re.compile(rf"\b{_THING}"), re.compile(rf"\bthe {_THING}")
