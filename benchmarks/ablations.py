@@ -82,10 +82,8 @@ def main() -> None:
         Merger.forward = last_level  # type: ignore[method-assign]
     recipe = Recipe.read()
     tasks = recipe.stages[-1].phases[-1][1]
-    stage = Stage("ablation", given.steps, 1e-3, 50, given.steps // 2, [(0, tasks)])
-    recipe = replace(
-        recipe, seed=given.seed, batch=given.batch, evaluate_every=given.steps, questions=1, stages=[stage]
-    )
+    stage = Stage("ablation", given.seed, given.steps, 1e-3, 50, given.steps // 2, [(0, tasks)])
+    recipe = replace(recipe, batch=given.batch, evaluate_every=given.steps, questions=1, stages=[stage])
     model = MossVLLMHeadModel.from_pretrained(CHECKPOINT, dtype=torch.float32)
     with TemporaryDirectory() as folder:
         trainer = trainer_of(recipe, stage, model, processor, Path(folder))

@@ -69,6 +69,8 @@ def test_a_question_decides_the_form_of_its_answer():
     for make in TASKS.values():
         for seed in range(150):
             for turn in make(World(Split.TRAIN, seed)).turns:
+                if turn.task == "read" and not turn.answer.endswith("."):
+                    continue  # What is written may look like the beginning of a sentence: A, IT.
                 question = re.sub(r"\d\S*|\b(?:an|a|it|the)\b", "", turn.question)
                 question = re.sub(rf"\b(?:{'|'.join([*COLOURS, *KINDS])})(?:e?s)?\b", "…", question)
                 verbs = "There is|There are|It|They|At|In|For|I see|The|An?|Nothing"
@@ -82,7 +84,7 @@ def test_placeholders_are_those_of_the_media(task, seed):
     sample = TASKS[task](World(Split.TRAIN, seed))
     media = [VIDEO if isinstance(medium, Clip) else IMAGE for medium in sample.media]
     assert [one for turn in sample.turns for one in PLACEHOLDER.findall(turn.question)] in ([], media)
-    assert all(len(medium.sampled(sample.video_fps)) <= 12 for medium in sample.media if isinstance(medium, Clip))
+    assert all(len(medium.sampled(sample.video_fps)) <= 16 for medium in sample.media if isinstance(medium, Clip))
 
 
 def asked(task, world):
@@ -140,11 +142,11 @@ def test_a_picture_is_found_in_a_clip(split, seed):
 @given(st.sampled_from(["about_picture", "about_clip"]), SPLITS, SEEDS)
 def test_conversations_have_different_questions_and_it_is_what_was_named_before(task, split, seed):
     turns = TASKS[task](World(split, seed)).turns
-    assert 2 <= len(turns) <= 4 and len({turn.question for turn in turns}) == len(turns)
+    assert 2 <= len(turns) <= 6 and len({turn.question for turn in turns}) == len(turns)
     name = re.compile(rf"\b(?:(?:{'|'.join(COLOURS)}) )?(?:{'|'.join(KINDS)})\b")
     named = set()
     for turn in turns:
-        if re.search(r"\bit\b", turn.question) and "What does it say" not in turn.question:
+        if re.search(r"\bit\b", turn.question) and turn.task != "read":
             assert len(named) == 1
         else:
             named = set(name.findall(f"{turn.question} {turn.answer}"))

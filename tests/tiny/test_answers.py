@@ -89,7 +89,7 @@ def test_more_frames_a_second_tell_the_time_more_closely(tiny):
 
 def test_the_offline_methods_answer_rightly(tiny):
     model, processor = tiny.model, tiny.processor
-    read = {"prompt": "What is written there?", "image": SIGN, "longest_edge": 128 * 128}
+    read = {"prompt": "What is written there?", "image": SIGN}
     assert model.offline_image_generate(processor, **read) == "MOSS"
     first, second, *_ = QUERIES
     assert model.offline_video_generate(processor, prompt=first, video=CLIP) == QUERIES[first]

@@ -83,5 +83,5 @@ def test_training_goes_on_exactly_where_it_stopped(tmp_path):
     folders = [tmp_path / name / stage.name / "model" for name in ("whole", "parts")]
     whole, parts = (load_file(folder / "model.safetensors") for folder in folders)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    start = untrained(recipe.seed).state_dict()
+    start = untrained(stage.seed).state_dict()
     assert any(not torch.equal(whole[name], start[name]) for name in whole)

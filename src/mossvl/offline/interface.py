@@ -11,7 +11,6 @@ from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.offline.loop import OfflineLoop
 from mossvl.offline.slot import EngineSlot
 from mossvl.offline.stream import BatchStream
-from mossvl.options import MAX_PIXELS, MIN_PIXELS, PIXEL_BUDGET
 from mossvl.processing.processor import MossVLProcessor
 
 if TYPE_CHECKING:
@@ -45,9 +44,9 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
         processor: MossVLProcessor,
         prompt: str,
         image: Any,
-        shortest_edge: int = MIN_PIXELS,
-        longest_edge: int = MAX_PIXELS,
-        multi_image_max_pixels: int = PIXEL_BUDGET,
+        shortest_edge: int | None = None,
+        longest_edge: int | None = None,
+        multi_image_max_pixels: int | None = None,
         patch_size: int = 16,
         temporal_patch_size: int = 1,
         merge_size: int = 2,
@@ -68,6 +67,8 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
             image: a path, URL, PIL image, array or tensor.
             shortest_edge, longest_edge: least and most area of an image in pixels (published names; both are areas).
             multi_image_max_pixels: area that several images share.
+
+        Where limits are None, `processor`'s hold: the published ones, with a published checkpoint.
 
         Raises:
             MossVLError: the image or an option cannot be used.
@@ -100,15 +101,15 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
         processor: MossVLProcessor,
         prompt: str,
         video: Any,
-        shortest_edge: int = MIN_PIXELS,
-        longest_edge: int = MAX_PIXELS,
-        video_max_pixels: int = PIXEL_BUDGET,
+        shortest_edge: int | None = None,
+        longest_edge: int | None = None,
+        video_max_pixels: int | None = None,
         patch_size: int = 16,
         temporal_patch_size: int = 1,
         merge_size: int = 2,
-        video_fps: float = 1.0,
-        min_frames: int = 1,
-        max_frames: int = 256,
+        video_fps: float | None = None,
+        min_frames: int | None = None,
+        max_frames: int | None = None,
         num_extract_threads: int = 4,
         image_mean: Sequence[float] = (0.5, 0.5, 0.5),
         image_std: Sequence[float] = (0.5, 0.5, 0.5),
@@ -128,6 +129,8 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
             shortest_edge, longest_edge: least and most area of a frame in pixels (published names; both are areas).
             video_max_pixels: area that all frames share.
             num_extract_threads: threads of the video decoder.
+
+        Where limits or `video_fps` are None, `processor`'s hold: the published ones, with a published checkpoint.
 
         Raises:
             MossVLError: the video or an option cannot be used.

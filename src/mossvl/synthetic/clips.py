@@ -26,6 +26,10 @@ from mossvl.synthetic.wording import (
 from mossvl.synthetic.world import World
 
 Question = Callable[[World, Watched], Exchange | None]
+BARE = {"appears": "appear", "vanishes": "vanish", "changes its colour": "change its colour"}
+"""What a thing does, as questions have it."""
+NEVER = 0.1
+"""How often it is asked when something happens that does not."""
 WAYS = {"left": "to the left", "right": "to the right", "up": "up", "down": "down"}
 
 
@@ -56,6 +60,7 @@ def order(world: World, clip: Watched) -> Exchange | None:
     early, late = sorted(pair, key=lambda seen: seen.appears)
     wordings = [
         ("Which appears first, the {one} or the {other}?", "the {early}."),
+        ("What appears first, the {one} or the {other}?", "the {early}."),
         ("Which appears second, the {one} or the {other}?", "the {late}."),
         ("What appears earlier: the {one} or the {other}?", "{early}"),
         ("What appears later: the {one} or the {other}?", "{late}"),
@@ -65,7 +70,9 @@ def order(world: World, clip: Watched) -> Exchange | None:
 
 
 def when(world: World, clip: Watched) -> Exchange | None:
-    """The time of an event that happens once."""
+    """The time of an event that happens once, or, now and then, that there is none."""
+    if world.chance(NEVER):
+        return _never(world, clip)
     told = [(event.whom, event.what) for event in clip.events]
     once = [
         event
@@ -77,14 +84,33 @@ def when(world: World, clip: Watched) -> Exchange | None:
         return None
     frame, whom, what, things = world.one(once)
     do, it = ("does", "it") if len(things) == 1 else ("do", "they")
-    bare = {"appears": "appear", "vanishes": "vanish", "changes its colour": "change its colour"}.get(what, what)
     wordings = [
         ("When {do} {whom} {bare}?", "{time}"),
         ("At what time {do} {whom} {bare}?", "at {time}."),
         ("Tell me when {whom} {what}.", "{it} {what} at {time}."),
     ]
-    words = {"do": do, "it": it, "whom": whom, "what": what, "bare": bare, "time": seconds(clip.times[frame])}
-    return phrased(world, "when", wordings, **words)
+    words = {"do": do, "it": it, "whom": whom, "what": what, "bare": BARE.get(what, what)}
+    return phrased(world, "when", wordings, **words, time=seconds(clip.times[frame]))
+
+
+def _never(world: World, clip: Watched) -> Exchange | None:
+    """The same questions about what a thing does not do, or about one that is not there."""
+    seen = subject(world, clip)
+    if seen is None:
+        return None
+    missing = [
+        what for what, frames in (("vanishes", seen.vanishes), ("changes its colour", seen.recolours)) if not frames
+    ]
+    name = seen.name
+    if not missing or world.chance():
+        name, missing = " ".join(world.alike(seen.pair, clip.shown)), list(BARE)
+    wordings = [
+        ("When does the {name} {bare}?", "never"),
+        ("At what time does the {name} {bare}?", "at no time."),
+        ("Tell me when the {name} {what}.", "it never {what}."),
+    ]
+    what = world.one(missing)
+    return phrased(world, "when", wordings, name=name, what=what, bare=BARE[what])
 
 
 def direction(world: World, clip: Watched) -> Exchange | None:
@@ -94,6 +120,7 @@ def direction(world: World, clip: Watched) -> Exchange | None:
         return None
     wordings = [
         ("Which way does the {name} move?", "{direction}"),
+        ("What direction does the {name} move in?", "{direction}"),
         ("In which direction does the {name} move?", "it moves {way}."),
     ]
     way = WAYS[seen.direction]
@@ -258,7 +285,13 @@ def describe_clip(world: World, clip: Watched) -> Exchange | None:
     sentences += [
         f"The {seen.name} {f'moves {WAYS[seen.direction]}' if seen.direction else 'turns'}." for seen in going
     ]
-    wordings = [("Describe the clip.", "{story}"), ("What happens in the clip?", "{story}")]
+    wordings = [
+        ("Describe the clip.", "{story}"),
+        ("Describe the video.", "{story}"),
+        ("What happens in the clip?", "{story}"),
+        ("What happens in the video?", "{story}"),
+        ("What happens?", "{story}"),
+    ]
     return phrased(world, "describe_clip", wordings, story=" ".join(sentences))
 
 

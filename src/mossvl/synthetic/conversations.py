@@ -13,7 +13,9 @@ from mossvl.synthetic.watching import Watched
 from mossvl.synthetic.wording import Exchange, Sample, Shown, Task
 from mossvl.synthetic.world import World
 
-TURNS = 2, 4
+TURNS = 2, 6
+DESCRIBED = 0.4
+"""How often a description is the first answer; else it is the last one."""
 ACTIONS = ("stays", "appears", "vanishes", "visits", "blinks", "moves", "turns", "recolours", "collides")
 _THING = rf"(?:(?:{'|'.join(COLOURS)}) )?(?:{'|'.join(KINDS)})\b"
 _NAME, _THE_NAME = re.compile(rf"\b{_THING}"), re.compile(rf"\bthe {_THING}")
@@ -68,8 +70,9 @@ def _several(
             if len(turns) == wanted:
                 break
         if len(turns) >= TURNS[0]:
-            # A description tells what the others ask about, and comes last.
-            ordered = sorted(turns.values(), key=lambda turn: turn.task.startswith("describe"))
+            # A description tells much of what the others ask about: either all of them have it to read, or none.
+            first = world.chance(DESCRIBED)
+            ordered = sorted(turns.values(), key=lambda turn: turn.task.startswith("describe") != first)
             return shown, [ordered[0], *(_referring(*pair) for pair in pairwise(ordered))]
 
 

@@ -14,7 +14,7 @@ from mossvl.synthetic.world import Pair, World
 RATES = (9, 10, 14, 15, 18, 22, 25, 30)
 """Frames a second of files. No multiples of four: times of frames never lie halfway between two tenths of a second."""
 VIDEO_FPS = (0.5, 1.0, 2.0)
-FRAMES = 4, 12
+FRAMES = 4, 16
 """How many frames of a clip are looked at."""
 OVERLAP = 0.7
 """Distance of two things that collide, in sums of their radii."""

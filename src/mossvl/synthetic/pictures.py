@@ -17,7 +17,7 @@ from mossvl.synthetic.wording import (
     asked,
     from_left,
     full_name,
-    listed,
+    joined,
     name,
     phrased,
     plural,
@@ -61,14 +61,19 @@ def subject(world: World, scene: Scene, alone: str = "") -> Thing | None:
 def describe(world: World, scene: Scene) -> Exchange | None:
     """All things from the left to the right."""
     things = from_left(scene.things)
-    if not things or len(things) > 3 or any(thing.word for thing in things):
+    if not things or len(things) > 3:
         return None
     wordings = [
         ("Describe the picture.", "{listed}."),
+        ("Describe the image.", "{listed}."),
         ("What is in the picture, from left to right?", "{listed}."),
+        ("What is in the image?", "{listed}."),
         ("What do you see?", "I see {listed}."),
+        ("What can you see in the picture?", "I see {listed}."),
+        ("What does the picture show?", "the picture shows {listed}."),
     ]
-    return phrased(world, "describe", wordings, listed=listed([full_name(thing) for thing in things]))
+    names = [f"the text {thing.word}" if thing.word else with_article(full_name(thing)) for thing in things]
+    return phrased(world, "describe", wordings, listed=joined(names))
 
 
 def what(world: World, scene: Scene) -> Exchange | None:
@@ -78,6 +83,7 @@ def what(world: World, scene: Scene) -> Exchange | None:
         return None
     wordings = [
         ("What shape is the {colour} thing?", "{kind}"),
+        ("What is the shape of the {colour} thing?", "{kind}"),
         ("What is the {colour} thing?", "it is {kinds}."),
         ("Which shape is {colour}?", "the {kind}."),
     ]
@@ -91,6 +97,9 @@ def colour(world: World, scene: Scene) -> Exchange | None:
         return None
     wordings = [
         ("Which colour is the {kind}?", "{colour}"),
+        ("What colour is the {kind}?", "{colour}"),
+        ("What color is the {kind}?", "{colour}"),
+        ("What is the colour of the {kind}?", "{colour}"),
         ("What colour does the {kind} have?", "the {kind} is {colour}."),
     ]
     return phrased(world, "colour", wordings, colour=thing.colour, kind=thing.kind)
@@ -102,7 +111,11 @@ def where(world: World, scene: Scene) -> Exchange | None:
     found = thing and place(thing)
     if not thing or not found:
         return None
-    wordings = [("Where is the {name}?", "{place}."), ("Where in the picture is the {name}?", "it is {place}.")]
+    wordings = [
+        ("Where is the {name}?", "{place}."),
+        ("Where in the picture is the {name}?", "it is {place}."),
+        ("Where can I find the {name}?", "{place}."),
+    ]
     return phrased(world, "where", wordings, name=name(thing), place=found)
 
 
@@ -113,7 +126,11 @@ def at(world: World, scene: Scene) -> Exchange | None:
     found = thing and place(thing)
     if not thing or not found or None in places or places.count(found) > 1:
         return None
-    wordings = [("Which shape is {place}?", "the {kind}."), ("Which thing is {place}?", "{name}")]
+    wordings = [
+        ("Which shape is {place}?", "the {kind}."),
+        ("Which thing is {place}?", "{name}"),
+        ("What is {place}?", "{name}"),
+    ]
     return phrased(world, "at", wordings, place=found, kind=thing.kind, name=name(thing))
 
 
@@ -156,8 +173,8 @@ def count(world: World, scene: Scene) -> Exchange | None:
 
 
 def counted(world: World, scene: Scene, asked: str) -> Exchange | None:
-    """How many things there are of a kind, or of a colour."""
-    if any(thing.word for thing in scene.things):
+    """How many things there are of a kind, or of a colour that nothing written has."""
+    if any(thing.word and thing.colour == asked for thing in scene.things):
         return None
     number = sum(asked in (thing.kind, thing.colour) for thing in scene.things)
     noun = f"{asked} thing" if asked in COLOURS else asked
@@ -165,6 +182,7 @@ def counted(world: World, scene: Scene, asked: str) -> Exchange | None:
     wordings = [
         ("How many {nouns} are there?", "{figure}"),
         ("How many {nouns} do you see?", "{figure}"),
+        ("How many {nouns} are in the picture?", "{figure}"),
         ("Count the {nouns}.", "{there}."),
     ]
     return phrased(world, "count", wordings, nouns=plural(noun), figure=str(number), there=there)
@@ -178,7 +196,10 @@ def read(world: World, scene: Scene) -> Exchange | None:
     wordings = [
         ("What is written there?", "{word}"),
         ("Read the text.", "{word}"),
+        ("What is the text?", "{word}"),
+        ("What is written in the picture?", "{word}"),
         ("What does it say?", "it says {word}."),
+        ("What does the picture say?", "it says {word}."),
     ]
     return phrased(world, "read", wordings, word=words[0])
 
@@ -193,6 +214,7 @@ def there(world: World, scene: Scene) -> Exchange | None:
         asked, answer = world.alike(asked, [(one.colour, one.kind) for one in scene.things]), "no"
     wordings = [
         ("Is there {thing}?", "{answer}"),
+        ("Is there {thing} in the picture?", "{answer}"),
         ("Do you see {thing}?", "{answer}"),
         ("Does the picture show {thing}?", "{answer}"),
     ]

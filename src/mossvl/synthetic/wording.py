@@ -82,7 +82,12 @@ def plural(noun: str) -> str:
 
 def listed(names: Sequence[str]) -> str:
     """With articles, commas and "and"."""
-    *first, last = [with_article(one) for one in names] or ["nothing"]
+    return joined([with_article(one) for one in names])
+
+
+def joined(names: Sequence[str]) -> str:
+    """With commas and "and"."""
+    *first, last = names or ["nothing"]
     return f"{', '.join(first)} and {last}" if first else last
 
 

@@ -1,8 +1,8 @@
 """Random scenes, and which of them belong to training, validation and test.
 
 Splits are disjoint by construction. A colour and a kind of shape together belong to one split, each colour and each
-kind by itself to all: what is asked about in a test scene is a pair that no training scene has ever shown. Words are
-split by their letters.
+kind by itself to all: what is asked about in a test scene is a pair that no training scene has ever shown. Words of two
+letters or more are split by their letters; single ones belong to all splits.
 """
 
 import hashlib
@@ -171,7 +171,7 @@ class World:
         characters = self.one(_CHARACTERS)
         while True:
             word = "".join(self.one(characters) for _ in range(self.count(1, longest)))
-            if split_of_word(word) == self.split:
+            if len(word) == 1 or split_of_word(word) == self.split:
                 return word
 
     def background(self, colours: Sequence[str]) -> Background:

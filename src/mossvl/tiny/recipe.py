@@ -19,11 +19,13 @@ class Stage:
     """A run of training: its learning rate rises, stays, and falls to 0.
 
     Attributes:
+        seed: of its examples and, in the first stage, of the weights.
         steps, warmup, decay: of the optimizer, in all, at the beginning and at the end.
         phases: (step, tasks) from which step on which tasks or groups of tasks are asked how often.
     """
 
     name: str
+    seed: int
     steps: int
     learning_rate: float
     warmup: int
@@ -39,7 +41,6 @@ class Stage:
 class Recipe:
     """See recipe.toml for what the numbers mean."""
 
-    seed: int
     batch: int
     evaluate_every: int
     questions: int

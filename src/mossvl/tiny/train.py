@@ -56,7 +56,7 @@ def train_stage(recipe: Recipe, number: int, folder: Path, seconds: float | None
     model = (
         MossVLLMHeadModel.from_pretrained(folder / recipe.stages[number - 1].name / WEIGHTS, dtype=torch.float32)
         if number
-        else untrained(recipe.seed)
+        else untrained(stage.seed)
     )
     trainer = trainer_of(recipe, stage, model, MossVLProcessor.from_pretrained(CHECKPOINT), out)
     if seconds:
@@ -75,9 +75,8 @@ def trainer_of(
     """The loop of a stage; its checkpoints go to `out`."""
     arguments = training_arguments(recipe, stage, out)
     batch = recipe.batch * arguments.world_size
-    seed = recipe.seed + recipe.stages.index(stage)
     examples = SyntheticExamples(
-        processor, Split.TRAIN, seed, stage.steps * batch, stage.examples(batch), run=recipe.batch
+        processor, Split.TRAIN, stage.seed, stage.steps * batch, stage.examples(batch), run=recipe.batch
     )
     if torch.cuda.is_available():
         compile_layers(model)
@@ -106,7 +105,7 @@ def training_arguments(recipe: Recipe, stage: Stage, out: Path) -> TrainingArgum
         adam_beta2=recipe.adam_beta2,
         optim="adamw_torch_fused",
         **packed_arguments(gpu),
-        seed=recipe.seed,
+        seed=stage.seed,
         train_sampling_strategy="sequential",
         dataloader_num_workers=workers(),
         dataloader_prefetch_factor=4,
