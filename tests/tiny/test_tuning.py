@@ -23,7 +23,7 @@ def test_a_new_word_is_learned_from_a_few_examples(tmp_path):
             records.append({"prompt": "How does it feel?", "response": answer, "images": [picture.name]})
     kept, held_out = [records[i] for i in range(16) if i % 8], [records[i] for i in (0, 8)]
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, kept)))
-    learned = {"parts": (*INNER, Part.EMBEDDINGS), "learning_rate": 2e-3, "batch": 7, "epochs": 40}
+    learned = {"parts": (*INNER, Part.EMBEDDINGS), "learning_rate": 1e-3, "batch": 7, "epochs": 40}
     common = {"checkpoint": str(CHECKPOINT), "data": tmp_path / "data.jsonl", "device": "cpu", "workers": 0}
     adapter = train(TrainOptions(**common, **learned, output=tmp_path / "out"))
     merge(adapter, tmp_path / "tuned", dtype="float32")
