@@ -1,11 +1,16 @@
 """Settings for every test: offline, one thread a worker, `gpu` tests only where a CUDA device is."""
 
 import os
+import signal
 from pathlib import Path
 
 # Before transformers, huggingface_hub or torch is imported; commands that tests start inherit them.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small operations; threads that wait for each other are slower
+
+# A shell's job in the background ignores Ctrl-C, and so would what its tests start and stop.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 import torch
