@@ -47,6 +47,12 @@ def test_a_seed_gives_the_same_world_and_another_one_another():
     assert World(Split.TEST, 1).word() != World(Split.TRAIN, 1).word()
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_words_are_as_often_short_and_long_in_every_split(split):
+    lengths = Counter(len(World(split, seed).word()) for seed in range(400))
+    assert set(lengths) == {1, 2, 3, 4} and min(lengths.values()) > 60
+
+
 @given(st.sampled_from(SPLITS), st.integers(0, 2**40))
 def test_words_are_of_their_split(split, seed):
     word = World(split, seed).word()

@@ -168,10 +168,10 @@ class World:
 
     def word(self, longest: int = 4) -> str:
         """A word of letters or a number, of this split."""
-        characters = self.one(_CHARACTERS)
+        characters, length = self.one(_CHARACTERS), self.count(1, longest)
         while True:
-            word = "".join(self.one(characters) for _ in range(self.count(1, longest)))
-            if len(word) == 1 or split_of_word(word) == self.split:
+            word = "".join(self.one(characters) for _ in range(length))
+            if length == 1 or split_of_word(word) == self.split:
                 return word
 
     def background(self, colours: Sequence[str]) -> Background:
