@@ -69,12 +69,11 @@ def test_a_question_decides_the_form_of_its_answer():
     for make in TASKS.values():
         for seed in range(150):
             for turn in make(World(Split.TRAIN, seed)).turns:
-                if turn.task == "read" and not turn.answer.endswith("."):
-                    continue  # What is written may look like the beginning of a sentence: A, IT.
                 question = re.sub(r"\d\S*|\b(?:an|a|it|the)\b", "", turn.question)
                 question = re.sub(rf"\b(?:{'|'.join([*COLOURS, *KINDS])})(?:e?s)?\b", "…", question)
                 verbs = "There is|There are|It|They|At|In|For|I see|The|An?|Nothing"
-                start = re.match(rf"(?:{verbs})\b", turn.answer)
+                # What is written may look like the beginning of a sentence: A.
+                start = turn.answer != "A" and re.match(rf"(?:{verbs})\b", turn.answer)
                 forms[re.sub(r"[…\s]+", " ", question)].add((turn.answer.endswith("."), bool(start)))
     assert not {question: found for question, found in forms.items() if len(found) > 1}
 
@@ -146,7 +145,7 @@ def test_conversations_have_different_questions_and_it_is_what_was_named_before(
     name = re.compile(rf"\b(?:(?:{'|'.join(COLOURS)}) )?(?:{'|'.join(KINDS)})\b")
     named = set()
     for turn in turns:
-        if re.search(r"\bit\b", turn.question) and turn.task != "read":
+        if re.search(r"\bit\b", turn.question) and "What does it say" not in turn.question:
             assert len(named) == 1
         else:
             named = set(name.findall(f"{turn.question} {turn.answer}"))

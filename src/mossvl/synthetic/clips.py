@@ -84,33 +84,31 @@ def when(world: World, clip: Watched) -> Exchange | None:
         return None
     frame, whom, what, things = world.one(once)
     do, it = ("does", "it") if len(things) == 1 else ("do", "they")
-    wordings = [
-        ("When {do} {whom} {bare}?", "{time}"),
-        ("At what time {do} {whom} {bare}?", "at {time}."),
-        ("Tell me when {whom} {what}.", "{it} {what} at {time}."),
-    ]
-    words = {"do": do, "it": it, "whom": whom, "what": what, "bare": BARE.get(what, what)}
-    return phrased(world, "when", wordings, **words, time=seconds(clip.times[frame]))
+    time = seconds(clip.times[frame])
+    return _asked_when(world, do, whom, what, (time, f"at {time}.", f"{it} {what} at {time}."))
 
 
 def _never(world: World, clip: Watched) -> Exchange | None:
-    """The same questions about what a thing does not do, or about one that is not there."""
+    """That a thing does not do something, or is not there."""
     seen = subject(world, clip)
     if seen is None:
         return None
     missing = [
         what for what, frames in (("vanishes", seen.vanishes), ("changes its colour", seen.recolours)) if not frames
     ]
-    name = seen.name
+    whom = seen.name
     if not missing or world.chance():
-        name, missing = " ".join(world.alike(seen.pair, clip.shown)), list(BARE)
-    wordings = [
-        ("When does the {name} {bare}?", "never"),
-        ("At what time does the {name} {bare}?", "at no time."),
-        ("Tell me when the {name} {what}.", "it never {what}."),
-    ]
+        whom, missing = " ".join(world.alike(seen.pair, clip.shown)), list(BARE)
     what = world.one(missing)
-    return phrased(world, "when", wordings, name=name, what=what, bare=BARE[what])
+    return _asked_when(world, "does", f"the {whom}", what, ("never", "at no time.", f"it never {what}."))
+
+
+def _asked_when(world: World, do: str, whom: str, what: str, answers: Sequence[str]) -> Exchange:
+    """One of three questions with its answer: the same ones for what happens and for what does not, so that only the
+    clip tells."""
+    questions = ("When {do} {whom} {bare}?", "At what time {do} {whom} {bare}?", "Tell me when {whom} {what}.")
+    wordings = list(zip(questions, answers, strict=True))
+    return phrased(world, "when", wordings, do=do, whom=whom, what=what, bare=BARE.get(what, what))
 
 
 def direction(world: World, clip: Watched) -> Exchange | None:
