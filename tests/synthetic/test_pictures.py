@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mossvl.synthetic import KINDS, pictures
 from mossvl.synthetic.pictures import TASKS, place
+from mossvl.synthetic.wording import asked
 from mossvl.synthetic.world import Split, World, split_of
 
 WORLDS = st.builds(World, st.sampled_from(list(Split)), st.integers(0, 2**40), st.sampled_from([0.75, 1.0, 1.5]))
@@ -71,6 +73,23 @@ def test_words_are_read(world):
     things, _, answer = ask("read", world)
     (word,) = [thing.word for thing in things if thing.kind == "word"]
     assert word in answer
+
+
+@given(WORLDS)
+def test_beside_writing_only_shapes_are_counted_and_no_thing_is_called_nearest(world):
+    scene = pictures.written(world)
+    for _ in range(20):
+        turn = pictures.count(world, scene)
+        assert turn is None or "word" not in turn.question
+        assert pictures.which(world, scene) is None
+
+
+@given(WORLDS)
+def test_writing_is_described_by_what_it_says(world):
+    scene, turn = asked(world, pictures.written, pictures.describe)
+    told = re.findall(rf"the text ([A-Z0-9]+)|({'|'.join(KINDS)})\b", turn.answer, re.IGNORECASE)
+    in_order = sorted(scene.things, key=lambda thing: thing.x)
+    assert [word or kind for word, kind in told] == [thing.word or thing.kind for thing in in_order]
 
 
 @given(WORLDS)

@@ -142,10 +142,22 @@ def test_a_picture_is_found_in_a_clip(split, seed):
 def test_conversations_have_different_questions_and_it_is_what_was_named_before(task, split, seed):
     turns = TASKS[task](World(split, seed)).turns
     assert 2 <= len(turns) <= 6 and len({turn.question for turn in turns}) == len(turns)
-    name = re.compile(rf"\b(?:(?:{'|'.join(COLOURS)}) )?(?:{'|'.join(KINDS)})\b")
+    name = re.compile(rf"\b(?:(?:(?:{'|'.join(COLOURS)}) )?(?:{'|'.join(KINDS)})\b|text [A-Z0-9]+)")
     named = set()
     for turn in turns:
         if re.search(r"\bit\b", turn.question) and "What does it say" not in turn.question:
             assert len(named) == 1
         else:
             named = set(name.findall(f"{turn.question} {turn.answer}"))
+
+
+def test_descriptions_come_first_in_two_of_five_conversations_that_have_one():
+    first = []
+    for seed in range(600):
+        turns = [turn.task for turn in TASKS["conversation"](World(Split.TRAIN, seed)).turns]
+        described = [index for index, task in enumerate(turns) if task.startswith("describe")]
+        if described:
+            (index,) = described
+            assert index in (0, len(turns) - 1)
+            first.append(index == 0)
+    assert 0.3 < sum(first) / len(first) < 0.5 and len(first) > 100

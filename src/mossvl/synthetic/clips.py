@@ -93,12 +93,10 @@ def _never(world: World, clip: Watched) -> Exchange | None:
     seen = subject(world, clip)
     if seen is None:
         return None
-    missing = [
-        what for what, frames in (("vanishes", seen.vanishes), ("changes its colour", seen.recolours)) if not frames
-    ]
-    whom = seen.name
-    if not missing or world.chance():
+    if seen.recolours or world.chance():  # one that changes its colour may be said to vanish
         whom, missing = " ".join(world.alike(seen.pair, clip.shown)), list(BARE)
+    else:
+        whom, missing = seen.name, ["changes its colour", *([] if seen.vanishes else ["vanishes"])]
     what = world.one(missing)
     return _asked_when(world, "does", f"the {whom}", what, ("never", "at no time.", f"it never {what}."))
 

@@ -18,7 +18,7 @@ DESCRIBED = 0.4
 """How often a description is the first answer; else it is the last one."""
 ACTIONS = ("stays", "appears", "vanishes", "visits", "blinks", "moves", "turns", "recolours", "collides")
 _THING = rf"(?:(?:{'|'.join(COLOURS)}) )?(?:{'|'.join(KINDS)})\b"
-_NAME, _THE_NAME = re.compile(rf"\b{_THING}"), re.compile(rf"\bthe {_THING}")
+_NAME, _THE_NAME = re.compile(rf"\b(?:{_THING}|text [A-Z0-9]+)"), re.compile(rf"\bthe {_THING}")
 
 
 def conversation(world: World) -> Sample:

@@ -142,6 +142,8 @@ def which(world: World, scene: Scene) -> Exchange | None:
         return sign * float(getattr(thing, axis))
 
     first, *others = sorted(scene.things, key=key)
+    if any(thing.word for thing in scene.things):  # as wide as it is long: its middle does not tell
+        return None
     if not others or not world.owns(first.colour, first.kind) or key(others[0]) - key(first) < 2 * EDGE:
         return None
     wordings = [
@@ -165,7 +167,8 @@ def looks(world: World, scene: Scene) -> Exchange | None:
 
 def count(world: World, scene: Scene) -> Exchange | None:
     """How many things of a shape, or of a colour, there are; one of which there are many, as a rule."""
-    shown = Counter(thing.kind for thing in scene.things) + Counter(thing.colour for thing in scene.things)
+    shapes = [thing for thing in scene.things if not thing.word]
+    shown = Counter(thing.kind for thing in shapes) + Counter(thing.colour for thing in shapes)
     if world.chance(0.2) or not shown:
         return counted(world, scene, world.one([*COLOURS, *KINDS]))
     most = max(shown.values())
