@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress(total: int | None, done: int, shown: bool = True, what: str = "answers") -> Iterator[Callable[[], None]]:
+def progress(total: int | None, done: int, shown: bool = True) -> Iterator[Callable[[], None]]:
     """Show how many of `total` things (None: nobody knows) are done, `done` of them before, if `shown`.
 
     Yields:
@@ -24,7 +24,7 @@ def progress(total: int | None, done: int, shown: bool = True, what: str = "answ
         *(rich.TimeRemainingColumn(), rich.TextColumn("left")),
     )
     with rich.Progress(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task(what, total=total, completed=done, rate="")
+        task = bars.add_task("", total=total, completed=done, rate="")
         begun, new = time.monotonic(), 0
 
         def advance() -> None:

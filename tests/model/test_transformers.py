@@ -179,6 +179,15 @@ def test_only_the_logits_asked_for_are_computed(model, video):
     torch.testing.assert_close(model(**video, logits_to_keep=torch.tensor([3, 5])).logits, logits[:, [3, 5]])
 
 
+def test_the_loss_is_of_the_columns_that_are_kept(model, video):
+    labels = video["input_ids"]
+    ignored = labels.clone()
+    ignored[:, :-3] = -100  # the last 4 columns predict 3 tokens
+    expected = model(**video, labels=ignored).loss
+    for kept in (4, torch.arange(labels.shape[1] - 4, labels.shape[1])):
+        torch.testing.assert_close(model(**video, labels=labels, logits_to_keep=kept).loss, expected)
+
+
 def test_hidden_states_are_those_of_every_layer(model, video):
     out = model(**video, output_hidden_states=True)
     assert len(out.hidden_states) == model.config.text_config.num_hidden_layers + 1

@@ -1,5 +1,6 @@
 """The offline methods give the reference implementation's transcripts."""
 
+import copy
 import queue
 import threading
 
@@ -60,6 +61,25 @@ def test_single_medium(method, model, processor):
     case = PROTOCOL[method]
     medium = {name: case[name] for name in ("image", "video") if name in case}
     assert getattr(model, method)(processor, prompt=case["prompt"], **medium, **case["kwargs"]) == case["text"]
+
+
+def test_limits_that_are_not_given_are_those_of_the_processor(model, processor):
+    case = PROTOCOL["offline_video_generate"]
+    kwargs = case["kwargs"]
+    small = copy.deepcopy(processor)
+    for part in (small.image_processor, small.video_processor):
+        part.size = {"shortest_edge": kwargs["shortest_edge"], "longest_edge": kwargs["longest_edge"]}
+    for name in ("video_max_pixels", "video_fps", "min_frames", "max_frames"):
+        setattr(small.video_processor, name, kwargs[name])
+
+    def answer(processor, method="offline_video_generate", **given):
+        given |= {"prompt": case["prompt"], "max_new_tokens": kwargs["max_new_tokens"]}
+        return getattr(model, method)(processor, **given)
+
+    assert answer(small, video=case["video"]) == case["text"] != answer(processor, video=case["video"])
+    picture = {"method": "offline_image_generate", "image": PROTOCOL["offline_image_generate"]["image"]}
+    limits = {name: kwargs[name] for name in ("shortest_edge", "longest_edge")}
+    assert answer(small, **picture) == answer(processor, **picture, **limits) != answer(processor, **picture)
 
 
 def test_all_cases_in_one_batch_answer_as_alone(model, processor):

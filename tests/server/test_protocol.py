@@ -27,6 +27,11 @@ def video(**options):
     return {"type": "video_url", "video_url": {"url": "https://example.org/a.mp4", **options}}
 
 
+def frames(count):
+    one = {"url": "data:image/png;base64,AA=="}
+    return {"type": "video_frames", "video_frames": {"frames": [one | {"timestamp": time} for time in range(count)]}}
+
+
 def asking(*parts):
     return [{"role": "user", "content": [*parts, {"type": "text", "text": "What?"}]}]
 
@@ -102,6 +107,7 @@ def test_media_become_parts_with_their_options():
             {"messages": asking(video(max_frames=6), video(max_frames=5))},
             r"max_frames of all videos: 11 .* 10 \(--max-frames\)",
         ),
+        ({"messages": asking(frames(11))}, r"number of frames: 11 .* 10 \(--max-frames\)"),
         ({"messages": asking(video(max_pixels=20_000))}, r"max_pixels: 20000 .* \(--max-pixels\)"),
         ({"messages": asking(video(min_pixels=20_000))}, r"min_pixels: 20000 .* \(--max-pixels\)"),
         ({"messages": [{"role": "user", "content": "x" * 101}]}, r"characters: 101 .* 100 \(--max-text\)"),
@@ -188,8 +194,9 @@ def test_a_body_of_another_form_is_refused_with_the_place(body, param):
 
 
 def test_segments_count_as_frames():
-    with pytest.raises(RequestError, match="max_frames of all videos: 11"):
+    with pytest.raises(RequestError, match="max_frames of all videos: 11") as refused:
         read(messages=asking(video(segments=[[second] for second in range(11)])))
+    assert refused.value.param == "messages"
     assert read(messages=asking(video(segments=[[1], [2]]))).query.media.max_frames == 8
 
 
@@ -252,6 +259,7 @@ def test_others_are_let_in_only_with_a_key_or_when_it_is_said(host):
         {"origins": ("https://Example.org",)},
         {"origins": ("https://example.org:443",)},
         {"origins": ("https://*.example.org",)},
+        {"origins": ("https://bücher.example",)},
         {"origins": ("https://[::1",)},
         {"origins": ("*",)},
     ],

@@ -1,6 +1,6 @@
 """One of two processes with half of the weights, which compares its loss and gradients with those of the whole model.
 
-python -m torch.distributed.run --nproc-per-node 2 sharded.py [checkpointing | texts | mixed]
+python -m torch.distributed.run --nproc-per-node 2 sharded.py plain | checkpointing | texts | mixed
 """
 
 import sys
@@ -75,5 +75,6 @@ def main(batches, checkpointing):
 
 
 if __name__ == "__main__":
-    chosen = {"texts": [texts, texts], "mixed": [pictures, texts]}.get(sys.argv[1], [pictures, pictures])
-    main(chosen, checkpointing=sys.argv[1] == "checkpointing")
+    _, what = sys.argv
+    chosen = {"texts": [texts, texts], "mixed": [pictures, texts]}.get(what, [pictures, pictures])
+    main(chosen, checkpointing=what == "checkpointing")

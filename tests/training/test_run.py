@@ -12,7 +12,7 @@ from mossvl.training import run
 from mossvl.training.merge import merge
 from mossvl.training.parts import Part
 from mossvl.training.run import TrainOptions, train
-from mossvl.training.trainer import StopAfter
+from mossvl.training.trainer import PackedTrainer, StopAfter
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +126,7 @@ def test_what_cannot_be_trained_on_is_refused(options, tmp_path):
         with pytest.raises(error, match=match):
             train(TrainOptions(**{**options, **given}))
 
+    refused(OptionError, "no output", output=None)
     refused(OptionError, "no checkpoint to resume from", resume=True)
     refused(OptionError, "no part is trained", parts=[])
     refused(OptionError, "batch=0 must be at least 1", batch=0)
@@ -138,6 +139,19 @@ def test_what_cannot_be_trained_on_is_refused(options, tmp_path):
     refused(DataError, "has no records", data=empty)
     refused(DataError, "all 2 records are bad", data=bad)
     refused(DataError, "line 1: there is nothing to learn", data=bad, bad="stop", max_steps=2)
+
+
+@pytest.mark.parametrize("kind", ["is_fsdp_enabled", "is_deepspeed_enabled"])
+def test_vision_in_chunks_is_refused_where_processes_have_pieces_of_it(kind, options, monkeypatch):
+    begin = PackedTrainer.__init__
+
+    def in_pieces(self, **given):
+        begin(self, **given)
+        setattr(self, kind, True)
+
+    monkeypatch.setattr(PackedTrainer, "__init__", in_pieces)
+    with pytest.raises(OptionError, match=r"vision_chunk=2: .* equally often"):
+        train(TrainOptions(**options, vision_chunk=2))
 
 
 @pytest.mark.parametrize("adapt", [True, False])

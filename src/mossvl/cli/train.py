@@ -81,8 +81,6 @@ def train(
 
     The result is FOLDER/adapter, for `mossvl merge`; with --full it is the checkpoint FOLDER/model.
     """
-    if output is None and not check:
-        raise OptionError("no --output; name a folder for checkpoints and the result")
     of_adapters = {"--rank": rank, "--alpha": alpha, "--dropout": dropout}
     idle = [name for name, value in of_adapters.items() if value != getattr(TrainOptions, name[2:])]
     if full and idle:
@@ -94,7 +92,7 @@ def train(
     options = TrainOptions(
         checkpoint=str(Path(folder).resolve()) if Path(folder).is_dir() else folder,
         data=data,
-        output=output or Path("unused"),
+        output=output,
         eval_data=eval_data,
         media_dir=data_dir,
         adapt=not full,
@@ -144,7 +142,8 @@ def _check(options: TrainOptions) -> None:
     from mossvl.training.check import Statistics, rendered
     from mossvl.training.run import examples_of
 
-    processor, bad_ones = read(MossVLProcessor, options.checkpoint), 0
+    processor = read(MossVLProcessor, options.checkpoint)
+    bad_ones = 0
     for path in (options.data, options.eval_data):
         if path is None:
             continue

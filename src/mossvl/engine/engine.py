@@ -140,7 +140,7 @@ class Engine:
 
     def warm_up(self, shown: bool | None = None) -> None:
         """Compile kernels and capture graphs now, with a progress bar on a terminal; for an idle engine."""
-        with progress(None, 0, shown is not False, "graphs") as advance:
+        with progress(None, 0, shown is not False) as advance:
             self.runner.warm_up(lambda done, total: advance())
 
     def clear_caches(self) -> None:

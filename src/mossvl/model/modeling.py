@@ -255,8 +255,7 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
         Args:
             labels: (batch, text), -100 where there is nothing to learn; gives `loss`, the mean cross entropy of the
                 next token (or its sum over `num_items_in_batch`).
-            logits_to_keep: only the last so many columns (0: all), or these columns; with labels, those that have
-                something to predict.
+            logits_to_keep: only the last so many columns (0: all), or these columns; the loss is of these, too.
             output_hidden_states: also return what enters each layer, and the final state.
 
         Training on packed rows, with `labels` and columns to keep, gives the loss without the logits.
@@ -288,17 +287,17 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
             output_hidden_states=output_hidden_states,
         )
         columns = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits, loss = self.lm_head(output.last_hidden_state[:, columns]), None
+        logits = self.lm_head(output.last_hidden_state[:, columns])
+        loss = None
         if labels is not None:
             if attention_mask is not None:  # the first real token follows nothing, padding on the left included
                 before = nn.functional.pad(attention_mask[:, -labels.shape[1] :][:, :-1], (1, 0), value=1)
                 labels = labels.masked_fill(before == 0, -100)
-            followers = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
-            followers = followers if isinstance(logits_to_keep, int) else followers[:, logits_to_keep]
+            followers = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:][:, columns]
             loss = next_token_loss(logits.flatten(0, 1), followers.flatten(), num_items_in_batch)
         # A training loop would keep the logits, and in float32.
-        learning = labels is not None and packed is not None and isinstance(columns, Tensor)
-        alone = learning and self.training and torch.is_grad_enabled()
+        packed_columns = packed is not None and isinstance(columns, Tensor)
+        alone = loss is not None and packed_columns and self.training and torch.is_grad_enabled()
         result = CausalLMOutputWithPast(
             loss=loss,
             logits=None if alone else logits,

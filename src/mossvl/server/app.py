@@ -158,7 +158,8 @@ def described(service: Service) -> dict[str, Any]:
 
 
 def ended(service: Service, handle: Handle, request_id: str) -> None:
-    """A query is over, well or not. A long answer takes a while to count, so that a thread of its own does it."""
+    """A query is over, well or not. Called in a thread of the event loop's pool, as a long answer takes a while to
+    count; what it raises is logged by the loop."""
     result = handle.result_now
     service.metrics.ended(result, [draft.times for draft in handle.drafts])
     if service.config.log_content:

@@ -137,7 +137,7 @@ def site_of(url: str) -> str:
         host, port = parts.hostname, parts.port
     except ValueError:
         return ""
-    if not host or "*" in host:
+    if not host or "*" in host or not host.isascii():  # browsers tell names of other letters in ASCII: xn--…
         return ""
     host = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{host}" + (f":{port}" if port not in (None, DEFAULT_PORTS.get(parts.scheme)) else "")

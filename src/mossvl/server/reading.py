@@ -114,9 +114,13 @@ class Reader:
         return found | {name: value for name, value in own.items() if value is not None}
 
     def shared(self, media: list[Any]) -> dict[str, Any]:
-        """Media options of a prompt: what its videos have together, within the limits."""
+        """Media options of a prompt: what its videos have together, within the limits.
+
+        Raises:
+            RequestError: they claim more frames than the limits allow.
+        """
         own = [most for most in map(_most_frames, media) if most]
-        self._limit("max_frames of all videos", sum(own), self.config.max_frames, "--max-frames", "max_frames")
+        self._limit("max_frames of all videos", sum(own), self.config.max_frames, "--max-frames", "messages")
         return {"max_frames": max(1, min(self.max_frames, self.config.max_frames - sum(own)))}
 
     def _message(self, message: ChatMessage) -> Message:

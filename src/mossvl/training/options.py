@@ -46,7 +46,7 @@ class TrainOptions:
     Args:
         checkpoint: the folder to start from.
         data: a file of records, or a folder of such files.
-        output: where checkpoints go, and at the end `model`, or `adapter`.
+        output: where checkpoints go, and at the end `model`, or `adapter`; None only where nothing is trained.
         eval_data: records to evaluate with, every `eval_every` steps and at the end.
         media_dir: where relative paths of media start; by default beside the data.
         adapt: train adapters of this `rank` (LoRA), scaled by `alpha` / `rank`; else the weights themselves.
@@ -67,7 +67,7 @@ class TrainOptions:
 
     checkpoint: str
     data: Path
-    output: Path
+    output: Path | None = None
     eval_data: Path | None = None
     media_dir: Path | None = None
     adapt: bool = True
@@ -99,8 +99,10 @@ class TrainOptions:
     media: MediaOptions = field(default_factory=MediaOptions)
 
     def differences(self, file: Path) -> list[str]:
-        """Options that decide what is learned, where they are not those that an earlier run noted in a file:
-        "max_steps=6 (was 3)"."""
+        """What decides what is learned and was another in the run that noted its options in a file.
+
+        Each is told as "max_steps=6 (was 3)".
+        """
         noted = json.loads(file.read_text()) if file.is_file() else {}
         return [
             f"{name}={value} (was {noted[name]})"

@@ -49,9 +49,11 @@ def train(options: TrainOptions) -> Path:
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
         DataError: the data cannot be used.
-        OptionError: there is nothing to resume, or something that would be overwritten.
+        OptionError: no output is named, there is nothing to resume, or something that would be overwritten.
         TrainingError: the run cannot go on.
     """
+    if options.output is None:
+        raise OptionError("no output (--output); name a folder for checkpoints and the result")
     last = last_checkpoint(options.output)
     if options.resume and last is None:
         raise OptionError(f"{options.output} has no checkpoint to resume from; leave --resume out to begin")
@@ -119,8 +121,8 @@ def trainer_of(
             parameter.data = parameter.data.float()
     device = loading.resolve_device(options.device)
     if options.compile and device.type == "cuda":
-        if options.adapt:  # The first layer, beneath which nothing learns, would be compiled for by itself.
-            model.enable_input_require_grads()
+        # Where nothing beneath the first layer learned, it would be compiled for by itself.
+        model.enable_input_require_grads()
         compile_layers(model)
     trainer = PackedTrainer(
         model=trained,
