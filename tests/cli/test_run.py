@@ -130,6 +130,7 @@ def test_resuming_with_another_input_is_an_error_that_names_the_line(run, write)
     [
         (["none.jsonl"], "none.jsonl: cannot be read"),
         (["QUERIES", "-o", "QUERIES"], "is the file of queries"),
+        (["QUERIES", "-o", "-"], "answers go to a file"),
         (["QUERIES", "-o", "/none/answers.jsonl"], "cannot be written"),
         (["QUERIES", "-c", "/none"], "not a folder"),
         (["QUERIES", "--repetition-penalty", "0"], "repetition_penalty=0.0"),

@@ -118,5 +118,6 @@ def test_a_training_that_is_told_to_end_with_its_workers_ends_in_one_line(tmp_pa
     os.killpg(training.pid, signal.SIGTERM)
     _, errors = training.communicate(timeout=60)
     assert training.returncode == 143
-    assert errors.decode().splitlines()[-1] == "mossvl: error: stopped"
+    last = "mossvl: error: stopped: the same command with --resume goes on from the last checkpoint"
+    assert errors.decode().splitlines()[-1] == last
     assert "Traceback" not in errors.decode()

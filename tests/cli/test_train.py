@@ -1,6 +1,8 @@
 """`mossvl train` and `mossvl merge` as users call them."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -42,6 +44,15 @@ def test_check_fails_where_nothing_can_be_used(command, checkpoint, tmp_path):
     (tmp_path / "bad.jsonl").write_text("[1]\n")
     result = command("train", tmp_path / "bad.jsonl", "-c", checkpoint, "-o", "unused", "--check", "--workers", 0)
     assert result.exit_code == 2 and "every record is bad" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["train", "DATA", "-o", "out"], ["merge", "adapter", "-o", "out"]])
+def test_a_library_that_is_missing_is_named_with_what_brings_it(arguments, data, tmp_path):
+    without = "import sys; sys.modules['peft'] = None; from mossvl.cli.main import app; app()"
+    arguments = [argument.replace("DATA", str(data)) for argument in arguments]
+    result = subprocess.run([sys.executable, "-c", without, *arguments], cwd=tmp_path, capture_output=True, timeout=120)
+    assert result.returncode == 2
+    assert result.stderr.decode().splitlines()[-1].endswith("pip install 'mossvl[train]'")
 
 
 def test_a_model_is_trained_and_merged(start, checkpoint, data, tmp_path):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mossvl.data.records import as_example
+from mossvl.data.records import as_example, unread_keys
 from mossvl.errors import DataError
 
 FOLDER = Path("/data")
@@ -81,6 +81,12 @@ def test_all_turns_are_kept():
         ({"messages": [{"role": "user", "content": "Why?"}]}, "no turn is the assistant's"),
         ({"messages": []}, "a list of turns, and not empty"),
         ({"conversations": [{"from": "dog", "value": "Woof"}]}, "turn 1 is from 'dog'"),
+        ({"conversation": [ANSWER]}, "'conversation'; did you mean 'conversations'"),
+        ({"messages": [ANSWER], "image": "a.png"}, "'image'; did you mean 'images'"),
+        ({"messages": [ANSWER], "system": "Be brief."}, "'system'; did you mean 'system_prompt'"),
+        ({"messages": [ANSWER], "media_kwargs": {"max_pixels": 5}}, "media_kwargs are for queries"),
+        ({"messages": [ANSWER], "system_prompt": 3}, "must be a text"),
+        ({"messages": [{"role": "system", "content": "a"}, ANSWER], "system_prompt": "b"}, "no system turn, too"),
         ({"prompt": "<|image|>?", "response": "x", "images": ["a.png", "b.png"]}, "1 image placeholders"),
     ],
 )
@@ -89,7 +95,15 @@ def test_what_is_no_example_is_refused_in_words(record, words):
         as_example(record, FOLDER)
 
 
-@pytest.mark.parametrize("beside", [{}, {"images": []}, {"image": "a.png"}])
+def test_a_system_prompt_comes_first_and_other_keys_are_not_read():
+    record = {"id": 7, "prompt": "What?", "response": "A cat.", "system_prompt": "Be brief.", "image_id": "x"}
+    system, *rest = as_example(record, FOLDER)
+    assert system == {"role": "system", "content": "Be brief."}
+    assert rest == [{"role": "user", "content": "What?"}, ANSWER]
+    assert unread_keys(record) == ["id", "image_id"]
+
+
+@pytest.mark.parametrize("beside", [{}, {"images": []}])
 def test_a_placeholder_needs_a_medium(beside, tmp_path):
     with pytest.raises(DataError, match=r"placeholder <image>, but there are no images"):
         as_example({"prompt": "<image>What?", "response": "That.", **beside}, tmp_path)

@@ -236,6 +236,11 @@ def test_queries_that_come_during_a_turn_wait_in_order(loop):
         assert loop.until("<|round_end|>")[0] == answer
 
 
+def test_a_query_of_nothing_ends_its_round(loop):
+    loop.queries.put({})
+    assert loop.until("<|round_end|>")[0] == "[ERROR] a query needs either a prompt or messages"
+
+
 def test_an_error_in_a_streamed_turn_is_told(loop):
     loop.queries.put({"prompt": "a", "images": ["nothing.png"], "stream_output": True})
     output = loop.until("<|round_end|>")

@@ -45,7 +45,7 @@ def ask(model, processor, *queries, **kwargs):
         ({"prompt": "a", "stream_output": "yes"}, "true or false"),
         ({"prompt": "a", "reset_sesion": True}, "did you mean 'reset_session'"),
         ({"prompt": "a", "temperature": 0.3}, "'temperature' is no key of a query; write {'generate_kwargs'"),
-        ("hello", "must be a text or a dict"),
+        (["hello"], "must be a text or a dict"),
     ],
 )
 def test_a_bad_query_is_refused_in_words(query, words):
@@ -66,6 +66,15 @@ def test_any_options_are_taken_or_refused(options):
             kind.from_dict(options)
 
 
+def test_a_text_is_a_prompt():
+    assert Query.from_dict("hello") == Query.from_dict({"prompt": "hello"})
+
+
+def test_a_result_given_as_sessions_is_told_from_them(model, processor):
+    with pytest.raises(OptionError, match=r"give result\['session_states'\]"):
+        model.offline_batch_generate(processor, ["a", "b"], session_states={"results": [], "session_states": []})
+
+
 def test_older_option_names_are_known():
     options = MediaOptions.from_dict({"video_minlen": 2, "video_maxlen": 5})
     assert (options.min_frames, options.max_frames) == (2, 5)
@@ -73,7 +82,8 @@ def test_older_option_names_are_known():
 
 def test_bounds_work_alone(processor):
     settings = processor.image_processor.settings
-    assert settings(MediaOptions(max_pixels=1024)).min_pixels == 1024
+    assert settings(MediaOptions(max_pixels=1024)).min_pixels == 1
+    assert settings(MediaOptions(max_pixels=5000)).min_pixels == 4096
     assert settings(MediaOptions(min_pixels=10**8)).max_pixels == 10**8
     assert processor.video_processor.settings(MediaOptions(min_frames=1000)).max_frames == 1000
 

@@ -111,7 +111,7 @@ def test_segments_are_seen_as_videos_of_their_own(client):
 
 
 def test_a_system_prompt_and_texts_alone_are_taken(client):
-    messages = [{"role": "developer", "content": "Be short."}, {"role": "user", "content": "Hello"}]
+    messages = [{"role": "developer", "content": "Be short."}, {"role": "user", "content": "Describe the picture."}]
     assert complete(client, messages, max_completion_tokens=3).usage.completion_tokens == 3
 
 

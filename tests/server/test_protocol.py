@@ -147,13 +147,15 @@ def test_what_is_beyond_a_limit_is_a_parameter_that_was_given(request_, param):
 @pytest.mark.parametrize(
     ("part", "place", "words"),
     [
-        (video(fps=0), "messages.0.content.0.fps", "greater than 0"),
-        (video(fps="2"), "messages.0.content.0.fps", "valid number"),
-        (video(video_fps=2), "messages.0.content.0.video_fps", "did you mean 'fps'"),
-        (video() | {"fps": 2}, "messages.0.content.0.fps", "unknown key"),
-        (video(segments=[]), "messages.0.content.0.segments", "at least 1 item"),
-        ({"type": "input_audio"}, "messages.0.content.0", "input_audio"),
-        ({"type": "video_frames", "video_frames": {"frames": []}}, "messages.0.content.0.frames", "at least 1 item"),
+        (video(fps=0), "messages.0.content.0.video_url.fps", "greater than 0"),
+        (video(fps="2"), "messages.0.content.0.video_url.fps", "valid number"),
+        (video(video_fps=2), "messages.0.content.0.video_url.video_fps", "did you mean 'fps'"),
+        (video() | {"fps": 2}, "messages.0.content.0.fps", "unknown key; known here: type, video_url$"),
+        ({"type": "text", "text": 3}, "messages.0.content.0.text", "valid string"),
+        ({"type": "image_url", "image_url": {}}, "messages.0.content.0.image_url.url", "required"),
+        (video(segments=[]), "messages.0.content.0.video_url.segments", "at least 1 item"),
+        ({"type": "input_audio"}, "messages.0.content.0", "type 'input_audio' is none of 'text', 'image_url'"),
+        (frames(0), "messages.0.content.0.video_frames.frames", "at least 1 item"),
     ],
 )
 def test_what_is_wrong_in_a_part_is_named(part, place, words):
@@ -179,6 +181,9 @@ def test_answers_may_be_sent_back_as_they_came_and_options_may_be_null():
         (b'{"messages": [{"role": "user", "content": "a"}], "temprature": 1}', "temprature"),
         (b'{"messages": [{"role": "user", "content": "a"}], "temperature": 3}', "temperature"),
         (b'{"messages": [{"role": "user", "content": "a"}], "n": 0}', "n"),
+        (b'{"message": [{"role": "user", "content": "a"}]}', "message"),
+        (b'{"messages": [{"role": "user", "content": "a"}], "stop": ""}', "stop"),
+        (b'{"messages": [{"role": "user", "content": "a"}], "response_format": {}}', "response_format.type"),
         (b'{"messages": [{"role": "user", "content": "a"}], "stop": [""]}', "stop"),
         (b'{"messages": [%s0]}' % (b"0," * 5000), "messages.0"),
         (b'{"messages": [], "metadata": [%s[]]}' % (b"[]," * 300_000), None),

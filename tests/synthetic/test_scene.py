@@ -48,6 +48,13 @@ def test_what_cannot_be_drawn_is_refused(names, words):
         Thing(**names)
 
 
+def test_what_would_never_be_there_is_refused():
+    with pytest.raises(ValueError, match="must be before"):
+        Track(STAR, since=2.0, until=2.0)
+    with pytest.raises(ValueError, match="must be above 0"):
+        Clip([], 0.0)
+
+
 def test_an_unknown_background_is_refused():
     with pytest.raises(ValueError, match="'starry' is none of plain"):
         Background("starry")

@@ -38,7 +38,7 @@ def examples(tmp_path, processor):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_numbers_are_those_of_the_examples(workers, examples, processor):
-    some = examples(TEXT, PICTURE, CLIP)
+    some = examples(TEXT, PICTURE | {"id": 3}, CLIP | {"id": 4, "source": "x"})
     all_of_them = list(some)
     found = Statistics.gather(some, workers)
     lengths = sorted(len(one.input_ids) for one in all_of_them)
@@ -46,6 +46,7 @@ def test_numbers_are_those_of_the_examples(workers, examples, processor):
     assert found.learned == sum(int((one.labels != IGNORED_LABEL).sum()) for one in all_of_them)
     assert (found.records, found.bad, found.bad_lines, found.cut) == (3, {}, (), 0)
     frames = all_of_them[2].grids[1][0]
+    assert found.unread == {"id": 2, "source": 1}
     assert (found.images, found.videos, found.frames) == (2, 1, frames) and frames > 1
     image = processor.image_token_id
     packed = PackedBatch.pack(

@@ -57,6 +57,8 @@ def test_adapters_are_trained_and_merged_into_weights(options, golden, tmp_path)
     llm = mossvl.MossVL(tmp_path / "merged", device="cpu")
     assert llm.generate(["Question 0?"], progress=False)[0].text.startswith("Answer")
     assert (tmp_path / "unfinished").exists()
+    with pytest.raises(CheckpointError, match=r"; it is .*out/adapter$"):
+        merge(options["output"], tmp_path / "other")
     with pytest.raises(CheckpointError, match="exists already"):
         merge(adapter, tmp_path / "merged")
 

@@ -88,7 +88,9 @@ def run(
 
 
 def check_different(queries: str, output: Path) -> None:
-    """Refuse to write answers over queries."""
+    """Refuse to write answers over queries, or to no file."""
+    if str(output) == "-":
+        raise InputError("-o -: answers go to a file, from which --resume goes on; name one")
     if output.exists() and os.path.exists(queries) and os.path.samefile(queries, output):
         raise InputError(f"{output} is the file of queries; write the answers elsewhere")
 

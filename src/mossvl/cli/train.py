@@ -1,5 +1,7 @@
 """`mossvl train` and `mossvl merge`: fine-tuning from files."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -87,7 +89,8 @@ def train(
         raise OptionError(f"{', '.join(idle)} would change nothing with --full, which trains no adapters")
     folder = check_checkpoint(checkpoint)
     prepare()
-    from mossvl.training.run import train as run
+    with naming_extra():
+        from mossvl.training.run import train as run
 
     options = TrainOptions(
         checkpoint=str(Path(folder).resolve()) if Path(folder).is_dir() else folder,
@@ -126,9 +129,19 @@ def train(
     if check:
         _check(options)
     else:
-        result = run(options)
+        with saying_how_to_resume(options):
+            result = run(options)
         if first_process():
             print(result)
+
+
+@contextmanager
+def naming_extra() -> Iterator[None]:
+    """Say what to install where a library is missing."""
+    try:
+        yield
+    except ImportError as error:
+        raise OptionError(f"{error.name} is not installed; training needs pip install 'mossvl[train]'") from error
 
 
 def _check(options: TrainOptions) -> None:
@@ -155,12 +168,13 @@ def _check(options: TrainOptions) -> None:
             print(f"  {count} × {reason}")
         for line in found.bad_lines:
             print(f"  {line}")
-        print(
-            f"  tokens: {found.tokens.least} … {found.tokens.median} … {found.tokens.most}, {found.tokens.total} in all"
-        )
+        lengths = found.tokens
+        print(f"  tokens: {lengths.least} to {lengths.most}, median {lengths.median}, {lengths.total} in all")
         print(f"  learned: {found.learned} tokens (between ⟦ and ⟧ below)")
         print(f"  media: {found.images} images, {found.videos} videos or parts of them with {found.frames} frames")
         print(f"  vision tokens: {found.vision_tokens}")
+        if found.unread:
+            print(f"  not read: {', '.join(f'{name} ({number})' for name, number in found.unread.items())}")
         if bad == found.records:
             raise DataError(f"{path}: every record is bad; see the lines above")
         bad_ones += bad
@@ -168,6 +182,16 @@ def _check(options: TrainOptions) -> None:
             print(f"\n{rendered(processor, examples.encode(examples.index.read(place)))}")
     if bad_ones:
         raise typer.Exit(1)
+
+
+@contextmanager
+def saying_how_to_resume(options: TrainOptions) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        if options.output is not None and any(options.output.glob("checkpoint-*")):
+            stopped.add_note("the same command with --resume goes on from the last checkpoint")
+        raise
 
 
 def merge(
@@ -179,7 +203,8 @@ def merge(
 ) -> None:
     """Write a checkpoint with an adapter's changes in its weights."""
     prepare()
-    from mossvl.training.merge import merge as merged
+    with naming_extra():
+        from mossvl.training.merge import merge as merged
 
     merged(adapter, output, checkpoint, dtype)
     print(output)

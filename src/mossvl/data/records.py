@@ -1,9 +1,10 @@
 """Lines of a data file → queries or examples, whether they were written as queries or for fine-tuning."""
 
+import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ ROLES = {
     "model": "assistant",
     "system": "system",
 }
+EXAMPLE_KEYS = ("conversations", "messages", "prompt", "response", "images", "videos", "system_prompt")
+"""What is read of a record that is to be learned from."""
+MEANT = {name: name for name in EXAMPLE_KEYS} | {"system": "system_prompt"}
 PLACEHOLDER = re.compile(r"<\|image\|>|<\|video\|>|<image>|<video>")
 
 BOM = b"\xef\xbb\xbf"
@@ -109,12 +113,19 @@ def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Turn]:
 
     Args:
         record: `conversations` or `messages`, or `prompt` and `response`; with `images` and `videos` beside them, whose
-            places are those of `<|image|>` and `<|video|>`, or else before the first question.
+            places are those of `<|image|>` and `<|video|>`, or else before the first question; and a `system_prompt`.
         media_dir: where relative paths of media start.
 
     Raises:
-        DataError: it is none of these, turns are malformed, there is no answer, or placeholders do not match the media.
+        DataError: it is none of these, a key is like one of them, turns are malformed, there is no answer, or
+            placeholders do not match the media.
     """
+    for name in unread_keys(record):
+        near = difflib.get_close_matches(name, MEANT, n=1, cutoff=0.8)
+        if near:
+            raise DataError(f"unknown key {name!r}; did you mean {MEANT[near[0]]!r}?")
+        if name == "media_kwargs":
+            raise DataError("media_kwargs are for queries; give flags, or options in the part of a medium")
     forms = [name for name in ("conversations", "messages", "prompt") if record.get(name) is not None]
     if len(forms) != 1:
         found = " and ".join(forms) or f"none in {', '.join(map(str, record)) or 'an empty object'}"
@@ -128,6 +139,8 @@ def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Turn]:
         turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
     else:
         turns = _turns(record[forms[0]])
+    if record.get("system_prompt") is not None:
+        turns.insert(0, _system_turn(record["system_prompt"], turns))
     if all(turn["role"] != "assistant" for turn in turns):
         raise DataError("there is nothing to learn: no turn is the assistant's")
     media = {name: record[name] for name in ("images", "videos") if name in record}
@@ -136,6 +149,19 @@ def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Turn]:
         raise DataError(f"the text has the placeholder {marks[0]}, but there are no images and no videos beside it")
     messages: list[Turn] = _resolved({"messages": _with_media({**media, "messages": turns})}, media_dir)["messages"]
     return messages
+
+
+def unread_keys(record: Mapping[str, Any]) -> list[str]:
+    """Keys of a record to which nothing that is learned belongs: an id, a source."""
+    return [name for name in record if name not in EXAMPLE_KEYS]
+
+
+def _system_turn(prompt: Any, turns: Sequence[Turn]) -> Turn:
+    if not isinstance(prompt, str):
+        raise DataError(f"system_prompt={prompt!r:.80} must be a text")
+    if any(turn["role"] == "system" for turn in turns):
+        raise DataError("a record with a system_prompt has no system turn, too")
+    return {"role": "system", "content": prompt}
 
 
 def _turns(conversations: Any) -> list[Turn]:

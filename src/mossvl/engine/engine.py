@@ -288,9 +288,10 @@ class Engine:
         config, tokens = self.model.config, len(planned.input_ids)
         context = config.text_config.max_position_embeddings
         if tokens >= context:
+            fewer = ", or lower the number of frames (max_frames)" if planned.grids else ""
             raise ContextLengthError(
                 f"the prompt has {tokens} tokens, but the context is {context}, answer included; "
-                "shorten the text, or lower max_frames or video_fps"
+                f"shorten the text{fewer}"
             )
         merge = config.vision_config.spatial_merge_size
         prompt = Prompt.build(planned.input_ids, planned.grids, config.image_token_id, merge)

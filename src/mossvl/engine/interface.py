@@ -77,8 +77,6 @@ class MossVL:
         """
         if isinstance(query, InputError):
             raise query
-        if isinstance(query, str):
-            query = {"prompt": query}
         if params is not None and not isinstance(params, SamplingParams):
             raise OptionError(f"params={params!r:.100} must be SamplingParams, or in the query, as generate_kwargs")
         checked = query if isinstance(query, Query) else Query.from_dict(query)

@@ -50,13 +50,15 @@ class Query:
         """Check a query.
 
         Args:
-            given: `prompt` (with `images` and `videos`) or `messages`, and options.
+            given: `prompt` (with `images` and `videos`) or `messages`, and options; or a text, the prompt.
             generation_defaults: defaults of `generate_kwargs`, where they are not those of `GenerationOptions`.
 
         Raises:
             OptionError: an option is unknown (the nearest known one is named) or out of range.
             PromptError: there is no prompt, or the messages are malformed.
         """
+        if isinstance(given, str):
+            given = {"prompt": given}
         if not isinstance(given, Mapping):
             raise PromptError(f"a query must be a text or a dict, but is {given!r:.200}")
         for name, options in (("generate_kwargs", GenerationOptions), ("media_kwargs", MediaOptions)):

@@ -118,7 +118,8 @@ class PublicTransport(httpx.BaseTransport):
         # One message for all, as it may be read by those who would like to know what there is inside.
         if not found or not all(map(is_public, found)):
             raise MediaError(
-                f"{self.name}: {host} cannot be found on the public internet; check the URL, or allow private addresses"
+                f"{self.name}: {host} cannot be found on the public internet; check the URL, or allow "
+                "private addresses (--allow-private-media)"
             )
         return found
 

@@ -166,7 +166,10 @@ def _identify(name: str, file: IO[bytes]) -> pillow.Image:
             return factory(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue  # Not this format after all, or not enough of it.
-    raise MediaError(f"{name}: not an image that can be read; expected a complete file of one of {', '.join(_FORMATS)}")
+    raise MediaError(
+        f"{name}: not an image that can be read; expected a complete file of one of {', '.join(_FORMATS)}; "
+        "a video is to be given as a video"
+    )
 
 
 def _oriented_size(image: pillow.Image) -> tuple[int, int]:

@@ -54,7 +54,8 @@ def require_model_type(folder: Path) -> None:
     if (folder / "adapter_config.json").is_file():
         raise CheckpointError(f"{folder} is an adapter; make weights of it: mossvl merge {folder} -o NEW_FOLDER")
     if not path.is_file():
-        raise CheckpointError(f"{folder} has no config.json; expected the folder of a MOSS-VL checkpoint")
+        inner = f"; it is {folder / 'model'}" if (folder / "model" / "config.json").is_file() else ""
+        raise CheckpointError(f"{folder} has no config.json; expected the folder of a MOSS-VL checkpoint{inner}")
     try:
         config = json.loads(path.read_text())
         model_type = config.get("model_type")

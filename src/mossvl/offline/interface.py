@@ -166,7 +166,7 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
     def offline_batch_generate(
         self,
         processor: MossVLProcessor,
-        queries: Sequence[dict[str, Any]],
+        queries: Sequence[dict[str, Any] | str],
         session_states: Sequence[Sequence[Message]] | None = None,
         vision_chunked_length: int = 64,
         raise_on_error: bool = False,
@@ -191,7 +191,7 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
     def offline_batch_stream(
         self,
         processor: MossVLProcessor,
-        queries: Sequence[dict[str, Any]],
+        queries: Sequence[dict[str, Any] | str],
         session_states: Sequence[Sequence[Message]] | None = None,
         vision_chunked_length: int = 64,
         raise_on_error: bool = False,

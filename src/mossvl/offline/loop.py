@@ -58,7 +58,7 @@ class OfflineLoop:
         if self._current is not None and any(message.get(name) for name in CONTROLS):
             self._current.cancel()
         rest = {name: value for name, value in message.items() if name not in CONTROLS}
-        if rest:
+        if rest or not message:
             self._waiting.append(rest)
 
     def _listen(self) -> None:

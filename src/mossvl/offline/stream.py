@@ -32,6 +32,8 @@ class BatchStream:
     ) -> None:
         if isinstance(queries, dict | str) or not isinstance(queries, Sequence):
             raise OptionError(f"queries must be a list of queries, but is {queries!r:.200}")
+        if isinstance(session_states, dict):
+            raise OptionError("session_states is a dict; of an earlier result, give result['session_states']")
         sessions = [None] * len(queries) if session_states is None else list(session_states)
         if len(sessions) != len(queries):
             raise OptionError(

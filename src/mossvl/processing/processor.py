@@ -190,7 +190,7 @@ class MossVLProcessor(ProcessorMixin):
             prompt.IMAGE_TOKEN if plan.timestamps is None else prompt.video_text(plan.timestamps) for plan in plans
         ]
         expanded = prompt.ExpandedPrompt.expand(text, written)
-        encoded = self.tokenizer(expanded.text, return_offsets_mapping=True)
+        encoded = self.tokenizer(expanded.text, return_offsets_mapping=True, verbose=False)
         input_ids = torch.tensor(encoded["input_ids"], dtype=torch.long)
         frames = sum(plan.num_frames for plan in plans)
         tokens = int((input_ids == self.image_token_id).sum())

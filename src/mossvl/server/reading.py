@@ -3,9 +3,11 @@
 import difflib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic import BaseModel, ValidationError
 
 from mossvl.engine.query import Message, Query
 from mossvl.errors import OptionError, PromptError
@@ -17,11 +19,12 @@ from mossvl.server.protocol import (
     ChatMessage,
     ChatRequest,
     FramesPart,
-    FramesRequest,
     FramesSource,
     ImagePart,
     ImageSource,
+    JsonSchema,
     ResponseFormat,
+    StreamOptions,
     TextPart,
     TimedFrame,
     VideoPart,
@@ -143,7 +146,10 @@ class Reader:
         """
         found = URL.match(url)
         if found is None:
-            raise PromptError(f"{url!r:.80} is no URL that is read here; expected {', '.join(SCHEMES)} …")
+            raise PromptError(
+                f"{url!r:.80} is no URL that is read here; expected {', '.join(SCHEMES)} …, as "
+                "data:image/png;base64,… or, of an uploaded file, upload: and its id"
+            )
         url = found[1].lower() + url[found.end(1) :]
         if re.match("file:/(?!/)", url):
             url = f"file://{url[5:]}"
@@ -216,15 +222,26 @@ def _form(wanted: ResponseFormat | None) -> dict[str, Any]:
     return {}
 
 
-TAGS = ("text", "parts", "image_url", "video_url", "video_frames")
-"""Of parts and of their forms; where they are names of keys too, the part's type says as much."""
-NAMES = sorted(
-    {
-        name
-        for form in (ChatRequest, ChatMessage, ImageSource, VideoSource, FramesSource, TimedFrame, FramesRequest)
-        for name in form.model_fields
-    }
-)
+TAGS: dict[str, type[BaseModel]] = {
+    "text": TextPart,
+    "image_url": ImagePart,
+    "video_url": VideoPart,
+    "video_frames": FramesPart,
+}
+"""Forms of parts, by their types."""
+FORMS: dict[str, type[BaseModel]] = {
+    "messages": ChatMessage,
+    "image_url": ImageSource,
+    "video_url": VideoSource,
+    "video_frames": FramesSource,
+    "frames": TimedFrame,
+    "stream_options": StreamOptions,
+    "response_format": ResponseFormat,
+    "json_schema": JsonSchema,
+}
+"""Forms of what lies under a key."""
+FEW = 8
+"""Keys that are listed where none of them is like the one that was given."""
 
 
 def check_size(body: bytes) -> None:
@@ -237,12 +254,33 @@ def check_size(body: bytes) -> None:
         raise RequestError(400, "invalid_request", f"the request has more than {MOST_PARTS} parts; send less at once")
 
 
-def first_problem(problems: Any) -> RequestError:
-    """Of a request that is not of the form: what is wrong with it, and where."""
-    problem = problems.errors(include_url=False, include_context=False, include_input=False)[0]
-    steps = [str(step) for step in problem["loc"] if step not in TAGS]
-    place, what = ".".join(steps), problem["msg"]
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(steps[-1], NAMES, n=1, cutoff=0.5)
-        what = f"unknown key; did you mean {near[0]!r}?" if near else "unknown key; leave it out"
+def first_problem(problems: ValidationError, form: type[BaseModel]) -> RequestError:
+    """Of a request that is not of the form: what is wrong with it, and where; unknown keys come before missing ones."""
+    found = problems.errors(include_url=False, include_input=False)
+    problem = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
+    unknown = [str(problem["loc"][-1])] if problem["type"] == "extra_forbidden" else []
+    steps, names = _place(problem["loc"][: len(problem["loc"]) - len(unknown)], form)
+    place, what = ".".join(steps + unknown), problem["msg"]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], names, n=1, cutoff=0.5)
+        listed = f"known here: {', '.join(names)}" if len(names) <= FEW else "leave it out"
+        what = f"unknown key; did you mean {near[0]!r}?" if near else f"unknown key; {listed}"
+    elif problem["type"] == "union_tag_invalid":
+        what = f"type {problem['ctx']['tag']!r:.80} is none of {problem['ctx']['expected_tags']}"
     return RequestError(400, "invalid_request", f"{place or 'the request'}: {what}", place or None)
+
+
+def _place(location: Sequence[str | int], form: type[BaseModel]) -> tuple[list[str], list[str]]:
+    """The keys and numbers that lead to a place, and the keys that are known there."""
+    steps = []
+    for step in location:
+        if isinstance(step, int) or step in _keys(form):
+            steps.append(str(step))
+            form = FORMS.get(str(step), form)
+        else:  # which of several forms pydantic took for what was given: the type of a part, "constrained-str"
+            form = TAGS.get(step, form)
+    return steps, _keys(form)
+
+
+def _keys(form: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in form.model_fields.items()]

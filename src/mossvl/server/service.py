@@ -258,4 +258,4 @@ def parsed(form: type[Body], body: bytes) -> Body:
     try:
         return form.model_validate_json(body)
     except ValidationError as problems:
-        raise first_problem(problems) from problems
+        raise first_problem(problems, form) from problems

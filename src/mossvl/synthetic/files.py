@@ -14,7 +14,7 @@ RUN = 64
 
 
 def write_picture(scene: Scene, path: str | Path, height: int, width: int) -> None:
-    """Draw a scene into a PNG file (or another kind that Pillow knows by its name)."""
+    """Draw a scene into a PNG file (or another kind that Pillow knows by its name), `height` by `width` pixels."""
     Image.fromarray(render([scene], height, width)[0].numpy()).save(path)
 
 

@@ -136,6 +136,10 @@ class Track:
     turns: Sequence[tuple[float, float]] = ()
     colours: Sequence[tuple[float, str]] = field(default=())
 
+    def __post_init__(self) -> None:
+        if not self.since < self.until:
+            raise ValueError(f"since={self.since} must be before until={self.until}")
+
     def at(self, time: float) -> Thing | None:
         """The thing as it is at a time; None while it is not there."""
         if not self.since <= time < self.until:
@@ -156,6 +160,10 @@ class Clip:
     seconds: float
     background: Background = Background()
     rate: int = 12
+
+    def __post_init__(self) -> None:
+        if not (self.seconds > 0 and self.rate > 0):
+            raise ValueError(f"seconds={self.seconds} and rate={self.rate} must be above 0")
 
     @property
     def num_frames(self) -> int:

@@ -11,6 +11,7 @@ from typing import Self
 
 from torch.utils.data import DataLoader, Dataset
 
+from mossvl.data.records import unread_keys
 from mossvl.errors import DataError
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import IGNORED_LABEL, VISION_START
@@ -45,17 +46,19 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class Measure(Counts):
-    """One example and its text's `tokens`."""
+    """One example: its text's `tokens`, and the keys of its record that were not read."""
 
     tokens: int
+    unread: tuple[str, ...]
 
     @classmethod
-    def of(cls, processor: MossVLProcessor, example: Example) -> Self:
+    def of(cls, processor: MossVLProcessor, example: Example, unread: Sequence[str] = ()) -> Self:
         ids = example.input_ids
         videos = int((ids == processor.tokenizer.convert_tokens_to_ids(VISION_START)).sum())
         images = len(example.grids) - videos
         return cls(
             tokens=len(ids),
+            unread=tuple(unread),
             learned=int((example.labels != IGNORED_LABEL).sum()),
             images=images,
             videos=videos,
@@ -89,6 +92,7 @@ class Statistics(Counts):
         bad_lines: "FILE: line 3: why" of the first of them.
         samples: places of the first good record and another one; if any has media, one of the two does.
         tokens: of the texts of good examples, which `Counts` are of, too.
+        unread: how many of these have a key that is not read, by key.
     """
 
     records: int
@@ -96,6 +100,7 @@ class Statistics(Counts):
     bad_lines: tuple[str, ...]
     samples: tuple[int, ...]
     tokens: Tokens
+    unread: dict[str, int]
 
     @classmethod
     def gather(cls, examples: FileExamples, workers: int = 0) -> Self:
@@ -111,6 +116,7 @@ class Statistics(Counts):
         lines: list[str] = []
         lengths = array("q")
         sums: Counter[str] = Counter()
+        unread: Counter[str] = Counter()
         samples: list[int] = []
         seeing = False
         for place, result in enumerate(DataLoader(_Measures(examples), batch_size=None, num_workers=workers)):
@@ -119,6 +125,7 @@ class Statistics(Counts):
                     samples = [*samples[:1], place]
                     seeing |= result.vision_tokens > 0
                 lengths.append(result.tokens)
+                unread.update(result.unread)
                 sums.update({one.name: getattr(result, one.name) for one in fields(Counts)})
             else:
                 line, reason = result
@@ -131,6 +138,7 @@ class Statistics(Counts):
             bad_lines=tuple(lines),
             samples=tuple(samples),
             tokens=Tokens.of(lengths),
+            unread=dict(unread.most_common()),
             **{one.name: sums[one.name] for one in fields(Counts)},
         )
 
@@ -147,7 +155,9 @@ class _Measures(Dataset[Measure | tuple[str, str]]):
     def __getitem__(self, index: int) -> Measure | tuple[str, str]:
         record = self.examples.index.read(index)
         try:
-            return Measure.of(self.examples.processor, self.examples.encode(record))
+            example = self.examples.encode(record)
+            unread = unread_keys(record.value) if isinstance(record.value, dict) else []
+            return Measure.of(self.examples.processor, example, unread)
         except DataError as error:
             return str(error), reason_of(str(error).removeprefix(f"{record.where}: "))
 

@@ -22,7 +22,10 @@ def merge(adapter: Path, output: Path, checkpoint: str | None = None, dtype: str
     from peft import PeftConfig, PeftModel
 
     if not (adapter / "adapter_config.json").is_file():
-        raise CheckpointError(f"{adapter} holds no adapter_config.json; expected a folder that `mossvl train` wrote")
+        inner = f"; it is {adapter / 'adapter'}" if (adapter / "adapter").is_dir() else ""
+        raise CheckpointError(
+            f"{adapter} holds no adapter_config.json; expected the adapter that `mossvl train` wrote{inner}"
+        )
     if output.exists():
         raise CheckpointError(f"{output} exists already; give a new folder")
     base = checkpoint or PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path

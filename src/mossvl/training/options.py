@@ -115,8 +115,9 @@ class TrainOptions:
         file.write_text(json.dumps(self._deciding(), indent=1))
 
     def _deciding(self) -> dict[str, str]:
-        deciding = {one.name: str(getattr(self, one.name)) for one in fields(self) if one.name not in FREE}
-        return {**deciding, "processes": str(num_processes())}
+        deciding = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in FREE}
+        deciding["parts"] = " ".join(self.parts)
+        return {**{name: str(value) for name, value in deciding.items()}, "processes": str(num_processes())}
 
     def __post_init__(self) -> None:
         if not self.parts:
