@@ -308,12 +308,8 @@ def pick(given: T | None, default: T) -> T:
 
 
 def bounds(what: str, options: MediaOptions, low: int, high: int) -> dict[str, int]:
-    """min_… and max_… of a query, or the defaults; one that is given alone moves the other's default out of its way.
-
-    Below the default minimum, a maximum has no minimum: sizes are rounded to merge blocks, and one that is as large
-    would send them above the maximum again.
-    """
+    """min_… and max_… of a query, or the defaults; a bound that is given alone moves the default of the other."""
     least, most = getattr(options, f"min_{what}"), getattr(options, f"max_{what}")
     if least is None:
-        least = low if most is None or low <= most else 1
+        least = min(low, pick(most, high))
     return {f"min_{what}": least, f"max_{what}": max(least, high) if most is None else most}

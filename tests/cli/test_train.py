@@ -1,10 +1,10 @@
 """`mossvl train` and `mossvl merge` as users call them."""
 
 import json
-import subprocess
-import sys
 
 import pytest
+
+from mossvl.cli import extras
 
 
 @pytest.fixture
@@ -47,12 +47,16 @@ def test_check_fails_where_nothing_can_be_used(command, checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [["train", "DATA", "-o", "out"], ["merge", "adapter", "-o", "out"]])
-def test_a_library_that_is_missing_is_named_with_what_brings_it(arguments, data, tmp_path):
-    without = "import sys; sys.modules['peft'] = None; from mossvl.cli.main import app; app()"
-    arguments = [argument.replace("DATA", str(data)) for argument in arguments]
-    result = subprocess.run([sys.executable, "-c", without, *arguments], cwd=tmp_path, capture_output=True, timeout=120)
-    assert result.returncode == 2
-    assert result.stderr.decode().splitlines()[-1].endswith("pip install 'mossvl[train]'")
+def test_libraries_that_are_missing_are_named_with_what_brings_them(arguments, data, command, monkeypatch):
+    monkeypatch.setattr(extras, "installed", lambda name: name not in ("peft", "tensorboard", "fastapi"))
+    result = command(*(argument.replace("DATA", str(data)) for argument in arguments))
+    assert result.exit_code == 2
+    assert "peft, tensorboard not installed" in result.stderr and "pip install '.[train]'" in result.stderr
+
+
+def test_an_extra_is_known_by_what_is_installed():
+    extras.need("train")
+    assert extras.installed("mossvl") and not extras.installed("no-such-distribution")
 
 
 def test_a_model_is_trained_and_merged(start, checkpoint, data, tmp_path):

@@ -86,7 +86,10 @@ def test_all_turns_are_kept():
         ({"messages": [ANSWER], "system": "Be brief."}, "'system'; did you mean 'system_prompt'"),
         ({"messages": [ANSWER], "media_kwargs": {"max_pixels": 5}}, "media_kwargs are for queries"),
         ({"messages": [ANSWER], "system_prompt": 3}, "must be a text"),
-        ({"messages": [{"role": "system", "content": "a"}, ANSWER], "system_prompt": "b"}, "no system turn, too"),
+        ({"messages": [{"role": "system", "content": "a"}, ANSWER], "system_prompt": "b"}, "has both"),
+        ({"messages": [ANSWER], "response": "A dog."}, "remove 'response'"),
+        ({"messages": [ANSWER], "Images": ["a.png"]}, "'Images'; did you mean 'images'"),
+        ({"messages": [ANSWER], "image_path": "a.png"}, "'image_path'; did you mean 'images'"),
         ({"prompt": "<|image|>?", "response": "x", "images": ["a.png", "b.png"]}, "1 image placeholders"),
     ],
 )
@@ -96,11 +99,19 @@ def test_what_is_no_example_is_refused_in_words(record, words):
 
 
 def test_a_system_prompt_comes_first_and_other_keys_are_not_read():
-    record = {"id": 7, "prompt": "What?", "response": "A cat.", "system_prompt": "Be brief.", "image_id": "x"}
+    others = {"id": 7, "image_id": "x", "conversation_id": 3, "prompt_id": 4, "n_images": 0, "old_response": "A dog."}
+    record = {"prompt": "What?", "response": "A cat.", "system_prompt": "Be brief.", **others}
     system, *rest = as_example(record, FOLDER)
     assert system == {"role": "system", "content": "Be brief."}
     assert rest == [{"role": "user", "content": "What?"}, ANSWER]
-    assert unread_keys(record) == ["id", "image_id"]
+    assert unread_keys(record) == list(others)
+
+
+def test_keys_that_hold_nothing_are_as_if_they_were_not_there():
+    empty = {"image": None, "system": "", "video": [], "media_kwargs": {}, "system_prompt": ""}
+    record = {"messages": [{"role": "system", "content": "Be brief."}, ANSWER], **empty, "response": None}
+    assert as_example(record, FOLDER) == record["messages"]
+    assert unread_keys(record) == []
 
 
 @pytest.mark.parametrize("beside", [{}, {"images": []}])

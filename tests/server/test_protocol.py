@@ -5,12 +5,14 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from mossvl.errors import InputError, OptionError
 from mossvl.options import SamplingParams
+from mossvl.server import problems, protocol
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError, refusal
-from mossvl.server.protocol import ChatRequest
+from mossvl.server.protocol import ChatRequest, FramesRequest
 from mossvl.server.reading import Reader
 from mossvl.server.service import parsed
 
@@ -136,10 +138,12 @@ def test_what_is_beyond_a_limit_or_unknown_is_refused_by_name(request_, words):
         ({"max_completion_tokens": 51}, "max_completion_tokens"),
         ({"max_tokens": 51}, "max_tokens"),
         ({"n": 3}, "n"),
+        ({"messages": asking(frames(11))}, "messages"),
+        ({"messages": asking(video(max_pixels=20_000))}, "messages"),
     ],
 )
 def test_what_is_beyond_a_limit_is_a_parameter_that_was_given(request_, param):
-    with pytest.raises(RequestError, match=f"{'number' if param == 'messages' else param}.* is more") as refused:
+    with pytest.raises(RequestError, match=f"{'' if param == 'messages' else param}.* is more") as refused:
         read(**request_)
     assert refused.value.param == param
 
@@ -183,6 +187,7 @@ def test_answers_may_be_sent_back_as_they_came_and_options_may_be_null():
         (b'{"messages": [{"role": "user", "content": "a"}], "n": 0}', "n"),
         (b'{"message": [{"role": "user", "content": "a"}]}', "message"),
         (b'{"messages": [{"role": "user", "content": "a"}], "stop": ""}', "stop"),
+        (b'{"messages": [{"role": "user", "content": "a"}], "": 1}', ""),
         (b'{"messages": [{"role": "user", "content": "a"}], "response_format": {}}', "response_format.type"),
         (b'{"messages": [{"role": "user", "content": "a"}], "stop": [""]}', "stop"),
         (b'{"messages": [%s0]}' % (b"0," * 5000), "messages.0"),
@@ -196,6 +201,33 @@ def test_a_body_of_another_form_is_refused_with_the_place(body, param):
         parsed(ChatRequest, body)
     assert refused.value.status == 400
     assert refused.value.param == param or refused.value.param.startswith(f"{param}.")
+
+
+def refused(body, form=ChatRequest):
+    with pytest.raises(RequestError) as found:
+        parsed(form, json.dumps(body).encode())
+    return found.value
+
+
+def test_of_several_problems_the_unknown_key_is_told_and_of_several_forms_the_nearest():
+    assert "stop.0: String should have at least 1 character" in str(refused({"messages": HELLO, "stop": [""]}))
+    assert "did you mean 'temperature'" in str(refused({"messages": HELLO, "n": 0, "temprature": 1}))
+    assert "leave it out" in str(refused({"messages": HELLO, "foo": 1}))
+    assert len(str(refused({"messages": HELLO, "x" * 10_000: 1}))) < 200
+
+
+def test_what_is_wrong_with_a_preview_is_named_where_it_is():
+    assert refused({"part": {"type": "image_url", "image_url": {}}}, FramesRequest).param == "part.image_url.url"
+    assert refused({"part": video(frames=3)}, FramesRequest).param == "part.video_url.frames"
+    with pytest.raises(RequestError, match="is more") as beyond:
+        Reader(SMALL, 8, str).shared([FramesRequest.model_validate({"part": video(max_frames=11)}).part], "part")
+    assert beyond.value.param == "part"
+
+
+def test_every_form_is_known_where_places_are_told():
+    forms = {one for one in vars(protocol).values() if isinstance(one, type) and issubclass(one, BaseModel)}
+    roots = {BaseModel, protocol.Part, protocol.VideoOptions, ChatRequest, FramesRequest}
+    assert {*problems.TAGS.values(), *problems.FORMS.values()} == forms - roots
 
 
 def test_segments_count_as_frames():

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mossvl.cli.checkpoint import check_checkpoint, prepare
+from mossvl.cli.extras import need
 from mossvl.cli.options import Checkpoint, Device, Dtype, EngineFlags, ServerFlags, with_flags
 from mossvl.engine.config import EngineConfig
-from mossvl.errors import OptionError
 from mossvl.server.config import ServerConfig
 from mossvl.tiny import CHECKPOINT, NAME
 
@@ -26,6 +26,7 @@ def serve(
     dtype: Dtype = None,
 ) -> None:
     """Answer requests of OpenAI's clients, and of people, on a page; until Ctrl-C or SIGTERM."""
+    need("serve")
     if key := os.environ.get("MOSSVL_API_KEY"):
         server["api_keys"] = [*server.get("api_keys", []), key]
     given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in server.items()}
@@ -34,10 +35,7 @@ def serve(
     engine.setdefault("media_workers", config.decoders + TEXTS)
     settings = EngineConfig(device=device, dtype=dtype, **engine)
     folder = check_checkpoint(checkpoint)
-    try:
-        from mossvl.server.run import run
-    except ImportError as error:
-        raise OptionError(f"{error.name} is not installed; the server needs pip install 'mossvl[serve]'") from error
+    from mossvl.server.run import run
 
     def load() -> Any:
         prepare()

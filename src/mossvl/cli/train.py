@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mossvl.cli.checkpoint import check_checkpoint, prepare, read
+from mossvl.cli.extras import need
 from mossvl.cli.options import Checkpoint, Device, Dtype, MediaFlags, with_flags
 from mossvl.errors import DataError, OptionError
 from mossvl.options import MediaOptions
@@ -87,10 +89,10 @@ def train(
     idle = [name for name, value in of_adapters.items() if value != getattr(TrainOptions, name[2:])]
     if full and idle:
         raise OptionError(f"{', '.join(idle)} would change nothing with --full, which trains no adapters")
+    need("train")
     folder = check_checkpoint(checkpoint)
     prepare()
-    with naming_extra():
-        from mossvl.training.run import train as run
+    from mossvl.training.run import train as run
 
     options = TrainOptions(
         checkpoint=str(Path(folder).resolve()) if Path(folder).is_dir() else folder,
@@ -135,15 +137,6 @@ def train(
             print(result)
 
 
-@contextmanager
-def naming_extra() -> Iterator[None]:
-    """Say what to install where a library is missing."""
-    try:
-        yield
-    except ImportError as error:
-        raise OptionError(f"{error.name} is not installed; training needs pip install 'mossvl[train]'") from error
-
-
 def _check(options: TrainOptions) -> None:
     """Read everything, and say what is in it.
 
@@ -152,7 +145,7 @@ def _check(options: TrainOptions) -> None:
         typer.Exit: some cannot.
     """
     from mossvl.processing.processor import MossVLProcessor
-    from mossvl.training.check import Statistics, rendered
+    from mossvl.training.check import SHOWN, Statistics, rendered
     from mossvl.training.run import examples_of
 
     processor = read(MossVLProcessor, options.checkpoint)
@@ -174,7 +167,9 @@ def _check(options: TrainOptions) -> None:
         print(f"  media: {found.images} images, {found.videos} videos or parts of them with {found.frames} frames")
         print(f"  vision tokens: {found.vision_tokens}")
         if found.unread:
-            print(f"  not read: {', '.join(f'{name} ({number})' for name, number in found.unread.items())}")
+            print(
+                f"  not read: {', '.join(f'{name} ({number})' for name, number in islice(found.unread.items(), SHOWN))}"
+            )
         if bad == found.records:
             raise DataError(f"{path}: every record is bad; see the lines above")
         bad_ones += bad
@@ -186,10 +181,13 @@ def _check(options: TrainOptions) -> None:
 
 @contextmanager
 def saying_how_to_resume(options: TrainOptions) -> Iterator[None]:
+    """Tell who stops a run how it goes on."""
+    from mossvl.training.trainer import last_checkpoint
+
     try:
         yield
     except KeyboardInterrupt as stopped:
-        if options.output is not None and any(options.output.glob("checkpoint-*")):
+        if options.output is not None and last_checkpoint(options.output) is not None:
             stopped.add_note("the same command with --resume goes on from the last checkpoint")
         raise
 
@@ -202,9 +200,9 @@ def merge(
     dtype: Annotated[str, typer.Option(help="Of the weights that are written.")] = "bfloat16",
 ) -> None:
     """Write a checkpoint with an adapter's changes in its weights."""
+    need("train")
     prepare()
-    with naming_extra():
-        from mossvl.training.merge import merge as merged
+    from mossvl.training.merge import merge as merged
 
     merged(adapter, output, checkpoint, dtype)
     print(output)

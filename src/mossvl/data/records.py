@@ -1,6 +1,5 @@
 """Lines of a data file → queries or examples, whether they were written as queries or for fine-tuning."""
 
-import difflib
 import hashlib
 import json
 import re
@@ -22,7 +21,15 @@ ROLES = {
 }
 EXAMPLE_KEYS = ("conversations", "messages", "prompt", "response", "images", "videos", "system_prompt")
 """What is read of a record that is to be learned from."""
-MEANT = {name: name for name in EXAMPLE_KEYS} | {"system": "system_prompt"}
+MISTAKEN = {
+    **{name: name for name in EXAMPLE_KEYS},
+    "conversation": "conversations",
+    "message": "messages",
+    **dict.fromkeys(("image", "image_path", "image_paths", "img", "imgs", "picture", "pictures"), "images"),
+    **dict.fromkeys(("video", "video_path", "video_paths", "clip", "clips"), "videos"),
+    "system": "system_prompt",
+}
+"""Keys, in small letters, that mean one of these but are not it."""
 PLACEHOLDER = re.compile(r"<\|image\|>|<\|video\|>|<image>|<video>")
 
 BOM = b"\xef\xbb\xbf"
@@ -121,9 +128,8 @@ def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Turn]:
             placeholders do not match the media.
     """
     for name in unread_keys(record):
-        near = difflib.get_close_matches(name, MEANT, n=1, cutoff=0.8)
-        if near:
-            raise DataError(f"unknown key {name!r}; did you mean {MEANT[near[0]]!r}?")
+        if name.lower() in MISTAKEN:
+            raise DataError(f"unknown key {name!r}; did you mean {MISTAKEN[name.lower()]!r}?")
         if name == "media_kwargs":
             raise DataError("media_kwargs are for queries; give flags, or options in the part of a medium")
     forms = [name for name in ("conversations", "messages", "prompt") if record.get(name) is not None]
@@ -137,10 +143,11 @@ def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Turn]:
         if not isinstance(prompt, str) or not isinstance(response, str):
             raise DataError(f"prompt={prompt!r:.80} and response={response!r:.80} must both be texts")
         turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+    elif record.get("response") is not None:
+        raise DataError(f"a record with {forms[0]} has its answers in them; remove 'response'")
     else:
         turns = _turns(record[forms[0]])
-    if record.get("system_prompt") is not None:
-        turns.insert(0, _system_turn(record["system_prompt"], turns))
+    turns = [*_system_turn(record.get("system_prompt"), turns), *turns]
     if all(turn["role"] != "assistant" for turn in turns):
         raise DataError("there is nothing to learn: no turn is the assistant's")
     media = {name: record[name] for name in ("images", "videos") if name in record}
@@ -152,16 +159,19 @@ def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Turn]:
 
 
 def unread_keys(record: Mapping[str, Any]) -> list[str]:
-    """Keys of a record to which nothing that is learned belongs: an id, a source."""
-    return [name for name in record if name not in EXAMPLE_KEYS]
+    """Keys that hold something and are not read: an id, a source."""
+    return [name for name, value in record.items() if name not in EXAMPLE_KEYS and value not in (None, "", [], {})]
 
 
-def _system_turn(prompt: Any, turns: Sequence[Turn]) -> Turn:
+def _system_turn(prompt: Any, turns: Sequence[Turn]) -> list[Turn]:
+    """The turn of a record's `system_prompt`, if it has one."""
+    if prompt in (None, ""):
+        return []
     if not isinstance(prompt, str):
         raise DataError(f"system_prompt={prompt!r:.80} must be a text")
     if any(turn["role"] == "system" for turn in turns):
-        raise DataError("a record with a system_prompt has no system turn, too")
-    return {"role": "system", "content": prompt}
+        raise DataError("a record has either a system_prompt or a system turn, but this one has both")
+    return [{"role": "system", "content": prompt}]
 
 
 def _turns(conversations: Any) -> list[Turn]:

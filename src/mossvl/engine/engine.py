@@ -288,7 +288,11 @@ class Engine:
         config, tokens = self.model.config, len(planned.input_ids)
         context = config.text_config.max_position_embeddings
         if tokens >= context:
-            fewer = ", or lower the number of frames (max_frames)" if planned.grids else ""
+            fewer = (
+                ", or lower the number of frames (max_frames)"
+                if any(frames > 1 for frames, _, _ in planned.grids)
+                else ""
+            )
             raise ContextLengthError(
                 f"the prompt has {tokens} tokens, but the context is {context}, answer included; "
                 f"shorten the text{fewer}"

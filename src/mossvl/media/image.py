@@ -168,7 +168,7 @@ def _identify(name: str, file: IO[bytes]) -> pillow.Image:
             continue  # Not this format after all, or not enough of it.
     raise MediaError(
         f"{name}: not an image that can be read; expected a complete file of one of {', '.join(_FORMATS)}; "
-        "a video is to be given as a video"
+        "if it is a video, give it as one"
     )
 
 

@@ -55,6 +55,8 @@ def require_model_type(folder: Path) -> None:
         raise CheckpointError(f"{folder} is an adapter; make weights of it: mossvl merge {folder} -o NEW_FOLDER")
     if not path.is_file():
         inner = f"; it is {folder / 'model'}" if (folder / "model" / "config.json").is_file() else ""
+        if (folder / "adapter" / "adapter_config.json").is_file():
+            inner = f"; make one of the adapter in it: mossvl merge {folder / 'adapter'} -o NEW_FOLDER"
         raise CheckpointError(f"{folder} has no config.json; expected the folder of a MOSS-VL checkpoint{inner}")
     try:
         config = json.loads(path.read_text())

@@ -255,7 +255,8 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
         Args:
             labels: (batch, text), -100 where there is nothing to learn; gives `loss`, the mean cross entropy of the
                 next token (or its sum over `num_items_in_batch`).
-            logits_to_keep: only the last so many columns (0: all), or these columns; the loss is of these, too.
+            logits_to_keep: only the last so many columns (0: all), or these columns. The loss is of these, too; the
+                last column of all has nothing to predict.
             output_hidden_states: also return what enters each layer, and the final state.
 
         Training on packed rows, with `labels` and columns to keep, gives the loss without the logits.

@@ -97,7 +97,8 @@ class ServerConfig:
         for origin in self.origins:
             if origin != "*" and site_of(origin) != origin:
                 raise OptionError(
-                    f"{origin!r} is no origin as browsers tell it (--allow-origin); expected https://example.org, or *"
+                    f"{origin!r} is no origin as browsers tell it (--allow-origin); expected https://example.org, with "
+                    "letters beyond ASCII as xn--…, or *"
                 )
         if "*" in self.origins and not (self.api_keys or self.open_to_all):
             raise OptionError(

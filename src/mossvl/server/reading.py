@@ -1,13 +1,10 @@
 """What is meant by a request, and what is refused of it."""
 
-import difflib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-from pydantic import BaseModel, ValidationError
 
 from mossvl.engine.query import Message, Query
 from mossvl.errors import OptionError, PromptError
@@ -16,17 +13,15 @@ from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError
 from mossvl.server.protocol import (
     LONGEST_FORM,
+    UNSUPPORTED,
     ChatMessage,
     ChatRequest,
     FramesPart,
     FramesSource,
     ImagePart,
     ImageSource,
-    JsonSchema,
     ResponseFormat,
-    StreamOptions,
     TextPart,
-    TimedFrame,
     VideoPart,
     VideoSource,
 )
@@ -37,9 +32,6 @@ UPLOAD = "upload:"
 """Before the name of an uploaded file."""
 MOST_PARTS = 500_000
 """Commas and opening brackets of a body: what takes long to read, of however few bytes."""
-UNSUPPORTED = (  # as long as they ask for something
-    "tools", "tool_choice", "functions", "function_call", "logit_bias", "audio", "prediction", "web_search_options",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,8 +83,11 @@ class Reader:
         include_usage = request.stream_options is not None and bool(request.stream_options.include_usage)
         return Asked(query, self._params(request), bool(request.stream), include_usage)
 
-    def medium(self, part: ImagePart | VideoPart | FramesPart) -> dict[str, Any]:
+    def medium(self, part: ImagePart | VideoPart | FramesPart, place: str = "messages") -> dict[str, Any]:
         """A medium as a part of one of our messages.
+
+        Args:
+            place: what of the request it stands in.
 
         Raises:
             PromptError: its URL is none.
@@ -108,22 +103,22 @@ class Reader:
             found = {"type": "video", "video": {"video_path": source, "segments": segments} if segments else source}
         else:
             given = part.video_frames
-            self._limit("number of frames", len(given.frames), self.config.max_frames, "--max-frames", "frames")
+            self._limit("number of frames", len(given.frames), self.config.max_frames, "--max-frames", place)
             found = {"type": "video", "video": [(one.timestamp, self._place(one.url)) for one in given.frames]}
         for name in ("min_pixels", "max_pixels"):
-            self._limit(name, getattr(given, name) or 0, self.config.max_pixels, "--max-pixels")
+            self._limit(name, getattr(given, name) or 0, self.config.max_pixels, "--max-pixels", place)
         own = {name: getattr(given, name, None) for name in ("min_pixels", "max_pixels", "min_frames", "max_frames")}
         own["video_fps"] = getattr(given, "fps", None)
         return found | {name: value for name, value in own.items() if value is not None}
 
-    def shared(self, media: list[Any]) -> dict[str, Any]:
+    def shared(self, media: list[Any], place: str = "messages") -> dict[str, Any]:
         """Media options of a prompt: what its videos have together, within the limits.
 
         Raises:
             RequestError: they claim more frames than the limits allow.
         """
         own = [most for most in map(_most_frames, media) if most]
-        self._limit("max_frames of all videos", sum(own), self.config.max_frames, "--max-frames", "messages")
+        self._limit("max_frames of all videos", sum(own), self.config.max_frames, "--max-frames", place)
         return {"max_frames": max(1, min(self.max_frames, self.config.max_frames - sum(own)))}
 
     def _message(self, message: ChatMessage) -> Message:
@@ -222,28 +217,6 @@ def _form(wanted: ResponseFormat | None) -> dict[str, Any]:
     return {}
 
 
-TAGS: dict[str, type[BaseModel]] = {
-    "text": TextPart,
-    "image_url": ImagePart,
-    "video_url": VideoPart,
-    "video_frames": FramesPart,
-}
-"""Forms of parts, by their types."""
-FORMS: dict[str, type[BaseModel]] = {
-    "messages": ChatMessage,
-    "image_url": ImageSource,
-    "video_url": VideoSource,
-    "video_frames": FramesSource,
-    "frames": TimedFrame,
-    "stream_options": StreamOptions,
-    "response_format": ResponseFormat,
-    "json_schema": JsonSchema,
-}
-"""Forms of what lies under a key."""
-FEW = 8
-"""Keys that are listed where none of them is like the one that was given."""
-
-
 def check_size(body: bytes) -> None:
     """Refuse a body that would take long to read.
 
@@ -252,35 +225,3 @@ def check_size(body: bytes) -> None:
     """
     if sum(map(body.count, (b",", b"[", b"{"))) > MOST_PARTS:
         raise RequestError(400, "invalid_request", f"the request has more than {MOST_PARTS} parts; send less at once")
-
-
-def first_problem(problems: ValidationError, form: type[BaseModel]) -> RequestError:
-    """Of a request that is not of the form: what is wrong with it, and where; unknown keys come before missing ones."""
-    found = problems.errors(include_url=False, include_input=False)
-    problem = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
-    unknown = [str(problem["loc"][-1])] if problem["type"] == "extra_forbidden" else []
-    steps, names = _place(problem["loc"][: len(problem["loc"]) - len(unknown)], form)
-    place, what = ".".join(steps + unknown), problem["msg"]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], names, n=1, cutoff=0.5)
-        listed = f"known here: {', '.join(names)}" if len(names) <= FEW else "leave it out"
-        what = f"unknown key; did you mean {near[0]!r}?" if near else f"unknown key; {listed}"
-    elif problem["type"] == "union_tag_invalid":
-        what = f"type {problem['ctx']['tag']!r:.80} is none of {problem['ctx']['expected_tags']}"
-    return RequestError(400, "invalid_request", f"{place or 'the request'}: {what}", place or None)
-
-
-def _place(location: Sequence[str | int], form: type[BaseModel]) -> tuple[list[str], list[str]]:
-    """The keys and numbers that lead to a place, and the keys that are known there."""
-    steps = []
-    for step in location:
-        if isinstance(step, int) or step in _keys(form):
-            steps.append(str(step))
-            form = FORMS.get(str(step), form)
-        else:  # which of several forms pydantic took for what was given: the type of a part, "constrained-str"
-            form = TAGS.get(step, form)
-    return steps, _keys(form)
-
-
-def _keys(form: type[BaseModel]) -> list[str]:
-    return [field.alias or name for name, field in form.model_fields.items()]

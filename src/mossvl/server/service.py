@@ -24,8 +24,9 @@ from mossvl.server.errors import RequestError, refusal, unavailable
 from mossvl.server.loading import LoadingProcesses, RemoteCall
 from mossvl.server.metrics import Metrics
 from mossvl.server.preview import preview
+from mossvl.server.problems import first_problem
 from mossvl.server.protocol import ChatRequest, FramesRequest
-from mossvl.server.reading import Asked, Reader, check_size, first_problem
+from mossvl.server.reading import Asked, Reader, check_size
 from mossvl.server.uploads import Uploads
 
 logger = logging.getLogger("mossvl.server")
@@ -161,8 +162,8 @@ class Service:
         """
         ready = self.ready
         request = parsed(FramesRequest, body)
-        options = MediaOptions.from_dict(ready.reader.shared([request.part]))
-        part = ready.reader.medium(request.part)
+        options = MediaOptions.from_dict(ready.reader.shared([request.part], "part"))
+        part = ready.reader.medium(request.part, "part")
         timeout = self.config.media_timeout
         return ready.decoding.call(preview, part, options, request.thumbnails, timeout=timeout)
 

@@ -93,7 +93,7 @@ def _never(world: World, clip: Watched) -> Exchange | None:
     seen = subject(world, clip)
     if seen is None:
         return None
-    if seen.recolours or world.chance():  # one that changes its colour may be said to vanish
+    if seen.recolours or world.chance():  # what has changed its colour might be said to have vanished
         whom, missing = " ".join(world.alike(seen.pair, clip.shown)), list(BARE)
     else:
         whom, missing = seen.name, ["changes its colour", *([] if seen.vanishes else ["vanishes"])]

@@ -136,14 +136,14 @@ def at(world: World, scene: Scene) -> Exchange | None:
 
 def which(world: World, scene: Scene) -> Exchange | None:
     """The outermost thing in some direction."""
+    if any(thing.word for thing in scene.things):  # A word is wide: its middle does not tell how near its edge is.
+        return None
     side, axis, sign = world.one([("left", "x", 1), ("right", "x", -1), ("top", "y", 1), ("bottom", "y", -1)])
 
     def key(thing: Thing) -> float:
         return sign * float(getattr(thing, axis))
 
     first, *others = sorted(scene.things, key=key)
-    if any(thing.word for thing in scene.things):  # as wide as it is long: its middle does not tell
-        return None
     if not others or not world.owns(first.colour, first.kind) or key(others[0]) - key(first) < 2 * EDGE:
         return None
     wordings = [

@@ -18,7 +18,7 @@ from mossvl.processing.processor import MossVLProcessor
 from mossvl.training.batches import Packer
 from mossvl.training.dataset import FileExamples
 from mossvl.training.examples import Example
-from mossvl.training.options import TrainOptions
+from mossvl.training.options import Part, TrainOptions
 from mossvl.training.parts import lora, train_only
 from mossvl.training.trainer import PackedTrainer, compile_layers, last_checkpoint, packed_arguments
 
@@ -121,8 +121,9 @@ def trainer_of(
             parameter.data = parameter.data.float()
     device = loading.resolve_device(options.device)
     if options.compile and device.type == "cuda":
-        # Where nothing beneath the first layer learned, it would be compiled for by itself.
-        model.enable_input_require_grads()
+        if Part.SELF_ATTENTION in options.parts:
+            # Else the first layer, whose input alone needs no gradient, would be compiled once more.
+            model.enable_input_require_grads()
         compile_layers(model)
     trainer = PackedTrainer(
         model=trained,
