@@ -132,18 +132,18 @@ def test_what_is_beyond_a_limit_or_unknown_is_refused_by_name(request_, words):
 
 
 @pytest.mark.parametrize(
-    ("request_", "param"),
+    ("request_", "what", "param"),
     [
-        ({"messages": asking(video(), video(), video())}, "messages"),
-        ({"max_completion_tokens": 51}, "max_completion_tokens"),
-        ({"max_tokens": 51}, "max_tokens"),
-        ({"n": 3}, "n"),
-        ({"messages": asking(frames(11))}, "messages"),
-        ({"messages": asking(video(max_pixels=20_000))}, "messages"),
+        ({"messages": asking(video(), video(), video())}, "number of media", "messages"),
+        ({"messages": asking(frames(11))}, "number of frames", "messages"),
+        ({"messages": asking(video(max_pixels=20_000))}, "max_pixels", "messages"),
+        ({"max_completion_tokens": 51}, "max_completion_tokens", "max_completion_tokens"),
+        ({"max_tokens": 51}, "max_tokens", "max_tokens"),
+        ({"n": 3}, "n", "n"),
     ],
 )
-def test_what_is_beyond_a_limit_is_a_parameter_that_was_given(request_, param):
-    with pytest.raises(RequestError, match=f"{'' if param == 'messages' else param}.* is more") as refused:
+def test_what_is_beyond_a_limit_is_a_parameter_that_was_given(request_, what, param):
+    with pytest.raises(RequestError, match=f"^{what}: .* is more") as refused:
         read(**request_)
     assert refused.value.param == param
 

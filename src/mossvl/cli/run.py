@@ -65,7 +65,7 @@ def run(
     MediaOptions.from_dict(media)
     allowed = MediaLimits(**limits)
     folder = check_checkpoint(checkpoint)
-    check_different(queries, output)
+    check_output(queries, output)
 
     begun = time.monotonic()
     with open_queries(queries) as file, AnswerFile(output, resume, overwrite, retry_errors) as answers:
@@ -87,7 +87,7 @@ def run(
         conclude(answers, answers.answered - done, time.monotonic() - begun)
 
 
-def check_different(queries: str, output: Path) -> None:
+def check_output(queries: str, output: Path) -> None:
     """Refuse to write answers over queries, or to no file."""
     if str(output) == "-":
         raise InputError("-o -: answers go to a file, from which --resume goes on; name one")

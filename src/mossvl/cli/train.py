@@ -91,9 +91,6 @@ def train(
         raise OptionError(f"{', '.join(idle)} would change nothing with --full, which trains no adapters")
     need("train")
     folder = check_checkpoint(checkpoint)
-    prepare()
-    from mossvl.training.run import train as run
-
     options = TrainOptions(
         checkpoint=str(Path(folder).resolve()) if Path(folder).is_dir() else folder,
         data=data,
@@ -130,11 +127,14 @@ def train(
     )
     if check:
         _check(options)
-    else:
-        with saying_how_to_resume(options):
-            result = run(options)
-        if first_process():
-            print(result)
+        return
+    with saying_how_to_resume(options.folder):
+        prepare()
+        from mossvl.training.run import train as run
+
+        result = run(options)
+    if first_process():
+        print(result)
 
 
 def _check(options: TrainOptions) -> None:
@@ -144,6 +144,7 @@ def _check(options: TrainOptions) -> None:
         DataError: no record can be used.
         typer.Exit: some cannot.
     """
+    prepare()
     from mossvl.processing.processor import MossVLProcessor
     from mossvl.training.check import SHOWN, Statistics, rendered
     from mossvl.training.run import examples_of
@@ -180,14 +181,14 @@ def _check(options: TrainOptions) -> None:
 
 
 @contextmanager
-def saying_how_to_resume(options: TrainOptions) -> Iterator[None]:
+def saying_how_to_resume(output: Path) -> Iterator[None]:
     """Tell who stops a run how it goes on."""
-    from mossvl.training.trainer import last_checkpoint
-
     try:
         yield
     except KeyboardInterrupt as stopped:
-        if options.output is not None and last_checkpoint(options.output) is not None:
+        from mossvl.training.trainer import last_checkpoint
+
+        if last_checkpoint(output) is not None:
             stopped.add_note("the same command with --resume goes on from the last checkpoint")
         raise
 

@@ -288,14 +288,10 @@ class Engine:
         config, tokens = self.model.config, len(planned.input_ids)
         context = config.text_config.max_position_embeddings
         if tokens >= context:
-            fewer = (
-                ", or lower the number of frames (max_frames)"
-                if any(frames > 1 for frames, _, _ in planned.grids)
-                else ""
-            )
+            videos = any(frames > 1 for frames, _, _ in planned.grids)
             raise ContextLengthError(
-                f"the prompt has {tokens} tokens, but the context is {context}, answer included; "
-                f"shorten the text{fewer}"
+                f"the prompt has {tokens} tokens, but the context is {context}, answer included; shorten the text"
+                + ", or lower the number of frames (max_frames)" * videos
             )
         merge = config.vision_config.spatial_merge_size
         prompt = Prompt.build(planned.input_ids, planned.grids, config.image_token_id, merge)

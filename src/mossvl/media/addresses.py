@@ -119,7 +119,7 @@ class PublicTransport(httpx.BaseTransport):
         if not found or not all(map(is_public, found)):
             raise MediaError(
                 f"{self.name}: {host} cannot be found on the public internet; check the URL, or allow "
-                "private addresses (--allow-private-media)"
+                "private addresses (SourcePolicy.public_only)"
             )
         return found
 

@@ -64,10 +64,8 @@ def first_problem(problems: ValidationError, form: type[BaseModel]) -> RequestEr
 
 
 def _refusal(steps: Sequence[str], what: str) -> RequestError:
-    place = ".".join(steps)
-    return RequestError(
-        400, "invalid_request", f"{place if steps else 'the request'}: {what}", place if steps else None
-    )
+    place = ".".join(steps) if steps else None
+    return RequestError(400, "invalid_request", f"{'the request' if place is None else place}: {what}", place)
 
 
 def _unknown(key: str, names: Sequence[str]) -> str:

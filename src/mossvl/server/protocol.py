@@ -9,7 +9,7 @@ MANY = 4096
 """Entries of any list of a request."""
 LONGEST_FORM = 50_000
 """Characters of a pattern, or of a schema as JSON."""
-UNSUPPORTED = (  # as long as they ask for something
+UNSUPPORTED = (
     "tools", "tool_choice", "functions", "function_call", "logit_bias", "audio", "prediction", "web_search_options",
 )  # fmt: skip
 """Keys that are refused as long as they ask for something."""

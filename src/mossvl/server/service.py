@@ -37,6 +37,7 @@ FLAGS = {
     "MediaLimits.download_bytes": "--max-download",
     "MediaLimits.duration": "--max-duration",
     "MediaLimits.timeout": "--media-timeout",
+    "SourcePolicy.public_only": "--allow-private-media",
     "EngineConfig.memory": "--memory",
 }
 """What sets, here, what errors name as Python does."""

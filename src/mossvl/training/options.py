@@ -98,6 +98,17 @@ class TrainOptions:
     resume: bool = False
     media: MediaOptions = field(default_factory=MediaOptions)
 
+    @property
+    def folder(self) -> Path:
+        """The `output` of a run that trains.
+
+        Raises:
+            OptionError: none is named.
+        """
+        if self.output is None:
+            raise OptionError("no output (--output); name a folder for checkpoints and the result")
+        return self.output
+
     def differences(self, file: Path) -> list[str]:
         """What decides what is learned and was another in the run that noted its options in a file.
 
@@ -115,9 +126,8 @@ class TrainOptions:
         file.write_text(json.dumps(self._deciding(), indent=1))
 
     def _deciding(self) -> dict[str, str]:
-        deciding = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in FREE}
-        deciding["parts"] = " ".join(self.parts)
-        return {**{name: str(value) for name, value in deciding.items()}, "processes": str(num_processes())}
+        deciding = {one.name: str(getattr(self, one.name)) for one in fields(self) if one.name not in FREE}
+        return {**deciding, "parts": " ".join(self.parts), "processes": str(num_processes())}
 
     def __post_init__(self) -> None:
         if not self.parts:

@@ -52,17 +52,15 @@ def train(options: TrainOptions) -> Path:
         OptionError: no output is named, there is nothing to resume, or something that would be overwritten.
         TrainingError: the run cannot go on.
     """
-    if options.output is None:
-        raise OptionError("no output (--output); name a folder for checkpoints and the result")
-    last = last_checkpoint(options.output)
+    last = last_checkpoint(options.folder)
     if options.resume and last is None:
-        raise OptionError(f"{options.output} has no checkpoint to resume from; leave --resume out to begin")
+        raise OptionError(f"{options.folder} has no checkpoint to resume from; leave --resume out to begin")
     if last is not None and not options.resume:
-        raise OptionError(f"{options.output} has checkpoints of an earlier run; give --resume, or another folder")
-    differing = options.differences(options.output / NOTED) if options.resume else []
+        raise OptionError(f"{options.folder} has checkpoints of an earlier run; give --resume, or another folder")
+    differing = options.differences(options.folder / NOTED) if options.resume else []
     if differing:
         raise OptionError(
-            f"{', '.join(differing)}: the run in {options.output} is resumed as it began; to train its result further, "
+            f"{', '.join(differing)}: the run in {options.folder} is resumed as it began; to train its result further, "
             "begin in another folder"
         )
     device = loading.resolve_device(options.device)
@@ -79,7 +77,7 @@ def train(options: TrainOptions) -> Path:
         examples_of(options, options.eval_data, processor) if options.eval_data else None,
     )
     if first_process():
-        options.note(options.output / NOTED)
+        options.note(options.folder / NOTED)
     with plain_errors():
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     if not options.adapt:
@@ -144,7 +142,7 @@ def trainer_of(
 def arguments_of(options: TrainOptions, device: torch.device) -> TrainingArguments:
     gpu = device.type == "cuda"
     return TrainingArguments(
-        output_dir=str(options.output),
+        output_dir=str(options.folder),
         num_train_epochs=options.epochs,
         max_steps=options.max_steps or -1,
         per_device_train_batch_size=options.batch,
