@@ -285,6 +285,13 @@ def test_a_video_with_its_own_most_frames_leaves_the_others_theirs(processor):
     ]
 
 
+def test_videos_share_frames_by_the_lengths_of_whole_clips_whatever_segments_are_seen(processor):
+    videos = [{"video_path": CLIP, "segments": segments} for segments in ([[0.5, 1.5]], [[2.0, 4.0]])]
+    parts = [{"type": "video", "video": video} for video in videos]
+    plans = planned(processor, parts, video_fps=4, max_frames=10)
+    assert [plan.timestamps for plan in plans] == [(0.5, 0.75, 1.0, 1.25), (2.0, 2.4, 2.8, 3.2, 3.6)]
+
+
 @pytest.mark.parametrize(
     ("part", "words"),
     [

@@ -230,6 +230,13 @@ def test_every_form_is_known_where_places_are_told():
     assert {*problems.TAGS.values(), *problems.FORMS.values()} == forms - roots
 
 
+@pytest.mark.parametrize(("own", "left"), [([1], 8), ([6], 4), ([2, 5], 3), ([10], 1)])
+def test_videos_without_a_number_of_frames_share_what_the_others_leave_of_the_servers_limit(own, left):
+    videos = [video(max_frames=frames) for frames in own]
+    claimed = [FramesRequest.model_validate({"part": one}).part for one in videos]
+    assert Reader(SMALL, 8, str).shared(claimed) == {"max_frames": left}
+
+
 def test_segments_count_as_frames():
     with pytest.raises(RequestError, match="max_frames of all videos: 11") as refused:
         read(messages=asking(video(segments=[[second] for second in range(11)])))

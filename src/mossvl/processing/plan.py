@@ -187,7 +187,7 @@ def plan_videos(
         name = source_name(source) if isinstance(source, str | Path) else "the video"
         clips.append((clip, None if segments is None else sampling.check_segments(segments, clip.duration, name)))
 
-    most_of_all = _most_frames(videos, clips, settings)
+    most_of_all = _most_frames(videos, [clip for clip, _ in clips], settings)
     sampled = [
         (own, unit)
         for (clip, segments), own, most in zip(clips, settings, most_of_all, strict=True)
@@ -204,24 +204,19 @@ def plan_videos(
     return plans
 
 
-def _most_frames(
-    videos: Sequence[Any],
-    clips: Sequence[tuple[Clip, list[sampling.Segment] | None]],
-    settings: Sequence[VideoSettings],
-) -> list[int]:
-    """Most frames of each video: its own number, or its part of what those without one share."""
+def _most_frames(videos: Sequence[Any], clips: Sequence[Clip], settings: Sequence[VideoSettings]) -> list[int]:
+    """Most frames of each video: its own number, or its part of what those without one share.
+
+    Parts go by the durations of whole clips, whatever segments of them are seen: that is the published rule.
+    """
     most = [min(own.max_frames, max(1, own.video_max_pixels // own.min_pixels)) for own in settings]
-    lengths = [
-        clip.duration if segments is None else sum(sampling.segment_length(segment) for segment in segments)
-        for clip, segments in clips
-    ]
     sharing = [
         place
         for place, video in enumerate(videos)
         if not (isinstance(video, Medium) and video.options.max_frames is not None)
     ]
     shared = max((most[place] for place in sharing), default=0)
-    parts = sampling.allocate_frames([lengths[place] for place in sharing], shared)
+    parts = sampling.allocate_frames([clips[place].duration for place in sharing], shared)
     for place, part in zip(sharing, parts, strict=True):
         most[place] = min(part, most[place])
     return most
