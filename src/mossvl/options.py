@@ -3,11 +3,11 @@
 import difflib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import wraps
 from numbers import Real
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, get_args
 
 from mossvl.errors import OptionError
 
@@ -18,6 +18,8 @@ MIN_PIXELS, MAX_PIXELS = 4_096, 16_777_216
 PIXEL_BUDGET = 201_326_592
 """Published area that several images, or all frames, of one prompt share."""
 MAX_FPS = 100_000
+Timestamps = Literal["actual", "published"]
+"""Which times a prompt tells of frames; see `MediaOptions`. The first one is the default."""
 JSON_SPACE = " ?"
 """Between the parts of JSON: a space at most, so that no answer runs on in white space."""
 MIN_SCALE = 1e-3
@@ -75,6 +77,13 @@ def whole(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
     return int(value)
 
 
+def choice(name: str, value: Any, known: Sequence[str]) -> str:
+    """`value` if it is one of those known, or an `OptionError`."""
+    if value not in known:
+        raise OptionError(f"{name}={value!r:.40} must be {' or '.join(map(repr, known))}")
+    return str(value)
+
+
 @named_options("media option")
 @dataclass(frozen=True)
 class MediaOptions:
@@ -86,6 +95,10 @@ class MediaOptions:
         video_max_pixels: area that all frames of all videos of one prompt share.
         video_fps: frames sampled per second.
         min_frames, max_frames: bounds for their number; `max_frames` is shared by the videos of one prompt.
+        timestamps: "actual" (the default): where frames are not evenly spaced, they are sampled evenly in time, and
+            told with the times from when on they are shown. "published": as the published code does, which counts
+            frames and divides by their average rate, and so tells wrong times of such clips. Where frames are evenly
+            spaced, both are the same.
     """
 
     min_pixels: int | None = None
@@ -95,11 +108,12 @@ class MediaOptions:
     video_fps: float | None = None
     min_frames: int | None = None
     max_frames: int | None = None
+    timestamps: Timestamps | None = None
 
     OLDER_NAMES = {"video_minlen": "min_frames", "video_maxlen": "max_frames"}
     OF_PARTS = {
         "image": ("min_pixels", "max_pixels"),
-        "video": ("min_pixels", "max_pixels", "video_fps", "min_frames", "max_frames"),
+        "video": ("min_pixels", "max_pixels", "video_fps", "min_frames", "max_frames", "timestamps"),
     }
     """What a single medium of a prompt may have of its own, as keys of its part of a message."""
 
@@ -107,13 +121,17 @@ class MediaOptions:
         for option in fields(self):
             value = getattr(self, option.name)
             if value is not None:
-                rate = option.name == "video_fps"
-                checked = number(option.name, value, above=0, most=MAX_FPS) if rate else whole(option.name, value)
-                object.__setattr__(self, option.name, checked)
+                object.__setattr__(self, option.name, self._checked(option.name, value))
         for least, most in (("min_pixels", "max_pixels"), ("min_frames", "max_frames")):
             low, high = getattr(self, least), getattr(self, most)
             if low is not None and high is not None and low > high:
                 raise OptionError(f"{least}={low} is more than {most}={high}")
+
+    @staticmethod
+    def _checked(name: str, value: Any) -> Any:
+        if name == "timestamps":
+            return choice(name, value, get_args(Timestamps))
+        return number(name, value, above=0, most=MAX_FPS) if name == "video_fps" else whole(name, value)
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any] | None) -> Self:

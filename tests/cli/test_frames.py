@@ -6,6 +6,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from media.clips import write_clip
 from PIL import Image
 
 from mossvl.cli.contact_sheet import MAX_HEIGHT, MAX_WIDTH, Grid, draw_sheet
@@ -34,6 +35,13 @@ def test_flags_parts_and_checkpoint_settings(command, media, checkpoint):
     assert told["seen"] == "8 frames, from 10.0 to 11.8 s"
     assert "(2 layers" in told["their KV memory"]
     assert re.match(r"\d+, KV memory", told["text tokens"])
+
+
+def test_a_clip_that_is_not_even_is_shown_with_the_times_of_the_prompt(command, tmp_path):
+    clip = write_clip(tmp_path / "uneven.mp4", 23, pts=[*range(20), 60, 80, 97], rate=10)
+    assert rows(command("frames", clip, "--video-fps", 0.25))["seen"] == "3 frames, from 0.0 to 9.7 s"
+    told = rows(command("frames", clip, "--video-fps", 0.25, "--timestamps", "published"))
+    assert told["seen"] == "3 frames, from 0.0 to 9.4 s"
 
 
 def test_the_sheet_shows_every_frame(command, media, tmp_path):

@@ -80,7 +80,7 @@ def test_the_likeliest_tokens_are_taken_where_nothing_is_said():
 def test_media_become_parts_with_their_options():
     frames = {
         "type": "video_frames",
-        "video_frames": {"frames": [{"timestamp": 1, "url": "upload:x"}], "max_frames": 3},
+        "video_frames": {"frames": [{"timestamp": 1, "url": "upload:x"}], "max_frames": 3, "timestamps": "published"},
     }
     picture = {
         "type": "image_url",
@@ -96,7 +96,7 @@ def test_media_become_parts_with_their_options():
             "min_frames": 2,
             "video_fps": 2.0,
         },
-        {"type": "video", "video": [(1.0, "/uploads/x")], "max_frames": 3},
+        {"type": "video", "video": [(1.0, "/uploads/x")], "max_frames": 3, "timestamps": "published"},
         {"type": "image", "image": "data:image/png;base64,AA==", "max_pixels": 5000},
     ]
 
@@ -153,6 +153,7 @@ def test_what_is_beyond_a_limit_is_a_parameter_that_was_given(request_, what, pa
     [
         (video(fps=0), "messages.0.content.0.video_url.fps", "greater than 0"),
         (video(fps="2"), "messages.0.content.0.video_url.fps", "valid number"),
+        (video(timestamps="true"), "messages.0.content.0.video_url.timestamps", "'actual' or 'published'"),
         (video(video_fps=2), "messages.0.content.0.video_url.video_fps", "did you mean 'fps'"),
         (video() | {"fps": 2}, "messages.0.content.0.fps", "unknown key; known here: type, video_url$"),
         ({"type": "text", "text": 3}, "messages.0.content.0.text", "valid string"),

@@ -2,9 +2,12 @@
 
 import queue
 import threading
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import pytest
+from media.clips import plain_decode
 
 import mossvl
 from mossvl.synthetic import Scene, Thing, write_picture
@@ -85,6 +88,41 @@ def test_more_frames_a_second_tell_the_time_more_closely(tiny):
     coarse = tiny.generate(query)
     assert coarse.text == f"{next(time for time in coarse.media[0].timestamps if time >= 4):.1f} seconds"
     assert tiny.generate({**query, "media_kwargs": {"video_fps": 2.0}}).text == "4.0 seconds"
+
+
+@pytest.fixture
+def thinned(tmp_path):
+    """The example clip, of which only every fifth frame is left after two seconds."""
+    frames = plain_decode(Path(CLIP))
+    kept = [*range(51), *range(55, len(frames), 5)]
+    path = tmp_path / "thinned.mp4"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=25, options={"crf": "12"})
+        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
+        for number in kept:
+            frame = av.VideoFrame.from_ndarray(frames[number], format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path
+
+
+def test_times_are_right_where_frames_are_not_evenly_spaced(tiny, thinned):
+    query = {"prompt": "When does the blue star appear?", "videos": [thinned]}
+    assert tiny.generate(query).text == QUERIES[query["prompt"]]
+
+
+def test_a_remembered_clip_is_seen_with_the_times_that_are_asked_for(tiny, thinned):
+    queries = [
+        {"prompt": "What happens?", "videos": [thinned], "media_kwargs": {"timestamps": timestamps}}
+        for timestamps in ("actual", "published")
+    ] + [
+        {"messages": [{"role": "user", "content": [{"type": "video", "video": thinned, "timestamps": timestamps}]}]}
+        for timestamps in ("actual", "published")
+    ]
+    told = [tiny.generate(query | {"generate_kwargs": {"max_new_tokens": 1}}).media[0].timestamps for query in queries]
+    assert told[0] == told[2] == pytest.approx((0, 1, 2, 3, 4, 5, 6), abs=0.2)
+    assert told[1] == told[3] != told[0]
 
 
 def test_the_offline_methods_answer_rightly(tiny):

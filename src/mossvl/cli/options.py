@@ -71,6 +71,10 @@ class MediaFlags(dict[str, Any]):
         "video_fps": Flag("Frames taken of a second of video."),
         "min_frames": Flag("Least frames of a video."),
         "max_frames": Flag("Most frames, shared by the videos of a prompt."),
+        "timestamps": Flag(
+            "Times told of frames. Published: counted by the average rate, even where frames are not evenly spaced. "
+            "Default: actual."
+        ),
     }
 
 

@@ -6,6 +6,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
+from functools import cached_property
 from itertools import groupby, pairwise
 from typing import Any, Self
 
@@ -20,6 +21,8 @@ Pixels = NDArray[np.uint8]
 # Timestamps are rounded when written (to a millisecond in Matroska, to a tick elsewhere) and again when divided here;
 # a frame asked for by its own time must be found.
 _TIME_TOLERANCE = 1e-6
+# Frames: how far from where counting puts it a frame may be shown. A little beyond half of one, for rounding.
+_EVEN = 0.5 + 1e-6
 
 
 class Clip(ABC):
@@ -28,11 +31,18 @@ class Clip(ABC):
     Attributes:
         num_frames: how many frames there are, at least 1.
         start, end: seconds; when the first frame begins and the last one ends. `end` is after `start`.
+        times: (frames,) float64 seconds from the start, ascending from 0; from when on each frame is shown.
+        given_times: the user gave the frames' times, which are told as they were given.
+        player_offset: seconds; when a browser's player shows the first frame. It counts from the first picture or
+            sound of a file, which may begin with sound alone.
         height, width: pixels of a frame as shown, that is, after rotation. The shape of the pixels is not corrected.
 
     Raises:
         MediaError: it is longer than `limits.duration`.
     """
+
+    given_times = False
+    player_offset = 0.0
 
     def __init__(
         self,
@@ -44,7 +54,7 @@ class Clip(ABC):
         self.name, self.limits = name, limits
         self.num_frames = len(times)
         self.start, self.end = span
-        self._times = times
+        self.times = times
         self._closed = False
         self._files = ExitStack()
         self._readings: weakref.WeakSet[Generator[Pixels]] = weakref.WeakSet()
@@ -77,15 +87,20 @@ class Clip(ABC):
         """Frames per second."""
         return self.num_frames / self.duration
 
-    def told_times(self, indices: Sequence[int]) -> tuple[float, ...]:
-        """The times, in seconds, that a prompt tells of frames: of a file, as if they were evenly spaced."""
-        return tuple(index / self.average_fps for index in indices)
+    @cached_property
+    def even(self) -> bool:
+        """Whether no frame i is shown more than half a frame before or after i / average_fps."""
+        return bool((np.abs(self.times * self.average_fps - np.arange(self.num_frames)) <= _EVEN).all())
+
+    def shown_times(self, indices: Sequence[int]) -> tuple[float, ...]:
+        """Seconds from when on frames are shown, counted from the start of the clip."""
+        return tuple(self.times[list(indices)].tolist())
 
     def index_at(self, seconds: float) -> int:
         """Index of the frame that is shown `seconds` after the start; the first or last frame if that is outside."""
         if math.isnan(seconds):
             raise InputError(f"{self.name}: NaN is not a time; give seconds from the start of the clip")
-        index = int(np.searchsorted(self._times, seconds + _TIME_TOLERANCE, side="right")) - 1
+        index = int(np.searchsorted(self.times, seconds + _TIME_TOLERANCE, side="right")) - 1
         return max(index, 0)
 
     def read(self, indices: Iterable[int], cancel: Cancel | None = None) -> Iterator[Pixels]:

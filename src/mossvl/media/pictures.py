@@ -38,6 +38,8 @@ class FrameList(Clip):
     The last one lasts as long as the one before it, a single one a second. All must be of one size.
     """
 
+    given_times = True
+
     def __init__(self, source: Sequence[Any], limits: MediaLimits) -> None:
         if not is_frame_list(source):
             raise MediaError(
@@ -45,7 +47,7 @@ class FrameList(Clip):
                 f"got {f'{len(source)} items of other kinds' if source else 'an empty list'}"
             )
         pairs = [pair for pair in map(_timed, source) if pair is not None]
-        times = np.array([float(seconds) for seconds, _ in pairs])
+        self._given = times = np.array([float(seconds) for seconds, _ in pairs])
         for number, seconds in enumerate(times.tolist()):
             if not (math.isfinite(seconds) and seconds >= 0 and (number == 0 or seconds > times[number - 1])):
                 raise MediaError(
@@ -62,9 +64,9 @@ class FrameList(Clip):
     def size(self) -> tuple[int, int]:
         return self._size
 
-    def told_times(self, indices: Sequence[int]) -> tuple[float, ...]:
+    def shown_times(self, indices: Sequence[int]) -> tuple[float, ...]:
         """The times that were given."""
-        return tuple(float(self.start + self._times[index]) for index in indices)
+        return tuple(self._given[list(indices)].tolist())
 
     def _frames(self, indices: list[int], watch: Watch) -> Generator[Pixels]:
         for index in indices:

@@ -11,6 +11,7 @@ from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.offline.loop import OfflineLoop
 from mossvl.offline.slot import EngineSlot
 from mossvl.offline.stream import BatchStream
+from mossvl.options import Timestamps
 from mossvl.processing.processor import MossVLProcessor
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
         do_sample: bool = False,
         vision_chunked_length: int = 64,
         system_prompt: str | None = None,
+        timestamps: Timestamps | None = None,
     ) -> str:
         """Answer a question about a video, or a list of them.
 
@@ -129,6 +131,7 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
             shortest_edge, longest_edge: least and most area of a frame in pixels (published names; both are areas).
             video_max_pixels: area that all frames share.
             num_extract_threads: threads of the video decoder.
+            timestamps: see `MediaOptions`.
 
         Where limits or `video_fps` are None, `processor`'s hold: the published ones, with a published checkpoint.
 
@@ -149,6 +152,7 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
                 "video_fps": video_fps,
                 "min_frames": min_frames,
                 "max_frames": max_frames,
+                "timestamps": timestamps,
             },
         }
         return self._answer(

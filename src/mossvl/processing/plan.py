@@ -19,7 +19,7 @@ from mossvl.media.fetch import source_name
 from mossvl.media.image import Image, open_image
 from mossvl.media.limits import MediaLimits
 from mossvl.media.video import Clip, open_clip
-from mossvl.options import MediaOptions, check_names
+from mossvl.options import MediaOptions, Timestamps, check_names
 from mossvl.processing import sampling, sizes
 from mossvl.processing.pixels import PatchLayout, resize
 
@@ -104,6 +104,7 @@ class VideoSettings:
     video_fps: float
     min_frames: int
     max_frames: int
+    timestamps: Timestamps
 
 
 def plan_images(
@@ -189,18 +190,18 @@ def plan_videos(
 
     most_of_all = _most_frames(videos, [clip for clip, _ in clips], settings)
     sampled = [
-        (own, unit)
+        (clip, own, indices, times)
         for (clip, segments), own, most in zip(clips, settings, most_of_all, strict=True)
-        for unit in _sample(clip, segments, own, most)
+        for indices, times in _sample(clip, segments, own, most)
     ]
-    volumes = [len(indices) * clip.height * clip.width for _, (clip, indices, _) in sampled]
+    volumes = [len(indices) * clip.height * clip.width for clip, _, indices, _ in sampled]
     plans = []
-    for (own, (clip, indices, times)), volume in zip(sampled, volumes, strict=True):
+    for (clip, own, indices, times), volume in zip(sampled, volumes, strict=True):
         budget = max(1, int(own.video_max_pixels * volume / sum(volumes)))
         size = sizes.frame_size(
             len(indices), clip.height, clip.width, layout.factor, own.min_pixels, own.max_pixels, budget
         )
-        plans.append(VideoPlan(clip, *_allowed(size, limits), indices, times))
+        plans.append(VideoPlan(clip, *_allowed(size, limits), tuple(indices), tuple(times)))
     return plans
 
 
@@ -222,15 +223,45 @@ def _most_frames(videos: Sequence[Any], clips: Sequence[Clip], settings: Sequenc
     return most
 
 
+Sample = tuple[list[int], Sequence[float]]
+"""Indices of frames, and the times that are told of them."""
+
+
 def _sample(
     clip: Clip, segments: list[sampling.Segment] | None, settings: VideoSettings, max_frames: int
-) -> list[tuple[Clip, tuple[int, ...], tuple[float, ...]]]:
-    """Frame indices and timestamps of each unit of a video."""
+) -> list[Sample]:
+    """The frames of each unit of a video.
+
+    Where frames are evenly spaced, or that is asked for, by the published rule. Else evenly in time, each frame once
+    and told with the time from when on it is shown.
+    """
+    published = clip.even or settings.timestamps == "published"
     if segments is None:
-        count = sampling.frame_count(
-            clip.num_frames, clip.duration, settings.video_fps, settings.min_frames, max_frames
-        )
+        return [_sample_clip(clip, settings, max_frames, published)]
+    return _sample_segments(clip, segments, settings, max_frames, published and not clip.given_times)
+
+
+def _sample_clip(clip: Clip, settings: VideoSettings, max_frames: int, published: bool) -> Sample:
+    # What is shown for long is sampled several times, and seen once: there may be more times than frames.
+    most = clip.num_frames if published else max_frames
+    count = sampling.frame_count(most, clip.duration, settings.video_fps, settings.min_frames, max_frames)
+    if published:
         indices = sampling.frame_indices(clip.num_frames, count)
-        return [(clip, tuple(indices), clip.told_times(indices))]
+        if not clip.given_times:
+            return indices, [index / clip.average_fps for index in indices]
+    else:
+        times = sampling.clip_times(float(clip.times[-1]), clip.duration, count)
+        indices = sampling.each_once([0, *map(clip.index_at, times[1:])], settings.min_frames)
+    return indices, clip.shown_times(indices)
+
+
+def _sample_segments(
+    clip: Clip, segments: list[sampling.Segment], settings: VideoSettings, max_frames: int, published: bool
+) -> list[Sample]:
     units = sampling.segment_times(segments, settings.video_fps, settings.min_frames, max_frames)
-    return [(clip, tuple(clip.index_at(time) for time in times), tuple(times)) for times in units]
+    shown = [[clip.index_at(time) for time in times] for times in units]
+    if published:
+        return list(zip(shown, units, strict=True))
+    least = sampling.segment_parts(segments, settings.min_frames)
+    once = [sampling.each_once(indices, part) for indices, part in zip(shown, least, strict=True)]
+    return [(indices, clip.shown_times(indices)) for indices in once]

@@ -23,6 +23,29 @@ def frame_indices(total: int, count: int) -> list[int]:
     return np.unique(np.linspace(0, total - 1, count).astype(int)).tolist()
 
 
+def clip_times(last: float, duration: float, count: int) -> list[float]:
+    """Times at which to look at a clip whose frames are not evenly spaced: `count` of them, evenly spaced from 0.
+
+    The last of them is that of the last frame, as in the published rule; or later, if that frame is shown for so long
+    that the others would be less than duration / count apart.
+    """
+    return np.linspace(0, max(last, duration * (1 - 1 / count)), count).tolist()
+
+
+def each_once(shown: Sequence[int], least: int) -> list[int]:
+    """Each of the frames `shown` (ascending indices, with repetitions) once.
+
+    Where that leaves fewer than `least`, some of the frames between them are taken, too, as far as there are any; never
+    more than were asked for.
+    """
+    once = np.unique(shown)
+    between = np.setdiff1d(np.arange(once[0], once[-1]), once)
+    more = min(least - len(once), len(shown) - len(once), len(between))
+    if more > 0:
+        once = np.union1d(once, between[np.linspace(0, len(between) - 1, more).astype(int)])
+    return once.tolist()
+
+
 def allocate_frames(durations: Sequence[float], max_frames: int) -> list[int]:
     """Share `max_frames` among the videos of a prompt: one each, the rest by duration, largest remainders first."""
     rest = max_frames - len(durations)
@@ -66,19 +89,22 @@ def segment_length(segment: Segment) -> float:
     return segment[1] - segment[0] if len(segment) == 2 else 0.0
 
 
+def segment_parts(segments: Sequence[Segment], frames: int) -> list[int]:
+    """A number of frames shared by the segments of a video, by their lengths: at least one each."""
+    lengths = [segment_length(segment) for segment in segments]
+    total = sum(lengths)
+    return [max(1, int(frames * length / total)) if length else 1 for length in lengths]
+
+
 def segment_times(segments: Sequence[Segment], fps: float, min_frames: int, max_frames: int) -> list[list[float]]:
     """Sampled times of each segment of one video: evenly spaced, the end excluded.
 
     A segment's part of `min_frames` and `max_frames` is its part of the segments' total length.
     """
-    total = sum(segment_length(segment) for segment in segments)
+    bounds = (segment_parts(segments, frames) for frames in (min_frames, max_frames))
     times = []
-    for segment in segments:
+    for segment, least, most in zip(segments, *bounds, strict=True):
         length = segment_length(segment)
-        if not length:
-            times.append([segment[0]])
-            continue
-        least, most = (max(1, int(frames * length / total)) for frames in (min_frames, max_frames))
         count = min(max(math.ceil(length * fps - 1e-6), least), most)
         times.append([segment[0] + length * i / count for i in range(count)])
     return times

@@ -61,6 +61,7 @@ class MossVLVideoProcessor(BaseVideoProcessor):
             **bounds("frames", options, self.min_frames, self.max_frames),
             video_max_pixels=pick(options.video_max_pixels, self.video_max_pixels),
             video_fps=pick(options.video_fps, self.video_fps),
+            timestamps=pick(options.timestamps, "actual"),
         )
 
     def plan(

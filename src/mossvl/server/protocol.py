@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
+from mossvl.options import Timestamps
+
 MANY = 4096
 """Entries of any list of a request."""
 LONGEST_FORM = 50_000
@@ -42,6 +44,9 @@ class VideoOptions(Part):
     max_frames: int | None = Field(None, ge=1)
     min_pixels: int | None = Field(None, ge=1, description="Of a frame.")
     max_pixels: int | None = Field(None, ge=1, description="Of a frame.")
+    timestamps: Timestamps | None = Field(
+        None, description="Times told of frames; published: counted by the average rate. Default: actual."
+    )
 
 
 class VideoSource(VideoOptions):

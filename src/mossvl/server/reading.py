@@ -8,7 +8,7 @@ from typing import Any
 
 from mossvl.engine.query import Message, Query
 from mossvl.errors import OptionError, PromptError
-from mossvl.options import SamplingParams
+from mossvl.options import MediaOptions, SamplingParams
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError
 from mossvl.server.protocol import (
@@ -30,6 +30,8 @@ SCHEMES = ("http://", "https://", "data:", "file:", "upload:")
 URL = re.compile(f"({'|'.join(SCHEMES)})", re.IGNORECASE)
 UPLOAD = "upload:"
 """Before the name of an uploaded file."""
+RENAMED = {"video_fps": "fps"}
+"""Options of a medium that have other names in a request."""
 MOST_PARTS = 500_000
 """Commas and opening brackets of a body: what takes long to read, of however few bytes."""
 
@@ -107,8 +109,8 @@ class Reader:
             found = {"type": "video", "video": [(one.timestamp, self._place(one.url)) for one in given.frames]}
         for name in ("min_pixels", "max_pixels"):
             self._limit(name, getattr(given, name) or 0, self.config.max_pixels, "--max-pixels", place)
-        own = {name: getattr(given, name, None) for name in ("min_pixels", "max_pixels", "min_frames", "max_frames")}
-        own["video_fps"] = getattr(given, "fps", None)
+        names = MediaOptions.OF_PARTS[found["type"]]
+        own = {name: getattr(given, RENAMED.get(name, name)) for name in names}
         return found | {name: value for name, value in own.items() if value is not None}
 
     def shared(self, media: list[Any], place: str = "messages") -> dict[str, Any]:
