@@ -7,13 +7,11 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoProcessor, GenerationConfig
 
 from mossvl.errors import CheckpointError, OptionError
-from mossvl.model.checkpoint import require_model_type
+from mossvl.model.checkpoint import require_model_type, usable
 from mossvl.model.configuration import MossVLConfig
-from mossvl.model.loading import read_configuration
+from mossvl.model.loading import check_weights, read_configuration, read_generation_config
 from mossvl.model.location import check_location
 from mossvl.model.weights import Progress, load_weights
 from mossvl.offline.interface import MossVLForConditionalGeneration
@@ -50,23 +48,21 @@ def load(
     kind = resolve_dtype(dtype, target)
     checkpoint = default_checkpoint() if checkpoint is None else checkpoint
     check_location(checkpoint)
-    try:
-        here = Path(checkpoint).is_dir()
-        folder = Path(checkpoint if here else snapshot_download(str(checkpoint), allow_patterns=DOWNLOADED))
-        require_model_type(folder)
-        processor = AutoProcessor.from_pretrained(str(folder))
-        model = _empty(read_configuration(MossVLForConditionalGeneration, folder), target, kind)
-        model.generation_config = _generation_config(folder)
-    except (OSError, StrictDataclassError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{checkpoint} cannot be loaded as a MOSS-VL checkpoint: {first_line}") from error
-    if processor.image_token_id != model.config.image_token_id:
-        raise CheckpointError(
-            f"{checkpoint}: its tokenizer has {IMAGE_TOKEN} as {processor.image_token_id}, its configuration as "
-            f"{model.config.image_token_id}; is tokenizer.json missing?"
-        )
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(str(checkpoint), allow_patterns=DOWNLOADED))
+        except (OSError, ValueError) as error:
+            first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise CheckpointError(f"{checkpoint} cannot be loaded as a MOSS-VL checkpoint: {first_line}") from error
+    require_model_type(folder)
+    config = read_configuration(MossVLForConditionalGeneration, folder)
+    processor = read_processor(folder)
+    check_together(processor, config, folder)
+    check_weights(MossVLForConditionalGeneration, config, folder)
+    generation_config = read_generation_config(folder)
+    model = _empty(config, target, kind)
+    model.generation_config = generation_config
     model.name_or_path = model.config._name_or_path = str(checkpoint)
     with _bar(progress) as advance:
         load_weights(model, folder, advance)
@@ -117,11 +113,41 @@ def _empty(config: MossVLConfig, device: torch.device, dtype: torch.dtype) -> Mo
     return model
 
 
-def _generation_config(folder: Path) -> GenerationConfig:
-    """The checkpoint's own, or one made of its configuration, as transformers does."""
-    if (folder / "generation_config.json").is_file():
-        return GenerationConfig.from_pretrained(folder)
-    return GenerationConfig.from_pretrained(folder, config_file_name="config.json", _from_model_config=True)
+def read_processor(folder: Path) -> MossVLProcessor:
+    """The processor of a checkpoint.
+
+    Raises:
+        CheckpointError: its files are missing or cannot be used.
+    """
+    with usable(f"the processor of {folder}", missing=True):
+        processor: MossVLProcessor = MossVLProcessor.from_pretrained(str(folder))
+    return processor
+
+
+def check_together(processor: MossVLProcessor, config: MossVLConfig, folder: Path) -> None:
+    """Refuse a processor whose tokens or patches are not those of the model.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    if processor.image_token_id != config.image_token_id:
+        raise CheckpointError(
+            f"{folder}: its tokenizer has {IMAGE_TOKEN} as {processor.image_token_id}, its configuration as "
+            f"{config.image_token_id}; is tokenizer.json missing?"
+        )
+    tokens = max(processor.tokenizer.get_vocab().values()) + 1
+    if tokens > config.text_config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: its tokenizer has tokens up to {tokens - 1}, but vocab_size is {config.text_config.vocab_size}"
+        )
+    vision, images = config.vision_config, processor.image_processor
+    asked = (vision.patch_size, vision.temporal_patch_size, vision.spatial_merge_size)
+    made = (images.patch_size, images.temporal_patch_size, images.merge_size)
+    if made != asked:
+        raise CheckpointError(
+            f"{folder}: its processor makes patches of {made}, its vision tower reads {asked} (patch_size, "
+            "temporal_patch_size, merge_size)"
+        )
 
 
 @contextmanager

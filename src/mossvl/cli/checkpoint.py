@@ -6,7 +6,6 @@ import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from mossvl.errors import CheckpointError
 from mossvl.media.limits import MediaLimits
 from mossvl.model.location import check_location
 from mossvl.tiny import default_checkpoint
@@ -50,13 +49,10 @@ def read(part: Any, folder: str) -> Any:
     Raises:
         CheckpointError: its file is missing or cannot be used.
     """
-    from huggingface_hub.errors import StrictDataclassError
+    from mossvl.model.checkpoint import usable
 
-    try:
+    with usable(f"{folder}: its {part.__name__}", missing=True):
         return part.from_pretrained(folder)
-    except (OSError, StrictDataclassError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"{folder}: no usable {part.__name__} in it ({reason})") from error
 
 
 def prepare() -> None:

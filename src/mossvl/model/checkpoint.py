@@ -2,9 +2,11 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +18,12 @@ MODEL_TYPE = "moss_vl"
 IGNORED = (r"rotary_emb\.inv_freq$", r"rotary_pos_emb\.inv_freq$")
 """Patterns of tensors that published files may hold and that are not parameters."""
 
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD = re.compile(r"[^/\\\x00]+\.safetensors")
+"""What a shard is called: a name, no path."""
+REASON = 300
+"""Characters that are told of an error of another library."""
+
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -23,12 +31,8 @@ DTYPES = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
 }
+"""Types that weights may be stored in, by their names in safetensors files."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,58 @@ class TensorInfo:
     @property
     def bytes(self) -> int:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+@contextmanager
+def usable(what: str, missing: bool = False) -> Iterator[None]:
+    """Around reading `what` of a checkpoint: whatever its content makes fail is told in one line.
+
+    Args:
+        missing: so is a file that cannot be opened; otherwise that remains an OSError, as transformers has it.
+
+    Raises:
+        CheckpointError: it cannot be used.
+    """
+    try:
+        yield
+    except Exception as error:  # Files of others may make parsers and classes raise nearly anything.
+        own = isinstance(error, CheckpointError) and str(error).startswith(what)
+        if own or (isinstance(error, OSError) and not missing):
+            raise
+        reason = " ".join(str(error).split())[:REASON] or type(error).__name__
+        raise CheckpointError(f"{what} cannot be used: {reason}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a file of a checkpoint holds.
+
+    Raises:
+        CheckpointError: it holds none, or cannot be read.
+    """
+    try:
+        found = json.loads(own_file(path).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON that can be read ({error}); get the file again") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds {type(found).__name__}; expected an object {{…}}. Get the file again")
+    return found
+
+
+def own_file(path: Path) -> Path:
+    """A file of a checkpoint, once it is sure that it lies in its folder, or where the hub's cache has what its links
+    mean.
+
+    Raises:
+        CheckpointError: it is missing, or a link to somewhere else.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; a checkpoint needs every one of its safetensors files")
+    folder, target = path.parent.resolve(), path.resolve()
+    snapshots = next((parent for parent in folder.parents if parent.name == "snapshots"), None)
+    homes = [folder] if snapshots is None else [folder, snapshots.parent / "blobs"]
+    if not any(target.is_relative_to(home) for home in homes):
+        raise CheckpointError(f"{path} is a link to {target}, outside of its folder; put the file itself there")
+    return path
 
 
 def require_model_type(folder: Path) -> None:
@@ -58,12 +114,9 @@ def require_model_type(folder: Path) -> None:
         if (folder / "adapter" / "adapter_config.json").is_file():
             inner = f"; make one of the adapter in it: mossvl merge {folder / 'adapter'} -o NEW_FOLDER"
         raise CheckpointError(f"{folder} has no config.json; expected the folder of a MOSS-VL checkpoint{inner}")
-    try:
-        config = json.loads(path.read_text())
-        model_type = config.get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not a configuration ({error}); get the file again") from error
-    if model_type is None and config.get("auto_map"):
+    config = read_json(path)
+    model_type = config.get("model_type")
+    if model_type is None and isinstance(config.get("auto_map"), dict):
         raise CheckpointError(
             f"{path} names no model_type, only remote code ({', '.join(sorted(config['auto_map']))}); code from a "
             f"checkpoint is never run. Expected model_type {MODEL_TYPE!r}"
@@ -81,29 +134,47 @@ def read_headers(folder: Path) -> dict[str, TensorInfo]:
     """Names, shapes and types of all tensors of a checkpoint, sharded or not.
 
     Raises:
-        CheckpointError: there are no weights, a shard is missing, or a file is broken.
+        CheckpointError: there are no weights, a shard is missing or elsewhere, a file is broken, or a tensor is in two.
     """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise CheckpointError(f"{index} is not a list of shards ({error}); get the file again") from error
-    else:
-        files = ["model.safetensors"]
     tensors: dict[str, TensorInfo] = {}
-    for name in files:
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing; a checkpoint needs every one of its safetensors files")
+    for name in _weight_files(folder):
+        path = own_file(folder / name)
         try:
             with safe_open(path, framework="pt") as shard:
                 for key in shard.keys():  # noqa: SIM118 (not a mapping)
+                    if key in tensors:
+                        raise CheckpointError(f"{folder}: {key} is in {tensors[key].file} and in {name}; which counts?")
                     part = shard.get_slice(key)
-                    tensors[key] = TensorInfo(tuple(part.get_shape()), DTYPES[part.get_dtype()], name)
+                    tensors[key] = TensorInfo(tuple(part.get_shape()), _dtype(key, part.get_dtype(), path), name)
         except SafetensorError as error:
             raise CheckpointError(f"{path} is broken or cut off ({error}); get the file again") from error
     return tensors
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """Names of the safetensors files.
+
+    Raises:
+        CheckpointError: the index is none, or names what is no file of its folder.
+    """
+    index = folder / INDEX
+    if not index.is_file():
+        return [WEIGHTS]
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+        raise CheckpointError(f"{index} is not a list of shards (weight_map: {places!r:.80}); get the file again")
+    for name in places.values():
+        if not SHARD.fullmatch(name):
+            raise CheckpointError(f"{index} names {name!r:.200}; expected names of safetensors files beside it")
+    return sorted(set(places.values()))
+
+
+def _dtype(name: str, stored: str, path: Path) -> torch.dtype:
+    """The type of a tensor, which is one that weights may have."""
+    kind = DTYPES.get(stored)
+    if kind is None:
+        raise CheckpointError(f"{path}: {name} is of type {stored}; expected one of {', '.join(DTYPES)}")
+    return kind
 
 
 def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:

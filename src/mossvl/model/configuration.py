@@ -1,20 +1,90 @@
-"""Configuration of MOSS-VL: the vision tower, the language model, and the two together."""
+"""Configuration of MOSS-VL: the vision tower, the language model, and the two together.
+
+What no model can be made of is a `ValueError` that names part and field: before anything of that size is made.
+"""
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+
+from mossvl.model.checkpoint import usable
+
+LARGEST = 2**24
+"""Of any size. It is far beyond all models, and no parameter of so many rows and columns overflows."""
 
 
-def _check_positive(part: str, config: PreTrainedConfig, names: tuple[str, ...]) -> None:
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"{part}: {name} {getattr(config, name)} must be at least 1")
+def _check_whole(name: str, value: Any, least: int = 1, most: int = LARGEST) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name} {value!r:.40} must be a whole number from {least} to {most}")
+
+
+def _check_sizes(part: str, **sizes: int) -> None:
+    for name, value in sizes.items():
+        _check_whole(f"{part}: {name}", value)
+
+
+def _check_layers(name: str, given: Iterable[Any], layers: int) -> None:
+    """Numbers of layers, of which none comes twice."""
+    numbers = list(given)
+    for number in numbers:
+        _check_whole(name, number, least=0, most=layers - 1)
+    if len(set(numbers)) != len(numbers):
+        raise ValueError(f"{name} {numbers!r:.80} must be distinct")
+
+
+def _check_positive(name: str, value: Any) -> None:
+    """A finite number above 0."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
+        raise ValueError(f"{name} {value!r:.40} must be a finite number above 0")
+
+
+def _check_activation(name: str, value: str) -> None:
+    if value not in ACT2FN:
+        raise ValueError(f"{name} {value!r:.40} is no activation that is known; models have silu")
+
+
+class MossVLPartConfig(PreTrainedConfig):
+    """What the configurations have in common."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        kwargs.pop("num_labels", None)  # Of classifiers; transformers would make a name for each.
+        methods = [name for name in kwargs if callable(getattr(type(self), name, None))]
+        if methods:
+            raise ValueError(f"{', '.join(methods)} is not the name of a setting")
+        super().__post_init__(**kwargs)
+        if isinstance(self.dtype, torch.dtype) and not self.dtype.is_floating_point:
+            raise ValueError(f"dtype {self.dtype} is not a floating-point type")
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As transformers does.
+
+        Raises:
+            CheckpointError: there is a configuration, but no model can be made of it.
+            OSError: there is none.
+        """
+        with usable(f"the configuration of {pretrained_model_name_or_path}"):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers does; `AutoConfig` calls this.
+
+        Raises:
+            CheckpointError: no model can be made of it.
+        """
+        with usable("the configuration"):
+            return super().from_dict(config_dict, **kwargs)
 
 
 @strict
-class MossVLVisionConfig(PreTrainedConfig):
+class MossVLVisionConfig(MossVLPartConfig):
     """The vision tower and its merger; defaults are those of the published 11 B checkpoints."""
 
     model_type = "moss_vl_vision"
@@ -36,11 +106,28 @@ class MossVLVisionConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        _check_positive(
-            "vision_config",
-            self,
-            ("depth", "hidden_size", "intermediate_size", "num_heads", "patch_size", "spatial_merge_size"),
+        part = "vision_config"
+        _check_sizes(
+            part,
+            depth=self.depth,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_heads=self.num_heads,
+            in_channels=self.in_channels,
+            patch_size=self.patch_size,
+            temporal_patch_size=self.temporal_patch_size,
+            spatial_merge_size=self.spatial_merge_size,
+            num_position_embeddings=self.num_position_embeddings,
+            out_hidden_size=self.out_hidden_size,
         )
+        _check_sizes(
+            part,
+            pixels_of_a_patch=self.in_channels * self.temporal_patch_size * self.patch_size**2,
+            merged_hidden_size=self.hidden_size * self.spatial_merge_size**2,
+        )
+        _check_layers(f"{part}: deepstack_visual_indexes", self.deepstack_visual_indexes, self.depth)
+        _check_activation(f"{part}: hidden_act", self.hidden_act)
+        _check_positive(f"{part}: initializer_range", self.initializer_range)
         if self.hidden_size % (4 * self.num_heads):
             raise ValueError(
                 f"vision_config: hidden_size {self.hidden_size} must be a multiple of 4 × num_heads "
@@ -48,13 +135,10 @@ class MossVLVisionConfig(PreTrainedConfig):
             )
         if math.isqrt(self.num_position_embeddings) ** 2 != self.num_position_embeddings:
             raise ValueError(f"vision_config: num_position_embeddings {self.num_position_embeddings} is not a square")
-        if any(not 0 <= index < self.depth for index in self.deepstack_visual_indexes):
-            indexes = list(self.deepstack_visual_indexes)
-            raise ValueError(f"vision_config: deepstack_visual_indexes {indexes} must lie in 0…{self.depth - 1}")
 
 
 @strict
-class MossVLTextConfig(PreTrainedConfig):
+class MossVLTextConfig(MossVLPartConfig):
     """The language model; defaults are those of the published 11 B checkpoints.
 
     `rope_parameters` holds `rope_theta`, `mrope_section` (frequencies for time, height and width; they add up to
@@ -89,46 +173,56 @@ class MossVLTextConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        _check_positive(
-            "text_config",
-            self,
-            (
-                "vocab_size",
-                "hidden_size",
-                "num_hidden_layers",
-                "num_attention_heads",
-                "num_key_value_heads",
-                "head_dim",
-            ),
+        part = "text_config"
+        _check_sizes(
+            part,
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_attention_heads=self.num_attention_heads,
+            num_key_value_heads=self.num_key_value_heads,
+            head_dim=self.head_dim,
+            max_position_embeddings=self.max_position_embeddings,
         )
-        rope = self.rope_parameters = dict(self.rope_parameters or {})
-        rope.setdefault("rope_type", "default")
-        rope.setdefault("rope_theta", self.default_theta)
-        rope.setdefault("mrope_interleaved", True)
-        side = 5 * self.head_dim // 32  # 20 of the published 64 frequencies, for height and for width
-        rope.setdefault("mrope_section", [self.head_dim // 2 - 2 * side, side, side])
-        if rope["rope_type"] != "default" or not rope["mrope_interleaved"]:
-            raise ValueError(f"text_config: XRoPE is the default rope type, interleaved; got rope_parameters {rope}")
-        if sum(rope["mrope_section"]) != self.head_dim // 2:
-            raise ValueError(
-                f"text_config: mrope_section {rope['mrope_section']} must add up to head_dim / 2 = {self.head_dim // 2}"
-            )
+        _check_sizes(part, width_of_all_heads=self.num_attention_heads * self.head_dim)
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"text_config: num_attention_heads {self.num_attention_heads} must be a multiple of "
                 f"num_key_value_heads {self.num_key_value_heads}"
             )
-        layers = list(self.cross_attention_layers)
-        if any(not 0 <= layer < self.num_hidden_layers for layer in layers) or len(set(layers)) != len(layers):
-            raise ValueError(
-                f"text_config: cross_attention_layers {layers} must be distinct, in 0…{self.num_hidden_layers - 1}"
-            )
+        _check_layers(f"{part}: cross_attention_layers", self.cross_attention_layers, self.num_hidden_layers)
+        _check_activation(f"{part}: hidden_act", self.hidden_act)
+        _check_positive(f"{part}: rms_norm_eps", self.rms_norm_eps)
+        _check_positive(f"{part}: initializer_range", self.initializer_range)
         if self.attention_dropout:
             raise ValueError(f"text_config: attention_dropout {self.attention_dropout} is not supported; it must be 0")
+        self.rope_parameters = self._checked_rope(dict(self.rope_parameters or {}))
+
+    def _checked_rope(self, rope: dict[str, Any]) -> dict[str, Any]:
+        """`rope_parameters`, whole."""
+        rope.setdefault("rope_type", "default")
+        rope.setdefault("rope_theta", self.default_theta)
+        rope.setdefault("mrope_interleaved", True)
+        side = 5 * self.head_dim // 32  # 20 of the published 64 frequencies, for height and for width
+        rope.setdefault("mrope_section", [self.head_dim // 2 - 2 * side, side, side])
+        if rope["rope_type"] != "default" or rope["mrope_interleaved"] is not True:
+            raise ValueError(f"text_config: XRoPE is the default rope type, interleaved; got rope_parameters {rope}")
+        _check_positive("text_config: rope_theta", rope["rope_theta"])
+        sections = rope["mrope_section"]
+        if not isinstance(sections, list | tuple) or len(sections) != 3:
+            raise ValueError(f"text_config: mrope_section {sections!r:.80} must be three numbers: time, height, width")
+        for section in sections:
+            _check_whole("text_config: mrope_section", section, least=0)
+        if 2 * sum(sections) != self.head_dim:
+            raise ValueError(
+                f"text_config: mrope_section {sections} must add up to head_dim / 2 = {self.head_dim / 2:g}"
+            )
+        return rope
 
 
 @strict
-class MossVLConfig(PreTrainedConfig):
+class MossVLConfig(MossVLPartConfig):
     """A whole MOSS-VL model. `text_config` and `vision_config` may be given as dicts."""
 
     model_type = "moss_vl"
@@ -157,6 +251,9 @@ class MossVLConfig(PreTrainedConfig):
         if not isinstance(self.vision_config, PreTrainedConfig):
             self.vision_config = MossVLVisionConfig(**(self.vision_config or {}))
         super().__post_init__(**kwargs)
+        for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
+            _check_whole(name, getattr(self, name), least=0)
+        _check_sizes("the model", vision_seq_pad_multiple=self.vision_seq_pad_multiple)
         if self.vision_config.out_hidden_size != self.text_config.hidden_size:
             raise ValueError(
                 f"vision_config.out_hidden_size {self.vision_config.out_hidden_size} must equal "

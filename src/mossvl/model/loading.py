@@ -5,12 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import is_accelerate_available
 
 from mossvl.errors import CheckpointError, OptionError
-from mossvl.model.checkpoint import TensorInfo, differences, read_headers, require_model_type, without_ignored
+from mossvl.model.checkpoint import (
+    TensorInfo,
+    differences,
+    read_headers,
+    require_model_type,
+    usable,
+    without_ignored,
+)
 
 LISTED = 10
 """How many differences an error message lists."""
@@ -39,9 +45,8 @@ def load_pretrained(
             and kwargs.get("state_dict") is None
             and kwargs.get("use_safetensors") is not False
         ):
-            raise_if_any(
-                part, header_differences(cls, read_configuration(cls, part, kwargs.get("config")), read_headers(part))
-            )
+            check_weights(cls, read_configuration(cls, part, kwargs.get("config")), part)
+            read_generation_config(part)
     device = None
     if kwargs.get("device_map") is not None and not is_accelerate_available():
         device = _single_device(kwargs.pop("device_map"))
@@ -60,9 +65,21 @@ def load_pretrained(
     return (model, info) if wants_info else model
 
 
+def check_weights(cls: type[PreTrainedModel], config: Any, folder: Path) -> None:
+    """Refuse weights that are not those that a configuration asks for. Headers are compared; nothing is allocated.
+
+    Raises:
+        CheckpointError: tensors are missing, unexpected or misshapen, or a file is missing or broken.
+    """
+    raise_if_any(folder, header_differences(cls, config, read_headers(folder)))
+
+
 def header_differences(cls: type[PreTrainedModel], config: Any, tensors: Mapping[str, TensorInfo]) -> list[str]:
     """What a checkpoint's tensors have too much, too little or in another shape than its configuration asks for."""
     found = {name: tensor.shape for name, tensor in without_ignored(tensors).items()}
+    layers = config.text_config.num_hidden_layers + config.vision_config.depth
+    if layers > len(found):  # A layer has a dozen. Their names are not even made.
+        return [f"missing: most of {layers} layers (num_hidden_layers, depth); there are {len(found)} tensors"]
     if config.tie_word_embeddings:
         found.pop("lm_head.weight", None)
     return differences(expected_shapes(cls, config), found)
@@ -76,10 +93,26 @@ def read_configuration(cls: type[PreTrainedModel], folder: Path, given: Any = No
     """
     if given is not None and not isinstance(given, str | Path):
         return given
-    try:
-        return cls.config_class.from_pretrained(given or folder)
-    except (StrictDataclassError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder}/config.json cannot be used: {' '.join(str(error).split())}") from error
+    return cls.config_class.from_pretrained(given or folder)
+
+
+def read_generation_config(folder: Path) -> GenerationConfig:
+    """The checkpoint's own, or one made of its configuration, as transformers does.
+
+    Raises:
+        CheckpointError: it cannot be used.
+    """
+    with usable(f"{folder}/generation_config.json", missing=True):
+        own = (folder / "generation_config.json").is_file()
+        config = (
+            GenerationConfig.from_pretrained(folder)
+            if own
+            else GenerationConfig.from_pretrained(folder, config_file_name="config.json", _from_model_config=True)
+        )
+        ends = config.eos_token_id
+        if any(type(end) is not int for end in (ends if isinstance(ends, list) else [] if ends is None else [ends])):
+            raise ValueError(f"eos_token_id {ends!r:.80} must be a token's number, or a list of them")
+    return config
 
 
 def raise_if_any(checkpoint: Any, lines: list[str]) -> None:

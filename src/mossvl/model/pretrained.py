@@ -30,7 +30,7 @@ class MossVLPreTrainedModel(PreTrainedModel):
     def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
         """Whatever is asked for, the built-in attention runs; nothing beyond PyTorch needs to be installed."""
         if attn_implementation not in (None, "sdpa"):
-            _log_attention_once(attn_implementation)
+            _log_attention_once(repr(attn_implementation))
         return "sdpa"
 
     @torch.no_grad()
@@ -52,4 +52,4 @@ class MossVLPreTrainedModel(PreTrainedModel):
 
 @functools.cache
 def _log_attention_once(requested: str) -> None:
-    logger.warning("attention: %r was asked for; mossvl's built-in attention runs instead", requested)
+    logger.warning("attention: %s was asked for; mossvl's built-in attention runs instead", requested)

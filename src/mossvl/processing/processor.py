@@ -1,7 +1,6 @@
 """The processor: text, images and videos in, model inputs out."""
 
 import copy
-import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -15,10 +14,11 @@ from transformers.processing_utils import ProcessorMixin
 from mossvl.errors import OptionError, PromptError
 from mossvl.media.limits import MediaLimits
 from mossvl.media.video import is_frame_list
+from mossvl.model.checkpoint import usable
 from mossvl.options import MediaOptions, whole
 from mossvl.processing import prompt, tensors
 from mossvl.processing.batch import by_prompt, padded, with_blanks
-from mossvl.processing.image_processor import MossVLImageProcessor
+from mossvl.processing.image_processor import MossVLImageProcessor, checked_channels
 from mossvl.processing.pixels import normalise
 from mossvl.processing.plan import MediumPlan, num_units
 from mossvl.processing.prompt import PlannedPrompt
@@ -52,6 +52,17 @@ class MossVLProcessor(ProcessorMixin):
         if frame_extract_num_threads is not None:
             video_processor.num_extract_threads = frame_extract_num_threads
         self.limits = MediaLimits()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As transformers does; `AutoProcessor` calls this.
+
+        Raises:
+            CheckpointError: a file of tokenizer or processors is there, but cannot be used.
+            OSError: one is missing.
+        """
+        with usable(f"the processor of {pretrained_model_name_or_path}"):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def _get_arguments_from_pretrained(
@@ -117,13 +128,11 @@ class MossVLProcessor(ProcessorMixin):
         ):
             if value != getattr(self.image_processor, name):
                 raise OptionError(f"{name}={value!r}, but this model's is {getattr(self.image_processor, name)}")
-        for name, values in (("image_mean", image_mean), ("image_std", image_std)):
-            if len(values) != 3 or not all(math.isfinite(v) and (v > 0 or name == "image_mean") for v in values):
-                raise OptionError(f"{name}={values!r} must be three numbers" + ", each above 0" * (name == "image_std"))
+        mean, deviation = checked_channels("image_mean", image_mean), checked_channels("image_std", image_std)
         other = copy.copy(self)
         for name in ("image_processor", "video_processor"):
             part = copy.copy(getattr(self, name))
-            part.image_mean, part.image_std = list(image_mean), list(image_std)
+            part.image_mean, part.image_std = mean, deviation
             setattr(other, name, part)
         if num_extract_threads is not None:
             other.video_processor.num_extract_threads = whole("num_extract_threads", num_extract_threads)

@@ -10,8 +10,8 @@ from transformers.video_processing_utils import BaseVideoProcessor
 
 from mossvl.media.limits import MediaLimits
 from mossvl.media.video import is_frame_list
-from mossvl.options import PIXEL_BUDGET, MediaOptions, bounds, pick
-from mossvl.processing.image_processor import DEFAULT_SIZE
+from mossvl.options import PIXEL_BUDGET, MediaOptions, bounds, pick, whole
+from mossvl.processing.image_processor import checked_channels, checked_size
 from mossvl.processing.pixels import PatchLayout
 from mossvl.processing.plan import VideoPlan, VideoSettings, options_of, plan_videos
 from mossvl.processing.tensors import media_tensors
@@ -38,17 +38,18 @@ class MossVLVideoProcessor(BaseVideoProcessor):
         **kwargs: Any,
     ) -> None:
         ImageProcessingMixin.__init__(self, **kwargs)
-        self.size = DEFAULT_SIZE | dict(size or {})
-        self.video_max_pixels = video_max_pixels
-        self.patch_size = patch_size
-        self.temporal_patch_size = temporal_patch_size
-        self.merge_size = merge_size
+        self.size = checked_size(size)
+        self.video_max_pixels = whole("video_max_pixels", video_max_pixels)
+        self.patch_size = whole("patch_size", patch_size)
+        self.temporal_patch_size = whole("temporal_patch_size", temporal_patch_size)
+        self.merge_size = whole("merge_size", merge_size)
+        MediaOptions(video_fps=video_fps, min_frames=min_frames, max_frames=max_frames)  # are they in range?
         self.video_fps = video_fps
         self.min_frames = min_frames
         self.max_frames = max_frames
-        self.num_extract_threads = num_extract_threads
-        self.image_mean = list(image_mean)
-        self.image_std = list(image_std)
+        self.num_extract_threads = whole("num_extract_threads", num_extract_threads)
+        self.image_mean = checked_channels("image_mean", image_mean)
+        self.image_std = checked_channels("image_std", image_std)
 
     @property
     def layout(self) -> PatchLayout:
