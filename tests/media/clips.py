@@ -1,6 +1,6 @@
 """Clips made for the tests, and the plain way to decode them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,12 @@ def write_clip(
     container: dict[str, str] | None = None,
     format: str | None = None,
     rotation: int | None = None,
+    drawn: Callable[[int, int, int], np.ndarray] = picture,
 ) -> Path:
-    """Encode `frames` pictures, the i-th at time pts[i] / rate (i / rate by default); returns `path`."""
+    """Encode `frames` pictures, `drawn` by number, height and width; returns `path`.
+
+    The i-th is at time pts[i] / rate, i / rate by default.
+    """
     height, width = size
     with av.open(str(path), "w", format=format, options=container or {}) as out:
         stream: Any = out.add_stream(codec, rate=rate)
@@ -47,7 +51,7 @@ def write_clip(
         if rotation is not None:
             stream.set_display_rotation(rotation)
         for number in range(frames):
-            frame = av.VideoFrame.from_ndarray(picture(number, height, width), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(drawn(number, height, width), format="rgb24")
             frame.pts = number if pts is None else pts[number]
             frame.time_base = Fraction(1, rate)
             out.mux(stream.encode(frame.reformat(format=pix_fmt)))

@@ -13,12 +13,12 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from mossvl.media.stamps import UNKNOWN, filled, joined
+
 if TYPE_CHECKING:
     VideoPacket = Packet[VideoStream]
 else:
     VideoPacket = Packet  # Generic in PyAV's annotations only.
-
-_UNKNOWN = -(2**63)  # No timestamp: FFmpeg's own value for it.
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,15 @@ class PacketTable:
     A frame's *index* is its place in presentation order. Packets that an edit list hides are decoded but no frames.
 
     Attributes:
-        pts, dts: (packets,) int64 presentation and decoding times in ticks; gaps are filled with the next best guess.
+        pts: (packets,) int64 presentation times in ticks; those that are missing, start again or leap are put right.
+        dts: (packets,) int64 decoding times in ticks, those of the file; gaps are filled with the next best guess.
         index: (packets,) int64 index of the packet's frame, -1 for a hidden one.
         position: (frames,) int64 position of each frame's packet.
         keyframes: (keyframes,) int64 ascending positions at which decoding can begin; the first is 0.
         times: (frames,) float64 seconds since the first frame, ascending.
         start, end: seconds; time of the first frame, and of the last one plus its duration.
         ordered: the file says when each frame is shown. If not, frames are counted as the decoder gives them.
-        unique: no two packets share a pts, so that it tells where one is after seeking.
+        unique: pts are those of the file and no two packets share one, so that it tells where one is after seeking.
         sizes: (packets,) int64 bytes; tell a whole packet from the rest of one, cut by seeking into it.
     """
 
@@ -68,8 +69,8 @@ class PacketTable:
         columns = array("q"), array("q"), array("q"), array("q"), array("b"), array("b")
         add_pts, add_dts, add_duration, add_size, add_keyframe, add_hidden = (column.append for column in columns)
         for packet in packets:
-            add_pts(_UNKNOWN if packet.pts is None else packet.pts)
-            add_dts(_UNKNOWN if packet.dts is None else packet.dts)
+            add_pts(UNKNOWN if packet.pts is None else packet.pts)
+            add_dts(UNKNOWN if packet.dts is None else packet.dts)
             add_duration(packet.duration or 0)
             add_size(packet.size)
             add_keyframe(packet.is_keyframe)
@@ -78,9 +79,11 @@ class PacketTable:
         if hidden.all():
             raise ValueError("no packet is shown")
         step = max(round(1 / (time_base * (rate or 25))), 1)
-        ordered = not (pts == _UNKNOWN).any() and not (reordered and len(pts) > 1 and (np.diff(pts) > 0).all())
-        dts = _filled(dts, step)
-        pts = np.where(pts == _UNKNOWN, dts, pts)
+        ordered = not (pts == UNKNOWN).any() and not (reordered and len(pts) > 1 and (np.diff(pts) > 0).all())
+        dts = filled(dts if (dts != UNKNOWN).any() else pts, step)
+        pts = np.where(pts == UNKNOWN, dts, pts)
+        corrected = joined(pts, dts, durations, keyframe, step, time_base)
+        pts = pts if corrected is None else corrected
 
         order = np.argsort(pts, kind="stable")
         position = order[hidden[order] == 0]
@@ -102,7 +105,7 @@ class PacketTable:
             start=start,
             end=max(end, math.nextafter(start, math.inf)),
             ordered=ordered,
-            unique=ordered and bool((np.diff(pts[order]) > 0).all()),
+            unique=ordered and corrected is None and bool((np.diff(pts[order]) > 0).all()),
             sizes=sizes,
             _sorted=(pts[order], order),
         )
@@ -156,13 +159,3 @@ def plan_runs(table: PacketTable, indices: Sequence[int], bridged: int) -> list[
         else:
             runs.append(Run(start, position, deque([index])))
     return runs
-
-
-def _filled(times: NDArray[np.int64], step: int) -> NDArray[np.int64]:
-    """Unknown times replaced by counting on from the last known one, or back from the first known one."""
-    known = np.flatnonzero(times != _UNKNOWN)
-    places = np.arange(len(times))
-    if not len(known):
-        return places * step
-    nearest = known[np.maximum(np.searchsorted(known, places, side="right") - 1, 0)]
-    return times[nearest] + (places - nearest) * step
