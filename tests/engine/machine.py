@@ -246,6 +246,10 @@ class Machine:
         for request in scheduler.waiting:
             assert request.slot == -1 and not request.ended
             assert not (request.text_pages or request.vision_pages or request.blocks)
+        for request in scheduler.running:
+            assert len(request.vision_pages) == -(-request.prompt.num_vision // self.size)
+            assert {len(pages) for pages in request.text_pages} == {scheduler.groups}
+        assert scheduler.preemptions == sum(one.request.preemptions for one in self.asked.values())
         for key, request in scheduler._computing.items():
             assert request in scheduler.running and not request.decoding
             assert request.keys(self.size).index(key) >= request.committed
@@ -268,6 +272,7 @@ class Machine:
             frames = prompt.frames_between(start, stop)
             pages = dict(block.vision)
             tokens = range(*prompt.vision_range(*frames))
+            assert list(pages) == sorted({token // self.size for token in tokens})
             found = [self.contents[pages[token // self.size]][token % self.size] for token in tokens]
             assert found == asked.vision_tags(*frames)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mossvl.engine.scheduler import Frames, Rows
+from mossvl.engine.scheduler import Frames, Plan, Rows
 
 from .machine import Asked, Machine
 from .measures import everything_is_free, rows_of, text
@@ -34,6 +34,82 @@ def test_whatever_happens_every_row_reads_its_own_history_and_every_request_ends
     Trace(setting).run()
 
 
+# --- pages -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("groups", "num_vision", "tokens"),
+    [(1, 0, 40), (1, 1, 36), (1, 4, 36), (1, 5, 32), (3, 0, 12), (3, 4, 12), (3, 5, 8), (3, 30, 0), (1, 99, 0)],
+)
+def test_a_request_may_have_as_many_tokens_as_pages_are_left_beside_its_vision(groups, num_vision, tokens):
+    assert Machine(10, groups).scheduler.capacity(num_vision) == tokens
+
+
+def test_a_request_of_all_pages_ends():
+    machine = Machine(11, groups=3)
+    most = machine.scheduler.capacity(5)
+    asked = Asked([b"d", 1, 2], room=most - 3)
+    machine.ask(asked)
+    machine.run()
+    assert asked.finished and most == 12
+
+
+def test_an_empty_plan_is_nothing_to_do():
+    plan = Plan()
+    assert not plan and plan.requests == []
+
+
+def test_nobody_is_preempted_while_there_are_pages():
+    machine = Machine(4)
+    asked = [Asked(text(4, start=20 * number), room=5) for number in range(2)]
+    machine.ask(*asked)
+    machine.run()
+    assert all(one.finished for one in asked) and machine.scheduler.preemptions == 0
+
+
+@pytest.mark.parametrize(("length", "cached"), [(4, 0), (5, 4), (12, 8), (13, 12), (14, 12)])
+def test_what_was_computed_is_found_again_but_for_the_last_row(length, cached):
+    machine = Machine(100)
+    again = Asked(text(length))
+    machine.ask(Asked(text(20)))
+    machine.run()
+    machine.ask(again)
+    machine.run()
+    assert again.request.cached == cached
+
+
+@pytest.mark.parametrize(
+    ("items", "again", "copied"),
+    [
+        ([b"a", 1, 2, 3], [b"a", 4], True),
+        ([b"c", 1, 2, 3], [b"a", 4], False),  # the first frame ends with its page
+        ([b"a", 1, 2, 3], [4, 5], False),  # no frame follows
+        ([1, 2, 3, 4], [b"a", 5], False),  # no frame is shared
+        ([b"d", 1, 2, 3], [4, 5, b"a"], True),
+    ],
+)
+def test_a_page_of_vision_is_copied_where_own_frames_follow_in_it(items, again, copied):
+    machine = Machine(100)
+    machine.ask(Asked([*items, 9]))
+    machine.run()
+    asked = Asked([*items, *again])
+    machine.ask(asked)
+    plan = machine.step()
+    assert asked.request.cached == 4
+    assert [request for request, _, _ in plan.copies] == [asked.request] * copied
+
+
+def test_who_is_alone_does_without_kept_blocks_that_take_its_room():
+    """Its three pages are all there are; one more would be needed beside the shared page that it copies."""
+    machine = Machine(3)
+    machine.ask(Asked([b"a", 1, 2, 3, 4]))
+    machine.run()
+    asked = Asked([b"a", 1, 2, 3, b"a", 5])
+    machine.ask(asked)
+    machine.run()
+    assert asked.finished and asked.request.cached == 0
+
+
 # --- order -----------------------------------------------------------------------------------------------------------
 
 
@@ -43,8 +119,21 @@ def test_who_waits_for_anothers_prompt_lets_others_pass():
     machine.ask(first, same, other)
     machine.step()
     assert machine.scheduler.running == [first.request, other.request]
+    later = Asked(text(3, start=95), room=2)
+    machine.ask(later)
+    machine.step()
+    assert later.request in machine.scheduler.running and same.request in machine.scheduler.waiting
     machine.run()
     assert same.request.cached == 12
+
+
+@pytest.mark.parametrize(("waiting", "passes"), [(255, True), (256, False)])
+def test_no_more_than_256_that_wait_are_passed(waiting, passes):
+    machine = Machine(2000, prefill_tokens=4)
+    other = Asked([99])
+    machine.ask(Asked(text(16)), *(Asked(text(16)) for _ in range(waiting - 1)), other)
+    machine.scheduler.plan()
+    assert (other.request in machine.scheduler.running) == passes
 
 
 @pytest.mark.parametrize("how", ["cancelled", "failed"])
@@ -132,14 +221,48 @@ def test_no_more_frames_of_a_request_are_encoded_at_a_time_than_it_says():
     assert spans == [(0, 3), (3, 6), (6, 7)]
 
 
+def test_frames_are_encoded_together_up_to_the_budget():
+    machine = Machine(100, vision_patches=8)
+    machine.ask(Asked([b"a"] * 5 + [1]))
+    machine.run()
+    assert [[(part.start, part.stop) for part in plan.frames] for plan in machine.plans] == [
+        [(0, 2)],
+        [(2, 4)],
+        [(4, 5)],
+    ]
+
+
+def test_the_smallest_budget_encodes_a_frame_a_step():
+    machine = Machine(100, vision_patches=1)
+    machine.ask(Asked([b"a", b"d", 1]), Asked([b"f", 2]))
+    machine.run()
+    assert [[part.stop for part in plan.frames] for plan in machine.plans] == [[1], [2], [1]]
+
+
 def test_encodings_that_are_kept_cost_nothing_and_need_no_pixels():
     machine = Machine(100, vision_patches=4)
     machine.encoded.update((b"d", b"f"))
-    asked = Asked([b"d", b"f", b"d", 1], loaded=False)
+    asked = Asked([b"d", b"f", b"d", b"f", b"d", b"f", 1], loaded=False)
     machine.ask(asked)
     plan = machine.step()
-    assert plan.frames == [Frames(asked.request, 0, 3)] and not plan.missing
-    assert plan.prefill == [Rows(asked.request, 0, 4, draws=True)]
+    assert plan.frames == [Frames(asked.request, 0, 6)] and not plan.missing
+    assert plan.prefill == [Rows(asked.request, 0, 7, draws=True)]
+
+
+def test_prompts_without_frames_go_on_when_the_budget_for_frames_is_used_up():
+    machine = Machine(100, vision_patches=4)
+    frames, words = Asked([b"a", b"a", 1]), Asked(text(3))
+    machine.ask(frames, words)
+    plan = machine.step()
+    assert plan.frames == [Frames(frames.request, 0, 1)] and plan.prefill == [Rows(words.request, 0, 3, draws=True)]
+
+
+@pytest.mark.parametrize(("budget", "asks"), [(4, False), (5, True)])
+def test_pixels_are_asked_for_when_there_is_a_budget_for_them(budget, asks):
+    machine = Machine(100, vision_patches=budget, prefill_tokens=4)
+    lacking = Asked([b"a", 1], loaded=False)
+    machine.ask(Asked([b"a", 1, 2, 3, 4]), lacking)
+    assert machine.step().missing == [(lacking.request, 0)] * asks
 
 
 def test_beside_decoding_the_smaller_budgets_hold_up_nobody():
@@ -158,6 +281,31 @@ def test_beside_decoding_the_smaller_budgets_hold_up_nobody():
     assert [one.finished for one in asked[:-8]] == [True] * 72
     assert all(one.request.num_answer >= 79 for one in talking)
     assert any(plan.frames for plan in machine.plans[-9:]) and any(plan.prefill for plan in machine.plans[-9:])
+
+
+@pytest.mark.parametrize(
+    ("generating", "prompts", "rows"),
+    [(1, 1, 2), (1, 2, 2), (1, 3, 12), (23, 3, 12), (24, 3, 2), (31, 4, 16), (32, 4, 2)],
+)
+def test_prompts_are_computed_in_small_parts_where_they_are_few_beside_those_that_generate(generating, prompts, rows):
+    machine = Machine(400, max_batch=64, prefill_tokens=100, mixed_prefill_tokens=2)
+    machine.ask(*(Asked([number], room=20) for number in range(generating)))
+    machine.step()
+    machine.ask(*(Asked(text(4, start=1000 + 10 * number), room=2) for number in range(prompts)))
+    plan = machine.step()
+    assert sum(part.stop - part.start for part in plan.prefill) == rows
+
+
+def test_beside_decoding_frames_wait_for_the_step_after_the_rows_of_a_prompt():
+    machine = Machine(400, max_batch=64)
+    machine.ask(*(Asked([number], room=20) for number in range(24)))
+    machine.step()
+    words, *pictures = Asked(text(3, start=100)), Asked([b"a", 200]), Asked([b"b", 201])
+    machine.ask(words, *pictures)
+    plan = machine.step()
+    assert plan.prefill == [Rows(words.request, 0, 3, draws=True)] and not plan.frames
+    plan = machine.step()
+    assert [part.request for part in plan.frames] == [one.request for one in pictures] and not plan.prefill
 
 
 def test_many_new_prompts_are_not_held_back_for_the_few_that_generate():

@@ -151,18 +151,18 @@ class Scheduler:
             if request.waits_for in self._computing:
                 continue
             # Preempted, and its last token is not known yet: nobody takes the pages that it comes back for.
-            if request.in_flight or not self._slots or self._try_admit(request) is False:
+            if request.in_flight or not self._slots or not self._try_admit(request):
                 return
 
-    def _try_admit(self, request: Request) -> bool | None:
-        """Whether a request was admitted; None if it waits for what another request is computing."""
+    def _try_admit(self, request: Request) -> bool:
+        """Admit a request, unless it waits for what another one is computing; False if there is no room for it."""
         size = self.config.page_size
         keys = request.keys(size) if self.cache.keep else []
         keys = keys[: (len(request.tokens) - 1) // size]  # At least one row must run, to draw from.
         blocks = self.cache.match(keys)
         request.waits_for = keys[len(blocks)] if len(blocks) < len(keys) else None
         if request.waits_for in self._computing:
-            return None
+            return True
         # Kept blocks may hold more pages than one request needs; when nobody else will free any, it does without.
         if not self._admit_with(request, blocks) and (self.running or not self._admit_with(request, [])):
             return False
