@@ -34,7 +34,7 @@ from mossvl.processing.plan import (
     video_segments,
 )
 from mossvl.processing.processor import MossVLProcessor
-from mossvl.processing.prompt import check_messages, media_of
+from mossvl.processing.prompt import PLACEHOLDER, check_messages, media_of
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Load(Loading):
         text = self.processor.render(messages)
         media = media_of(messages)
         versions = _versions(*media)  # Before the files are opened: of a file that changes now, nothing is kept.
-        key = self._prompt_key(*media, versions)
+        key = self._prompt_key(text, *media, versions)
         plans: list[MediumPlan] | None = self.memory.get(key) if first is None else None
         opened = plans is None
         if plans is None:
@@ -271,7 +271,7 @@ class Load(Loading):
     # --- what identifies media -----------------------------------------------------------------------------------
 
     def _prompt_key(
-        self, images: Sequence[Any], videos: Sequence[Any], versions: Sequence[Hashable | None]
+        self, text: str, images: Sequence[Any], videos: Sequence[Any], versions: Sequence[Hashable | None]
     ) -> Hashable | None:
         """All that the plans of a prompt's media depend on; None if some of them are no files."""
         if not versions or None in versions:
@@ -284,12 +284,14 @@ class Load(Loading):
             processor.limits,
         )
         own = [medium.options if isinstance(medium, Medium) else None for medium in (*images, *videos)]
-        return "plans", len(images), tuple(versions), repr(segments), repr(own), settings
+        order = tuple(PLACEHOLDER.findall(text))  # Plans stand as the prompt has them, versions by kind.
+        return "plans", order, tuple(versions), repr(segments), repr(own), settings
 
     def _medium_keys(
         self, plans: Sequence[MediumPlan], videos: Sequence[Any], versions: Sequence[Hashable | None]
     ) -> list[Hashable | None]:
         """For each plan, all that its pixels depend on; None if it is no file."""
+        layout = self.processor.image_processor.layout
         count = len(versions) - len(videos)
         images, clips = iter(versions[:count]), zip(videos, versions[count:], strict=True)
         units = iter([version for video, version in clips for _ in range(num_units(video))])
@@ -298,7 +300,9 @@ class Load(Loading):
             version = next(images) if isinstance(plan, ImagePlan) else next(units)
             indices = plan.indices if isinstance(plan, VideoPlan) else None
             keys.append(
-                None if version is None else ("pixels", version, indices, plan.height, plan.width, self.pixel_scale)
+                None
+                if version is None
+                else ("pixels", version, indices, plan.height, plan.width, layout, self.pixel_scale)
             )
         return keys
 
@@ -334,5 +338,5 @@ def _versions(images: Sequence[Any], videos: Sequence[Any]) -> list[Hashable | N
 
 def _remembered(plan: MediumPlan) -> MediumPlan:
     """A plan without its open file."""
-    source: Any = Remembered(plan.source.name, plan.source.height, plan.source.width)
+    source: Any = Remembered(plan.source.height, plan.source.width)
     return replace(plan, source=source)

@@ -55,7 +55,6 @@ class Budget:
 class Remembered:
     """Stands for the image or clip of a plan that is only remembered; its pixels must be loaded anew."""
 
-    name: str
     height: int
     width: int
 
