@@ -9,7 +9,7 @@ MAX_ASPECT_RATIO = 200
 
 
 def _check_aspect(height: int, width: int) -> None:
-    if min(height, width) < 1 or max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+    if not 0 < max(height, width) <= MAX_ASPECT_RATIO * min(height, width):
         raise MediaError(
             f"a picture of {width} × {height} pixels: a side may be at most {MAX_ASPECT_RATIO} times the other; crop it"
         )
