@@ -10,30 +10,6 @@ from .machine import Asked, Machine
 from .measures import everything_is_free, rows_of, text
 from .traces import Setting, Trace
 
-SETTINGS = st.builds(
-    Setting,
-    seed=st.integers(0, 2**32),
-    page_size=st.sampled_from([2, 4, 8, 16, 32, 1]),
-    pages=st.integers(3, 40),
-    groups=st.sampled_from([1, 2, 3]),
-    max_batch=st.sampled_from([4, 8, 2, 1]),
-    chunk=st.sampled_from([1000, 8, 3, 1]),
-    mixed=st.sampled_from([100, 8, 2, 1]),
-    requests=st.integers(1, 15),
-    overlap=st.booleans(),
-    keep=st.sampled_from([True, True, True, False]),
-    cancelled=st.sampled_from([0, 0, 0, 0.01, 0.1]),
-    failing=st.sampled_from([0, 0, 0, 0.05]),
-    late=st.sampled_from([0, 0.3, 1]),
-)
-
-
-@given(SETTINGS)
-@settings(max_examples=10 * settings.default.max_examples)
-def test_whatever_happens_every_row_reads_its_own_history_and_every_request_ends(setting: Setting):
-    Trace(setting).run()
-
-
 # --- pages -----------------------------------------------------------------------------------------------------------
 
 
@@ -114,7 +90,7 @@ def test_who_is_alone_does_without_kept_blocks_that_take_its_room():
 
 
 def test_who_waits_for_anothers_prompt_lets_others_pass():
-    machine = Machine(100, prefill_tokens=4)
+    machine = Machine(100, prefill_tokens=2)
     first, same, other = Asked(text(16), room=2), Asked(text(16), room=2), Asked(text(3, start=90), room=2)
     machine.ask(first, same, other)
     machine.step()
@@ -331,3 +307,29 @@ def test_who_lacks_pixels_does_not_hold_up_others():
     lacking.load(1, 2)
     machine.run()
     assert lacking.finished
+
+
+# --- anything --------------------------------------------------------------------------------------------------------
+
+SETTINGS = st.builds(
+    Setting,
+    seed=st.integers(0, 2**32),
+    page_size=st.sampled_from([2, 4, 8, 16, 32, 1]),
+    pages=st.integers(3, 40),
+    groups=st.sampled_from([1, 2, 3]),
+    max_batch=st.sampled_from([4, 8, 2, 1]),
+    chunk=st.sampled_from([1000, 8, 3, 1]),
+    mixed=st.sampled_from([100, 8, 2, 1]),
+    requests=st.integers(1, 15),
+    overlap=st.booleans(),
+    keep=st.sampled_from([True, True, True, False]),
+    cancelled=st.sampled_from([0, 0, 0, 0.01, 0.1]),
+    failing=st.sampled_from([0, 0, 0, 0.05]),
+    late=st.sampled_from([0, 0.3, 1]),
+)
+
+
+@given(SETTINGS)
+@settings(max_examples=10 * settings.default.max_examples)
+def test_whatever_happens_every_row_reads_its_own_history_and_every_request_ends(setting: Setting):
+    Trace(setting).run()
