@@ -155,6 +155,49 @@ def test_sampling_is_repeatable_and_varies(model, video):
     assert sample(1)[0] != sample(1)[1]
 
 
+def test_texts_end_an_answer(model, processor, video):
+    prompt = video["input_ids"].shape[1]
+    whole = model.generate(**video, do_sample=False, max_new_tokens=8)[0, prompt:]
+    stop = processor.tokenizer.decode(whole[1:2])  # the one after it is part of a character
+    stopped = model.generate(
+        **video, do_sample=False, max_new_tokens=8, stop_strings=[stop], tokenizer=processor.tokenizer
+    )[0, prompt:]
+    assert stopped.tolist() == whole[: len(stopped)].tolist()
+    assert len(stopped) <= 2
+    assert stop in processor.tokenizer.decode(stopped)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"prompt_lookup_num_tokens": 3},
+        {"assistant_early_exit": 2},
+        {"prefill_chunk_size": 4},
+        {"cache_implementation": "static"},
+    ],
+)
+def test_ways_of_generating_that_do_not_exist_are_refused_by_name(option, model, video):
+    with pytest.raises(OptionError, match=f"{next(iter(option))}.* is not supported; leave it out"):
+        model.generate(**video, max_new_tokens=2, **option)
+
+
+def test_a_draft_model_is_refused_by_name(model, video):
+    with pytest.raises(OptionError, match="assistant_model is not supported"):
+        model.generate(**video, max_new_tokens=2, assistant_model=model)
+
+
+def test_a_cache_is_known_by_both_of_its_names(model, video):
+    ids = torch.tensor([[5]])
+    logits = []
+    for name in ("cache", "past_key_values"):
+        cache = mossvl.MossVLCache(model.config.text_config)
+        with torch.no_grad():
+            model(**video, **{name: cache})
+            logits.append(model(input_ids=ids, **{name: cache}).logits)
+        assert cache.columns == video["input_ids"].shape[1] + 1
+    assert torch.equal(*logits)
+
+
 def test_embeddings_may_be_given_instead_of_tokens(model, video, reference):
     expected = model(**video).logits
     embeds = model.get_input_embeddings()(video["input_ids"])

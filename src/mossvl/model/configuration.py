@@ -230,7 +230,7 @@ class MossVLConfig(MossVLPartConfig):
         "vision_config": MossVLVisionConfig,
         "text_config": MossVLTextConfig,
     }
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "past_key_values"]
 
     if TYPE_CHECKING:  # what they are once __post_init__ is through
         text_config: MossVLTextConfig

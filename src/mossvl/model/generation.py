@@ -1,22 +1,47 @@
 """`generate` of transformers over prompts with media: they enter once, and beams share them."""
 
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from mossvl.errors import OptionError
 from mossvl.model.cache import MossVLCache
 from mossvl.model.configuration import MossVLConfig
 
 MEDIA_INPUTS = ("pixel_values", "grid_thw", "media_nums_per_sample", "vision_embeds", "vision_index")
+CACHE = next(one.name for one in fields(CausalLMOutputWithPast) if one.name in ("cache", "past_key_values"))
+"""How this version of transformers calls the cache: `cache` from 5.24 on, `past_key_values` before."""
+ONE_BY_ONE = "tokens are drawn one by one, since the cache cannot be cut"
+UNSUPPORTED = {
+    "assistant_model": ONE_BY_ONE,
+    "assistant_early_exit": ONE_BY_ONE,
+    "prompt_lookup_num_tokens": ONE_BY_ONE,
+    "use_mtp": ONE_BY_ONE,
+    "prefill_chunk_size": "a prompt enters at once, with its media; vision_chunked_length bounds their memory",
+}
+"""Options of `generate` that this model refuses, and why."""
 
 
 class MediaGenerationMixin(GenerationMixin):
     """What `generate` asks of a model whose prompts have media."""
 
     config: MossVLConfig
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers.
+
+        Raises:
+            OptionError: an option that this model cannot follow: assisted decoding, or another cache than its own.
+        """
+        config = kwargs.get("generation_config") or self.generation_config
+        for name, why in UNSUPPORTED.items():
+            if kwargs.get(name, getattr(config, name, None)):
+                raise OptionError(f"{name} is not supported; leave it out: {why}")
+        return super().generate(*args, **kwargs)
 
     def prepare_inputs_for_generation(
         self,
@@ -31,6 +56,7 @@ class MediaGenerationMixin(GenerationMixin):
         Raises:
             OptionError: prompts are padded on the right, where the answer has to go on.
         """
+        kwargs.pop("tokenizer", None)  # `generate` was given it to look for `stop_strings`.
         if is_first_iteration and attention_mask is not None and not attention_mask[:, -1].all():
             raise OptionError("prompts are padded on the right; to generate, pad them on the left: padding_side='left'")
         inputs = super().prepare_inputs_for_generation(
@@ -40,7 +66,7 @@ class MediaGenerationMixin(GenerationMixin):
             is_first_iteration=is_first_iteration,
             **kwargs,
         )
-        if not is_first_iteration and inputs.get("past_key_values") is not None:
+        if not is_first_iteration and inputs.get(CACHE) is not None:
             for name in MEDIA_INPUTS:
                 inputs.pop(name, None)
         if inputs.get("inputs_embeds") is None:
@@ -55,17 +81,21 @@ class MediaGenerationMixin(GenerationMixin):
                 f"cache_implementation={generation_config.cache_implementation!r} is not supported; leave it out: "
                 "keys and values are kept in a MossVLCache"
             )
-        if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
-            model_kwargs["past_key_values"] = MossVLCache(self.config.text_config)
+        if generation_config.use_cache is not False and model_kwargs.get(CACHE) is None:
+            model_kwargs[CACHE] = MossVLCache(self.config.text_config)
 
-    @staticmethod
     def _expand_inputs_for_generation(
-        expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **model_kwargs: Any
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Tensor | None = None,
+        **model_kwargs: Any,
     ) -> tuple[Tensor | None, dict[str, Any]]:
         """Repeat every sample `expand_size` times for beams; the repetitions read the same media, encoded once."""
         media = {name: model_kwargs.pop(name) for name in MEDIA_INPUTS if name in model_kwargs}
-        input_ids, model_kwargs = GenerationMixin._expand_inputs_for_generation(
-            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        # By name: in some versions of transformers this is a static method, in others one of the model.
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
         )
         if expand_size > 1 and media.get("grid_thw") is not None:
             if media.get("media_nums_per_sample") is None:

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from mossvl.errors import OptionError
 from mossvl.model.cache import MossVLCache
 from mossvl.model.configuration import MossVLConfig
-from mossvl.model.generation import MediaGenerationMixin
+from mossvl.model.generation import CACHE, MediaGenerationMixin
 from mossvl.model.intervals import backend_for
 from mossvl.model.language import TextModel
 from mossvl.model.loading import load_pretrained
@@ -79,7 +79,7 @@ class MossVLModel(MossVLPreTrainedModel):
         vision_index: Sequence[int] | Tensor | None = None,
         vision_chunked_length: int | None = None,
         packed: PackedBatch | None = None,
-        past_key_values: MossVLCache | None = None,
+        cache: MossVLCache | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> BaseModelOutputWithPast:
@@ -98,18 +98,18 @@ class MossVLModel(MossVLPreTrainedModel):
             vision_chunked_length: frames encoded at a time.
             packed: samples that were laid out before, one after the other in `input_ids` (1, rows); it stands in for
                 masks and counts, and `pixel_values` are those of its media.
-            past_key_values: what earlier calls left; `pixel_values` are then those of new image tokens only.
+            cache: what earlier calls left; `pixel_values` are then those of new image tokens only.
 
         Raises:
             ValueError: image tokens, frames, masks and media counts do not fit together.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
-        if past_key_values is not None and not isinstance(past_key_values, MossVLCache):
-            raise OptionError(f"past_key_values is a {type(past_key_values).__name__}; this model needs a MossVLCache")
+        if cache is not None and not isinstance(cache, MossVLCache):
+            raise OptionError(f"the cache is a {type(cache).__name__}; this model needs a MossVLCache")
         if packed is not None:
             given = input_ids if inputs_embeds is None else inputs_embeds
-            if grid_thw is not None or past_key_values is not None or given is None or len(given) != 1:
+            if grid_thw is not None or cache is not None or given is None or len(given) != 1:
                 raise ValueError("packed samples are one row of input_ids, bring their own grids, and have no cache")
             # Embedded as rows: a view of them would be compiled for by itself, and not be found when recomputed.
             rows_in = self.language_model.embed_tokens(given[0]) if inputs_embeds is None else given[0]
@@ -129,7 +129,7 @@ class MossVLModel(MossVLPreTrainedModel):
             groups,
             reads,
             self.config.vision_config.spatial_merge_size,
-            past_key_values,
+            cache,
         )
         if vision_embeds is not None:
             vision_embeds = seen_rows(vision_embeds, self._vision_lengths(groups), packed.groups, "vision tokens")
@@ -138,8 +138,8 @@ class MossVLModel(MossVLPreTrainedModel):
             pixel_values = seen_rows(pixel_values, patches, packed.groups, "patches")
             if len(pixel_values):
                 vision_embeds = self.encode_vision(pixel_values, packed.grids, vision_chunked_length)
-        if use_cache and past_key_values is None:
-            past_key_values = MossVLCache(self.config.text_config)
+        if use_cache and cache is None:
+            cache = MossVLCache(self.config.text_config)
         rows = real.to(embeds.device)
 
         def padded(state: Tensor) -> Tensor:
@@ -147,9 +147,9 @@ class MossVLModel(MossVLPreTrainedModel):
             full[rows.to(state.device)] = state
             return full
 
-        output = self._run(embeds[rows], packed, vision_embeds, past_key_values, padded, output_hidden_states)
-        if past_key_values is not None:
-            packed.remember(past_key_values, columns)
+        output = self._run(embeds[rows], packed, vision_embeds, cache, padded, output_hidden_states)
+        if cache is not None:
+            packed.remember(cache, columns)
         return output
 
     def _run(
@@ -185,8 +185,8 @@ class MossVLModel(MossVLPreTrainedModel):
         )
         return BaseModelOutputWithPast(
             last_hidden_state=padded(hidden),
-            past_key_values=cache,
             hidden_states=tuple(padded(state) for state in states) if states is not None else None,
+            **{CACHE: cache},
         )
 
     def _vision_lengths(self, groups: list[list[Grid]]) -> list[int]:
@@ -241,6 +241,7 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
         vision_index: Sequence[int] | Tensor | None = None,
         vision_chunked_length: int | None = None,
         packed: PackedBatch | None = None,
+        cache: MossVLCache | None = None,
         past_key_values: MossVLCache | None = None,
         use_cache: bool | None = None,
         labels: Tensor | None = None,
@@ -257,6 +258,7 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
                 next token (or its sum over `num_items_in_batch`).
             logits_to_keep: only the last so many columns (0: all), or these columns. The loss is of these, too; the
                 last column of all has nothing to predict.
+            past_key_values: the cache, by its name in transformers before 5.24.
             output_hidden_states: also return what enters each layer, and the final state.
 
         Training on packed rows, with `labels` and columns to keep, gives the loss without the logits.
@@ -266,8 +268,9 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
         """
         if output_attentions:
             raise OptionError("output_attentions is not supported: attention weights are never computed as a whole")
+        cache = past_key_values if cache is None else cache
         training = self.training and self.is_gradient_checkpointing
-        if training and (use_cache or past_key_values is not None):
+        if training and (use_cache or cache is not None):
             raise OptionError("gradient checkpointing runs layers twice and cannot fill a cache; leave use_cache out")
         output = self.model(
             input_ids=input_ids,
@@ -281,7 +284,7 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
             vision_index=vision_index,
             vision_chunked_length=vision_chunked_length,
             packed=packed,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=self.config.text_config.use_cache and not training and labels is None
             if use_cache is None
             else use_cache,
@@ -302,7 +305,7 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
         result = CausalLMOutputWithPast(
             loss=loss,
             logits=None if alone else logits,
-            past_key_values=output.past_key_values,
             hidden_states=output.hidden_states,
+            **{CACHE: getattr(output, CACHE)},
         )
         return result.to_tuple() if return_dict is False else result

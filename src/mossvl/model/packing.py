@@ -162,7 +162,7 @@ class PackedBatch:
         if cache is not None and cache.next_positions:
             starts, earlier = cache.next_positions, cache.vision_ends
             if len(starts) != samples:
-                raise ValueError(f"past_key_values holds {len(starts)} samples, but this batch has {samples}")
+                raise ValueError(f"the cache holds {len(starts)} samples, but this batch has {samples}")
 
         layouts = [
             layout(rows, frame_sizes[group], start) for rows, group, start in zip(is_image, reads, starts, strict=True)

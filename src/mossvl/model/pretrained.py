@@ -22,7 +22,7 @@ class MossVLPreTrainedModel(PreTrainedModel):
     input_modalities = ("image", "video", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["SelfAttentionLayer", "CrossAttentionLayer", "VisionBlock"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["cache", "past_key_values"]
     _keys_to_ignore_on_load_unexpected = list(IGNORED)
     _supports_sdpa = True
     _supports_flash_attn = True
