@@ -8,10 +8,18 @@ from a checkpoint is ever run.
 import os
 import sys
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+OLDEST_TRANSFORMERS = "5.12"
+if tuple(map(int, version("transformers").split(".")[:2])) < tuple(map(int, OLDEST_TRANSFORMERS.split("."))):
+    raise ImportError(
+        f"mossvl needs transformers {OLDEST_TRANSFORMERS} or newer, but {version('transformers')} is installed; "
+        f"pip install 'transformers>={OLDEST_TRANSFORMERS}'"
+    )
 
 # PyTorch's threads wait busily for each other, for some microseconds and then asleep: where other programs want the
 # cores, too, much longer waits would make small operations many times slower. Has an effect before PyTorch is imported.
