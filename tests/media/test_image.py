@@ -43,23 +43,6 @@ def test_the_tensor_is_contiguous_and_uint8() -> None:
     assert tensor.dtype == torch.uint8 and tensor.is_contiguous() and tensor.shape == (3, 6, 9)
 
 
-def test_alpha_is_dropped_not_blended() -> None:
-    rgba = np.dstack([PIXELS, np.zeros((6, 9), np.uint8)])
-    assert np.array_equal(as_array(encoded(pillow.fromarray(rgba), "PNG")), PIXELS)
-
-
-def test_grey_alpha_is_dropped() -> None:
-    grey = np.dstack([PIXELS[..., 0], np.zeros((6, 9), np.uint8)])
-    assert np.array_equal(as_array(encoded(pillow.fromarray(grey), "PNG"))[..., 1], PIXELS[..., 0])
-
-
-def test_a_palette_expands_even_where_transparent() -> None:
-    image = pillow.new("P", (2, 1))
-    image.putpalette([10, 20, 30, 40, 50, 60])
-    image.putpixel((1, 0), 1)
-    assert as_array(encoded(image, "PNG", transparency=0)).tolist() == [[[10, 20, 30], [40, 50, 60]]]
-
-
 def test_one_bit_becomes_black_and_white() -> None:
     image = pillow.fromarray(np.array([[0, 255]], np.uint8)).convert("1")
     assert as_array(encoded(image, "PNG"))[0, :, 0].tolist() == [0, 255]
@@ -116,7 +99,7 @@ def test_of_an_animation_the_first_frame_is_taken(format: str) -> None:
     "source",
     [
         pytest.param(PIXELS, id="array"),
-        pytest.param(np.dstack([PIXELS, PIXELS[..., 0]]), id="array with alpha"),
+        pytest.param(np.dstack([PIXELS, np.full((6, 9), 255, np.uint8)]), id="array with opaque alpha"),
         pytest.param(np.asfortranarray(PIXELS), id="array of another order"),
         pytest.param(torch.from_numpy(PIXELS), id="tensor, channels last"),
         pytest.param(torch.from_numpy(PIXELS).permute(2, 0, 1), id="tensor, channels first"),

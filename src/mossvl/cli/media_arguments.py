@@ -102,7 +102,7 @@ def kind_of(source: str) -> str:
     Raises:
         MediaError: there is no such file, or nothing tells what a URL is.
     """
-    from mossvl.media.image import open_pillow
+    from mossvl.media.formats import open_pillow
 
     guessed = _guessed_kind(source)
     if is_remote(source):
@@ -113,7 +113,7 @@ def kind_of(source: str) -> str:
         return guessed
     with local_file(source, MediaLimits()) as path:
         try:
-            with open_pillow(source, path):
+            with open_pillow(source, path, MediaLimits()):
                 return "image"
         except MediaError:  # No image, or a broken one: then its name tells which error the user should see.
             return guessed or "video"

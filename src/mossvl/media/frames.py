@@ -19,8 +19,10 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from mossvl.errors import MediaError
+from mossvl.media.alpha import AlphaBeside, alpha_of
 from mossvl.media.limits import MediaLimits, Watch
 from mossvl.media.packets import PacketTable, VideoPacket
+from mossvl.media.rgb import frame_on_white
 
 _STILLS = Disposition.attached_pic | Disposition.timed_thumbnails
 # What these formats name, FFmpeg opens as soon as it knows the format.
@@ -75,6 +77,7 @@ class FrameReader:
             context.thread_type = "SLICE" if self.careful else "AUTO"
             context.thread_count = self.num_threads
             context.options = {"max_pixels": str(self.limits.image_pixels)}
+            self._alpha = AlphaBeside(self._stream, self.limits) if AlphaBeside.is_in(self._stream) else None
         except BaseException:
             self._container.close()
             raise
@@ -180,6 +183,8 @@ class FrameReader:
         packets = self._packets_from(table, start, watch)
         context = self._stream.codec_context
         context.flush_buffers()
+        if self._alpha is not None:
+            self._alpha.flush()
         skips = table.ordered and not self.careful and context.name in _SKIPS_EXACTLY
         for position, packet in packets:
             if position >= start:
@@ -195,23 +200,35 @@ class FrameReader:
         """What the decoder gives for one more packet; for None, what it still holds."""
         if packet is not None and packet.size == 0:
             return []  # "Show the last frame again"; to the decoder it would mean the end.
+        if self._alpha is not None and packet is not None:
+            self._alpha.decode(packet)
         try:
-            return self._stream.codec_context.decode(packet)
+            frames = self._stream.codec_context.decode(packet)
         except (FFmpegError, EOFError):
             return []  # Broken data; the frame before it will be shown in its place.
+        if self._alpha is not None:
+            for frame in frames:
+                self._alpha.attach(frame)
+        return frames
 
     def rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        """A frame as uint8 (height, width, 3), turned as the file says, C-contiguous, of memory of its own."""
+        """A frame as uint8 (height, width, 3), on white where it is transparent, turned as the file says.
+
+        It is C-contiguous, and has memory of its own.
+        """
         if self._upright is None:
             self._upright = _upright(frame)
         # One thread: starting more costs longer than the conversion. Keeping the converter saves its tables.
         try:
             converted = self._converter.reformat(frame, format="rgb24", threads=1)
+            alpha = alpha_of(frame, self._converter)
         except FFmpegError as error:
             raise MediaError(
                 f"{self.name}: frames of format {frame.format.name} cannot be made RGB ({error})"
             ) from error
         pixels: NDArray[Any] = converted.to_ndarray()
+        if alpha is not None:
+            pixels = frame_on_white(pixels, alpha)
         return np.ascontiguousarray(self._upright(pixels.copy() if converted is frame else pixels))
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from mossvl.errors import MediaError
 from mossvl.media.clip import Clip, Pixels
-from mossvl.media.image import check_pixels, decode_pillow, open_image, open_pillow
+from mossvl.media.formats import decode_pillow, open_pillow
+from mossvl.media.image import open_image
 from mossvl.media.limits import MediaLimits, Watch
 
 _SINGLE_FRAME_SECONDS = 1.0
@@ -92,10 +93,9 @@ class WebPAnimation(Clip):
 
     def __init__(self, path: Path, name: str, limits: MediaLimits) -> None:
         self._path = path
-        with open_pillow(name, path) as image:
+        with open_pillow(name, path, limits) as image:
             self._size = image.size[::-1]
             count = int(getattr(image, "n_frames", 1))
-        check_pixels(name, self._size, limits)
         durations = [duration or _WEBP_DEFAULT_MS for duration in _webp_durations(path)]
         durations = (durations + [_WEBP_DEFAULT_MS] * count)[:count]
         ends = np.cumsum(durations) / 1000
@@ -106,13 +106,13 @@ class WebPAnimation(Clip):
         return self._size
 
     def _frames(self, indices: list[int], watch: Watch) -> Generator[Pixels]:
-        with open_pillow(self.name, self._path) as image:
+        with open_pillow(self.name, self._path, self.limits) as image:
             pixels: Pixels | None = None
             for index in indices:
                 watch.check()
                 try:
                     image.seek(index)
-                    pixels = decode_pillow(self.name, image)
+                    pixels = decode_pillow(self.name, image, self.limits)
                 except (EOFError, MediaError):
                     if pixels is None:
                         raise

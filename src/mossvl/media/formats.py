@@ -1,0 +1,177 @@
+"""Image files: which formats are read, their headers, and their pixels, within our limits instead of Pillow's."""
+
+import io
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any
+
+from PIL import ExifTags, ImageOps, features
+from PIL import Image as pillow
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from mossvl.errors import MediaError
+from mossvl.media import png, rgb
+from mossvl.media.limits import MediaLimits
+
+# What is looked for in a file. Formats that Pillow hands to another program (EPS, WMF), that hold no picture by
+# themselves, or that have no signature and so take anything for theirs, are left out.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "QOI")
+_FEATURES = {"JPEG": "jpg", "PNG": "zlib", "WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
+_HEVC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
+_AV1_BRANDS = {b"avif", b"avis"}
+_ANY_CODEC = {b"mif1", b"msf1"}
+_HEAD_BYTES = 64
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width.
+
+
+# --- Pillow's limit --------------------------------------------------------------------------------------------------
+
+_pillows_check: Any = pillow._decompression_bomb_check
+_ours: ContextVar[tuple[str, MediaLimits] | None] = ContextVar("ours", default=None)
+
+
+def _check_before_memory_is_taken(size: tuple[int, int], **options: Any) -> None:
+    """Stands in for what Pillow asks, also before formats that decode while they are opened make their pixels.
+
+    Pillow's own limit is a global of the process: below ours for errors, and with a warning far below that. It still
+    holds for everybody but us.
+    """
+    given = _ours.get()
+    if given is None:
+        _pillows_check(size, **options)
+    else:
+        check_pixels(given[0], size[::-1], given[1])
+
+
+setattr(pillow, "_decompression_bomb_check", _check_before_memory_is_taken)  # noqa: B010 mypy knows it as a function
+
+
+def check_pixels(name: str, size: tuple[int, int], limits: MediaLimits) -> None:
+    """Raise MediaError for a (height, width) with no pixels, or with more than are allowed."""
+    height, width = size
+    if height * width > limits.image_pixels:
+        raise MediaError(
+            f"{name}: {width} x {height} pixels, more than the {limits.image_pixels} allowed; "
+            "use a smaller image or raise MediaLimits.image_pixels"
+        )
+    if height * width == 0:
+        raise MediaError(f"{name}: {width} x {height} pixels; expected an image with at least one")
+
+
+@contextmanager
+def _within(name: str, limits: MediaLimits) -> Iterator[None]:
+    """Our limit instead of Pillow's; and whatever it raises over broken data (nearly any type) is one MediaError."""
+    token = _ours.set((name, limits))
+    try:
+        yield
+    except MediaError:
+        raise
+    except Exception as error:
+        raise MediaError(f"{name}: broken or truncated image ({error or type(error).__name__})") from error
+    finally:
+        _ours.reset(token)
+
+
+# --- opening ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def open_pillow(name: str, data: bytes | Path, limits: MediaLimits) -> Iterator[pillow.Image]:
+    """The image behind `data`, header read, pixels not yet; closed at the end. Its size is within the limits.
+
+    This goes through Pillow's registry of formats instead of `Image.open`, which would look for any format.
+    """
+    pillow.init()
+    with ExitStack() as stack:
+        with _within(name, limits):
+            file: IO[bytes] = io.BytesIO(data) if isinstance(data, bytes) else data.open("rb")
+            stack.enter_context(file)
+            image = stack.enter_context(_identify(name, file))
+        pillow_size(name, image, limits)
+        yield image
+
+
+def pillow_size(name: str, image: pillow.Image, limits: MediaLimits) -> tuple[int, int]:
+    """(height, width) after the EXIF orientation. Raises MediaError if it is beyond the limits."""
+    width, height = image.size
+    with _within(name, limits):
+        check_pixels(name, (height, width), limits)
+        # Pillow swaps the sides of a TIFF by itself.
+        reads = image.format != "TIFF" and _has_exif(image)
+        turned = reads and image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+    return (width, height) if turned else (height, width)
+
+
+def _identify(name: str, file: IO[bytes]) -> pillow.Image:
+    start = file.read(_HEAD_BYTES)
+    file.seek(0)
+    if _is_heif(start):
+        return _heif_plugin(name)(file, "")
+    for format_name in _readable():
+        factory, accepts = pillow.OPEN[format_name]
+        if accepts is None or not accepts(start):
+            continue
+        file.seek(0)
+        try:
+            return factory(png.without_texts(file) if format_name == "PNG" else file, "")
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue  # Not this format after all, or not enough of it.
+    expected = [*_readable(), *(["HEIF"] if find_spec("pillow_heif") else [])]
+    raise MediaError(
+        f"{name}: not an image that can be read; expected a complete file of one of {', '.join(expected)}; "
+        "if it is a video, give it as one"
+    )
+
+
+def _readable() -> list[str]:
+    """The formats whose decoder this Pillow has."""
+    there = [name for name in _FORMATS if name in pillow.OPEN]
+    return [name for name in there if name not in _FEATURES or features.check(_FEATURES[name])]
+
+
+def _is_heif(start: bytes) -> bool:
+    """Whether a file begins like a picture coded as HEVC; AV1 is told from it by the brands alone."""
+    length = int.from_bytes(start[:4], "big")
+    brands = {start[place : place + 4] for place in (8, *range(16, min(length, len(start)), 4))}
+    known = brands & _HEVC_BRANDS or (brands & _ANY_CODEC and not brands & _AV1_BRANDS)
+    return start[4:8] == b"ftyp" and bool(known)
+
+
+def _heif_plugin(name: str) -> Any:
+    registered = pillow.OPEN.get("HEIF")
+    if registered is not None:
+        return registered[0]
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        raise MediaError(
+            f"{name}: a HEIF image, which Pillow reads with a plug-in that is not installed; pip install pillow-heif "
+            "(the extra 'heif' of mossvl), or convert it to JPEG"
+        ) from None
+    return HeifImageFile
+
+
+def _has_exif(image: pillow.Image) -> bool:
+    """A PNG's getexif would decode the pixels to look for a chunk that may follow them; like browsers, we take no
+    orientation from there."""
+    return image.format != "PNG" or "exif" in image.info
+
+
+# --- decoding --------------------------------------------------------------------------------------------------------
+
+
+def decode_pillow(name: str, image: pillow.Image, limits: MediaLimits) -> rgb.Pixels:
+    """The pixels, turned as the EXIF orientation says. Raises MediaError if they cannot be decoded."""
+    with _within(name, limits):
+        if isinstance(image, PngImageFile):
+            png.scale_transparent_value(image)
+        if isinstance(image, WebPImageFile) and image.is_animated:
+            # What no frame covers is transparent, whether or not the header says that anything is.
+            image.rawmode = image._mode = "RGBA"
+        image.load()
+        return rgb.from_pillow(ImageOps.exif_transpose(image) if _has_exif(image) else image)
