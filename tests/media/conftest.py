@@ -56,6 +56,9 @@ class Handler(BaseHTTPRequestHandler):
     def _host(self) -> None:
         self._send(200, self.headers["Host"].encode())
 
+    def _agent(self) -> None:
+        self._send(200, self.headers["User-Agent"].encode())
+
     def _empty(self) -> None:
         self._send(200)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import mossvl
 from mossvl.errors import GenerationTimeout, MediaError
 from mossvl.media.fetch import file_version, local_file, source_name
 from mossvl.media.image import load_image
@@ -163,6 +164,62 @@ def test_the_query_of_a_url_is_not_shown(server: str) -> None:
 @pytest.mark.parametrize("url", ["data:text/plain;base64," + base64.b64encode(b"a b").decode(), "data:,a%20b"])
 def test_a_data_url_holds_its_data(url: str) -> None:
     assert fetch(url) == b"a b"
+
+
+DATA = bytes(range(240, 256)) + b"?>>"  # needs the letters + and / and one =
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "DATA:image/png;base64,{}",
+        "data:image/png;BASE64,{}",
+        "data:image/png; base64,{}",
+        "data:image/png;base64 ,{}",
+        "data:image/png;name=a.png;base64,{}",
+        "data:;base64,{}",
+        "data:image/png;base64, {}",
+        " \n data:image/png;base64,{}\n",
+        "da\nta:image/png;base64,{}",
+        "data:image/png;base64,{}#t=1",
+    ],
+)
+def test_a_data_url_is_read_however_it_is_written(url: str) -> None:
+    text = base64.b64encode(DATA).decode()
+    assert fetch(url.format(text)) == DATA
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        base64.encodebytes(DATA).decode().replace("\n", "\r\n"),
+        " ".join(base64.b64encode(DATA).decode()),
+        base64.b64encode(DATA).decode().rstrip("="),
+        base64.urlsafe_b64encode(DATA).decode(),
+        base64.b64encode(DATA).decode().replace("+", "%2B").replace("/", "%2f").replace("=", "%3D"),
+    ],
+    ids=["lines", "spaces", "no padding", "letters for URLs", "percent"],
+)
+def test_base64_is_read_however_it_is_written(text: str) -> None:
+    assert fetch(f"data:image/png;base64,{text}") == DATA
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("Data:image/png;base64", "no comma"),
+        (" data:image/png;Base64,AAA*", "not valid base64"),
+        ("data:image/png;base64,AAAAA", "not valid base64"),
+        ("data:image/png;base64,AA=A", "not valid base64"),
+    ],
+)
+def test_a_broken_data_url_is_called_one(url: str, problem: str) -> None:
+    with pytest.raises(MediaError, match=f"data URL: {problem}"):
+        fetch(url)
+
+
+def test_downloads_say_who_asks(server: str) -> None:
+    assert fetch(f"{server}/agent") == f"mossvl/{mossvl.__version__}".encode()
 
 
 @pytest.mark.parametrize("url", ["data:image/png;base64", "data:image/png;base64,####", "data:,"])

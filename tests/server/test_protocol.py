@@ -249,6 +249,7 @@ def test_segments_count_as_frames():
     ("given", "read_as"),
     [
         ("DATA:image/png;base64,AA==", "data:image/png;base64,AA=="),
+        (" data:image/png;base64,A\nA==\n", "data:image/png;base64,AA=="),
         ("UPLOAD:x", "/uploads/x"),
         ("file:/a", "file:///a"),
     ],

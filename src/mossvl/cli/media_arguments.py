@@ -8,9 +8,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mossvl.errors import MediaError
+from mossvl.media.data_url import is_data_url, media_type
 from mossvl.media.fetch import is_remote, local_file, source_name
 from mossvl.media.limits import MediaLimits
 
+TYPES = mimetypes.MimeTypes()
+TYPES.add_type("image/heic", ".heic")
+TYPES.add_type("image/heif", ".heif")
 PREFIXES = ("image:", "video:")
 TIME = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)")
 """[[hours:]minutes:]seconds."""
@@ -121,9 +125,9 @@ def kind_of(source: str) -> str:
 
 def _guessed_kind(source: str) -> str:
     """ "image", "video" or "" by the name alone, or by the type that a data URL states."""
-    if source.startswith("data:"):
-        kind: str | None = source.removeprefix("data:")
+    if is_data_url(source):
+        kind: str | None = media_type(source)
     else:
-        kind, _ = mimetypes.guess_type(urlsplit(source).path if is_remote(source) else source)
+        kind, _ = TYPES.guess_type(urlsplit(source).path if is_remote(source) else source)
     kind = (kind or "").partition("/")[0].lower()
     return kind if kind in ("image", "video") else ""

@@ -1,7 +1,5 @@
 """From a path, a `file:`, `http(s):` or `data:` URL to a file on this machine."""
 
-import base64
-import binascii
 import os
 import re
 import socket
@@ -13,16 +11,18 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
+from urllib.parse import SplitResult, urlsplit
 from urllib.request import url2pathname
 
 import httpx
 
+import mossvl
 from mossvl.errors import MediaError
 from mossvl.media.addresses import PublicTransport, host_name
+from mossvl.media.data_url import is_data_url, read_data_url
 from mossvl.media.limits import MediaLimits, SourcePolicy, Watch
 
-_URL = re.compile(r"(data:|[A-Za-z][A-Za-z0-9+.-]+://)")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 LONGEST_NAME = 300
 _STALL_SECONDS = 30.0
 _CHUNK_BYTES = 1 << 16
@@ -31,7 +31,9 @@ _WEB_PORTS = (80, 443)  # Below 1024, what else listens takes a request for mail
 
 def is_remote(source: str | Path) -> bool:
     """Whether `source` must be copied here first: an `http(s):` or a `data:` URL."""
-    return isinstance(source, str) and bool(_URL.match(source)) and not source.lower().startswith("file://")
+    if not isinstance(source, str):
+        return False
+    return is_data_url(source) or (bool(_URL.match(source)) and not source.lower().startswith("file://"))
 
 
 def file_version(source: str | Path) -> tuple[str, int, int, int, int] | None:
@@ -54,7 +56,7 @@ def source_name(source: str | Path) -> str:
 def _name(source: str | Path) -> str:
     if not is_remote(source):
         return str(source)
-    if str(source).startswith("data:"):
+    if is_data_url(str(source)):
         return "data URL"
     parts = _parts(str(source))
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.scheme else "malformed URL"
@@ -76,8 +78,8 @@ def local_file(source: str | Path, limits: MediaLimits) -> Iterator[Path]:
         yield file_path
         return
     with tempfile.NamedTemporaryFile(prefix="mossvl-", suffix=_suffix(str(source))) as file:
-        if str(source).startswith("data:"):
-            _write_data_url(str(source), file, limits)
+        if is_data_url(str(source)):
+            file.write(read_data_url(str(source), limits.download_bytes))
         else:
             _download(str(source), file, limits)
         file.flush()
@@ -132,26 +134,8 @@ def _parts(url: str) -> SplitResult:
 
 def _suffix(url: str) -> str:
     """The file extension of a URL's path: a few raw formats are told apart by nothing else."""
-    suffix = "" if url.startswith("data:") else Path(_parts(url).path).suffix
+    suffix = "" if is_data_url(url) else Path(_parts(url).path).suffix
     return suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", suffix) else ""
-
-
-def _write_data_url(url: str, file: IO[bytes], limits: MediaLimits) -> None:
-    header, comma, payload = url.partition(",")
-    if not comma:
-        raise MediaError("data URL: no comma before the data; expected data:<type>;base64,<data>")
-    # Base64 holds three bytes in four characters; percent encoding never shrinks below its length over three.
-    if len(payload) > 4 * limits.download_bytes:
-        raise _too_large("data URL", limits)
-    data = unquote_to_bytes(payload)
-    if header.endswith(";base64"):
-        try:
-            data = base64.b64decode(data, validate=True)
-        except binascii.Error as error:
-            raise MediaError(f"data URL: not valid base64 ({error})") from error
-    if len(data) > limits.download_bytes:
-        raise _too_large("data URL", limits)
-    file.write(data)
 
 
 def _download(url: str, file: IO[bytes], limits: MediaLimits) -> None:
@@ -159,7 +143,7 @@ def _download(url: str, file: IO[bytes], limits: MediaLimits) -> None:
     watch = Watch(name, limits.timeout)
     try:
         with _client(name, limits) as client, _hang_up(watch) as trace:
-            headers = {"accept-encoding": "identity"}
+            headers = {"accept-encoding": "identity", "user-agent": f"mossvl/{mossvl.__version__}"}
             request = client.build_request("GET", url, headers=headers, extensions={"trace": trace})
             with _answer(client, request, name, limits) as response:
                 if response.status_code != 200:

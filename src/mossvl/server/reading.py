@@ -8,6 +8,7 @@ from typing import Any
 
 from mossvl.engine.query import Message, Query
 from mossvl.errors import OptionError, PromptError
+from mossvl.media.data_url import after_scheme, is_data_url
 from mossvl.options import MediaOptions, SamplingParams
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError
@@ -141,6 +142,8 @@ class Reader:
         Raises:
             PromptError: it is of no known kind.
         """
+        if is_data_url(url):
+            return f"data:{after_scheme(url)}"
         found = URL.match(url)
         if found is None:
             raise PromptError(

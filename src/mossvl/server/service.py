@@ -43,7 +43,7 @@ FLAGS = {
 """What sets, here, what errors name as Python does."""
 FIRST = {"messages": [{"role": "user", "content": "Hello"}], "max_completion_tokens": 1}
 """What the model is asked before it is ready."""
-DATA_URL = re.compile(r"data:[^\"]{64,}")
+DATA_URL = re.compile(r"data:[^\"]{64,}", re.IGNORECASE)
 """Of a file: too long for a log."""
 
 
