@@ -18,6 +18,7 @@ from mossvl.model.checkpoint import usable
 from mossvl.options import MediaOptions, whole
 from mossvl.processing import prompt, tensors
 from mossvl.processing.batch import by_prompt, padded, with_blanks
+from mossvl.processing.chat_template import check_template, render_chat
 from mossvl.processing.image_processor import MossVLImageProcessor, checked_channels
 from mossvl.processing.pixels import normalise
 from mossvl.processing.plan import MediumPlan, num_units
@@ -62,7 +63,11 @@ class MossVLProcessor(ProcessorMixin):
             OSError: one is missing.
         """
         with usable(f"the processor of {pretrained_model_name_or_path}"):
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            template = processor._template()
+            if template is not None:  # a model can be used without
+                check_template(template)
+            return processor
 
     @classmethod
     def _get_arguments_from_pretrained(
@@ -144,6 +149,10 @@ class MossVLProcessor(ProcessorMixin):
         """Messages → prompt text by the checkpoint's chat template, ready for an answer if one follows.
 
         Special tokens and placeholders are removed from the texts, so that only real media get a placeholder.
+
+        Raises:
+            CheckpointError: there is no chat template, or it is broken.
+            PromptError: it refuses these messages.
         """
         added = self.tokenizer.added_tokens_decoder.values()
         special = [*(token.content for token in added if token.special), prompt.IMAGE, prompt.VIDEO]
@@ -155,11 +164,13 @@ class MossVLProcessor(ProcessorMixin):
             else:
                 content = [turn for part in _joined(content) for turn in self._template_parts(part, special)]
             turns.append({**message, "content": content})
-        text = self.tokenizer.apply_chat_template(
-            turns, chat_template=self.chat_template, tokenize=False, add_generation_prompt=answer_follows
-        )
-        assert isinstance(text, str)
-        return text
+        names = {**self.tokenizer.special_tokens_map, "tools": None, "documents": None}
+        return render_chat(self._template(), turns, add_generation_prompt=answer_follows, **names)
+
+    def _template(self) -> Any:
+        """The template for conversations without tools."""
+        template = self.chat_template or self.tokenizer.chat_template
+        return template.get("default") if isinstance(template, dict) else template
 
     @staticmethod
     def _template_parts(part: dict[str, Any], special: list[str]) -> list[dict[str, Any]]:
