@@ -67,7 +67,7 @@ ODD = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-3, 40),
-    st.sampled_from([10**4, 10**9, 2**63, 10**30, math.nan, math.inf, -0.0, 1e308, "", "6", "silu", "\ud800"]),
+    st.sampled_from([10**4, 10**9, 2**63, 10**30, math.nan, math.inf, -0.0, 1e308, "", "6", "silu"]),
     st.recursive(
         st.integers(-1, 9) | st.text(max_size=3),
         lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
