@@ -5,6 +5,7 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,29 @@ def write_silence(out: Any, stream: Any) -> None:
     for part in resampled.resample(frame):
         out.mux(stream.encode(part))
     out.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize("begins", [0, 10, 25])
+def test_a_player_shows_the_first_frame_when_the_file_says(tmp_path: Path, begins: int) -> None:
+    path = tmp_path / "late.mp4"
+    with av.open(str(path), "w") as out:
+        video: Any = out.add_stream("libx264", rate=10)
+        video.width, video.height, video.codec_context.time_base = 64, 48, Fraction(1, 10)
+        write_silence(out, out.add_stream("aac", rate=44100))
+        for number in range(10):
+            frame = av.VideoFrame.from_ndarray(picture(number, 48, 64), format="rgb24")
+            frame.pts, frame.time_base = begins + number, Fraction(1, 10)
+            out.mux(video.encode(frame))
+        out.mux(video.encode(None))
+    with open_clip(path) as clip:
+        assert clip.player_start == pytest.approx(begins / 10)
+        assert clip.shown_times([0, 9]) == pytest.approx((0, 0.9))
+
+
+def test_a_player_begins_at_zero_where_a_file_begins_before_it(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "early.ts", 20, pts=range(954_430, 954_450))  # Across the end of 33 bits.
+    with open_clip(path) as clip:
+        assert clip.start < -0.5 and clip.player_start == pytest.approx(0, abs=1e-6)
 
 
 def test_audio_is_no_video(tmp_path: Path) -> None:

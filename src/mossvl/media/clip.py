@@ -33,8 +33,8 @@ class Clip(ABC):
         start, end: seconds; when the first frame begins and the last one ends. `end` is after `start`.
         times: (frames,) float64 seconds from the start, ascending from 0; from when on each frame is shown.
         given_times: the user gave the frames' times, which are told as they were given.
-        player_offset: seconds; when a browser's player shows the first frame. It counts from the first picture or
-            sound of a file, which may begin with sound alone.
+        player_start: seconds; when a browser's player shows the first frame. Its clock is that of the file, from zero
+            on.
         height, width: pixels of a frame as shown, that is, after rotation. The shape of the pixels is not corrected.
 
     Raises:
@@ -42,7 +42,7 @@ class Clip(ABC):
     """
 
     given_times = False
-    player_offset = 0.0
+    player_start = 0.0
 
     def __init__(
         self,

@@ -1,6 +1,5 @@
 """Decoded frames of a video file: one container, one decoder."""
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
@@ -87,9 +86,8 @@ class FrameReader:
 
     @property
     def start(self) -> float:
-        """Seconds: the least time of a picture or of sound; infinite if the file does not tell."""
-        microseconds = self._container.start_time
-        return math.inf if microseconds is None else microseconds / av.time_base
+        """Seconds: the least time of a picture or of sound; zero if the file does not tell."""
+        return (self._container.start_time or 0) / av.time_base
 
     def scan(self, watch: Watch) -> PacketTable:
         """Read all packets, without decoding. Raises MediaError when there are none."""

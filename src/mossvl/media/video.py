@@ -64,7 +64,7 @@ class VideoFile(Clip):
             stack.callback(reader.close)
             self._table = table = reader.scan(Watch(name, limits.timeout))
             super().__init__(name, limits, table.times, (table.start, table.end))
-            self.player_offset = round(max(table.start - reader.start, 0.0), 6)
+            self.player_start = table.start - min(reader.start, 0.0)
             stack.pop_all()
         # Serves the first reading, so that a clip that is read once is opened once.
         self._reader: FrameReader | None = reader

@@ -26,7 +26,8 @@ def preview(processor: MossVLProcessor, part: dict[str, Any], options: MediaOpti
         side: of thumbnails, the longest, in pixels; 0 for none.
 
     Returns:
-        sizes in pixels, times in seconds; a video's frames have each a time, an image's single one has None.
+        sizes in pixels, times in seconds; a video's frames have each a `time`, which the prompt tells, and one to
+            `seek`, when a player shows it. An image's single one has None.
 
     Raises:
         MediaError: it cannot be read.
@@ -55,11 +56,16 @@ def preview(processor: MossVLProcessor, part: dict[str, Any], options: MediaOpti
 
 
 def _frames(plan: MediumPlan, side: int) -> list[dict[str, Any]]:
-    times = [None] if plan.timestamps is None else plan.timestamps
+    frames: list[dict[str, Any]] = [{"time": None, "seek": None}]
+    if isinstance(plan, VideoPlan):
+        clip = plan.source
+        shown = [round(clip.player_start + time, 6) for time in clip.shown_times(plan.indices)]
+        frames = [{"time": time, "seek": seek} for time, seek in zip(plan.timestamps, shown, strict=True)]
     if not side:
-        return [{"time": time} for time in times]
-    pictures = plan.frames()
-    return [{"time": time, "thumbnail": _thumbnail(next(pictures), side)} for time in times]
+        return frames
+    return [
+        frame | {"thumbnail": _thumbnail(pixels, side)} for frame, pixels in zip(frames, plan.frames(), strict=True)
+    ]
 
 
 def _thumbnail(picture: Tensor, side: int) -> str:

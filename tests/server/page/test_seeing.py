@@ -1,7 +1,10 @@
 """What the model will see is shown before anything is asked."""
 
+import json
 from pathlib import Path
 
+import pytest
+from media.clips import write_clip
 from visiting import CLIP, PICTURE, ask, expect, expect_time, limit, load_sample, slide, vision_tokens
 
 from mossvl.server.samples import FOLDER, SAMPLES
@@ -59,7 +62,9 @@ def many_frames(route) -> None:
     seen = route.fetch().json()
     part = route.request.post_data_json["part"]["video_url"]
     count = min(int(60 * part["fps"]), part["max_frames"], 256)
-    frames = [{"time": place / 4, "thumbnail": seen["frames"][0]["thumbnail"]} for place in range(count)]
+    frames = [
+        {"time": place / 4, "seek": place / 4, "thumbnail": seen["frames"][0]["thumbnail"]} for place in range(count)
+    ]
     route.fulfill(json=seen | {"duration": 60, "frames": frames})
 
 
@@ -91,6 +96,52 @@ def test_a_frame_leads_to_its_time(page):
     page.get_by_role("button", name="Go to 3.0 s").click()
     expect_time(page, 3)
     expect(page.get_by_role("button", name="Go to 3.0 s")).to_have_attribute("aria-current", "true")
+
+
+@pytest.fixture
+def uneven(tmp_path):
+    """Ten seconds that begin at 2.0 on the file's clock: of 25 frames a second for one of them, then one a second."""
+    pts = [*range(50, 75), *range(75, 300, 25)]
+    return write_clip(tmp_path / "uneven.webm", 34, pts=pts, rate=25, codec="libvpx", options={"deadline": "realtime"})
+
+
+def test_frames_that_are_not_even_lead_to_when_they_are_shown(page, uneven):
+    page.locator("#files").set_input_files(uneven)
+    expect(page.locator(".frame")).to_have_text([f"{second}.0 s" for second in range(10)])
+    page.get_by_role("button", name="Go to 7.0 s").click()
+    expect_time(page, 9)
+    expect(page.get_by_role("button", name="Go to 7.0 s")).to_have_attribute("aria-current", "true")
+
+
+def test_published_times_lead_to_when_frames_are_shown(page, uneven):
+    def published(route):
+        request = route.request.post_data_json
+        request["part"]["video_url"]["timestamps"] = "published"
+        route.fulfill(response=route.fetch(post_data=json.dumps(request)))
+
+    page.route("**/v1/media/frames", published)
+    page.locator("#files").set_input_files(uneven)
+    # Of 34 frames in 9.04 seconds, those of the numbers 0, 3, 7, …, 29 and 33 are seen.
+    expect(page.locator(".frame").last).to_have_text("8.8 s")
+    page.locator(".frame").last.click()
+    expect_time(page, 11)
+    answer = {"choices": [{"index": 0, "delta": {"content": "At 8.8 seconds."}, "finish_reason": "stop"}]}
+    body = f"data: {json.dumps(answer)}\n\ndata: [DONE]\n\n"
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    page.locator(".frame").first.click()
+    expect_time(page, 2)
+    ask(page, "When?")
+    page.locator(".time").click()
+    expect_time(page, 11)
+
+
+@pytest.mark.parametrize(
+    ("told", "sought"), [(0, 5), (1.96, 8), (3.02, 9), (2.5, 8.5), (6, 12), (9.5, 15.5), (8.96, 15)]
+)
+def test_what_lies_between_frames_is_sought_between_them(page, told, sought):
+    frames = [{"time": time, "seek": seek} for time, seek in ((0, 5), (2, 8), (3, 9), (9, 15))]
+    find = "([frames, time]) => import('/page/times.js').then(({ playerTime }) => playerTime(frames, time))"
+    assert page.evaluate(find, [frames, told]) == sought
 
 
 def test_a_picture_is_shown_and_asked_about(page):

@@ -1,5 +1,7 @@
 // A picture or a video: where it comes from, how it is sampled, and what the model sees of it.
 
+import { playerTime } from "./times.js";
+
 export class Medium {
   constructor({ kind, name, file = null, url = null, sample = null }) {
     Object.assign(this, { kind, name, file, url, sample });
@@ -37,6 +39,12 @@ export class Medium {
 
   get duration() {
     return this.seen?.duration ?? 0;
+  }
+
+  /** When the player shows what is told to be at a time: a frame's own time, or one between two of them. */
+  playerTime(time) {
+    const frames = this.seen?.frames ?? [];
+    return frames.length ? playerTime(frames, time) : time;
   }
 
   /** The part of a message that names it. */

@@ -51,11 +51,16 @@ export class Player {
     return current?.kind === "video" ? current : (all.find((medium) => medium.kind === "video") ?? null);
   }
 
-  /** Go to a time of a video; it plays on if it was playing. */
-  seek(time, medium = this.subject) {
-    if (medium === null) return;
+  /** Go to what a prompt or an answer tells to be at a time. */
+  seekTold(time) {
+    if (this.subject !== null) this.seek(this.subject.playerTime(time), this.subject);
+  }
+
+  /** Go to a time on the player's clock; the video plays on if it was playing. */
+  seek(time, medium) {
     if (this.media.current !== medium) this.media.show(medium);
-    const go = () => (this.video.currentTime = Math.min(time, this.video.duration || time));
+    const shown = Math.ceil(time * 1000 - 0.001) / 1000; // players round down, to the end of the frame before
+    const go = () => (this.video.currentTime = shown);
     if (this.video.readyState >= HTMLMediaElement.HAVE_METADATA) go();
     else this.video.addEventListener("loadedmetadata", go, { once: true });
     this.stage.scrollIntoView({ block: "nearest", behavior: reducedMotion() ? "auto" : "smooth" });

@@ -31,12 +31,12 @@ export class Strip {
     this.#mark(false);
   }
 
-  #frame({ time, thumbnail }, name, medium) {
+  #frame({ seek, thumbnail }, name, medium) {
     const picture = element("img", { alt: "", src: thumbnail });
     const at = element("span", { textContent: name });
     const button = element("button", { type: "button", className: "frame" }, picture, at);
     button.setAttribute("aria-label", `Go to ${name}`);
-    button.addEventListener("click", () => this.player.seek(time, medium));
+    button.addEventListener("click", () => this.player.seek(seek, medium));
     return element("li", {}, button);
   }
 
@@ -44,7 +44,7 @@ export class Strip {
   #mark(scroll) {
     const frames = this.drawn?.kind === "video" ? this.drawn.frames : [];
     const now = this.player.video.currentTime + 0.005;
-    const last = frames.findLastIndex((frame) => frame.time <= now);
+    const last = frames.findLastIndex((frame) => frame.seek <= now);
     [...this.list.children].forEach((item, place) => {
       const was = item.firstChild.hasAttribute("aria-current");
       if (place !== last) item.firstChild.removeAttribute("aria-current");

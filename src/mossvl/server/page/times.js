@@ -62,3 +62,20 @@ export function labels(times) {
     if (decimals === 3 || new Set(all).size === all.length) return all;
   }
 }
+
+const ROUNDED = 0.05 + 1e-9; // seconds by which a time that was told with one decimal may be off
+
+/**
+ * When a player shows what is told to be at a time, by the rising times that were told of frames and those to seek.
+ *
+ * That is a frame's own time to seek; between two frames, as far between their times.
+ */
+export function playerTime(frames, time) {
+  const distance = (frame) => Math.abs(frame.time - time);
+  const nearest = frames.reduce((best, frame) => (distance(frame) < distance(best) ? frame : best));
+  if (distance(nearest) <= ROUNDED) return nearest.seek;
+  const place = Math.max(0, frames.findLastIndex((frame) => frame.time < time));
+  const [before, after] = [frames[place], frames[place + 1]];
+  const pace = after && time > before.time ? (after.seek - before.seek) / (after.time - before.time) : 1;
+  return before.seek + (time - before.time) * pace;
+}

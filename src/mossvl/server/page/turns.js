@@ -115,7 +115,7 @@ export class Turns {
     const button = element("button", { type: "button", className: "time", textContent: text });
     button.title = `Go to ${label(time)}`;
     button.setAttribute("aria-label", `${text}, go there in the video`);
-    button.addEventListener("click", () => this.player.seek(time));
+    button.addEventListener("click", () => this.player.seekTold(time));
     return button;
   }
 
