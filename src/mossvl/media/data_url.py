@@ -49,7 +49,7 @@ def read_data_url(url: str, most: int) -> bytes:
 
 
 def after_scheme(url: str) -> str:
-    """What follows "data:" in a `data:` URL, without what browsers leave out: spaces around, line breaks, a fragment."""
+    """What follows "data:" in a `data:` URL, without the spaces around, line breaks and fragment."""
     return url.strip(_EDGES).translate(_BREAKS)[5:].partition("#")[0]
 
 
