@@ -1,10 +1,12 @@
 """Media that are loaded in processes give what they give in threads, and cost their own request at most."""
 
+import copy
 import os
 import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,24 @@ def test_a_cancelled_query_ends_its_process(llm, processes):
         handle.result(60)
     assert ask(llm, processes, QUESTION).result(60).text == "2.0 seconds"
     assert processes.budget.used == 0
+
+
+def test_a_decoding_that_cannot_be_interrupted_is_ended_with_its_process(llm, tmp_path):
+    side = 3000
+    slow = tmp_path / "slow.qoi"  # decoded in Python, pixel by pixel, by one call
+    slow.write_bytes(b"qoif" + side.to_bytes(4, "big") * 2 + b"\3\0" + b"\1" * side * side + bytes(7) + b"\1")
+    processor = copy.copy(llm.processor)
+    processor.limits = replace(processor.limits, timeout=0.5)
+    hurried = LoadingProcesses(processor, 1, 1 << 30, Budget(1 << 28))
+    try:
+        hurried.warm_up(60)
+        (worker,) = hurried._idle
+        with pytest.raises(GenerationTimeout, match=r"0\.5 seconds"):
+            ask(llm, hurried, {"prompt": "What?", "images": [str(slow)]}).result(60)
+        worker.process.join(60)
+        assert worker.killed and not worker.process.is_alive()
+    finally:
+        hurried.close()
 
 
 def test_functions_are_called_in_processes_and_fail_there(processes):
