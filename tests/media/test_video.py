@@ -409,3 +409,19 @@ def test_a_clip_over_the_longest_duration_is_refused(
     with pytest.raises(MediaError, match=r"2 seconds long, more than the 1\.5 allowed; .* MediaLimits\.duration"):
         open_clip(source, MediaLimits(duration=1.5))
     assert open_files(tmp_path) == []
+
+
+def test_the_shape_of_pixels_is_not_corrected(tmp_path: Path) -> None:
+    """As in the published processor; docs/media.md says so."""
+    path = tmp_path / "wide.mp4"
+    with av.open(str(path), "w") as out:
+        stream: Any = out.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
+        frame = av.VideoFrame.from_ndarray(picture(0, 48, 64), format="rgb24").reformat(format="yuv420p")
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].sample_aspect_ratio == 2
+    with open_clip(path) as clip:
+        assert (clip.height, clip.width) == (48, 64)
