@@ -48,6 +48,10 @@ class TrainingError(MossVLError):
     """A training run cannot go on: its loss is no number, or a checkpoint cannot be written."""
 
 
+class ResourceError(MossVLError):
+    """This machine lacks, for now, what the work needs: disk space, memory, processes. The input may be fine."""
+
+
 class EngineError(MossVLError):
     """The engine cannot go on: its device has failed. Everything that ran has ended, and nothing new is taken."""
 

@@ -1,5 +1,7 @@
 """What a process may be asked to do in tests; in a module that it can import."""
 
+import os
+import signal
 import tempfile
 import time
 
@@ -12,6 +14,12 @@ def squared(processor, number):
 
 def failing(processor):
     raise MediaError("nothing to see")
+
+
+def dying(processor, told):
+    with open(told, "a") as file:
+        file.write(f"{os.getpid()}\n")
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def sleeping(processor):

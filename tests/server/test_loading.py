@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from errands import failing, sleeping, squared, writing
+from errands import dying, failing, sleeping, squared, writing
 
 import mossvl
 from mossvl.engine.media_memory import Budget
 from mossvl.engine.query import Query
-from mossvl.errors import GenerationCancelled, GenerationTimeout, MediaError
+from mossvl.errors import GenerationCancelled, GenerationTimeout, MediaError, ResourceError
 from mossvl.server.loading import LoadingProcesses
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -56,7 +56,25 @@ def test_errors_are_those_of_media_loaded_here(llm, processes):
     assert ask(llm, processes, QUESTION).result(60).text == "2.0 seconds"
 
 
-def test_a_process_that_dies_costs_its_request_only(llm, processes):
+def test_a_process_that_dies_while_it_reads_costs_its_request_only(processes, tmp_path):
+    told = tmp_path / "processes"
+    with pytest.raises(MediaError, match="has died"):
+        processes.call(dying, str(told), timeout=60).run()
+    assert len(told.read_text().splitlines()) == 1, "what has killed a process must not be given to another"
+    assert processes.call(squared, 3, timeout=60).run() == 9
+
+
+def test_processes_that_have_died_while_they_were_idle_cost_no_request(llm, processes):
+    processes.warm_up(60)
+    killed = [worker.process.pid for worker in processes._idle]
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)  # They may take a moment to die: some are still there when they are asked.
+    assert ask(llm, processes, QUESTION).result(60).text == "2.0 seconds"
+    assert processes.call(squared, 4, timeout=60).run() == 16
+    assert not {worker.process.pid for worker in processes._idle} & set(killed)
+
+
+def test_a_process_that_dies_before_it_has_read_anything_costs_no_request(llm, processes):
     ask(llm, processes, QUESTION).result(60)
     (worker,) = processes._idle
     os.kill(worker.process.pid, signal.SIGSTOP)
@@ -64,9 +82,24 @@ def test_a_process_that_dies_costs_its_request_only(llm, processes):
     while processes._idle:
         time.sleep(0.01)
     os.kill(worker.process.pid, signal.SIGKILL)
-    with pytest.raises(MediaError, match="has died"):
-        handle.result(60)
-    assert ask(llm, processes, QUESTION).result(60).text == "2.0 seconds"
+    assert handle.result(60).text == "2.0 seconds"
+
+
+def test_an_idle_process_that_hangs_is_waited_for_no_longer_than_a_medium(processes):
+    processes.warm_up(60)
+    for worker in processes._idle:
+        os.kill(worker.process.pid, signal.SIGSTOP)
+    with pytest.raises(GenerationTimeout, match=r"did not answer within 0\.2 seconds"):
+        processes.call(squared, 4, timeout=0.2).run()
+
+
+def test_processes_that_cannot_be_started_are_no_fault_of_the_media(processes, tmp_path):
+    processes._folder.cleanup()
+    for _ in range(3):
+        with pytest.raises(ResourceError, match="cannot be started"):
+            processes.call(squared, 4, timeout=60).run()
+    os.mkdir(processes._folder.name)
+    assert processes.call(squared, 4, timeout=60).run() == 16
 
 
 def test_memory_is_bounded(llm, tmp_path):

@@ -15,6 +15,7 @@ from mossvl.errors import (
     MossVLError,
     OptionError,
     PromptError,
+    ResourceError,
 )
 
 RETRY_SECONDS = 5
@@ -51,6 +52,7 @@ KINDS: list[tuple[type[Exception], int, str]] = [
     (InputError, HTTPStatus.BAD_REQUEST, "invalid_input"),
     (GenerationTimeout, HTTPStatus.GATEWAY_TIMEOUT, "timeout"),
     (GenerationCancelled, 499, "cancelled"),
+    (ResourceError, HTTPStatus.SERVICE_UNAVAILABLE, "out_of_resources"),
     (EngineError, HTTPStatus.SERVICE_UNAVAILABLE, "engine_failed"),
 ]
 """Status and code of each kind of error, the more special ones first."""
@@ -67,7 +69,8 @@ def refusal(error: BaseException) -> RequestError:
         return error
     for kind, status, code in KINDS:
         if isinstance(error, kind):
-            return RequestError(int(status), code, str(error))
+            later = RETRY_SECONDS if kind is ResourceError else None
+            return RequestError(int(status), code, str(error), retry_after=later)
     message = str(error) if isinstance(error, MossVLError) else "the server has failed at this request; see its log"
     return RequestError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", message)
 

@@ -1,7 +1,8 @@
 """Media are loaded in processes of their own: a file that kills its decoder or fills its memory costs its request only.
 
 Each process loads for one request at a time, with `engine.media.Load`, and sends what that reports through a pipe. It
-has no model and sees no GPU. One that dies, or whose request is given up, is replaced.
+has no model and sees no GPU. One that dies, or whose request is given up, is replaced. A process is greeted before it
+is given anything: one that died while it had nothing to do costs no request.
 """
 
 import multiprocessing
@@ -12,7 +13,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from multiprocessing.connection import Connection
@@ -24,7 +25,7 @@ from transformers.utils import logging
 from mossvl.engine.media import Event, Frame, Load, Loaded, Loading, Planned, Stalled, Waiting
 from mossvl.engine.media_memory import Budget, MediaMemory
 from mossvl.engine.query import Message, Query
-from mossvl.errors import EngineError, GenerationCancelled, GenerationTimeout, MediaError, MossVLError
+from mossvl.errors import EngineError, GenerationCancelled, GenerationTimeout, MediaError, MossVLError, ResourceError
 from mossvl.processing.processor import MossVLProcessor
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ class Worker:
     Attributes:
         folder: of its own, for files that it needs for a time.
         whole: it has done all that it was asked to do, and can be asked again.
+        proven: it has answered a greeting once.
     """
 
     process: Any
@@ -49,6 +51,27 @@ class Worker:
     folder: str
     whole: bool = True
     killed: bool = False
+    proven: bool = False
+
+    def greet(self) -> None:
+        """Ask whether it is there.
+
+        Raises:
+            OSError: it is dead.
+        """
+        self.pipe.send((_nothing, ()))
+
+    def greeted(self, timeout: float) -> None:
+        """Wait until it has answered the greeting.
+
+        Raises:
+            EOFError, OSError: it is dead.
+            GenerationTimeout: it has not answered within `timeout` seconds.
+        """
+        if not self.pipe.poll(timeout):
+            raise GenerationTimeout(f"a process that decodes media did not answer within {timeout:g} seconds")
+        self.pipe.recv()
+        self.proven = True
 
 
 class LoadingProcesses:
@@ -85,15 +108,18 @@ class LoadingProcesses:
 
         Raises:
             GenerationTimeout: they cannot within `timeout` seconds.
+            ResourceError: one cannot be started.
         """
         workers = [self.take() for _ in range(self.count)]
         try:
             for worker in workers:
-                worker.pipe.send((_nothing, ()))
+                worker.greet()
             for worker in workers:
-                if not worker.pipe.poll(timeout):
-                    raise GenerationTimeout(f"processes that decode media did not start within {timeout:g} seconds")
-                worker.pipe.recv()
+                worker.greeted(timeout)
+        except (EOFError, OSError) as error:
+            if isinstance(error, MossVLError):  # A time-out is an OSError, too.
+                raise
+            raise _not_started() from error
         finally:
             for worker in workers:
                 self.give_back(worker)
@@ -108,21 +134,26 @@ class LoadingProcesses:
         self._folder.cleanup()
 
     def take(self) -> Worker:
-        """A process that is free; waits for one."""
+        """A process that is free; waits for one. It may have died while it had nothing to do.
+
+        Raises:
+            EngineError: the server is stopping.
+            ResourceError: a process cannot be started.
+        """
         self._free.acquire()
         with self._lock:
             if self._closed:
                 self._free.release()
                 raise EngineError("the server is stopping")
             worker = self._idle.pop() if self._idle else None
-        if worker is not None and worker.process.is_alive():
+        if worker is not None:
             return worker
         try:
-            if worker is not None:  # It has died while it had nothing to do.
-                end(worker)
             return self._start()
-        except BaseException:
+        except BaseException as error:
             self._free.release()
+            if isinstance(error, OSError):
+                raise _not_started() from error
             raise
 
     def give_back(self, worker: Worker) -> None:
@@ -136,19 +167,35 @@ class LoadingProcesses:
         self._free.release()
 
     def _start(self) -> Worker:
-        here, there = self._context.Pipe()
-        folder = tempfile.mkdtemp(dir=self._folder.name)
-        process = self._context.Process(target=serve, args=(there, self._given, self.memory, folder), daemon=True)
-        process.start()
-        there.close()
+        with ExitStack() as undo:
+            folder = tempfile.mkdtemp(dir=self._folder.name)
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            here, there = self._context.Pipe()
+            undo.enter_context(here)
+            with there:
+                given = (there, self._given, self.memory, folder)
+                process = self._context.Process(target=serve, args=given, daemon=True)
+                process.start()
+            undo.pop_all()
         return Worker(process, here, folder)
 
 
-class Errand:
-    """What a process is asked to do; ended from any thread, together with the process."""
+def _not_started() -> ResourceError:
+    return ResourceError(
+        "a process that decodes media cannot be started; the machine has too little memory or disk space, or too many "
+        "processes or open files"
+    )
 
-    def __init__(self, processes: LoadingProcesses) -> None:
-        self._processes = processes
+
+class Errand:
+    """What a process is asked to do; ended from any thread, together with the process.
+
+    Args:
+        patience: seconds within which a process must answer a greeting.
+    """
+
+    def __init__(self, processes: LoadingProcesses, patience: float) -> None:
+        self._processes, self._patience = processes, patience
         self._lock = threading.Lock()
         self._worker: Worker | None = None
         self._over = False
@@ -166,14 +213,13 @@ class Errand:
 
         Raises:
             GenerationCancelled: the errand was ended.
+            GenerationTimeout: the process did not answer.
             MediaError: the process has died.
+            ResourceError: there is no process, and none can be started.
         """
-        worker = self._processes.take()
-        worker.whole = False
+        while (worker := self._living()) is None:
+            pass
         try:
-            with self._lock:
-                self._worker = worker
-                self._check()
             yield worker
         except MossVLError:  # A time-out is an OSError, too.
             raise
@@ -183,9 +229,35 @@ class Errand:
                 "the process that decoded the media has died: a file is broken, or needs more memory than is allowed"
             ) from error
         finally:
+            self._leave(worker)
+
+    def _living(self) -> Worker | None:
+        """A process that has just answered; None if the one that was taken had died while it had nothing to do.
+
+        None comes at most as often as there are such processes: one that was just started and is dead is an error.
+        """
+        worker = self._processes.take()
+        proven, worker.whole = worker.proven, False
+        try:
             with self._lock:
-                self._worker = None
-            self._processes.give_back(worker)
+                self._worker = worker
+                self._check()
+            worker.greet()
+            worker.greeted(self._patience)
+            return worker
+        except BaseException as error:
+            self._leave(worker)
+            if isinstance(error, MossVLError) or not isinstance(error, EOFError | OSError):
+                raise
+            self._check()
+            if not proven:
+                raise _not_started() from error
+            return None
+
+    def _leave(self, worker: Worker) -> None:
+        with self._lock:
+            self._worker = None
+        self._processes.give_back(worker)
 
     def _check(self) -> None:
         if self._over:
@@ -198,7 +270,7 @@ class RemoteCall(Generic[T]):
     def __init__(
         self, processes: LoadingProcesses, function: Callable[..., T], arguments: tuple[Any, ...], timeout: float
     ) -> None:
-        self._errand, self._function, self._arguments = Errand(processes), function, arguments
+        self._errand, self._function, self._arguments = Errand(processes, timeout), function, arguments
         self._timeout = timeout
 
     def stop(self) -> None:
@@ -231,7 +303,7 @@ class RemoteLoad(Loading):
     def __init__(self, processes: LoadingProcesses, query: Query, messages: list[Message]) -> None:
         super().__init__(processes.processor, processes.budget)
         self.query, self.messages = query, messages
-        self._errand = Errand(processes)
+        self._errand = Errand(processes, self.patience)
         self._digests: list[bytes | None] = []
 
     def stop(self) -> None:
