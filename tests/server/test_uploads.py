@@ -1,11 +1,12 @@
 """Uploaded files: kept for a time and within a space, and gone with the server."""
 
-import io
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from mossvl.errors import ResourceError
 from mossvl.server import uploads as module
 from mossvl.server.errors import RequestError
 from mossvl.server.uploads import Uploads
@@ -19,7 +20,14 @@ def uploads():
 
 
 def add(uploads, size, name="a.png"):
-    return uploads.add(io.BytesIO(b"x" * size), name, size)
+    with closing(uploads.begin(name)) as incoming:
+        for start in range(0, size, 7):
+            incoming.write(b"x" * min(7, size - start))
+        return incoming.keep()
+
+
+def left(uploads):
+    return {path.name for path in Path(uploads.folder).iterdir()}
 
 
 def test_a_file_is_kept_under_a_name_that_nobody_can_guess(uploads):
@@ -59,17 +67,33 @@ def test_an_empty_file_and_one_beyond_all_space_are_refused(uploads, size):
     assert not list(Path(uploads.folder).iterdir())
 
 
-def test_what_cannot_be_written_leaves_nothing(uploads):
-    class Broken(io.BytesIO):
-        def read(self, *_):
-            raise OSError("no space")
+def test_what_does_not_come_to_its_end_leaves_nothing(uploads):
+    kept = add(uploads, 60)
+    with closing(uploads.begin("a.png")) as incoming:
+        incoming.write(b"x" * 30)
+    assert left(uploads) == {kept.path.name}
+    add(uploads, 40)
+    assert uploads.get(kept.id) is kept, "room that was claimed for what did not come is given back"
 
-    with pytest.raises(OSError, match="no space"):
-        uploads.add(Broken(), "a.png", 10)
-    assert not list(Path(uploads.folder).iterdir()) and not uploads._files
+
+def test_files_that_are_coming_have_their_room_at_once(uploads):
+    kept = add(uploads, 40)
+    with closing(uploads.begin("a.png")) as one, closing(uploads.begin("b.png")) as other:
+        one.write(b"x" * 30)
+        other.write(b"x" * 30)
+        assert uploads.get(kept.id)
+        other.write(b"x")
+        with pytest.raises(RequestError):
+            uploads.get(kept.id)
 
 
-def test_nothing_is_left_at_the_end(uploads):
-    add(uploads, 10)
-    uploads.close()
-    assert not Path(uploads.folder).exists()
+def test_a_full_disk_is_the_machines_fault_and_leaves_nothing(uploads):
+    incoming = uploads.begin("a.png")
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, incoming._file.fileno())
+    os.close(full)
+    incoming.write(b"x")
+    with pytest.raises(ResourceError, match=r"no room .* \(No space left on device\)"), closing(incoming):
+        incoming.keep()
+    assert not left(uploads)
+    add(uploads, 100)

@@ -17,6 +17,7 @@ from urllib.request import url2pathname
 import httpx
 
 import mossvl
+from mossvl.disk import room_for_temporary_files
 from mossvl.errors import MediaError
 from mossvl.media.addresses import PublicTransport, host_name
 from mossvl.media.data_url import is_data_url, read_data_url
@@ -70,6 +71,7 @@ def local_file(source: str | Path, limits: MediaLimits) -> Iterator[Path]:
         MediaError: no such file, not a readable file, empty, over `limits.download_bytes`, a failed download, or from
             where `limits.sources` does not allow.
         GenerationTimeout: the download took longer than `limits.timeout`.
+        ResourceError: the disk for temporary files is full.
     """
     if not is_remote(source):
         path = _path(source)
@@ -77,7 +79,10 @@ def local_file(source: str | Path, limits: MediaLimits) -> Iterator[Path]:
         _check_file(file_path, path)
         yield file_path
         return
-    with tempfile.NamedTemporaryFile(prefix="mossvl-", suffix=_suffix(str(source))) as file:
+    with (
+        room_for_temporary_files(),
+        tempfile.NamedTemporaryFile(prefix="mossvl-", suffix=_suffix(str(source))) as file,
+    ):
         if is_data_url(str(source)):
             file.write(read_data_url(str(source), limits.download_bytes))
         else:

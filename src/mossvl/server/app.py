@@ -14,9 +14,7 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
@@ -28,6 +26,7 @@ from mossvl.server.background import cut_off, forget_old_uploads, start, watch_l
 from mossvl.server.chat import streamed
 from mossvl.server.description import body_of, responses
 from mossvl.server.errors import GONE, RequestError, error_response, unavailable
+from mossvl.server.forms import uploaded
 from mossvl.server.middleware import Gate
 from mossvl.server.protocol import ChatRequest, FramesRequest
 from mossvl.server.samples import SAMPLES
@@ -190,25 +189,7 @@ def _add_media(app: FastAPI, service: Service) -> None:
     async def upload(request: Request) -> dict[str, Any]:
         """Keep a file, to be named as `upload:ID` in requests."""
         _ = service.ready
-        try:
-            async with request.form(max_files=1, max_fields=8) as form:
-                file = form.get("file")
-                if not isinstance(file, UploadFile):
-                    raise RequestError(
-                        400, "missing_file", "the form has no file; send one as its field 'file'", "file"
-                    )
-                if (file.size or 0) > service.config.max_download:
-                    raise RequestError(
-                        413,
-                        "file_too_large",
-                        f"{file.size} bytes are more than this server allows, {service.config.max_download} "
-                        "(--max-download)",
-                        "file",
-                    )
-                add = partial(service.uploads.add, file.file, file.filename or "file", file.size or 0)
-                return _file(service, await anyio.to_thread.run_sync(add))
-        except (HTTPException, MultiPartException) as error:
-            raise RequestError(400, "invalid_form", f"expected a form with a file: {error}", "file") from error
+        return _file(service, await uploaded(request, service.uploads, service.config.max_download))
 
     @app.get("/v1/files/{file_id}", responses=responses(401, 404))
     async def file(file_id: str) -> dict[str, Any]:

@@ -108,7 +108,12 @@ def bound(host: str, port: int) -> socket.socket:
 def set_up_log(content: bool) -> None:
     """One line for what happens, to stderr; what requests hold stays out of it, unless `content`."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for noisy in ("uvicorn", "httpx", "httpcore"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for noisy, level in (
+        ("uvicorn", "WARNING"),
+        ("httpx", "WARNING"),
+        ("httpcore", "WARNING"),
+        ("python_multipart", "ERROR"),
+    ):
+        logging.getLogger(noisy).setLevel(level)
     if not content:  # Errors name what was asked.
         logging.getLogger("mossvl.engine").setLevel(logging.WARNING)

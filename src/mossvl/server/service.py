@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from mossvl import __version__
 from mossvl.engine.handle import Handle
 from mossvl.engine.interface import MossVL
-from mossvl.errors import GenerationCancelled
+from mossvl.errors import GenerationCancelled, ResourceError
 from mossvl.media.limits import MediaLimits
 from mossvl.options import MediaOptions
 from mossvl.processing.prompt import media_of
@@ -177,6 +177,8 @@ class Service:
         """What an error is to a client, who knows uploaded files by their own names, and settings by their flags."""
         if self.stopping and isinstance(error, GenerationCancelled):
             error = stopping()
+        if isinstance(error, ResourceError):
+            logger.error("a request was refused: %s", error)  # Whoever runs this machine can help.
         refused = refusal(error)
         message = self.uploads.by_their_names(str(refused))
         for setting, flag in FLAGS.items():

@@ -1,0 +1,127 @@
+"""Forms that bring a file, which is written where it stays, as it comes."""
+
+from contextlib import closing
+
+import anyio.to_thread
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
+
+from mossvl.server.errors import RequestError
+from mossvl.server.uploads import Incoming, Upload, Uploads
+
+FIELD = "file"
+MOST_PARTS = 9
+"""The file, and what clients send beside it, which is not kept."""
+
+
+async def uploaded(request: Request, uploads: Uploads, most: int) -> Upload:
+    """The file of a request's form.
+
+    Args:
+        most: bytes that it may have.
+
+    Raises:
+        ClientDisconnect: the client went away.
+        RequestError: there is no form, no file in it, more than one, or one that is empty or too large.
+        ResourceError: the disk is full.
+    """
+    try:
+        with closing(UploadForm(request.headers.get("content-type", ""), uploads, most)) as form:
+            async for piece in request.stream():
+                await anyio.to_thread.run_sync(form.write, piece)
+            return await anyio.to_thread.run_sync(form.file)
+    except FormParserError as error:
+        raise invalid(f"{error}"[:200]) from error
+
+
+class UploadForm:
+    """A form of the type multipart/form-data, read piece by piece.
+
+    Raises:
+        FormParserError: from any method, as soon as what has come is no such form.
+    """
+
+    def __init__(self, content_type: str, uploads: Uploads, most: int) -> None:
+        kind, options = parse_options_header(content_type)
+        if kind != b"multipart/form-data" or b"boundary" not in options:
+            raise invalid("the content type must be multipart/form-data, with its boundary")
+        self._uploads, self._most = uploads, most
+        self._incoming: Incoming | None = None
+        self._header, self._value, self._disposition = b"", b"", b""
+        self._parts, self._here, self._ended = 0, False, False
+        self._parser = MultipartParser(
+            options[b"boundary"],
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": self._name_header,
+                "on_header_value": self._read_header,
+                "on_header_end": self._end_header,
+                "on_headers_finished": self._open,
+                "on_part_data": self._write,
+                "on_end": self._end,
+            },
+        )
+
+    def write(self, piece: bytes) -> None:
+        self._parser.write(piece)
+
+    def file(self) -> Upload:
+        """The form's file, once all has been written."""
+        self._parser.finalize()
+        if not self._ended:
+            raise invalid("it is cut off before its last boundary")
+        if self._incoming is None:
+            raise RequestError(400, "missing_file", f"the form has no file; send one as its field {FIELD!r}", FIELD)
+        return self._incoming.keep()
+
+    def close(self) -> None:
+        if self._incoming is not None:
+            self._incoming.close()
+
+    def _begin(self) -> None:
+        self._disposition, self._here = b"", False
+        self._parts += 1
+        if self._parts > MOST_PARTS:
+            raise invalid(f"it has more than {MOST_PARTS} parts")
+
+    def _name_header(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _read_header(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _end_header(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self._disposition = self._value
+        self._header = self._value = b""
+
+    def _open(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        if options.get(b"name") != FIELD.encode() or b"filename" not in options:
+            return
+        if self._incoming is not None:
+            raise invalid("it has more than one file")
+        self._incoming, self._here = self._uploads.begin(_text(options[b"filename"]) or FIELD), True
+
+    def _write(self, data: bytes, start: int, end: int) -> None:
+        if not self._here or self._incoming is None:
+            return
+        if self._incoming.size + end - start > self._most:
+            message = f"the file is larger than this server allows, {self._most} bytes (--max-download)"
+            raise RequestError(413, "file_too_large", message, FIELD)
+        self._incoming.write(data[start:end])
+
+    def _end(self) -> None:
+        self._ended = True
+
+
+def invalid(reason: str) -> RequestError:
+    return RequestError(400, "invalid_form", f"expected a form with a file: {reason}", FIELD)
+
+
+def _text(name: bytes) -> str:
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return name.decode("latin-1")
