@@ -1,6 +1,5 @@
 """Per-query options: their names, defaults and limits, defined once for Python, the command line and data files."""
 
-import difflib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from numbers import Real
 from typing import Any, Literal, Self, TypeVar, get_args
 
 from mossvl.errors import OptionError
+from mossvl.names import nearest
 
 T = TypeVar("T")
 
@@ -27,13 +27,13 @@ MIN_SCALE = 1e-3
 
 
 def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Raise an `OptionError` that names the nearest known option for the first unknown one."""
+    """Raise an `OptionError` for the first unknown option; it names the known one that is near, or else all of them."""
     known = sorted(known)
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise OptionError(f"unknown {what} {name!r}; {hint}")
+            near = nearest(str(name), known)
+            hint = f"did you mean {near!r}?" if near else f"known: {', '.join(known)}"
+            raise OptionError(f"unknown {what} {name!r:.200}; {hint}")
 
 
 def named_options(what: str) -> Callable[[type[T]], type[T]]:

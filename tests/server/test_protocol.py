@@ -217,6 +217,38 @@ def test_of_several_problems_the_unknown_key_is_told_and_of_several_forms_the_ne
     assert len(str(refused({"messages": HELLO, "x" * 10_000: 1}))) < 200
 
 
+@pytest.mark.parametrize(
+    ("request_", "param", "words"),
+    [
+        (
+            {"messages": [*HELLO, {"role": "tool", "tool_call_id": "1", "content": "4"}]},
+            "messages.1.role",
+            "'tool' is none of 'system', 'developer', 'user' or 'assistant'; tools are not supported",
+        ),
+        (
+            {"messages": [{"role": "function", "name": "f", "content": "4"}]},
+            "messages.0.role",
+            "tools are not supported",
+        ),
+        ({"messages": [{"role": "king", "crown": 1}], "temprature": 1}, "messages.0.role", "'king' is none of"),
+        ({"messages": [{"role": ["user"], "content": "a"}]}, "messages.0.role", "['user'] is none of"),
+        (
+            {"messages": HELLO, "response_format": {"type": "grammar", "grammar": "a"}},
+            "response_format.type",
+            "'grammar' is none of 'text', 'json_object', 'json_schema' or 'regex'",
+        ),
+        ({"messages": HELLO, "mm_processor_kwargs": {}}, "mm_processor_kwargs", "unknown key; leave it out"),
+        ({"messages": HELLO, "tool": {}}, "tool", "unknown key; leave it out"),
+        ({"messages": HELLO, "prompt": "a"}, "prompt", "unknown key; leave it out"),
+        ({"messages": [HELLO[0] | {"tool_call_id": "1"}]}, "messages.0.tool_call_id", "unknown key; leave it out"),
+        ({"messages": [HELLO[0] | {"contents": "a"}]}, "messages.0.contents", "did you mean 'content'?"),
+    ],
+)
+def test_a_wrong_role_or_type_is_told_first_and_a_key_only_when_it_is_near(request_, param, words):
+    error = refused(request_)
+    assert error.param == param and words in str(error)
+
+
 def test_what_is_wrong_with_a_preview_is_named_where_it_is():
     assert refused({"part": {"type": "image_url", "image_url": {}}}, FramesRequest).param == "part.image_url.url"
     assert refused({"part": video(frames=3)}, FramesRequest).param == "part.video_url.frames"
