@@ -105,7 +105,7 @@ def _answer_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-        asked = f"{request.method} {request.url.path!r:.200}"
+        asked = f"{request.method:.40} {request.url.path!r:.200}"
         response = answered(RequestError(error.status_code, code, f"{asked}: {error.detail}"))
         response.headers.update(error.headers or {})
         return response

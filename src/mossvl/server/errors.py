@@ -18,6 +18,8 @@ from mossvl.errors import (
     ResourceError,
 )
 
+LONGEST_MESSAGE = 1000
+"""Characters of a message; those that say what was given may be as long as that."""
 RETRY_SECONDS = 5
 """After which a client may try again that was refused because there was too much to do."""
 
@@ -88,4 +90,7 @@ def error_response(error: RequestError) -> JSONResponse:
 def error_body(error: RequestError) -> dict[str, Any]:
     """{"error": …} in OpenAI's form."""
     kind = TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-    return {"error": {"message": str(error), "type": kind, "code": error.code, "param": error.param}}
+    message = str(error)
+    if len(message) > LONGEST_MESSAGE:
+        message = f"{message[: LONGEST_MESSAGE - 1]}…"
+    return {"error": {"message": message, "type": kind, "code": error.code, "param": error.param}}

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mossvl.server.config import ServerConfig, is_local, site_of
 from mossvl.server.errors import GONE, RequestError, error_response, refusal, unavailable
+from mossvl.server.logs import told
 from mossvl.server.metrics import Metrics
 
 logger = logging.getLogger("mossvl.server")
@@ -94,9 +95,9 @@ class Gate:
             self._metrics.requests.labels(route, str(status)).inc()
             took = 1e3 * (time.monotonic() - begun)
             level = logging.DEBUG if route in PROBES and status == 200 else logging.INFO
-            client = (scope.get("client") or ("-",))[0]
-            told = scope["path"].encode("unicode_escape").decode()[:200]
-            logger.log(level, "%s %s %s %s %d %.0f ms", request_id, client, scope["method"], told, status, took)
+            client = (scope.get("client") or ("-",))[0]  # A proxy's header may say who that is.
+            asked = [told(text) for text in (client, scope["method"], scope["path"])]
+            logger.log(level, "%s %s %d %.0f ms", request_id, " ".join(asked), status, took)
 
     def _check(self, path: str, headers: Headers) -> None:
         """Raise a RequestError if a key is needed and not given; or, where none is, if another site's page asks."""

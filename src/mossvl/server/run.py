@@ -3,7 +3,6 @@
 import logging
 import os
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +14,7 @@ from mossvl.errors import OptionError
 from mossvl.server.app import create_app
 from mossvl.server.background import STARTING
 from mossvl.server.config import ServerConfig
+from mossvl.server.logs import set_up_log
 from mossvl.server.service import Service
 
 logger = logging.getLogger("mossvl.server")
@@ -103,17 +103,3 @@ def bound(host: str, port: int) -> socket.socket:
         return listening
     except OSError as error:
         raise OptionError(f"{host}:{port} cannot be listened on ({error}); choose another --port or --host") from error
-
-
-def set_up_log(content: bool) -> None:
-    """One line for what happens, to stderr; what requests hold stays out of it, unless `content`."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for noisy, level in (
-        ("uvicorn", "WARNING"),
-        ("httpx", "WARNING"),
-        ("httpcore", "WARNING"),
-        ("python_multipart", "ERROR"),
-    ):
-        logging.getLogger(noisy).setLevel(level)
-    if not content:  # Errors name what was asked.
-        logging.getLogger("mossvl.engine").setLevel(logging.WARNING)
