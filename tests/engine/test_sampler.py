@@ -75,6 +75,32 @@ def test_tokens_come_from_the_set_that_transformers_leaves(params, seed):
     assert left[drawn].isfinite().all()
 
 
+@pytest.mark.parametrize("top_k", [0, 1025, 1500])
+def test_many_candidates_are_drawn_from_as_few_are(top_k):
+    """Half of a vocabulary of 3000 is likely; the rest is hardly ever drawn, and never beyond `top_k`."""
+    logits = torch.cat((torch.zeros(1500), torch.full((1500,), -3.0)))[torch.randperm(3000)]
+    rows = [request(i, i % 16, seed=i, temperature=1.0, top_k=top_k) for i in range(1000)]
+    drawn = Sampler(3000, 16, torch.device("cpu")).draw(logits.expand(1000, -1), rows).tokens
+    likely = logits[drawn] == 0
+    assert likely.all() if top_k else 900 < likely.sum() < 1000
+    assert len(set(drawn.tolist())) > 600
+
+
+def test_rows_of_a_step_have_each_their_own_bounds(sampler):
+    logits = torch.tensor([0.5, 0.3, 0.2] + [0.0] * (VOCAB - 3)).log()
+    bounds = [{"top_k": 1}, {"top_k": 2}, {"top_k": 3}, {"top_p": 0.4}, {"top_p": 0.7}, {"min_p": 0.5}, {"min_p": 0.7}]
+    rows = [request(i, i % 16, seed=i, **{"temperature": 1.0, "top_k": 0, **bounds[i % 7]}) for i in range(1400)]
+    drawn = sampler.draw(logits.expand(1400, -1), rows).tokens
+    assert [set(drawn[kind::7].tolist()) for kind in range(7)] == [{0}, {0, 1}, {0, 1, 2}, {0}, {0, 1}, {0, 1}, {0}]
+
+
+def test_bounds_are_met_exactly():
+    one, other = (Sampler(VOCAB, 16, torch.device("cpu")) for _ in range(2))
+    even = torch.tensor([0.0, 0.0] + [-torch.inf] * (VOCAB - 2))
+    assert len(possible(one, even, temperature=1.0, top_k=0, top_p=0.5)) == 1
+    assert possible(other, even, temperature=1.0, top_k=0, min_p=1.0) == {0, 1}
+
+
 def test_frequencies_are_the_probabilities(sampler):
     logits = torch.tensor([0.0, 1.0, 2.0] + [-torch.inf] * (VOCAB - 3))
     rows = [request(i, i % 16, seed=i, temperature=1.0, top_k=0) for i in range(20_000)]
@@ -92,6 +118,18 @@ def test_what_is_drawn_depends_on_nothing_beside(sampler):
     assert together.tolist() == torch.cat(alone).tolist() == reverse.flip(0).tolist()
 
 
+def test_a_token_in_flight_counts_as_one_that_is_known(sampler):
+    """The next step is drawn before the last one is known."""
+    logits = torch.zeros(8, VOCAB)
+    known = [request(i, i, answer=[3], seed=i, temperature=1.0, top_k=0) for i in range(8)]
+    flying = [request(i, i, seed=i, temperature=1.0, top_k=0) for i in range(8)]
+    for one in flying:
+        one.in_flight = 1
+    first, second = (Sampler(VOCAB, 16, torch.device("cpu")).draw(logits, rows).tokens for rows in (known, flying))
+    assert first.tolist() == second.tolist()
+    assert first.tolist() != sampler.draw(logits, [request(8 + i, i, seed=i, temperature=1.0) for i in range(8)]).tokens
+
+
 def test_greedy_and_random_rows_share_a_step(sampler):
     logits = torch.randn(3, VOCAB)
     rows = [request(0, 0), request(1, 1, temperature=3.0, top_k=0, seed=5), request(2, 2, temperature=5.0, top_k=1)]
@@ -107,6 +145,31 @@ def test_a_repetition_penalty_counts_prompt_and_answer(sampler):
     torch.testing.assert_close(
         sampler._penalised(logits, [request(1, prompt=[3], answer=[2], repetition_penalty=2.0)]), expected
     )
+
+
+def test_a_repetition_penalty_makes_every_seen_token_less_likely(sampler):
+    logits = torch.linspace(-2, 2, VOCAB)[None]
+    scores = sampler._penalised(logits, [request(0, prompt=range(0, VOCAB, 2), answer=[1, 3], repetition_penalty=1.7)])
+    seen = torch.tensor([[*range(0, VOCAB, 2), 1, 3]])
+    torch.testing.assert_close(scores, RepetitionPenaltyLogitsProcessor(1.7)(seen, logits.clone()))
+    assert (scores[0, seen[0]] < logits[0, seen[0]]).all()
+
+
+def test_penalties_of_one_row_are_not_those_of_another(sampler):
+    """Also where a row without any comes first, and in the last place of the batch, which nobody has."""
+    logits = torch.tensor([2.0, 1.0, 0.5] + [-9.0] * (VOCAB - 3)).expand(3, -1)
+    rows = [
+        request(0, 3, answer=[0]),
+        request(1, 5, answer=[0, 0], frequency_penalty=0.6),
+        request(2, 16, answer=[0, 1], presence_penalty=1.8),
+    ]
+    assert sampler.draw(logits, rows).tokens.tolist() == [0, 1, 2]
+
+
+def test_a_token_is_counted_as_often_as_it_is_drawn(sampler):
+    logits = torch.tensor([[10.0, 9.0, *[-9.0] * (VOCAB - 2)]])
+    row = request(0, frequency_penalty=0.4, prompt=[5])
+    assert [sampler.draw(logits, [row]).tokens.item() for _ in range(7)] == [0, 0, 0, 1, 0, 1, 0]
 
 
 def test_presence_and_frequency_count_the_answer_alone(sampler):
@@ -131,7 +194,69 @@ def test_logits_that_are_no_numbers_are_told(params, sampler):
     logits = torch.randn(2, VOCAB)
     logits[1, 7] = torch.nan
     tokens = sampler.draw(logits, [request(0, 0, **params), request(1, 1, **params)]).tokens.tolist()
-    assert tokens[0] != NOT_A_NUMBER and tokens[1] == NOT_A_NUMBER
+    assert tokens[0] >= 0 > tokens[1] == NOT_A_NUMBER
+
+
+# --- forms -----------------------------------------------------------------------------------------------------------
+
+
+def allowing(*tokens):
+    """Stands for the matcher of a form that goes on with one of these tokens."""
+    bits = sum(1 << token for token in tokens)
+    return SimpleNamespace(allowed=lambda: bytearray(bits.to_bytes(VOCAB // 8 + 4, "little")))
+
+
+@pytest.mark.parametrize("params", [{}, {"temperature": 2.0, "top_k": 0}, {"presence_penalty": 0.5}])
+def test_a_form_allows_its_row_what_it_allows_and_changes_nothing_for_others(params, sampler):
+    logits = torch.linspace(3, -3, VOCAB).expand(4, -1)
+    free = sampler.draw(logits, [request(i, i, seed=i, **params) for i in range(4)]).tokens.tolist()
+    rows = [request(4 + i, i, seed=i, **params) for i in range(4)]
+    rows[1].matcher, rows[3].matcher = allowing(20, 63), allowing(41)
+    tokens = sampler.draw(logits, rows).tokens.tolist()
+    assert tokens[::2] == free[::2]
+    assert tokens[1] in (20, 63) and tokens[3] == 41
+    if params.get("temperature", 0) == 0:
+        assert tokens[1] == 20
+
+
+# --- what is told ----------------------------------------------------------------------------------------------------
+
+
+def test_log_probabilities_are_the_models_own(sampler):
+    logits = torch.randn(4, VOCAB)
+    logits[3, 0] = torch.nan
+    rows = [
+        request(0, 0, logprobs=0),
+        request(1, 1, temperature=2.0, logprobs=3, answer=[5], repetition_penalty=1.5),
+        request(2, 2, presence_penalty=1.0),
+        request(3, 3, logprobs=1),
+    ]
+    drawn = sampler.draw(logits, rows)
+    own, best, ids = drawn.logprobs
+    expected = logits.log_softmax(-1)
+    assert own[:3].tolist() == [expected[row, token] for row, token in enumerate(drawn.tokens[:3])]
+    assert best.shape == ids.shape == (4, 3)
+    for row in range(3):
+        assert best[row].tolist() == expected[row].sort(descending=True).values[:3].tolist()
+        assert expected[row, ids[row]].tolist() == best[row].tolist()
+
+
+def test_as_many_alternatives_are_told_as_anybody_wants_and_one_at_least(sampler):
+    logits = torch.randn(2, VOCAB)
+    for wanted, told in ((0, 1), (1, 1), (5, 5)):
+        rows = [request(0, 0, logprobs=wanted), request(1, 1)]
+        assert sampler.draw(logits, rows).logprobs[1].shape == (2, told)
+    assert sampler.draw(logits, [request(0, 0), request(1, 1)]).logprobs is None
+
+
+# --- chance ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_seed_gives_the_same_answers_in_every_version():
+    seeds = torch.tensor([0, 1, 2**40 + 5, 2**62 + 12345])
+    drawn = uniform(seeds, torch.tensor([0, 1, 7, 1000]), torch.tensor([0, 1, 151_935, 42]))
+    assert drawn.dtype == torch.float64
+    assert (drawn * 2**33).tolist() == [2655973475, 6325450881, 1070946917, 8195360539]
 
 
 def test_noise_is_even():

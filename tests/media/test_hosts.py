@@ -6,10 +6,12 @@ from threading import Event, Thread
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from mossvl.errors import GenerationTimeout, MediaError
 from mossvl.media import addresses
+from mossvl.media.addresses import PublicTransport
 from mossvl.media.fetch import local_file
 from mossvl.media.limits import MediaLimits, SourcePolicy
 
@@ -230,6 +232,32 @@ def test_the_server_of_a_secure_url_is_told_the_name(internet: Internet) -> None
             fetch("https://media.test/", limits(public_only=True))
         thread.join()
     assert b"media.test" in heard[0]
+
+
+def test_every_request_has_a_connection_of_its_own_and_comes_whole(internet: Internet) -> None:
+    """Two names of one address may be two servers; what is sent goes to each of them as it was given."""
+    internet.names["other.test"] = [[OUTSIDE]]
+    heard: list[bytes] = []
+
+    def listen(listener: socket.socket) -> None:
+        for _ in range(2):
+            connection, _ = listener.accept()
+            with connection:
+                while not heard or not heard[-1].endswith(b"question"):
+                    heard.append(connection.recv(4096))
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nanswer")
+                heard.append(connection.recv(4096))
+
+    with socket.create_server((INSIDE, 0)) as listener:
+        thread = Thread(target=listen, args=(listener,))
+        thread.start()
+        internet.port = listener.getsockname()[1]
+        with httpx.Client(transport=PublicTransport("clip", 20)) as client:
+            for host in ("media.test", "other.test"):
+                assert client.post(f"http://{host}/", content=b"question").content == b"answer"
+        thread.join()
+    assert internet.called == [OUTSIDE, OUTSIDE]
+    assert heard.count(b"") == 2, "the client has closed both"
 
 
 @pytest.mark.parametrize("path", ["says-large", "is-large", "zip-large"])

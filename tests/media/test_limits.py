@@ -6,7 +6,20 @@ from pathlib import Path
 import pytest
 
 from mossvl.errors import GenerationCancelled, GenerationTimeout, OptionError
-from mossvl.media.limits import MediaLimits, SourcePolicy, Watch
+from mossvl.media.limits import DEFAULT_LIMITS, MediaLimits, SourcePolicy, Watch
+
+
+def test_by_default_media_come_from_anywhere_within_documented_bounds() -> None:
+    assert DEFAULT_LIMITS == MediaLimits() == MediaLimits(201_326_592, 2**30, 600.0, math.inf, 5, SourcePolicy())
+    assert SourcePolicy() == SourcePolicy(directories=None, public_only=False, domains=())
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("image_pixels", 1), ("download_bytes", 1), ("redirects", 0), ("timeout", 0.001), ("duration", 0.001)],
+)
+def test_a_limit_may_be_as_low_as_can_be(name: str, least: float) -> None:
+    assert getattr(MediaLimits(**{name: least}), name) == least  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["image_pixels", "download_bytes", "timeout", "duration"])
@@ -72,10 +85,19 @@ def test_paused_time_does_not_count() -> None:
     watch.check()
 
 
+def test_time_before_and_after_a_pause_counts() -> None:
+    watch = Watch("clip", 0.01)
+    with watch.paused():
+        pass
+    time.sleep(0.02)
+    with pytest.raises(GenerationTimeout):
+        watch.check()
+
+
 def test_the_watch_raises_when_cancelled() -> None:
     class Set:
         def is_set(self) -> bool:
             return True
 
-    with pytest.raises(GenerationCancelled):
+    with pytest.raises(GenerationCancelled, match="clip"):
         Watch("clip", 10, Set()).check()

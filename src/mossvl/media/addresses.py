@@ -45,7 +45,7 @@ def host_name(host: str) -> str:
     Raises:
         httpx.InvalidURL: no host is called that.
     """
-    return httpx.URL(scheme="http", host=host).raw_host.decode("ascii").rstrip(".")
+    return httpx.URL(host=host).raw_host.decode("ascii").rstrip(".")
 
 
 def is_public(address: str) -> bool:
