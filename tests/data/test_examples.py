@@ -98,6 +98,29 @@ def test_what_is_no_example_is_refused_in_words(record, words):
         as_example(record, FOLDER)
 
 
+@pytest.mark.parametrize(
+    ("meant", "given"),
+    [
+        ("conversations", ["conversation", "Conversations"]),
+        ("messages", ["message", "MESSAGES"]),
+        ("images", ["image", "image_path", "image_paths", "img", "imgs", "picture", "pictures", "IMG"]),
+        ("videos", ["video", "video_path", "video_paths", "clip", "clips", "Videos"]),
+        ("system_prompt", ["system", "System_Prompt"]),
+        ("prompt", ["Prompt"]),
+        ("response", ["Response"]),
+    ],
+)
+def test_keys_that_mean_another_are_refused(meant, given):
+    for name in given:
+        with pytest.raises(DataError, match=f"unknown key '{name}'; did you mean '{meant}'"):
+            as_example({"prompt": "What?", "response": "That.", name: "x"}, FOLDER)
+
+
+def test_every_key_that_is_read_is_known():
+    names = ["conversations", "messages", "prompt", "response", "images", "videos", "system_prompt"]
+    assert unread_keys(dict.fromkeys([*names, "id"], "x")) == ["id"]
+
+
 def test_a_system_prompt_comes_first_and_other_keys_are_not_read():
     others = {"id": 7, "image_id": "x", "conversation_id": 3, "prompt_id": 4, "n_images": 0, "old_response": "A dog."}
     record = {"prompt": "What?", "response": "A cat.", "system_prompt": "Be brief.", **others}

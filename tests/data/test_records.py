@@ -81,6 +81,56 @@ def test_media_without_placeholders_stand_before_the_first_question():
     assert [part if isinstance(part, str) else part["type"] for part in turn["content"]] == ["image", "video", "What?"]
 
 
+def test_media_without_placeholders_stand_before_the_parts_of_the_first_question():
+    turns = [{"role": "system", "content": "x"}, {"role": "user", "content": [text("a"), text("b")]}]
+    record = {"messages": [*turns, {"role": "user", "content": "c"}], "images": ["/a.png"], "videos": "/b.mp4"}
+    assert as_query(record, FOLDER) == {
+        "messages": [
+            turns[0],
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image", "image": "/a.png"},
+                    {"type": "video", "video": "/b.mp4"},
+                    text("a"),
+                    text("b"),
+                ],
+            },
+            {"role": "user", "content": "c"},
+        ]
+    }
+    assert record["messages"][1] == turns[1] and turns[1]["content"] == [text("a"), text("b")], (
+        "nothing is changed in it"
+    )
+
+
+def test_placeholders_are_looked_for_in_texts_alone():
+    turns = [{"role": "user", "content": [text("<image>")]}, {"role": "user", "content": "See <image>"}]
+    messages = as_query({"messages": turns, "images": ["/a.png"]}, FOLDER)["messages"]
+    assert messages == [turns[0], {"role": "user", "content": [text("See "), {"type": "image", "image": "/a.png"}]}]
+
+
+def test_answers_at_the_end_are_dropped_and_no_others():
+    roles = ["user", "assistant", "user", "assistant", "assistant"]
+    turns = [{"role": role, "content": str(number)} for number, role in enumerate(roles)]
+    assert as_query({"messages": turns}, FOLDER)["messages"] == turns[:3]
+    assert as_query({"messages": [*turns, "no turn"]}, FOLDER)["messages"] == [*turns, "no turn"]
+
+
+def test_images_of_frames_and_paths_inside_lists_are_found():
+    query = {
+        "videos": [{"image": "a.png", "video_path": "b.mp4", "note": "c"}, ["d.png", "FILE:///e.png"]],
+        "images": 3,
+    }
+    assert as_query(query, FOLDER) == {
+        "videos": [
+            {"image": "/data/a.png", "video_path": "/data/b.mp4", "note": "c"},
+            ["/data/d.png", "FILE:///e.png"],
+        ],
+        "images": 3,
+    }
+
+
 def test_segments_may_have_placeholders_of_their_own():
     video = {"video_path": "/a.mp4", "segments": [[0, 1], [2, 3]]}
     record = {"conversations": [{"from": "human", "value": "<video> and <video>"}], "videos": [video]}
@@ -112,6 +162,13 @@ def test_prompt_and_response_become_a_query_without_the_response():
         ({"conversations": [{"from": "human", "value": "<image><image>"}], "images": ["a"]}, "2 image .* 1 images"),
         ({"conversations": [{"from": "human", "value": "<image>"}], "images": ["a"], "videos": ["b"]}, "0 video"),
         ({"conversations": [{"from": "human", "value": "x"}], "prompt": "y"}, "neither messages nor a prompt"),
+        ({"conversations": [{"from": "human", "value": "x"}], "messages": []}, "neither messages nor a prompt"),
+        ({"conversations": [{"from": "human", "value": "x"}, "y"]}, "turn 2 must be an object, but is 'y'"),
+        (
+            {"conversations": [{"from": ["human"], "value": "x"}]},
+            r"turn 1 is from \['human'\]; known: human",
+        ),
+        ({"messages": [{"role": "system", "content": "x"}], "images": ["a"]}, "no question that they could belong to"),
     ],
 )
 def test_a_malformed_record_is_an_error_that_says_why(record, message):
@@ -122,6 +179,20 @@ def test_a_malformed_record_is_an_error_that_says_why(record, message):
 def test_lines_are_counted_as_editors_do_and_indexed_without_empty_ones():
     lines = list(lines_of(io.BytesIO(b'\xef\xbb\xbf{"a": 1}\n\n  \n{"b": 2}')))
     assert [(line.index, line.number, line.text) for line in lines] == [(0, 1, b'{"a": 1}'), (1, 4, b'{"b": 2}')]
+
+
+def test_lines_tell_where_their_texts_are_and_what_is_in_them():
+    file = b'\xef\xbb\xbf  {"a": 1} \r\n\n\t{"a": 1}\n\xef\xbb\xbf{}\n{"b": 2}'
+    lines = list(lines_of(io.BytesIO(file)))
+    assert [(line.index, line.number) for line in lines] == [(0, 1), (1, 3), (2, 4), (3, 5)]
+    assert [file[line.start : line.start + line.length] for line in lines] == [line.text for line in lines]
+    assert [line.start for line in lines] == [5, 18, 27, 33]
+    assert [line.text for line in lines[1:3]] == [b'{"a": 1}', b"\xef\xbb\xbf{}"], (
+        "the mark is one at the beginning alone"
+    )
+    assert lines[0].digest == lines[1].digest != lines[3].digest
+    assert lines[3].digest == "4b1c93c386ffa698", "answer files of earlier versions hold such digests"
+    assert Line(0, 1, b"x").start == 0
 
 
 @pytest.mark.parametrize("line", [b"{", b"[]", b"3", b"\xff\xfe", b"[" * 100_000])
