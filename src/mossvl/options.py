@@ -26,6 +26,11 @@ MIN_SCALE = 1e-3
 """Below this, dividing logits by a temperature or a penalty takes them out of float32's range."""
 
 
+def present(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a mapping holds: a null key is as if it were not there, since exports of tables give every row every key."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
     """Raise an `OptionError` for the first unknown option; it names the known one that is near, or else all of them."""
     known = sorted(known)
@@ -137,7 +142,7 @@ class MediaOptions:
     def from_dict(cls, given: Mapping[str, Any] | None) -> Self:
         """From `media_kwargs`. None values are defaults; the older names `video_minlen`, `video_maxlen` are known."""
         given = {} if given is None else _mapping("media_kwargs", given)
-        renamed = {cls.OLDER_NAMES.get(name, name): value for name, value in given.items()}
+        renamed = {cls.OLDER_NAMES.get(name, name): value for name, value in present(given).items()}
         return cls(**renamed)
 
     def over(self, others: "MediaOptions") -> "MediaOptions":
@@ -268,7 +273,7 @@ class SamplingParams:
     def from_dict(cls, given: Mapping[str, Any] | None, **defaults: Any) -> Self:
         """From `generate_kwargs`; None values are defaults."""
         given = {} if given is None else _mapping("generate_kwargs", given)
-        return cls(**defaults | {name: value for name, value in given.items() if value is not None})
+        return cls(**defaults | present(given))
 
 
 @named_options("generation option")

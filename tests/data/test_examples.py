@@ -1,11 +1,13 @@
 """Fine-tuning records → messages."""
 
+import copy
 from pathlib import Path
 
 import pytest
 
 from mossvl.data.records import as_example, unread_keys
 from mossvl.errors import DataError
+from mossvl.processing.prompt import check_messages
 
 FOLDER = Path("/data")
 IMAGE, CLIP = {"type": "image", "image": "/data/a.png"}, {"type": "video", "video": "/data/b.mp4"}
@@ -82,7 +84,7 @@ def test_all_turns_are_kept():
         ({"messages": []}, "a list of turns, and not empty"),
         ({"conversations": [{"from": "dog", "value": "Woof"}]}, "turn 1 is from 'dog'"),
         ({"conversation": [ANSWER]}, "'conversation'; did you mean 'conversations'"),
-        ({"messages": [ANSWER], "image": "a.png"}, "'image'; did you mean 'images'"),
+        ({"messages": [ANSWER], "image": "a.png"}, "no question that they could belong to"),
         ({"messages": [ANSWER], "system": "Be brief."}, "'system'; did you mean 'system_prompt'"),
         ({"messages": [ANSWER], "media_kwargs": {"max_pixels": 5}}, "media_kwargs are for queries"),
         ({"messages": [ANSWER], "system_prompt": 3}, "must be a text"),
@@ -103,8 +105,8 @@ def test_what_is_no_example_is_refused_in_words(record, words):
     [
         ("conversations", ["conversation", "Conversations"]),
         ("messages", ["message", "MESSAGES"]),
-        ("images", ["image", "image_path", "image_paths", "img", "imgs", "picture", "pictures", "IMG"]),
-        ("videos", ["video", "video_path", "video_paths", "clip", "clips", "Videos"]),
+        ("images", ["image_path", "image_paths", "img", "imgs", "picture", "pictures", "IMG"]),
+        ("videos", ["video_path", "video_paths", "clip", "clips", "Videos"]),
         ("system_prompt", ["system", "System_Prompt"]),
         ("prompt", ["Prompt"]),
         ("response", ["Response"]),
@@ -141,3 +143,52 @@ def test_keys_that_hold_nothing_are_as_if_they_were_not_there():
 def test_a_placeholder_needs_a_medium(beside, tmp_path):
     with pytest.raises(DataError, match=r"placeholder <image>, but there are no images"):
         as_example({"prompt": "<image>What?", "response": "That.", **beside}, tmp_path)
+
+
+QUESTION = {"role": "user", "content": "What is it?"}
+SHOWN = [{"type": "image", "image": str(FOLDER / "a.png")}, {"type": "text", "text": "What is it?"}]
+
+
+def turns_of(record):
+    return as_example(copy.deepcopy(record), FOLDER)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": [QUESTION, ANSWER], "image": "a.png"},
+        {"messages": [QUESTION, ANSWER], "images": ["a.png"], "videos": None},
+        {"messages": [{"role": "user", "content": "<image>What is it?"}, ANSWER], "image": ["a.png"]},
+        {
+            "conversations": [{"from": "human", "value": "<image>What is it?"}, {"from": "gpt", "value": "A dog."}],
+            "image": "a.png",
+        },
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image", "image": None, "text": None}, SHOWN[1]]},
+                ANSWER,
+            ],
+            "images": ["a.png"],
+        },
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image", "image": "a.png", "text": None}, SHOWN[1]]},
+                ANSWER,
+            ]
+        },
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.png"}}, SHOWN[1]]},
+                ANSWER,
+            ]
+        },
+        {"messages": [{"role": "user", "content": [{"type": "image", "path": "a.png"}, SHOWN[1]]}, ANSWER]},
+    ],
+)
+def test_a_picture_is_read_wherever_others_write_it(record):
+    assert check_messages(turns_of(record))[0]["content"] == SHOWN
+
+
+def test_a_placeholder_in_an_answer_is_text():
+    answer = {"role": "assistant", "content": "The tag <image> stands for a picture."}
+    assert turns_of({"messages": [QUESTION, answer], "image": "a.png"})[1] == answer

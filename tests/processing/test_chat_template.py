@@ -149,10 +149,9 @@ def test_what_goes_wrong_later_is_an_error_of_its_query(processor, monkeypatch):
         processor.render([question, question])
 
 
-def test_a_template_may_refuse_messages(processor, monkeypatch):
-    monkeypatch.setattr(processor, "chat_template", CHATTY)
+def test_a_template_may_refuse_messages():
     with pytest.raises(PromptError, match="refuses these messages: no tool"):
-        processor.render([{"role": "tool", "content": "4"}])
+        render_chat(CHATTY, [{"role": "tool", "content": "4"}])
 
 
 def test_a_checkpoint_without_a_template_loads_and_renders_nothing(tmp_path):

@@ -1,9 +1,10 @@
 """`mossvl run`: a file of queries to a file of answers, which survives being stopped at any moment."""
 
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
@@ -13,6 +14,7 @@ import typer
 from mossvl.cli.answers import AnswerFile
 from mossvl.cli.checkpoint import check_checkpoint, open_engine
 from mossvl.cli.options import Checkpoint, Device, Dtype, GenerationFlags, LimitFlags, MediaFlags, System, with_flags
+from mossvl.data.files import other_form
 from mossvl.data.records import Line, as_query, lines_of, parse_line
 from mossvl.engine.config import EngineConfig
 from mossvl.errors import InputError, MossVLError, OptionError, message_of
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from mossvl.engine.results import Result
 
 Answer = dict[str, Any]
+LIST = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*\{")
 
 
 @with_flags
@@ -105,6 +108,10 @@ def open_queries(queries: str) -> Iterator[BinaryIO]:
             file = stack.enter_context(open(queries, "rb"))
         except OSError as error:
             raise InputError(f"{queries}: cannot be read ({error.strerror})") from error
+        if file.seekable():
+            wrong = other_form(file)
+            if wrong is not None or LIST.match(file.peek()):
+                raise InputError(f"{queries}: {wrong or 'a list; expected an object a line'}")
         yield file
 
 
@@ -121,7 +128,7 @@ def count(file: BinaryIO, answers: AnswerFile) -> int | None:
     return total
 
 
-def unanswered(file: Iterable[bytes], answers: AnswerFile) -> Iterator[Line]:
+def unanswered(file: BinaryIO, answers: AnswerFile) -> Iterator[Line]:
     line = None
     for line in lines_of(file):
         if not answers.has(line):

@@ -3,20 +3,31 @@
 import io
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from mossvl.data.records import BOM, Line, lines_of, parse_line
+from mossvl.data.records import BOM, EXAMPLE_KEYS, LONGEST, Line, lines_of, parse_line
 from mossvl.errors import DataError
 
 SHARDS = (".jsonl", ".json")
 """Names of the files in a folder that are read, by their ends."""
 CHUNK = 1 << 20
 """Characters of a JSON file that are read at a time."""
-LONGEST = 1 << 28
-"""Characters of one item; what is longer is taken for broken."""
+HEAD = 1 << 16
+"""Bytes in which the key of a list is looked for."""
+OTHER_FORMS = {
+    b"PAR1": "Parquet; export its rows as JSON lines",
+    b"ARROW1": "Arrow; export its rows as JSON lines",
+    b"\x1f\x8b": "packed by gzip; unpack it",
+    b"PK\x03\x04": "packed by zip; unpack it",
+    b"\xff\xfe": "UTF-16; save it as UTF-8",
+    b"\xfe\xff": "UTF-16; save it as UTF-8",
+}
+"""What files begin with that hold no JSON, and what is to be done with them."""
+LIST_OF_OBJECTS = re.compile(rb'"([^"\\]+)"\s*:\s*\[\s*\{')
 SPACE = " \t\n\r"
 
 
@@ -88,6 +99,9 @@ class Item:
 
 def pieces_of(file: BinaryIO) -> Iterator[Line | Item]:
     """A file's items if it is a list, else its lines, which are not parsed yet; one in memory at a time."""
+    other = other_form(file)
+    if other is not None:
+        return iter([Item(1, 0, 0, other)])
     file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)
     character = file.read(1)
     while character and character in SPACE.encode():
@@ -97,6 +111,32 @@ def pieces_of(file: BinaryIO) -> Iterator[Line | Item]:
         return items_of(text, file.tell())
     file.seek(0)
     return lines_of(file)
+
+
+def other_form(file: BinaryIO) -> DataError | None:
+    """What is wrong with a file as a whole; it is read from its beginning, and left there."""
+    file.seek(0)
+    head = file.read(HEAD)
+    file.seek(0)
+    for start, advice in OTHER_FORMS.items():
+        if head.startswith(start):
+            return DataError(f"the file is {advice}")
+    first, second = (*itertools.islice(lines_of(file), 2), None, None)[:2]
+    file.seek(0)
+    if first is None or second is None or not first.text.startswith(b"{"):
+        return None
+    try:
+        parse_line(first)
+    except DataError:
+        # A line that was cut off is followed by other objects, or does not end where one goes on.
+        if first.text[-1:] in b"{[,:" or not second.text.startswith(b"{"):
+            found = LIST_OF_OBJECTS.search(head)
+            inner = None if found is None else found[1].decode(errors="replace")
+            advice = "write it on one line" if inner in (None, *EXAMPLE_KEYS) else f"give the list under {inner!r}"
+            return DataError(
+                f"the file is one object over several lines; expected an object a line, or a list: {advice}"
+            )
+    return None
 
 
 def record_of(file: Path, piece: Line | Item) -> Record:

@@ -6,8 +6,8 @@ from typing import Any, Self
 
 from mossvl.errors import OptionError, PromptError
 from mossvl.media.video import is_frame_list
-from mossvl.options import GenerationOptions, MediaOptions, check_names
-from mossvl.processing.prompt import check_messages
+from mossvl.options import GenerationOptions, MediaOptions, check_names, present
+from mossvl.processing.prompt import check_characters, check_messages, texts_of
 
 Message = dict[str, Any]
 """{"role": …, "content": a text or a list of parts}."""
@@ -61,6 +61,7 @@ class Query:
             given = {"prompt": given}
         if not isinstance(given, Mapping):
             raise PromptError(f"a query must be a text or a dict, but is {given!r:.200}")
+        given = present(given)
         for name, options in (("generate_kwargs", GenerationOptions), ("media_kwargs", MediaOptions)):
             for key in given:
                 if key in {option.name for option in fields(options)}:
@@ -82,13 +83,16 @@ class Query:
             for name in ("images", "videos"):
                 if as_list(given.get(name)):
                     raise PromptError(f"a query with messages has its {name} in them; remove {name!r}")
-            check_messages(messages)
+            checked = check_messages(messages)
             turn = tuple(dict(message) for message in messages)
         else:
             turn = (_user_message(prompt, given.get("images"), given.get("videos")),)
+            checked = check_messages(turn)
         system_prompt = given.get("system_prompt")
         if system_prompt is not None and not isinstance(system_prompt, str):
             raise PromptError(f"system_prompt={system_prompt!r} must be a text")
+        for text in (system_prompt or "", *texts_of(checked)):
+            check_characters(text)
         return cls(
             turn=turn,
             explicit=messages is not None,

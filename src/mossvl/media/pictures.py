@@ -24,7 +24,7 @@ def is_frame_list(source: Any) -> bool:
 
 
 def _timed(item: Any) -> tuple[Any, Any] | None:
-    if isinstance(item, Mapping) and set(item) == {"timestamp", "image"}:
+    if isinstance(item, Mapping) and {name for name in item if item[name] is not None} == {"timestamp", "image"}:
         item = (item["timestamp"], item["image"])
     if isinstance(item, (list, tuple)) and len(item) == 2:
         seconds, image = item

@@ -19,7 +19,7 @@ from mossvl.media.fetch import source_name
 from mossvl.media.image import Image, open_image
 from mossvl.media.limits import MediaLimits
 from mossvl.media.video import Clip, open_clip
-from mossvl.options import MediaOptions, Timestamps, check_names
+from mossvl.options import MediaOptions, Timestamps, check_names, present
 from mossvl.processing import sampling, sizes
 from mossvl.processing.pixels import PatchLayout, resize
 
@@ -149,6 +149,7 @@ def video_segments(video: Any) -> tuple[Any, Sequence[Any] | None]:
     video = source_of(video)
     if not isinstance(video, dict):
         return video, None
+    video = present(video)
     check_names(video, ("video_path", "segments"), "key of a video")
     if video.get("video_path") is None:
         raise MediaError(f'a video given as a dict needs "video_path": {video!r:.200}')

@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -152,18 +152,20 @@ class MossVLProcessor(ProcessorMixin):
 
         Raises:
             CheckpointError: there is no chat template, or it is broken.
-            PromptError: it refuses these messages.
+            PromptError: it refuses these messages, or a role is unknown.
         """
         added = self.tokenizer.added_tokens_decoder.values()
         special = [*(token.content for token in added if token.special), prompt.IMAGE, prompt.VIDEO]
         turns = []
-        for message in messages:
+        for number, message in enumerate(messages, 1):
+            prompt.check_role(message, number)
             content: Any = message["content"]
             if isinstance(content, str):
                 content = prompt.without_special(content, special)
             else:
                 content = [turn for part in _joined(content) for turn in self._template_parts(part, special)]
-            turns.append({**message, "content": content})
+            others = {name: value for name, value in message.items() if name != "content"}
+            turns.append({**_harmless(others, special), "content": content})
         names = {**self.tokenizer.special_tokens_map, "tools": None, "documents": None}
         return render_chat(self._template(), turns, add_generation_prompt=answer_follows, **names)
 
@@ -210,6 +212,7 @@ class MossVLProcessor(ProcessorMixin):
             prompt.IMAGE_TOKEN if plan.timestamps is None else prompt.video_text(plan.timestamps) for plan in plans
         ]
         expanded = prompt.ExpandedPrompt.expand(text, written)
+        prompt.check_characters(expanded.text)
         encoded = self.tokenizer(expanded.text, return_offsets_mapping=True, verbose=False)
         input_ids = torch.tensor(encoded["input_ids"], dtype=torch.long)
         frames = sum(plan.num_frames for plan in plans)
@@ -330,6 +333,15 @@ class MossVLProcessor(ProcessorMixin):
         }
         moved = [(planned.expanded.position(start), planned.expanded.position(end)) for start, end in spans]
         return prompt.labels_from_spans(planned.input_ids, planned.offsets, moved, never)
+
+
+def _harmless(value: Any, special: Sequence[str]) -> Any:
+    """Whatever a message holds beside its content, without special tokens."""
+    if isinstance(value, str):
+        return prompt.without_special(value, special)
+    if isinstance(value, Mapping):
+        return {_harmless(name, special): _harmless(one, special) for name, one in value.items()}
+    return [_harmless(one, special) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _joined(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mossvl.errors import PromptError
-from mossvl.options import MediaOptions, check_names
+from mossvl.options import MediaOptions, check_names, present
+from mossvl.processing.parts import known_medium, known_part
 from mossvl.processing.plan import Medium, MediumPlan
 
 IMAGE = "<|image|>"
@@ -20,6 +21,8 @@ VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 TIME_START, TIME_END = "<|time_start|>", "<|time_end|>"
 PLACEHOLDER = re.compile(f"({re.escape(IMAGE)}|{re.escape(VIDEO)})")
 IGNORED_LABEL = -100
+ROLES = ("system", "user", "assistant")
+"""Whose a message may be."""
 
 
 def video_text(timestamps: Iterable[float]) -> str:
@@ -134,19 +137,22 @@ def labels_from_spans(
 def check_messages(messages: Any) -> list[dict[str, Any]]:
     """Messages whose content is a text, or a list of parts: {"type": "text" | "image" | "video", that name: …}.
 
-    A medium's part may have options of its own beside that, such as `max_frames` (see `MediaOptions.OF_PARTS`).
+    A medium's part may have options of its own beside that, such as `max_frames` (see `MediaOptions.OF_PARTS`). Other
+    spellings of parts are read, too (see `known_part`).
 
     Raises:
         OptionError: a part has an option that is unknown or out of range.
-        PromptError: something is not a message, or a part has no known type.
+        PromptError: something is not a message, its role is none of `ROLES`, or a part has no known type.
     """
     if not isinstance(messages, list | tuple) or not messages:
         raise PromptError(f"messages={messages!r} must be a list of messages, and not empty")
     checked = []
     for number, message in enumerate(messages, 1):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
+        given = present(message) if isinstance(message, dict) else {}
+        if not isinstance(given.get("role"), str) or "content" not in given:
             raise PromptError(f"message {number} must be a dict with a role and a content, but is {message!r:.200}")
-        content = message["content"]
+        check_role(given, number)
+        message, content = given, given["content"]
         if isinstance(content, str):
             checked.append(dict(message))
             continue
@@ -157,10 +163,40 @@ def check_messages(messages: Any) -> list[dict[str, Any]]:
     return checked
 
 
+def check_role(message: Mapping[str, Any], number: int) -> None:
+    """Refuse a role that is none: templates write it as it is, so that one with special tokens would be more turns."""
+    role = message.get("role")
+    if role not in ROLES:
+        raise PromptError(f"message {number} has the role {role!r:.80}; expected one of {', '.join(ROLES)}")
+
+
+def check_characters(text: str) -> None:
+    """Refuse what no tokenizer can read.
+
+    Raises:
+        PromptError: the text holds a lone surrogate.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        around = text[max(0, error.start - 10) : error.start + 10]
+        raise PromptError(
+            f"a text holds half a character (a lone surrogate, or bytes that are not UTF-8): {around!r}; remove it"
+        ) from error
+
+
+def texts_of(messages: Iterable[Mapping[str, Any]]) -> Iterable[str]:
+    """The texts of checked messages."""
+    for message in messages:
+        content = message["content"]
+        yield from [content] if isinstance(content, str) else [part["text"] for part in content if "text" in part]
+
+
 def _part(part: Any, number: int) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
     if isinstance(part, dict):
+        part = known_part(part)
         kind = part.get("type") or next((name for name in ("image", "video", "text") if name in part), None)
         if kind in ("image", "video", "text") and part.get(kind) is not None:
             names = MediaOptions.OF_PARTS.get(kind, ())
@@ -169,7 +205,7 @@ def _part(part: Any, number: int) -> dict[str, Any]:
                 raise PromptError(f"message {number}: a text part holds {part['text']!r:.200}, which is no text")
             own = {name: part[name] for name in names if part.get(name) is not None}
             MediaOptions(**own)
-            return {"type": kind, kind: part[kind], **own}
+            return {"type": kind, kind: known_medium(part[kind], kind), **own}
     raise PromptError(
         f'message {number}: a part must be a text, {{"type": "text", "text": …}}, {{"type": "image", "image": …}} or '
         f'{{"type": "video", "video": …}}, but is {part!r:.200}'

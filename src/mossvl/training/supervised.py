@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from mossvl.errors import DataError
+from mossvl.errors import DataError, PromptError
 from mossvl.processing.processor import MossVLProcessor
-from mossvl.processing.prompt import check_messages
+from mossvl.processing.prompt import check_characters, check_messages
 
 ANSWER = re.compile(r"<\|im_start\|>assistant\n(.*?<\|im_end\|>)", re.DOTALL)
 
@@ -29,8 +29,10 @@ def supervised_text(
         PromptError: the messages are malformed.
     """
     text = processor.render(check_messages(messages), answer_follows=False)
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise DataError("a text holds half a character (a lone surrogate, or bytes that are not UTF-8)")
+    try:
+        check_characters(text)
+    except PromptError as error:
+        raise DataError(str(error)) from error
     spans = answer_spans(text)
     if all(text[start:end] == "<|im_end|>" for start, end in spans):
         raise DataError("there is nothing to learn: the assistant says nothing")

@@ -1,0 +1,150 @@
+"""Media of records: from columns beside the text to their places in it, and from relative paths to files."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mossvl.errors import DataError
+from mossvl.media.fetch import is_remote
+from mossvl.options import present
+from mossvl.processing.parts import known_part
+
+PLACEHOLDER = re.compile(r"<\|image\|>|<\|video\|>|<image>|<video>")
+
+Part = dict[str, Any]
+Turn = dict[str, Any]
+
+
+def with_media(query: Mapping[str, Any]) -> list[Turn]:
+    """Messages in which each place of a medium has got it; without any place, media stand before the first question.
+
+    A place is a placeholder in a text, but not in an answer, or a part of a medium's type that has none.
+    """
+    media = {kind: _listed(query, f"{kind}s") for kind in ("image", "video")}
+    beside = any(media.values())
+    turns = [_with_known_parts(turn) if isinstance(turn, dict) else turn for turn in query["messages"]]
+    waiting = [(turn, _places(turn, beside)) for turn in turns if isinstance(turn, dict)]
+    places = [kind for _, kinds in waiting for kind in kinds]
+    if not places:
+        return _before_first_question(turns, media) if beside else turns
+    if places.count("video") != len(media["video"]):
+        media["video"] = [part for video in media["video"] for part in _segments(video)]
+    for kind, given in media.items():
+        if places.count(kind) != len(given):
+            raise DataError(
+                f"the text has {places.count(kind)} {kind} placeholders, but there are {len(given)} {kind}s"
+            )
+    rest = {kind: iter(given) for kind, given in media.items()}
+    for turn, kinds in waiting:
+        if kinds:
+            turn["content"] = list(_filled(turn["content"], rest))
+    return turns
+
+
+def _with_known_parts(turn: Turn) -> Turn:
+    content = turn.get("content")
+    if not isinstance(content, list):
+        return dict(turn)
+    return {**turn, "content": [known_part(part) if isinstance(part, dict) else part for part in content]}
+
+
+def _places(turn: Turn, beside: bool) -> list[str]:
+    """The kinds of the media that are to be put into a turn, in order; without media beside it, texts have no place."""
+    content = turn.get("content")
+    if isinstance(content, list):
+        return [part["type"] for part in content if _is_empty(part)]
+    return [_kind(mark) for mark in PLACEHOLDER.findall(asked(turn))] if beside else []
+
+
+def _is_empty(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") in ("image", "video") and part["type"] not in part
+
+
+def _filled(content: str | list[Any], media: Mapping[str, Iterator[Any]]) -> Iterator[Any]:
+    """The parts of a content, its places filled with media."""
+    if isinstance(content, str):
+        yield from _parts(content, media)
+    else:
+        for part in content:
+            yield {**part, part["type"]: next(media[part["type"]])} if _is_empty(part) else part
+
+
+def _listed(query: Mapping[str, Any], name: str) -> list[Any]:
+    given = query.get(name)
+    if given is None:
+        return []
+    return given if isinstance(given, list) else [given]
+
+
+def asked(turn: Turn) -> str:
+    """The text of a turn in which placeholders are looked for: one that is no answer, and its whole content."""
+    content = turn.get("content")
+    return content if isinstance(content, str) and turn.get("role") != "assistant" else ""
+
+
+def _segments(video: Any) -> list[Any]:
+    """A video of several segments as one of each, since segments have placeholders of their own."""
+    segments = video.get("segments") if isinstance(video, dict) else None
+    return [{**video, "segments": [segment]} for segment in segments] if isinstance(segments, list) else [video]
+
+
+def _kind(mark: str) -> str:
+    return "image" if "image" in mark else "video"
+
+
+def _parts(text: str, media: Mapping[str, Iterator[Any]]) -> Iterator[Part]:
+    """A text cut at its placeholders, with the media in between."""
+    start = 0
+    for mark in PLACEHOLDER.finditer(text):
+        if text[start : mark.start()]:
+            yield {"type": "text", "text": text[start : mark.start()]}
+        kind = _kind(mark[0])
+        yield {"type": kind, kind: next(media[kind])}
+        start = mark.end()
+    if text[start:]:
+        yield {"type": "text", "text": text[start:]}
+
+
+def _before_first_question(turns: list[Turn], media: Mapping[str, list[Any]]) -> list[Turn]:
+    first = next((turn for turn in turns if isinstance(turn, dict) and turn.get("role") == "user"), None)
+    if first is None:
+        raise DataError("there are media, but no question that they could belong to")
+    content = first.get("content")
+    own = content if isinstance(content, list) else [content]
+    first["content"] = [*({"type": kind, kind: one} for kind, given in media.items() for one in given), *own]
+    return turns
+
+
+def located(query: dict[str, Any], media_dir: Path) -> dict[str, Any]:
+    """The query with relative paths of media put below `media_dir`."""
+    for kind in ("image", "video"):
+        if query.get(f"{kind}s") is not None:
+            query[f"{kind}s"] = _at(query[f"{kind}s"], media_dir)
+    if isinstance(query.get("messages"), list):
+        query["messages"] = [_turn_at(turn, media_dir) for turn in query["messages"]]
+    return query
+
+
+def _turn_at(turn: Any, media_dir: Path) -> Any:
+    if not isinstance(turn, dict) or not isinstance(turn.get("content"), list):
+        return turn
+    parts = []
+    for part in turn["content"]:
+        named = isinstance(part, dict) and [kind for kind in ("image", "video") if kind in part]
+        parts.append({**part, **{kind: _at(part[kind], media_dir) for kind in named}} if named else part)
+    return {**turn, "content": parts}
+
+
+def _at(medium: Any, media_dir: Path) -> Any:
+    """A medium, or a list of media or of frames with their times."""
+    if isinstance(medium, str):
+        return medium if is_remote(medium) or medium.lower().startswith("file://") else str(media_dir / medium)
+    if isinstance(medium, list):
+        return [_at(one, media_dir) for one in medium]
+    if isinstance(medium, dict):
+        return {
+            name: _at(value, media_dir) if name in ("video_path", "image", "path") else value
+            for name, value in present(medium).items()
+        }
+    return medium
