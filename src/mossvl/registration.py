@@ -24,7 +24,10 @@ def register() -> None:
     """Make the Auto classes use this package for MOSS-VL; they then prefer it to a checkpoint's own code."""
     for config in (MossVLConfig, MossVLTextConfig, MossVLVisionConfig):
         AutoConfig.register(config.model_type, config, exist_ok=True)
-    for auto in (AutoModelForCausalLM, AutoModel, AutoModelForImageTextToText):
+    autos = [AutoModelForCausalLM, AutoModel, AutoModelForImageTextToText]
+    if multimodal := getattr(transformers, "AutoModelForMultimodalLM", None):  # newer than the oldest that is supported
+        autos.append(multimodal)
+    for auto in autos:
         auto.register(MossVLConfig, MossVLForConditionalGeneration, exist_ok=True)
     AutoProcessor.register(MossVLConfig, MossVLProcessor, exist_ok=True)
     # One class for every backend that transformers may pick: this one is its own.

@@ -250,6 +250,7 @@ class MossVLConfig(MossVLPartConfig):
             self.text_config = MossVLTextConfig(**(self.text_config or {}))
         if not isinstance(self.vision_config, PreTrainedConfig):
             self.vision_config = MossVLVisionConfig(**(self.vision_config or {}))
+        self.architectures: list[str] = getattr(self, "architectures", None) or ["MossVLForConditionalGeneration"]
         super().__post_init__(**kwargs)
         for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
             _check_whole(name, getattr(self, name), least=0)

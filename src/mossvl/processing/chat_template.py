@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 from jinja2 import Template
+from jinja2.meta import find_undeclared_variables
 
 from mossvl.errors import CheckpointError, PromptError
 from mossvl.processing.bounded_jinja import Bounded, Refusal, Spent
@@ -41,6 +42,19 @@ def render_chat(source: Any, messages: Sequence[Mapping[str, Any]], /, **names: 
     except Exception as error:  # Anything may go wrong in a program.
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"the chat template fails: {type(error).__name__}: {reason}") from error
+
+
+@lru_cache(16)
+def variables_of(source: Any) -> frozenset[str]:
+    """Names that a template asks for.
+
+    Raises:
+        CheckpointError: it is no template.
+    """
+    try:
+        return frozenset(find_undeclared_variables(Bounded().parse(source)))
+    except Exception as error:
+        raise CheckpointError(f"the chat template is broken: {' '.join(str(error).split())[:300]}") from error
 
 
 @lru_cache(16)

@@ -18,8 +18,11 @@ from mossvl.model.checkpoint import usable
 from mossvl.options import MediaOptions, whole
 from mossvl.processing import prompt, tensors
 from mossvl.processing.batch import by_prompt, padded, with_blanks
-from mossvl.processing.chat_template import check_template, render_chat
+from mossvl.processing.chat_template import check_template, render_chat, variables_of
+from mossvl.processing.conversation import assistant_masks, conversations_of, in_form, media_for, prompt_of
+from mossvl.processing.decoded import is_decoded, with_times
 from mossvl.processing.image_processor import MossVLImageProcessor, checked_channels
+from mossvl.processing.keywords import Keywords
 from mossvl.processing.pixels import normalise
 from mossvl.processing.plan import MediumPlan, num_units
 from mossvl.processing.prompt import PlannedPrompt
@@ -145,17 +148,22 @@ class MossVLProcessor(ProcessorMixin):
 
     # --- from messages to a prompt -------------------------------------------------------------------------------
 
-    def render(self, messages: Sequence[dict[str, Any]], answer_follows: bool = True) -> str:
+    def render(
+        self, messages: Sequence[dict[str, Any]], answer_follows: bool = True, template: Any = None, **names: Any
+    ) -> str:
         """Messages → prompt text by the checkpoint's chat template, ready for an answer if one follows.
 
         Special tokens and placeholders are removed from the texts, so that only real media get a placeholder.
+
+        Args:
+            template: in place of the checkpoint's.
+            names: what the template knows beside the messages.
 
         Raises:
             CheckpointError: there is no chat template, or it is broken.
             PromptError: it refuses these messages, or a role is unknown.
         """
-        added = self.tokenizer.added_tokens_decoder.values()
-        special = [*(token.content for token in added if token.special), prompt.IMAGE, prompt.VIDEO]
+        special = self._special
         turns = []
         for number, message in enumerate(messages, 1):
             prompt.check_role(message, number)
@@ -166,13 +174,25 @@ class MossVLProcessor(ProcessorMixin):
                 content = [turn for part in _joined(content) for turn in self._template_parts(part, special)]
             others = {name: value for name, value in message.items() if name != "content"}
             turns.append({**_harmless(others, special), "content": content})
-        names = {**self.tokenizer.special_tokens_map, "tools": None, "documents": None}
-        return render_chat(self._template(), turns, add_generation_prompt=answer_follows, **names)
+        known = {**self.tokenizer.special_tokens_map, "tools": None, "documents": None, **names}
+        return render_chat(template or self._template(), turns, add_generation_prompt=answer_follows, **known)
 
-    def _template(self) -> Any:
-        """The template for conversations without tools."""
+    @property
+    def _special(self) -> list[str]:
+        """What no text of a message may hold."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        return [*(token.content for token in added if token.special), prompt.IMAGE, prompt.VIDEO]
+
+    def harmless(self, text: str) -> str:
+        """A text as it stands in a prompt: without special tokens and placeholders."""
+        return prompt.without_special(text, self._special)
+
+    def _template(self, given: str | None = None) -> Any:
+        """A chat template: the one that is named or given, else the one for conversations without tools."""
         template = self.chat_template or self.tokenizer.chat_template
-        return template.get("default") if isinstance(template, dict) else template
+        if isinstance(template, dict):
+            return template.get(given or "default", given)
+        return given or template
 
     @staticmethod
     def _template_parts(part: dict[str, Any], special: list[str]) -> list[dict[str, Any]]:
@@ -266,7 +286,8 @@ class MossVLProcessor(ProcessorMixin):
                 one prompt); adds `labels`.
             padding: pad to the longest prompt, on `padding_side` (the tokenizer's, by default).
             blank_image_for_text: give prompts without media a blank image that no token sees, as some trainers expect.
-            media_kwargs: see `MediaOptions`; each prompt has the budgets for itself.
+            media_kwargs: see `MediaOptions`; each prompt has the budgets for itself. transformers' own names (`fps`,
+                `num_frames`, `video_metadata`, `images_kwargs`, …) are known, too.
 
         Returns:
             `input_ids` and `attention_mask` (batch, text), `cross_attention_mask` (batch, 1, text, frames) bool with
@@ -276,9 +297,12 @@ class MossVLProcessor(ProcessorMixin):
         Raises:
             InputError: media, placeholders, options or spans cannot be used; the message says which and why.
         """
+        asked = Keywords.of(media_kwargs, {name: getattr(self.image_processor, name) for name in SHARED[-2:]})
+        return_tensors = asked.call.get("return_tensors", return_tensors)
+        padding = asked.call.get("padding", padding)
         if return_tensors != "pt":
             raise OptionError(f"return_tensors={return_tensors!r} is not supported; only 'pt' is")
-        side = padding_side or self.tokenizer.padding_side
+        side = asked.call.get("padding_side", padding_side) or self.tokenizer.padding_side
         if padding not in (True, False, "longest", "do_not_pad") or side not in ("left", "right"):
             raise OptionError(
                 f"padding={padding!r}, padding_side={side!r}: pad to the longest prompt, 'left' or 'right'"
@@ -286,14 +310,21 @@ class MossVLProcessor(ProcessorMixin):
         texts = [text] if isinstance(text, str) else list(text)
         if not texts:
             raise PromptError("there is no prompt; give at least one text")
-        options = MediaOptions.from_dict(media_kwargs)
+        if is_decoded(videos):
+            videos = [videos]
         all_images = by_prompt(images, texts, "images", lambda item: isinstance(item, list | tuple))
         all_videos = by_prompt(
-            videos, texts, "videos", lambda item: isinstance(item, list | tuple) and not is_frame_list(item)
+            videos,
+            texts,
+            "videos",
+            lambda item: isinstance(item, list | tuple) and not is_frame_list(item) and not is_decoded(item),
         )
+        timed = iter(with_times([video for own in all_videos for video in own], asked.video_metadata))
+        all_videos = [[asked.medium("video", next(timed)) for _ in own] for own in all_videos]
+        all_images = [[asked.medium("image", image) for image in own] for own in all_images]
         with ExitStack() as stack:
             planned = [
-                self.plan(*prompt_and_media, options, stack)
+                self.plan(*prompt_and_media, asked.media, stack)
                 for prompt_and_media in zip(texts, all_images, all_videos, strict=True)
             ]
             media = [plan for one in planned for plan in one.plans]
@@ -305,6 +336,67 @@ class MossVLProcessor(ProcessorMixin):
         if labels_spans is not None:
             batch["labels"] = self._labels(planned, labels_spans, batch["attention_mask"])
         return BatchFeature({**batch, **tensors_of_media, "media_nums_per_sample": counts})
+
+    def apply_chat_template(
+        self,
+        conversation: Any,
+        chat_template: str | None = None,
+        tools: Any = None,
+        documents: Any = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        return_assistant_tokens_mask: bool = False,
+        tokenize: bool = False,
+        return_tensors: str | None = "auto",
+        return_dict: bool = False,
+        processor_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """A conversation, or a list of them, as text; or with `tokenize`, as model inputs, its media loaded.
+
+        Args:
+            conversation: messages whose content is a text or a list of parts (see docs/offline.md); `{"type": "image"}`
+                alone takes the next of the `images` in `processor_kwargs`.
+            chat_template: another template, or the name of one of several.
+            return_assistant_tokens_mask: add `assistant_masks` (batch, text), 1 for what assistants said.
+            return_tensors: "pt", also by default; "np"; or None, for lists of unpadded `input_ids`.
+            return_dict: give all inputs, not `input_ids` alone.
+            processor_kwargs, kwargs: as for a call of the processor; what the template knows by name goes to it.
+
+        Returns:
+            text, or a text for each conversation; `input_ids` (batch, text); or a `BatchFeature` as from a call, but
+            without `cross_attention_mask`, which follows from `input_ids`.
+
+        Raises:
+            InputError: a message, its media or an option cannot be used.
+        """
+        template = self._template(chat_template)
+        known = variables_of(template)
+        render = {name: kwargs.pop(name) for name in list(kwargs) if name in known}
+        for name, value in (("tools", tools), ("documents", documents)):
+            if value:
+                if name not in known:
+                    raise OptionError(f"{name}: this chat template knows none; leave it out")
+                render[name] = value
+        render["template"] = template
+        conversations, batch = conversations_of(conversation)
+        if not isinstance(continue_final_message, bool):
+            raise OptionError(f"continue_final_message={continue_final_message!r} must be true or false")
+        texts = [
+            prompt_of(self, messages, add_generation_prompt, continue_final_message, **render)
+            for messages in conversations
+        ]
+        if not tokenize:
+            return texts if batch else texts[0]
+        call = {**(processor_kwargs or {}), **kwargs}
+        images, videos = media_for(conversations, call.pop("images", None), call.pop("videos", None))
+        form = call.pop("return_tensors", "pt") if return_tensors == "auto" else return_tensors
+        if form not in ("pt", "np", None):
+            raise OptionError(f"return_tensors={form!r} is not supported; give 'pt', 'np' or None")
+        call |= {"images": images, "videos": videos}
+        out = assistant_masks(self, texts, call) if return_assistant_tokens_mask else self(texts, **call)
+        inputs = in_form(out, form)
+        return inputs if return_dict else inputs["input_ids"]
 
     def _labels(self, planned: list[PlannedPrompt], spans: Any, attention_mask: Tensor) -> Tensor:
         if len(planned) == 1 and all(len(span) == 2 and isinstance(span[0], int) for span in spans):

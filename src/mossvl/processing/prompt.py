@@ -23,6 +23,7 @@ PLACEHOLDER = re.compile(f"({re.escape(IMAGE)}|{re.escape(VIDEO)})")
 IGNORED_LABEL = -100
 ROLES = ("system", "user", "assistant")
 """Whose a message may be."""
+ANSWER = re.compile(r"<\|im_start\|>assistant\n(.*?<\|im_end\|>)", re.DOTALL)
 
 
 def video_text(timestamps: Iterable[float]) -> str:
@@ -132,6 +133,14 @@ def labels_from_spans(
     in_video = (opened > closed) | (input_ids == never["end"])
     learned = inside & ~in_video & (input_ids != never["image"])
     return torch.where(learned, input_ids, torch.full_like(input_ids, IGNORED_LABEL))
+
+
+def answer_spans(text: str) -> list[tuple[int, int]]:
+    """Character spans [start, end) of the answers in a rendered conversation, each with its closing `<|im_end|>`.
+
+    Rendering has removed special tokens from what people and models wrote, so that only turns begin and end with them.
+    """
+    return [answer.span(1) for answer in ANSWER.finditer(text)]
 
 
 def check_messages(messages: Any) -> list[dict[str, Any]]:

@@ -1,22 +1,11 @@
 """What of an example is learned: the assistant's words, and the token that ends them."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from mossvl.errors import DataError, PromptError
 from mossvl.processing.processor import MossVLProcessor
-from mossvl.processing.prompt import check_characters, check_messages
-
-ANSWER = re.compile(r"<\|im_start\|>assistant\n(.*?<\|im_end\|>)", re.DOTALL)
-
-
-def answer_spans(text: str) -> list[tuple[int, int]]:
-    """Character spans [start, end) of the answers in a rendered conversation, each with its closing `<|im_end|>`.
-
-    Rendering has removed special tokens from what people and models wrote, so that only turns begin and end with them.
-    """
-    return [answer.span(1) for answer in ANSWER.finditer(text)]
+from mossvl.processing.prompt import answer_spans, check_characters, check_messages
 
 
 def supervised_text(

@@ -1,0 +1,155 @@
+"""Keyword arguments of transformers' processors: each is followed, says what happens anyway, or is refused by name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mossvl.errors import OptionError
+from mossvl.options import MediaOptions, whole
+from mossvl.processing.plan import Medium
+
+ALL_FRAMES = 2**31
+"""As `min_frames` and `max_frames`: every frame there is."""
+ANY = object()
+SAME_ANYWAY: dict[str, tuple[Any, ...]] = {
+    "add_special_tokens": (True, False),
+    "data_format": ("channels_first",),
+    "device": ("cpu",),
+    "disable_grouping": (True, False),
+    "do_center_crop": (False,),
+    "do_convert_rgb": (True,),
+    "do_normalize": (True,),
+    "do_pad": (False,),
+    "do_rescale": (True,),
+    "do_resize": (True,),
+    "is_split_into_words": (False,),
+    "load_audio_from_video": (False,),
+    "max_length": (ANY,),
+    "pad_to_multiple_of": (1,),
+    "resample": (3,),
+    "rescale_factor": (1 / 255,),
+    "return_attention_mask": (True,),
+    "return_length": (False,),
+    "return_metadata": (False,),
+    "return_mm_token_type_ids": (False,),
+    "return_offsets_mapping": (False,),
+    "return_overflowing_tokens": (False,),
+    "return_special_tokens_mask": (False,),
+    "return_text_replacement_offsets": (False,),
+    "return_token_type_ids": (False,),
+    "sanitize_control_tokens": (True, False),
+    "stride": (0,),
+    "truncation": (False,),
+    "verbose": (True, False),
+}
+"""Values that ask for what is done without being asked. What has no other value here is refused."""
+GROUPS = {"text_kwargs": "text", "images_kwargs": "image", "videos_kwargs": "video", "common_kwargs": None}
+OF_CALL = ("padding", "padding_side", "return_tensors")
+
+
+@dataclass
+class Keywords:
+    """What keyword arguments of transformers' kind ask for.
+
+    Attributes:
+        media: options of all media of a prompt.
+        own: options of its images, and of its videos, alone.
+        call: `padding`, `padding_side` and `return_tensors`, where a group has them.
+        video_metadata: when the frames of decoded videos were taken; None if nothing tells.
+    """
+
+    media: MediaOptions = field(default_factory=MediaOptions)
+    own: dict[str, MediaOptions] = field(default_factory=dict)
+    call: dict[str, Any] = field(default_factory=dict)
+    video_metadata: Any = None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], pixel_scale: Mapping[str, Any]) -> "Keywords":
+        """Sort keyword arguments; those that are None are not there.
+
+        Args:
+            pixel_scale: the processor's `image_mean` and `image_std`, which may be given as they are.
+
+        Raises:
+            OptionError: one is unknown, or asks for what is not done.
+        """
+        found = cls()
+        groups: dict[str | None, dict[str, Any]] = {None: {}, "text": {}, "image": {}, "video": {}}
+        for name, value in given.items():
+            if name in GROUPS:
+                if value is not None and not isinstance(value, Mapping):
+                    raise OptionError(f"{name}={value!r:.80} must be a dict of options")
+                groups[GROUPS[name]] |= dict(value or {})
+            elif name == "audio_kwargs":
+                _refuse_audio(name, value)
+            else:
+                groups[None][name] = value
+        options: dict[str | None, dict[str, Any]] = {None: {}, "image": {}, "video": {}}
+        for kind, group in groups.items():
+            for name, value in group.items():
+                if value is not None:
+                    # Only sizes can be of images or of videos alone; the rest says itself what it is about.
+                    place = (
+                        kind if name in ("size", "min_pixels", "max_pixels") and kind in ("image", "video") else None
+                    )
+                    found._take(name, value, options[place], pixel_scale)
+        found.media = MediaOptions.from_dict(options.pop(None))
+        found.own = {str(kind): MediaOptions.from_dict(own) for kind, own in options.items() if own}
+        return found
+
+    def medium(self, kind: str, source: Any) -> Any:
+        """A medium with the options that media of its kind have; its own go before them."""
+        if (options := self.own.get(kind)) is None:
+            return source
+        if isinstance(source, Medium):
+            return Medium(source.source, source.options.over(options))
+        return Medium(source, options)
+
+    def _take(self, name: str, value: Any, options: dict[str, Any], pixel_scale: Mapping[str, Any]) -> None:
+        if name in OF_CALL:
+            self.call[name] = value
+        elif name == "video_metadata":
+            self.video_metadata = value
+        elif name == "fps":
+            options["video_fps"] = value
+        elif name == "num_frames":
+            count = whole(name, value)
+            options |= {"min_frames": count, "max_frames": count}
+        elif name == "do_sample_frames":
+            if not isinstance(value, bool):
+                raise OptionError(f"do_sample_frames={value!r} must be true or false")
+            if not value:
+                options |= {"min_frames": ALL_FRAMES, "max_frames": ALL_FRAMES}
+        elif name == "size":
+            options |= _areas(value)
+        elif name in ("audio", "sampling_rate"):
+            _refuse_audio(name, value)
+        elif name in pixel_scale:
+            if ([value] * 3 if isinstance(value, float | int) else value) not in (
+                kept := pixel_scale[name],
+                tuple(kept),
+            ):
+                raise OptionError(f"{name}={value!r} is not supported; this processor's is {kept}")
+        elif name in SAME_ANYWAY:
+            if not any(same is ANY or value == same for same in SAME_ANYWAY[name]):
+                kept = SAME_ANYWAY[name][0]
+                raise OptionError(f"{name}={value!r:.80} is not supported; leave it out, or give {kept!r}")
+        else:
+            options[name] = value  # Known or not: MediaOptions says it.
+
+
+def _areas(size: Any) -> dict[str, Any]:
+    """transformers' `size` as this package's bounds; like in published files, the edges are areas."""
+    names = {"shortest_edge": "min_pixels", "longest_edge": "max_pixels"}
+    given = size if isinstance(size, Mapping) else None
+    if given is None or not given or not given.keys() <= names.keys():
+        raise OptionError(
+            f"size={size!r:.80} is not supported; give areas in pixels, "
+            '{"shortest_edge": least, "longest_edge": most}, or min_pixels and max_pixels'
+        )
+    return {names[name]: value for name, value in given.items()}
+
+
+def _refuse_audio(name: str, value: Any) -> None:
+    if value is not None and not (isinstance(value, list | tuple | Mapping) and not value):
+        raise OptionError(f"{name} is not supported: the model hears nothing; leave it out")
