@@ -16,7 +16,7 @@ from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwar
 from transformers.video_utils import VideoMetadata
 
 import mossvl
-from mossvl.errors import InputError, MediaError, OptionError, PromptError
+from mossvl.errors import CheckpointError, InputError, MediaError, OptionError, PromptError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PICTURE, CLIP = str(EXAMPLES / "shapes.png"), str(EXAMPLES / "clip.mp4")
@@ -201,6 +201,37 @@ def test_an_answer_goes_on(tiny):
     assert text.endswith("<|im_start|>assistant\nA small")
     with pytest.raises(OptionError, match="exclude each other"):
         processor.apply_chat_template(conversation, continue_final_message=True, add_generation_prompt=True)
+
+
+def test_an_answer_that_the_template_does_not_write_cannot_go_on(tiny):
+    _, processor = tiny
+    conversation = [{"role": "user", "content": "Why?"}, {**ANSWER, "content": "Since"}]
+    with pytest.raises(PromptError, match="continue_final_message"):
+        processor.apply_chat_template(conversation, chat_template="{{ 'x' }}", continue_final_message=True)
+
+
+def test_trainers_give_media_by_prompt(tiny):
+    _, processor = tiny
+    text = processor.apply_chat_template([*asking({"type": "image"}), ANSWER])
+    call = {"padding": True, "padding_side": "right", "pad_to_multiple_of": None, "truncation": False}
+    batch = processor(
+        images=[[PICTURE], []],
+        text=[text, "Hi"],
+        max_length=None,
+        add_special_tokens=False,
+        return_tensors="pt",
+        **call,
+    )
+    assert batch["media_nums_per_sample"] == [1, 0]
+    alone = inputs_of(processor, [*asking(IMAGE), ANSWER], add_generation_prompt=False)
+    assert torch.equal(batch["input_ids"][0], alone["input_ids"][0])
+
+
+def test_a_processor_without_a_template_says_so(processor, monkeypatch):
+    monkeypatch.setattr(processor, "chat_template", None)
+    monkeypatch.setattr(processor.tokenizer, "chat_template", None)
+    with pytest.raises(CheckpointError, match="the chat template must be a text"):
+        processor.apply_chat_template([{"role": "user", "content": "Why?"}])
 
 
 def test_media_may_be_given_beside_the_conversation(tiny):

@@ -25,10 +25,7 @@ def render_chat(source: Any, messages: Sequence[Mapping[str, Any]], /, **names: 
         CheckpointError: the template is broken, or needs more than messages of this length may need.
         PromptError: it refuses these messages.
     """
-    if not isinstance(source, str) or len(source) > LONGEST:
-        raise CheckpointError(
-            f"the chat template must be a text of at most {LONGEST} characters, but is {source!r:.80}"
-        )
+    _check_text(source)
     try:
         template = compiled(source)
         template.environment.begin(messages)  # type: ignore[attr-defined]
@@ -51,6 +48,7 @@ def variables_of(source: Any) -> frozenset[str]:
     Raises:
         CheckpointError: it is no template.
     """
+    _check_text(source)
     try:
         return frozenset(find_undeclared_variables(Bounded().parse(source)))
     except Exception as error:
@@ -60,6 +58,13 @@ def variables_of(source: Any) -> frozenset[str]:
 @lru_cache(16)
 def compiled(source: str) -> Template:
     return Bounded().from_string(source)
+
+
+def _check_text(source: Any) -> None:
+    if not isinstance(source, str) or len(source) > LONGEST:
+        raise CheckpointError(
+            f"the chat template must be a text of at most {LONGEST} characters, but is {source!r:.80}"
+        )
 
 
 def check_template(source: Any) -> None:

@@ -1,18 +1,82 @@
 """`apply_chat_template` of transformers' processors: conversations with media in them, in one call to model inputs."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import BatchFeature
+from transformers.processing_utils import ProcessorMixin
 
 from mossvl.errors import OptionError, PromptError
+from mossvl.processing.chat_template import variables_of
 from mossvl.processing.prompt import answer_spans, check_messages, media_of
 
-if TYPE_CHECKING:
-    from mossvl.processing.processor import MossVLProcessor
-
 Conversation = list[dict[str, Any]]
+
+
+class ConversationMixin(ProcessorMixin):
+    """What a processor makes of conversations, by its chat template and by a call of itself."""
+
+    def apply_chat_template(
+        self,
+        conversation: Any,
+        chat_template: str | None = None,
+        tools: Any = None,
+        documents: Any = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        return_assistant_tokens_mask: bool = False,
+        tokenize: bool = False,
+        return_tensors: str | None = "auto",
+        return_dict: bool = False,
+        processor_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """A conversation, or a list of them, as text; or with `tokenize`, as model inputs, its media loaded.
+
+        Args:
+            conversation: messages whose content is a text or a list of parts (see docs/offline.md); `{"type": "image"}`
+                alone takes the next of the `images` in `processor_kwargs`.
+            chat_template: another template, or the name of one of several.
+            return_assistant_tokens_mask: add `assistant_masks` (batch, text), 1 for what assistants said.
+            return_tensors: "pt", also by default; "np"; or None, for lists of unpadded `input_ids`.
+            return_dict: give all inputs, not `input_ids` alone.
+            processor_kwargs, kwargs: as for a call of the processor; what the template knows by name goes to it.
+
+        Returns:
+            text, or a text for each conversation; `input_ids` (batch, text); or a `BatchFeature` as from a call, but
+            without `cross_attention_mask`, which follows from `input_ids`.
+
+        Raises:
+            InputError: a message, its media or an option cannot be used.
+        """
+        template = self._template(chat_template)
+        known = variables_of(template)
+        render = {name: kwargs.pop(name) for name in list(kwargs) if name in known}
+        for name, value in (("tools", tools), ("documents", documents)):
+            if value:
+                if name not in known:
+                    raise OptionError(f"{name}: this chat template knows none; leave it out")
+                render[name] = value
+        render["template"] = template
+        conversations, batch = conversations_of(conversation)
+        if not isinstance(continue_final_message, bool):
+            raise OptionError(f"continue_final_message={continue_final_message!r} must be true or false")
+        texts = [
+            prompt_of(self, messages, add_generation_prompt, continue_final_message, **render)
+            for messages in conversations
+        ]
+        if not tokenize:
+            return texts if batch else texts[0]
+        call = {**(processor_kwargs or {}), **kwargs}
+        images, videos = media_for(conversations, call.pop("images", None), call.pop("videos", None))
+        form = call.pop("return_tensors", "pt") if return_tensors == "auto" else return_tensors
+        if form not in ("pt", "np", None):
+            raise OptionError(f"return_tensors={form!r} is not supported; give 'pt', 'np' or None")
+        call |= {"images": images, "videos": videos}
+        out = assistant_masks(self, texts, call) if return_assistant_tokens_mask else self(texts, **call)
+        inputs = in_form(out, form)
+        return inputs if return_dict else inputs["input_ids"]
 
 
 class _Later:
@@ -53,7 +117,7 @@ def _with_places(messages: Any) -> Any:
 
 
 def prompt_of(
-    processor: "MossVLProcessor", messages: Conversation, answer_follows: bool, goes_on: bool, **render: Any
+    processor: ConversationMixin, messages: Conversation, answer_follows: bool, goes_on: bool, **render: Any
 ) -> str:
     """A conversation as its template writes it; with `goes_on`, open after the last message's text.
 
@@ -69,9 +133,12 @@ def prompt_of(
     last = content if isinstance(content, str) else (content[-1].get("text") if content else None)
     if not isinstance(last, str) or not last.strip():
         raise PromptError("continue_final_message: the last message ends with no text that could go on")
-    whole = processor.render(messages, False, **render)
+    whole: str = processor.render(messages, False, **render)
     written = processor.harmless(last).rstrip()
-    return whole[: whole.rindex(written) + len(written)]
+    before, found, _ = whole.rpartition(written)
+    if not found or not written:
+        raise PromptError("continue_final_message: the chat template does not write the last message's text as it is")
+    return before + written
 
 
 def media_for(
@@ -103,7 +170,7 @@ def _each(given: Any) -> Iterator[Any]:
             yield one
 
 
-def assistant_masks(processor: "MossVLProcessor", texts: Sequence[str], call: dict[str, Any]) -> BatchFeature:
+def assistant_masks(processor: ConversationMixin, texts: Sequence[str], call: dict[str, Any]) -> BatchFeature:
     """Model inputs, with 1 in `assistant_masks` (batch, text) for what assistants said, the token that ends it
     included."""
     out = processor(texts, **call, labels_spans=[answer_spans(text) for text in texts])

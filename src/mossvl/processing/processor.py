@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
-from transformers.processing_utils import ProcessorMixin
 
 from mossvl.errors import OptionError, PromptError
 from mossvl.media.limits import MediaLimits
@@ -18,8 +17,8 @@ from mossvl.model.checkpoint import usable
 from mossvl.options import MediaOptions, whole
 from mossvl.processing import prompt, tensors
 from mossvl.processing.batch import by_prompt, padded, with_blanks
-from mossvl.processing.chat_template import check_template, render_chat, variables_of
-from mossvl.processing.conversation import assistant_masks, conversations_of, in_form, media_for, prompt_of
+from mossvl.processing.chat_template import check_template, render_chat
+from mossvl.processing.conversation import ConversationMixin
 from mossvl.processing.decoded import is_decoded, with_times
 from mossvl.processing.image_processor import MossVLImageProcessor, checked_channels
 from mossvl.processing.keywords import Keywords
@@ -31,7 +30,7 @@ from mossvl.processing.video_processor import MossVLVideoProcessor
 SHARED = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
 
 
-class MossVLProcessor(ProcessorMixin):
+class MossVLProcessor(ConversationMixin):
     """Tokenizer, image processor and video processor in one.
 
     Attributes:
@@ -336,67 +335,6 @@ class MossVLProcessor(ProcessorMixin):
         if labels_spans is not None:
             batch["labels"] = self._labels(planned, labels_spans, batch["attention_mask"])
         return BatchFeature({**batch, **tensors_of_media, "media_nums_per_sample": counts})
-
-    def apply_chat_template(
-        self,
-        conversation: Any,
-        chat_template: str | None = None,
-        tools: Any = None,
-        documents: Any = None,
-        add_generation_prompt: bool = False,
-        continue_final_message: bool = False,
-        return_assistant_tokens_mask: bool = False,
-        tokenize: bool = False,
-        return_tensors: str | None = "auto",
-        return_dict: bool = False,
-        processor_kwargs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """A conversation, or a list of them, as text; or with `tokenize`, as model inputs, its media loaded.
-
-        Args:
-            conversation: messages whose content is a text or a list of parts (see docs/offline.md); `{"type": "image"}`
-                alone takes the next of the `images` in `processor_kwargs`.
-            chat_template: another template, or the name of one of several.
-            return_assistant_tokens_mask: add `assistant_masks` (batch, text), 1 for what assistants said.
-            return_tensors: "pt", also by default; "np"; or None, for lists of unpadded `input_ids`.
-            return_dict: give all inputs, not `input_ids` alone.
-            processor_kwargs, kwargs: as for a call of the processor; what the template knows by name goes to it.
-
-        Returns:
-            text, or a text for each conversation; `input_ids` (batch, text); or a `BatchFeature` as from a call, but
-            without `cross_attention_mask`, which follows from `input_ids`.
-
-        Raises:
-            InputError: a message, its media or an option cannot be used.
-        """
-        template = self._template(chat_template)
-        known = variables_of(template)
-        render = {name: kwargs.pop(name) for name in list(kwargs) if name in known}
-        for name, value in (("tools", tools), ("documents", documents)):
-            if value:
-                if name not in known:
-                    raise OptionError(f"{name}: this chat template knows none; leave it out")
-                render[name] = value
-        render["template"] = template
-        conversations, batch = conversations_of(conversation)
-        if not isinstance(continue_final_message, bool):
-            raise OptionError(f"continue_final_message={continue_final_message!r} must be true or false")
-        texts = [
-            prompt_of(self, messages, add_generation_prompt, continue_final_message, **render)
-            for messages in conversations
-        ]
-        if not tokenize:
-            return texts if batch else texts[0]
-        call = {**(processor_kwargs or {}), **kwargs}
-        images, videos = media_for(conversations, call.pop("images", None), call.pop("videos", None))
-        form = call.pop("return_tensors", "pt") if return_tensors == "auto" else return_tensors
-        if form not in ("pt", "np", None):
-            raise OptionError(f"return_tensors={form!r} is not supported; give 'pt', 'np' or None")
-        call |= {"images": images, "videos": videos}
-        out = assistant_masks(self, texts, call) if return_assistant_tokens_mask else self(texts, **call)
-        inputs = in_form(out, form)
-        return inputs if return_dict else inputs["input_ids"]
 
     def _labels(self, planned: list[PlannedPrompt], spans: Any, attention_mask: Tensor) -> Tensor:
         if len(planned) == 1 and all(len(span) == 2 and isinstance(span[0], int) for span in spans):
