@@ -125,3 +125,15 @@ def test_where_no_checkpoint_is_the_error_says_so(command, media, given, message
     result = command("ask", "What?", *(argument.replace("MEDIA", str(media)) for argument in given))
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
+
+
+def test_a_mode_chooses_a_system_prompt(ask, media):
+    def tokens(*arguments):
+        return json.loads(ask(*arguments, "--json").stdout)["prompt_tokens"]
+
+    fixed = "You are a helpful AI assistant. Respond to the user's request based on the provided text and/or images."
+    assert tokens("hello", "--thinking-mode", "default") == tokens("hello", "--system", fixed) > tokens("hello")
+    assert tokens("hello", "--use-default-system-prompt") == tokens("hello", "--system", fixed)
+    refused = ask("hello", "--thinking-mode", "reasoning")
+    assert refused.exit_code == 2 and "needs a system_prompt" in refused.stderr
+    assert ask("hello", "--thinking-mode", "reasoning", "--system", "Think.").exit_code == 0

@@ -64,6 +64,28 @@ def test_flags_are_defaults_and_a_query_knows_better(run, write):
     assert more[0] == more[1] == more[2] > 0 == more[3]
 
 
+def test_a_mode_is_a_default_where_a_query_says_nothing_of_its_system_prompt(run, write):
+    def alone(**keys):
+        return run(write([{**QUERIES[1], **keys}], "alone.jsonl"), "--overwrite")[1][0]["prompt_tokens"]
+
+    own = [{}, {"system_prompt": "Be brief."}, {"use_default_system_prompt": False}, {"system_prompt_type": "video"}]
+    queries = write([{**QUERIES[1], **keys} for keys in [*own, {"thinking_mode": "thinking"}]])
+    result, answers = run(queries, "--thinking-mode", "no_thinking")
+    assert [answers[index]["prompt_tokens"] for index in range(4)] == [
+        *(
+            alone(thinking_mode="no_thinking"),
+            alone(system_prompt="Be brief."),
+            alone(),
+            alone(system_prompt_type="video"),
+        )
+    ]
+    assert len({answers[index]["prompt_tokens"] for index in range(4)}) == 4
+    assert result.exit_code == 1 and "needs a system_prompt" in answers[4]["error"]
+    _, answers = run(queries, "--overwrite", "--system", "Speak.")
+    assert answers[0]["prompt_tokens"] == alone(system_prompt="Speak.")
+    assert answers[3]["prompt_tokens"] == alone(system_prompt_type="video")
+
+
 def test_a_bad_line_costs_itself_only(run, write):
     queries = [QUERIES[1], *BAD, QUERIES[0]]
     result, answers = run(write(queries))
@@ -134,6 +156,8 @@ def test_resuming_with_another_input_is_an_error_that_names_the_line(run, write)
         (["QUERIES", "-o", "/none/answers.jsonl"], "cannot be written"),
         (["QUERIES", "-c", "/none"], "not a folder"),
         (["QUERIES", "--repetition-penalty", "0"], "repetition_penalty=0.0"),
+        (["QUERIES", "--thinking-mode", "no_thinkin"], "did you mean 'no_thinking'"),
+        (["QUERIES", "--thinking-mode", "deep_thinking"], "needs a system_prompt"),
     ],
 )
 def test_a_mistake_is_found_before_anything_is_written(run, write, folder, arguments, message):

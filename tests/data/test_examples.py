@@ -88,6 +88,9 @@ def test_all_turns_are_kept():
         ({"messages": [ANSWER], "system": "Be brief."}, "'system'; did you mean 'system_prompt'"),
         ({"messages": [ANSWER], "media_kwargs": {"max_pixels": 5}}, "media_kwargs are for queries"),
         ({"messages": [ANSWER], "system_prompt": 3}, "must be a text"),
+        ({"messages": [ANSWER], "thinking_mode": "reasoning"}, "needs a system_prompt"),
+        ({"messages": [ANSWER], "thinking_mode": "no_thinkin"}, "did you mean 'no_thinking'"),
+        ({"messages": [ANSWER], "Thinking_Mode": "default"}, "did you mean 'thinking_mode'"),
         ({"messages": [{"role": "system", "content": "a"}, ANSWER], "system_prompt": "b"}, "has both"),
         ({"messages": [ANSWER], "response": "A dog."}, "remove 'response'"),
         ({"messages": [ANSWER], "Images": ["a.png"]}, "'Images'; did you mean 'images'"),
@@ -120,6 +123,7 @@ def test_keys_that_mean_another_are_refused(meant, given):
 
 def test_every_key_that_is_read_is_known():
     names = ["conversations", "messages", "prompt", "response", "images", "videos", "system_prompt"]
+    names += ["thinking_mode", "system_prompt_type", "use_default_system_prompt"]
     assert unread_keys(dict.fromkeys([*names, "id"], "x")) == ["id"]
 
 

@@ -212,6 +212,7 @@ JSON = st.recursive(
     max_leaves=12,
 )
 KEYS = ["prompt", "response", "messages", "conversations", "images", "videos", "system_prompt", "media_kwargs", "id"]
+KEYS += ["thinking_mode", "system_prompt_type", "use_default_system_prompt"]
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), JSON))

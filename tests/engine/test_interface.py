@@ -206,6 +206,21 @@ def test_a_conversation_goes_on_from_its_turns(llm):
     assert whole.text == pieces
 
 
+def test_a_conversation_begins_with_the_system_prompt_that_is_chosen(llm):
+    chat = llm.chat(params=EIGHT, thinking_mode="no_thinking")
+    chat.ask("yes")
+    chat.ask("no", system_prompt_type="video")
+    assert [message["role"] for message in chat.messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert "text and/or images" in chat.messages[0]["content"]
+    chat.reset()
+    chat.ask("yes", system_prompt_type="video")
+    assert "video analysis" in chat.messages[0]["content"]
+    with pytest.raises(OptionError, match="needs a system_prompt"):
+        llm.chat(thinking_mode="thinking")
+    with pytest.raises(OptionError, match="did you mean 'thinking_mode'"):
+        llm.chat(thinking_mod="thinking")
+
+
 def test_a_turn_that_fails_leaves_the_conversation_as_it_was(llm):
     chat = llm.chat(params=EIGHT)
     chat.ask("yes")

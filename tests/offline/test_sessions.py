@@ -1,6 +1,8 @@
 """Queries, options and sessions."""
 
 import copy
+import queue
+import threading
 from contextlib import suppress
 
 import numpy as np
@@ -12,8 +14,9 @@ from hypothesis import strategies as st
 from mossvl.engine.query import Query
 from mossvl.errors import MossVLError, OptionError, PromptError
 from mossvl.options import GenerationOptions, MediaOptions
+from mossvl.processing.system_prompt import PICTURES, VIDEO
 
-SHAPES = str(MEDIA / "shapes.png")
+SHAPES, CLIP = str(MEDIA / "shapes.png"), str(MEDIA / "clip_10fps_6s.mp4")
 SHORT = {"generate_kwargs": {"max_new_tokens": 3}}
 
 
@@ -121,6 +124,56 @@ def test_the_system_prompt_opens_the_session_once(model, processor):
     assert first["session_states"][0][0] == {"role": "system", "content": "Be brief."}
     second = ask(model, processor, {"prompt": "b", "system_prompt": "Be long."}, session_states=first["session_states"])
     assert "Be long." not in second["results"][0]["input_text"]
+
+
+def test_a_mode_chooses_the_system_prompt_of_a_session_once(model, processor):
+    first = ask(model, processor, {"prompt": "a", "thinking_mode": "no_thinking"})
+    opening = first["session_states"][0][0]
+    assert opening["role"] == "system" and "text and/or images" in opening["content"]
+    later = {"prompt": "b", "system_prompt_type": "video"}
+    second = ask(model, processor, later, session_states=first["session_states"])
+    assert second["session_states"][0][:3] == first["session_states"][0]
+    assert "video analysis" not in second["results"][0]["input_text"]
+    anew = ask(model, processor, {**later, "reset_session": True}, session_states=first["session_states"])
+    assert "video analysis" in anew["results"][0]["input_text"]
+
+
+def test_a_mode_without_a_known_system_prompt_costs_its_query_only(model, processor):
+    bad, good = ask(model, processor, {"prompt": "a", "thinking_mode": "reasoning"}, {"prompt": "b"})["results"]
+    assert "needs a system_prompt" in bad["error"] and "error" not in good
+    with pytest.raises(OptionError, match="needs a system_prompt"):
+        ask(model, processor, {"prompt": "a", "thinking_mode": "reasoning"}, raise_on_error=True)
+
+
+def test_the_queue_protocol_takes_modes_and_goes_on_after_one_that_is_refused(model, processor):
+    queries, answers = queue.Queue(), queue.Queue()
+    for mode in ("thinking", "standard"):
+        queries.put({"prompt": "a", "thinking_mode": mode, **SHORT})
+    loop = threading.Thread(target=model.offline_generate, args=(processor, queries, answers), daemon=True)
+    loop.start()
+    refused, end, answered, _ = [answers.get(timeout=60) for _ in range(4)]
+    queries.put({"stop_offline_generate": True})
+    loop.join(timeout=60)
+    assert refused.startswith("[ERROR] thinking_mode='thinking' needs a system_prompt") and end == "<|round_end|>"
+    expected = ask(model, processor, {"prompt": "a", "system_prompt": PICTURES})["results"][0]["text"]
+    assert answered == expected
+
+
+def test_the_methods_for_one_medium_choose_by_it(model, processor):
+    def answer(method, medium, **keys):
+        return method(processor, "What?", medium, max_new_tokens=12, **keys)
+
+    def expected(medium, system):
+        query = {"prompt": "What?", **medium, "system_prompt": system, "generate_kwargs": {"max_new_tokens": 12}}
+        return ask(model, processor, query)["results"][0]["text"]
+
+    for keys in ({"thinking_mode": "default"}, {"use_default_system_prompt": True}):
+        assert answer(model.offline_image_generate, SHAPES, **keys) == expected({"images": [SHAPES]}, PICTURES)
+        assert answer(model.offline_video_generate, CLIP, **keys) == expected({"videos": [CLIP]}, VIDEO)
+    own = answer(model.offline_image_generate, SHAPES, system_prompt_type="video")
+    assert own == expected({"images": [SHAPES]}, VIDEO) != expected({"images": [SHAPES]}, PICTURES)
+    with pytest.raises(OptionError, match="needs a system_prompt"):
+        answer(model.offline_video_generate, CLIP, thinking_mode="deep_thinking")
 
 
 def test_special_tokens_in_a_users_text_are_removed(model, processor):

@@ -16,13 +16,14 @@ from mossvl.cli.options import (
     GenerationFlags,
     LimitFlags,
     MediaFlags,
-    System,
+    SystemFlags,
     check_effect,
     with_flags,
 )
 from mossvl.errors import PromptError
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
+from mossvl.processing.system_prompt import SystemPrompt
 
 if TYPE_CHECKING:
     from mossvl.engine.handle import Handle
@@ -51,12 +52,12 @@ def ask(
     question: Question,
     generation: GenerationFlags,
     media: MediaFlags,
+    system: SystemFlags,
     limits: LimitFlags,
     checkpoint: Checkpoint = None,
     device: Device = None,
     dtype: Dtype = None,
     then: Then = None,
-    system: System = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object with everything known, a line for each question.")
     ] = False,
@@ -70,12 +71,13 @@ def ask(
     GenerationOptions.from_dict(generation)
     check_effect(generation)
     MediaOptions.from_dict(media)
+    SystemPrompt(**system).text(video=False)  # refuses here what cannot be used
     allowed = MediaLimits(**limits)
     folder = check_checkpoint(checkpoint)
 
     parts: list[Any] = [one.part for one in seen]
     messages: list[dict[str, Any]] = []
-    options = {"system_prompt": system, "generate_kwargs": generation, "media_kwargs": media}
+    options = {**system, "generate_kwargs": generation, "media_kwargs": media}
     with open_engine(folder, device, dtype, allowed) as llm:
         for text in questions:
             messages.append({"role": "user", "content": [*parts, {"type": "text", "text": text}]})

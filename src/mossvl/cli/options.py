@@ -11,6 +11,7 @@ from mossvl.engine.config import EngineConfig
 from mossvl.errors import OptionError
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
+from mossvl.processing.system_prompt import THINKING_MODES, TYPES_TOLD, SystemPrompt
 from mossvl.server.config import ServerConfig
 
 CHECKPOINT_HELP = "The model's checkpoint; mossvl-tiny, which comes with the package, if none is given."
@@ -23,7 +24,6 @@ Dtype = Annotated[
     str | None,
     typer.Option(help="bfloat16, float32, …; bfloat16 on a GPU and float32 on a CPU.", show_default=False),
 ]
-System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="The system prompt.", show_default=False)]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,22 @@ class MediaFlags(dict[str, Any]):
         "timestamps": Flag(
             "Times told of frames. Published: counted by the average rate, even where frames are not evenly spaced. "
             "Default: actual."
+        ),
+    }
+
+
+class SystemFlags(dict[str, Any]):
+    """Those of `SystemPrompt` that were given."""
+
+    options, panel = SystemPrompt, "System prompt"
+    flags = {
+        "system_prompt": Flag("The system prompt.", ("--system",)),
+        "thinking_mode": Flag(f"In place of one, the fixed one of this mode: {', '.join(THINKING_MODES)}."),
+        "system_prompt_type": Flag(
+            f"The fixed one for this: {', '.join(TYPES_TOLD)}. Default: video where there is a video, else text_image."
+        ),
+        "use_default_system_prompt": Flag(
+            "A fixed one, whether or not a mode or a type is given.", ("--use-default-system-prompt",)
         ),
     }
 
@@ -171,7 +187,7 @@ TYPES: dict[str, Any] = {
     "model_name": str,
 }
 """What flags take, where it is not what options are; a list is given by repeating its flag."""
-GROUPS = (GenerationFlags, MediaFlags, LimitFlags, EngineFlags, ServerFlags)
+GROUPS = (GenerationFlags, MediaFlags, SystemFlags, LimitFlags, EngineFlags, ServerFlags)
 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:

@@ -13,13 +13,23 @@ import typer
 
 from mossvl.cli.answers import AnswerFile
 from mossvl.cli.checkpoint import check_checkpoint, open_engine
-from mossvl.cli.options import Checkpoint, Device, Dtype, GenerationFlags, LimitFlags, MediaFlags, System, with_flags
+from mossvl.cli.options import (
+    Checkpoint,
+    Device,
+    Dtype,
+    GenerationFlags,
+    LimitFlags,
+    MediaFlags,
+    SystemFlags,
+    with_flags,
+)
 from mossvl.data.files import other_form
 from mossvl.data.records import Line, as_query, lines_of, parse_line
 from mossvl.engine.config import EngineConfig
 from mossvl.errors import InputError, MossVLError, OptionError, message_of
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
+from mossvl.processing.system_prompt import SystemPrompt, with_system_prompt
 from mossvl.progress import progress
 
 if TYPE_CHECKING:
@@ -40,11 +50,11 @@ def run(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Answers, one JSON object a line.")],
     generation: GenerationFlags,
     media: MediaFlags,
+    system: SystemFlags,
     limits: LimitFlags,
     checkpoint: Checkpoint = None,
     device: Device = None,
     dtype: Dtype = None,
-    system: System = None,
     media_dir: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Where relative paths of media start.  [default: that of QUERIES]"),
@@ -66,6 +76,7 @@ def run(
         raise OptionError("--retry-errors is for --resume; add it")
     GenerationOptions.from_dict(generation)
     MediaOptions.from_dict(media)
+    SystemPrompt(**system).text(video=False)  # refuses here what cannot be used
     allowed = MediaLimits(**limits)
     folder = check_checkpoint(checkpoint)
     check_output(queries, output)
@@ -77,7 +88,7 @@ def run(
         if total is None or done < total or overwrite:
             llm = open_engine(folder, device, dtype, allowed, max_batch=batch_size)
             answers.begin()
-            defaults = {"generate_kwargs": generation, "media_kwargs": media, "system_prompt": system}
+            defaults = {"generate_kwargs": generation, "media_kwargs": media, "system": system}
             start = media_dir or (Path() if queries == "-" else Path(queries).parent)
             prepared = (with_query(line, start, defaults) for line in unanswered(file, answers))
             with llm, progress(total, done) as advance, saying_how_to_resume(answers):
@@ -168,9 +179,7 @@ def with_query(line: Line, media_dir: Path, defaults: Mapping[str, Any]) -> tupl
         own = query.get(name)
         if own is None or isinstance(own, dict):
             query[name] = defaults[name] | {key: value for key, value in (own or {}).items() if value is not None}
-    if query.get("system_prompt") is None:
-        query["system_prompt"] = defaults["system_prompt"]
-    return answer, query
+    return answer, with_system_prompt(query, defaults["system"])
 
 
 def outcome(result: "Result") -> Answer:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mossvl.data.placing import PLACEHOLDER, Turn, asked, located, with_media
-from mossvl.errors import DataError
+from mossvl.errors import DataError, InputError
 from mossvl.options import present
+from mossvl.processing.parts import known_part
+from mossvl.processing.system_prompt import SYSTEM_PROMPT_KEYS, SystemPrompt
 
 ROLES = {
     "human": "user",
@@ -21,8 +23,9 @@ ROLES = {
     "system": "system",
 }
 EXAMPLE_KEYS = (
-    *("conversations", "messages", "prompt", "response", "system_prompt"),
+    *("conversations", "messages", "prompt", "response"),
     *("images", "videos", "image", "video"),
+    *SYSTEM_PROMPT_KEYS,
 )
 """What is read of a record that is to be learned from."""
 MISTAKEN = {
@@ -131,7 +134,7 @@ def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Turn]:
     Args:
         record: `conversations` or `messages`, or `prompt` and `response`; with `images` and `videos` (or `image` and
             `video`) beside them, whose places are those of `<|image|>` and `<|video|>`, or of parts of these types, or
-            else before the first question; and a `system_prompt`.
+            else before the first question; and a `system_prompt`, or what chooses a fixed one (see `SystemPrompt`).
         media_dir: where relative paths of media start.
 
     Raises:
@@ -164,7 +167,7 @@ def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Turn]:
         raise DataError(f"a record with {forms[0]} has its answers in them; remove 'response'")
     else:
         turns = _turns(record[forms[0]])
-    turns = [*_system_turn(record.get("system_prompt"), turns), *turns]
+    turns = [*_system_turn(record, turns), *turns]
     if all(turn["role"] != "assistant" for turn in turns):
         raise DataError("there is nothing to learn: no turn is the assistant's")
     media: dict[str, Any] = {name: record[name] for name in ("images", "videos") if name in record}
@@ -196,15 +199,19 @@ def _lists_objects(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 
-def _system_turn(prompt: Any, turns: Sequence[Turn]) -> list[Turn]:
-    """The turn of a record's `system_prompt`, if it has one."""
-    if prompt in (None, ""):
-        return []
-    if not isinstance(prompt, str):
-        raise DataError(f"system_prompt={prompt!r:.80} must be a text")
-    if any(turn["role"] == "system" for turn in turns):
+def _system_turn(record: Mapping[str, Any], turns: Sequence[Turn]) -> list[Turn]:
+    """The turn of the system prompt that a record gives or chooses, if it does."""
+    has_own = any(turn["role"] == "system" for turn in turns)
+    contents = [turn["content"] for turn in turns]
+    parts = [part for content in contents for part in (content if isinstance(content, list) else [content])]
+    video = any(isinstance(part, dict) and "video" in known_part(part) for part in parts)
+    try:
+        text = SystemPrompt.of(record).text(video or bool(record.get("videos")), has_own)
+    except InputError as error:
+        raise DataError(str(error)) from error
+    if text and has_own:
         raise DataError("a record has either a system_prompt or a system turn, but this one has both")
-    return [{"role": "system", "content": prompt}]
+    return [{"role": "system", "content": text}] if text else []
 
 
 def _turns(conversations: Any) -> list[Turn]:

@@ -7,6 +7,7 @@ from mossvl.engine.handle import Handle
 from mossvl.engine.query import Message, Query
 from mossvl.engine.results import Result
 from mossvl.options import SamplingParams
+from mossvl.processing.system_prompt import SystemPrompt, with_system_prompt
 
 if TYPE_CHECKING:
     from mossvl.engine.interface import MossVL
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 class Chat:
     """A conversation. A turn that fails or is cancelled leaves it as it was; turns come one after the other.
 
+    It begins with `system_prompt`, or with the fixed one that `thinking_mode`, `system_prompt_type` and
+    `use_default_system_prompt` choose (see `SystemPrompt`), unless its first turn says something of it itself.
+
     The engine keeps no state for it: what earlier turns have in common with the next one is found in its caches.
 
     Attributes:
@@ -22,8 +26,12 @@ class Chat:
         result: of the last turn.
     """
 
-    def __init__(self, llm: "MossVL", system_prompt: str | None = None, params: SamplingParams | None = None) -> None:
-        self.llm, self.system_prompt, self.params = llm, system_prompt, params
+    def __init__(
+        self, llm: "MossVL", system_prompt: str | None = None, params: SamplingParams | None = None, **chosen: Any
+    ) -> None:
+        self.llm, self.params = llm, params
+        self.system = {"system_prompt": system_prompt, **chosen}
+        SystemPrompt(**self.system).text(video=False)  # refuses here what cannot be used
         self.messages: list[Message] = []
         self.result: Result | None = None
 
@@ -63,7 +71,7 @@ class Chat:
         self.messages = []
 
     def _begin(self, prompt: str, params: SamplingParams | None, query: dict[str, Any]) -> tuple[Query, Handle]:
-        checked = Query.from_dict({"prompt": prompt, "system_prompt": self.system_prompt, **query})
+        checked = Query.from_dict({"prompt": prompt, **with_system_prompt(query, self.system)})
         return checked, self.llm.submit(checked, params or self.params, session=self.messages)
 
     def _end(self, query: Query, handle: Handle) -> Result:

@@ -24,7 +24,7 @@ class MossVL:
     """MOSS-VL behind an engine: batched, cached, cancellable.
 
     A query is a text, or a dict with `prompt` (and `images`, `videos`) or `messages`, and options of its own:
-    `media_kwargs`, `generate_kwargs`, `system_prompt` (see docs/offline.md). Any thread may call any method.
+    `media_kwargs`, `generate_kwargs`, `system_prompt`, … (see docs/offline.md). Any thread may call any method.
 
     Args:
         checkpoint_or_model: a folder, the name of a repository on the model hub, or a loaded model; without any of
@@ -86,9 +86,16 @@ class MossVL:
         """A query's answer, piece by piece: `for text in llm.stream(…)`, or `async for`. As `submit`."""
         return self.submit(query, params)
 
-    def chat(self, system_prompt: str | None = None, params: SamplingParams | None = None) -> Chat:
-        """A conversation; every turn goes on from what the cache holds of those before."""
-        return Chat(self, system_prompt, params)
+    def chat(self, system_prompt: str | None = None, params: SamplingParams | None = None, **chosen: Any) -> Chat:
+        """A conversation; every turn goes on from what the cache holds of those before.
+
+        Args:
+            chosen: `thinking_mode`, `system_prompt_type` or `use_default_system_prompt`, for a fixed system prompt.
+
+        Raises:
+            OptionError: what is chosen is unknown, or its system prompt is.
+        """
+        return Chat(self, system_prompt, params, **chosen)
 
     # --- many queries --------------------------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ from typing import Any, Self
 from mossvl.errors import OptionError, PromptError
 from mossvl.media.video import is_frame_list
 from mossvl.options import GenerationOptions, MediaOptions, check_names, present
-from mossvl.processing.prompt import check_characters, check_messages, texts_of
+from mossvl.processing.prompt import check_characters, check_messages, media_of, texts_of
+from mossvl.processing.system_prompt import SYSTEM_PROMPT_KEYS, SystemPrompt
 
 Message = dict[str, Any]
 """{"role": …, "content": a text or a list of parts}."""
@@ -22,7 +23,12 @@ FLAGS = {
     "stream_output": False,
     "stream": False,
 }
-KEYS = {"prompt", "images", "videos", "messages", "system_prompt", "media_kwargs", "generate_kwargs", *FLAGS, *CONTROLS}
+KEYS = {
+    *("prompt", "images", "videos", "messages", "media_kwargs", "generate_kwargs"),
+    *SYSTEM_PROMPT_KEYS,
+    *FLAGS,
+    *CONTROLS,
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Query:
     Attributes:
         turn: the messages that it adds.
         explicit: it came as `messages`, which stand alone instead of continuing the session.
+        system_prompt: what a conversation that it begins gets; see `mossvl.processing.system_prompt`.
     """
 
     turn: tuple[Message, ...]
@@ -54,7 +61,8 @@ class Query:
             generation_defaults: defaults of `generate_kwargs`, where they are not those of `GenerationOptions`.
 
         Raises:
-            OptionError: an option is unknown (the nearest known one is named) or out of range.
+            OptionError: an option is unknown (the nearest known one is named) or out of range, or its `thinking_mode`
+                needs a `system_prompt`.
             PromptError: there is no prompt, or the messages are malformed.
         """
         if isinstance(given, str):
@@ -88,9 +96,9 @@ class Query:
         else:
             turn = (_user_message(prompt, given.get("images"), given.get("videos")),)
             checked = check_messages(turn)
-        system_prompt = given.get("system_prompt")
-        if system_prompt is not None and not isinstance(system_prompt, str):
-            raise PromptError(f"system_prompt={system_prompt!r} must be a text")
+        system_prompt = SystemPrompt.of(given).text(
+            video=bool(media_of(checked)[1]), has_own=checked[0]["role"] == "system"
+        )
         for text in (system_prompt or "", *texts_of(checked)):
             check_characters(text)
         return cls(

@@ -61,6 +61,10 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
         do_sample: bool = False,
         vision_chunked_length: int = 64,
         system_prompt: str | None = None,
+        *,
+        thinking_mode: str | None = None,
+        system_prompt_type: str | None = None,
+        use_default_system_prompt: bool | None = None,
     ) -> str:
         """Answer a question about an image, or a list of them.
 
@@ -68,6 +72,7 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
             image: a path, URL, PIL image, array or tensor.
             shortest_edge, longest_edge: least and most area of an image in pixels (published names; both are areas).
             multi_image_max_pixels: area that several images share.
+            thinking_mode, system_prompt_type, use_default_system_prompt: see `SystemPrompt`.
 
         Where limits are None, `processor`'s hold: the published ones, with a published checkpoint.
 
@@ -79,6 +84,9 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
             "prompt": prompt,
             "images": as_list(image),
             "system_prompt": system_prompt,
+            "thinking_mode": thinking_mode,
+            "system_prompt_type": system_prompt_type,
+            "use_default_system_prompt": use_default_system_prompt,
             "media_kwargs": {
                 "min_pixels": shortest_edge,
                 "max_pixels": longest_edge,
@@ -123,6 +131,10 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
         vision_chunked_length: int = 64,
         system_prompt: str | None = None,
         timestamps: Timestamps | None = None,
+        *,
+        thinking_mode: str | None = None,
+        system_prompt_type: str | None = None,
+        use_default_system_prompt: bool | None = None,
     ) -> str:
         """Answer a question about a video, or a list of them.
 
@@ -132,6 +144,7 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
             video_max_pixels: area that all frames share.
             num_extract_threads: threads of the video decoder.
             timestamps: see `MediaOptions`.
+            thinking_mode, system_prompt_type, use_default_system_prompt: see `SystemPrompt`.
 
         Where limits or `video_fps` are None, `processor`'s hold: the published ones, with a published checkpoint.
 
@@ -145,6 +158,9 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
             "prompt": prompt,
             "videos": as_list(video),
             "system_prompt": system_prompt,
+            "thinking_mode": thinking_mode,
+            "system_prompt_type": system_prompt_type,
+            "use_default_system_prompt": use_default_system_prompt,
             "media_kwargs": {
                 "min_pixels": shortest_edge,
                 "max_pixels": longest_edge,
