@@ -22,6 +22,7 @@ Timestamps = Literal["actual", "published"]
 """Which times a prompt tells of frames; see `MediaOptions`. The first one is the default."""
 JSON_SPACE = " ?"
 """Between the parts of JSON: a space at most, so that no answer runs on in white space."""
+TOO_DEEP = "json_schema is nested too deeply; a schema of fewer levels can be used"
 MIN_SCALE = 1e-3
 """Below this, dividing logits by a temperature or a penalty takes them out of float32's range."""
 
@@ -58,6 +59,14 @@ def named_options(what: str) -> Callable[[type[T]], type[T]]:
     return decorate
 
 
+def shown(value: Any, most: int = 200) -> str:
+    """A value as messages tell it; some have no text: integers of thousands of digits, deeply nested lists."""
+    try:
+        return f"{value!r:.{most}}"
+    except (ValueError, RecursionError):
+        return f"<{type(value).__name__}>"
+
+
 def number(name: str, value: Any, above: float = -math.inf, most: float = math.inf) -> float:
     """`value` as a finite number greater than `above` and at most `most`, or an `OptionError`."""
     try:
@@ -66,19 +75,21 @@ def number(name: str, value: Any, above: float = -math.inf, most: float = math.i
         checked = math.inf
     if not math.isfinite(checked):
         kind = "a number, not a text" if isinstance(value, str) else "a finite number"
-        raise OptionError(f"{name}={value!r:.40} must be {kind}")
+        raise OptionError(f"{name}={shown(value, 40)} must be {kind}")
     if checked <= above or checked > most:
         upper = f" and at most {most:g}" if math.isfinite(most) else ""
-        raise OptionError(f"{name}={value!r} must be more than {above:g}{upper}")
+        raise OptionError(f"{name}={shown(value, 40)} must be more than {above:g}{upper}")
     return checked
 
 
 def whole(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
     """`value` as an integer of at least `least` and at most `most`, or an `OptionError`."""
     if number(name, value) % 1:
-        raise OptionError(f"{name}={value!r} must be a whole number")
+        raise OptionError(f"{name}={shown(value, 40)} must be a whole number")
     if value < least or value > most:
-        raise OptionError(f"{name}={value!r} must be " + (f"at least {least}" if value < least else f"at most {most}"))
+        raise OptionError(
+            f"{name}={shown(value, 40)} must be " + (f"at least {least}" if value < least else f"at most {most}")
+        )
     return int(value)
 
 
@@ -196,13 +207,13 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         if not isinstance(self.ignore_eos, bool):
-            raise OptionError(f"ignore_eos={self.ignore_eos!r} must be true or false")
+            raise OptionError(f"ignore_eos={shown(self.ignore_eos)} must be true or false")
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop
         if not isinstance(stop, list | tuple) or not all(isinstance(text, str) and text for text in stop):
-            raise OptionError(f"stop={self.stop!r} must be a text or a list of texts, none of them empty")
+            raise OptionError(f"stop={shown(self.stop)} must be a text or a list of texts, none of them empty")
         ids = self.stop_token_ids
         if not isinstance(ids, list | tuple):
-            raise OptionError(f"stop_token_ids={ids!r} must be a list of token ids")
+            raise OptionError(f"stop_token_ids={shown(ids)} must be a list of token ids")
         self._set(
             max_new_tokens=whole("max_new_tokens", self.max_new_tokens),
             temperature=number("temperature", self.temperature),
@@ -223,16 +234,21 @@ class SamplingParams:
 
     def _check_form(self) -> None:
         """Raise an `OptionError` if the form of the answer is none."""
-        grammar = self.grammar
-        if grammar is None:
+        if self.free:
             return
         if (self.json_schema is not None and self.regex is not None) or self.ignore_eos:
             raise OptionError("json_schema, regex and ignore_eos exclude each other; give one of them")
-        from llguidance import LLMatcher
+        from mossvl.engine.grammar import problem_of
 
-        if reason := LLMatcher.validate_grammar(grammar):
+        if self.json_schema is None and not isinstance(self.regex, str):
+            raise OptionError(f"regex={shown(self.regex)} must be a text")
+        try:
+            reason = problem_of(str(self.grammar))
+        except ValueError as error:  # It is nested too deeply, or has characters or numbers that are none.
+            reason = TOO_DEEP if "recursion limit" in str(error) else str(error)
+        if reason:
             name = "regex" if self.json_schema is None else "json_schema"
-            raise OptionError(f"{name}={getattr(self, name)!r:.200} cannot be used: {' '.join(reason.split()):.200}")
+            raise OptionError(f"{name}={shown(getattr(self, name))} cannot be used: {reason}")
 
     @property
     def grammar(self) -> str | None:
@@ -243,9 +259,7 @@ class SamplingParams:
 
         if self.json_schema is not None:
             return LLMatcher.grammar_from_json_schema(str(self.json_schema), {"whitespace_pattern": JSON_SPACE})
-        if not isinstance(self.regex, str):
-            raise OptionError(f"regex={self.regex!r:.200} must be a text")
-        return LLMatcher.grammar_from_regex(self.regex)
+        return LLMatcher.grammar_from_regex(str(self.regex))
 
     def _set(self, **checked: Any) -> None:
         for name, value in checked.items():
@@ -295,7 +309,7 @@ class GenerationOptions(SamplingParams):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.do_sample, bool):
-            raise OptionError(f"do_sample={self.do_sample!r} must be true or false")
+            raise OptionError(f"do_sample={shown(self.do_sample)} must be true or false")
         self._set(
             vision_chunked_length=whole("vision_chunked_length", self.vision_chunked_length),
             timeout=None if self.timeout is None else number("timeout", self.timeout, above=0),
@@ -314,14 +328,16 @@ def _schema(given: Any) -> str | None:
         schema = json.loads(given) if isinstance(given, str) else given
         if isinstance(schema, Mapping):
             return json.dumps(schema)
+    except RecursionError:
+        raise OptionError(TOO_DEEP) from None
     except (TypeError, ValueError) as error:
-        raise OptionError(f"json_schema={given!r:.200} is not JSON: {error}") from error
-    raise OptionError(f"json_schema={given!r:.200} must be a dict, or its JSON")
+        raise OptionError(f"json_schema={shown(given)} is not JSON: {error}") from error
+    raise OptionError(f"json_schema={shown(given)} must be a dict, or its JSON")
 
 
 def _mapping(name: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise OptionError(f"{name}={value!r} must be a dict of options")
+        raise OptionError(f"{name}={shown(value, 40)} must be a dict of options")
     return value
 
 

@@ -6,6 +6,7 @@ would read anything but what its own history wrote is seen at once, whoever wrot
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import torch
 
@@ -37,6 +38,7 @@ class Asked:
     Attributes:
         items: its prompt.
         stop: the answer ends of itself after so many tokens, if not before because there is no more room.
+        formed: before each token, it must become known which ones may come.
     """
 
     items: list[Item]
@@ -44,6 +46,7 @@ class Asked:
     stop: int = 1 << 30
     loaded: bool = True
     known: bool = True
+    formed: bool = False
     finished: bool = False
     request: Request = field(init=False)
 
@@ -53,6 +56,8 @@ class Asked:
         self.request = Request(prompt_of(self.items), SamplingParams(), self.room, digests, seed=0)
         if self.loaded:
             self.load(0, len(self.pictures))
+        if self.formed:
+            self.request.matcher = SimpleNamespace(mask=b"")
         self._histories: list[int] = []
 
     def load(self, first: int, last: int) -> None:
@@ -168,6 +173,7 @@ class Machine:
                 self.scheduler.remove(request)
             return []
         for part in rows:
+            assert part.request.may_draw or not part.draws
             self._check_reads(part)
         for part in plan.frames:
             for frame in range(part.start, part.stop):
@@ -178,6 +184,8 @@ class Machine:
     def accept(self, drawn: Iterable[tuple[Request, int]]) -> None:
         for request, row in drawn:
             request.in_flight -= 1
+            if request.matcher is not None:
+                request.matcher.mask = b""
             if request.ended:
                 continue
             asked = self.asked[request.number]
@@ -311,4 +319,5 @@ class Machine:
         for request in self.scheduler.running:
             if not request.decoding and request.number in planned:
                 break
-            assert request.decoding or any(request is one for one, _ in plan.missing)
+            waits = not request.may_draw and request.computed == len(request.tokens) - 1
+            assert request.decoding or waits or any(request is one for one, _ in plan.missing)

@@ -1,14 +1,19 @@
 """Answers keep the form that was asked for, and change nothing for their neighbours."""
 
 import json
+import os
 import re
+import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mossvl import SamplingParams
-from mossvl.errors import OptionError
+from mossvl.engine import grammar
+from mossvl.errors import GenerationCancelled, GenerationTimeout, OptionError
 
 SCHEMA = {
     "type": "object",
@@ -98,3 +103,91 @@ def test_queries_may_have_a_form(model, processor):
 def test_what_is_no_form_is_refused(given, message):
     with pytest.raises(OptionError, match=message):
         SamplingParams(**given)
+
+
+# --- evil forms ----------------------------------------------------------------------------------------------------
+
+MANY_PATTERNS = {"type": "string", "allOf": [{"pattern": f"^.*a.{{{n}}}.*$"} for n in range(1, 23)]}
+EVIL = {
+    "product": {"json_schema": MANY_PATTERNS},
+    "remainder": {"json_schema": {"type": "integer", "multipleOf": 99_999_991}},
+    "repetition": {"regex": "(a{1000}){1000}"},
+    "options": {"regex": "(" + "a?" * 3000 + ")" + "a" * 3000},
+}
+
+
+@pytest.mark.parametrize("form", EVIL.values(), ids=EVIL)
+def test_a_form_that_costs_too_much_ends_its_own_answer_while_others_go_on(form, make, monkeypatch):
+    monkeypatch.setattr(grammar, "SECONDS", 1.0)
+    monkeypatch.setattr(grammar, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(grammar, "MEMORY", 64 << 20)
+    llm = make(max_batch=4)
+    expected = llm.generate("yes", SamplingParams(max_new_tokens=200, ignore_eos=True)).token_ids
+    evil = llm.submit("Say it.", SamplingParams(**form, max_new_tokens=50))
+    beside = llm.submit("yes", SamplingParams(max_new_tokens=200, ignore_eos=True))
+    assert beside.result(60).token_ids == expected
+    assert "the form of the answer cannot be used" in str(evil.wait(60).error)
+    assert isinstance(evil.error, OptionError)
+    assert llm.generate("Say it.", SamplingParams(regex="[a-z]{5}", max_new_tokens=9)).finish_reason == "stop"
+
+
+def followers():
+    """Processes that follow grammars for this one: those that its templates have forked."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            number, _, rest = status.read_text().partition(" (")
+            parents[int(number)] = int(rest.rpartition(") ")[2].split()[1])
+    own = {number for number, parent in parents.items() if parent == os.getpid()}
+    return [number for number, parent in parents.items() if parent in own]
+
+
+def none_left(seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while followers() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not followers()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("stage", ["preparing", "answering"])
+@pytest.mark.parametrize("ending", ["cancelled", "too late"])
+def test_the_process_of_a_form_ends_with_its_query(stage, ending, llm):
+    assert none_left()
+    form = EVIL["remainder"] if stage == "preparing" else {"regex": "[a-z]*"}
+    options = {**form, "max_new_tokens": 100_000, "n": 2, "timeout": 1.0 if ending == "too late" else 100}
+    handle = llm.submit({"prompt": "Say it.", "generate_kwargs": options})
+    while not followers() or (stage == "answering" and not handle.drafts[0].tokens and not handle.ended):
+        time.sleep(0.01)
+    if ending == "cancelled":
+        handle.cancel()
+    assert isinstance(handle.wait(30).error, GenerationCancelled if ending == "cancelled" else GenerationTimeout)
+    assert none_left()
+
+
+def test_a_template_that_was_killed_is_replaced(llm):
+    params = SamplingParams(regex="[a-z]{5}", max_new_tokens=9)
+    expected = llm.generate("Say it.", params).text
+    (template,) = llm.engine.grammars._templates.values()
+    template.process.kill()
+    template.process.wait()
+    assert llm.generate("Say it.", params).text == expected
+
+
+@pytest.mark.parametrize("levels", [130, 140, 180, 1000, 10_000, 100_000])
+@pytest.mark.parametrize("as_text", [False, True])
+@pytest.mark.parametrize("inner", ["items", "anything"])
+def test_a_schema_that_is_nested_too_deeply_is_refused(levels, as_text, inner):
+    schema = {}
+    for _ in range(levels):
+        schema = {inner: schema}
+    if as_text:
+        schema = f'{{"{inner}": ' * levels + "{}" + "}" * levels
+    with pytest.raises(OptionError, match="nested too deeply"):
+        SamplingParams(json_schema=schema)
+
+
+@pytest.mark.parametrize("schema", [{"const": 10**5000}, {"const": "\ud800"}, {"const": float("nan")}, {"const": {1}}])
+def test_a_schema_that_no_text_can_hold_is_refused(schema):
+    with pytest.raises(OptionError, match="json_schema="):
+        SamplingParams(json_schema=schema)

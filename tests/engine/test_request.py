@@ -1,5 +1,7 @@
 """What a request knows of its prompt: where frames stand, the keys of its blocks, and when it wants a token."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -110,11 +112,18 @@ def test_keys_end_at_a_frame_that_is_not_known_yet(prompt):
 def test_a_token_is_wanted_while_there_is_room_and_the_form_of_the_answer_is_known(
     prompt, decoding, answer, in_flight, matched, wants
 ):
-    one = request(prompt, matcher=object() if matched else None)
+    one = request(prompt, matcher=SimpleNamespace(mask=b"known") if matched else None)
     one.tokens += range(answer)
     one.decoding, one.in_flight = decoding, in_flight
     assert one.num_answer == answer
     assert one.wants_token == wants
+
+
+@pytest.mark.parametrize("in_flight", [0, 1])
+def test_a_token_is_not_drawn_before_it_is_known_which_ones_may_come(prompt, in_flight):
+    one = request(prompt, matcher=SimpleNamespace(mask=b""))
+    one.decoding, one.in_flight = True, in_flight
+    assert not one.may_draw and not one.wants_token
 
 
 def test_a_request_begins_with_nothing_and_as_nobody_elses(prompt):

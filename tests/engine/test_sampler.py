@@ -203,7 +203,7 @@ def test_logits_that_are_no_numbers_are_told(params, sampler):
 def allowing(*tokens):
     """Stands for the matcher of a form that goes on with one of these tokens."""
     bits = sum(1 << token for token in tokens)
-    return SimpleNamespace(allowed=lambda: bytearray(bits.to_bytes(VOCAB // 8 + 4, "little")))
+    return SimpleNamespace(mask=bits.to_bytes(VOCAB // 8 + 4, "little"))
 
 
 @pytest.mark.parametrize("params", [{}, {"temperature": 2.0, "top_k": 0}, {"presence_penalty": 0.5}])

@@ -326,6 +326,7 @@ SETTINGS = st.builds(
     cancelled=st.sampled_from([0, 0, 0, 0.01, 0.1]),
     failing=st.sampled_from([0, 0, 0, 0.05]),
     late=st.sampled_from([0, 0.3, 1]),
+    formed=st.sampled_from([0, 0, 0.3, 1]),
 )
 
 

@@ -25,6 +25,7 @@ class Setting:
     cancelled: float
     failing: float
     late: float
+    formed: float
 
     def machine(self) -> Machine:
         return Machine(
@@ -53,7 +54,7 @@ class Trace:
         self.asked: list[Asked] = []
         self.loading: dict[int, tuple[int, int]] = {}
         self.cancelled: set[int] = set()
-        self.steps = 0
+        self.steps = self.waited = 0
 
     def run(self) -> None:
         machine, rng = self.machine, self.rng
@@ -66,7 +67,9 @@ class Trace:
             self._cancel()
             if machine.idle:
                 continue
-            busy = machine.pending or self.loading
+            waiting = self._find_masks()
+            self.waited += waiting
+            busy = machine.pending or self.loading or waiting
             plan = machine.step(fails=rng.random() < self.setting.failing)
             self.steps += 1
             assert busy or plan or plan.missing, "stuck"
@@ -78,7 +81,7 @@ class Trace:
 
     def _bound(self) -> int:
         # The oldest makes progress in every step, however often all others have to begin anew.
-        return sum(2 * one.work + 9 * len(one.pictures) + 9 for one in self.asked)
+        return self.waited + sum(2 * one.work + 9 * len(one.pictures) + 9 for one in self.asked)
 
     def _ask(self) -> None:
         rng, size = self.rng, self.setting.page_size
@@ -104,6 +107,7 @@ class Trace:
             rng.choice((room, rng.randrange(room + 1))),
             loaded=not late,
             known=not late or rng.random() < 0.5,
+            formed=rng.random() < self.setting.formed,
         )
         asked.request.vision_chunk = rng.choice((1, 2, 64))
         self.asked.append(asked)
@@ -123,6 +127,15 @@ class Trace:
                 one = self.machine.asked[number]
                 frames = len(one.pictures)
                 one.load(frame, self.rng.choice((frames, self.rng.randrange(frame, frames) + 1)))
+
+    def _find_masks(self) -> bool:
+        """Some become known → whether any was not."""
+        formed = [one.request for one in self.asked if one.formed and not one.request.ended]
+        unknown = [request.matcher for request in formed if not request.matcher.mask]
+        for matcher in unknown:
+            if self.rng.random() < 0.4:
+                matcher.mask = b"known"
+        return bool(unknown)
 
     def _cancel(self) -> None:
         for one in self.asked:

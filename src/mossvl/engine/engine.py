@@ -27,7 +27,7 @@ from mossvl.engine.results import TokenLogprobs
 from mossvl.engine.runner import Pending, Runner
 from mossvl.engine.sampler import NOT_A_NUMBER
 from mossvl.engine.scheduler import Plan, Scheduler
-from mossvl.errors import ContextLengthError, EngineError, MossVLError, OptionError
+from mossvl.errors import ContextLengthError, EngineError, MossVLError
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.options import GenerationOptions, SamplingParams
 from mossvl.processing.processor import MossVLProcessor
@@ -102,9 +102,8 @@ class Engine:
         params = options if params is None else params
         handle = Handle(params, source.tokenizer)
         form = params.grammar
-        first = [self.grammars.matcher(form, source.tokenizer)] if form else []
-        matchers = [*first, *(matcher.copy() for matcher in first for _ in range(params.n - 1))]
-        job = Job(source, options, params, handle, matchers)
+        follower = None if form is None else self.grammars.follower(form, source.tokenizer, params.n)
+        job = Job(source, options, params, handle, follower)
         with self._lock:
             if self.broken is not None:
                 raise self.broken
@@ -233,10 +232,25 @@ class Engine:
             if not job.ended:
                 busy += 1
                 self._load(job)
+                self._follow(job)
 
     def _receive(self, job: Job) -> None:
         self._jobs.append(job)
         self._to_load.append(job)
+
+    # --- forms ---------------------------------------------------------------------------------------------------
+
+    def _follow(self, job: Job) -> None:
+        """Begin to find out which tokens may come next in a job's answers."""
+        if job.follower is not None:
+            job.follower.start(lambda *told: self._inbox.put(lambda: self._form(job, *told)))
+
+    def _form(self, job: Job, number: int, mask: bytes, error: MossVLError | None) -> None:
+        if job.follower is None or job.ended:
+            return
+        job.follower.matchers[number].mask = mask
+        if error is not None:
+            self._end(job, error)
 
     # --- media ---------------------------------------------------------------------------------------------------
 
@@ -332,9 +346,6 @@ class Engine:
             if token == NOT_A_NUMBER:
                 self._end(job, MossVLError("the model's output is not a number; check its weights and dtype"))
                 continue
-            if request.matcher is not None and (reason := request.matcher.accept(token)):
-                self._end(job, OptionError(f"the form of the answer cannot be followed: {reason}"))
-                continue
             job.handle.cached_tokens = request.cached
             told = None
             if logprobs is not None and (wanted := job.params.logprobs) is not None:
@@ -342,6 +353,8 @@ class Engine:
                 told = TokenLogprobs(token, logprobs[0][row], best)
             if job.add(request, token, told, now, self._ends):
                 self.scheduler.remove(request)
+            elif request.matcher is not None:
+                request.matcher.accept(token)
             changed[id(job)] = job
         for job in changed.values():
             if all(request.ended for request in job.requests):
@@ -355,6 +368,8 @@ class Engine:
             return
         job.ended = True
         job.source.stop()
+        if job.follower is not None:
+            job.follower.stop()
         for request in job.requests:
             if not request.ended:
                 self.scheduler.remove(request)

@@ -1,52 +1,172 @@
-"""Answers of a given form: for every token, which ones may come next."""
+"""Answers of a given form: for every token, which ones may come next. Processes of their own find out."""
 
+import os
+import pickle
+import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from copy import copy
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
-import torch
-from llguidance import LLMatcher, LLTokenizer
-from llguidance.hf import from_tokenizer
-from torch import Tensor
+from mossvl.errors import MossVLError, OptionError
 
-from mossvl.errors import OptionError
+MEMORY = 256 << 20
+"""Bytes that the grammar of a query may take, for all its answers."""
+SECONDS, STEP_SECONDS = 10.0, 2.0
+"""Of a core's time: to prepare a grammar, and to find out what may follow a token."""
+CHECK_SECONDS = 0.5
+"""Of a core's time, in which most grammars that are none are found out at once."""
+PATIENCE = 10.0
+"""Seconds that may take on a busy machine."""
+
+PROGRAM = Path(__file__).with_name("grammar_process.py")
+
+Report = Callable[[int, bytes, MossVLError | None], None]
+"""Takes the number of an answer and the mask of what may come next, or an error."""
+
+
+class Template:
+    """A process that forks others, which have what they need from it.
+
+    Args:
+        given: a tokenizer's JSON, the size of the vocabulary and the tokens that end an answer; None to check grammars
+            without a tokenizer.
+    """
+
+    def __init__(self, given: tuple[str, int, list[int]] | None = None) -> None:
+        self._given = given
+        self._lock = threading.Lock()
+        self._control: socket.socket | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def fork(self) -> socket.socket:
+        """A socket to a new process.
+
+        Raises:
+            MossVLError: no process can be started.
+        """
+        here, there = socket.socketpair()
+        with there:
+            try:
+                with self._lock:
+                    try:
+                        socket.send_fds(self._started(), [b"."], [there.fileno()])
+                    except BrokenPipeError:  # It was killed; another one is as good.
+                        self._control = None
+                        socket.send_fds(self._started(), [b"."], [there.fileno()])
+            except OSError as error:
+                here.close()
+                raise MossVLError(f"no process can be started for the form of an answer: {error}") from error
+        return here
+
+    def _started(self) -> socket.socket:
+        if self._control is None:
+            here, there = socket.socketpair()
+            command = [sys.executable, str(PROGRAM), str(there.fileno()), *sys.path]
+            with there:  # Ctrl-C is not for the process, which ends with its socket.
+                self.process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, pass_fds=[there.fileno()], start_new_session=True
+                )
+            finalize(self, _end, self.process, here, os.getpid())
+            assert self.process.stdin is not None
+            with self.process.stdin:
+                pickle.dump(self._given, self.process.stdin)
+            self._control = here
+        return self._control
+
+
+def _end(process: "subprocess.Popen[bytes]", control: socket.socket, pid: int) -> None:
+    control.close()
+    if os.getpid() == pid:
+        process.kill()
+        process.wait()
 
 
 class Matcher:
     """One answer, as far as it goes, within its grammar.
 
-    Args:
-        grammar: as `SamplingParams.grammar` has it.
-
-    Raises:
-        OptionError: the grammar is too large for the tokenizer.
+    Attributes:
+        mask: which tokens may come next, a bit for each, the lowest first; empty as long as that is not known.
     """
 
-    def __init__(self, grammar: str, tokenizer: LLTokenizer) -> None:
-        self._matcher = LLMatcher(tokenizer, grammar, log_level=0)
-        if reason := self._matcher.get_error():
-            raise OptionError(f"the form of the answer cannot be used: {reason.splitlines()[0]}")
+    def __init__(self, follower: "Follower", number: int) -> None:
+        self._follower, self._number = follower, number
+        self.mask = b""
 
-    def copy(self) -> "Matcher":
-        """Another answer at the same place of the same grammar."""
-        copied = Matcher.__new__(Matcher)
-        copied._matcher = self._matcher.deep_copy()
-        return copied
+    def accept(self, token: int) -> None:
+        """The token was drawn."""
+        self.mask = b""
+        self._follower.tell(self._number, token)
 
-    def allowed(self) -> bytearray:
-        """A bit for each token, the lowest first."""
-        return bytearray(self._matcher.compute_bitmask())
 
-    def accept(self, token: int) -> str:
-        """The token was drawn → why the answer cannot go on, in a line, if it cannot; else an empty text."""
-        if self._matcher.consume_token(token):
-            return ""
-        return (self._matcher.get_error() or "no token may follow").splitlines()[0][:200]
+class Follower:
+    """Follows the answers to a query, in a process, and reports from a thread what may come next in them.
+
+    Attributes:
+        matchers: one for each answer.
+    """
+
+    def __init__(self, template: Callable[[], Template], grammar: str, answers: int) -> None:
+        self.matchers = [Matcher(self, number) for number in range(answers)]
+        self._template, self._grammar = template, grammar
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._stopped = False
+
+    def start(self, report: Report) -> None:
+        """Begin; `report` is called from the thread, an error at most once, and last."""
+        threading.Thread(target=self._run, args=(report,), name="mossvl-grammar", daemon=True).start()
+
+    def stop(self) -> None:
+        """The query has ended, and with it the process."""
+        with self._lock:
+            self._stopped = True
+            if self._socket is not None:
+                with suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+    def tell(self, number: int, token: int) -> None:
+        """An answer goes on with a token."""
+        assert self._socket is not None
+        with suppress(OSError):  # That the process is no more is told by the thread.
+            self._socket.sendall(pickle.dumps((number, token)))
+
+    def _run(self, report: Report) -> None:
+        try:
+            with self._template().fork() as own:
+                with self._lock:
+                    if self._stopped:
+                        return
+                    self._socket = own
+                for number, mask, reason in ask(own, self._grammar, len(self.matchers), SECONDS):
+                    if reason:
+                        raise unusable(reason)
+                    report(number, mask, None)
+            raise unusable(f"it takes more than {SECONDS:g} seconds or {MEMORY >> 20} MiB; give a simpler one")
+        except Exception as error:
+            report(0, b"", error if isinstance(error, MossVLError) else MossVLError(f"no grammar works here: {error}"))
+
+
+def ask(own: socket.socket, grammar: str, answers: int, seconds: float) -> Iterator[tuple[int, bytes, str]]:
+    """What a process says of a grammar, until it or its socket ends: answer, mask, or why the answer cannot go on."""
+    with suppress(EOFError, OSError, pickle.UnpicklingError), own.makefile("rb") as replies:
+        own.sendall(pickle.dumps((MEMORY, grammar, answers, seconds, STEP_SECONDS)))
+        while True:
+            yield pickle.load(replies)
+
+
+def unusable(reason: str) -> OptionError:
+    return OptionError(f"the form of the answer cannot be used: {reason}")
 
 
 class Grammars:
-    """Makes matchers. A tokenizer is prepared once, which takes about a second for a large one.
+    """Makes followers. A tokenizer is prepared once, which takes about a second for a large one.
 
     Args:
         vocab_size: of the model.
@@ -55,20 +175,31 @@ class Grammars:
 
     def __init__(self, vocab_size: int, ends: Collection[int]) -> None:
         self._vocab_size, self._ends = vocab_size, sorted(ends)
-        self._prepared: WeakKeyDictionary[Any, LLTokenizer] = WeakKeyDictionary()
+        self._templates: WeakKeyDictionary[Any, Template] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
-    def matcher(self, grammar: str, tokenizer: Any) -> Matcher:
+    def follower(self, grammar: str, tokenizer: Any, answers: int) -> Follower:
+        return Follower(lambda: self._template(tokenizer), grammar, answers)
+
+    def _template(self, tokenizer: Any) -> Template:
         with self._lock:
-            prepared = self._prepared.get(tokenizer)
-            if prepared is None:
-                prepared = from_tokenizer(tokenizer, self._vocab_size, self._ends)
-                self._prepared[tokenizer] = prepared
-        return Matcher(grammar, prepared)
+            if tokenizer not in self._templates:
+                plain = copy(tokenizer.backend_tokenizer)
+                plain.no_padding()
+                plain.no_truncation()
+                self._templates[tokenizer] = Template((plain.to_str(), self._vocab_size, self._ends))
+            return self._templates[tokenizer]
 
 
-def allowed_tokens(matchers: Collection[Matcher], vocab_size: int) -> Tensor:
-    """bool (matchers, vocab_size): which tokens may come next."""
-    masks = torch.stack([torch.frombuffer(matcher.allowed(), dtype=torch.uint8) for matcher in matchers])
-    bits = masks[:, :, None] >> torch.arange(8, dtype=torch.uint8) & 1
-    return bits.flatten(1)[:, :vocab_size].bool()
+# --- without a tokenizer ---------------------------------------------------------------------------------------------
+
+_checkers = [Template()]
+os.register_at_fork(after_in_child=lambda: _checkers.__setitem__(0, Template()))
+
+
+@lru_cache(maxsize=256)
+def problem_of(grammar: str) -> str:
+    """Why a grammar is none; an empty text if it is one, or if that takes long to find out."""
+    with _checkers[0].fork() as own:
+        own.settimeout(PATIENCE)
+        return next((reason for _, _, reason in ask(own, grammar, 1, CHECK_SECONDS)), "")

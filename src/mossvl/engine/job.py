@@ -1,11 +1,11 @@
 """A query on its way through the engine: its loading, its limits, and one request for each of its answers."""
 
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from mossvl.engine.clock import Clock
-from mossvl.engine.grammar import Matcher
+from mossvl.engine.grammar import Follower
 from mossvl.engine.handle import Handle
 from mossvl.engine.media import Frame, Planned, Source
 from mossvl.engine.request import Prompt, Request
@@ -23,7 +23,7 @@ class Job:
     """A query in the engine.
 
     Attributes:
-        matchers: one for each answer, if answers have a form.
+        follower: of the form of the answers, if they have one.
         options: of the query; `params`, which may be others, are for drawing tokens.
         deadline, patience: when the query's time is over, and when its source is given up (`time.monotonic`).
         digests: of its frames, as far as they are known; its requests share the list.
@@ -36,7 +36,7 @@ class Job:
     options: GenerationOptions
     params: SamplingParams
     handle: Handle
-    matchers: Sequence[Matcher] = ()
+    follower: Follower | None = None
     clock: Clock = field(default_factory=Clock)
     deadline: float = float("inf")
     patience: float = float("inf")
@@ -86,7 +86,7 @@ class Job:
                 vision_chunk=self.options.vision_chunked_length,
                 pixel_scale=self.source.pixel_scale,
                 owner=self,
-                matcher=self.matchers[number] if self.matchers else None,
+                matcher=self.follower.matchers[number] if self.follower else None,
             )
             if self.params.seed is not None:
                 request.seed = (self.params.seed + number) % 2**63

@@ -159,8 +159,12 @@ class Request:
     def wants_token(self) -> bool:
         """A further token can be launched now; it may follow one that is still in flight, unless that decides which
         ones may come next."""
-        free = self.matcher is None or not self.in_flight
-        return free and self.decoding and self.num_answer + self.in_flight < self.room
+        return self.may_draw and self.decoding and self.num_answer + self.in_flight < self.room
+
+    @property
+    def may_draw(self) -> bool:
+        """It is known which tokens may come next."""
+        return self.matcher is None or (bool(self.matcher.mask) and not self.in_flight)
 
     def keys(self, page_size: int) -> list[bytes]:
         """Keys of the blocks that are full and whose frames' digests are known, from the start."""

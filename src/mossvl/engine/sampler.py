@@ -1,12 +1,11 @@
 """From logits to tokens, for all rows of a step at once, each with its request's own parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mossvl.engine.grammar import allowed_tokens
 from mossvl.engine.inputs import to_device
 from mossvl.engine.request import Request
 
@@ -50,11 +49,11 @@ class Sampler:
         penalised = any(request.params.penalises for request in requests)
         if penalised:
             scores = self._penalised(logits.float(), requests)
-        matchers = {row: one.matcher for row, one in enumerate(requests) if one.matcher is not None}
-        if matchers:
+        masks = {row: one.matcher.mask for row, one in enumerate(requests) if one.matcher is not None}
+        if masks:
             scores = logits.float() if scores is None else scores
-            forbidden = to_device(~allowed_tokens(list(matchers.values()), self.vocab_size), logits.device)
-            rows = to_device(torch.tensor(list(matchers)), logits.device)
+            forbidden = to_device(~allowed_tokens(list(masks.values()), self.vocab_size), logits.device)
+            rows = to_device(torch.tensor(list(masks)), logits.device)
             scores = scores.index_put((rows,), scores[rows].masked_fill(forbidden, -torch.inf))
         if scores is not None:
             tokens = torch.where(tokens == NOT_A_NUMBER, tokens, scores.argmax(-1))
@@ -155,6 +154,13 @@ class Sampler:
         scores = logits.float().log_softmax(-1)
         best, ids = scores.topk(max(*wanted, 1), dim=-1)
         return scores.gather(1, tokens.clamp(min=0)[:, None])[:, 0], best, ids
+
+
+def allowed_tokens(masks: Collection[bytes], vocab_size: int) -> Tensor:
+    """bool (masks, vocab_size): which tokens may come next."""
+    packed = torch.stack([torch.frombuffer(bytearray(mask), dtype=torch.uint8) for mask in masks])
+    bits = packed[:, :, None] >> torch.arange(8, dtype=torch.uint8) & 1
+    return bits.flatten(1)[:, :vocab_size].bool()
 
 
 def likeliest(logits: Tensor) -> Tensor:

@@ -218,8 +218,9 @@ class Scheduler:
                 done, patches = self._encode(request, plan, patches)
                 if beside and plan.frames:
                     tokens = 0  # One of the two budgets a step, whichever comes first, so that both get their turn.
-            if done == request.prompt.num_frames and tokens:
-                stop = min(len(request.tokens), request.computed + tokens)
+            last = len(request.tokens) - (not request.may_draw)  # The last row draws a token.
+            if done == request.prompt.num_frames and tokens and request.computed < last:
+                stop = min(last, request.computed + tokens)
                 tokens -= stop - request.computed
                 plan.prefill.append(Rows(request, request.computed, stop, draws=stop == len(request.tokens)))
                 if beside:

@@ -7,7 +7,6 @@ is given anything: one that died while it had nothing to do costs no request.
 
 import multiprocessing
 import pickle
-import resource
 import shutil
 import signal
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from transformers.utils import logging
 
+from mossvl.engine.grammar_process import limit_memory
 from mossvl.engine.media import Event, Frame, Load, Loaded, Loading, Planned, Stalled, Waiting
 from mossvl.engine.media_memory import Budget, MediaMemory
 from mossvl.engine.query import Message, Query
@@ -359,8 +359,7 @@ def serve(pipe: Connection, given: bytes, memory: int, folder: str) -> None:
     for module in LIBRARIES:  # now, while there is memory to load them into
         import_module(module)
     processor: MossVLProcessor = pickle.loads(given)
-    resource.setrlimit(resource.RLIMIT_DATA, (used() + memory,) * 2)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_memory(memory)
     remembered = MediaMemory(REMEMBERED)
     with suppress(EOFError, OSError):
         while True:
@@ -400,12 +399,3 @@ def sendable(error: BaseException) -> MossVLError:
     if isinstance(error, MossVLError):
         return type(error)(str(error))
     return MossVLError(f"loading the media failed: {type(error).__name__}: {error}")
-
-
-def used() -> int:
-    """Bytes of data that this process has, as RLIMIT_DATA counts them."""
-    with open("/proc/self/status") as lines:
-        for line in lines:
-            if line.startswith("VmData:"):
-                return int(line.split()[1]) * 1024
-    return 0
