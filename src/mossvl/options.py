@@ -82,7 +82,7 @@ def number(name: str, value: Any, above: float = -math.inf, most: float = math.i
     return checked
 
 
-def whole(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
+def whole(name: str, value: Any, least: float = 1, most: float = math.inf) -> int:
     """`value` as an integer of at least `least` and at most `most`, or an `OptionError`."""
     if number(name, value) % 1:
         raise OptionError(f"{name}={shown(value, 40)} must be a whole number")
@@ -171,13 +171,13 @@ class SamplingParams:
         max_new_tokens: most tokens of the answer.
         temperature: below 1 for less random, above for more random answers; 0 or less (or below 0.001, where it would
             come to the same) means the likeliest token.
-        top_k: draw from so many of the likeliest tokens; 0 for all.
+        top_k: draw from so many of the likeliest tokens; 0 or -1 for all.
         top_p: draw from the likeliest tokens that make up this probability.
         min_p: draw from tokens at least so likely, compared with the likeliest one.
         repetition_penalty: above 1, tokens of the prompt and of the answer so far become less likely (as in CTRL).
         presence_penalty: subtracted from the logits of tokens that the answer has; between -2 and 2.
         frequency_penalty: subtracted once for each time that the answer has a token; between -2 and 2.
-        seed: makes drawn answers repeatable, whatever runs beside.
+        seed: makes drawn answers repeatable, whatever runs beside; any integer (modulo 2^63).
         stop: texts that end the answer; they are not part of it.
         stop_token_ids: tokens that end the answer, beside the model's own; they are not part of it.
         logprobs: for each token, how many of the likeliest alternatives are reported with their log-probabilities (0:
@@ -217,13 +217,13 @@ class SamplingParams:
         self._set(
             max_new_tokens=whole("max_new_tokens", self.max_new_tokens),
             temperature=number("temperature", self.temperature),
-            top_k=whole("top_k", self.top_k, least=0),
+            top_k=max(0, whole("top_k", self.top_k, least=-1)),
             top_p=number("top_p", self.top_p, above=0, most=1),
             min_p=number("min_p", self.min_p, above=-MIN_SCALE, most=1),
             repetition_penalty=number("repetition_penalty", self.repetition_penalty, above=MIN_SCALE),
             presence_penalty=number("presence_penalty", self.presence_penalty, above=-math.nextafter(2, 3), most=2),
             frequency_penalty=number("frequency_penalty", self.frequency_penalty, above=-math.nextafter(2, 3), most=2),
-            seed=None if self.seed is None else whole("seed", self.seed, least=0, most=2**63 - 1),
+            seed=None if self.seed is None else whole("seed", self.seed, least=-math.inf),
             stop=tuple(stop),
             stop_token_ids=tuple(whole("stop_token_ids", one, least=0) for one in ids),
             logprobs=None if self.logprobs is None else whole("logprobs", self.logprobs, least=0, most=20),

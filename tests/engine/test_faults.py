@@ -24,6 +24,8 @@ from mossvl.errors import (
     GenerationTimeout,
     MediaError,
     MossVLError,
+    PromptError,
+    ResourceError,
 )
 
 SHAPES, CLIP = str(MEDIA / "shapes.png"), str(MEDIA / "clip_40s.mp4")
@@ -137,25 +139,37 @@ def test_memory_that_runs_out_while_frames_are_encoded_halves_their_number(llm, 
     assert llm.engine.runner.encoder.halvings == 3
 
 
-def test_a_step_that_raises_ends_its_requests_only(make, monkeypatch):
-    llm = make(max_batch=2)
-    text = type(llm.engine.runner)._text
-    expected = llm.generate(GOOD).text
+@pytest.mark.parametrize("late", [False, True], ids=["before the step", "after it"])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("injected"), torch.OutOfMemoryError("injected")], ids=["error", "memory"]
+)
+@pytest.mark.parametrize("place", ["_text", "_read"])
+def test_a_request_that_makes_a_step_fail_costs_itself_only(place, error, late, make, monkeypatch):
+    llm = make(max_batch=3, vision_cache=0, prefix_cache=False)
+    long = {**GOOD, "generate_kwargs": {"max_new_tokens": 300, "ignore_eos": True}}
+    drawn = {
+        **long,
+        "generate_kwargs": {**long["generate_kwargs"], "do_sample": True, "seed": 1, "frequency_penalty": 1.0},
+    }
+    expected = [llm.generate(query).token_ids for query in (long, drawn, GOOD)]
+    step = getattr(type(llm.engine.runner), place)
 
-    def failing(self, prefill, decode):
-        if any("bad" in rows.request.owner.handle.input_text for rows in prefill):
-            raise RuntimeError("injected")
-        return text(self, prefill, decode)
+    def failing(self, parts, *rest):
+        bad = any("bad" in part.request.owner.handle.input_text for part in parts)
+        done = step(self, parts, *rest) if late or not bad else None
+        if bad:
+            raise error
+        return done
 
-    monkeypatch.setattr(type(llm.engine.runner), "_text", failing)
-    running = llm.submit({**GOOD, "generate_kwargs": {"max_new_tokens": 10_000, "ignore_eos": True}})
-    next(iter(running.chunks()))
+    monkeypatch.setattr(type(llm.engine.runner), place, failing)
+    running = [llm.submit(long), llm.submit(drawn)]
+    for handle in running:
+        next(iter(handle.chunks()))
     bad, waiting = llm.submit({**GOOD, "prompt": "bad"}), llm.submit(GOOD)
-    assert "injected" in str(bad.wait(30).error)
-    result = running.wait(30)
-    assert "injected" in str(result.error)
-    assert len(result.token_ids) > 0
-    assert waiting.result(30).text == expected
+    reason = bad.wait(30).error
+    assert "injected" in str(reason)
+    assert isinstance(reason, ResourceError if isinstance(error, torch.OutOfMemoryError) else MossVLError)
+    assert [one.result(60).token_ids for one in (*running, waiting)] == expected
     assert settled(llm)
 
 
@@ -294,3 +308,58 @@ def test_errors_are_kept_with_the_result(llm):
     result = llm.generate({"prompt": "x", "images": ["missing.png"]})
     assert isinstance(result.error, MossVLError)
     assert "missing.png" in str(result.error)
+
+
+def test_a_tokenizer_of_another_model_costs_its_query_only(llm, monkeypatch):
+    vocabulary = llm.model.config.text_config.vocab_size
+    original = Load._planned
+
+    def foreign(self, text, plans):
+        planned = original(self, text, plans)
+        if "bad" in text:
+            planned.input_ids[-1] = vocabulary
+        return planned
+
+    monkeypatch.setattr(Load, "_planned", foreign)
+    expected = llm.generate(GOOD).text
+    bad, good = llm.submit({**GOOD, "prompt": "bad"}), llm.submit(GOOD)
+    assert isinstance(bad.wait(30).error, PromptError)
+    assert f"the token {vocabulary}" in str(bad.error)
+    assert good.result(30).text == expected
+
+
+FORKED = """
+import os, sys, threading
+import mossvl
+from mossvl.errors import EngineError
+
+llm = mossvl.MossVL(sys.argv[1], memory=1 << 24)
+running = None
+if sys.argv[2] == "running":
+    running = llm.submit({"prompt": "yes", "generate_kwargs": {"max_new_tokens": 100_000, "ignore_eos": True}})
+    next(iter(running.chunks()))
+elif sys.argv[2] == "asked":
+    llm.generate("yes", mossvl.SamplingParams(max_new_tokens=2))
+child = os.fork()
+if not child:
+    for ask in [lambda: llm.generate("yes"), lambda: llm.submit("yes"), *([running.result] if running else [])]:
+        try:
+            ask()
+        except EngineError as error:
+            assert "spawn" in str(error)
+        else:
+            os._exit(1)
+    llm.close()
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+if running:
+    assert not running.ended
+    running.cancel()
+assert llm.generate("yes", mossvl.SamplingParams(max_new_tokens=2)).error is None
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("before", ["new", "asked", "running"])
+def test_an_engine_asked_in_a_forked_process_says_so_and_works_on_in_its_own(before):
+    subprocess.run([sys.executable, "-c", FORKED, str(CHECKPOINT), before], check=True, timeout=60)

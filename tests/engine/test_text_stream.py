@@ -56,3 +56,40 @@ def test_nothing_of_a_stop_text_or_after_it_is_released(processor):
         assert text.stopped == stopped
 
     check()
+
+
+def test_an_answer_that_is_cut_ends_with_a_whole_character(processor):
+    @given(st.text(min_size=1, max_size=12), st.data())
+    def check(written, data):
+        tokens = processor.tokenizer(written)["input_ids"]
+        cut = tokens[: data.draw(st.integers(0, len(tokens)))]
+        text = TextStream(processor.tokenizer)
+        text.push(cut)
+        text.finish(cut=True)
+        whole = processor.tokenizer.decode(tokens, skip_special_tokens=True)
+        assert whole.startswith(text.text)
+        assert processor.tokenizer.decode(cut, skip_special_tokens=True).rstrip("\ufffd") == text.text.rstrip("\ufffd")
+
+    check()
+
+
+def test_the_replacement_character_itself_is_a_character(processor):
+    text = TextStream(processor.tokenizer)
+    tokens = processor.tokenizer("a\ufffd")["input_ids"]
+    assert "".join(text.push([token]) for token in tokens) == "a\ufffd"
+    assert text.finish(cut=True) == "" and text.text == "a\ufffd"
+
+
+def test_an_answer_whose_room_ends_within_a_character_is_told_without_it(model, processor):
+    import mossvl
+
+    emoji = "\N{GRINNING FACE}"
+    pieces = len(processor.tokenizer(emoji)["input_ids"])
+    assert pieces > 1
+    with mossvl.MossVL(model, processor, memory=1 << 24) as llm:
+        for room in range(1, 2 * pieces + 1):
+            params = mossvl.SamplingParams(regex=emoji * 2, max_new_tokens=room)
+            result = llm.generate("Say it.", params)
+            assert result.text == emoji * (room // pieces)
+            assert len(result.token_ids) == room
+            assert "".join(llm.stream("Say it.", params)) == result.text

@@ -63,7 +63,7 @@ def test_options_reach_the_sampler():
         min_p=0.1,
         n=2,
         stop=("x",),
-        seed=2**63 - 1,
+        seed=-1,
         logprobs=2,
         presence_penalty=1,
         frequency_penalty=-1,

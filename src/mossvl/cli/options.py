@@ -42,7 +42,7 @@ class GenerationFlags(dict[str, Any]):
         "max_new_tokens": Flag("Most tokens of the answer."),
         "do_sample": Flag("Draw tokens at random instead of taking the likeliest.", ("--sample", "--do-sample")),
         "temperature": Flag("With --sample: below 1 for less random, above 1 for more random answers."),
-        "top_k": Flag("With --sample: draw from so many of the likeliest tokens; 0 for all."),
+        "top_k": Flag("With --sample: draw from so many of the likeliest tokens; 0 or -1 for all."),
         "top_p": Flag("With --sample: draw from the likeliest tokens that make up this probability."),
         "min_p": Flag("With --sample: draw from tokens at least so likely, compared with the likeliest."),
         "repetition_penalty": Flag("Above 1, tokens that were there already become less likely."),

@@ -7,12 +7,15 @@ state belongs to that thread; others reach it through an inbox.
 
 import atexit
 import logging
+import os
 import queue
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+
+import torch
 
 from mossvl.engine.cache import PageCache
 from mossvl.engine.config import EngineConfig
@@ -27,7 +30,7 @@ from mossvl.engine.results import TokenLogprobs
 from mossvl.engine.runner import Pending, Runner
 from mossvl.engine.sampler import NOT_A_NUMBER
 from mossvl.engine.scheduler import Plan, Scheduler
-from mossvl.errors import ContextLengthError, EngineError, MossVLError
+from mossvl.errors import ContextLengthError, EngineError, MossVLError, PromptError, ResourceError
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.options import GenerationOptions, SamplingParams
 from mossvl.processing.processor import MossVLProcessor
@@ -137,6 +140,17 @@ class Engine:
         """Queries that have not ended."""
         return self._expected
 
+    def disown(self) -> None:
+        """This is a copy of the engine in a forked process, where it answers nothing."""
+        self.broken = EngineError(
+            "this engine belongs to the process that this one was forked from, and answers only there; load the model "
+            "in this process, or start it with multiprocessing's 'spawn'"
+        )
+        self._lock, self._serving = threading.Lock(), threading.Lock()
+        self._thread, self._expected = None, 0
+        for job in self._jobs:
+            job.handle.disown(self.broken)
+
     def warm_up(self, shown: bool | None = None) -> None:
         """Compile kernels and capture graphs now, with a progress bar on a terminal; for an idle engine."""
         with progress(None, 0, shown is not False) as advance:
@@ -174,26 +188,51 @@ class Engine:
                 plan = self.scheduler.plan()
                 for request, frame in plan.missing:
                     self._load_again(request, frame)
-                drawn = self._launch(plan) if plan else None
+                drawn = None
+                if plan:
+                    try:
+                        drawn = self._launch(plan)
+                    except Exception as error:
+                        logger.warning("a step has failed", exc_info=error)
+                        self._accept(pending)
+                        pending = None
+                        self._launch_apart(plan, error)
                 if self.runner.overlaps:
                     drawn, pending = pending, drawn
-                if drawn is not None:
-                    self._accept(drawn)
+                self._accept(drawn)
                 idle = not plan and drawn is None
                 self._read_inbox(wait=idle and bool(self._jobs))
         except BaseException as error:
             logger.exception("the engine has failed")
             self._break(error)
 
+    def _launch_apart(self, plan: Plan, error: Exception) -> None:
+        """After a step that has failed: once more, each request alone, so that it costs those that fail by themselves.
+
+        The tokens of the step before are known by now.
+        """
+        self.runner.check_device()
+        apart = plan.apart()
+        for request, own in apart.items():
+            if request.ended:
+                continue
+            try:
+                if len(apart) > 1:
+                    self.runner.recall(request)
+                    self._accept(self._launch(own))
+                    continue
+            except Exception as again:
+                error = again
+                self.runner.check_device()
+            self._end(request.owner, failure(error))
+
     def _launch(self, plan: Plan) -> Pending | None:
-        try:
-            pending = self.runner.launch(plan)
-        except Exception as error:
-            logger.warning("a step has failed", exc_info=True)
-            for owner in {id(request.owner): request.owner for request in plan.requests}.values():
-                self._end(owner, error)
-            self.runner.check_device()
-            return None
+        """Begin a step.
+
+        Raises:
+            Exception: it has failed; nothing of it counts.
+        """
+        pending = self.runner.launch(plan)
         self.scheduler.launched(plan)
         now = time.monotonic()
         job: Job
@@ -298,6 +337,7 @@ class Engine:
 
         Raises:
             ContextLengthError: the prompt is too long, for the model or for the engine's memory.
+            PromptError: it has tokens that the model does not know.
         """
         config, tokens = self.model.config, len(planned.input_ids)
         context = config.text_config.max_position_embeddings
@@ -306,6 +346,11 @@ class Engine:
             raise ContextLengthError(
                 f"the prompt has {tokens} tokens, but the context is {context}, answer included; shorten the text"
                 + ", or lower the number of frames (max_frames)" * videos
+            )
+        largest, known = int(planned.input_ids.max()), config.text_config.vocab_size
+        if largest >= known:
+            raise PromptError(
+                f"the prompt has the token {largest}, but the model knows {known}; the tokenizer is not this model's"
             )
         merge = config.vision_config.spatial_merge_size
         prompt = Prompt.build(planned.input_ids, planned.grids, config.image_token_id, merge)
@@ -328,8 +373,10 @@ class Engine:
 
     # --- answers -------------------------------------------------------------------------------------------------
 
-    def _accept(self, pending: Pending) -> None:
-        """Take in the tokens of a step."""
+    def _accept(self, pending: Pending | None) -> None:
+        """Take in the tokens of a step, if there is one."""
+        if pending is None:
+            return
         try:
             drawn = pending.wait()
         except Exception as error:
@@ -393,6 +440,20 @@ class Engine:
             self._end(job, self.broken)
 
 
+def failure(error: Exception) -> MossVLError:
+    """What a request failed of that made a step fail."""
+    if isinstance(error, MossVLError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return ResourceError(
+            "memory did not suffice for this request; lower max_pixels or max_frames, or leave more to others by a "
+            f"lower EngineConfig.memory ({' '.join(str(error).split()):.200})"
+        )
+    return MossVLError(
+        f"computing this request has failed: {type(error).__name__}: {' '.join(str(error).split()):.500}"
+    )
+
+
 def _serve(engine: "weakref.ref[Engine]", inbox: Inbox) -> None:
     """The engine's thread: runs it whenever something comes; while nothing does, it holds on to nothing."""
     while True:
@@ -401,6 +462,16 @@ def _serve(engine: "weakref.ref[Engine]", inbox: Inbox) -> None:
         if running is None or not running.serves(event):
             return
         del event, running
+
+
+def _disown() -> None:
+    """In a forked process there are no threads but the one that forked: what would wait for them is told so."""
+    for engine in list(_engines):
+        engine.disown()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown)
 
 
 @atexit.register

@@ -44,7 +44,7 @@ class Draft:
         if new:
             self.text.push(new)
         if final:
-            self.text.finish()
+            self.text.finish(cut=self.finish_reason != "stop")
 
     def take(self, ended: bool) -> str:
         """The text that has become certain since the last call."""
@@ -239,6 +239,12 @@ class Handle:
             self._changed.notify_all()
             listeners = list(self._listeners)
         _call(listeners)
+
+    def disown(self, error: Exception) -> None:
+        """This is a copy in a forked process, where nobody goes on with it."""
+        self._changed, self._reading = threading.Condition(), threading.Lock()
+        self._listeners, self._awaiting = [], []
+        self.end(error)
 
     def end(self, error: Exception | None) -> None:
         with self._changed:

@@ -114,6 +114,11 @@ class Runner:
         """Forget what was computed with weights that may have changed."""
         self.encoder.clear()
 
+    def recall(self, request: Request) -> None:
+        """Set what a step that has failed may have changed of a request whose tokens are all known."""
+        self.last_tokens[request.slot] = request.tokens[-1]
+        self.sampler.forget(request)
+
     @torch.inference_mode()
     def launch(self, plan: Plan) -> Pending | None:
         """Begin a step → its tokens to come, if it draws any."""

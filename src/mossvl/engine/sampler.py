@@ -11,6 +11,8 @@ from mossvl.engine.request import Request
 
 NOT_A_NUMBER = -1
 """Drawn in place of a token where logits are no numbers."""
+LARGEST = 1e6
+"""Temperatures and penalties beyond have no other effect; logits would leave the range of float32."""
 MOST_CANDIDATES = 1024
 """Beyond this `top_k`, all tokens are sorted."""
 
@@ -66,6 +68,10 @@ class Sampler:
             self._count(tokens, requests)
         return Drawn(tokens, self._logprobs(logits, tokens, requests))
 
+    def forget(self, request: Request) -> None:
+        """Count a request's tokens anew when next it draws."""
+        self._tenants.pop(request.slot, None)
+
     # --- penalties -----------------------------------------------------------------------------------------------
 
     def _penalised(self, scores: Tensor, requests: Sequence[Request]) -> Tensor:
@@ -73,7 +79,7 @@ class Sampler:
         slots = to_device(torch.tensor([request.slot for request in requests]), scores.device)
         params = [request.params for request in requests]
         repetition, presence, frequency = (
-            to_device(torch.tensor([getattr(one, name) for one in params]), scores.device)[:, None]
+            to_device(torch.tensor([min(getattr(one, name), LARGEST) for one in params]), scores.device)[:, None]
             for name in ("repetition_penalty", "presence_penalty", "frequency_penalty")
         )
         counts = answer[slots]
@@ -112,8 +118,7 @@ class Sampler:
     def _random(self, scores: Tensor, requests: Sequence[Request]) -> Tensor:
         given = self._given(requests)
         scores = scores / given["temperature"]
-        top_k = [request.params.top_k or self.vocab_size for request in requests]
-        candidates = min(max(top_k), self.vocab_size)
+        candidates = max(self._top_k(request) for request in requests)
         if candidates > MOST_CANDIDATES:
             values, ids = scores.sort(dim=-1, descending=True)
         else:
@@ -134,8 +139,8 @@ class Sampler:
         numbers = tuple(request.number for request in requests)
         if self._parameters is None or self._parameters[0] != numbers:
             columns = {
-                "temperature": [request.params.temperature for request in requests],
-                "top_k": [request.params.top_k or self.vocab_size for request in requests],
+                "temperature": [min(request.params.temperature, LARGEST) for request in requests],
+                "top_k": [self._top_k(request) for request in requests],
                 "top_p": [request.params.top_p for request in requests],
                 "min_p": [request.params.min_p for request in requests],
                 "seed": [request.seed for request in requests],
@@ -143,6 +148,9 @@ class Sampler:
             columns_ = {name: to_device(torch.tensor(column), self.device)[:, None] for name, column in columns.items()}
             self._parameters = numbers, columns_
         return self._parameters[1]
+
+    def _top_k(self, request: Request) -> int:
+        return min(request.params.top_k or self.vocab_size, self.vocab_size)
 
     def _logprobs(
         self, logits: Tensor, tokens: Tensor, requests: Sequence[Request]

@@ -65,6 +65,19 @@ class Plan:
         found = [request for request, _, _ in self.copies] + [part.request for part in self.frames]
         return list(dict.fromkeys([*found, *(rows.request for rows in self.prefill), *self.decode]))
 
+    def apart(self) -> "dict[Request, Plan]":
+        """A plan for each request, of what is planned for it."""
+        plans = {request: Plan() for request in self.requests}
+        for copy in self.copies:
+            plans[copy[0]].copies.append(copy)
+        for part in self.frames:
+            plans[part.request].frames.append(part)
+        for rows in self.prefill:
+            plans[rows.request].prefill.append(rows)
+        for request in self.decode:
+            plans[request].decode.append(request)
+        return plans
+
 
 class Scheduler:
     """Owner of all scheduling state.

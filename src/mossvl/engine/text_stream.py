@@ -29,16 +29,22 @@ class TextStream:
         """Add tokens; return the text that is now certain, which may be none."""
         self._tokens += tokens
         text = self.tokenizer.decode(self._tokens, skip_special_tokens=True)
-        if text.endswith(UNFINISHED):
+        if text.endswith(UNFINISHED) and not self._means_it:
             return ""
         self._tokens = []
         return self._release(text, final=False)
 
-    def finish(self) -> str:
-        """No more tokens will come; return what was held back."""
+    def finish(self, cut: bool = False) -> str:
+        """No more tokens will come; return what was held back, but no half character where the answer was cut."""
         rest = self.tokenizer.decode(self._tokens, skip_special_tokens=True) if self._tokens else ""
         self._tokens = []
-        return self._release(rest, final=True)
+        return self._release(rest.rstrip(UNFINISHED) if cut else rest, final=True)
+
+    @property
+    def _means_it(self) -> bool:
+        """The last tokens are those of the character U+FFFD itself."""
+        tokens = self.tokenizer.encode(UNFINISHED, add_special_tokens=False)
+        return bool(tokens) and self._tokens[-len(tokens) :] == tokens
 
     def _release(self, new: str, final: bool) -> str:
         if self.stopped:

@@ -176,7 +176,7 @@ class Reader:
             "min_p": request.min_p,
             "stop": request.stop,
             "stop_token_ids": request.stop_token_ids,
-            "seed": None if request.seed is None else request.seed % 2**63,
+            "seed": request.seed,
             "n": request.n,
             "logprobs": (request.top_logprobs or 0) if request.logprobs else None,
             "presence_penalty": request.presence_penalty,
