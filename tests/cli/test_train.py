@@ -71,6 +71,24 @@ def test_a_model_is_trained_and_merged(start, checkpoint, data, tmp_path):
     assert (tmp_path / "merged" / "model.safetensors").is_file()
 
 
+def test_a_damaged_checkpoint_costs_one_line(start, checkpoint, data, tmp_path):
+    def train(*more):
+        few = "--max-steps", 2, "--save-every", 1, "--workers", 0, "--device", "cpu", "--rank", 2
+        process = start("train", data, "-c", checkpoint, "-o", tmp_path, *few, *more)
+        errors = process.communicate(timeout=120)[1].decode()
+        return process.returncode, [line for line in errors.splitlines() if "damaged" in line], errors
+
+    assert train()[0] == 0
+    (tmp_path / "checkpoint-2" / "optimizer.pt").write_bytes(b"")
+    code, (line,), errors = train("--resume")
+    assert code == 0 and "Traceback" not in errors
+    assert f"{tmp_path}/checkpoint-2 is damaged" in line and f"going on from {tmp_path}/checkpoint-1" in line
+    for number in (1, 2):
+        (tmp_path / f"checkpoint-{number}" / "trainer_state.json").unlink()
+    code, (line,), errors = train("--resume")
+    assert code == 2 and "Traceback" not in errors and "there is none to go on from" in line
+
+
 def test_parts_of_the_command_are_those_of_training(command):
     from mossvl.training.parts import Part
 

@@ -20,13 +20,13 @@ from mossvl.synthetic.world import Split
 from mossvl.tiny import CHECKPOINT
 from mossvl.tiny.recipe import Recipe, Stage
 from mossvl.tiny.validation import TinyTrainer
+from mossvl.training.checkpoints import resumable
 from mossvl.training.synthetic import SyntheticExamples, SyntheticPacker
 from mossvl.training.trainer import (
     UNFINISHED,
     StopAfter,
     compile_layers,
     finish,
-    last_checkpoint,
     packed_arguments,
     workers,
     written_whole,
@@ -61,7 +61,7 @@ def train_stage(recipe: Recipe, number: int, folder: Path, seconds: float | None
     trainer = trainer_of(recipe, stage, model, MossVLProcessor.from_pretrained(CHECKPOINT), out)
     if seconds:
         trainer.add_callback(StopAfter(seconds))
-    last = last_checkpoint(out)
+    last = resumable(out)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     through = trainer.state.global_step >= stage.steps
     if through:

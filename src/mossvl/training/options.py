@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
-from mossvl.errors import OptionError
+from mossvl.errors import CheckpointError, OptionError
 from mossvl.options import MediaOptions
 from mossvl.processes import num_processes
 
@@ -113,8 +113,11 @@ class TrainOptions:
         """What decides what is learned and was another in the run that noted its options in a file.
 
         Each is told as "max_steps=6 (was 3)".
+
+        Raises:
+            CheckpointError: the file is damaged.
         """
-        noted = json.loads(file.read_text()) if file.is_file() else {}
+        noted = _noted(file) if file.is_file() else {}
         return [
             f"{name}={value} (was {noted[name]})"
             for name, value in self._deciding().items()
@@ -123,7 +126,9 @@ class TrainOptions:
 
     def note(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(self._deciding(), indent=1))
+        unfinished = file.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(self._deciding(), indent=1))
+        unfinished.replace(file)
 
     def _deciding(self) -> dict[str, str]:
         deciding = {one.name: str(getattr(self, one.name)) for one in fields(self) if one.name not in FREE}
@@ -152,3 +157,17 @@ class TrainOptions:
                 f"epochs={self.epochs} and learning_rate={self.learning_rate} must be above 0, warmup={self.warmup} "
                 f"and dropout={self.dropout} between 0 and 1"
             )
+
+
+def _noted(file: Path) -> dict[str, str]:
+    """The options that a run noted."""
+    try:
+        noted = json.loads(file.read_text())
+        if isinstance(noted, dict):
+            return noted
+        reason = f"{type(noted).__name__} instead of an object"
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    raise CheckpointError(
+        f"{file}, where the run noted its options, is damaged ({reason}); remove it to go on without comparing them"
+    )

@@ -16,11 +16,12 @@ from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.processes import first_process
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.training.batches import Packer
+from mossvl.training.checkpoints import numbered, resumable
 from mossvl.training.dataset import FileExamples
 from mossvl.training.examples import Example
 from mossvl.training.options import Part, TrainOptions
 from mossvl.training.parts import lora, train_only
-from mossvl.training.trainer import PackedTrainer, compile_layers, last_checkpoint, packed_arguments
+from mossvl.training.trainer import PackedTrainer, compile_layers, packed_arguments
 
 NOTED = "options.json"
 
@@ -47,15 +48,15 @@ def train(options: TrainOptions) -> Path:
     """Fine-tune, and give the folder of the result.
 
     Raises:
-        CheckpointError: the checkpoint cannot be loaded.
+        CheckpointError: the checkpoint cannot be loaded, or there are some to resume from, but all are damaged.
         DataError: the data cannot be used.
         OptionError: no output is named, there is nothing to resume, or something that would be overwritten.
         TrainingError: the run cannot go on.
     """
-    last = last_checkpoint(options.folder)
+    last = resumable(options.folder) if options.resume else None
     if options.resume and last is None:
         raise OptionError(f"{options.folder} has no checkpoint to resume from; leave --resume out to begin")
-    if last is not None and not options.resume:
+    if not options.resume and numbered(options.folder):
         raise OptionError(f"{options.folder} has checkpoints of an earlier run; give --resume, or another folder")
     differing = options.differences(options.folder / NOTED) if options.resume else []
     if differing:

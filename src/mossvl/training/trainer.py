@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from mossvl.errors import TrainingError
 from mossvl.model.layers import CrossAttentionLayer, SelfAttentionLayer
@@ -27,6 +26,7 @@ from mossvl.model.vision import VisionBlock
 from mossvl.processes import first_process
 from mossvl.processing.pixels import PatchLayout
 from mossvl.training.accuracy import exact_answers
+from mossvl.training.checkpoints import note_files, numbered
 from mossvl.training.synthetic import Drawn
 
 UNFINISHED = "unfinished"
@@ -138,12 +138,18 @@ class PackedTrainer(Trainer):
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     for written in list(Path(self._output_dir).iterdir()):
+                        note_files(written)
                         finish(written, place / written.name)
         finally:
             self._output_dir = str(place)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            rotate_checkpoints(output_dir=str(place), save_total_limit=self.args.save_total_limit)
+            # One of a later step is damaged, and must not be what is kept in place of this one.
+            rotate_checkpoints(
+                output_dir=str(place),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=str(place / f"{PREFIX_CHECKPOINT_DIR}-{step}"),
+            )
 
     def _finite(self, model: nn.Module) -> bool:
         """Whether the loss and what learns are numbers, on all processes; each looks at its own pieces of weights."""
@@ -198,10 +204,8 @@ def finish(written: Path, place: Path) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The complete checkpoint of the latest step in a folder."""
-    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    whole = [path for path in found if (path / TRAINER_STATE_NAME).is_file()]
-    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+    """The checkpoint of the latest step in a folder that is complete by its names; its files are not read."""
+    return next((path for path in reversed(numbered(folder)) if (path / TRAINER_STATE_NAME).is_file()), None)
 
 
 # --- around the loop -------------------------------------------------------------------------------------------------
