@@ -71,6 +71,21 @@ def test_a_model_is_trained_and_merged(start, checkpoint, data, tmp_path):
     assert (tmp_path / "merged" / "model.safetensors").is_file()
 
 
+def test_the_description_of_an_adapter_is_the_same_in_every_run(start, checkpoint, data, tmp_path, monkeypatch):
+    written = []
+    for seed in ("1", "2"):  # of the order that Python gives to sets of names
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        few = "--max-steps", 1, "--workers", 0, "--device", "cpu", "--part", "merger", "--part", "self-attention"
+        process = start("train", data, "-c", checkpoint, "-o", tmp_path / seed, *few)
+        errors = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, errors.decode()
+        places = [tmp_path / seed / folder / "adapter_config.json" for folder in ("adapter", "checkpoint-1")]
+        written += [place.read_bytes() for place in places]
+    assert len(set(written)) == 1
+    targets = json.loads(written[0])["target_modules"]
+    assert targets == sorted(targets) and len(targets) > 5
+
+
 def test_a_damaged_checkpoint_costs_one_line(start, checkpoint, data, tmp_path):
     def train(*more):
         few = "--max-steps", 2, "--save-every", 1, "--workers", 0, "--device", "cpu", "--rank", 2

@@ -113,6 +113,8 @@ def trainer_of(
         from peft import get_peft_model
 
         trained = get_peft_model(model, lora(model, options.parts, options.rank, options.alpha, options.dropout))
+        adapter = trained.active_peft_config
+        adapter.target_modules = sorted(adapter.target_modules)  # a set would be written in another order each time
     else:
         train_only(model, options.parts)
     for parameter in trained.parameters():
