@@ -11,6 +11,7 @@ from huggingface_hub import snapshot_download
 from mossvl.errors import CheckpointError, OptionError
 from mossvl.model.checkpoint import require_model_type, usable
 from mossvl.model.configuration import MossVLConfig
+from mossvl.model.dtypes import computed_dtype
 from mossvl.model.loading import check_weights, read_configuration, read_generation_config
 from mossvl.model.location import check_location
 from mossvl.model.weights import Progress, load_weights
@@ -37,12 +38,12 @@ def load(
     Args:
         checkpoint: a folder, or the name of a repository on the model hub; without one, mossvl-tiny is loaded.
         device: "cuda", "cuda:1", "cpu", …; by default a GPU if there is one.
-        dtype: "bfloat16", "float32", …; by default bfloat16 on a GPU and float32 on a CPU.
+        dtype: "bfloat16", "float32" or "float16"; by default bfloat16 on a GPU and float32 on a CPU.
         progress: show a progress bar on stderr; by default if that is a terminal and there is much to load.
 
     Raises:
         CheckpointError: it is missing, of another model type, or does not fit its configuration.
-        OptionError: the device or the dtype does not exist.
+        OptionError: there is no such device, or nothing can be computed in the dtype.
     """
     target = resolve_device(device)
     kind = resolve_dtype(dtype, target)
@@ -83,7 +84,7 @@ def random_model(
     cross attention are open, so that vision counts.
 
     Raises:
-        OptionError: the device or the dtype does not exist.
+        OptionError: there is no such device, or nothing can be computed in the dtype.
     """
     target = resolve_device(device)
     model = _empty(config or MossVLConfig(), target, resolve_dtype(dtype, target))
@@ -183,10 +184,11 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
 
 def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The floating-point type to compute in."""
+    """The floating-point type to compute in.
+
+    Raises:
+        OptionError: nothing can be computed in it.
+    """
     if dtype is None or dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
-        raise OptionError(f"dtype={dtype!r} is not a floating-point type; try 'bfloat16' or 'float32'")
-    return kind
+    return computed_dtype(dtype, device.type == "cpu")

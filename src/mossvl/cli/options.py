@@ -22,7 +22,7 @@ Checkpoint = Annotated[
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; a GPU if there is one.", show_default=False)]
 Dtype = Annotated[
     str | None,
-    typer.Option(help="bfloat16, float32, …; bfloat16 on a GPU and float32 on a CPU.", show_default=False),
+    typer.Option(help="bfloat16, float32 or float16; bfloat16 on a GPU and float32 on a CPU.", show_default=False),
 ]
 
 

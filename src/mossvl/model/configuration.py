@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from mossvl.model.checkpoint import usable
+from mossvl.model.dtypes import check_dtypes
 
 LARGEST = 2**24
 """Of any size. It is far beyond all models, and no parameter of so many rows and columns overflows."""
@@ -78,7 +79,9 @@ class MossVLPartConfig(PreTrainedConfig):
 
         Raises:
             CheckpointError: no model can be made of it.
+            OptionError: nothing can be computed in a `dtype` that is given.
         """
+        check_dtypes(kwargs.get("dtype", kwargs.get("torch_dtype")))
         with usable("the configuration"):
             return super().from_dict(config_dict, **kwargs)
 

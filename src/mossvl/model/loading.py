@@ -17,6 +17,7 @@ from mossvl.model.checkpoint import (
     usable,
     without_ignored,
 )
+from mossvl.model.dtypes import check_dtypes
 
 LISTED = 10
 """How many differences an error message lists."""
@@ -36,6 +37,8 @@ def load_pretrained(
     cls: type[PreTrainedModel], load: Callable[..., Any], checkpoint: Any, *args: Any, **kwargs: Any
 ) -> Any:
     """`load` is transformers' `from_pretrained`; around it, the checks and a `device_map` that needs no accelerate."""
+    given, asked = kwargs.get("config"), kwargs.get("dtype", kwargs.get("torch_dtype"))
+    check_dtypes(asked, getattr(given, "dtype", None))
     folder = Path(checkpoint) if checkpoint is not None else None
     if folder is not None and folder.is_dir() and kwargs.get("gguf_file") is None:
         part = folder / kwargs.get("subfolder", "")
@@ -45,7 +48,9 @@ def load_pretrained(
             and kwargs.get("state_dict") is None
             and kwargs.get("use_safetensors") is not False
         ):
-            check_weights(cls, read_configuration(cls, part, kwargs.get("config")), part)
+            config = read_configuration(cls, part, given)
+            check_dtypes(asked, config.dtype)
+            check_weights(cls, config, part)
             read_generation_config(part)
     device = None
     if kwargs.get("device_map") is not None and not is_accelerate_available():
