@@ -38,7 +38,7 @@ CHATTY = """\
     {{- '<|im_start|>' + message.role + '\\n' }}
     {%- generation %}{{- said(message.content) }}{% endgeneration %}
     {%- set answer = message.content.split('</think>')[-1].lstrip() if message.content is string else '' %}
-    {{- answer[:3] ~ answer|upper|replace('A', 'b') ~ (answer|length) * 2 ~ '<|im_end|>\\n' }}
+    {{- answer[:3].replace('A ', 'One ') ~ answer|upper|replace('A', 'b') ~ (answer|length) * 2 ~ '<|im_end|>\\n' }}
 {%- endfor %}
 {%- set roles %}{{ ns.seen|unique|join(', ') }}{% endset %}
 {{- roles }} {{ ns.seen|select('equalto', 'user')|list|length }} {{ {'b': [1, none, true], 'a': 'é<'}|tojson }}

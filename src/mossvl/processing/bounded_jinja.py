@@ -54,6 +54,8 @@ QUICK_TESTS = (
     "sequence", "string", "true", "undefined",
 )  # fmt: skip
 """Tests that take no time, whatever is tested."""
+JINJAS_OWN = ("_loop_vars", "_block_vars")
+"""Arguments that Jinja adds to calls within loops and blocks."""
 WEIGHED, SEARCHED, STEPPED, CONCATENATED = "(weighed)", "(searched)", "(stepped)", "(concatenated)"
 """Filters that no template can name."""
 FORMAT_WIDTH = re.compile(r"%[^%a-zA-Z]*[\d*]")
@@ -191,6 +193,7 @@ class Bounded(ImmutableSandboxedEnvironment):
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Call what chat templates call."""
         self, function = __self, __obj
+        own = {name: kwargs.pop(name) for name in JINJAS_OWN if name in kwargs}
         self._charge((*args, *kwargs.values()))
         owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
         known = isinstance(function, Macro | LoopContext | Joiner | Undefined) or any(
@@ -206,7 +209,7 @@ class Bounded(ImmutableSandboxedEnvironment):
                 return self._replace(owner, *args, **kwargs)
         elif isinstance(owner, list | tuple):
             self._charge(owner)
-        return self._weighed(super().call(__context, function, *args, **kwargs))
+        return self._weighed(super().call(__context, function, *args, **kwargs, **own))
 
     def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
         return super()._generate(Metering().visit(source), *args, **kwargs)
