@@ -104,6 +104,22 @@ def test_a_generation_config_with_any_value_anywhere_loads_or_is_refused(fuzzed,
         read_generation_config(fuzzed)
 
 
+@pytest.mark.parametrize("name", ["bos_token_id", "pad_token_id", "eos_token_id"])
+@pytest.mark.parametrize("value", ["x", {}, [None], 1.5, True, -1, 10**30, float("nan")])
+def test_tokens_to_begin_and_end_with_are_numbers(name, value, folder):
+    edit(folder, name, value, "generation_config.json")
+    with pytest.raises(CheckpointError, match=r"generation_config.json cannot be used"):
+        read_generation_config(folder)
+
+
+@pytest.mark.parametrize("file", sorted(FILES))
+def test_a_byte_order_mark_is_refused(file, folder):
+    """transformers reads none, and tells it as an OSError."""
+    (folder / file).write_bytes(b"\xef\xbb\xbf" + (folder / file).read_bytes())
+    with pytest.raises(CheckpointError, match=r"checkpoint"):
+        mossvl.load(folder, device="cpu")
+
+
 NO_OBJECTS = {
     "nothing": "", "cut": "{", "list": "[]", "number": "3", "text": '"x"', "deep list": "[" * 100_000,
     "deep object": '{"a":' * 100_000, "no UTF-8": "\xff\xfe", "zeros": "\0" * 99,

@@ -74,8 +74,9 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it holds none, or cannot be read.
     """
+    own = own_file(path)
     try:
-        found = json.loads(own_file(path).read_bytes())
+        found = json.loads(own.read_bytes().decode())  # UTF-8 without a mark, as transformers reads it.
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON that can be read ({error}); get the file again") from error
     if not isinstance(found, dict):

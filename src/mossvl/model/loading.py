@@ -21,6 +21,8 @@ from mossvl.model.dtypes import check_dtypes
 
 LISTED = 10
 """How many differences an error message lists."""
+MOST_TOKENS = 2**31
+"""Beyond this, no token has a number."""
 
 
 def expected_shapes(cls: type[PreTrainedModel], config: Any) -> dict[str, tuple[int, ...]]:
@@ -115,8 +117,10 @@ def read_generation_config(folder: Path) -> GenerationConfig:
             else GenerationConfig.from_pretrained(folder, config_file_name="config.json", _from_model_config=True)
         )
         ends = config.eos_token_id
-        if any(type(end) is not int for end in (ends if isinstance(ends, list) else [] if ends is None else [ends])):
-            raise ValueError(f"eos_token_id {ends!r:.80} must be a token's number, or a list of them")
+        single = [token for token in (config.bos_token_id, config.pad_token_id) if token is not None]
+        for token in [*single, *(ends if isinstance(ends, list) else [] if ends is None else [ends])]:
+            if type(token) is not int or not 0 <= token < MOST_TOKENS:
+                raise ValueError(f"{token!r:.80} is no token's number (bos_token_id, pad_token_id, eos_token_id)")
     return config
 
 
