@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import snapshot_download
 
 from mossvl.errors import CheckpointError, OptionError
-from mossvl.model.checkpoint import require_model_type, usable
+from mossvl.model.checkpoint import refuse_quantized, require_model_type, usable
 from mossvl.model.configuration import MossVLConfig
 from mossvl.model.dtypes import computed_dtype
 from mossvl.model.loading import check_weights, read_configuration, read_generation_config
@@ -42,7 +42,7 @@ def load(
         progress: show a progress bar on stderr; by default if that is a terminal and there is much to load.
 
     Raises:
-        CheckpointError: it is missing, of another model type, or does not fit its configuration.
+        CheckpointError: it is missing, of another model type, quantized, or does not fit its configuration.
         OptionError: there is no such device, or nothing can be computed in the dtype.
     """
     target = resolve_device(device)
@@ -57,6 +57,7 @@ def load(
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CheckpointError(f"{checkpoint} cannot be loaded as a MOSS-VL checkpoint: {first_line}") from error
     require_model_type(folder)
+    refuse_quantized(folder)
     config = read_configuration(MossVLForConditionalGeneration, folder)
     processor = read_processor(folder)
     check_together(processor, config, folder)

@@ -100,3 +100,23 @@ def test_what_is_no_checkpoint_is_one_line_and_exit_code_2(command, copy, spoil,
     assert (result.exit_code, result.stdout) == (2, "")
     assert len(result.stderr.splitlines()) == 1
     assert message in result.stderr
+
+
+def test_quantized_weights_are_refused_in_one_line(command, copy):
+    edit_config(copy, quantization_config={"quant_method": "compressed-tensors", "format": "float-quantized"})
+    (copy / "q.jsonl").write_text('{"prompt": "hello"}')
+    for arguments in (
+        ["inspect", copy],
+        ["ask", "-c", copy, "hello"],
+        ["run", copy / "q.jsonl", "-o", copy / "a", "-c", copy],
+    ):
+        result = command(*arguments)
+        assert result.exit_code == 2
+        (line,) = result.stderr.splitlines()
+        assert f"{copy} is quantized (quantization_config: FP8, compressed-tensors)" in line
+
+
+def test_a_realtime_checkpoint_fits_and_answers(command, copy):
+    edit_config(copy, architectures=["MossVLRealtimeForConditionalGeneration"], vision_seq_pad_multiple=8)
+    assert command("inspect", copy).exit_code == 0
+    assert command("ask", "-c", copy, "hello", "--max-new-tokens", 2).exit_code == 0

@@ -24,6 +24,12 @@ SHARD = re.compile(r"[^/\\\x00]+\.safetensors")
 REASON = 300
 """Characters that are told of an error of another library."""
 
+QUANTIZER_KEYS = ("quantization_config", "compression_config")
+QUANTIZER_FILE = "hf_quant_config.json"
+"""Where checkpoints say how their weights are quantized: keys of config.json, and a file beside it."""
+FORMS = {"NF4": ("nf4",), "FP8": ("fp8", "float-quantized", "e4m3")}
+"""Published forms, and what is written there of each."""
+
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -126,6 +132,37 @@ def require_model_type(folder: Path) -> None:
         raise CheckpointError(f"{path} is of model type {model_type!r}; expected {MODEL_TYPE!r}")
 
 
+def refuse_quantized(folder: Path) -> None:
+    """Refuse a folder whose weights are quantized.
+
+    Raises:
+        CheckpointError: they are; what says so is named.
+    """
+    if (folder / "config.json").is_file():
+        refuse_quantized_config(folder, read_json(folder / "config.json"))
+    if (folder / QUANTIZER_FILE).is_file():
+        raise CheckpointError(_is_quantized(folder, QUANTIZER_FILE, read_json(folder / QUANTIZER_FILE)))
+
+
+def refuse_quantized_config(checkpoint: Any, config: Mapping[str, Any]) -> None:
+    """As `refuse_quantized`, of the content of a config.json."""
+    for part in (config, config.get("text_config"), config.get("vision_config")):
+        for name in QUANTIZER_KEYS:
+            if isinstance(part, Mapping) and part.get(name):
+                raise CheckpointError(_is_quantized(checkpoint, name, part[name]))
+
+
+def _is_quantized(checkpoint: Any, name: str, found: Any) -> str:
+    content = json.dumps(found, default=str).lower()
+    method = found.get("quant_method") if isinstance(found, Mapping) else None
+    form = next((form for form, marks in FORMS.items() if any(mark in content for mark in marks)), None)
+    told = ", ".join(str(one)[:40] for one in (form, method) if one) or content[:80]
+    return (
+        f"{checkpoint} is quantized ({name}: {told}), which is not supported; weights are read in bfloat16, float16 "
+        "and float32. Load the checkpoint that it was made of: its name is the same without FP8 or NF4"
+    )
+
+
 def without_ignored(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     """Tensors that are parameters: without the rotary tables that some published files hold."""
     return {name: info for name, info in tensors.items() if not any(re.search(pattern, name) for pattern in IGNORED)}
@@ -135,8 +172,10 @@ def read_headers(folder: Path) -> dict[str, TensorInfo]:
     """Names, shapes and types of all tensors of a checkpoint, sharded or not.
 
     Raises:
-        CheckpointError: there are no weights, a shard is missing or elsewhere, a file is broken, or a tensor is in two.
+        CheckpointError: there are no weights, they are quantized, a shard is missing or elsewhere, a file is broken, or
+            a tensor is in two.
     """
+    refuse_quantized(folder)
     tensors: dict[str, TensorInfo] = {}
     for name in _weight_files(folder):
         path = own_file(folder / name)

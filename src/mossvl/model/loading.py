@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import is_accelerate_available
 
 from mossvl.errors import CheckpointError, OptionError
@@ -13,6 +13,8 @@ from mossvl.model.checkpoint import (
     TensorInfo,
     differences,
     read_headers,
+    refuse_quantized,
+    refuse_quantized_config,
     require_model_type,
     usable,
     without_ignored,
@@ -45,6 +47,7 @@ def load_pretrained(
     if folder is not None and folder.is_dir() and kwargs.get("gguf_file") is None:
         part = folder / kwargs.get("subfolder", "")
         require_model_type(part)
+        refuse_quantized(part)
         if (
             kwargs.get("variant") is None
             and kwargs.get("state_dict") is None
@@ -54,6 +57,9 @@ def load_pretrained(
             check_dtypes(asked, config.dtype)
             check_weights(cls, config, part)
             read_generation_config(part)
+    elif folder is not None and kwargs.get("gguf_file") is None:  # a repository on the model hub
+        known = given.to_dict() if isinstance(given, PreTrainedConfig) else None
+        refuse_quantized_config(checkpoint, known or cls.config_class.get_config_dict(given or checkpoint, **kwargs)[0])
     device = None
     if kwargs.get("device_map") is not None and not is_accelerate_available():
         device = _single_device(kwargs.pop("device_map"))
