@@ -29,6 +29,8 @@ QUERIES = {
     "in another order": asked({"type": "image", "image": TALL}, IMAGE),
     "smaller": asked(IMAGE, max_pixels=8192),
     "smaller of itself": asked({**IMAGE, "max_pixels": 4096}),
+    "the first one smaller": asked({**IMAGE, "max_pixels": 4096}, IMAGE),
+    "the second one smaller": asked(IMAGE, {**IMAGE, "max_pixels": 4096}),
     "video": asked(VIDEO),
     "more frames": asked(VIDEO, video_fps=3),
     "more frames of itself": asked({**VIDEO, "video_fps": 2}),
