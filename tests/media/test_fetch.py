@@ -211,6 +211,7 @@ def test_base64_is_read_however_it_is_written(text: str) -> None:
         (" data:image/png;Base64,AAA*", "not valid base64"),
         ("data:image/png;base64,AAAAA", "not valid base64"),
         ("data:image/png;base64,AA=A", "not valid base64"),
+        ("data:image/png;base64,AAA\ud800", "not valid base64"),
     ],
 )
 def test_a_broken_data_url_is_called_one(url: str, problem: str) -> None:

@@ -40,7 +40,7 @@ def read_data_url(url: str, most: int) -> bytes:
     header, comma, payload = after_scheme(url).partition(",")
     if not comma:
         raise MediaError("data URL: no comma before the data; expected data:<type>;base64,<data>")
-    data = unquote_to_bytes(payload)
+    data = unquote_to_bytes(payload.encode(errors="surrogatepass"))
     if _BASE64.search(header):
         data = _from_base64(data)
     if len(data) > most:
