@@ -165,7 +165,9 @@ class Machine:
             assert target in request.vision_pages
             self.contents[target] = list(self.contents[source])
         for part in plan.frames:
-            self._write_vision(part.request, part.start, part.stop, fails)
+            assert part.request.partly < part.until
+            if part.until == 1:
+                self._write_vision(part.request, part.start, part.stop, fails)
         for part in rows:
             self._write_text(part, fails)
         if fails:
@@ -176,7 +178,7 @@ class Machine:
             assert part.request.may_draw or not part.draws
             self._check_reads(part)
         for part in plan.frames:
-            for frame in range(part.start, part.stop):
+            for frame in range(part.start, part.stop) if part.until == 1 else ():
                 part.request.pixels.pop(frame, None)
         self.scheduler.launched(plan)
         return [(part.request, part.stop - 1) for part in rows if part.draws]
@@ -296,20 +298,27 @@ class Machine:
             assert request.slot >= 0 or request.waits_for in self.scheduler._computing, "passed without a reason"
 
     def _check_budgets(self, plan: Plan) -> None:
-        config = self.config
+        budget = self.scheduler.budget
         prompts = sum(not request.decoding for request in self.scheduler.running)
         beside = bool(plan.decode) and (prompts <= FEW or len(plan.decode) >= MANY * prompts)
         rows = sum(part.stop - part.start for part in plan.prefill)
-        costs = [
-            part.request.prompt.patches(frame)
+        patches = {
+            (part, frame): part.request.prompt.patches(frame)
             for part in plan.frames
             for frame in range(part.start, part.stop)
             if part.request.digests[frame] not in self.encoded
-        ]
-        assert rows <= config.prefill_tokens and not (beside and rows > config.mixed_prefill_tokens)
+        }
+        large = [part for part, frame in patches if budget.is_large(patches[part, frame])]
+        costs = [cost for (part, _), cost in patches.items() if part not in large]
+        assert rows <= budget.tokens and not (beside and rows > budget.mixed_tokens)
         if len(costs) > 1:
-            assert sum(costs) <= config.vision_patches and not (beside and sum(costs) > config.mixed_vision_patches)
+            assert sum(costs) <= budget.patches and not (beside and sum(costs) > budget.mixed_patches)
         assert not (beside and rows and costs), "beside decoding, one of the two a step"
+        assert len(large) <= 1 and all(part == plan.frames[-1] and part.stop == part.start + 1 for part in large)
+        for part in large:
+            alone = not (plan.decode or plan.prefill or plan.copies or costs or plan.frames[:-1])
+            share = (part.until - part.request.partly) * budget.work(part.request.prompt.patches(part.start))
+            assert share <= (budget.patches if alone else budget.mixed_patches) + 1e-6
         assert all(part.stop - part.start <= part.request.vision_chunk for part in plan.frames)
 
     def _check_progress(self, plan: Plan) -> None:

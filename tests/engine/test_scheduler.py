@@ -210,9 +210,50 @@ def test_frames_are_encoded_together_up_to_the_budget():
 
 def test_the_smallest_budget_encodes_a_frame_a_step():
     machine = Machine(100, vision_patches=1)
-    machine.ask(Asked([b"a", b"d", 1]), Asked([b"f", 2]))
+    first, second = Asked([b"a", b"b", 1]), Asked([b"a", b"b", 2])
+    machine.ask(first, second)
     machine.run()
-    assert [[part.stop for part in plan.frames] for plan in machine.plans] == [[1], [2], [1]]
+    assert [[(part.request, part.stop) for part in plan.frames] for plan in machine.plans if plan.frames] == [
+        [(one.request, stop)] for one in (first, second) for stop in (1, 2)
+    ]
+
+
+def test_a_large_frame_is_encoded_in_parts_as_others_leave_it_time():
+    """Frame f has 60 patches, and large are those of more than 8 · 4."""
+    machine = Machine(100, vision_patches=24, mixed_vision_patches=4)
+    large = Asked([b"f", 1])
+    machine.ask(large)
+    assert machine.step().frames == [Frames(large.request, 0, 1, 24 / 60)]
+    machine.ask(Asked([7], room=3), Asked([b"a", 8], room=3))
+    shares = []
+    while not large.finished:
+        before = large.request.partly
+        plan = machine.step()
+        shares += [round(60 * (part.until - before)) for part in plan.frames if part.request is large.request]
+    assert shares == [4, 4, 4, 24]
+    assert [one.finished for one in machine.asked.values()] == [True] * 3
+
+
+def test_a_large_frame_whose_pixels_are_still_to_come_holds_up_no_other():
+    machine = Machine(100, vision_patches=24, mixed_vision_patches=4)
+    lacking, ready = Asked([b"f", 1], loaded=False), Asked([b"f", 2])
+    machine.ask(lacking, ready)
+    plan = machine.step()
+    assert plan.missing == [(lacking.request, 0)] and plan.frames == [Frames(ready.request, 0, 1, 24 / 60)]
+
+
+def test_a_preempted_request_begins_its_large_frame_anew():
+    machine = Machine(24, vision_patches=24, mixed_vision_patches=4, prefix_cache=False)
+    talking, large = Asked([1], room=70), Asked([b"f", 1])
+    machine.ask(talking)
+    machine.step()
+    machine.ask(large)
+    machine.step()
+    assert large.request.partly
+    machine.scheduler._preempt(large.request)
+    assert not large.request.partly
+    machine.run()
+    assert large.finished and talking.finished
 
 
 def test_encodings_that_are_kept_cost_nothing_and_need_no_pixels():

@@ -78,18 +78,3 @@ def test_the_replacement_character_itself_is_a_character(processor):
     tokens = processor.tokenizer("a\ufffd")["input_ids"]
     assert "".join(text.push([token]) for token in tokens) == "a\ufffd"
     assert text.finish(cut=True) == "" and text.text == "a\ufffd"
-
-
-def test_an_answer_whose_room_ends_within_a_character_is_told_without_it(model, processor):
-    import mossvl
-
-    emoji = "\N{GRINNING FACE}"
-    pieces = len(processor.tokenizer(emoji)["input_ids"])
-    assert pieces > 1
-    with mossvl.MossVL(model, processor, memory=1 << 24) as llm:
-        for room in range(1, 2 * pieces + 1):
-            params = mossvl.SamplingParams(regex=emoji * 2, max_new_tokens=room)
-            result = llm.generate("Say it.", params)
-            assert result.text == emoji * (room // pieces)
-            assert len(result.token_ids) == room
-            assert "".join(llm.stream("Say it.", params)) == result.text

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-from running import PATIENCE, waited
+from running import PATIENCE, serving, waited
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -103,6 +103,20 @@ def test_each_part_has_options_of_its_own(client, options, frames, most_pixels):
     seen = complete(client, asking("?", clip(**options)), max_completion_tokens=1).mossvl["media"][0]
     assert len(seen["timestamps"]) == frames
     assert seen["model_width"] * seen["model_height"] <= most_pixels
+
+
+def test_no_more_pixels_are_shown_than_fit_a_cpu(client):
+    with pytest.raises(openai.BadRequestError, match=r"1048576 \(--max-pixels\)"):
+        complete(client, asking("?", image(max_pixels=1_048_577)), max_completion_tokens=1)
+
+
+def test_what_is_larger_than_the_server_shows_is_shown_smaller():
+    with serving("--max-pixels", "9000") as running, openai.OpenAI(base_url=f"{running.url}/v1", api_key="-") as client:
+        answer = complete(client, asking("?", image(), clip(), image(max_pixels=4_096)), max_completion_tokens=1)
+        areas = [medium["model_width"] * medium["model_height"] for medium in answer.mossvl["media"]]
+        assert all(4_096 < area <= 9_000 for area in areas[:2]) and areas[2] <= 4_096
+        with pytest.raises(openai.BadRequestError, match="--max-pixels"):
+            complete(client, asking("?", image(max_pixels=16_384)), max_completion_tokens=1)
 
 
 def test_segments_are_seen_as_videos_of_their_own(client):
@@ -272,3 +286,16 @@ def test_many_clients_are_answered_side_by_side(server):
     for thread in threads:
         thread.join()
     assert sorted(answers) == ["2.0 seconds"] * 8 + ["MOSS"] * 8
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_whose_room_ends_within_a_character_is_told_without_it(stream, client):
+    emoji = "\N{GRINNING FACE}"
+    form = {"type": "regex", "pattern": emoji * 2}
+    for room in range(1, 9):
+        answer = complete(client, asking("Say it."), max_tokens=room, response_format=form, stream=stream)
+        if stream:
+            text = "".join(chunk.choices[0].delta.content or "" for chunk in answer if chunk.choices)
+        else:
+            text = answer.choices[0].message.content
+        assert text == emoji * (room // 4)

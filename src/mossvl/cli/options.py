@@ -159,7 +159,9 @@ class ServerFlags(dict[str, Any]):
         "max_queue": Flag("Requests that may wait beside those that are computed; others get 503."),
         "max_media": Flag("Images and videos of a request."),
         "max_frames": Flag("Frames of all videos of a request."),
-        "max_pixels": Flag("Most pixels of a picture that a request may ask the model to see."),
+        "max_pixels": Flag(
+            "Most pixels of a picture that the model sees. Default: 16,777,216; 1,048,576 where it runs on a CPU."
+        ),
         "max_image_pixels": Flag("Largest image or video frame that is decoded, in pixels."),
         "max_duration": Flag("Seconds of the longest video."),
         "max_text": Flag("Characters of the texts of a request."),

@@ -20,8 +20,9 @@ class EngineConfig:
             above, bytes of pages. By default 0.88 of a GPU, and 2 GiB on a CPU.
         max_batch: most requests that are computed together; the others wait in order.
         page_size: tokens of a page; a power of two. Prompts are reused in blocks of so many tokens.
-        prefill_tokens: most prompt tokens computed in one step.
-        vision_patches: most patches encoded in one step; a frame is never split.
+        prefill_tokens, vision_patches: most prompt tokens computed, and patches encoded, in one step. By default 4,096
+            and 57,344 on a GPU, and on a CPU as many as it computes in about half a second, but 64 and 256 at least.
+            A frame that is more work than eight times `mixed_vision_patches` is encoded in parts.
         mixed_prefill_tokens, mixed_vision_patches: the same, beside requests that are generating: they bound how long a
             prompt can hold up other answers' next tokens.
         prefix_cache: keep what was computed for requests that begin with the same tokens and pixels.
@@ -38,8 +39,8 @@ class EngineConfig:
     memory: float | None = None
     max_batch: int = 256
     page_size: int = 32
-    prefill_tokens: int = 4096
-    vision_patches: int = 57_344
+    prefill_tokens: int | None = None
+    vision_patches: int | None = None
     mixed_prefill_tokens: int = 128
     mixed_vision_patches: int = 1_792
     prefix_cache: bool = True
@@ -53,7 +54,7 @@ class EngineConfig:
         least = {"vision_cache": 0, "media_cache": 0}
         for option in fields(self):
             value = getattr(self, option.name)
-            if option.type is int:
+            if option.type in (int, int | None) and value is not None:
                 object.__setattr__(self, option.name, whole(option.name, value, least.get(option.name, 1)))
             elif option.type is bool and not isinstance(value, bool):
                 raise OptionError(f"{option.name}={value!r} must be true or false")

@@ -6,11 +6,12 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from mossvl.engine.large_frame import LargeFrame
 from mossvl.engine.request import PixelScale, Request
 from mossvl.engine.staging import Staging
 from mossvl.engine.vision_cache import VisionCache
 from mossvl.model.modeling import MossVLModel
-from mossvl.model.vision_ops import Grid, PlainOps
+from mossvl.model.vision_ops import Grid, PlainOps, VisionOps
 
 Frame = tuple[Request, int]
 """A request, and which of its frames."""
@@ -48,6 +49,7 @@ class FrameEncoder:
         width = config.in_channels * config.temporal_patch_size * config.patch_size**2
         self._staging = Staging(weight.device, most_patches, width)
         self._by_scale: dict[PixelScale, EncodePixels] = {}
+        self._begun: dict[Request, LargeFrame] = {}
 
     def set_up(self) -> None:
         """Let libraries load what they load once for every thread that computes: no later query waits for it."""
@@ -74,6 +76,29 @@ class FrameEncoder:
                 self.cache.put(request.digests[frame], own)
         return encoded
 
+    def advance(self, request: Request, frame: int, until: float) -> Tensor | None:
+        """Go on with a request's large frame until this much of it is done → its vision tokens, once that is 1."""
+        if not request.partly:
+            self.drop(request)
+        grid = request.prompt.frame_grids[frame]
+        if request not in self._begun:
+            pixels = self._staging.upload([request.pixels[frame]])
+            self._begun[request] = LargeFrame(self.model.visual, pixels, grid, self._ops(request.pixel_scale))
+        try:
+            merged = self._begun[request].advance(until)
+        except BaseException:
+            self.drop(request)
+            raise
+        if merged is None:
+            return None
+        tokens = self.model.separated(merged, [(1, *grid)]).to(self.device)
+        self.cache.put(request.digests[frame], tokens)
+        return tokens
+
+    def drop(self, request: Request) -> None:
+        """Forget how far a request's large frame is encoded."""
+        self._begun.pop(request, None)
+
     def _encode(self, frames: list[Frame], scale: PixelScale) -> Tensor:
         try:
             return self._encode_at_once(frames, scale)
@@ -99,16 +124,20 @@ class FrameEncoder:
 
     def _pixel_encoder(self, scale: PixelScale) -> EncodePixels:
         model = self.model  # Not `self`, which would keep itself alive through what it keeps.
-        if not self.fast:
-            plain = PlainOps(*scale)
-            return lambda pixels, grids: model.encode_vision(pixels, grids, ops=plain)
+        ops = self._ops(scale)
+        if not self.fast or not self.graphs:
+            return lambda pixels, grids: model.encode_vision(pixels, grids, ops=ops)
         from mossvl.engine.vision_graphs import VisionGraphs
         from mossvl.kernels.vision_ops import TritonOps
 
         def encode(pixels: Tensor, grids: Sequence[Grid], ops: TritonOps) -> Tensor:
             return model.encode_vision(pixels, grids, ops=ops)
 
-        if self.graphs:
-            return VisionGraphs(encode, lambda often: TritonOps(*scale, often=often))
-        ops = TritonOps(*scale)
-        return lambda pixels, grids: encode(pixels, grids, ops)
+        return VisionGraphs(encode, lambda often: TritonOps(*scale, often=often))
+
+    def _ops(self, scale: PixelScale) -> VisionOps:
+        if not self.fast:
+            return PlainOps(*scale)
+        from mossvl.kernels.vision_ops import TritonOps
+
+        return TritonOps(*scale)

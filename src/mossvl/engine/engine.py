@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import torch
 
+from mossvl.engine.budget import StepBudget
 from mossvl.engine.cache import PageCache
 from mossvl.engine.config import EngineConfig
 from mossvl.engine.grammar import Grammars
@@ -60,9 +61,10 @@ class Engine:
 
     def __init__(self, model: MossVLLMHeadModel, config: EngineConfig | None = None) -> None:
         self.model, self.config = model, config or EngineConfig()
-        self.runner = Runner(model, self.config)
+        budget = StepBudget.for_model(self.config, model)
+        self.runner = Runner(model, self.config, budget)
         self.cache = PageCache(self.runner.pool.num_pages, self.config.prefix_cache)
-        self.scheduler = Scheduler(self.config, self.cache, self.runner.pool.groups, self.runner.vision_cache)
+        self.scheduler = Scheduler(self.config, self.cache, self.runner.pool.groups, self.runner.vision_cache, budget)
         self.memory = MediaMemory(self.config.media_cache)
         self.budget = Budget(self.config.media_bytes)
         self.broken: EngineError | None = None
@@ -88,22 +90,31 @@ class Engine:
         messages: list[Message],
         processor: MossVLProcessor,
         params: SamplingParams | None = None,
+        whole: bool = False,
     ) -> Handle:
         """Answer a query.
 
         Args:
             messages: what is asked, its session included.
             params: in place of the query's own.
+            whole: an answer that is cut within a character ends before it; otherwise with U+FFFD, as published.
 
         Raises:
             EngineError: the device is broken; nothing will be answered any more.
         """
-        return self.begin(Load(query, messages, processor, self.memory, self.budget), query.generation, params)
+        source = Load(query, messages, processor, self.memory, self.budget)
+        return self.begin(source, query.generation, params, whole)
 
-    def begin(self, source: Source, options: GenerationOptions, params: SamplingParams | None = None) -> Handle:
+    def begin(
+        self,
+        source: Source,
+        options: GenerationOptions,
+        params: SamplingParams | None = None,
+        whole: bool = False,
+    ) -> Handle:
         """Answer what comes from a source; as `submit`."""
         params = options if params is None else params
-        handle = Handle(params, source.tokenizer)
+        handle = Handle(params, source.tokenizer, whole)
         form = params.grammar
         follower = None if form is None else self.grammars.follower(form, source.tokenizer, params.n)
         job = Job(source, options, params, handle, follower)
@@ -212,6 +223,8 @@ class Engine:
         The tokens of the step before are known by now.
         """
         self.runner.check_device()
+        if isinstance(error, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
         apart = plan.apart()
         for request, own in apart.items():
             if request.ended:
@@ -238,6 +251,8 @@ class Engine:
         job: Job
         for part in plan.frames:
             job = part.request.owner
+            if part.until == 1:
+                self.runner.encoder.drop(part.request)
             if self.runner.vision_watch not in job.clock.vision and self.runner.vision_watch is not None:
                 job.clock.vision.append(self.runner.vision_watch)
         for request in plan.requests:
@@ -421,6 +436,7 @@ class Engine:
             if not request.ended:
                 self.scheduler.remove(request)
             request.pixels.clear()
+            self.runner.encoder.drop(request)
         self._jobs.remove(job)
         with self._lock:
             self._expected -= 1

@@ -23,6 +23,8 @@ class Draft:
     """An answer that grows: tokens are added by the engine's thread, text is made by whoever reads it."""
 
     text: TextStream
+    whole: bool = False
+    """What is cut within a character ends before it, and not with U+FFFD."""
     tokens: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     """When each token came, in seconds of `time.monotonic`."""
@@ -44,7 +46,7 @@ class Draft:
         if new:
             self.text.push(new)
         if final:
-            self.text.finish(cut=self.finish_reason != "stop")
+            self.text.finish(cut=self.whole and self.finish_reason != "stop")
 
     def take(self, ended: bool) -> str:
         """The text that has become certain since the last call."""
@@ -60,8 +62,8 @@ class Handle:
         result_now: everything known about the query; complete when it has ended.
     """
 
-    def __init__(self, params: SamplingParams, tokenizer: Any) -> None:
-        self.drafts = [Draft(TextStream(tokenizer, params.stop)) for _ in range(params.n)]
+    def __init__(self, params: SamplingParams, tokenizer: Any, whole: bool = False) -> None:
+        self.drafts = [Draft(TextStream(tokenizer, params.stop), whole) for _ in range(params.n)]
         self.error: Exception | None = None
         self.input_text = ""
         self.prompt_tokens = self.vision_tokens = self.cached_tokens = 0

@@ -111,6 +111,7 @@ class Request:
         in_flight: tokens that are being drawn and not yet known.
         decoding: its prompt has been launched; from now on it wants one row a step.
         encoded: frames whose keys and values are in the cache, likewise.
+        partly: how much of the next frame is encoded, if that is done in parts.
         text_pages: for each block of tokens, a page for every group of layers.
         vision_pages: pages of the vision sequence.
         blocks: kept blocks that this request uses.
@@ -136,6 +137,7 @@ class Request:
     in_flight: int = 0
     decoding: bool = False
     encoded: int = 0
+    partly: float = 0.0
     text_pages: list[tuple[int, ...]] = field(default_factory=list)
     vision_pages: list[int] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
@@ -188,6 +190,7 @@ class Request:
     def forget_progress(self) -> None:
         """Nothing of it is in the cache any more."""
         self.computed = self.encoded = self.committed = 0
+        self.partly = 0.0
         self.decoding = False
         self.text_pages, self.vision_pages, self.blocks = [], [], []
         self.slot = -1

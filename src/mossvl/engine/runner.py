@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mossvl.engine.attention import PagedAttention
+from mossvl.engine.budget import StepBudget
 from mossvl.engine.clock import Stopwatch
 from mossvl.engine.config import EngineConfig
 from mossvl.engine.encoder import FrameEncoder
@@ -67,7 +68,7 @@ class Runner:
         vision_watch: how long the last step that encoded frames took for that.
     """
 
-    def __init__(self, model: MossVLLMHeadModel, config: EngineConfig) -> None:
+    def __init__(self, model: MossVLLMHeadModel, config: EngineConfig, budget: StepBudget) -> None:
         self.model, self.config = model, config
         self.language = model.model.language_model
         text = model.config.text_config
@@ -84,8 +85,8 @@ class Runner:
         self.fast = self.device.type == "cuda" and len(set(devices)) == 1 and has_triton()
         self.graphs: Any = None
         self.weights: dict[tuple[int, ...], Tensor | None] = {}
-        batch, graphs = config.vision_patches, not config.eager
-        self.encoder = FrameEncoder(model.model, self.vision_cache, self.device, batch, self.fast, graphs)
+        graphs = not config.eager
+        self.encoder = FrameEncoder(model.model, self.vision_cache, self.device, budget.patches, self.fast, graphs)
         if self.fast:
             fuse(model)
             if not config.eager:
@@ -140,14 +141,24 @@ class Runner:
         """Encode frames, and write their keys and values for all cross-attention layers."""
         kept: dict[tuple[int, int], Tensor] = {}
         fresh: list[tuple[Request, int]] = []
+        large: list[Frames] = []
         for part in parts:
             for frame in range(part.start, part.stop):
                 tokens = self.vision_cache.get(part.request.digests[frame])
-                if tokens is None:
+                if tokens is None and (part.request.partly or part.until < 1):
+                    large.append(part)
+                elif tokens is None:
                     fresh.append((part.request, frame))
                 else:
                     kept[part.request.number, frame] = tokens
         kept |= self.encoder.encode(fresh)
+        for part in large:
+            tokens = self.encoder.advance(part.request, part.start, part.until)
+            if tokens is not None:
+                kept[part.request.number, part.start] = tokens
+        parts = [part for part in parts if part.until == 1]
+        if not parts:
+            return
         order = [(part.request.number, frame) for part in parts for frame in range(part.start, part.stop)]
         vision = torch.cat([kept[key] for key in order])
         slots = to_device(vision_slots(parts, self.pool.page_size), self.device)

@@ -10,6 +10,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
+from mossvl.engine.budget import StepBudget
 from mossvl.engine.cache import Block, PageCache, shared_vision
 from mossvl.engine.config import EngineConfig
 from mossvl.engine.request import Request
@@ -22,11 +23,16 @@ LOOK_AHEAD = 256
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames [start, stop) of a request, to be encoded and read."""
+    """Frames [start, stop) of a request, to be encoded and read.
+
+    Attributes:
+        until: how much of it is then encoded, if it is one frame that is encoded in parts; it is read once that is 1.
+    """
 
     request: Request
     start: int
     stop: int
+    until: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -85,13 +91,22 @@ class Scheduler:
     Args:
         groups: pages that one block of text needs.
         encoded: digests of frames that need no pixels, because their encoding is kept.
+        budget: bounds of a step; by default, those of a GPU.
     """
 
-    def __init__(self, config: EngineConfig, cache: PageCache, groups: int, encoded: Container[bytes] = ()) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        cache: PageCache,
+        groups: int,
+        encoded: Container[bytes] = (),
+        budget: StepBudget | None = None,
+    ) -> None:
         self.config = config
         self.cache = cache
         self.groups = groups
         self.encoded = encoded
+        self.budget = budget or StepBudget.of(config)
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.preemptions = 0
@@ -221,11 +236,14 @@ class Scheduler:
         prompts = [request for request in self.running if not request.decoding]
         # Where many requests still wait for their first token, holding back for those that have it helps nobody.
         beside = bool(plan.decode) and (len(prompts) <= FEW or len(plan.decode) >= MANY * len(prompts))
-        patches, tokens = self.config.vision_patches, self.config.prefill_tokens
+        budget = self.budget
+        patches, tokens = budget.patches, budget.tokens
         if beside:
-            patches = min(patches, self.config.mixed_vision_patches)
-            tokens = min(tokens, self.config.mixed_prefill_tokens)
+            patches, tokens = budget.mixed_patches, budget.mixed_tokens
+        large = [request for request in prompts if self._is_large(request, request.encoded)]
         for request in prompts:
+            if request in large:
+                continue
             done = request.encoded
             if done < request.prompt.num_frames:
                 done, patches = self._encode(request, plan, patches)
@@ -239,13 +257,36 @@ class Scheduler:
                 if beside:
                     patches = 0
             if not tokens and patches <= 0:
+                break
+        alone = not plan
+        for request in large:
+            if self._encode_in_parts(request, plan, alone):
                 return
+
+    def _is_large(self, request: Request, frame: int) -> bool:
+        """A frame is to be encoded in parts, and after what takes less."""
+        if frame == request.prompt.num_frames or request.digests[frame] in self.encoded:
+            return False
+        return self.budget.is_large(request.prompt.patches(frame))
+
+    def _encode_in_parts(self, request: Request, plan: Plan, alone: bool) -> bool:
+        """Plan the next part of a large frame: a step's work if it is alone, else less; False if it lacks pixels."""
+        frame = request.encoded
+        if not request.partly and frame not in request.pixels:
+            plan.missing.append((request, frame))
+            return False
+        share = self.budget.patches if alone else self.budget.mixed_patches
+        until = min(1.0, request.partly + share / self.budget.work(request.prompt.patches(frame)))
+        plan.frames.append(Frames(request, frame, frame + 1, until))
+        return True
 
     def _encode(self, request: Request, plan: Plan, patches: int) -> tuple[int, int]:
         """Plan frames of a request → how many will then be encoded, and the patches that are left."""
         start = stop = request.encoded
         last = min(request.prompt.num_frames, start + request.vision_chunk)
         while stop < last:
+            if self._is_large(request, stop):
+                break
             kept = request.digests[stop] in self.encoded
             if not kept and stop not in request.pixels:
                 plan.missing.append((request, stop))
@@ -266,7 +307,9 @@ class Scheduler:
     def launched(self, plan: Plan) -> None:
         """The plan runs: take it as done. Its blocks are kept from now on; what reads them is launched later."""
         for part in plan.frames:
-            part.request.encoded = part.stop
+            part.request.partly = part.until % 1
+            if part.until == 1:
+                part.request.encoded = part.stop
         for rows in plan.prefill:
             rows.request.computed = rows.stop
             if rows.draws:

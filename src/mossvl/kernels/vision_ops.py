@@ -1,7 +1,7 @@
 """`VisionOps` for inference on a GPU: the kernels of `mossvl.kernels.vision`, and products that do more."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,7 +12,7 @@ from transformers.activations import GELUTanh
 
 from mossvl.kernels.vision import add_entries, channel_values, layer_norm, normalise_patches, rotate_in_place
 from mossvl.model.configuration import MossVLVisionConfig
-from mossvl.model.vision_ops import PLAIN, Frames, Grid, Stream, attend_by_frame, equal_runs
+from mossvl.model.vision_ops import PLAIN, Frames, Grid, Stream, attend_by_frame, attend_in_parts, equal_runs
 
 TABLE_BYTES = 256 * 2**20
 """How much memory positions of recent grids may take."""
@@ -123,6 +123,11 @@ class TritonOps:
         rotate_in_place(qkv, frames)
         q, k, v = qkv.unbind(1)
         return attend_by_frame(q, k, v, frames.runs, self._attend)
+
+    def attention_in_parts(self, qkv: Tensor, frames: Frames, queries: int) -> Iterator[Tensor]:
+        rotate_in_place(qkv, frames)
+        q, k, v = qkv.unbind(1)
+        return attend_in_parts(q, k, v, queries, self._attend)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """PyTorch's choice, cuDNN, takes about two thirds of flash attention's time, but 35 ms to set up for every new

@@ -53,7 +53,10 @@ class MossVLModel(MossVLPreTrainedModel):
         """
         given = grid_thw.tolist() if isinstance(grid_thw, Tensor) else grid_thw
         grids = [(int(t), int(h), int(w)) for t, h, w in given]
-        merged = self.visual(pixel_values, grids, chunk, ops)
+        return self.separated(self.visual(pixel_values, grids, chunk, ops), grids)
+
+    def separated(self, merged: Tensor, grids: Sequence[Grid]) -> Tensor:
+        """What the vision tower gives of media, (tokens, hidden), with the separator after every frame."""
         separator = self.separator_token.to(merged)
         runs = [
             (frames, patches // self.config.vision_config.spatial_merge_size**2)

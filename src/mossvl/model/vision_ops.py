@@ -1,6 +1,6 @@
 """What the vision tower's layers are computed with, and the plain way: PyTorch's own operations."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol
@@ -68,6 +68,10 @@ class VisionOps(Protocol):
         """
         ...
 
+    def attention_in_parts(self, qkv: Tensor, frames: Frames, queries: int) -> Iterator[Tensor]:
+        """As `attention`, of one frame: so many of its rows at a time."""
+        ...
+
     def activated(self, linear: nn.Linear, act: nn.Module, x: Tensor) -> Tensor:
         """act(linear(x))."""
         ...
@@ -110,9 +114,15 @@ class PlainOps:
         return x
 
     def attention(self, qkv: Tensor, frames: Frames) -> Tensor:
+        return attend_by_frame(*self._rotated(qkv, frames), frames.runs, F.scaled_dot_product_attention)
+
+    def attention_in_parts(self, qkv: Tensor, frames: Frames, queries: int) -> Iterator[Tensor]:
+        return attend_in_parts(*self._rotated(qkv, frames), queries, F.scaled_dot_product_attention)
+
+    def _rotated(self, qkv: Tensor, frames: Frames) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = qkv.unbind(1)
         q, k = (rotate(part.float(), frames.rope).to(part.dtype) for part in (q, k))
-        return attend_by_frame(q, k, v, frames.runs, F.scaled_dot_product_attention)
+        return q, k, v
 
     def activated(self, linear: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
         return act(linear(x))
@@ -146,6 +156,15 @@ def attend_by_frame(
         batch = (part.unflatten(0, (frames, -1)).transpose(1, 2) for part in parts)
         outputs.append(attend(*batch).transpose(1, 2).flatten(0, 1))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def attend_in_parts(
+    q: Tensor, k: Tensor, v: Tensor, queries: int, attend: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Iterator[Tensor]:
+    """As `attend_by_frame` of one frame, so many rows of `q` at a time."""
+    keys, values = (part.transpose(0, 1)[None] for part in (k, v))
+    for part in q.split(queries):
+        yield attend(part.transpose(0, 1)[None], keys, values)[0].transpose(0, 1)
 
 
 def by_blocks(x: Tensor, merge: int) -> Tensor:

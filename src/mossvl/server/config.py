@@ -1,17 +1,19 @@
 """Settings of a server: their names, defaults and limits."""
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Self
 from urllib.parse import urlsplit
 
 from mossvl.errors import OptionError
 from mossvl.media.limits import SourcePolicy
-from mossvl.options import named_options, number, whole
+from mossvl.options import MAX_PIXELS, named_options, number, whole
 
 MIB = 1 << 20
 GIB = 1 << 30
+CPU_PIXELS = 1 << 20
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -32,7 +34,8 @@ class ServerConfig:
         max_queue: requests that may wait for others beside those that are computed; further ones are refused with 503.
         max_media: images and videos of a request.
         max_frames: of all videos of a request together.
-        max_pixels: most pixels of an image or frame that a request may ask the model to see.
+        max_pixels: most pixels of an image or frame that the model sees: a request may ask for no more, and what is
+            larger is shown smaller. By default 16,777,216, and 1,048,576 where the model runs on a CPU.
         max_image_pixels: largest image or frame that is decoded.
         max_duration: seconds; longest video.
         max_text: characters of a request's texts.
@@ -64,7 +67,7 @@ class ServerConfig:
     max_queue: int = 256
     max_media: int = 64
     max_frames: int = 1024
-    max_pixels: int = 16_777_216
+    max_pixels: int | None = None
     max_image_pixels: int = 201_326_592
     max_duration: float = 6 * 3600.0
     max_text: int = 500_000
@@ -86,7 +89,7 @@ class ServerConfig:
     def __post_init__(self) -> None:
         for option in fields(self):
             value = getattr(self, option.name)
-            if option.type is int:
+            if option.type in (int, int | None) and value is not None:
                 object.__setattr__(self, option.name, whole(option.name, value, 0 if option.name == "port" else 1))
             elif option.type is float:
                 object.__setattr__(self, option.name, number(option.name, value, above=0))
@@ -124,6 +127,10 @@ class ServerConfig:
             OptionError: a domain is none.
         """
         return SourcePolicy(self.media_dirs, not self.private_media, self.media_domains)
+
+    def on(self, device: str) -> Self:
+        """These settings for a model on a device of this type."""
+        return replace(self, max_pixels=self.max_pixels or (CPU_PIXELS if device == "cpu" else MAX_PIXELS))
 
     @property
     def local(self) -> bool:

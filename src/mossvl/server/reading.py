@@ -9,7 +9,7 @@ from typing import Any
 from mossvl.engine.query import Message, Query
 from mossvl.errors import OptionError, PromptError
 from mossvl.media.data_url import after_scheme, is_data_url
-from mossvl.options import MediaOptions, SamplingParams
+from mossvl.options import MAX_PIXELS, MediaOptions, SamplingParams
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError
 from mossvl.server.protocol import (
@@ -109,7 +109,7 @@ class Reader:
             self._limit("number of frames", len(given.frames), self.config.max_frames, "--max-frames", place)
             found = {"type": "video", "video": [(one.timestamp, self._place(one.url)) for one in given.frames]}
         for name in ("min_pixels", "max_pixels"):
-            self._limit(name, getattr(given, name) or 0, self.config.max_pixels, "--max-pixels", place)
+            self._limit(name, getattr(given, name) or 0, self.config.max_pixels or MAX_PIXELS, "--max-pixels", place)
         names = MediaOptions.OF_PARTS[found["type"]]
         own = {name: getattr(given, RENAMED.get(name, name)) for name in names}
         return found | {name: value for name, value in own.items() if value is not None}

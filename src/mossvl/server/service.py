@@ -16,7 +16,8 @@ from mossvl.engine.handle import Handle
 from mossvl.engine.interface import MossVL
 from mossvl.errors import GenerationCancelled, ResourceError
 from mossvl.media.limits import MediaLimits
-from mossvl.options import MediaOptions
+from mossvl.options import MAX_PIXELS, MediaOptions
+from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import media_of
 from mossvl.server.answers import Tokens
 from mossvl.server.config import ServerConfig
@@ -77,6 +78,8 @@ class Service:
         """
         llm = self._load()
         processor = llm.processor
+        self.config = self.config.on(llm.engine.runner.device.type)
+        show_no_larger(processor, self.config.max_pixels or MAX_PIXELS)
         processor.limits = self._media_limits()
         count = self.config.decoders + self.previews
         decoding = LoadingProcesses(processor, count, self.config.decoder_memory, llm.engine.budget)
@@ -240,12 +243,19 @@ class _Ready:
         query = asked.query
         messages = query.messages([])
         if not any(media_of(messages)):
-            return self.llm.engine.submit(query, messages, self.llm.processor, asked.params)
-        return self.llm.engine.begin(self.decoding.load(query, messages), query.generation, asked.params)
+            return self.llm.engine.submit(query, messages, self.llm.processor, asked.params, whole=True)
+        return self.llm.engine.begin(self.decoding.load(query, messages), query.generation, asked.params, whole=True)
 
     def close(self) -> None:
         for part in (self.llm, self.decoding):
             part.close()
+
+
+def show_no_larger(processor: MossVLProcessor, max_pixels: int) -> None:
+    """Images and frames have at most so many pixels where a request does not say."""
+    for one in (processor.image_processor, processor.video_processor):
+        least = min(one.size["shortest_edge"], max_pixels)
+        one.size = {"shortest_edge": least, "longest_edge": min(one.size["longest_edge"], max_pixels)}
 
 
 def stopping() -> RequestError:
