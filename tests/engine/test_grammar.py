@@ -5,6 +5,7 @@ import os
 import re
 import time
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 
 import pytest
@@ -191,3 +192,15 @@ def test_a_schema_that_is_nested_too_deeply_is_refused(levels, as_text, inner):
 def test_a_schema_that_no_text_can_hold_is_refused(schema):
     with pytest.raises(OptionError, match="json_schema="):
         SamplingParams(json_schema=schema)
+
+
+def test_a_tokenizer_that_no_form_can_be_followed_with_is_told(model, processor):
+    import mossvl
+
+    config = copy(model.generation_config)
+    config.eos_token_id = 10**6
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "generation_config", config)
+        with mossvl.MossVL(model, processor, memory=1 << 24) as llm:
+            result = llm.submit("Say it.", SamplingParams(regex="a", max_new_tokens=3)).wait(60)
+    assert isinstance(result.error, OptionError) and "1000000 is out of range" in str(result.error)

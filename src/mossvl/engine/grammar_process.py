@@ -42,7 +42,12 @@ def main(control: socket.socket) -> None:
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Nobody waits for the processes.
     given = pickle.load(sys.stdin.buffer)
-    tokenizer = None if given is None else LLTokenizer(given[0], n_vocab=given[1], eos_token=given[2])
+    tokenizer, unusable = None, ""
+    if given is not None:
+        try:
+            tokenizer = LLTokenizer(given[0], n_vocab=given[1], eos_token=given[2])
+        except Exception as error:
+            unusable = f"the tokenizer cannot be followed: {error}"
     while True:
         message, sockets, _, _ = socket.recv_fds(control, 1, 1)
         if not message:
@@ -50,10 +55,10 @@ def main(control: socket.socket) -> None:
         with socket.socket(fileno=sockets[0]) as own:
             if not os.fork():
                 control.close()
-                _serve(own, tokenizer)
+                _serve(own, tokenizer, unusable)
 
 
-def _serve(own: socket.socket, tokenizer: Any) -> None:
+def _serve(own: socket.socket, tokenizer: Any, unusable: str) -> None:
     """Read in one thread and compute in another, so that the end of the socket is seen at once. Does not return."""
     try:
         if os.path.exists(ADJUSTMENT):
@@ -63,7 +68,7 @@ def _serve(own: socket.socket, tokenizer: Any) -> None:
         tasks: SimpleQueue[Any] = SimpleQueue()
         messages = own.makefile("rb")
         memory, *first = pickle.load(messages)
-        threading.Thread(target=_work, args=(own, tokenizer, tasks), daemon=True).start()
+        threading.Thread(target=_work, args=(own, tokenizer, unusable, tasks), daemon=True).start()
         limit_memory(memory)
         tasks.put(first)
         while True:
@@ -74,7 +79,7 @@ def _serve(own: socket.socket, tokenizer: Any) -> None:
         os._exit(0)
 
 
-def _work(own: socket.socket, tokenizer: Any, tasks: "SimpleQueue[Any]") -> None:
+def _work(own: socket.socket, tokenizer: Any, unusable: str, tasks: "SimpleQueue[Any]") -> None:
     """Prepare a grammar, then take in tokens of its answers; replies are (answer, mask, reason why there is none)."""
     from llguidance import LLMatcher
 
@@ -86,7 +91,7 @@ def _work(own: socket.socket, tokenizer: Any, tasks: "SimpleQueue[Any]") -> None
         grammar, answers, seconds, step_seconds = tasks.get()
         signal.setitimer(signal.ITIMER_PROF, seconds)  # Kills the process, unless it is stopped before.
         if tokenizer is None:
-            tell(0, b"", LLMatcher.validate_grammar(grammar))
+            tell(0, b"", unusable or LLMatcher.validate_grammar(grammar))
             return
         first = LLMatcher(tokenizer, grammar, log_level=0)
         mask = first.compute_bitmask()

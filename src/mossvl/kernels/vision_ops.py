@@ -132,7 +132,7 @@ class TritonOps:
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """PyTorch's choice, cuDNN, takes about two thirds of flash attention's time, but 35 ms to set up for every new
         (frames, patches): too much for images of ever new sizes."""
-        if q.dtype == torch.float32 or self.often or q.shape[0] * q.shape[2] >= MANY_PATCHES:
+        if q.dtype == torch.float32 or self.often or q.shape[0] * k.shape[2] >= MANY_PATCHES:
             return F.scaled_dot_product_attention(q, k, v)
         with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
             return F.scaled_dot_product_attention(q, k, v)
