@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import time
 from contextlib import suppress
 from copy import copy
@@ -117,6 +118,14 @@ EVIL = {
 }
 
 
+def test_what_an_evil_form_is_worth_a_line_to_the_library_is_not_written_among_ours(make, capfd, monkeypatch):
+    monkeypatch.setattr(grammar, "MEMORY", 16 << 20)
+    handle = make().submit("Say it.", SamplingParams(**EVIL["product"], max_new_tokens=50))
+    assert "the form of the answer cannot be used" in str(handle.wait(60).error)
+    assert none_left()
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("form", EVIL.values(), ids=EVIL)
 def test_a_form_that_costs_too_much_ends_its_own_answer_while_others_go_on(form, make, monkeypatch):
     monkeypatch.setattr(grammar, "SECONDS", 1.0)
@@ -166,13 +175,17 @@ def test_the_process_of_a_form_ends_with_its_query(stage, ending, llm):
     assert none_left()
 
 
-def test_a_template_that_was_killed_is_replaced(llm):
+def test_a_template_that_was_killed_is_replaced_and_leaves_nothing_behind(llm):
     params = SamplingParams(regex="[a-z]{5}", max_new_tokens=9)
     expected = llm.generate("Say it.", params).text
     (template,) = llm.engine.grammars._templates.values()
-    template.process.kill()
-    template.process.wait()
-    assert llm.generate("Say it.", params).text == expected
+    process, control = template.process, template._control
+    for _ in range(3):
+        template.process.send_signal(signal.SIGKILL)
+        os.waitid(os.P_PID, template.process.pid, os.WEXITED | os.WNOWAIT)  # It is dead, and its end still to be taken.
+        assert llm.generate("Say it.", params).text == expected
+    assert process.returncode == -signal.SIGKILL
+    assert control.fileno() == -1
 
 
 @pytest.mark.parametrize("levels", [130, 140, 180, 1000, 10_000, 100_000])

@@ -43,6 +43,7 @@ class Template:
         self._given = given
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
+        self._end: Callable[[], object] = lambda: None
         self.process: subprocess.Popen[bytes] | None = None
 
     def fork(self) -> socket.socket:
@@ -58,6 +59,7 @@ class Template:
                     try:
                         socket.send_fds(self._started(), [b"."], [there.fileno()])
                     except BrokenPipeError:  # It was killed; another one is as good.
+                        self._end()
                         self._control = None
                         socket.send_fds(self._started(), [b"."], [there.fileno()])
             except OSError as error:
@@ -73,7 +75,7 @@ class Template:
                 self.process = subprocess.Popen(
                     command, stdin=subprocess.PIPE, pass_fds=[there.fileno()], start_new_session=True
                 )
-            finalize(self, _end, self.process, here, os.getpid())
+            self._end = finalize(self, _end, self.process, here, os.getpid())
             assert self.process.stdin is not None
             with self.process.stdin:
                 pickle.dump(self._given, self.process.stdin)

@@ -61,6 +61,8 @@ def main(control: socket.socket) -> None:
 def _serve(own: socket.socket, tokenizer: Any, unusable: str) -> None:
     """Read in one thread and compute in another, so that the end of the socket is seen at once. Does not return."""
     try:
+        with open(os.devnull, "w") as nowhere:  # What the library writes when memory is short is no line of a log.
+            os.dup2(nowhere.fileno(), sys.stderr.fileno())
         if os.path.exists(ADJUSTMENT):
             with open(ADJUSTMENT, "w") as file:
                 file.write("1000")  # Where memory runs out for all, this process goes first.
