@@ -59,6 +59,13 @@ class FrameEncoder:
 
             set_up_attention(config.num_heads, config.hidden_size // config.num_heads, weight)
 
+    def warm_up(self) -> None:
+        """Compile the kernels that frames need."""
+        config, rows = self.model.visual.config, 8
+        pixels = torch.zeros((rows * rows, self._staging.width), dtype=torch.uint8)
+        ops = self._ops(((0.5,) * config.in_channels, (0.5,) * config.in_channels))
+        self.model.encode_vision(self._staging.upload([pixels]), [(1, rows, rows)], ops=ops)
+
     def clear(self) -> None:
         """Forget what was computed with weights that may have changed."""
         self.cache.clear()

@@ -243,7 +243,7 @@ class Runner:
         return self._step(inputs, self._fast_attention(inputs, prompts))
 
     def warm_up(self, report: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Compile kernels and capture graphs of text now instead of when they are first needed.
+        """Compile kernels, and capture graphs of text, now instead of when they are first needed.
 
         Args:
             report: takes how many are done, and how many there are.
@@ -254,6 +254,7 @@ class Runner:
 
         kinds = self.graphs.kinds()
         with torch.inference_mode(), torch.cuda.device(self.device):
+            self.encoder.warm_up()
             warm_up_prompts(self.pool, self.tables, self.model.config.text_config.num_attention_heads)
             for done, kind in enumerate(kinds):
                 report(done, len(kinds))

@@ -42,8 +42,16 @@ FLAGS = {
     "EngineConfig.memory": "--memory",
 }
 """What sets, here, what errors name as Python does."""
-FIRST = {"messages": [{"role": "user", "content": "Hello"}], "max_completion_tokens": 1}
-"""What the model is asked before it is ready."""
+BLANK = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAAFElEQVR42mP8zwABTAyjjFEGyQwAzx8B"
+    "f7QK4E8AAAAASUVORK5CYII="
+)
+"""A picture of 64 × 64 pixels."""
+FIRST = {
+    "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": BLANK}]}],
+    "max_completion_tokens": 1,
+}
+"""What the model is asked before it is ready, so that nobody waits for what is compiled at first use."""
 DATA_URL = re.compile(r"data:[^\"]{64,}", re.IGNORECASE)
 """Of a file: too long for a log."""
 
