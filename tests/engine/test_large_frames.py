@@ -32,8 +32,9 @@ def begun(llm):
     return [request.partly for request in list(llm.engine.scheduler.running) if request.partly]
 
 
-def wait_until_begun(llm):
-    while not begun(llm):
+def wait_until_begun(llm, handle):
+    """The query has begun with its large frame, or has ended before that, as one of little time may."""
+    while not begun(llm) and not handle.ended:
         time.sleep(0.001)
 
 
@@ -59,7 +60,7 @@ def test_others_are_answered_while_a_large_frame_is_encoded(make):
     llm = make(**LARGE)
     expected = llm.generate("yes", FREE).token_ids
     large = llm.submit(asking())
-    wait_until_begun(llm)
+    wait_until_begun(llm, large)
     assert llm.generate("yes", FREE).token_ids == expected
     assert begun(llm) and not large.ended
     assert large.result(120).error is None
@@ -75,7 +76,7 @@ def test_a_query_ends_within_its_large_frame(reason, options, make, monkeypatch)
     monkeypatch.setattr("mossvl.engine.large_frame.CPU_PAIRS", 1)
     llm = make(**{**LARGE, "vision_patches": 1, "mixed_vision_patches": 1})
     handle = llm.submit({**asking(**options), "images": [picture(side=4 * SIDE)]})
-    wait_until_begun(llm)
+    wait_until_begun(llm, handle)
     if not options:
         handle.cancel()
     assert isinstance(handle.wait(60).error, reason)
