@@ -147,6 +147,15 @@ def test_processors_of_other_settings_see_for_themselves(name, values, processor
     assert found == expected
 
 
+@pytest.mark.parametrize("name", ["image", "video"])
+def test_a_processor_that_sizes_only_media_of_this_kind_otherwise_sees_for_itself(name, processor):
+    memory, other = MediaMemory(1000), copy.deepcopy(processor)
+    getattr(other, f"{name}_processor").size = {"shortest_edge": 1024, "longest_edge": 4096}
+    Reports(QUERIES[name], processor, memory)
+    found, expected = (Reports(QUERIES[name], other, kept).outcome for kept in (memory, MediaMemory(0)))
+    assert found == expected != Reports(QUERIES[name], processor, memory).outcome
+
+
 def test_a_file_that_has_changed_is_read_again(processor, tmp_path):
     memory, path = MediaMemory(1000), tmp_path / "picture.png"
     query = asked({"type": "image", "image": str(path)})
@@ -179,6 +188,13 @@ def test_nothing_is_remembered_of_what_is_no_file(processor, opened):
     picture.paste("blue", (0, 0, 64, 64))
     other = Reports(asked({"type": "image", "image": picture}), processor, memory)
     assert other.outcome[-1] != Reports(asked({"type": "image", "image": SHAPES}), processor, memory).outcome[-1]
+
+
+def test_pictures_that_are_no_files_are_not_taken_for_each_other(processor):
+    memory = MediaMemory(1000)
+    red, blue = (asked({"type": "image", "image": Image.new("RGB", (64, 64), colour)}) for colour in ("red", "blue"))
+    Reports(red, processor, memory)
+    assert Reports(blue, processor, memory).outcome == Reports(blue, processor, MediaMemory(0)).outcome
 
 
 def test_a_digest_stands_for_pixels_shape_and_scale():
