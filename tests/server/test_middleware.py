@@ -1,11 +1,73 @@
-"""Bodies of requests: how large, how slow, and how many at a time."""
+"""What stands around every request: its key, its site, its body within limits, its number and its line in the log."""
 
 import asyncio
+import logging
+import re
+from types import SimpleNamespace
 
+import httpx
 import pytest
 
+from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError
-from mossvl.server.middleware import Body, Room
+from mossvl.server.metrics import Metrics
+from mossvl.server.middleware import Body, Gate, Room
+
+HERE = "http://127.0.0.1:8000"
+FORM = 1 << 20
+"""Bytes that an upload may have beside its file."""
+
+
+class Application:
+    """Reads a request's body, then says how long it was."""
+
+    def __init__(self, route=None):
+        self.asked, self.route = [], route
+
+    async def __call__(self, scope, receive, send):
+        self.asked.append(scope)
+        if self.route:
+            scope["route"] = SimpleNamespace(path=self.route)
+        length, more = 0, True
+        while more:
+            message = await receive()
+            length, more = length + len(message["body"]), message["more_body"]
+        await self.answer(scope, send, str(length).encode())
+
+    async def answer(self, scope, send, content):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": content})
+
+
+class Guarded:
+    """An application behind a gate, asked without a server."""
+
+    def __init__(self, application=None, **config):
+        self.metrics = Metrics()
+        self.application = application or Application()
+        self.gate = Gate(self.application, ServerConfig(**config), self.metrics)
+
+    def ask(self, path="/v1/models", method="GET", **given):
+        async def response():
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(self.gate), base_url=HERE) as client:
+                return await client.request(method, path, **given)
+
+        return asyncio.run(response())
+
+    def counted(self, name, **labels):
+        return self.metrics.registry.get_sample_value(f"mossvl_{name}_total", labels)
+
+    def used(self):
+        """Bytes of bodies that are kept, in memory and on the disk."""
+        return self.gate._memory.used, self.gate._disk.used
+
+
+def refusal(response, status, code):
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+    return response.json()["error"]["message"]
+
+
+# --- bodies ----------------------------------------------------------------------------------------------------------
 
 
 def body(pieces, room=None, most=100, stall=60.0, more=False):
@@ -59,3 +121,310 @@ def test_a_body_that_stops_coming_is_given_up():
     with pytest.raises(RequestError) as refused:
         asyncio.run(read(body([b"x"], stall=0.05, more=True), 2))
     assert refused.value.status == 408
+
+
+def test_a_client_that_leaves_within_its_body_is_told_of():
+    left = {"type": "http.disconnect"}
+
+    async def receive():
+        return left
+
+    assert asyncio.run(Body(receive, Room(1), 1, 60.0).receive()) == left
+
+
+def test_what_comes_after_a_body_may_take_its_time_and_no_room():
+    room, messages = Room(1000), [{"type": "http.request", "body": b"abcd"}, {"type": "http.disconnect"}]
+
+    async def receive():
+        if len(messages) == 1:
+            await asyncio.sleep(0.1)
+        return messages.pop(0)
+
+    async def both():
+        one = Body(receive, room, 100, 0.01)
+        return [await one.receive(), await one.receive()]
+
+    assert asyncio.run(both())[1] == {"type": "http.disconnect"}
+    assert room.used == 4
+
+
+@pytest.mark.parametrize(
+    ("path", "flag", "most"), [("/v1/chat/completions", "--max-body", 100), ("/v1/files", "--max-download", 300)]
+)
+@pytest.mark.parametrize("told", [True, False])
+def test_a_request_may_be_as_large_as_its_path_allows(path, flag, most, told):
+    most += FORM * (path == "/v1/files")
+    guarded = Guarded(max_body=100, max_download=300)
+
+    def send(size):
+        async def pieces():
+            for start in range(0, size, 50_000):
+                yield b"x" * min(50_000, size - start)
+
+        return guarded.ask(path, "POST", content=b"x" * size if told else pieces())
+
+    assert send(most).text == str(most)
+    message = refusal(send(most + 1), 413, "too_large")
+    assert f" {most} bytes ({flag})" in message
+    assert len(guarded.application.asked) == (1 if told else 2)  # One that says how long it is need not be read.
+    assert guarded.used() == (0, 0)
+
+
+@pytest.mark.parametrize("length", ["x", "-5", ""])
+def test_a_length_that_is_no_number_is_not_relied_on(length):
+    assert Guarded(max_body=100).ask(method="POST", content=b"abc", headers={"content-length": length}).text == "3"
+
+
+def test_uploads_and_other_requests_have_rooms_of_their_own():
+    guarded = Guarded(body_space=10, upload_space=20)
+    assert "try again later" in refusal(guarded.ask(method="POST", content=b"x" * 11), 503, "overloaded")
+    assert guarded.ask(method="POST", content=b"x" * 10).text == "10"
+    assert guarded.ask("/v1/files", "POST", content=b"x" * (20 + FORM)).status_code == 200
+    refusal(guarded.ask("/v1/files", "POST", content=b"x" * (21 + FORM)), 503, "overloaded")
+    assert guarded.used() == (0, 0)
+
+
+def test_a_body_takes_room_until_its_request_has_ended():
+    during = []
+
+    class Watching(Application):
+        async def answer(self, scope, send, content):
+            during.append(guarded.used())
+            await super().answer(scope, send, content)
+
+    guarded = Guarded(Watching())
+    guarded.ask(method="POST", content=b"abc")
+    guarded.ask("/v1/files", "POST", content=b"abcd")
+    assert during == [(3, 0), (0, 4)]
+    assert guarded.used() == (0, 0)
+
+
+def test_a_client_that_stalls_is_told_so():
+    guarded = Guarded(stall_timeout=0.05)
+
+    async def pieces():
+        yield b"x"
+        await asyncio.sleep(3600)
+
+    assert "0.05 seconds" in refusal(guarded.ask(method="POST", content=pieces()), 408, "too_slow")
+
+
+# --- who may ask -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [
+        ("Bearer first", True),
+        ("bearer second", True),
+        ("BEARER schlüssel", True),
+        (None, False),
+        ("", False),
+        ("first", False),
+        ("Bearer", False),
+        ("Bearer firs", False),
+        ("Bearer firstly", False),
+        ("Bearer  first", False),
+        ("Basic first", False),
+        ("Bearer first second", False),
+    ],
+)
+def test_one_of_the_keys_is_needed(given, known):
+    guarded = Guarded(api_keys=("first", "second", "schlüssel"))
+    headers = {} if given is None else {"authorization": given.encode()}
+    for path in ("/v1/models", "/v1/nothing", "/metrics"):
+        response = guarded.ask(path, headers=headers)
+        if known:
+            assert response.status_code == 200
+        else:
+            refusal(response, 401, "invalid_api_key")
+    assert len(guarded.application.asked) == 3 * known
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/page/app.js"])
+def test_what_is_no_secret_needs_no_key(path):
+    assert Guarded(api_keys=("first",)).ask(path).status_code == 200
+
+
+def test_with_a_key_it_does_not_matter_whose_page_asks():
+    headers = {"authorization": "Bearer first", "origin": "https://example.org", "host": "example.org"}
+    assert Guarded(api_keys=("first",)).ask(headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [
+        ({}, True),
+        ({"host": ""}, True),
+        ({"host": "LocalHost:1"}, True),
+        ({"host": "[::1]:8000"}, True),
+        ({"host": "example.org"}, False),
+        ({"host": "["}, False),
+        ({"origin": HERE}, True),
+        ({"origin": "http://LOCALHOST:8000", "host": "localhost:8000"}, True),
+        ({"origin": "http://127.0.0.1:8001"}, False),
+        ({"origin": "https://named.example"}, True),
+        ({"origin": "https://other.example"}, False),
+        ({"origin": "https://named.example", "host": "named.example"}, False),
+        ({"origin": "null"}, False),
+    ],
+)
+def test_without_a_key_only_pages_of_this_machine_and_of_sites_that_are_named_ask(headers, allowed):
+    guarded = Guarded(origins=("https://named.example",))
+    for path in ("/v1/models", "/"):
+        response = guarded.ask(path, headers=headers)
+        if allowed:
+            assert response.status_code == 200
+        else:
+            message = refusal(response, 403, "foreign_site")
+            assert repr(headers.get("origin", headers.get("host"))) in message or "'named.example'" in message
+
+
+def test_a_server_for_everybody_goes_by_any_name_but_asks_whose_page_it_is():
+    guarded = Guarded(host="0.0.0.0", open_to_all=True)
+    assert guarded.ask(headers={"host": "example.org"}).status_code == 200
+    refusal(guarded.ask(headers={"host": "example.org", "origin": "https://other.example"}), 403, "foreign_site")
+    everybody = Guarded(host="0.0.0.0", open_to_all=True, origins=("*",))
+    assert everybody.ask(headers={"host": "example.org", "origin": "https://other.example"}).status_code == 200
+
+
+# --- what is told ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", ["a", "A-z_0.9:", "x" * 64])
+def test_a_request_keeps_the_number_that_its_client_gives_it(given):
+    guarded = Guarded()
+    assert guarded.ask(headers={"x-request-id": given}).headers["x-request-id"] == given
+    assert guarded.application.asked[0]["state"]["request_id"] == given
+
+
+@pytest.mark.parametrize("given", [None, "", "x" * 65, "a b", "a\tb", "é"])
+def test_a_request_without_a_proper_number_gets_one(given):
+    guarded = Guarded(api_keys=("first",))  # What is refused has a number, too.
+    headers = {} if given is None else {"x-request-id": given.encode()}
+    numbers = [guarded.ask(path, headers=headers).headers["x-request-id"] for path in ("/", "/v1/models")]
+    assert all(re.fullmatch("[0-9a-f]{24}", number) for number in numbers)
+    assert numbers[0] != numbers[1]
+    assert guarded.application.asked[0]["state"]["request_id"] == numbers[0]
+
+
+def lines(caplog):
+    return [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "mossvl.server"]
+
+
+def test_a_request_is_a_line_of_the_log(caplog):
+    caplog.set_level(logging.DEBUG, "mossvl.server")
+    guarded = Guarded(api_keys=("first",))
+    headers = {"x-request-id": "one"}
+    guarded.ask("/a b", "POST", headers=headers)
+    guarded.ask("/v1/models", headers=headers)
+    ((level, line), (other_level, other)) = lines(caplog)
+    assert level == other_level == "INFO"
+    found = re.fullmatch(r"one 127\.0\.0\.1 POST /a\\x20b 200 (\d+) ms", line)
+    assert found and int(found[1]) < 60_000
+    assert re.fullmatch(r"one 127\.0\.0\.1 GET /v1/models 401 \d+ ms", other)
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics"])
+def test_probes_are_told_of_only_when_they_fail(path, caplog):
+    caplog.set_level(logging.DEBUG, "mossvl.server")
+    guarded = Guarded(Application(route=path))
+    guarded.ask(path)
+    guarded.ask(path, headers={"host": "example.org"})
+    assert [level for level, _ in lines(caplog)] == ["DEBUG", "INFO"]
+
+
+def test_requests_are_counted_by_path_and_status():
+    guarded = Guarded(api_keys=("first",))
+    known = ["/v1/files", "/v1/chat/completions", "/v1/media/frames", "/v1/models", "/metrics"]
+    for path in known:
+        guarded.ask(path)
+        guarded.ask(path, headers={"authorization": "Bearer first"})
+        assert guarded.counted("requests", path=path, status="401") == 1
+        assert guarded.counted("requests", path=path, status="200") == 1
+    guarded.ask("/whatever/it/is")
+    assert guarded.counted("requests", path="other", status="200") == 1
+    assert guarded.counted("errors", code="invalid_api_key") == len(known)
+
+
+def test_requests_that_are_routed_are_counted_by_their_route():
+    guarded = Guarded(Application(route="/v1/files/{number}"))
+    guarded.ask("/v1/files/file-1")
+    assert guarded.counted("requests", path="/v1/files/{number}", status="200") == 1
+
+
+class Failing(Application):
+    """Fails, before an answer has begun or after that."""
+
+    def __init__(self, error, begun=False):
+        super().__init__()
+        self.error, self.begun = error, begun
+
+    async def answer(self, scope, send, content):
+        if self.begun:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise self.error
+
+
+def test_a_failure_is_told_in_the_log_and_not_to_the_client(caplog):
+    guarded = Guarded(Failing(ValueError("our secret")))
+    response = guarded.ask(headers={"x-request-id": "one"})
+    assert "secret" not in refusal(response, 500, "internal_error")
+    assert response.headers["x-request-id"] == "one"
+    failure = next(record for record in caplog.records if record.exc_info)
+    assert failure.getMessage() == "one has failed" and str(failure.exc_info[1]) == "our secret"
+    assert guarded.counted("errors", code="internal_error") == 1
+    assert guarded.counted("requests", path="/v1/models", status="500") == 1
+
+
+def test_a_refusal_is_no_failure(caplog):
+    guarded = Guarded(Failing(RequestError(429, "slowly", "not so fast")))
+    assert refusal(guarded.ask(), 429, "slowly") == "not so fast"
+    assert not [record for record in caplog.records if record.exc_info]
+    assert guarded.counted("errors", code="slowly") == 1
+
+
+def test_what_fails_after_its_answer_has_begun_gets_no_second_one():
+    guarded = Guarded(Failing(ValueError("late"), begun=True))
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        sent.append(message["type"])
+
+    scope = {"type": "http", "method": "GET", "path": "/v1/models", "headers": [(b"host", b"localhost")]}
+    asyncio.run(guarded.gate(scope, receive, send))
+    assert sent == ["http.response.start"]
+    assert guarded.counted("errors", code="internal_error") == 1
+    assert guarded.counted("requests", path="/v1/models", status="200") == 1
+
+
+def test_a_client_that_has_left_before_its_answer_is_counted_as_gone(caplog):
+    class Silent(Application):
+        async def answer(self, scope, send, content):
+            return
+
+    caplog.set_level(logging.DEBUG, "mossvl.server")
+    guarded = Guarded(Silent())
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope = {"type": "http", "method": "GET", "path": "/health", "headers": [(b"host", b"localhost")], "client": None}
+    asyncio.run(guarded.gate(scope, receive, None))
+    assert guarded.counted("requests", path="other", status="499") == 1
+    ((level, line),) = lines(caplog)
+    assert level == "INFO" and " - GET /health 499 " in line
+
+
+def test_what_is_no_request_passes():
+    passed = []
+
+    async def application(scope, receive, send):
+        passed.append((scope, receive, send))
+
+    guarded = Guarded(application, api_keys=("first",))
+    asyncio.run(guarded.gate({"type": "lifespan"}, "receive", "send"))
+    assert passed == [({"type": "lifespan"}, "receive", "send")]
