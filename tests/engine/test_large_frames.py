@@ -1,5 +1,6 @@
 """A frame that is too large for one step is encoded in parts: others go on, and nothing else changes."""
 
+import copy
 import time
 
 import pytest
@@ -56,6 +57,25 @@ def test_parts_make_up_the_whole(model, grid, steps, pairs, monkeypatch):
         assert large.done == pytest.approx(1)
 
 
+@pytest.mark.parametrize(("pairs", "parts"), [(60 * 16 + 59, [16, 16, 16, 12]), (59, [1] * 60)])
+def test_parts_are_as_much_of_all_as_they_are_work(pairs, parts, model, monkeypatch):
+    monkeypatch.setattr("mossvl.engine.large_frame.CPU_PAIRS", pairs)
+    tower = model.model.visual
+    pixels = torch.zeros((60, tower.patch_embed.proj.weight[0].numel()), dtype=torch.uint8)
+    even = sum(weight.numel() for weight in tower.blocks[0].parameters()) / (2 * 48)
+    quarter, attention = even / (even + 60) / 5 / 4, 60 / (even + 60) / 5  # of five blocks
+    block = [quarter, *(attention * queries / 60 for queries in parts), quarter, quarter, quarter]
+    shares = []
+    with torch.inference_mode():
+        large = LargeFrame(tower, pixels, (6, 10), PLAIN)
+        for _ in range(len(block) * 5):
+            before = large.done
+            assert large.advance(before) is None and large.done == before
+            large.advance(before + 1e-9)
+            shares.append(large.done - before)
+    assert shares == pytest.approx(block * 5)
+
+
 def test_others_are_answered_while_a_large_frame_is_encoded(make):
     llm = make(**LARGE)
     expected = llm.generate("yes", FREE).token_ids
@@ -103,14 +123,49 @@ def test_a_large_frame_for_which_memory_does_not_suffice_costs_its_query_only(ma
 # --- budgets ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_step_on_a_cpu_is_bounded_by_the_work_of_the_model(model):
+def weights_of(layers):
+    return sum(weight.numel() for weight in layers.parameters())
+
+
+@pytest.mark.parametrize(("tokens", "patches"), [(1, 1), (100, 300), (5000, 60_000)])
+def test_a_step_on_a_cpu_is_bounded_by_the_work_of_the_model(tokens, patches, model, monkeypatch):
+    language, vision = (weights_of(part) for part in (model.model.language_model.layers, model.model.visual.blocks))
+    monkeypatch.setattr("mossvl.engine.budget.CPU_FLOPS", 2 * language * tokens + 1)
+    assert StepBudget.for_model(EngineConfig(), model).tokens == min(4096, max(64, tokens))
+    monkeypatch.setattr("mossvl.engine.budget.CPU_FLOPS", 2 * vision * patches + 1)
     budget = StepBudget.for_model(EngineConfig(), model)
-    weights = sum(weight.numel() for weight in model.model.visual.blocks.parameters())
-    assert budget.patches == min(57_344, max(256, int(25e9 / 2 / weights)))
+    assert budget.patches == min(57_344, max(256, patches))
     assert budget.even == even_patches(model.model.visual)
+
+
+def test_a_step_on_a_gpu_is_bounded_alike_for_all_models(model):
+    budget = StepBudget.for_model(EngineConfig(), copy.deepcopy(model).to("meta"))
+    assert (budget.tokens, budget.patches) == (4096, 57_344)
+    assert budget.even == even_patches(model.model.visual)
+
+
+def test_bounds_that_nobody_names_are_those_of_a_gpu():
+    assert StepBudget() == StepBudget.of(EngineConfig())
 
 
 def test_what_settings_say_counts(model):
     config = EngineConfig(prefill_tokens=7, vision_patches=9, mixed_prefill_tokens=20, mixed_vision_patches=5)
     budget = StepBudget.for_model(config, model)
     assert (budget.tokens, budget.patches, budget.mixed_tokens, budget.mixed_patches) == (7, 9, 7, 5)
+    config = EngineConfig(prefill_tokens=20, vision_patches=5, mixed_prefill_tokens=7, mixed_vision_patches=9)
+    budget = StepBudget.of(config)
+    assert (budget.tokens, budget.patches, budget.mixed_tokens, budget.mixed_patches) == (20, 5, 7, 5)
+    assert budget == StepBudget.of(config, even=float("inf"))
+
+
+def test_a_frame_of_as_many_patches_as_attention_makes_even_is_twice_the_work():
+    budget = StepBudget(mixed_patches=100, even=400)
+    assert [budget.work(patches) for patches in (0, 4, 400, 800)] == [0, pytest.approx(4.04), 800, 2400]
+    assert [budget.is_large(patches) for patches in (400, 401)] == [False, True]
+    assert StepBudget().work(1000) == 1000  # As long as nothing is known of a model.
+
+
+def test_attention_is_as_much_as_the_rest_at_this_many_patches(model):
+    """Of a patch: 2 FLOPs a weight, and for each other patch 2 for a score and 2 for a value, of each channel."""
+    tower = model.model.visual
+    assert 4 * 48 * even_patches(tower) == 2 * weights_of(tower.blocks[0])
