@@ -1,4 +1,4 @@
-"""Segments of videos: which are taken, and when in them it is looked; frames of whole videos are in `test_golden`."""
+"""When it is looked at videos and their segments, and what is taken of them; see `test_golden` for even frames."""
 
 import math
 from fractions import Fraction
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mossvl.errors import MediaError
-from mossvl.processing.sampling import check_segments, segment_length, segment_times
+from mossvl.processing.sampling import check_segments, clip_times, each_once, segment_length, segment_times
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,34 @@ def test_an_instant_has_no_length():
 )
 def test_times_of_a_segment_are_even_and_as_many_as_its_part_of_the_bounds(segments, fps, least, most, times):
     assert segment_times(segments, fps, least, most) == [pytest.approx(one) for one in times]
+
+
+@pytest.mark.parametrize(
+    ("last", "duration", "count", "times"),
+    [
+        (9.0, 10.0, 4, [0, 3, 6, 9]),  # up to the last frame
+        (4.0, 10.0, 4, [0, 2.5, 5, 7.5]),  # which is shown for long
+        (7.5, 10.0, 4, [0, 2.5, 5, 7.5]),
+        (9.0, 10.0, 1, [0]),
+    ],
+)
+def test_a_clip_is_looked_at_evenly_to_its_last_frame_or_as_far_apart_as_it_lasts(last, duration, count, times):
+    assert clip_times(last, duration, count) == times
+
+
+@pytest.mark.parametrize(
+    ("shown", "least", "taken"),
+    [
+        ([2, 5, 9], 1, [2, 5, 9]),
+        ([2, 2, 5, 9, 9], 3, [2, 5, 9]),
+        ([2, 2, 5, 9, 9], 4, [2, 3, 5, 9]),  # the first of those between
+        ([2, 2, 5, 9, 9], 5, [2, 3, 5, 8, 9]),  # and the last
+        ([2, 2, 5, 9, 9], 99, [2, 3, 5, 8, 9]),  # no more than were asked for
+        ([2, 2, 2, 5, 5, 9, 9], 6, [2, 3, 5, 6, 8, 9]),
+        ([2, 2, 2, 4], 4, [2, 3, 4]),  # there is one between
+        ([3, 3, 4, 4], 4, [3, 4]),
+        ([7, 7, 7], 3, [7]),
+    ],
+)
+def test_a_frame_is_taken_once_and_others_between_where_too_few_are_left(shown, least, taken):
+    assert each_once(shown, least) == taken
