@@ -110,6 +110,14 @@ def test_placeholders_are_looked_for_in_texts_alone():
     assert messages == [turns[0], {"role": "user", "content": [text("See "), {"type": "image", "image": "/a.png"}]}]
 
 
+def test_parts_without_a_medium_are_places_of_media():
+    parts = [{"type": "video"}, text("or"), {"type": "image", "image": "/kept.png"}, {"type": "image"}]
+    record = {"messages": [{"role": "user", "content": parts}], "images": "a.png", "videos": ["b.mp4"]}
+    (turn,) = as_query(record, FOLDER)["messages"]
+    filled = [{"type": "video", "video": "/data/b.mp4"}, *parts[1:3], {"type": "image", "image": "/data/a.png"}]
+    assert turn["content"] == filled
+
+
 def test_answers_at_the_end_are_dropped_and_no_others():
     roles = ["user", "assistant", "user", "assistant", "assistant"]
     turns = [{"role": role, "content": str(number)} for number, role in enumerate(roles)]

@@ -35,6 +35,21 @@ def test_an_empty_plan_is_nothing_to_do():
     assert not plan and plan.requests == []
 
 
+def test_a_plan_taken_apart_is_what_each_request_has_of_it():
+    machine, asked = Machine(100), [Asked(text(4, start=20 * number)) for number in range(3)]
+    machine.ask(*asked)
+    one, two, three = (given.request for given in asked)
+    copies, frames = [(one, 1, 2), (two, 3, 4), (one, 2, 5)], [Frames(two, 0, 1), Frames(one, 2, 4)]
+    prefill = [Rows(one, 0, 2, draws=False), Rows(two, 0, 4, draws=True), Rows(two, 4, 5, draws=True)]
+    plan = Plan(copies, frames, prefill, decode=[three, two])
+    assert plan.requests == [one, two, three]
+    assert plan.apart() == {
+        one: Plan([copies[0], copies[2]], [frames[1]], [prefill[0]]),
+        two: Plan([copies[1]], [frames[0]], prefill[1:], [two]),
+        three: Plan(decode=[three]),
+    }
+
+
 def test_nobody_is_preempted_while_there_are_pages():
     machine = Machine(4)
     asked = [Asked(text(4, start=20 * number), room=5) for number in range(2)]
