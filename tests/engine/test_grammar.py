@@ -143,13 +143,14 @@ def test_a_form_that_costs_too_much_ends_its_own_answer_while_others_go_on(form,
 
 def followers():
     """Processes that follow grammars for this one: those that its templates have forked."""
-    parents = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
+    parents, templates = {}, set()
+    for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            number, _, rest = status.read_text().partition(" (")
-            parents[int(number)] = int(rest.rpartition(") ")[2].split()[1])
-    own = {number for number, parent in parents.items() if parent == os.getpid()}
-    return [number for number, parent in parents.items() if parent in own]
+            number, parent = int(process.name), int((process / "stat").read_text().rpartition(") ")[2].split()[1])
+            parents[number] = parent
+            if parent == os.getpid() and "grammar_process" in (process / "cmdline").read_text():
+                templates.add(number)
+    return [number for number, parent in parents.items() if parent in templates]
 
 
 def none_left(seconds=20.0):

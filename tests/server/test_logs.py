@@ -1,11 +1,14 @@
 """What a client sends cannot look like a line of the log, nor fill it."""
 
+import base64
+import io
 import logging
 import re
 import socket
 
 import httpx
 import pytest
+from PIL import Image
 from running import PATIENCE, waited
 
 from mossvl.server.logs import FORMAT, Lines, told
@@ -42,6 +45,23 @@ def test_what_is_told_of_a_request_is_cut(server):
     assert len(response.json()["error"]["message"]) < 400
     body = {"messages": [{"role": "user", "content": "a"}], "seed": 10**4000, "top_k": 10**4000}
     assert len(httpx.post(f"{server.url}/v1/chat/completions", json=body).text) < 1500
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/media/frames"])
+def test_what_libraries_say_of_broken_media_is_no_line(server, path):
+    begun, written = len(server.lines), io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(written, "TIFF", compression="jpeg")
+    content = written.getvalue()
+    for broken in (content[: len(content) // 2], content.replace(b"\xff\xdb", b"\xff\xfe")):  # DQT becomes a comment.
+        url = f"data:image/tiff;base64,{base64.b64encode(broken).decode()}"
+        part = {"type": "image_url", "image_url": {"url": url}}
+        body = (
+            {"messages": [{"role": "user", "content": [part]}]} if "chat" in path else {"part": part, "thumbnails": 9}
+        )
+        response = httpx.post(f"{server.url}{path}", json=body, timeout=PATIENCE)
+        assert response.json()["error"]["code"] == "invalid_media"
+    waited(lambda: len(re.findall(f"POST {path} 400", "".join(server.lines[begun:]))) == 2, server)
+    assert all(re.match(r"\d{4}-\d\d-\d\d ", line) for line in server.lines[begun:])
 
 
 def test_a_record_is_a_line_and_a_traceback_cannot_look_like_one():

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import warnings
 from queue import SimpleQueue
 from typing import Any
 
@@ -34,6 +35,17 @@ def used() -> int:
             if line.startswith("VmData:"):
                 return int(line.split()[1]) * 1024
     return 0
+
+
+def silence_libraries() -> None:
+    """From now on, what libraries write about what they are given is lost, as it is no line of a server's log.
+
+    Failures of Python, which are ours, still reach stderr.
+    """
+    warnings.simplefilter("ignore")
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
 
 
 def main(control: socket.socket) -> None:
@@ -61,8 +73,7 @@ def main(control: socket.socket) -> None:
 def _serve(own: socket.socket, tokenizer: Any, unusable: str) -> None:
     """Read in one thread and compute in another, so that the end of the socket is seen at once. Does not return."""
     try:
-        with open(os.devnull, "w") as nowhere:  # What the library writes when memory is short is no line of a log.
-            os.dup2(nowhere.fileno(), sys.stderr.fileno())
+        silence_libraries()
         if os.path.exists(ADJUSTMENT):
             with open(ADJUSTMENT, "w") as file:
                 file.write("1000")  # Where memory runs out for all, this process goes first.

@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from transformers.utils import logging
 
-from mossvl.engine.grammar_process import limit_memory
+from mossvl.engine.grammar_process import limit_memory, silence_libraries
 from mossvl.engine.media import Event, Frame, Load, Loaded, Loading, Planned, Stalled, Waiting
 from mossvl.engine.media_memory import Budget, MediaMemory
 from mossvl.engine.query import Message, Query
@@ -355,6 +355,7 @@ def serve(pipe: Connection, given: bytes, memory: int, folder: str) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which lets requests end.
     logging.set_verbosity_error()
+    silence_libraries()
     tempfile.tempdir = folder
     for module in LIBRARIES:  # now, while there is memory to load them into
         import_module(module)
