@@ -71,7 +71,10 @@ PARTS = {
     "addresses": Part(("media/addresses.py",), ("media/test_addresses.py", "media/test_hosts.py")),
     "scheduler": Part(("engine/scheduler.py",), ("engine/test_scheduler.py", "engine/test_large_frames.py")),
     "prompt": Part(("processing/prompt.py",), ("processing/test_golden.py", "processing/test_media_in_prompts.py")),
-    "plan": Part(("processing/plan.py",), ("processing/test_golden.py", "processing/test_media_in_prompts.py")),
+    "plan": Part(
+        ("processing/plan.py",),
+        ("processing/test_golden.py", "processing/test_media_in_prompts.py", "processing/test_times.py"),
+    ),
     "packing": Part(("model/packing.py",), ("model/test_packing.py",)),
     "checkpoints": Part(("training/checkpoints.py",), ("training/test_checkpoints.py",)),
     "server limits": Part(("server/middleware.py",), ("server/test_middleware.py",)),

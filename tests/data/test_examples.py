@@ -8,6 +8,7 @@ import pytest
 from mossvl.data.records import as_example, unread_keys
 from mossvl.errors import DataError
 from mossvl.processing.prompt import check_messages
+from mossvl.processing.system_prompt import PICTURES, VIDEO
 
 FOLDER = Path("/data")
 IMAGE, CLIP = {"type": "image", "image": "/data/a.png"}, {"type": "video", "video": "/data/b.mp4"}
@@ -122,9 +123,26 @@ def test_keys_that_mean_another_are_refused(meant, given):
 
 
 def test_every_key_that_is_read_is_known():
-    names = ["conversations", "messages", "prompt", "response", "images", "videos", "system_prompt"]
+    names = ["conversations", "messages", "prompt", "response", "images", "videos", "image", "video", "system_prompt"]
     names += ["thinking_mode", "system_prompt_type", "use_default_system_prompt"]
     assert unread_keys(dict.fromkeys([*names, "id"], "x")) == ["id"]
+
+
+@pytest.mark.parametrize(
+    ("media", "content", "kind"),
+    [
+        ({}, "What?", "image"),
+        ({"images": ["a.png"]}, "What?", "image"),
+        ({"videos": ["b.mp4"]}, "What?", "video"),
+        ({}, [text("What?"), {"type": "image", "image": "a.png"}], "image"),
+        ({}, [text("What?"), {"type": "video", "video": "b.mp4"}], "video"),
+        ({}, [text("What?"), {"type": "video_url", "video_url": {"url": "b.mp4"}}], "video"),
+    ],
+)
+def test_the_default_system_prompt_is_the_one_for_what_is_seen(media, content, kind):
+    record = {"messages": [{"role": "user", "content": content}, ANSWER], "use_default_system_prompt": True, **media}
+    system, *_ = as_example(record, FOLDER)
+    assert system == {"role": "system", "content": VIDEO if kind == "video" else PICTURES}
 
 
 def test_a_system_prompt_comes_first_and_other_keys_are_not_read():

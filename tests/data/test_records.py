@@ -104,6 +104,15 @@ def test_media_without_placeholders_stand_before_the_parts_of_the_first_question
     )
 
 
+@pytest.mark.parametrize("name", ["image", "video"])
+def test_one_medium_may_stand_under_its_kind(name):
+    record = {"messages": [{"role": "user", "content": "What?"}], name: "a.bin"}
+    (turn,) = as_query(record, FOLDER)["messages"]
+    assert turn["content"] == [{"type": name, name: "/data/a.bin"}, "What?"]
+    with pytest.raises(DataError, match=f"either {name} or {name}s"):
+        as_query({**record, f"{name}s": ["b.bin"]}, FOLDER)
+
+
 def test_placeholders_are_looked_for_in_texts_alone():
     turns = [{"role": "user", "content": [text("<image>")]}, {"role": "user", "content": "See <image>"}]
     messages = as_query({"messages": turns, "images": ["/a.png"]}, FOLDER)["messages"]
@@ -187,6 +196,27 @@ def test_a_malformed_record_is_an_error_that_says_why(record, message):
 def test_lines_are_counted_as_editors_do_and_indexed_without_empty_ones():
     lines = list(lines_of(io.BytesIO(b'\xef\xbb\xbf{"a": 1}\n\n  \n{"b": 2}')))
     assert [(line.index, line.number, line.text) for line in lines] == [(0, 1, b'{"a": 1}'), (1, 4, b'{"b": 2}')]
+
+
+def test_a_line_is_its_record():
+    assert parse_line(Line(0, 1, '{"prompt": "Wo?", "id": [1, "é"]}'.encode())) == {"prompt": "Wo?", "id": [1, "é"]}
+
+
+def test_a_long_line_is_read_to_its_end_but_not_kept(monkeypatch):
+    monkeypatch.setattr("mossvl.data.records.LONGEST", 8)
+    lines = list(lines_of(io.BytesIO(b"x" * 30 + b'\n{"a": 1}')))
+    assert [(line.number, line.text, line.start) for line in lines] == [(1, b"x" * 8, 0), (2, b'{"a": 1}', 31)]
+
+
+def test_turns_may_stand_in_columns():
+    turns = {"from": ["human", "gpt", "human"], "value": ["One?", "Two.", "And?"]}
+    assert as_query({"conversations": turns}, FOLDER)["messages"] == [
+        {"role": "user", "content": "One?"},
+        {"role": "assistant", "content": "Two."},
+        {"role": "user", "content": "And?"},
+    ]
+    with pytest.raises(DataError, match="must be a list of turns"):
+        as_query({"conversations": {"from": ["human"], "value": []}}, FOLDER)
 
 
 def test_lines_tell_where_their_texts_are_and_what_is_in_them():

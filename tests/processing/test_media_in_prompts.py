@@ -68,12 +68,35 @@ def test_bad_segments_are_refused(segments, words, processor):
 
 
 @pytest.mark.parametrize(
-    ("video", "error"),
-    [({"path": CLIP}, OptionError), ({"segments": [[0, 1]]}, MediaError), (3, MediaError), (None, MediaError)],
+    ("video", "error", "words"),
+    [
+        ({"path": CLIP}, OptionError, "key of a video"),
+        ({"segments": [[0, 1]]}, MediaError, 'needs "video_path"'),
+        ({"video_path": None}, MediaError, 'needs "video_path"'),
+        (3, MediaError, None),
+        (None, MediaError, None),
+    ],
 )
-def test_bad_videos_are_refused(video, error, processor):
-    with pytest.raises(error):
+def test_bad_videos_are_refused(video, error, words, processor):
+    with pytest.raises(error, match=words):
         plan_video(processor, video)
+
+
+def test_bad_segments_are_told_with_the_name_of_their_video(processor):
+    frames = [(0.0, Image.new("RGB", (64, 64))), (1.0, Image.new("RGB", (64, 64)))]
+    for source, name in ((CLIP, r"clip_10fps_6s\.mp4"), (frames, "the video")):
+        with pytest.raises(MediaError, match=f"{name}: segment .* must end after it starts"):
+            plan_video(processor, {"video_path": source, "segments": [[3, 2]]})
+
+
+def test_an_image_beyond_the_limit_is_refused(processor):
+    most = MediaLimits(image_pixels=64 * 64)
+    pictures = [Image.new("RGB", size) for size in ((64, 64), (64, 65))]
+    with ExitStack() as stack:
+        options = MediaOptions.from_dict({"min_pixels": 1024})
+        assert len(processor.image_processor.plan(pictures[:1], options, most, stack)) == 1
+        with pytest.raises(MediaError, match="64 x 65 pixels, more than the 4096 allowed"):
+            processor.image_processor.plan(pictures, options, most, stack)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5000, 1), (201, 1)])
@@ -104,6 +127,14 @@ def test_videos_share_their_pixels(processor):
         plans = processor.video_processor.plan([CLIP, CLIP], options, MediaLimits(), stack)
     assert sum(plan.num_frames * plan.height * plan.width for plan in plans) <= 80_000
     assert len(plan_video(processor, CLIP, video_fps=10, video_max_pixels=20_000, min_pixels=4096)[0].indices) == 4
+
+
+def test_videos_share_their_pixels_by_what_they_have(processor):
+    wide, square = ([(t, Image.new("RGB", size)) for t in (0.0, 1.0)] for size in ((256, 64), (64, 64)))
+    with ExitStack() as stack:
+        options = MediaOptions(video_max_pixels=2 * 10_240, min_pixels=1024)  # half of all: a side over √2
+        plans = processor.video_processor.plan([wide, square], options, MediaLimits(), stack)
+    assert [(plan.height, plan.width) for plan in plans] == [(32, 160), (32, 32)]
 
 
 def test_frames_with_timestamps_are_a_video(processor):
