@@ -70,7 +70,10 @@ PARTS = {
     "keywords": Part(("processing/keywords.py",), ("processing/test_apply_chat_template.py",)),
     "addresses": Part(("media/addresses.py",), ("media/test_addresses.py", "media/test_hosts.py")),
     "scheduler": Part(("engine/scheduler.py",), ("engine/test_scheduler.py", "engine/test_large_frames.py")),
-    "prompt": Part(("processing/prompt.py",), ("processing/test_golden.py", "processing/test_media_in_prompts.py")),
+    "prompt": Part(
+        ("processing/prompt.py",),
+        ("processing/test_messages.py", "processing/test_golden.py", "processing/test_media_in_prompts.py"),
+    ),
     "plan": Part(
         ("processing/plan.py",),
         ("processing/test_golden.py", "processing/test_media_in_prompts.py", "processing/test_times.py"),

@@ -67,10 +67,38 @@ def test_errors_are_repeated_only_when_asked_for(tmp_path):
         assert answers.failed == 3
     path.chmod(0o640)
     assert write(path, resume=True) == []
+    assert sorted(indices(path)) == [0, 1, 2, 3, 4, 5]
+    for retry, counted in ((False, (6, 3)), (True, (3, 3))):
+        with AnswerFile(path, resume=True, retry_errors=retry) as answers:
+            assert (answers.answered, answers.failed) == counted
     assert write(path, resume=True, retry_errors=True) == [1, 3, 5]
     assert sorted(indices(path)) == [0, 1, 2, 3, 4, 5]
     assert path.stat().st_mode & 0o777 == 0o640
     assert os.listdir(tmp_path) == ["answers.jsonl"]
+
+
+def test_errors_stay_where_the_file_without_them_cannot_take_its_place(tmp_path, monkeypatch):
+    path, moved = tmp_path / "answers.jsonl", []
+    with AnswerFile(path) as answers:
+        answers.write(answer(LINES[0], error="no"))
+    before = path.read_bytes()
+
+    def refuse(source, target):
+        moved.append((Path(source), Path(target)))
+        raise OSError("injected")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with AnswerFile(path, resume=True, retry_errors=True) as answers, pytest.raises(OSError, match="injected"):
+        answers.begin()
+    ((source, target),) = moved
+    assert source.parent == tmp_path and source.match(".answers.jsonl.*.part") and target == path
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["answers.jsonl"]
+
+
+def test_answers_are_written_as_they_are_read(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    write(path, LINES[:2])
+    assert path.read_text("utf-8").count("ä") == 2
 
 
 def test_another_input_file_is_noticed(tmp_path):
@@ -85,7 +113,11 @@ def test_another_input_file_is_noticed(tmp_path):
 
 @pytest.mark.parametrize(
     "line",
-    ["[]", "{}", "x", '{"index": -1, "query": "aa"}', '{"index": 1e3, "query": "aa"}', '{"index": 1, "query": 1}'],
+    [
+        *("[]", "{}", "x", '{"index": -1, "query": "aa"}', '{"index": 1e3, "query": "aa"}', '{"index": 1, "query": 1}'),
+        '{"index": 268435456, "query": "aa"}',
+        '{"index": 1, "query": "10000000000000000"}',
+    ],
 )
 def test_a_file_of_something_else_is_not_continued(tmp_path, line):
     path = tmp_path / "answers.jsonl"
@@ -109,6 +141,7 @@ def test_a_full_disk_leaves_no_half_line(tmp_path, monkeypatch):
     with AnswerFile(path) as answers:
         answers.begin()
         answers.write(answer(LINES[0]))
+        answers.write(answer(LINES[1]))
         whole = answers._file.write
 
         class Full:
@@ -120,9 +153,9 @@ def test_a_full_disk_leaves_no_half_line(tmp_path, monkeypatch):
 
         file, answers._file = answers._file, Full()
         with pytest.raises(OSError, match="disk may be full"):
-            answers.write(answer(LINES[1]))
+            answers.write(answer(LINES[2]))
         file.close()
-    assert indices(path) == [0]
+    assert indices(path) == [0, 1]
 
 
 def test_half_a_surrogate_pair_can_be_written(tmp_path):

@@ -77,6 +77,10 @@ def test_every_file_of_a_checkpoint_is_watched(output):
             spoil(path)
             wrong = damage(checkpoint)
             assert wrong is not None and (path.name in wrong or path.name == FILES)
+            if path.name != FILES and spoil is changed:
+                assert wrong == f"{path.relative_to(checkpoint)} has other content"
+            if path.name != FILES and spoil is empty:
+                assert wrong == f"{path.relative_to(checkpoint)} has 0 bytes instead of {len(before)}"
             path.write_bytes(before)
     assert damage(checkpoint) is None
 
