@@ -222,6 +222,20 @@ def test_a_form_allows_its_row_what_it_allows_and_changes_nothing_for_others(par
 # --- what is told ----------------------------------------------------------------------------------------------------
 
 
+def test_a_form_and_a_penalty_of_one_row_both_count(sampler):
+    logits = torch.tensor([[9.0, 1.5, 2.0, *[-9.0] * (VOCAB - 3)]])
+    row = request(0, prompt=[5], answer=[2], repetition_penalty=2.0)
+    row.matcher = allowing(1, 2)
+    assert sampler.draw(logits, [row]).tokens.tolist() == [1]
+
+
+def test_the_first_token_of_all_has_its_own_log_probability(sampler):
+    logits = torch.tensor([[5.0, 1.0, *[-9.0] * (VOCAB - 2)]])
+    drawn = sampler.draw(logits, [request(0, logprobs=1)])
+    assert drawn.tokens.tolist() == [0]
+    assert drawn.logprobs[0].tolist() == [logits.log_softmax(-1)[0, 0]]
+
+
 def test_log_probabilities_are_the_models_own(sampler):
     logits = torch.randn(4, VOCAB)
     logits[3, 0] = torch.nan
