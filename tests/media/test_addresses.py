@@ -1,11 +1,14 @@
 """Which addresses are of the public internet, against what the standard library knows of them."""
 
+import threading
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
+import httpx
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mossvl.media import addresses
 from mossvl.media.addresses import host_name, is_public, resolve
 
 PUBLIC = [
@@ -105,3 +108,20 @@ def test_every_way_to_write_a_loopback_address_resolves_to_one_that_is_not_publi
 def test_a_host_has_one_name(host: str, name: str) -> None:
     assert host_name(host) == name
     assert host_name(name) == name
+
+
+def test_a_name_that_is_not_resolved_in_time_is_given_up(monkeypatch):
+    """Also by a process that ends."""
+    given_up, waited_for = threading.Event(), []
+
+    def slow(host):
+        waited_for.append(not threading.current_thread().daemon)
+        given_up.wait(10)
+        return ["192.0.2.1"]
+
+    monkeypatch.setattr(addresses, "resolve", slow)
+    transport = addresses.PublicTransport("a picture", 0.05)
+    with pytest.raises(httpx.ConnectTimeout, match=r"the name example\.org was not resolved within 0\.05 s"):
+        transport.handle_request(httpx.Request("GET", "https://example.org/a.png"))
+    given_up.set()
+    assert waited_for == [False]
