@@ -1,10 +1,10 @@
 """How many planted bugs the tests notice: each mutant of a module's source, against the tests that own the module.
 
     pip install mutmut==3.8.1
-    python benchmarks/mutation.py [NAME ...] [--jobs 2] [--sample 150]
+    python benchmarks/mutation.py [NAME ...] [--jobs 2] [--sample 150] [--seed 0]
 
 runs the parts named, or all; docs/testing.md explains the rules and keeps the results. Of a part with more mutants than
-`--sample`, so many are tried, the same ones every time. Survivors are printed as they are found.
+`--sample`, so many are tried, the same ones for a seed. Survivors are printed as they are found.
 
 The operators are mutmut's, and four more. A mutant is the whole package with one change, in a folder of its own; a
 process that has imported everything else forks for it, so that a mutant costs its tests and little more.
@@ -307,10 +307,10 @@ class Server:
             path.write_text(original)
 
 
-def run(name: str, jobs: int, sample: int, lines: set[int]) -> None:
+def run(name: str, jobs: int, sample: int, seed: int, lines: set[int]) -> None:
     part = PARTS[name]
     found = [mutant for file in part.code for mutant in mutants(file) if not lines or mutant.line in lines]
-    chosen = random.Random(0).sample(range(len(found)), min(sample, len(found)))
+    chosen = random.Random(seed).sample(range(len(found)), min(sample, len(found)))
     todo = [found[number] for number in sorted(chosen)]
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mossvl-mutation-") as folder:
@@ -354,10 +354,11 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS])
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--sample", type=int, default=150, help="most mutants of a part")
+    parser.add_argument("--seed", type=int, default=0, help="another one tries others")
     parser.add_argument("--lines", type=int, nargs="*", default=[], help="only mutants of these lines")
     options = parser.parse_args()
     for name in options.parts or PARTS:
-        run(name, options.jobs, options.sample, set(options.lines))
+        run(name, options.jobs, options.sample, options.seed, set(options.lines))
 
 
 if __name__ == "__main__":
