@@ -329,4 +329,7 @@ class Machine:
             if not request.decoding and request.number in planned:
                 break
             waits = not request.may_draw and request.computed == len(request.tokens) - 1
+            if request.encoded < request.prompt.num_frames and any(part.request.partly for part in plan.frames):
+                large = self.scheduler.budget.is_large(request.prompt.patches(request.encoded))
+                waits = waits or large  # For the large frame that is begun.
             assert request.decoding or waits or any(request is one for one, _ in plan.missing)

@@ -10,11 +10,14 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from golden_cases import CHECKPOINT, MEDIA
+from PIL import Image
 
 import mossvl
+from mossvl.engine import pool
 from mossvl.engine.encoder import FrameEncoder
 from mossvl.engine.media import Load
 from mossvl.errors import (
@@ -363,3 +366,57 @@ assert llm.generate("yes", mossvl.SamplingParams(max_new_tokens=2)).error is Non
 @pytest.mark.parametrize("before", ["new", "asked", "running"])
 def test_an_engine_asked_in_a_forked_process_says_so_and_works_on_in_its_own(before):
     subprocess.run([sys.executable, "-c", FORKED, str(CHECKPOINT), before], check=True, timeout=60)
+
+
+def test_a_copy_of_page_tables_that_fails_leaves_no_wrong_pages(make, monkeypatch):
+    llm = make(max_batch=2, prefix_cache=False)
+    long, short = ({"prompt": f"{word} " * 40, "generate_kwargs": {"max_new_tokens": 60}} for word in ("yes", "no"))
+    expected = [llm.generate(query).token_ids for query in (long, short)]
+    llm.engine.runner.tables.text.zero_()
+    llm.engine.runner.tables._known.clear()
+    running = llm.submit(long)
+    next(iter(running.chunks()))
+    copy, failed = pool.to_device, []
+
+    def failing_once(array, device):
+        if not failed and array.shape[1] > 2:
+            failed.append(True)
+            raise torch.OutOfMemoryError("injected")
+        return copy(array, device)
+
+    monkeypatch.setattr(pool, "to_device", failing_once)
+    beside = llm.submit(short)
+    assert [one.result(60).token_ids for one in (running, beside)] == expected
+    assert failed
+
+
+def test_a_frame_that_a_failed_step_has_evicted_is_loaded_again(make, monkeypatch, tmp_path):
+    for name in "AB":
+        noise = np.random.default_rng(ord(name)).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{name}.png")
+    asked = {name: {**GOOD, "images": [str(tmp_path / f"{name}.png")]} for name in "AB"}
+    llm = make(prefix_cache=False)
+    expected = [llm.generate(asked[name]).token_ids for name in "AB"]
+    llm = make(prefix_cache=False, vision_cache=llm.engine.runner.vision_cache.bytes // 2)
+    llm.generate(asked["B"])  # There is room for the encoding of one picture.
+    launch, text = llm.engine.runner.launch, llm.engine.runner._text
+    gate, failed = threading.Event(), []
+
+    def failing_once(prefill, decode):
+        if not failed and len(prefill) > 1:
+            failed.append(True)
+            raise RuntimeError("injected")
+        return text(prefill, decode)
+
+    monkeypatch.setattr(llm.engine.runner, "launch", lambda plan: gate.wait(30) and launch(plan))
+    monkeypatch.setattr(llm.engine.runner, "_text", failing_once)
+    first = llm.submit({**GOOD, "images": [], "generate_kwargs": {"max_new_tokens": 1}})
+    while not llm.engine.scheduler.running:
+        time.sleep(0.01)
+    both = [llm.submit(asked[name]) for name in "AB"]
+    while llm.engine._inbox.qsize() < 2:
+        time.sleep(0.01)
+    gate.set()
+    assert first.wait(60).error is None
+    assert [one.result(60).token_ids for one in both] == expected
+    assert failed

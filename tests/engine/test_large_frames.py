@@ -1,6 +1,7 @@
 """A frame that is too large for one step is encoded in parts: others go on, and nothing else changes."""
 
 import copy
+import threading
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from mossvl import SamplingParams
 from mossvl.engine.budget import StepBudget, even_patches
 from mossvl.engine.config import EngineConfig
 from mossvl.engine.large_frame import LargeFrame
+from mossvl.engine.media import Load, Stalled
 from mossvl.errors import GenerationCancelled, GenerationTimeout, ResourceError
 from mossvl.model.vision_ops import PLAIN
 
@@ -100,7 +102,7 @@ def test_a_query_ends_within_its_large_frame(reason, options, make, monkeypatch)
     if not options:
         handle.cancel()
     assert isinstance(handle.wait(60).error, reason)
-    assert not begun(llm) and not llm.engine.runner.encoder._begun
+    assert not begun(llm)
 
 
 def test_a_large_frame_for_which_memory_does_not_suffice_costs_its_query_only(make, monkeypatch):
@@ -117,7 +119,6 @@ def test_a_large_frame_for_which_memory_does_not_suffice_costs_its_query_only(ma
     large, beside = llm.submit(asking()), llm.submit("yes", FREE)
     assert isinstance(large.wait(60).error, ResourceError)
     assert beside.result(60).token_ids == expected
-    assert not llm.engine.runner.encoder._begun
 
 
 # --- budgets ---------------------------------------------------------------------------------------------------------
@@ -169,3 +170,28 @@ def test_attention_is_as_much_as_the_rest_at_this_many_patches(model):
     """Of a patch: 2 FLOPs a weight, and for each other patch 2 for a score and 2 for a value, of each channel."""
     tower = model.model.visual
     assert 4 * 48 * even_patches(tower) == 2 * weights_of(tower.blocks[0])
+
+
+def test_a_large_frame_that_another_query_has_finished_is_taken_from_there(make, monkeypatch):
+    monkeypatch.setattr("mossvl.engine.large_frame.CPU_PAIRS", 1 << 12)
+    llm = make(**{**LARGE, "vision_cache": 1 << 28})
+    large, other, small = picture(0), picture(1), picture(2, side=64)
+    queries = [{**asking(), "images": images} for images in ([other, large], [large, small])]
+    expected = [make(vision_cache=0).generate(query).token_ids for query in queries]
+    gate, load = threading.Event(), Load._load_medium
+
+    def late(self, plan, key, number, start):
+        if number == 1 and self.query.turn[0]["content"][0]["image"] is other:
+            self._report(Stalled())
+            gate.wait(60)
+        load(self, plan, key, number, start)
+
+    monkeypatch.setattr(Load, "_load_medium", late)
+    first = llm.submit(queries[0])
+    while not any(one.owner.handle is first for one in list(llm.engine.scheduler.running)):
+        time.sleep(0.001)
+    second = llm.submit(queries[1])
+    while not any(one.partly and one.owner.handle is second for one in list(llm.engine.scheduler.running)):
+        time.sleep(0.001)
+    gate.set()
+    assert [one.result(120).token_ids for one in (first, second)] == expected

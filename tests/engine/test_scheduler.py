@@ -390,3 +390,15 @@ SETTINGS = st.builds(
 @settings(max_examples=10 * settings.default.max_examples)
 def test_whatever_happens_every_row_reads_its_own_history_and_every_request_ends(setting: Setting):
     Trace(setting).run()
+
+
+def test_a_large_frame_that_is_begun_is_finished_before_the_next_one_begins():
+    machine = Machine(200, vision_patches=24, mixed_vision_patches=4)
+    older, newer = Asked([b"f", 1], loaded=False), Asked([b"f", 2])
+    machine.ask(older, newer)
+    machine.step()
+    older.load(0, 1)
+    machine.step()
+    assert newer.request.partly and not older.request.partly
+    machine.run()
+    assert older.finished and newer.finished

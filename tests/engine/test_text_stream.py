@@ -78,3 +78,13 @@ def test_the_replacement_character_itself_is_a_character(processor):
     tokens = processor.tokenizer("a\ufffd")["input_ids"]
     assert "".join(text.push([token]) for token in tokens) == "a\ufffd"
     assert text.finish(cut=True) == "" and text.text == "a\ufffd"
+
+
+@given(cut=st.integers(0, 3))
+def test_the_end_of_an_answer_does_not_depend_on_how_its_tokens_came(processor, cut):
+    tokens = processor.tokenizer("a\ufffd")["input_ids"] + processor.tokenizer("\u00e9")["input_ids"][:1]
+    text = TextStream(processor.tokenizer)
+    text.push(tokens[:cut])
+    text.push(tokens[cut:])
+    text.finish(cut=True)
+    assert text.text == "a\ufffd"

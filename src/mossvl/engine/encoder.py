@@ -49,7 +49,6 @@ class FrameEncoder:
         width = config.in_channels * config.temporal_patch_size * config.patch_size**2
         self._staging = Staging(weight.device, most_patches, width)
         self._by_scale: dict[PixelScale, EncodePixels] = {}
-        self._begun: dict[Request, LargeFrame] = {}
 
     def set_up(self) -> None:
         """Let libraries load what they load once for every thread that computes: no later query waits for it."""
@@ -85,26 +84,21 @@ class FrameEncoder:
 
     def advance(self, request: Request, frame: int, until: float) -> Tensor | None:
         """Go on with a request's large frame until this much of it is done → its vision tokens, once that is 1."""
-        if not request.partly:
-            self.drop(request)
         grid = request.prompt.frame_grids[frame]
-        if request not in self._begun:
+        large: LargeFrame | None = request.large if request.partly else None
+        if large is None:
             pixels = self._staging.upload([request.pixels[frame]])
-            self._begun[request] = LargeFrame(self.model.visual, pixels, grid, self._ops(request.pixel_scale))
+            request.large = large = LargeFrame(self.model.visual, pixels, grid, self._ops(request.pixel_scale))
         try:
-            merged = self._begun[request].advance(until)
+            merged = large.advance(until)
         except BaseException:
-            self.drop(request)
+            request.large = None
             raise
         if merged is None:
             return None
         tokens = self.model.separated(merged, [(1, *grid)]).to(self.device)
         self.cache.put(request.digests[frame], tokens)
         return tokens
-
-    def drop(self, request: Request) -> None:
-        """Forget how far a request's large frame is encoded."""
-        self._begun.pop(request, None)
 
     def _encode(self, frames: list[Frame], scale: PixelScale) -> Tensor:
         try:

@@ -27,6 +27,8 @@ PATIENCE = 10.0
 
 PROGRAM = Path(__file__).with_name("grammar_process.py")
 
+NO_PROCESS = "no process can be started for the form of an answer"
+
 Report = Callable[[int, bytes, MossVLError | None], None]
 """Takes the number of an answer and the mask of what may come next, or an error."""
 
@@ -52,7 +54,10 @@ class Template:
         Raises:
             MossVLError: no process can be started.
         """
-        here, there = socket.socketpair()
+        try:
+            here, there = socket.socketpair()
+        except OSError as error:
+            raise MossVLError(f"{NO_PROCESS}: {error}") from error
         with there:
             try:
                 with self._lock:
@@ -64,7 +69,7 @@ class Template:
                         socket.send_fds(self._started(), [b"."], [there.fileno()])
             except OSError as error:
                 here.close()
-                raise MossVLError(f"no process can be started for the form of an answer: {error}") from error
+                raise MossVLError(f"{NO_PROCESS}: {error}") from error
         return here
 
     def _started(self) -> socket.socket:
@@ -146,11 +151,17 @@ class Follower:
                     if self._stopped:
                         return
                     self._socket = own
+                prepared = False
                 for number, mask, reason in ask(own, self._grammar, len(self.matchers), SECONDS):
                     if reason:
                         raise unusable(reason)
                     report(number, mask, None)
-            raise unusable(f"it takes more than {SECONDS:g} seconds or {MEMORY >> 20} MiB; give a simpler one")
+                    prepared = True
+            seconds, what = (STEP_SECONDS, "what may follow a token") if prepared else (SECONDS, "the form")
+            raise unusable(
+                f"its process has ended; to find out {what} takes more than {seconds:g} seconds or {MEMORY >> 20} MiB; "
+                "give a simpler form"
+            )
         except Exception as error:
             report(0, b"", error if isinstance(error, MossVLError) else MossVLError(f"no grammar works here: {error}"))
 
@@ -196,7 +207,8 @@ class Grammars:
 # --- without a tokenizer ---------------------------------------------------------------------------------------------
 
 _checkers = [Template()]
-os.register_at_fork(after_in_child=lambda: _checkers.__setitem__(0, Template()))
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _checkers.__setitem__(0, Template()))
 
 
 @lru_cache(maxsize=256)

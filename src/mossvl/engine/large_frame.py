@@ -68,8 +68,4 @@ def _encode(
             deepstack.append(ops.value(x))
         yield linear / 4
     levels = [level.split(ROWS) for level in (ops.value(x), *deepstack)]
-    merged = []
-    for rows in zip(*levels, strict=True):
-        merged.append(tower.merger(rows, ops))
-        yield 0.0
-    return torch.cat(merged)
+    return torch.cat([tower.merger(rows, ops) for rows in zip(*levels, strict=True)])

@@ -120,6 +120,7 @@ class Tables:
     def update(self, requests: Sequence[Request]) -> None:
         """Bring the tables up to date with the pages of these requests; one copy to the device."""
         text, vision = [], []
+        known = {}
         for request in requests:
             slot, tenant = request.slot, (request.number, request.preemptions)
             owner, blocks, pages = self._known.get(slot, (None, 0, 0))
@@ -134,8 +135,13 @@ class Tables:
                 new = np.array(request.vision_pages[pages:], dtype=np.int64)
                 place = slot * self.vision.shape[1] + np.arange(pages, len(request.vision_pages))
                 vision.append(np.stack((place, new)))
-            self._known[slot] = tenant, len(request.text_pages), len(request.vision_pages)
+            known[slot] = tenant, len(request.text_pages), len(request.vision_pages)
         for table, parts in ((self.text, text), (self.vision, vision)):
             if parts:
                 places, pages_ = to_device(np.concatenate(parts, axis=1), table.device).unbind()
                 table.view(-1)[places] = pages_.int()
+        self._known |= known  # Last: a copy that fails leaves nothing known that is not there.
+
+    def forget(self, request: Request) -> None:
+        """Copy all pages of a request when next it is computed."""
+        self._known.pop(request.slot, None)

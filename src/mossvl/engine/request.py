@@ -111,7 +111,8 @@ class Request:
         in_flight: tokens that are being drawn and not yet known.
         decoding: its prompt has been launched; from now on it wants one row a step.
         encoded: frames whose keys and values are in the cache, likewise.
-        partly: how much of the next frame is encoded, if that is done in parts.
+        partly: how much of the next frame is encoded, if that is done in parts; `large` holds what came of it, for the
+            device.
         text_pages: for each block of tokens, a page for every group of layers.
         vision_pages: pages of the vision sequence.
         blocks: kept blocks that this request uses.
@@ -138,6 +139,7 @@ class Request:
     decoding: bool = False
     encoded: int = 0
     partly: float = 0.0
+    large: Any = None
     text_pages: list[tuple[int, ...]] = field(default_factory=list)
     vision_pages: list[int] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
@@ -168,6 +170,11 @@ class Request:
         """It is known which tokens may come next."""
         return self.matcher is None or (bool(self.matcher.mask) and not self.in_flight)
 
+    @property
+    def waits_for_form(self) -> bool:
+        """All of its prompt is computed but the last row, and it is not yet known which tokens may come next."""
+        return not self.may_draw and self.computed == len(self.tokens) - 1
+
     def keys(self, page_size: int) -> list[bytes]:
         """Keys of the blocks that are full and whose frames' digests are known, from the start."""
         blocks = len(self.tokens) // page_size
@@ -190,7 +197,7 @@ class Request:
     def forget_progress(self) -> None:
         """Nothing of it is in the cache any more."""
         self.computed = self.encoded = self.committed = 0
-        self.partly = 0.0
+        self.partly, self.large = 0.0, None
         self.decoding = False
         self.text_pages, self.vision_pages, self.blocks = [], [], []
         self.slot = -1

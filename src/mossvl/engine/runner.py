@@ -119,10 +119,11 @@ class Runner:
         """Set what a step that has failed may have changed of a request whose tokens are all known."""
         self.last_tokens[request.slot] = request.tokens[-1]
         self.sampler.forget(request)
+        self.tables.forget(request)
 
     @torch.inference_mode()
-    def launch(self, plan: Plan) -> Pending | None:
-        """Begin a step → its tokens to come, if it draws any."""
+    def launch(self, plan: Plan) -> Pending:
+        """Begin a step → its tokens to come, which may be none."""
         for _, source, target in plan.copies:
             self.pool.copy(source, target)
         if plan.frames:
@@ -130,10 +131,11 @@ class Runner:
             self._read(plan.frames)
             self.vision_watch.stop()
         if not plan.prefill and not plan.decode:
-            return None
+            # Nothing is drawn, but the loop waits for the step all the same, so that it never runs far ahead of a GPU.
+            return Pending.of([], Drawn(self.last_tokens[:0]))
         self.tables.update([*(rows.request for rows in plan.prefill), *plan.decode])
         requests, drawn = self._text(plan.prefill, plan.decode)
-        return Pending.of(requests, drawn) if requests else None
+        return Pending.of(requests, drawn)
 
     # --- vision --------------------------------------------------------------------------------------------------
 
@@ -145,7 +147,7 @@ class Runner:
         for part in parts:
             for frame in range(part.start, part.stop):
                 tokens = self.vision_cache.get(part.request.digests[frame])
-                if tokens is None and (part.request.partly or part.until < 1):
+                if tokens is None and frame == part.start and (part.request.partly or part.until < 1):
                     large.append(part)
                 elif tokens is None:
                     fresh.append((part.request, frame))

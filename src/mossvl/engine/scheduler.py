@@ -1,8 +1,8 @@
 """What runs next: decides which frames, prompt tokens and answer tokens make up a step. No tensors here.
 
-`plan` decides and allocates pages; the engine carries the plan out and then calls `launched`, or, if that failed,
-ends the plan's requests. Requests are admitted in the order in which they came, and computed in the order in which
-they were admitted.
+`plan` decides and allocates pages; the engine carries the plan out and then calls `launched`, or, if that failed, tries
+what is planned for each request apart. Requests are admitted in the order in which they came, and computed in the order
+in which they were admitted.
 """
 
 from collections import deque
@@ -233,7 +233,7 @@ class Scheduler:
 
     def _prefill(self, plan: Plan) -> None:
         """Frames and prompt rows, in the order of admission, within the step's budget."""
-        prompts = [request for request in self.running if not request.decoding]
+        prompts = [request for request in self.running if not request.decoding and not request.waits_for_form]
         # Where many requests still wait for their first token, holding back for those that have it helps nobody.
         beside = bool(plan.decode) and (len(prompts) <= FEW or len(plan.decode) >= MANY * len(prompts))
         budget = self.budget
@@ -259,7 +259,7 @@ class Scheduler:
             if not tokens and patches <= 0:
                 break
         alone = not plan
-        for request in large:
+        for request in sorted(large, key=lambda one: not one.partly):  # One at a time, as it takes memory.
             if self._encode_in_parts(request, plan, alone):
                 return
 
@@ -307,9 +307,9 @@ class Scheduler:
     def launched(self, plan: Plan) -> None:
         """The plan runs: take it as done. Its blocks are kept from now on; what reads them is launched later."""
         for part in plan.frames:
-            part.request.partly = part.until % 1
+            part.request.partly = part.until
             if part.until == 1:
-                part.request.encoded = part.stop
+                part.request.encoded, part.request.partly, part.request.large = part.stop, 0.0, None
         for rows in plan.prefill:
             rows.request.computed = rows.stop
             if rows.draws:

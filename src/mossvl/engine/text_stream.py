@@ -37,8 +37,9 @@ class TextStream:
     def finish(self, cut: bool = False) -> str:
         """No more tokens will come; return what was held back, but no half character where the answer was cut."""
         rest = self.tokenizer.decode(self._tokens, skip_special_tokens=True) if self._tokens else ""
+        half = cut and rest.endswith(UNFINISHED) and not self._means_it
         self._tokens = []
-        return self._release(rest.rstrip(UNFINISHED) if cut else rest, final=True)
+        return self._release(rest[:-1] if half else rest, final=True)
 
     @property
     def _means_it(self) -> bool:

@@ -156,7 +156,7 @@ def _is_quantized(checkpoint: Any, name: str, found: Any) -> str:
     content = json.dumps(found, default=str).lower()
     method = found.get("quant_method") if isinstance(found, Mapping) else None
     form = next((form for form, marks in FORMS.items() if any(mark in content for mark in marks)), None)
-    told = ", ".join(str(one)[:40] for one in (form, method) if one) or content[:80]
+    told = ", ".join(repr(str(one)[:40])[1:-1] for one in (form, method) if one) or content[:80]
     return (
         f"{checkpoint} is quantized ({name}: {told}), which is not supported; weights are read in bfloat16, float16 "
         "and float32. Load the checkpoint that it was made of: its name is the same without FP8 or NF4"

@@ -16,12 +16,12 @@ def computed_dtype(given: Any, cpu: bool = True) -> torch.dtype:
     Raises:
         OptionError: it is none, or nothing can be computed in it.
     """
-    dtype = getattr(torch, given, None) if isinstance(given, str) else given
+    dtype = getattr(torch, given.removeprefix("torch."), None) if isinstance(given, str) else given
     if not isinstance(dtype, torch.dtype) or dtype not in (*COMPUTED, *[torch.float64] * cpu):
         names = [str(one).removeprefix("torch.") for one in COMPUTED]
+        told = given if isinstance(given, str) else str(given).removeprefix("torch.")
         raise OptionError(
-            f"dtype={str(given).removeprefix('torch.')!r:.80} is no type that models compute in; give {names[0]!r}, "
-            f"{names[1]!r} or {names[2]!r}"
+            f"dtype={told!r:.80} is no type that models compute in; give {names[0]!r}, {names[1]!r} or {names[2]!r}"
         )
     return dtype
 

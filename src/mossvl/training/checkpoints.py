@@ -42,8 +42,10 @@ def damage(checkpoint: Path) -> str | None:
     try:
         noted = json.loads((checkpoint / FILES).read_bytes())
         expected = {checkpoint / name: dict(one) for name, one in noted.items()}
+        if not expected:
+            return f"{FILES} lists nothing"
     except FileNotFoundError:
-        return f"{FILES} is missing"
+        return f"{FILES} is missing: it was not written to its end, or by an earlier version"
     except (OSError, ValueError, TypeError, AttributeError):
         return f"{FILES} cannot be read"
     for path, one in expected.items():
