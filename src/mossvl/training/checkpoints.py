@@ -45,7 +45,7 @@ def damage(checkpoint: Path) -> str | None:
         if not expected:
             return f"{FILES} lists nothing"
     except FileNotFoundError:
-        return f"{FILES} is missing: it was not written to its end, or by an earlier version"
+        return f"{FILES} is missing"
     except (OSError, ValueError, TypeError, AttributeError):
         return f"{FILES} cannot be read"
     for path, one in expected.items():
