@@ -28,6 +28,7 @@ from mossvl.processing.pixels import PatchLayout
 from mossvl.training.accuracy import exact_answers
 from mossvl.training.checkpoints import note_files, numbered
 from mossvl.training.synthetic import Drawn
+from mossvl.training.workers import quiet
 
 UNFINISHED = "unfinished"
 """The folder in which a checkpoint is written before it gets its name."""
@@ -75,6 +76,9 @@ class PackedTrainer(Trainer):
         # Autocast lowers what adapters get; they would raise it to the precision of their weights before.
         with disable_input_dtype_casting(self.model, active=self.args.bf16):
             return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def get_train_dataloader(self) -> Any:
+        return quiet(super().get_train_dataloader())
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = dict(inputs)
