@@ -63,7 +63,8 @@ class PackedTrainer(Trainer):
         self.skipped: set[str] = set()
         self._right = self._answers = 0
         self._output_dir = self.args.output_dir
-        shutil.rmtree(Path(self.args.output_dir, UNFINISHED), ignore_errors=True)
+        if first_process():  # With no step left, rank 0 may be writing before another rank comes here.
+            shutil.rmtree(Path(self.args.output_dir, UNFINISHED), ignore_errors=True)
 
     def train(self, resume_from_checkpoint: str | None = None, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer` does, but a run that is through makes no further step: its last checkpoint is loaded."""
