@@ -158,8 +158,8 @@ class Engine:
     def disown(self) -> None:
         """This is a copy of the engine in a forked process, where it answers nothing."""
         self.broken = EngineError(
-            "this engine belongs to the process that this one was forked from, and answers only there; load the model "
-            "in this process, or start it with multiprocessing's 'spawn'"
+            "this engine belongs to the process that this one was forked from, and answers only there; start this "
+            "process with multiprocessing's 'spawn', and load the model in it"
         )
         self._lock, self._serving = threading.Lock(), threading.Lock()
         self._thread, self._expected = None, 0
