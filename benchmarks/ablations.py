@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from mossvl.model.intervals import IntervalAttention
+from mossvl.model.interval_backend import IntervalAttention
 from mossvl.model.layers import Attention
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.model.vision import Merger

@@ -18,7 +18,7 @@ import torch
 
 from mossvl.loading import random_model
 from mossvl.model.configuration import MossVLConfig
-from mossvl.model.weights import PART_BYTES, THREADS, load_weights
+from mossvl.checkpoints.weights import PART_BYTES, THREADS, load_weights
 from mossvl.offline.interface import MossVLForConditionalGeneration
 
 

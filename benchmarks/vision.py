@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from mossvl.bench.hardware import ceilings, milliseconds
-from mossvl.kernels.vision_ops import TritonOps
+from mossvl.device.triton_vision import TritonOps
 from mossvl.model.configuration import MossVLVisionConfig
 from mossvl.model.vision import VisionTower
 from mossvl.model.vision_ops import PLAIN, Grid, attend_by_frame

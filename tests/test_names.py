@@ -4,8 +4,8 @@ from dataclasses import fields
 
 import pytest
 
-from mossvl.engine.config import EngineConfig
-from mossvl.engine.query import KEYS
+from mossvl.options.engine import EngineConfig
+from mossvl.queries.query import KEYS
 from mossvl.errors import OptionError
 from mossvl.names import nearest
 from mossvl.options import GenerationOptions, MediaOptions, check_names

@@ -27,7 +27,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 if TYPE_CHECKING:
     from mossvl import errors
-    from mossvl.engine.config import EngineConfig
+    from mossvl.options.engine import EngineConfig
     from mossvl.engine.interface import MossVL
     from mossvl.loading import load
     from mossvl.model.cache import MossVLCache

@@ -9,12 +9,12 @@ import torch
 from huggingface_hub import snapshot_download
 
 from mossvl.errors import CheckpointError, OptionError
-from mossvl.model.checkpoint import refuse_quantized, require_model_type, usable
+from mossvl.checkpoints.headers import refuse_quantized, require_model_type, usable
 from mossvl.model.configuration import MossVLConfig
-from mossvl.model.dtypes import computed_dtype
-from mossvl.model.loading import check_weights, read_configuration, read_generation_config
-from mossvl.model.location import check_location
-from mossvl.model.weights import Progress, load_weights
+from mossvl.checkpoints.dtypes import computed_dtype
+from mossvl.checkpoints.strict import check_weights, read_configuration, read_generation_config
+from mossvl.checkpoints.location import check_location
+from mossvl.checkpoints.weights import Progress, load_weights
 from mossvl.offline.interface import MossVLForConditionalGeneration
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import IMAGE_TOKEN

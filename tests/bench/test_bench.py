@@ -10,7 +10,7 @@ from mossvl.bench import report
 from mossvl.bench.hardware import describe
 from mossvl.bench.measure import Bench, Row
 from mossvl.bench.prompts import IMAGE, VIDEO_64, VIDEO_256, RandomPrompt, Shape, random_pixels
-from mossvl.engine.config import EngineConfig
+from mossvl.options.engine import EngineConfig
 from mossvl.engine.engine import Engine
 
 SMALL = Shape("3 frames", 3, 4, 6, question=7)

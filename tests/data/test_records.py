@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mossvl.data.records import Line, as_query, lines_of, parse_line
-from mossvl.engine.query import Query
+from mossvl.queries.query import Query
 from mossvl.errors import DataError, MossVLError
 
 FOLDER = Path("/data")

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import torch
 
-from mossvl.engine.cache import PageCache
-from mossvl.engine.config import EngineConfig
-from mossvl.engine.request import Prompt, Request
-from mossvl.engine.scheduler import FEW, MANY, Plan, Rows, Scheduler, held_pages
+from mossvl.scheduling.pages import PageCache
+from mossvl.options.engine import EngineConfig
+from mossvl.scheduling.request import Prompt, Request
+from mossvl.scheduling.scheduler import FEW, MANY, Plan, Rows, Scheduler, held_pages
 from mossvl.options import SamplingParams
 
 IMAGE, MERGE = 1_000_000, 2

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mossvl.engine.cache import Block, OutOfPages, PageCache, block_key, shared_vision
+from mossvl.scheduling.pages import Block, OutOfPages, PageCache, block_key, shared_vision
 
 PAGES = 12
 

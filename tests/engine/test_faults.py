@@ -17,9 +17,8 @@ from golden_cases import CHECKPOINT, MEDIA
 from PIL import Image
 
 import mossvl
-from mossvl.engine import pool
-from mossvl.engine.encoder import FrameEncoder
-from mossvl.engine.media import Load
+from mossvl.device.encoder import FrameEncoder
+from mossvl.sources.files import Load
 from mossvl.errors import (
     ContextLengthError,
     EngineError,
@@ -288,9 +287,9 @@ def test_200_random_cancels_and_timeouts_leave_no_page_thread_or_file(make):
 def test_ctrl_c_returns_the_prompt(stage, tmp_path):
     """Within seconds, and without a traceback of a thread that was ended."""
     script = tmp_path / "ask.py"
-    hang = "mossvl.engine.media.Load._load = lambda *_: __import__('time').sleep(60)\n" if stage == "loading" else ""
+    hang = "mossvl.sources.files.Load._load = lambda *_: __import__('time').sleep(60)\n" if stage == "loading" else ""
     script.write_text(
-        "import mossvl, mossvl.engine.media\n"
+        "import mossvl, mossvl.sources.files\n"
         f"llm = mossvl.MossVL({str(CHECKPOINT)!r}, memory=1 << 24)\n{hang}"
         "print('ready', flush=True)\n"
         f"for text in llm.stream({LONG!r}): print('token', flush=True)\n"

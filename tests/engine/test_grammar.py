@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mossvl import SamplingParams
-from mossvl.engine import grammar
+from mossvl.scheduling import grammar
 from mossvl.errors import GenerationCancelled, GenerationTimeout, OptionError
 
 SCHEMA = {

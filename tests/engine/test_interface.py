@@ -10,7 +10,7 @@ from golden_cases import CASES, MEDIA
 
 import mossvl
 from mossvl import SamplingParams
-from mossvl.engine.encoder import FrameEncoder
+from mossvl.device.encoder import FrameEncoder
 from mossvl.errors import GenerationCancelled, OptionError, PromptError
 
 SHAPES, CLIP = str(MEDIA / "shapes.png"), str(MEDIA / "clip_10fps_6s.mp4")
@@ -148,7 +148,7 @@ def test_a_second_question_about_a_video_computes_little_and_decodes_nothing(mak
     query = {"prompt": "Describe", "videos": [CLIP]}
     first = llm.generate(query, EIGHT)
     monkeypatch.setattr(FrameEncoder, "_encode_at_once", None)
-    monkeypatch.setattr("mossvl.engine.media.Load._read", None)
+    monkeypatch.setattr("mossvl.sources.files.Load._read", None)
     second = llm.generate({**query, "prompt": "And then?"}, EIGHT)
     assert second.error is None
     assert second.usage.cached_tokens > 0.6 * first.usage.prompt_tokens

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from mossvl import SamplingParams
-from mossvl.engine.budget import StepBudget, even_patches
-from mossvl.engine.config import EngineConfig
-from mossvl.engine.large_frame import LargeFrame
-from mossvl.engine.media import Load, Stalled
+from mossvl.scheduling.budget import StepBudget, even_patches
+from mossvl.options.engine import EngineConfig
+from mossvl.device.large_frame import LargeFrame
 from mossvl.errors import GenerationCancelled, GenerationTimeout, ResourceError
 from mossvl.model.vision_ops import PLAIN
 
@@ -45,8 +44,8 @@ def wait_until_begun(llm, handle):
 @pytest.mark.parametrize("steps", [1, 7, 1000])
 @pytest.mark.parametrize("pairs", [1, 1 << 12, 1 << 30])
 def test_parts_make_up_the_whole(model, grid, steps, pairs, monkeypatch):
-    monkeypatch.setattr("mossvl.engine.large_frame.CPU_PAIRS", pairs)
-    monkeypatch.setattr("mossvl.engine.large_frame.ROWS", 8)
+    monkeypatch.setattr("mossvl.device.large_frame.CPU_PAIRS", pairs)
+    monkeypatch.setattr("mossvl.device.large_frame.ROWS", 8)
     tower, patches = model.model.visual, grid[0] * grid[1]
     pixels = torch.randint(0, 256, (patches, tower.patch_embed.proj.weight[0].numel()), dtype=torch.uint8)
     with torch.inference_mode():
@@ -95,7 +94,7 @@ def test_an_answer_about_a_large_frame_is_that_of_one_encoded_at_once(make):
 
 @pytest.mark.parametrize(("reason", "options"), [(GenerationCancelled, {}), (GenerationTimeout, {"timeout": 0.5})])
 def test_a_query_ends_within_its_large_frame(reason, options, make, monkeypatch):
-    monkeypatch.setattr("mossvl.engine.large_frame.CPU_PAIRS", 1)
+    monkeypatch.setattr("mossvl.device.large_frame.CPU_PAIRS", 1)
     llm = make(**{**LARGE, "vision_patches": 1, "mixed_vision_patches": 1})
     handle = llm.submit({**asking(**options), "images": [picture(side=4 * SIDE)]})
     wait_until_begun(llm, handle)

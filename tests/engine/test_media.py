@@ -9,9 +9,9 @@ import torch
 from golden_cases import MEDIA
 from PIL import Image
 
-from mossvl.engine.media import Frame, Load, Loaded, Planned, digest_of
-from mossvl.engine.media_memory import Budget, MediaMemory
-from mossvl.engine.query import Query
+from mossvl.sources.files import Frame, Load, Loaded, Planned, digest_of
+from mossvl.sources.memory import Budget, MediaMemory
+from mossvl.queries.query import Query
 
 SHAPES, TALL, CLIP = str(MEDIA / "shapes.png"), str(MEDIA / "tall.png"), str(MEDIA / "clip_10fps_6s.mp4")
 IMAGE, VIDEO = {"type": "image", "image": SHAPES}, {"type": "video", "video": CLIP}

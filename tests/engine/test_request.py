@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mossvl import SamplingParams
-from mossvl.engine.cache import block_key
-from mossvl.engine.request import Prompt, Request
+from mossvl.scheduling.pages import block_key
+from mossvl.scheduling.request import Prompt, Request
 
 IMAGE = 99
 TOKENS = [1, IMAGE, 2, IMAGE, IMAGE, 3, 4, 5, 6]

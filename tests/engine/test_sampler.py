@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from mossvl import SamplingParams
-from mossvl.engine.sampler import NOT_A_NUMBER, Sampler, uniform
+from mossvl.device.sampler import NOT_A_NUMBER, Sampler, uniform
 
 VOCAB = 64
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mossvl.engine.scheduler import Frames, Plan, Rows
+from mossvl.scheduling.scheduler import Frames, Plan, Rows
 
 from .machine import Asked, Machine
 from .measures import everything_is_free, rows_of, text

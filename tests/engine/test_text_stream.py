@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mossvl.engine.text_stream import TextStream
+from mossvl.queries.text_stream import TextStream
 
 ids = st.lists(st.integers(0, 491), max_size=40)
 

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from mossvl.engine.waker import Waker
+from mossvl.queries.waker import Waker
 
 
 def test_whatever_threads_do_every_event_is_set():

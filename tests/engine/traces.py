@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from random import Random
 
-from mossvl.engine.scheduler import Plan
+from mossvl.scheduling.scheduler import Plan
 
 from .machine import PICTURES, Asked, Item, Machine, prompt_of
 

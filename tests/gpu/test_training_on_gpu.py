@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mossvl.model import modeling
-from mossvl.model.attention import PackedAttention
+from mossvl.model.packed_backend import PackedAttention
 from mossvl.processing.pixels import PatchLayout
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic.tasks import TASKS

@@ -33,7 +33,7 @@ def kernels():
 
 @pytest.fixture(scope="module")
 def vision_ops():
-    return pytest.importorskip("mossvl.kernels.vision_ops")
+    return pytest.importorskip("mossvl.device.triton_vision")
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_runs_are_cut_into_powers_of_two(vision_ops):
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_captured_batches_give_what_others_give(dtype, vision_ops, towers, monkeypatch):
     """More sizes than there are graphs, in turn: graphs are thrown away, made anew and used with other pixels."""
-    from mossvl.engine import vision_graphs
+    from mossvl.device import vision_graphs
 
     monkeypatch.setattr(vision_graphs, "MOST_GRAPHS", 2)
     monkeypatch.setattr(vision_graphs, "PATIENCE", 0)

@@ -18,7 +18,7 @@ import mossvl
 from mossvl.errors import CheckpointError
 from mossvl.loading import check_together, read_processor
 from mossvl.model import loading as model_loading
-from mossvl.model.loading import check_weights, read_configuration, read_generation_config
+from mossvl.checkpoints.strict import check_weights, read_configuration, read_generation_config
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MODEL = mossvl.MossVLForConditionalGeneration

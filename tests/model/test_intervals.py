@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask
 
-from mossvl.model.attention import PackedAttention
+from mossvl.model.packed_backend import PackedAttention
 from mossvl.model.configuration import MossVLTextConfig
-from mossvl.model.intervals import IntervalAttention, Intervals, backend_for
+from mossvl.model.interval_backend import IntervalAttention, Intervals, backend_for
 from mossvl.model.layers import Attention
-from mossvl.model.packing import PackedBatch
+from mossvl.model.packed_batch import PackedBatch
 from mossvl.model.xrope import rotary
 
 CONFIG = MossVLTextConfig(hidden_size=64, num_attention_heads=4, num_key_value_heads=2, head_dim=32)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mossvl.model.cache import MossVLCache
 from mossvl.model.configuration import MossVLTextConfig
-from mossvl.model.packing import PackedBatch, group_media, image_tokens, seen_rows
+from mossvl.model.packed_batch import PackedBatch, group_media, image_tokens, seen_rows
 from mossvl.model.xrope import layout
 
 TEXT, IMAGE = 1, 9  # a text token and the image token

@@ -17,7 +17,7 @@ from transformers import (
 import mossvl
 from mossvl.errors import CheckpointError
 from mossvl.loading import read_processor
-from mossvl.model.weights import load_weights
+from mossvl.checkpoints.weights import load_weights
 
 MODEL = mossvl.MossVLForConditionalGeneration
 FP8_WEIGHTS = {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True}

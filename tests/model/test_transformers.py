@@ -62,14 +62,14 @@ def test_the_published_loading_snippet():
 
 @pytest.mark.parametrize("device_map", ["auto", "cpu", {"": "cpu"}])
 def test_a_device_map_needs_no_accelerate(device_map, model, video, monkeypatch):
-    monkeypatch.setattr("mossvl.model.loading.is_accelerate_available", lambda: False)
+    monkeypatch.setattr("mossvl.checkpoints.strict.is_accelerate_available", lambda: False)
     loaded = AutoModelForCausalLM.from_pretrained(CHECKPOINT, device_map=device_map, dtype=torch.float32)
     if loaded.device.type == "cpu":
         assert torch.equal(loaded(**video).logits, model(**video).logits)
 
 
 def test_several_devices_without_accelerate_are_refused(monkeypatch):
-    monkeypatch.setattr("mossvl.model.loading.is_accelerate_available", lambda: False)
+    monkeypatch.setattr("mossvl.checkpoints.strict.is_accelerate_available", lambda: False)
     with pytest.raises(OptionError, match="install accelerate"):
         AutoModelForCausalLM.from_pretrained(CHECKPOINT, device_map={"model": "cpu", "lm_head": "cuda"})
 

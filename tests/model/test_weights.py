@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 import mossvl
 from mossvl.errors import CheckpointError
 from mossvl.loading import random_model
-from mossvl.model import weights
-from mossvl.model.weights import load_weights
+from mossvl.checkpoints import weights
+from mossvl.checkpoints.weights import load_weights
 
 
 def empty(dtype=torch.float32, **changes):
@@ -213,7 +213,7 @@ def test_a_model_without_memory_is_refused():
 
 MEASURE = """
 import resource, sys, torch, mossvl
-from mossvl.model.weights import load_weights
+from mossvl.checkpoints.weights import load_weights
 folder, dtype = sys.argv[1], getattr(torch, sys.argv[2])
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

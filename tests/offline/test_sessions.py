@@ -11,7 +11,7 @@ from golden_cases import MEDIA
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mossvl.engine.query import Query
+from mossvl.queries.query import Query
 from mossvl.errors import MossVLError, OptionError, PromptError
 from mossvl.options import GenerationOptions, MediaOptions
 from mossvl.processing.system_prompt import PICTURES, VIDEO

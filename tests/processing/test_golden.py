@@ -6,7 +6,7 @@ import pytest
 import torch
 from golden_cases import CASES, LABELS, TABLES
 
-from mossvl.engine.query import Query
+from mossvl.queries.query import Query
 from mossvl.processing import sampling, sizes
 from mossvl.processing.prompt import media_of
 

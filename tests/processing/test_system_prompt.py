@@ -6,7 +6,7 @@ import pytest
 from golden_cases import MEDIA
 
 from mossvl.data.records import as_example
-from mossvl.engine.query import Query
+from mossvl.queries.query import Query
 from mossvl.errors import OptionError, PromptError
 
 PICTURES = "You are a helpful AI assistant. Respond to the user's request based on the provided text and/or images."

@@ -13,10 +13,10 @@ import pytest
 from errands import dying, failing, sleeping, squared, writing
 
 import mossvl
-from mossvl.engine.media_memory import Budget
-from mossvl.engine.query import Query
+from mossvl.sources.memory import Budget
+from mossvl.queries.query import Query
 from mossvl.errors import GenerationCancelled, GenerationTimeout, MediaError, ResourceError
-from mossvl.server.loading import LoadingProcesses
+from mossvl.sources.processes import LoadingProcesses
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QUESTION = {"prompt": "When does the blue star appear?", "videos": [str(EXAMPLES / "clip.mp4")]}

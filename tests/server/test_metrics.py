@@ -1,4 +1,4 @@
-from mossvl.engine.results import Result
+from mossvl.queries.results import Result
 from mossvl.server.metrics import Metrics
 
 

@@ -13,8 +13,8 @@ import torch
 from mossvl.bench.hardware import milliseconds
 from mossvl.bench.prompts import IMAGE, SMALL_IMAGE, VIDEO_64, VIDEO_256, RandomPrompt, Shape, random_pixels
 from mossvl.engine.engine import Engine
-from mossvl.engine.handle import Handle
-from mossvl.engine.results import Result
+from mossvl.queries.handle import Handle
+from mossvl.queries.results import Result
 from mossvl.model.layers import CrossAttentionLayer
 from mossvl.options import GenerationOptions
 

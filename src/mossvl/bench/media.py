@@ -12,7 +12,7 @@ import av
 import numpy as np
 
 from mossvl.bench.measure import Row
-from mossvl.engine.media import digest_of
+from mossvl.sources.files import digest_of
 from mossvl.media.limits import MediaLimits
 from mossvl.options import MediaOptions
 from mossvl.processing.video_processor import MossVLVideoProcessor

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mossvl.engine.media import Frame, Loaded, Planned, Report
+from mossvl.sources.files import Frame, Loaded, Planned, Report
 from mossvl.model.configuration import MossVLConfig
 
 TOKENS_PER_FRAME = 9

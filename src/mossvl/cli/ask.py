@@ -26,8 +26,8 @@ from mossvl.options import GenerationOptions, MediaOptions
 from mossvl.processing.system_prompt import SystemPrompt
 
 if TYPE_CHECKING:
-    from mossvl.engine.handle import Handle
-    from mossvl.engine.results import Result, SeenMedium
+    from mossvl.queries.handle import Handle
+    from mossvl.queries.results import Result, SeenMedium
 
 Media = Annotated[
     list[str] | None,

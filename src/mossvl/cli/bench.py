@@ -10,7 +10,7 @@ import typer
 
 from mossvl.cli.checkpoint import check_checkpoint, prepare
 from mossvl.cli.options import Checkpoint, Device, Dtype
-from mossvl.engine.config import EngineConfig
+from mossvl.options.engine import EngineConfig
 from mossvl.errors import OptionError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from mossvl.media.limits import MediaLimits
-from mossvl.model.location import check_location
+from mossvl.checkpoints.location import check_location
 from mossvl.tiny import default_checkpoint
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def read(part: Any, folder: str) -> Any:
     Raises:
         CheckpointError: its file is missing or cannot be used.
     """
-    from mossvl.model.checkpoint import usable
+    from mossvl.checkpoints.headers import usable
 
     with usable(f"{folder}: its {part.__name__}", missing=True):
         return part.from_pretrained(folder)

@@ -70,7 +70,7 @@ def _settings(folder: str | None) -> "tuple[MossVLVideoProcessor, MossVLTextConf
     Raises:
         CheckpointError: the checkpoint's files cannot be read.
     """
-    from mossvl.model.checkpoint import require_model_type
+    from mossvl.checkpoints.headers import require_model_type
     from mossvl.model.configuration import MossVLConfig
     from mossvl.processing.video_processor import MossVLVideoProcessor
 

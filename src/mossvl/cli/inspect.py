@@ -13,7 +13,7 @@ from mossvl.cli.memory import kv_bytes, readable_bytes
 from mossvl.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from mossvl.model.checkpoint import TensorInfo
+    from mossvl.checkpoints.headers import TensorInfo
     from mossvl.model.configuration import MossVLConfig
 
 PARTS = (
@@ -59,9 +59,9 @@ def examine(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is no MOSS-VL checkpoint, or a file is missing or broken.
     """
-    from mossvl.model.checkpoint import read_headers, require_model_type, without_ignored
+    from mossvl.checkpoints.headers import read_headers, require_model_type, without_ignored
     from mossvl.model.configuration import MossVLConfig
-    from mossvl.model.loading import header_differences
+    from mossvl.checkpoints.strict import header_differences
     from mossvl.offline.interface import MossVLForConditionalGeneration
 
     require_model_type(folder)

@@ -25,7 +25,7 @@ from mossvl.cli.options import (
 )
 from mossvl.data.files import other_form
 from mossvl.data.records import Line, as_query, lines_of, parse_line
-from mossvl.engine.config import EngineConfig
+from mossvl.options.engine import EngineConfig
 from mossvl.errors import InputError, MossVLError, OptionError, message_of
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
@@ -34,7 +34,7 @@ from mossvl.progress import progress
 
 if TYPE_CHECKING:
     from mossvl.engine.interface import MossVL
-    from mossvl.engine.results import Result
+    from mossvl.queries.results import Result
 
 Answer = dict[str, Any]
 LIST = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*\{")

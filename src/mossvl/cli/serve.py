@@ -8,7 +8,7 @@ from typing import Any
 from mossvl.cli.checkpoint import check_checkpoint, prepare
 from mossvl.cli.extras import need
 from mossvl.cli.options import Checkpoint, Device, Dtype, EngineFlags, ServerFlags, with_flags
-from mossvl.engine.config import EngineConfig
+from mossvl.options.engine import EngineConfig
 from mossvl.server.config import ServerConfig
 from mossvl.tiny import CHECKPOINT, NAME
 

@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from mossvl.engine.handle import Handle
-from mossvl.engine.query import Message, Query
-from mossvl.engine.results import Result
+from mossvl.queries.handle import Handle
+from mossvl.queries.query import Message, Query
+from mossvl.queries.results import Result
 from mossvl.options import SamplingParams
 from mossvl.processing.system_prompt import SystemPrompt, with_system_prompt
 

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from mossvl.engine.results import Timings
+from mossvl.queries.results import Timings
 
 
 def since(begun: float | None, ended: float | None) -> float | None:

@@ -18,20 +18,20 @@ from traceback import clear_frames
 
 import torch
 
-from mossvl.engine.budget import StepBudget
-from mossvl.engine.cache import PageCache
-from mossvl.engine.config import EngineConfig
-from mossvl.engine.grammar import Grammars
-from mossvl.engine.handle import Handle
+from mossvl.scheduling.budget import StepBudget
+from mossvl.scheduling.pages import PageCache
+from mossvl.options.engine import EngineConfig
+from mossvl.scheduling.grammar import Grammars
+from mossvl.queries.handle import Handle
 from mossvl.engine.job import Job
-from mossvl.engine.media import Event, Frame, Load, Loaded, Planned, Source, Stalled
-from mossvl.engine.media_memory import Budget, MediaMemory
-from mossvl.engine.query import Message, Query
-from mossvl.engine.request import Prompt, Request
-from mossvl.engine.results import TokenLogprobs
-from mossvl.engine.runner import Pending, Runner
-from mossvl.engine.sampler import NOT_A_NUMBER
-from mossvl.engine.scheduler import Plan, Scheduler
+from mossvl.sources.files import Event, Frame, Load, Loaded, Planned, Source, Stalled
+from mossvl.sources.memory import Budget, MediaMemory
+from mossvl.queries.query import Message, Query
+from mossvl.scheduling.request import Prompt, Request
+from mossvl.queries.results import TokenLogprobs
+from mossvl.device.runner import Pending, Runner
+from mossvl.device.sampler import NOT_A_NUMBER
+from mossvl.scheduling.scheduler import Plan, Scheduler
 from mossvl.errors import ContextLengthError, EngineError, MossVLError, PromptError, ResourceError
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.options import GenerationOptions, SamplingParams

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from mossvl.engine.chat import Chat
-from mossvl.engine.config import EngineConfig
+from mossvl.options.engine import EngineConfig
 from mossvl.engine.engine import Engine
-from mossvl.engine.handle import Handle
-from mossvl.engine.query import Message, Query
-from mossvl.engine.results import Result
+from mossvl.queries.handle import Handle
+from mossvl.queries.query import Message, Query
+from mossvl.queries.results import Result
 from mossvl.errors import InputError, OptionError, PromptError
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.options import SamplingParams

@@ -5,12 +5,12 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 
 from mossvl.engine.clock import Clock
-from mossvl.engine.grammar import Follower
-from mossvl.engine.handle import Handle
-from mossvl.engine.media import Frame, Planned, Source
-from mossvl.engine.request import Prompt, Request
-from mossvl.engine.results import TokenLogprobs
-from mossvl.engine.text_stream import TextStream
+from mossvl.scheduling.grammar import Follower
+from mossvl.queries.handle import Handle
+from mossvl.sources.files import Frame, Planned, Source
+from mossvl.scheduling.request import Prompt, Request
+from mossvl.queries.results import TokenLogprobs
+from mossvl.queries.text_stream import TextStream
 from mossvl.errors import GenerationCancelled, GenerationTimeout, MossVLError
 from mossvl.options import GenerationOptions, SamplingParams
 

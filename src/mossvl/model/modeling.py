@@ -11,11 +11,11 @@ from mossvl.errors import OptionError
 from mossvl.model.cache import MossVLCache
 from mossvl.model.configuration import MossVLConfig
 from mossvl.model.generation import CACHE, MediaGenerationMixin
-from mossvl.model.intervals import backend_for
+from mossvl.model.interval_backend import backend_for
 from mossvl.model.language import TextModel
-from mossvl.model.loading import load_pretrained
+from mossvl.checkpoints.strict import load_pretrained
 from mossvl.model.loss import next_token_loss
-from mossvl.model.packing import PackedBatch, group_media, image_tokens, seen_rows
+from mossvl.model.packed_batch import PackedBatch, group_media, image_tokens, seen_rows
 from mossvl.model.pretrained import MossVLPreTrainedModel
 from mossvl.model.vision import VisionTower
 from mossvl.model.vision_ops import PLAIN, Grid, VisionOps, equal_runs

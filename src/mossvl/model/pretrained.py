@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from mossvl.model.checkpoint import IGNORED
+from mossvl.checkpoints.headers import IGNORED
 from mossvl.model.configuration import MossVLConfig
 from mossvl.model.layers import CrossAttentionLayer, RMSNorm
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mossvl.engine.config import EngineConfig
+from mossvl.options.engine import EngineConfig
 from mossvl.engine.engine import Engine
-from mossvl.engine.query import Message, as_list
+from mossvl.queries.query import Message, as_list
 from mossvl.model.configuration import MossVLConfig
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.offline.loop import OfflineLoop
@@ -194,7 +194,7 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
         """Answer several queries together.
 
         Args:
-            queries: see `mossvl.engine.query.Query`; each has its own options and budgets.
+            queries: see `mossvl.queries.query.Query`; each has its own options and budgets.
             session_states: the `session_states` of an earlier call, one for each query.
             raise_on_error: raise the first error, instead of putting it into that query's result as `error`.
 

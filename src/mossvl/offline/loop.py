@@ -6,8 +6,8 @@ from collections import deque
 from typing import Any
 
 from mossvl.engine.engine import Engine
-from mossvl.engine.handle import Handle
-from mossvl.engine.query import CONTROLS, Message, Query
+from mossvl.queries.handle import Handle
+from mossvl.queries.query import CONTROLS, Message, Query
 from mossvl.errors import message_of
 from mossvl.processing.processor import MossVLProcessor
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from mossvl.engine.config import EngineConfig
+from mossvl.options.engine import EngineConfig
 from mossvl.engine.engine import Engine
 
 

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
 from mossvl.errors import OptionError, PromptError
 from mossvl.media.limits import MediaLimits
 from mossvl.media.video import is_frame_list
-from mossvl.model.checkpoint import usable
+from mossvl.checkpoints.headers import usable
 from mossvl.options import MediaOptions, whole
 from mossvl.processing import prompt, tensors
 from mossvl.processing.batch import by_prompt, padded, with_blanks

@@ -8,8 +8,8 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from mossvl.engine.handle import Handle
-from mossvl.engine.results import Result, TokenLogprobs, Usage
+from mossvl.queries.handle import Handle
+from mossvl.queries.results import Result, TokenLogprobs, Usage
 
 REASONS = {"stop": "stop", "length": "length"}
 """Why an answer ended, in OpenAI's words; anything else is an error."""

@@ -7,7 +7,7 @@ from functools import partial
 
 from starlette.requests import Request
 
-from mossvl.engine.handle import Handle
+from mossvl.queries.handle import Handle
 from mossvl.server.answers import Completion
 from mossvl.server.errors import error_body
 from mossvl.server.service import Service

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mossvl.engine.query import Message, Query
+from mossvl.queries.query import Message, Query
 from mossvl.errors import OptionError, PromptError
 from mossvl.media.data_url import after_scheme, is_data_url
 from mossvl.options import MAX_PIXELS, MediaOptions, SamplingParams

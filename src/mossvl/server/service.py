@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from mossvl import __version__
-from mossvl.engine.handle import Handle
+from mossvl.queries.handle import Handle
 from mossvl.engine.interface import MossVL
 from mossvl.errors import GenerationCancelled, ResourceError
 from mossvl.media.limits import MediaLimits
@@ -22,7 +22,7 @@ from mossvl.processing.prompt import media_of
 from mossvl.server.answers import Tokens
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError, refusal, unavailable
-from mossvl.server.loading import LoadingProcesses, RemoteCall
+from mossvl.sources.processes import LoadingProcesses, RemoteCall
 from mossvl.server.metrics import Metrics
 from mossvl.server.preview import preview
 from mossvl.server.problems import first_problem

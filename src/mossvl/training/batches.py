@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mossvl.model.packing import PackedBatch
+from mossvl.model.packed_batch import PackedBatch
 from mossvl.processing.prompt import IGNORED_LABEL
 from mossvl.training.examples import Example
 

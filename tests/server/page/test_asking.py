@@ -7,7 +7,7 @@ import pytest
 from visiting import CLIP, STAR, ask, expect, expect_time, exported, finished, load_sample, slide
 
 from mossvl.data.records import as_query, lines_of, parse_line
-from mossvl.engine.query import Query
+from mossvl.queries.query import Query
 from mossvl.server.samples import FOLDER, SAMPLES
 
 

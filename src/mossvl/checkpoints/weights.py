@@ -19,8 +19,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mossvl.errors import CheckpointError
-from mossvl.model.checkpoint import TensorInfo, differences, read_headers, require_model_type, without_ignored
-from mossvl.model.loading import raise_if_any
+from mossvl.checkpoints.headers import TensorInfo, differences, read_headers, require_model_type, without_ignored
+from mossvl.checkpoints.strict import raise_if_any
 
 PART_BYTES = 16 * 2**20
 """How much is read at a time, unless one row of a tensor is larger."""

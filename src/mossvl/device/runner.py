@@ -9,18 +9,18 @@ from weakref import WeakMethod
 import torch
 from torch import Tensor
 
-from mossvl.engine.attention import PagedAttention
-from mossvl.engine.budget import StepBudget
+from mossvl.device.paged_backend import PagedAttention
+from mossvl.scheduling.budget import StepBudget
 from mossvl.engine.clock import Stopwatch
-from mossvl.engine.config import EngineConfig
-from mossvl.engine.encoder import FrameEncoder
-from mossvl.engine.inputs import StepInputs, TextRows, to_device, vision_positions, vision_slots
-from mossvl.engine.pool import PagePool, Tables, count_pages
-from mossvl.engine.request import Request
-from mossvl.engine.sampler import Drawn, Sampler, likeliest
-from mossvl.engine.scheduler import Frames, Plan, Rows
-from mossvl.engine.vision_cache import VisionCache
-from mossvl.model.fusing import fuse
+from mossvl.options.engine import EngineConfig
+from mossvl.device.encoder import FrameEncoder
+from mossvl.device.inputs import StepInputs, TextRows, to_device, vision_positions, vision_slots
+from mossvl.device.pool import PagePool, Tables, count_pages
+from mossvl.scheduling.request import Request
+from mossvl.device.sampler import Drawn, Sampler, likeliest
+from mossvl.scheduling.scheduler import Frames, Plan, Rows
+from mossvl.device.vision_cache import VisionCache
+from mossvl.device.fusing import fuse
 from mossvl.model.layers import CrossAttentionLayer
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.model.xrope import rotary
@@ -90,7 +90,7 @@ class Runner:
         if self.fast:
             fuse(model)
             if not config.eager:
-                from mossvl.engine.graphs import StepGraphs
+                from mossvl.device.graphs import StepGraphs
 
                 step = WeakMethod(self._captured_step)  # Else a runner would outlive its engine until it is collected.
                 self.graphs = StepGraphs(config.max_batch, self.device, lambda *given: step()(*given))  # type: ignore[misc]
@@ -176,7 +176,7 @@ class Runner:
         """The backend that writes vision tokens' keys and values to these slots."""
         if not self.fast:
             return PagedAttention(self.pool, self.tables, vision_slots=slots)
-        from mossvl.engine.fast import VisionReader
+        from mossvl.device.triton_backend import VisionReader
 
         return VisionReader(self.pool, self.weights, slots)
 
@@ -209,12 +209,12 @@ class Runner:
         inputs = StepInputs.of(packed, len(rows.draws), rows.sees)
         if not self.fast:
             return inputs, PagedAttention(self.pool, self.tables, rows)
-        from mossvl.engine.fast import in_tiles
+        from mossvl.device.triton_backend import in_tiles
 
         return inputs, self._fast_attention(inputs, in_tiles(self.pool, rows, self.device))
 
     def _fast_attention(self, inputs: StepInputs, prompts: Any) -> Any:
-        from mossvl.engine.fast import FastAttention
+        from mossvl.device.triton_backend import FastAttention
 
         rows = inputs.slots, inputs.lengths, inputs.visible
         return FastAttention(self.pool, self.tables, self.weights, *rows, prompts)
@@ -239,7 +239,7 @@ class Runner:
 
     def _captured_step(self, inputs: StepInputs, tiles: Tensor | None) -> tuple[Tensor, Tensor]:
         """`_step` from device tensors alone."""
-        from mossvl.engine.fast import Prompts
+        from mossvl.device.triton_backend import Prompts
 
         prompts = None if tiles is None else Prompts(tiles, len(inputs.tokens), *GRAPH_SPLITS)
         return self._step(inputs, self._fast_attention(inputs, prompts))
@@ -252,7 +252,7 @@ class Runner:
         """
         if self.graphs is None:
             return
-        from mossvl.engine.fast import warm_up_prompts
+        from mossvl.device.triton_backend import warm_up_prompts
 
         kinds = self.graphs.kinds()
         with torch.inference_mode(), torch.cuda.device(self.device):

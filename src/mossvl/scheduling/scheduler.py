@@ -10,10 +10,10 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
-from mossvl.engine.budget import StepBudget
-from mossvl.engine.cache import Block, PageCache, shared_vision
-from mossvl.engine.config import EngineConfig
-from mossvl.engine.request import Request
+from mossvl.scheduling.budget import StepBudget
+from mossvl.scheduling.pages import Block, PageCache, shared_vision
+from mossvl.options.engine import EngineConfig
+from mossvl.scheduling.request import Request
 
 FEW, MANY = 2, 8
 """Up to FEW prompts, or one for MANY requests that generate, are computed in small parts beside them."""

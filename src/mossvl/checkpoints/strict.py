@@ -9,7 +9,7 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import is_accelerate_available
 
 from mossvl.errors import CheckpointError, OptionError
-from mossvl.model.checkpoint import (
+from mossvl.checkpoints.headers import (
     TensorInfo,
     differences,
     read_headers,
@@ -19,7 +19,7 @@ from mossvl.model.checkpoint import (
     usable,
     without_ignored,
 )
-from mossvl.model.dtypes import check_dtypes
+from mossvl.checkpoints.dtypes import check_dtypes
 
 LISTED = 10
 """How many differences an error message lists."""

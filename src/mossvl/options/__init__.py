@@ -238,7 +238,7 @@ class SamplingParams:
             return
         if (self.json_schema is not None and self.regex is not None) or self.ignore_eos:
             raise OptionError("json_schema, regex and ignore_eos exclude each other; give one of them")
-        from mossvl.engine.grammar import problem_of
+        from mossvl.scheduling.grammar import problem_of
 
         if self.json_schema is None and not isinstance(self.regex, str):
             raise OptionError(f"regex={shown(self.regex)} must be a text")

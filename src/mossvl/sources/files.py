@@ -16,10 +16,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from mossvl.engine.media_memory import POLL_SECONDS, Budget, MediaMemory, Remembered
-from mossvl.engine.query import Message, Query
-from mossvl.engine.request import PixelScale
-from mossvl.engine.results import SeenMedium
+from mossvl.sources.memory import POLL_SECONDS, Budget, MediaMemory, Remembered
+from mossvl.queries.query import Message, Query
+from mossvl.scheduling.request import PixelScale
+from mossvl.queries.results import SeenMedium
 from mossvl.errors import GenerationCancelled, MediaError
 from mossvl.media.fetch import file_version
 from mossvl.media.pictures import FrameList

@@ -21,10 +21,10 @@ from typing import Any, Generic, TypeVar
 import torch
 from transformers.utils import logging
 
-from mossvl.engine.grammar_process import limit_memory, silence_libraries
-from mossvl.engine.media import Event, Frame, Load, Loaded, Loading, Planned, Stalled, Waiting
-from mossvl.engine.media_memory import Budget, MediaMemory
-from mossvl.engine.query import Message, Query
+from mossvl.scheduling.grammar_process import limit_memory, silence_libraries
+from mossvl.sources.files import Event, Frame, Load, Loaded, Loading, Planned, Stalled, Waiting
+from mossvl.sources.memory import Budget, MediaMemory
+from mossvl.queries.query import Message, Query
 from mossvl.errors import EngineError, GenerationCancelled, GenerationTimeout, MediaError, MossVLError, ResourceError
 from mossvl.processing.processor import MossVLProcessor
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mossvl.engine.capture import capturing
-from mossvl.engine.fast import prompt_tiles
-from mossvl.engine.inputs import StepInputs, TextRows
+from mossvl.device.capture import capturing
+from mossvl.device.triton_backend import prompt_tiles
+from mossvl.device.inputs import StepInputs, TextRows
 
 PROMPT_ROWS = (32, 64, 96, 128, 160, 224)
 """Numbers of rows of steps with prompts; the last is for a chunk beside requests that decode."""

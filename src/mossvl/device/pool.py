@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mossvl.engine.config import CPU_POOL_BYTES, EngineConfig
-from mossvl.engine.inputs import to_device
-from mossvl.engine.request import Request
+from mossvl.options.engine import CPU_POOL_BYTES, EngineConfig
+from mossvl.device.inputs import to_device
+from mossvl.scheduling.request import Request
 from mossvl.errors import OptionError
 from mossvl.model.configuration import MossVLTextConfig
 

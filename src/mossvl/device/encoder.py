@@ -6,10 +6,10 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from mossvl.engine.large_frame import LargeFrame
-from mossvl.engine.request import PixelScale, Request
-from mossvl.engine.staging import Staging
-from mossvl.engine.vision_cache import VisionCache
+from mossvl.device.large_frame import LargeFrame
+from mossvl.scheduling.request import PixelScale, Request
+from mossvl.device.staging import Staging
+from mossvl.device.vision_cache import VisionCache
 from mossvl.model.modeling import MossVLModel
 from mossvl.model.vision_ops import Grid, PlainOps, VisionOps
 
@@ -54,7 +54,7 @@ class FrameEncoder:
         """Let libraries load what they load once for every thread that computes: no later query waits for it."""
         config, weight = self.model.visual.config, self.model.visual.patch_embed.proj.weight
         if self.fast and weight.dtype != torch.float32:
-            from mossvl.kernels.vision_ops import set_up_attention
+            from mossvl.device.triton_vision import set_up_attention
 
             set_up_attention(config.num_heads, config.hidden_size // config.num_heads, weight)
 
@@ -128,8 +128,8 @@ class FrameEncoder:
         ops = self._ops(scale)
         if not self.fast or not self.graphs:
             return lambda pixels, grids: model.encode_vision(pixels, grids, ops=ops)
-        from mossvl.engine.vision_graphs import VisionGraphs
-        from mossvl.kernels.vision_ops import TritonOps
+        from mossvl.device.vision_graphs import VisionGraphs
+        from mossvl.device.triton_vision import TritonOps
 
         def encode(pixels: Tensor, grids: Sequence[Grid], ops: TritonOps) -> Tensor:
             return model.encode_vision(pixels, grids, ops=ops)
@@ -139,6 +139,6 @@ class FrameEncoder:
     def _ops(self, scale: PixelScale) -> VisionOps:
         if not self.fast:
             return PlainOps(*scale)
-        from mossvl.kernels.vision_ops import TritonOps
+        from mossvl.device.triton_vision import TritonOps
 
         return TritonOps(*scale)

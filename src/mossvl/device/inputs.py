@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mossvl.engine.request import Request
-from mossvl.engine.scheduler import Frames, Rows
+from mossvl.scheduling.request import Request
+from mossvl.scheduling.scheduler import Frames, Rows
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from mossvl.engine.results import Answer, Result, SeenMedium, Timings, TokenLogprobs, Usage
-from mossvl.engine.text_stream import TextStream
-from mossvl.engine.waker import Waker
+from mossvl.queries.results import Answer, Result, SeenMedium, Timings, TokenLogprobs, Usage
+from mossvl.queries.text_stream import TextStream
+from mossvl.queries.waker import Waker
 from mossvl.errors import GenerationCancelled, GenerationTimeout
 from mossvl.options import SamplingParams
 

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mossvl.engine.cache import Block, block_key
-from mossvl.engine.grammar import Matcher
+from mossvl.scheduling.pages import Block, block_key
+from mossvl.scheduling.grammar import Matcher
 from mossvl.model.vision import Grid
 from mossvl.model.xrope import TextLayout, layout
 from mossvl.options import SamplingParams

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from mossvl.engine.config import EngineConfig
+from mossvl.options.engine import EngineConfig
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.model.vision import VisionTower
 

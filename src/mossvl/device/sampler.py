@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mossvl.engine.inputs import to_device
-from mossvl.engine.request import Request
+from mossvl.device.inputs import to_device
+from mossvl.scheduling.request import Request
 
 NOT_A_NUMBER = -1
 """Drawn in place of a token where logits are no numbers."""

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mossvl.engine.capture import capturing
-from mossvl.kernels.vision_ops import MANY_PATCHES, TritonOps
+from mossvl.device.capture import capturing
+from mossvl.device.triton_vision import MANY_PATCHES, TritonOps
 from mossvl.model.vision_ops import Grid
 
 OFTEN = 4

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from mossvl.engine.inputs import TextRows
-from mossvl.engine.pool import PagePool, Tables
-from mossvl.model.attention import Visibility, causal_attention
+from mossvl.device.inputs import TextRows
+from mossvl.device.pool import PagePool, Tables
+from mossvl.model.packed_backend import Visibility, causal_attention
 from mossvl.model.layers import Attention, PlainProducts
 from mossvl.model.xrope import Rope, rotate
 
