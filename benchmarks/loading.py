@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
+from mossvl.checkpoints.weights import PART_BYTES, THREADS, load_weights
 from mossvl.loading import random_model
 from mossvl.model.configuration import MossVLConfig
-from mossvl.checkpoints.weights import PART_BYTES, THREADS, load_weights
 from mossvl.offline.interface import MossVLForConditionalGeneration
 
 

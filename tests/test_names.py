@@ -4,11 +4,12 @@ from dataclasses import fields
 
 import pytest
 
-from mossvl.options.engine import EngineConfig
-from mossvl.queries.query import KEYS
 from mossvl.errors import OptionError
 from mossvl.names import nearest
-from mossvl.options import GenerationOptions, MediaOptions, check_names
+from mossvl.options import GenerationOptions, MediaOptions
+from mossvl.options.checks import check_names
+from mossvl.options.engine import EngineConfig
+from mossvl.queries.query import KEYS
 
 GENERATION = [option.name for option in fields(GenerationOptions)]
 MEDIA = [option.name for option in fields(MediaOptions)]

@@ -27,14 +27,14 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 if TYPE_CHECKING:
     from mossvl import errors
-    from mossvl.options.engine import EngineConfig
-    from mossvl.engine.interface import MossVL
+    from mossvl.llm import MossVL
     from mossvl.loading import load
     from mossvl.model.cache import MossVLCache
     from mossvl.model.configuration import MossVLConfig, MossVLTextConfig, MossVLVisionConfig
     from mossvl.model.modeling import MossVLModel
     from mossvl.offline.interface import MossVLForConditionalGeneration
     from mossvl.options import GenerationOptions, MediaOptions, SamplingParams
+    from mossvl.options.engine import EngineConfig
     from mossvl.processing.image_processor import MossVLImageProcessor
     from mossvl.processing.processor import MossVLProcessor
     from mossvl.processing.video_processor import MossVLVideoProcessor
@@ -59,8 +59,8 @@ __all__ = [
 ]
 
 _MODULES = {
-    "EngineConfig": "engine.config",
-    "MossVL": "engine.interface",
+    "EngineConfig": "options",
+    "MossVL": "llm",
     "SamplingParams": "options",
     "GenerationOptions": "options",
     "MediaOptions": "options",

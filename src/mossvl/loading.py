@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 
-from mossvl.errors import CheckpointError, OptionError
-from mossvl.checkpoints.headers import refuse_quantized, require_model_type, usable
-from mossvl.model.configuration import MossVLConfig
 from mossvl.checkpoints.dtypes import computed_dtype
-from mossvl.checkpoints.strict import check_weights, read_configuration, read_generation_config
+from mossvl.checkpoints.headers import refuse_quantized, require_model_type, usable
 from mossvl.checkpoints.location import check_location
+from mossvl.checkpoints.strict import check_weights, read_configuration, read_generation_config
 from mossvl.checkpoints.weights import Progress, load_weights
+from mossvl.errors import CheckpointError, OptionError
+from mossvl.model.configuration import MossVLConfig
 from mossvl.offline.interface import MossVLForConditionalGeneration
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import IMAGE_TOKEN

@@ -10,8 +10,8 @@ from mossvl.bench import report
 from mossvl.bench.hardware import describe
 from mossvl.bench.measure import Bench, Row
 from mossvl.bench.prompts import IMAGE, VIDEO_64, VIDEO_256, RandomPrompt, Shape, random_pixels
-from mossvl.options.engine import EngineConfig
 from mossvl.engine.engine import Engine
+from mossvl.options.engine import EngineConfig
 
 SMALL = Shape("3 frames", 3, 4, 6, question=7)
 

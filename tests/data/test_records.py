@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mossvl.data.records import Line, as_query, lines_of, parse_line
-from mossvl.queries.query import Query
 from mossvl.errors import DataError, MossVLError
+from mossvl.queries.query import Query
 
 FOLDER = Path("/data")
 

@@ -10,11 +10,13 @@ from types import SimpleNamespace
 
 import torch
 
-from mossvl.scheduling.pages import PageCache
-from mossvl.options.engine import EngineConfig
-from mossvl.scheduling.request import Prompt, Request
-from mossvl.scheduling.scheduler import FEW, MANY, Plan, Rows, Scheduler, held_pages
+from mossvl.engine.prompts import build_prompt
 from mossvl.options import SamplingParams
+from mossvl.options.engine import EngineConfig
+from mossvl.scheduling.pages import PageCache
+from mossvl.scheduling.prompt import Prompt
+from mossvl.scheduling.request import Request
+from mossvl.scheduling.scheduler import FEW, MANY, Plan, Rows, Scheduler, held_pages
 
 IMAGE, MERGE = 1_000_000, 2
 PICTURES = {b"a": (2, 2), b"b": (2, 2), b"c": (2, 6), b"d": (4, 4), b"e": (4, 4), b"f": (6, 10)}
@@ -28,7 +30,7 @@ Item = int | bytes
 def prompt_of(items: Sequence[Item]) -> Prompt:
     tokens = torch.tensor([IMAGE if isinstance(item, bytes) else item for item in items])
     grids = [(1, *PICTURES[item]) for item in items if isinstance(item, bytes)]
-    return Prompt.build(tokens, grids, IMAGE, MERGE)
+    return build_prompt(tokens, grids, IMAGE, MERGE)
 
 
 @dataclass(eq=False)

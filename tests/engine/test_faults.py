@@ -18,7 +18,6 @@ from PIL import Image
 
 import mossvl
 from mossvl.device.encoder import FrameEncoder
-from mossvl.sources.files import Load
 from mossvl.errors import (
     ContextLengthError,
     EngineError,
@@ -29,6 +28,7 @@ from mossvl.errors import (
     PromptError,
     ResourceError,
 )
+from mossvl.sources.files import Load
 
 SHAPES, CLIP = str(MEDIA / "shapes.png"), str(MEDIA / "clip_40s.mp4")
 GOOD = {"prompt": "yes", "images": [SHAPES], "generate_kwargs": {"max_new_tokens": 8}}

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mossvl import SamplingParams
-from mossvl.scheduling import grammar
 from mossvl.errors import GenerationCancelled, GenerationTimeout, OptionError
+from mossvl.forms import grammar
 
 SCHEMA = {
     "type": "object",

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from mossvl import SamplingParams
-from mossvl.scheduling.budget import StepBudget, even_patches
-from mossvl.options.engine import EngineConfig
+from mossvl.device.budget import budget_for, even_patches
 from mossvl.device.large_frame import LargeFrame
 from mossvl.errors import GenerationCancelled, GenerationTimeout, ResourceError
 from mossvl.model.vision_ops import PLAIN
+from mossvl.options.engine import EngineConfig
 
 SIDE = 512
 LARGE = {"vision_patches": 64, "mixed_vision_patches": 16, "vision_cache": 0, "prefix_cache": False}
@@ -131,15 +131,15 @@ def weights_of(layers):
 def test_a_step_on_a_cpu_is_bounded_by_the_work_of_the_model(tokens, patches, model, monkeypatch):
     language, vision = (weights_of(part) for part in (model.model.language_model.layers, model.model.visual.blocks))
     monkeypatch.setattr("mossvl.engine.budget.CPU_FLOPS", 2 * language * tokens + 1)
-    assert StepBudget.for_model(EngineConfig(), model).tokens == min(4096, max(64, tokens))
+    assert budget_for(EngineConfig(), model).tokens == min(4096, max(64, tokens))
     monkeypatch.setattr("mossvl.engine.budget.CPU_FLOPS", 2 * vision * patches + 1)
-    budget = StepBudget.for_model(EngineConfig(), model)
+    budget = budget_for(EngineConfig(), model)
     assert budget.patches == min(57_344, max(256, patches))
     assert budget.even == even_patches(model.model.visual)
 
 
 def test_a_step_on_a_gpu_is_bounded_alike_for_all_models(model):
-    budget = StepBudget.for_model(EngineConfig(), copy.deepcopy(model).to("meta"))
+    budget = budget_for(EngineConfig(), copy.deepcopy(model).to("meta"))
     assert (budget.tokens, budget.patches) == (4096, 57_344)
     assert budget.even == even_patches(model.model.visual)
 
@@ -150,7 +150,7 @@ def test_bounds_that_nobody_names_are_those_of_a_gpu():
 
 def test_what_settings_say_counts(model):
     config = EngineConfig(prefill_tokens=7, vision_patches=9, mixed_prefill_tokens=20, mixed_vision_patches=5)
-    budget = StepBudget.for_model(config, model)
+    budget = budget_for(config, model)
     assert (budget.tokens, budget.patches, budget.mixed_tokens, budget.mixed_patches) == (7, 9, 7, 5)
     config = EngineConfig(prefill_tokens=20, vision_patches=5, mixed_prefill_tokens=7, mixed_vision_patches=9)
     budget = StepBudget.of(config)

@@ -9,9 +9,10 @@ import torch
 from golden_cases import MEDIA
 from PIL import Image
 
-from mossvl.sources.files import Frame, Load, Loaded, Planned, digest_of
-from mossvl.sources.memory import Budget, MediaMemory
 from mossvl.queries.query import Query
+from mossvl.sources.files import Load, digest_of
+from mossvl.sources.memory import Budget, MediaMemory
+from mossvl.sources.source import Frame, Loaded, Planned
 
 SHAPES, TALL, CLIP = str(MEDIA / "shapes.png"), str(MEDIA / "tall.png"), str(MEDIA / "clip_10fps_6s.mp4")
 IMAGE, VIDEO = {"type": "image", "image": SHAPES}, {"type": "video", "video": CLIP}

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from mossvl import SamplingParams
+from mossvl.engine.prompts import build_prompt
 from mossvl.scheduling.pages import block_key
-from mossvl.scheduling.request import Prompt, Request
+from mossvl.scheduling.request import Request
 
 IMAGE = 99
 TOKENS = [1, IMAGE, 2, IMAGE, IMAGE, 3, 4, 5, 6]
@@ -16,7 +17,7 @@ GRIDS = [(1, 4, 6), (2, 2, 4)]  # one picture of 2 × 3 merged tokens, two frame
 
 @pytest.fixture
 def prompt():
-    return Prompt.build(torch.tensor(TOKENS), GRIDS, IMAGE, 2)
+    return build_prompt(torch.tensor(TOKENS), GRIDS, IMAGE, 2)
 
 
 def request(prompt, digests=(b"a", b"b", b"c"), room=3, **more):
@@ -36,14 +37,14 @@ def test_a_prompt_knows_where_its_tokens_and_frames_stand(prompt):
 
 
 def test_a_prompt_of_text_has_no_frames():
-    prompt = Prompt.build(torch.tensor([1, 2]), [], IMAGE, 2)
+    prompt = build_prompt(torch.tensor([1, 2]), [], IMAGE, 2)
     assert (prompt.num_frames, prompt.num_vision, prompt.visible.tolist()) == (0, 0, [0, 0])
     assert prompt.frames_between(0, 2) == (0, 0) and prompt.vision_range(0, 0) == (0, 0)
 
 
 def test_image_tokens_and_frames_must_match():
     with pytest.raises(ValueError, match="2 image tokens"):
-        Prompt.build(torch.tensor([IMAGE, IMAGE]), [(1, 2, 2)], IMAGE, 2)
+        build_prompt(torch.tensor([IMAGE, IMAGE]), [(1, 2, 2)], IMAGE, 2)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask
 
-from mossvl.model.packed_backend import PackedAttention
 from mossvl.model.configuration import MossVLTextConfig
 from mossvl.model.interval_backend import IntervalAttention, Intervals, backend_for
 from mossvl.model.layers import Attention
+from mossvl.model.packed_backend import PackedAttention
 from mossvl.model.packed_batch import PackedBatch
 from mossvl.model.xrope import rotary
 

@@ -15,9 +15,9 @@ from transformers import (
 )
 
 import mossvl
+from mossvl.checkpoints.weights import load_weights
 from mossvl.errors import CheckpointError
 from mossvl.loading import read_processor
-from mossvl.checkpoints.weights import load_weights
 
 MODEL = mossvl.MossVLForConditionalGeneration
 FP8_WEIGHTS = {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True}

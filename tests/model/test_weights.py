@@ -13,10 +13,10 @@ from golden_cases import CHECKPOINT
 from safetensors.torch import load_file, save_file
 
 import mossvl
-from mossvl.errors import CheckpointError
-from mossvl.loading import random_model
 from mossvl.checkpoints import weights
 from mossvl.checkpoints.weights import load_weights
+from mossvl.errors import CheckpointError
+from mossvl.loading import random_model
 
 
 def empty(dtype=torch.float32, **changes):

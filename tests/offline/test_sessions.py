@@ -11,10 +11,10 @@ from golden_cases import MEDIA
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mossvl.queries.query import Query
 from mossvl.errors import MossVLError, OptionError, PromptError
 from mossvl.options import GenerationOptions, MediaOptions
 from mossvl.processing.system_prompt import PICTURES, VIDEO
+from mossvl.queries.query import Query
 
 SHAPES, CLIP = str(MEDIA / "shapes.png"), str(MEDIA / "clip_10fps_6s.mp4")
 SHORT = {"generate_kwargs": {"max_new_tokens": 3}}

@@ -6,9 +6,9 @@ import pytest
 import torch
 from golden_cases import CASES, LABELS, TABLES
 
-from mossvl.queries.query import Query
 from mossvl.processing import sampling, sizes
 from mossvl.processing.prompt import media_of
+from mossvl.queries.query import Query
 
 
 def plan_case(processor, case, stack):

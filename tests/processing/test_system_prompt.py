@@ -6,8 +6,8 @@ import pytest
 from golden_cases import MEDIA
 
 from mossvl.data.records import as_example
-from mossvl.queries.query import Query
 from mossvl.errors import OptionError, PromptError
+from mossvl.queries.query import Query
 
 PICTURES = "You are a helpful AI assistant. Respond to the user's request based on the provided text and/or images."
 VIDEO = (

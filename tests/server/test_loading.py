@@ -13,9 +13,9 @@ import pytest
 from errands import dying, failing, sleeping, squared, writing
 
 import mossvl
-from mossvl.sources.memory import Budget
-from mossvl.queries.query import Query
 from mossvl.errors import GenerationCancelled, GenerationTimeout, MediaError, ResourceError
+from mossvl.queries.query import Query
+from mossvl.sources.memory import Budget
 from mossvl.sources.processes import LoadingProcesses
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -13,10 +13,10 @@ import torch
 from mossvl.bench.hardware import milliseconds
 from mossvl.bench.prompts import IMAGE, SMALL_IMAGE, VIDEO_64, VIDEO_256, RandomPrompt, Shape, random_pixels
 from mossvl.engine.engine import Engine
-from mossvl.queries.handle import Handle
-from mossvl.queries.results import Result
 from mossvl.model.layers import CrossAttentionLayer
 from mossvl.options import GenerationOptions
+from mossvl.queries.handle import Handle
+from mossvl.queries.results import Result
 
 ANSWER = 129
 """Tokens of an answer: the first, and 128 steps."""

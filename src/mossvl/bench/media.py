@@ -12,10 +12,10 @@ import av
 import numpy as np
 
 from mossvl.bench.measure import Row
-from mossvl.sources.files import digest_of
 from mossvl.media.limits import MediaLimits
 from mossvl.options import MediaOptions
 from mossvl.processing.video_processor import MossVLVideoProcessor
+from mossvl.sources.files import digest_of
 
 CLIPS = {"1080p, 256 s": (1080, 1920), "360p, 256 s": (360, 640)}
 SECONDS, RATE = 256, 4

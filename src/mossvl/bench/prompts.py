@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mossvl.sources.files import Frame, Loaded, Planned, Report
 from mossvl.model.configuration import MossVLConfig
+from mossvl.sources.source import Frame, Loaded, Planned, Report
 
 TOKENS_PER_FRAME = 9
 """Of a frame's timestamp; its image token follows."""

@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import is_accelerate_available
 
-from mossvl.errors import CheckpointError, OptionError
+from mossvl.checkpoints.dtypes import check_dtypes
 from mossvl.checkpoints.headers import (
     TensorInfo,
     differences,
@@ -19,7 +19,7 @@ from mossvl.checkpoints.headers import (
     usable,
     without_ignored,
 )
-from mossvl.checkpoints.dtypes import check_dtypes
+from mossvl.errors import CheckpointError, OptionError
 
 LISTED = 10
 """How many differences an error message lists."""

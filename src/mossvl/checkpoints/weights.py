@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mossvl.errors import CheckpointError
 from mossvl.checkpoints.headers import TensorInfo, differences, read_headers, require_model_type, without_ignored
 from mossvl.checkpoints.strict import raise_if_any
+from mossvl.errors import CheckpointError
 
 PART_BYTES = 16 * 2**20
 """How much is read at a time, unless one row of a tensor is larger."""

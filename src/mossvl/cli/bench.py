@@ -10,8 +10,8 @@ import typer
 
 from mossvl.cli.checkpoint import check_checkpoint, prepare
 from mossvl.cli.options import Checkpoint, Device, Dtype
-from mossvl.options.engine import EngineConfig
 from mossvl.errors import OptionError
+from mossvl.options.engine import EngineConfig
 
 if TYPE_CHECKING:
     from mossvl.bench.measure import Row

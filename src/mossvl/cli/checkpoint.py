@@ -6,12 +6,12 @@ import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from mossvl.media.limits import MediaLimits
 from mossvl.checkpoints.location import check_location
+from mossvl.media.limits import MediaLimits
 from mossvl.tiny import default_checkpoint
 
 if TYPE_CHECKING:
-    from mossvl.engine.interface import MossVL
+    from mossvl.llm import MossVL
 
 
 def check_checkpoint(given: str | None) -> str:
@@ -35,7 +35,7 @@ def open_engine(
         MossVLError: see `mossvl.MossVL`.
     """
     prepare()
-    from mossvl.engine.interface import MossVL
+    from mossvl.llm import MossVL
 
     with _status(f"loading {checkpoint}"):
         llm = MossVL(checkpoint, device=device, dtype=dtype, **options)

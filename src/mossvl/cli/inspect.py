@@ -60,8 +60,8 @@ def examine(folder: Path) -> dict[str, Any]:
         CheckpointError: it is no MOSS-VL checkpoint, or a file is missing or broken.
     """
     from mossvl.checkpoints.headers import read_headers, require_model_type, without_ignored
-    from mossvl.model.configuration import MossVLConfig
     from mossvl.checkpoints.strict import header_differences
+    from mossvl.model.configuration import MossVLConfig
     from mossvl.offline.interface import MossVLForConditionalGeneration
 
     require_model_type(folder)

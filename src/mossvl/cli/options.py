@@ -7,10 +7,10 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from mossvl.options.engine import EngineConfig
 from mossvl.errors import OptionError
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
+from mossvl.options.engine import EngineConfig
 from mossvl.processing.system_prompt import THINKING_MODES, TYPES_TOLD, SystemPrompt
 from mossvl.server.config import ServerConfig
 

@@ -25,15 +25,15 @@ from mossvl.cli.options import (
 )
 from mossvl.data.files import other_form
 from mossvl.data.records import Line, as_query, lines_of, parse_line
-from mossvl.options.engine import EngineConfig
 from mossvl.errors import InputError, MossVLError, OptionError, message_of
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
+from mossvl.options.engine import EngineConfig
 from mossvl.processing.system_prompt import SystemPrompt, with_system_prompt
 from mossvl.progress import progress
 
 if TYPE_CHECKING:
-    from mossvl.engine.interface import MossVL
+    from mossvl.llm import MossVL
     from mossvl.queries.results import Result
 
 Answer = dict[str, Any]

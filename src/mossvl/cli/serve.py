@@ -39,7 +39,7 @@ def serve(
 
     def load() -> Any:
         prepare()
-        from mossvl.engine.interface import MossVL
+        from mossvl.llm import MossVL
 
         return MossVL(folder, config=settings)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from mossvl.errors import DataError
 from mossvl.media.fetch import is_remote
-from mossvl.options import present
+from mossvl.options.checks import present
 from mossvl.processing.parts import known_part
 
 PLACEHOLDER = re.compile(r"<\|image\|>|<\|video\|>|<image>|<video>")

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from mossvl.data.placing import PLACEHOLDER, Turn, asked, located, with_media
 from mossvl.errors import DataError, InputError
-from mossvl.options import present
+from mossvl.options.checks import present
 from mossvl.processing.parts import known_part
 from mossvl.processing.system_prompt import SYSTEM_PROMPT_KEYS, SystemPrompt
 

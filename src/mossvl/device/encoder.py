@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from mossvl.device.large_frame import LargeFrame
-from mossvl.scheduling.request import PixelScale, Request
 from mossvl.device.staging import Staging
 from mossvl.device.vision_cache import VisionCache
 from mossvl.model.modeling import MossVLModel
 from mossvl.model.vision_ops import Grid, PlainOps, VisionOps
+from mossvl.scheduling.request import PixelScale, Request
 
 Frame = tuple[Request, int]
 """A request, and which of its frames."""
@@ -128,8 +128,8 @@ class FrameEncoder:
         ops = self._ops(scale)
         if not self.fast or not self.graphs:
             return lambda pixels, grids: model.encode_vision(pixels, grids, ops=ops)
-        from mossvl.device.vision_graphs import VisionGraphs
         from mossvl.device.triton_vision import TritonOps
+        from mossvl.device.vision_graphs import VisionGraphs
 
         def encode(pixels: Tensor, grids: Sequence[Grid], ops: TritonOps) -> Tensor:
             return model.encode_vision(pixels, grids, ops=ops)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mossvl.device.capture import capturing
-from mossvl.device.triton_backend import prompt_tiles
 from mossvl.device.inputs import StepInputs, TextRows
+from mossvl.device.triton_backend import prompt_tiles
 
 PROMPT_ROWS = (32, 64, 96, 128, 160, 224)
 """Numbers of rows of steps with prompts; the last is for a chunk beside requests that decode."""

@@ -5,7 +5,7 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
-from mossvl.scheduling.budget import even_patches
+from mossvl.device.budget import even_patches
 from mossvl.model.vision import VisionBlock, VisionTower
 from mossvl.model.vision_ops import VisionOps
 

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from mossvl.device.inputs import TextRows
 from mossvl.device.pool import PagePool, Tables
-from mossvl.model.packed_backend import Visibility, causal_attention
 from mossvl.model.layers import Attention, PlainProducts
+from mossvl.model.packed_backend import Visibility, causal_attention
 from mossvl.model.xrope import Rope, rotate
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mossvl.options.engine import CPU_POOL_BYTES, EngineConfig
 from mossvl.device.inputs import to_device
-from mossvl.scheduling.request import Request
 from mossvl.errors import OptionError
 from mossvl.model.configuration import MossVLTextConfig
+from mossvl.options.engine import CPU_POOL_BYTES, EngineConfig
+from mossvl.scheduling.request import Request
 
 DEFAULT_FRACTION = 0.88
 MOST_CPU_PAGES = 1 << 14

@@ -9,21 +9,21 @@ from weakref import WeakMethod
 import torch
 from torch import Tensor
 
-from mossvl.device.paged_backend import PagedAttention
-from mossvl.scheduling.budget import StepBudget
-from mossvl.engine.clock import Stopwatch
-from mossvl.options.engine import EngineConfig
 from mossvl.device.encoder import FrameEncoder
-from mossvl.device.inputs import StepInputs, TextRows, to_device, vision_positions, vision_slots
-from mossvl.device.pool import PagePool, Tables, count_pages
-from mossvl.scheduling.request import Request
-from mossvl.device.sampler import Drawn, Sampler, likeliest
-from mossvl.scheduling.scheduler import Frames, Plan, Rows
-from mossvl.device.vision_cache import VisionCache
 from mossvl.device.fusing import fuse
+from mossvl.device.inputs import StepInputs, TextRows, to_device, vision_positions, vision_slots
+from mossvl.device.paged_backend import PagedAttention
+from mossvl.device.pool import PagePool, Tables, count_pages
+from mossvl.device.sampler import Drawn, Sampler, likeliest
+from mossvl.device.vision_cache import VisionCache
+from mossvl.engine.clock import Stopwatch
 from mossvl.model.layers import CrossAttentionLayer
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.model.xrope import rotary
+from mossvl.options.engine import EngineConfig
+from mossvl.scheduling.budget import StepBudget
+from mossvl.scheduling.request import Request
+from mossvl.scheduling.scheduler import Frames, Plan, Rows
 
 
 @dataclass

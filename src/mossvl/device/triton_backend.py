@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from mossvl.device.fusing import joined
 from mossvl.device.inputs import RequestRows, TextRows, to_device
 from mossvl.device.pool import PagePool, Tables
 from mossvl.kernels.linear import linear, linear_residual, norm_linear, norm_swiglu
@@ -21,7 +22,6 @@ from mossvl.kernels.paged import (
     store,
     store_keys_values,
 )
-from mossvl.device.fusing import joined
 from mossvl.model.layers import MLP, Attention, PlainProducts, RMSNorm
 from mossvl.model.xrope import Rope
 

@@ -18,25 +18,28 @@ from traceback import clear_frames
 
 import torch
 
-from mossvl.scheduling.budget import StepBudget
-from mossvl.scheduling.pages import PageCache
-from mossvl.options.engine import EngineConfig
-from mossvl.scheduling.grammar import Grammars
-from mossvl.queries.handle import Handle
-from mossvl.engine.job import Job
-from mossvl.sources.files import Event, Frame, Load, Loaded, Planned, Source, Stalled
-from mossvl.sources.memory import Budget, MediaMemory
-from mossvl.queries.query import Message, Query
-from mossvl.scheduling.request import Prompt, Request
-from mossvl.queries.results import TokenLogprobs
+from mossvl.device.budget import budget_for
 from mossvl.device.runner import Pending, Runner
 from mossvl.device.sampler import NOT_A_NUMBER
-from mossvl.scheduling.scheduler import Plan, Scheduler
+from mossvl.engine.job import Job
+from mossvl.engine.prompts import build_prompt
 from mossvl.errors import ContextLengthError, EngineError, MossVLError, PromptError, ResourceError
+from mossvl.forms.grammar import Grammars
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.options import GenerationOptions, SamplingParams
+from mossvl.options.engine import EngineConfig
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.progress import progress
+from mossvl.queries.handle import Handle
+from mossvl.queries.query import Message, Query
+from mossvl.queries.results import TokenLogprobs
+from mossvl.scheduling.pages import PageCache
+from mossvl.scheduling.prompt import Prompt
+from mossvl.scheduling.request import Request
+from mossvl.scheduling.scheduler import Plan, Scheduler
+from mossvl.sources.files import Load
+from mossvl.sources.memory import Budget, MediaMemory
+from mossvl.sources.source import Event, Frame, Loaded, Planned, Source, Stalled
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ class Engine:
 
     def __init__(self, model: MossVLLMHeadModel, config: EngineConfig | None = None) -> None:
         self.model, self.config = model, config or EngineConfig()
-        budget = StepBudget.for_model(self.config, model)
+        budget = budget_for(self.config, model)
         self.runner = Runner(model, self.config, budget)
         self.cache = PageCache(self.runner.pool.num_pages, self.config.prefix_cache)
         self.scheduler = Scheduler(self.config, self.cache, self.runner.pool.groups, self.runner.vision_cache, budget)
@@ -398,7 +401,7 @@ class Engine:
                 f"the prompt has the token {largest}, but the model knows {known}; the tokenizer is not this model's"
             )
         merge = config.vision_config.spatial_merge_size
-        prompt = Prompt.build(planned.input_ids, planned.grids, config.image_token_id, merge)
+        prompt = build_prompt(planned.input_ids, planned.grids, config.image_token_id, merge)
         capacity = self.scheduler.capacity(prompt.num_vision)
         if tokens >= capacity or prompt.num_vision > self.runner.tables.max_vision:
             raise ContextLengthError(

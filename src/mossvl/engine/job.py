@@ -5,14 +5,15 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 
 from mossvl.engine.clock import Clock
-from mossvl.scheduling.grammar import Follower
+from mossvl.errors import GenerationCancelled, GenerationTimeout, MossVLError
+from mossvl.forms.grammar import Follower
+from mossvl.options import GenerationOptions, SamplingParams
 from mossvl.queries.handle import Handle
-from mossvl.sources.files import Frame, Planned, Source
-from mossvl.scheduling.request import Prompt, Request
 from mossvl.queries.results import TokenLogprobs
 from mossvl.queries.text_stream import TextStream
-from mossvl.errors import GenerationCancelled, GenerationTimeout, MossVLError
-from mossvl.options import GenerationOptions, SamplingParams
+from mossvl.scheduling.prompt import Prompt
+from mossvl.scheduling.request import Request
+from mossvl.sources.source import Frame, Planned, Source
 
 STREAMING_BYTES = 32 << 20
 """Of a video that is read from a file for the first time, encoding begins when so much has been decoded."""

@@ -12,8 +12,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from mossvl.checkpoints.headers import usable
 from mossvl.checkpoints.dtypes import check_dtypes
+from mossvl.checkpoints.headers import usable
 
 LARGEST = 2**24
 """Of any size. It is far beyond all models, and no parameter of so many rows and columns overflows."""

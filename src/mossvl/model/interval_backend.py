@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from mossvl.model.packed_backend import PackedAttention
 from mossvl.model.cache import MossVLCache
 from mossvl.model.layers import Attention, Backend, PlainProducts
+from mossvl.model.packed_backend import PackedAttention
 from mossvl.model.packed_batch import PackedBatch
 from mossvl.model.xrope import Rope, rotate
 

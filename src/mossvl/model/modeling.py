@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from mossvl.checkpoints.strict import load_pretrained
 from mossvl.errors import OptionError
 from mossvl.model.cache import MossVLCache
 from mossvl.model.configuration import MossVLConfig
 from mossvl.model.generation import CACHE, MediaGenerationMixin
 from mossvl.model.interval_backend import backend_for
 from mossvl.model.language import TextModel
-from mossvl.checkpoints.strict import load_pretrained
 from mossvl.model.loss import next_token_loss
 from mossvl.model.packed_batch import PackedBatch, group_media, image_tokens, seen_rows
 from mossvl.model.pretrained import MossVLPreTrainedModel

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mossvl.options.engine import EngineConfig
 from mossvl.engine.engine import Engine
-from mossvl.queries.query import Message, as_list
 from mossvl.model.configuration import MossVLConfig
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.offline.loop import OfflineLoop
 from mossvl.offline.slot import EngineSlot
 from mossvl.offline.stream import BatchStream
 from mossvl.options import Timestamps
+from mossvl.options.engine import EngineConfig
 from mossvl.processing.processor import MossVLProcessor
+from mossvl.queries.query import Message, as_list
 
 if TYPE_CHECKING:
     import queue

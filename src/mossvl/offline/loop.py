@@ -6,10 +6,10 @@ from collections import deque
 from typing import Any
 
 from mossvl.engine.engine import Engine
-from mossvl.queries.handle import Handle
-from mossvl.queries.query import CONTROLS, Message, Query
 from mossvl.errors import message_of
 from mossvl.processing.processor import MossVLProcessor
+from mossvl.queries.handle import Handle
+from mossvl.queries.query import CONTROLS, Message, Query
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from mossvl.options.engine import EngineConfig
 from mossvl.engine.engine import Engine
+from mossvl.options.engine import EngineConfig
 
 
 class EngineSlot:

@@ -6,12 +6,12 @@ from functools import partial
 from typing import Any
 
 from mossvl.engine.engine import Engine
-from mossvl.queries.handle import Handle
-from mossvl.queries.query import Message, Query
-from mossvl.queries.results import Result
 from mossvl.errors import OptionError, message_of
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import check_messages
+from mossvl.queries.handle import Handle
+from mossvl.queries.query import Message, Query
+from mossvl.queries.results import Result
 
 
 class BatchStream:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 
 from mossvl.errors import OptionError
-from mossvl.options import named_options, number, whole
+from mossvl.options.checks import named_options, number, whole
 
 GIB = 1 << 30
 CPU_POOL_BYTES = 2 * GIB

@@ -11,7 +11,9 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from mossvl.errors import OptionError
 from mossvl.media.limits import MediaLimits
-from mossvl.options import MAX_PIXELS, MIN_PIXELS, PIXEL_BUDGET, MediaOptions, bounds, pick, whole
+from mossvl.options import MediaOptions
+from mossvl.options.checks import pick, whole
+from mossvl.options.media import MAX_PIXELS, MIN_PIXELS, PIXEL_BUDGET, bounds
 from mossvl.processing.pixels import PatchLayout
 from mossvl.processing.plan import ImagePlan, ImageSettings, options_of, plan_images
 from mossvl.processing.tensors import media_tensors

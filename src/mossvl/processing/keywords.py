@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mossvl.errors import OptionError
-from mossvl.options import MediaOptions, whole
+from mossvl.options import MediaOptions
+from mossvl.options.checks import whole
 from mossvl.processing.plan import Medium
 
 ALL_FRAMES = 2**31

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-from mossvl.options import present
+from mossvl.options.checks import present
 
 
 def known_part(part: Mapping[str, Any]) -> dict[str, Any]:

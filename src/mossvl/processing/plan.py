@@ -19,7 +19,8 @@ from mossvl.media.fetch import source_name
 from mossvl.media.image import Image, open_image
 from mossvl.media.limits import MediaLimits
 from mossvl.media.video import Clip, open_clip
-from mossvl.options import MediaOptions, Timestamps, check_names, present
+from mossvl.options import MediaOptions, Timestamps
+from mossvl.options.checks import check_names, present
 from mossvl.processing import sampling, sizes
 from mossvl.processing.pixels import PatchLayout, resize
 

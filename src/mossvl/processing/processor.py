@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
 
+from mossvl.checkpoints.headers import usable
 from mossvl.errors import OptionError, PromptError
 from mossvl.media.limits import MediaLimits
 from mossvl.media.video import is_frame_list
-from mossvl.checkpoints.headers import usable
-from mossvl.options import MediaOptions, whole
+from mossvl.options import MediaOptions
+from mossvl.options.checks import whole
 from mossvl.processing import prompt, tensors
 from mossvl.processing.batch import by_prompt, padded, with_blanks
 from mossvl.processing.chat_template import check_template, render_chat

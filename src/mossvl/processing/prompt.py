@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mossvl.errors import PromptError
-from mossvl.options import MediaOptions, check_names, present
+from mossvl.options import MediaOptions
+from mossvl.options.checks import check_names, present
 from mossvl.processing.parts import known_medium, known_part
 from mossvl.processing.plan import Medium, MediumPlan
 

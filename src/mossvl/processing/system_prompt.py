@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from mossvl.errors import OptionError, PromptError
-from mossvl.options import check_names, named_options
+from mossvl.options.checks import check_names, named_options
 
 PICTURES = "You are a helpful AI assistant. Respond to the user's request based on the provided text and/or images."
 VIDEO = (

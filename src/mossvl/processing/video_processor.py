@@ -10,7 +10,9 @@ from transformers.video_processing_utils import BaseVideoProcessor
 
 from mossvl.media.limits import MediaLimits
 from mossvl.media.video import is_frame_list
-from mossvl.options import PIXEL_BUDGET, MediaOptions, bounds, pick, whole
+from mossvl.options import MediaOptions
+from mossvl.options.checks import pick, whole
+from mossvl.options.media import PIXEL_BUDGET, bounds
 from mossvl.processing.image_processor import checked_channels, checked_size
 from mossvl.processing.pixels import PatchLayout
 from mossvl.processing.plan import VideoPlan, VideoSettings, options_of, plan_videos

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from mossvl.errors import GenerationCancelled, GenerationTimeout
+from mossvl.options import SamplingParams
 from mossvl.queries.results import Answer, Result, SeenMedium, Timings, TokenLogprobs, Usage
 from mossvl.queries.text_stream import TextStream
 from mossvl.queries.waker import Waker
-from mossvl.errors import GenerationCancelled, GenerationTimeout
-from mossvl.options import SamplingParams
 
 logger = logging.getLogger(__name__)
 

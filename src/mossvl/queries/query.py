@@ -6,7 +6,8 @@ from typing import Any, Self
 
 from mossvl.errors import OptionError, PromptError
 from mossvl.media.video import is_frame_list
-from mossvl.options import GenerationOptions, MediaOptions, check_names, present
+from mossvl.options import GenerationOptions, MediaOptions
+from mossvl.options.checks import check_names, present
 from mossvl.processing.prompt import check_characters, check_messages, media_of, texts_of
 from mossvl.processing.system_prompt import SYSTEM_PROMPT_KEYS, SystemPrompt
 

@@ -3,17 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from torch import nn
-
 from mossvl.options.engine import EngineConfig
-from mossvl.model.modeling import MossVLLMHeadModel
-from mossvl.model.vision import VisionTower
 
 GPU_TOKENS, GPU_PATCHES = 4096, 57_344
-CPU_FLOPS = 25e9
-"""About half a second on a small machine."""
-LEAST_TOKENS, LEAST_PATCHES = 64, 256
-"""On a CPU, however much work they are: with fewer, most of the time goes into reading the weights."""
 LARGE = 8
 """A frame that is so many times the work of `mixed_patches` is encoded in parts."""
 
@@ -43,22 +35,6 @@ class StepBudget:
         mixed = min(config.mixed_prefill_tokens, tokens), min(config.mixed_vision_patches, patches)
         return cls(tokens, patches, *mixed, even)
 
-    @classmethod
-    def for_model(cls, config: EngineConfig, model: MossVLLMHeadModel) -> "StepBudget":
-        """For a model where its weights are."""
-        weight = model.model.language_model.embed_tokens.weight
-        even = even_patches(model.model.visual)
-        if weight.device.type != "cpu":
-            return cls.of(config, even=even)
-        tokens = int(CPU_FLOPS / (2 * num_weights(model.model.language_model.layers)))
-        patches = int(CPU_FLOPS / (2 * num_weights(model.model.visual.blocks)))
-        return cls.of(
-            config,
-            min(GPU_TOKENS, max(LEAST_TOKENS, tokens)),
-            min(GPU_PATCHES, max(LEAST_PATCHES, patches)),
-            even,
-        )
-
     def work(self, patches: int) -> float:
         """Of encoding a frame, in patches of small frames."""
         return patches * (1 + patches / self.even)
@@ -66,12 +42,3 @@ class StepBudget:
     def is_large(self, patches: int) -> bool:
         """A frame is encoded in parts."""
         return self.work(patches) > LARGE * self.mixed_patches
-
-
-def num_weights(module: nn.Module) -> int:
-    return sum(weight.numel() for weight in module.parameters())
-
-
-def even_patches(tower: VisionTower) -> float:
-    """Patches of a frame whose attention takes as many FLOPs as the linears of the blocks do."""
-    return num_weights(tower.blocks[0]) / (2 * tower.config.hidden_size)

@@ -1,92 +1,21 @@
 """A request as the scheduler sees it: a prompt, what of it has been computed, and the pages that hold it."""
 
 import secrets
-from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
-from mossvl.scheduling.pages import Block, block_key
-from mossvl.scheduling.grammar import Matcher
-from mossvl.model.vision import Grid
-from mossvl.model.xrope import TextLayout, layout
+from mossvl.forms.grammar import Matcher
 from mossvl.options import SamplingParams
+from mossvl.scheduling.pages import Block, block_key
+from mossvl.scheduling.prompt import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _numbers = count()
 
 PixelScale = tuple[tuple[float, ...], tuple[float, ...]]
-
-
-@dataclass(frozen=True, eq=False)
-class Prompt:
-    """Tokens and frames of a prompt, and where they stand (see `mossvl.model.xrope`)."""
-
-    tokens: list[int]
-    positions: NDArray[np.int32]
-    """(tokens,): rotary position of each; time, height and width are the same for text."""
-    visible: NDArray[np.int32]
-    """(tokens,): how many vision tokens each sees."""
-    frame_rows: list[int]
-    """Which token is each frame's image token."""
-    frame_ends: list[int]
-    """End of each frame in the vision sequence, its separator included."""
-    frame_grids: list[tuple[int, int]]
-    """Patch rows and columns of each frame."""
-    layout: TextLayout
-
-    @classmethod
-    def build(cls, tokens: Tensor, grids: Sequence[Grid], image_token_id: int, merge_size: int) -> "Prompt":
-        """From token ids (tokens,) and (frames, patch rows, patch columns) of each medium.
-
-        Raises:
-            ValueError: image tokens and frames do not match.
-        """
-        frames = [(rows, columns) for number, rows, columns in grids for _ in range(number)]
-        is_image = tokens == image_token_id
-        merged = torch.tensor(frames, dtype=torch.long).view(-1, 2) // merge_size
-        plan = layout(is_image, merged)
-        ends = torch.cat((plan.frame_ends.new_zeros(1), plan.frame_ends))
-        return cls(
-            tokens=tokens.tolist(),
-            positions=plan.text.numpy().astype(np.int32),
-            visible=ends[plan.visible_frames].numpy().astype(np.int32),
-            frame_rows=is_image.nonzero().flatten().tolist(),
-            frame_ends=plan.frame_ends.tolist(),
-            frame_grids=frames,
-            layout=plan,
-        )
-
-    @property
-    def next_position(self) -> int:
-        """Rotary position of the answer's first token."""
-        return self.layout.next_position
-
-    @property
-    def num_frames(self) -> int:
-        return len(self.frame_rows)
-
-    @property
-    def num_vision(self) -> int:
-        return self.frame_ends[-1] if self.frame_ends else 0
-
-    def frames_between(self, start: int, stop: int) -> tuple[int, int]:
-        """The frames whose image tokens are among the tokens [start, stop), as a range."""
-        return bisect_left(self.frame_rows, start), bisect_left(self.frame_rows, stop)
-
-    def vision_range(self, first: int, last: int) -> tuple[int, int]:
-        """The vision tokens of the frames [first, last), as a range."""
-        start = self.frame_ends[first - 1] if first else 0
-        return start, self.frame_ends[last - 1] if last > first else start
-
-    def patches(self, frame: int) -> int:
-        rows, columns = self.frame_grids[frame]
-        return rows * columns
 
 
 @dataclass(eq=False)
@@ -125,7 +54,7 @@ class Request:
     params: SamplingParams
     room: int
     digests: list[bytes | None]
-    pixels: dict[int, Tensor] = field(default_factory=dict)
+    pixels: "dict[int, Tensor]" = field(default_factory=dict)
     vision_chunk: int = 64
     pixel_scale: PixelScale = ((0.5,) * 3, (0.5,) * 3)
     seed: int = field(default_factory=lambda: secrets.randbits(63))

@@ -10,9 +10,9 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
+from mossvl.options.engine import EngineConfig
 from mossvl.scheduling.budget import StepBudget
 from mossvl.scheduling.pages import Block, PageCache, shared_vision
-from mossvl.options.engine import EngineConfig
 from mossvl.scheduling.request import Request
 
 FEW, MANY = 2, 8

@@ -19,8 +19,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from mossvl import __version__
-from mossvl.queries.handle import Handle
 from mossvl.errors import MossVLError
+from mossvl.queries.handle import Handle
 from mossvl.server.answers import Completion
 from mossvl.server.background import cut_off, forget_old_uploads, start, watch_lag
 from mossvl.server.chat import streamed

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from mossvl.errors import OptionError
 from mossvl.media.limits import SourcePolicy
-from mossvl.options import MAX_PIXELS, named_options, number, whole
+from mossvl.options.checks import named_options, number, whole
+from mossvl.options.media import MAX_PIXELS
 
 MIB = 1 << 20
 GIB = 1 << 30

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mossvl.queries.query import Message, Query
 from mossvl.errors import OptionError, PromptError
 from mossvl.media.data_url import after_scheme, is_data_url
-from mossvl.options import MAX_PIXELS, MediaOptions, SamplingParams
+from mossvl.options import MediaOptions, SamplingParams
+from mossvl.options.media import MAX_PIXELS
+from mossvl.queries.query import Message, Query
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError
 from mossvl.server.protocol import (

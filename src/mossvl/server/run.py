@@ -9,8 +9,8 @@ from typing import Any
 
 import uvicorn
 
-from mossvl.engine.interface import MossVL
 from mossvl.errors import OptionError
+from mossvl.llm import MossVL
 from mossvl.server.app import create_app
 from mossvl.server.background import STARTING
 from mossvl.server.config import ServerConfig

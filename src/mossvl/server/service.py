@@ -12,23 +12,24 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from mossvl import __version__
-from mossvl.queries.handle import Handle
-from mossvl.engine.interface import MossVL
 from mossvl.errors import GenerationCancelled, ResourceError
+from mossvl.llm import MossVL
 from mossvl.media.limits import MediaLimits
-from mossvl.options import MAX_PIXELS, MediaOptions
+from mossvl.options import MediaOptions
+from mossvl.options.media import MAX_PIXELS
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import media_of
+from mossvl.queries.handle import Handle
 from mossvl.server.answers import Tokens
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError, refusal, unavailable
-from mossvl.sources.processes import LoadingProcesses, RemoteCall
 from mossvl.server.metrics import Metrics
 from mossvl.server.preview import preview
 from mossvl.server.problems import first_problem
 from mossvl.server.protocol import ChatRequest, FramesRequest
 from mossvl.server.reading import Asked, Reader, check_size
 from mossvl.server.uploads import Uploads
+from mossvl.sources.processes import LoadingProcesses, RemoteCall
 
 logger = logging.getLogger("mossvl.server")
 

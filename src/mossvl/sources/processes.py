@@ -21,12 +21,13 @@ from typing import Any, Generic, TypeVar
 import torch
 from transformers.utils import logging
 
-from mossvl.scheduling.grammar_process import limit_memory, silence_libraries
-from mossvl.sources.files import Event, Frame, Load, Loaded, Loading, Planned, Stalled, Waiting
-from mossvl.sources.memory import Budget, MediaMemory
-from mossvl.queries.query import Message, Query
 from mossvl.errors import EngineError, GenerationCancelled, GenerationTimeout, MediaError, MossVLError, ResourceError
+from mossvl.forms.process import limit_memory, silence_libraries
 from mossvl.processing.processor import MossVLProcessor
+from mossvl.queries.query import Message, Query
+from mossvl.sources.files import Load
+from mossvl.sources.memory import Budget, MediaMemory
+from mossvl.sources.source import Event, Frame, Loaded, Loading, Planned, Stalled, Waiting
 
 T = TypeVar("T")
 

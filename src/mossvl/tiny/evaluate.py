@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from mossvl.engine.interface import MossVL
+from mossvl.llm import MossVL
 from mossvl.progress import progress
 from mossvl.synthetic.files import write_clip, write_picture
 from mossvl.synthetic.scene import Background, Clip, Scene

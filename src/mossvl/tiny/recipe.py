@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mossvl.errors import OptionError
-from mossvl.options import whole
+from mossvl.options.checks import whole
 from mossvl.synthetic.tasks import GROUPS
 from mossvl.training.synthetic import Phase
 

@@ -11,7 +11,8 @@ from mossvl.data.files import Record
 from mossvl.data.index import RecordIndex
 from mossvl.data.records import as_example
 from mossvl.errors import DataError, GenerationTimeout, InputError, OptionError
-from mossvl.options import MediaOptions, whole
+from mossvl.options import MediaOptions
+from mossvl.options.checks import whole
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import IGNORED_LABEL
 from mossvl.training.examples import Example, encode

@@ -25,7 +25,7 @@ CHECK_SECONDS = 0.5
 PATIENCE = 10.0
 """Seconds that may take on a busy machine."""
 
-PROGRAM = Path(__file__).with_name("grammar_process.py")
+PROGRAM = Path(__file__).with_name("process.py")
 
 NO_PROCESS = "no process can be started for the form of an answer"
 

@@ -1,0 +1,97 @@
+"""Checks of options: names, numbers, choices; every refusal says what was given and what was expected."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from functools import wraps
+from numbers import Real
+from typing import Any, TypeVar
+
+from mossvl.errors import OptionError
+from mossvl.names import nearest
+
+T = TypeVar("T")
+
+
+def present(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a mapping holds: a null key is as if it were not there, since exports of tables give every row every key."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Raise an `OptionError` for the first unknown option; it names the known one that is near, or else all of them."""
+    known = sorted(known)
+    for name in given:
+        if name not in known:
+            near = nearest(str(name), known)
+            hint = f"did you mean {near!r}?" if near else f"known: {', '.join(known)}"
+            raise OptionError(f"unknown {what} {name!r:.200}; {hint}")
+
+
+def named_options(what: str) -> Callable[[type[T]], type[T]]:
+    """A decorator of dataclasses: an unknown argument is an `OptionError` that names the nearest known one."""
+
+    def decorate(cls: type[T]) -> type[T]:
+        init = cls.__init__
+
+        @wraps(init)
+        def checked(self: T, *given: Any, **named: Any) -> None:
+            check_names(named, (option.name for option in fields(cls)), what)  # type: ignore[arg-type]
+            init(self, *given, **named)
+
+        cls.__init__ = checked  # type: ignore[method-assign, assignment]
+        return cls
+
+    return decorate
+
+
+def shown(value: Any, most: int = 200) -> str:
+    """A value as messages tell it; some have no text: integers of thousands of digits, deeply nested lists."""
+    try:
+        return f"{value!r:.{most}}"
+    except (ValueError, RecursionError):
+        return f"<{type(value).__name__}>"
+
+
+def number(name: str, value: Any, above: float = -math.inf, most: float = math.inf) -> float:
+    """`value` as a finite number greater than `above` and at most `most`, or an `OptionError`."""
+    try:
+        checked = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    except OverflowError:
+        checked = math.inf
+    if not math.isfinite(checked):
+        kind = "a number, not a text" if isinstance(value, str) else "a finite number"
+        raise OptionError(f"{name}={shown(value, 40)} must be {kind}")
+    if checked <= above or checked > most:
+        upper = f" and at most {most:g}" if math.isfinite(most) else ""
+        raise OptionError(f"{name}={shown(value, 40)} must be more than {above:g}{upper}")
+    return checked
+
+
+def whole(name: str, value: Any, least: float = 1, most: float = math.inf) -> int:
+    """`value` as an integer of at least `least` and at most `most`, or an `OptionError`."""
+    if number(name, value) % 1:
+        raise OptionError(f"{name}={shown(value, 40)} must be a whole number")
+    if value < least or value > most:
+        raise OptionError(
+            f"{name}={shown(value, 40)} must be " + (f"at least {least}" if value < least else f"at most {most}")
+        )
+    return int(value)
+
+
+def choice(name: str, value: Any, known: Sequence[str]) -> str:
+    """`value` if it is one of those known, or an `OptionError`."""
+    if value not in known:
+        raise OptionError(f"{name}={value!r:.40} must be {' or '.join(map(repr, known))}")
+    return str(value)
+
+
+def mapping(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise OptionError(f"{name}={shown(value, 40)} must be a dict of options")
+    return value
+
+
+def pick(given: T | None, default: T) -> T:
+    """What a query says, or else the default."""
+    return default if given is None else given

@@ -1,0 +1,191 @@
+"""Generation options of a query: names, defaults and limits, defined once for Python, command line and data files."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from mossvl.errors import OptionError
+from mossvl.options.checks import mapping, named_options, number, present, shown, whole
+
+JSON_SPACE = " ?"
+"""Between the parts of JSON: a space at most, so that no answer runs on in white space."""
+
+TOO_DEEP = "json_schema is nested too deeply; a schema of fewer levels can be used"
+
+MIN_SCALE = 1e-3
+"""Below this, dividing logits by a temperature or a penalty takes them out of float32's range."""
+
+
+@named_options("generation option")
+@dataclass(frozen=True)
+class SamplingParams:
+    """How tokens of an answer are drawn, and when it ends.
+
+    Attributes:
+        max_new_tokens: most tokens of the answer.
+        temperature: below 1 for less random, above for more random answers; 0 or less (or below 0.001, where it would
+            come to the same) means the likeliest token.
+        top_k: draw from so many of the likeliest tokens; 0 or -1 for all.
+        top_p: draw from the likeliest tokens that make up this probability.
+        min_p: draw from tokens at least so likely, compared with the likeliest one.
+        repetition_penalty: above 1, tokens of the prompt and of the answer so far become less likely (as in CTRL).
+        presence_penalty: subtracted from the logits of tokens that the answer has; between -2 and 2.
+        frequency_penalty: subtracted once for each time that the answer has a token; between -2 and 2.
+        seed: makes drawn answers repeatable, whatever runs beside; any integer (modulo 2^63).
+        stop: texts that end the answer; they are not part of it.
+        stop_token_ids: tokens that end the answer, beside the model's own; they are not part of it.
+        logprobs: for each token, how many of the likeliest alternatives are reported with their log-probabilities (0:
+            the token's own alone); None for none.
+        n: answers to be drawn.
+        ignore_eos: go on after the model's own end token.
+        json_schema: the answer is JSON of this schema, a dict or its JSON; {"type": "object"} is any object.
+        regex: the whole answer matches this regular expression (Rust's syntax).
+    """
+
+    max_new_tokens: int = 1024
+    temperature: float = 0.0
+    top_k: int = 50
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = field(default=())
+    stop_token_ids: tuple[int, ...] = field(default=())
+    logprobs: int | None = None
+    n: int = 1
+    ignore_eos: bool = False
+    json_schema: str | Mapping[str, Any] | None = None
+    regex: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.ignore_eos, bool):
+            raise OptionError(f"ignore_eos={shown(self.ignore_eos)} must be true or false")
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        if not isinstance(stop, list | tuple) or not all(isinstance(text, str) and text for text in stop):
+            raise OptionError(f"stop={shown(self.stop)} must be a text or a list of texts, none of them empty")
+        ids = self.stop_token_ids
+        if not isinstance(ids, list | tuple):
+            raise OptionError(f"stop_token_ids={shown(ids)} must be a list of token ids")
+        self._set(
+            max_new_tokens=whole("max_new_tokens", self.max_new_tokens),
+            temperature=number("temperature", self.temperature),
+            top_k=max(0, whole("top_k", self.top_k, least=-1)),
+            top_p=number("top_p", self.top_p, above=0, most=1),
+            min_p=number("min_p", self.min_p, above=-MIN_SCALE, most=1),
+            repetition_penalty=number("repetition_penalty", self.repetition_penalty, above=MIN_SCALE),
+            presence_penalty=number("presence_penalty", self.presence_penalty, above=-math.nextafter(2, 3), most=2),
+            frequency_penalty=number("frequency_penalty", self.frequency_penalty, above=-math.nextafter(2, 3), most=2),
+            seed=None if self.seed is None else whole("seed", self.seed, least=-math.inf),
+            stop=tuple(stop),
+            stop_token_ids=tuple(whole("stop_token_ids", one, least=0) for one in ids),
+            logprobs=None if self.logprobs is None else whole("logprobs", self.logprobs, least=0, most=20),
+            n=whole("n", self.n, most=128),
+            json_schema=_schema(self.json_schema),
+        )
+        self._check_form()
+
+    def _check_form(self) -> None:
+        """Raise an `OptionError` if the form of the answer is none."""
+        if self.free:
+            return
+        if (self.json_schema is not None and self.regex is not None) or self.ignore_eos:
+            raise OptionError("json_schema, regex and ignore_eos exclude each other; give one of them")
+        from mossvl.forms.grammar import problem_of
+
+        if self.json_schema is None and not isinstance(self.regex, str):
+            raise OptionError(f"regex={shown(self.regex)} must be a text")
+        try:
+            reason = problem_of(str(self.grammar))
+        except ValueError as error:  # It is nested too deeply, or has characters or numbers that are none.
+            reason = TOO_DEEP if "recursion limit" in str(error) else str(error)
+        if reason:
+            name = "regex" if self.json_schema is None else "json_schema"
+            raise OptionError(f"{name}={shown(getattr(self, name))} cannot be used: {reason}")
+
+    @property
+    def grammar(self) -> str | None:
+        """The form of the answer, as llguidance takes it; None if it is free."""
+        if self.free:
+            return None
+        from llguidance import LLMatcher
+
+        if self.json_schema is not None:
+            return LLMatcher.grammar_from_json_schema(str(self.json_schema), {"whitespace_pattern": JSON_SPACE})
+        return LLMatcher.grammar_from_regex(str(self.regex))
+
+    def _set(self, **checked: Any) -> None:
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < MIN_SCALE
+
+    @property
+    def plain(self) -> bool:
+        """The likeliest token is drawn, and nothing more is asked."""
+        return self.greedy and not self.penalises and self.logprobs is None and self.free
+
+    @property
+    def free(self) -> bool:
+        """The answer may have any form."""
+        return self.json_schema is None and self.regex is None
+
+    @property
+    def penalises(self) -> bool:
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any] | None, **defaults: Any) -> Self:
+        """From `generate_kwargs`; None values are defaults."""
+        given = {} if given is None else mapping("generate_kwargs", given)
+        return cls(**defaults | present(given))
+
+
+@named_options("generation option")
+@dataclass(frozen=True)
+class GenerationOptions(SamplingParams):
+    """`SamplingParams` with the published names and defaults, and what belongs to a query beside them.
+
+    Attributes:
+        do_sample: draw tokens at random; otherwise the likeliest is taken, whatever the temperature.
+        vision_chunked_length: frames that the vision tower encodes at a time; changes memory, not answers.
+        timeout: seconds after which the query fails.
+    """
+
+    temperature: float = 1.0
+    do_sample: bool = False
+    vision_chunked_length: int = 64
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.do_sample, bool):
+            raise OptionError(f"do_sample={shown(self.do_sample)} must be true or false")
+        self._set(
+            vision_chunked_length=whole("vision_chunked_length", self.vision_chunked_length),
+            timeout=None if self.timeout is None else number("timeout", self.timeout, above=0),
+        )
+
+    @property
+    def greedy(self) -> bool:
+        return not self.do_sample or super().greedy
+
+
+def _schema(given: Any) -> str | None:
+    """A schema as JSON."""
+    if given is None:
+        return None
+    try:
+        schema = json.loads(given) if isinstance(given, str) else given
+        if isinstance(schema, Mapping):
+            return json.dumps(schema)
+    except RecursionError:
+        raise OptionError(TOO_DEEP) from None
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"json_schema={shown(given)} is not JSON: {error}") from error
+    raise OptionError(f"json_schema={shown(given)} must be a dict, or its JSON")
