@@ -6,14 +6,15 @@ import pytest
 
 from mossvl.errors import OptionError
 from mossvl.names import nearest
+from mossvl.offline.query import SessionQuery
 from mossvl.options import GenerationOptions, MediaOptions
 from mossvl.options.checks import check_names
 from mossvl.options.engine import EngineConfig
-from mossvl.queries.query import KEYS
 
 GENERATION = [option.name for option in fields(GenerationOptions)]
 MEDIA = [option.name for option in fields(MediaOptions)]
 ENGINE = [option.name for option in fields(EngineConfig)]
+KEYS = SessionQuery.keys()
 REQUEST = ["messages", "model", "stream", "stream_options", "n", "max_completion_tokens", "max_tokens", "stop"]
 
 

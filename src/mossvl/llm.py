@@ -10,6 +10,7 @@ from typing import Any, Self
 from mossvl.engine.engine import Engine
 from mossvl.errors import InputError, OptionError, PromptError
 from mossvl.model.modeling import MossVLLMHeadModel
+from mossvl.offline.query import SessionQuery
 from mossvl.options import SamplingParams
 from mossvl.options.engine import EngineConfig
 from mossvl.processing.processor import MossVLProcessor
@@ -79,7 +80,7 @@ class MossVL:
             raise query
         if params is not None and not isinstance(params, SamplingParams):
             raise OptionError(f"params={params!r:.100} must be SamplingParams, or in the query, as generate_kwargs")
-        checked = query if isinstance(query, Query) else Query.from_dict(query)
+        checked = query if isinstance(query, Query) else SessionQuery.from_dict(query)
         return self.engine.submit(checked, checked.messages(session), self.processor, params)
 
     def stream(self, query: Any, params: SamplingParams | None = None) -> Handle:
@@ -270,7 +271,7 @@ class Chat:
         self.messages = []
 
     def _begin(self, prompt: str, params: SamplingParams | None, query: dict[str, Any]) -> tuple[Query, Handle]:
-        checked = Query.from_dict({"prompt": prompt, **with_system_prompt(query, self.system)})
+        checked = SessionQuery.from_dict({"prompt": prompt, **with_system_prompt(query, self.system)})
         return checked, self.llm.submit(checked, params or self.params, session=self.messages)
 
     def _end(self, query: Query, handle: Handle) -> Result:

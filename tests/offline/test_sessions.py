@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mossvl.errors import MossVLError, OptionError, PromptError
+from mossvl.offline.query import SessionQuery
 from mossvl.options import GenerationOptions, MediaOptions
 from mossvl.processing.system_prompt import PICTURES, VIDEO
-from mossvl.queries.query import Query
 
 SHAPES, CLIP = str(MEDIA / "shapes.png"), str(MEDIA / "clip_10fps_6s.mp4")
 SHORT = {"generate_kwargs": {"max_new_tokens": 3}}
@@ -53,7 +53,7 @@ def ask(model, processor, *queries, **kwargs):
 )
 def test_a_bad_query_is_refused_in_words(query, words):
     with pytest.raises(MossVLError, match=words):
-        Query.from_dict(query)
+        SessionQuery.from_dict(query)
 
 
 @given(
@@ -70,7 +70,7 @@ def test_any_options_are_taken_or_refused(options):
 
 
 def test_a_text_is_a_prompt():
-    assert Query.from_dict("hello") == Query.from_dict({"prompt": "hello"})
+    assert SessionQuery.from_dict("hello") == SessionQuery.from_dict({"prompt": "hello"})
 
 
 def test_a_result_given_as_sessions_is_told_from_them(model, processor):

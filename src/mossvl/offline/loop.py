@@ -7,9 +7,10 @@ from typing import Any
 
 from mossvl.engine.engine import Engine
 from mossvl.errors import message_of
+from mossvl.offline.query import CONTROLS, SessionQuery
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.queries.handle import Handle
-from mossvl.queries.query import CONTROLS, Message, Query
+from mossvl.queries.query import Message
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class OfflineLoop:
 
     def _turn(self, given: dict[str, Any]) -> None:
         try:
-            query = Query.offline(given, **self.generation_defaults)
+            query = SessionQuery.for_text(given, **self.generation_defaults)
             self._current = self.engine.submit(query, query.messages(self.session), self.processor)
             self._answer(query, self._current)
         except Exception as error:
@@ -93,7 +94,7 @@ class OfflineLoop:
                 if self.stopping:
                     return None
 
-    def _answer(self, query: Query, handle: Handle) -> None:
+    def _answer(self, query: SessionQuery, handle: Handle) -> None:
         started = False
         for chunk in handle.chunks(POLL_SECONDS):
             self._listen()

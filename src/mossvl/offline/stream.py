@@ -7,10 +7,11 @@ from typing import Any
 
 from mossvl.engine.engine import Engine
 from mossvl.errors import OptionError, message_of
+from mossvl.offline.query import SessionQuery
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import check_messages
 from mossvl.queries.handle import Handle
-from mossvl.queries.query import Message, Query
+from mossvl.queries.query import Message
 from mossvl.queries.results import Result
 
 
@@ -44,7 +45,7 @@ class BatchStream:
         self._engine, self._processor = engine, processor
         self._raise_on_error = raise_on_error
         self._sessions = [list(session) if isinstance(session, list | tuple) else [] for session in sessions]
-        self._queries: dict[int, Query] = {}
+        self._queries: dict[int, SessionQuery] = {}
         self._failures: dict[int, Exception] = {}
         self._handles: dict[int, Handle] = {}
         self._cancelled: set[int] = set()
@@ -52,7 +53,7 @@ class BatchStream:
             try:
                 if session:
                     check_messages(session)
-                self._queries[index] = Query.offline(given, **generation_defaults)
+                self._queries[index] = SessionQuery.for_text(given, **generation_defaults)
             except Exception as error:
                 if raise_on_error:
                     raise

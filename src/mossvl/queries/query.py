@@ -14,22 +14,7 @@ from mossvl.processing.system_prompt import SYSTEM_PROMPT_KEYS, SystemPrompt
 Message = dict[str, Any]
 """{"role": …, "content": a text or a list of parts}."""
 
-CONTROLS = ("cancel_current_generate", "stop_generation", "stop_offline_generate")
-FLAGS = {
-    "reset_session": False,
-    "clear_history": False,
-    "persist_session": True,
-    "append_messages_to_session": False,
-    "persist_cancelled_turn": False,
-    "stream_output": False,
-    "stream": False,
-}
-KEYS = {
-    *("prompt", "images", "videos", "messages", "media_kwargs", "generate_kwargs"),
-    *SYSTEM_PROMPT_KEYS,
-    *FLAGS,
-    *CONTROLS,
-}
+KEYS = frozenset({"prompt", "images", "videos", "messages", "media_kwargs", "generate_kwargs", *SYSTEM_PROMPT_KEYS})
 
 
 @dataclass(frozen=True)
@@ -37,8 +22,8 @@ class Query:
     """One question, with everything that belongs to it alone.
 
     Attributes:
-        turn: the messages that it adds.
-        explicit: it came as `messages`, which stand alone instead of continuing the session.
+        turn: the messages that it adds to its session.
+        explicit: it came as `messages`, which stand alone instead of continuing a session.
         system_prompt: what a conversation that it begins gets; see `mossvl.processing.system_prompt`.
     """
 
@@ -47,11 +32,6 @@ class Query:
     system_prompt: str | None
     media: MediaOptions
     generation: GenerationOptions
-    reset_session: bool
-    persist_session: bool
-    append_messages_to_session: bool
-    persist_cancelled_turn: bool
-    stream: bool
 
     @classmethod
     def from_dict(cls, given: Any, **generation_defaults: Any) -> Self:
@@ -77,12 +57,7 @@ class Query:
                     raise OptionError(f"{key!r} is no key of a query; write {{{name!r}: {{{key!r}: …}}}}")
         if "role" in given:
             raise PromptError("this is a message, not a query; put messages into one: {'messages': [{'role': …}, …]}")
-        check_names(given, KEYS, "key of a query")
-        flags: dict[str, Any] = {name: given.get(name) for name in FLAGS}
-        flags = {name: FLAGS[name] if value is None else value for name, value in flags.items()}
-        for name, value in flags.items():
-            if not isinstance(value, bool):
-                raise OptionError(f"{name}={value!r} must be true or false")
+        check_names(given, cls.keys(), "key of a query")
         messages, prompt = given.get("messages"), given.get("prompt")
         if (messages is None) == (prompt is None):
             raise PromptError(
@@ -108,32 +83,35 @@ class Query:
             system_prompt=system_prompt,
             media=MediaOptions.from_dict(given.get("media_kwargs")),
             generation=GenerationOptions.from_dict(given.get("generate_kwargs"), **generation_defaults),
-            reset_session=flags["reset_session"] or flags["clear_history"],
-            persist_session=flags["persist_session"],
-            append_messages_to_session=flags["append_messages_to_session"],
-            persist_cancelled_turn=flags["persist_cancelled_turn"],
-            stream=flags["stream_output"] or flags["stream"],
+            **cls.own_fields(given),
         )
 
     @classmethod
-    def offline(cls, given: Any, **generation_defaults: Any) -> Self:
-        """As `from_dict`, for the offline methods, which give one text for each query."""
-        query = cls.from_dict(given, **generation_defaults)
-        if query.generation.n != 1 or query.generation.logprobs is not None:
-            raise OptionError("the offline methods give one text a query; for n and logprobs use mossvl.MossVL")
-        return query
+    def keys(cls) -> frozenset[str]:
+        """What a query may hold."""
+        return KEYS
+
+    @classmethod
+    def own_fields(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields that a subclass adds, from a query that holds no null keys."""
+        return {}
+
+    @property
+    def stands_alone(self) -> bool:
+        """The session's earlier messages are not part of what is asked."""
+        return self.explicit
 
     def messages(self, session: Sequence[Message]) -> list[Message]:
         """What the model is asked, after the session so far."""
-        alone = self.reset_session or (self.explicit and not self.append_messages_to_session)
-        messages = [*([] if alone else session), *self.turn]
-        if self.system_prompt and (alone or not session) and messages[0]["role"] != "system":
+        before = [] if self.stands_alone else session
+        messages = [*before, *self.turn]
+        if self.system_prompt and not before and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": self.system_prompt})
         return messages
 
     def session_after(self, session: Sequence[Message], answer: str | None) -> list[Message]:
         """The session once the query has ended with `answer`, or without one (None)."""
-        if answer is None or not self.persist_session:
+        if answer is None:
             return list(session)
         return [*self.messages(session), {"role": "assistant", "content": answer}]
 
