@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
+from mossvl.checkpoints.default import CHECKPOINT
 from mossvl.model.interval_backend import IntervalAttention
 from mossvl.model.layers import Attention
 from mossvl.model.modeling import MossVLLMHeadModel
@@ -30,7 +31,6 @@ from mossvl.processing.plan import MediumPlan, VideoPlan
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import PlannedPrompt
 from mossvl.synthetic.world import Split
-from mossvl.tiny import CHECKPOINT
 from mossvl.tiny.recipe import Recipe, Stage
 from mossvl.tiny.train import trainer_of
 from mossvl.tiny.validation import questions

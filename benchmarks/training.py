@@ -23,6 +23,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
+from mossvl.checkpoints.default import CHECKPOINT
 from mossvl.loading import random_model
 from mossvl.model.configuration import MossVLConfig, MossVLTextConfig
 from mossvl.model.modeling import MossVLLMHeadModel
@@ -31,7 +32,6 @@ from mossvl.processes import first_process, num_processes
 from mossvl.processing.image_processor import MossVLImageProcessor
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.video_processor import MossVLVideoProcessor
-from mossvl.tiny import CHECKPOINT
 from mossvl.training.examples import Example, encode
 from mossvl.training.options import Part, TrainOptions
 from mossvl.training.parts import part_of

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from mossvl.version import __version__ as __version__
 
 OLDEST_TRANSFORMERS = "5.12"
 if tuple(map(int, version("transformers").split(".")[:2])) < tuple(map(int, OLDEST_TRANSFORMERS.split("."))):

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 
+from mossvl.checkpoints.default import default_checkpoint
 from mossvl.checkpoints.dtypes import computed_dtype
 from mossvl.checkpoints.headers import refuse_quantized, require_model_type, usable
 from mossvl.checkpoints.location import check_location
@@ -18,7 +19,6 @@ from mossvl.model.configuration import MossVLConfig
 from mossvl.offline.interface import MossVLForConditionalGeneration
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import IMAGE_TOKEN
-from mossvl.tiny import default_checkpoint
 
 DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
 """What is fetched of a repository on the model hub: data only."""

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mossvl import SamplingParams
-from mossvl.engine.clock import Clock, Stopwatch
+from mossvl.device.stopwatch import Stopwatch
+from mossvl.engine.clock import Clock
 
 LONG = SamplingParams(max_new_tokens=400, ignore_eos=True)
 EIGHT = SamplingParams(max_new_tokens=8, ignore_eos=True)

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
+from mossvl.checkpoints.default import CHECKPOINT
 from mossvl.model import modeling
 from mossvl.model.packed_backend import PackedAttention
 from mossvl.processing.pixels import PatchLayout
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic.tasks import TASKS
 from mossvl.synthetic.world import Split
-from mossvl.tiny import CHECKPOINT
 from mossvl.tiny.train import untrained
 from mossvl.training.synthetic import Phase, SyntheticExamples, SyntheticPacker
 from mossvl.training.trainer import compile_layers

@@ -92,7 +92,7 @@ def test_rotation_in_place(heads, width, dtype, kernels, vision_ops):
     qkv = random(rows, 3, heads, width, dtype=dtype)
     exact = [rotate(part.double(), [angle.double() for angle in plain.rope]) for part in qkv.unbind(1)[:2]]
     exact = torch.stack([*exact, qkv[:, 2].double()], dim=1)
-    kernels.rotate_in_place(qkv, frames)
+    kernels.rotate_in_place(qkv, *frames.rope, frames.entry)
     assert error(qkv, exact) < TOLERANCES[dtype]
     assert torch.equal(qkv[:, 2].double(), exact[:, 2])
     x = random(rows, heads * width, dtype=dtype)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mossvl.checkpoints.default import CHECKPOINT
 from mossvl.errors import OptionError
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic.tasks import TASKS
-from mossvl.tiny import CHECKPOINT
 from mossvl.tiny.architecture import SPECIAL_TOKENS, configuration, tokenizer_from
 from mossvl.tiny.recipe import RECIPE, Recipe, single_tasks
 from mossvl.tiny.train import train_stage, trainer_of, untrained

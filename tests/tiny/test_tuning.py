@@ -7,8 +7,8 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 import mossvl
+from mossvl.checkpoints.default import CHECKPOINT
 from mossvl.synthetic import COLOURS, Scene, Thing, write_picture
-from mossvl.tiny import CHECKPOINT
 from mossvl.training.merge import merge
 from mossvl.training.options import INNER, Part
 from mossvl.training.run import TrainOptions, train

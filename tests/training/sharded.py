@@ -12,12 +12,12 @@ import yaml
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from mossvl.checkpoints.default import CHECKPOINT
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.options import MediaOptions
 from mossvl.processing.pixels import PatchLayout
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic.world import Split
-from mossvl.tiny import CHECKPOINT
 from mossvl.training.batches import Packer
 from mossvl.training.examples import encode
 from mossvl.training.synthetic import Phase, SyntheticExamples, SyntheticPacker

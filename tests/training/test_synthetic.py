@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mossvl.checkpoints.default import CHECKPOINT
 from mossvl.options import MediaOptions
 from mossvl.processing.pixels import PatchLayout
 from mossvl.processing.processor import MossVLProcessor
@@ -12,7 +13,6 @@ from mossvl.synthetic import write_clip, write_picture
 from mossvl.synthetic.scene import Clip
 from mossvl.synthetic.tasks import TASKS
 from mossvl.synthetic.world import Split, World
-from mossvl.tiny import CHECKPOINT
 from mossvl.training.examples import encode
 from mossvl.training.synthetic import (
     Phase,

@@ -21,7 +21,7 @@ def describe(device: torch.device) -> dict[str, str]:
             described[package] = version(package)
         except PackageNotFoundError:
             if package == "mossvl":
-                from mossvl import __version__
+                from mossvl.version import __version__
 
                 described[package] = __version__
     return described

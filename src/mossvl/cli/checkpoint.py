@@ -6,9 +6,9 @@ import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from mossvl.checkpoints.default import default_checkpoint
 from mossvl.checkpoints.location import check_location
 from mossvl.media.limits import MediaLimits
-from mossvl.tiny import default_checkpoint
 
 if TYPE_CHECKING:
     from mossvl.llm import MossVL

@@ -83,7 +83,7 @@ for command in (ask, run, serve, frames, inspect, train, merge, bench):
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from mossvl import __version__
+        from mossvl.version import __version__
 
         print(f"mossvl {__version__}")
         raise typer.Exit

@@ -5,12 +5,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mossvl.checkpoints.default import CHECKPOINT, NAME
 from mossvl.cli.checkpoint import check_checkpoint, prepare
 from mossvl.cli.extras import need
 from mossvl.cli.options import Checkpoint, Device, Dtype, EngineFlags, ServerFlags, with_flags
 from mossvl.options.engine import EngineConfig
 from mossvl.server.config import ServerConfig
-from mossvl.tiny import CHECKPOINT, NAME
 
 TEXTS = 64
 """Prompts without media that are read at a time, however many media are being loaded."""

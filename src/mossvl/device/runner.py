@@ -15,8 +15,8 @@ from mossvl.device.inputs import StepInputs, TextRows, to_device, vision_positio
 from mossvl.device.paged_backend import PagedAttention
 from mossvl.device.pool import PagePool, Tables, count_pages
 from mossvl.device.sampler import Drawn, Sampler, likeliest
+from mossvl.device.stopwatch import Stopwatch
 from mossvl.device.vision_cache import VisionCache
-from mossvl.engine.clock import Stopwatch
 from mossvl.model.layers import CrossAttentionLayer
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.model.xrope import rotary

@@ -120,13 +120,11 @@ class TritonOps:
         return value.clone() if shift.value is None else value + shift.value.to(value)
 
     def attention(self, qkv: Tensor, frames: Frames) -> Tensor:
-        rotate_in_place(qkv, frames)
-        q, k, v = qkv.unbind(1)
+        q, k, v = _rotated(qkv, frames)
         return attend_by_frame(q, k, v, frames.runs, self._attend)
 
     def attention_in_parts(self, qkv: Tensor, frames: Frames, queries: int) -> Iterator[Tensor]:
-        rotate_in_place(qkv, frames)
-        q, k, v = qkv.unbind(1)
+        q, k, v = _rotated(qkv, frames)
         return attend_in_parts(q, k, v, queries, self._attend)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -152,6 +150,13 @@ class TritonOps:
             assert isinstance(norm, nn.LayerNorm)
             layer_norm(level, norm, out=out[:, index])
         return out.flatten(1)
+
+
+def _rotated(qkv: Tensor, frames: Frames) -> tuple[Tensor, Tensor, Tensor]:
+    assert frames.entry is not None
+    rotate_in_place(qkv, *frames.rope, frames.entry)
+    q, k, v = qkv.unbind(1)
+    return q, k, v
 
 
 def _bytes(frames: Frames) -> int:

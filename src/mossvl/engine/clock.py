@@ -2,39 +2,12 @@
 
 import time
 
-import torch
-
+from mossvl.device.stopwatch import Stopwatch
 from mossvl.queries.results import Timings
 
 
 def since(begun: float | None, ended: float | None) -> float | None:
     return None if begun is None or ended is None else max(0.0, ended - begun)
-
-
-class Stopwatch:
-    """Seconds between its making and `stop`, of work on a device: nothing waits until they are asked for."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
-        self._begun = self._ended = time.monotonic()
-        for event in self._events[:1]:
-            event.record()
-
-    def stop(self) -> None:
-        self._ended = time.monotonic()
-        for event in self._events[1:]:
-            event.record()
-
-    def seconds(self) -> float | None:
-        """None if the device has failed."""
-        if not self._events:
-            return self._ended - self._begun
-        begun, ended = self._events
-        try:
-            ended.synchronize()
-            return float(begun.elapsed_time(ended)) / 1e3
-        except RuntimeError:
-            return None
 
 
 class Clock:

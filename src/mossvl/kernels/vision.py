@@ -13,7 +13,6 @@ import triton.language as tl
 from torch import Tensor, nn
 
 from mossvl.kernels.launch import multiprocessors
-from mossvl.model.vision_ops import Frames
 
 NORM_ROWS, NORM_WARPS, PROGRAMS_PER_MULTIPROCESSOR = 1, 1, 32
 ROTATE_WARPS = 8
@@ -137,13 +136,18 @@ def add_entries(x: Tensor, entries: Tensor, entry: Tensor | None) -> None:
     _add_entries_kernel[len(x),](x, entries, entry, WIDTH=width, PADDED=padded(width), num_warps=4)
 
 
-def rotate_in_place(qkv: Tensor, frames: Frames) -> None:
-    """Rotates q and k of qkv, (rows, 3, heads, head_dim) contiguous, by the angles of each row's entry."""
-    assert frames.entry is not None and qkv.is_contiguous()
+def rotate_in_place(qkv: Tensor, cos: Tensor, sin: Tensor, entry: Tensor) -> None:
+    """Rotates q and k of qkv, (rows, 3, heads, head_dim) contiguous, by the angles of each row's entry.
+
+    Args:
+        cos, sin: float32 (entries, head_dim).
+        entry: int32 (rows,).
+    """
+    assert qkv.is_contiguous()
     rows, _, heads, width = qkv.shape
     head, tail = split(width // 2)
     _rotate_kernel[rows,](
-        *(qkv, *frames.rope, frames.entry),
+        *(qkv, cos, sin, entry),
         HEADS=heads,
         HALF=width // 2,
         HEADS_PADDED=padded(2 * heads),

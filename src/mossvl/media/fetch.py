@@ -16,12 +16,12 @@ from urllib.request import url2pathname
 
 import httpx
 
-import mossvl
 from mossvl.disk import room_for_temporary_files
 from mossvl.errors import MediaError
 from mossvl.media.addresses import PublicTransport, host_name
 from mossvl.media.data_url import is_data_url, read_data_url
 from mossvl.media.limits import MediaLimits, SourcePolicy, Watch
+from mossvl.version import __version__
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 LONGEST_NAME = 300
@@ -148,7 +148,7 @@ def _download(url: str, file: IO[bytes], limits: MediaLimits) -> None:
     watch = Watch(name, limits.timeout)
     try:
         with _client(name, limits) as client, _hang_up(watch) as trace:
-            headers = {"accept-encoding": "identity", "user-agent": f"mossvl/{mossvl.__version__}"}
+            headers = {"accept-encoding": "identity", "user-agent": f"mossvl/{__version__}"}
             request = client.build_request("GET", url, headers=headers, extensions={"trace": trace})
             with _answer(client, request, name, limits) as response:
                 if response.status_code != 200:

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from mossvl import __version__
+from mossvl.checkpoints.default import NAME
 from mossvl.errors import MossVLError
 from mossvl.queries.handle import Handle
 from mossvl.server.answers import Completion
@@ -33,7 +33,7 @@ from mossvl.server.samples import SAMPLES
 from mossvl.server.service import Service
 from mossvl.server.streams import ClientGone, while_connected
 from mossvl.server.uploads import Upload
-from mossvl.tiny import NAME
+from mossvl.version import __version__
 
 logger = logging.getLogger("mossvl.server")
 

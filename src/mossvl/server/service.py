@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from mossvl import __version__
 from mossvl.errors import GenerationCancelled, ResourceError
 from mossvl.llm import MossVL
 from mossvl.media.limits import MediaLimits
@@ -30,6 +29,7 @@ from mossvl.server.protocol import ChatRequest, FramesRequest
 from mossvl.server.reading import Asked, Reader, check_size
 from mossvl.server.uploads import Uploads
 from mossvl.sources.processes import LoadingProcesses, RemoteCall
+from mossvl.version import __version__
 
 logger = logging.getLogger("mossvl.server")
 

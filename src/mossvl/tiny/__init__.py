@@ -1,19 +1,4 @@
 """mossvl-tiny: a small MOSS-VL that knows the procedural world, trained from scratch, inside the package."""
 
-import logging
-from pathlib import Path
-
-from mossvl.processes import first_process
-
-NAME = "mossvl-tiny"
-CHECKPOINT = Path(__file__).parent / "checkpoint"
-"""Its folder, as `mossvl.load` and `from_pretrained` take it."""
-
-logger = logging.getLogger(__name__)
-
-
-def default_checkpoint() -> Path:
-    """What is used where no checkpoint is named; says so in one line."""
-    if first_process():
-        logger.warning("no checkpoint is named: this is mossvl-tiny, which knows drawn shapes and no photographs")
-    return CHECKPOINT
+from mossvl.checkpoints.default import CHECKPOINT as CHECKPOINT
+from mossvl.checkpoints.default import NAME as NAME

@@ -21,13 +21,13 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from mossvl.checkpoints.default import CHECKPOINT
 from mossvl.llm import MossVL
 from mossvl.progress import progress
 from mossvl.synthetic.files import write_clip, write_picture
 from mossvl.synthetic.scene import Background, Clip, Scene
 from mossvl.synthetic.tasks import TASKS
 from mossvl.synthetic.world import Split, World
-from mossvl.tiny import CHECKPOINT
 from mossvl.training.synthetic import SIZES, messages_of
 
 LARGER = 2

@@ -12,12 +12,12 @@ import torch
 import typer
 from transformers import TrainingArguments, set_seed
 
+from mossvl.checkpoints.default import CHECKPOINT
 from mossvl.model.layers import CrossAttentionLayer
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.processes import first_process
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic.world import Split
-from mossvl.tiny import CHECKPOINT
 from mossvl.tiny.recipe import Recipe, Stage
 from mossvl.tiny.validation import TinyTrainer
 from mossvl.training.checkpoints import resumable

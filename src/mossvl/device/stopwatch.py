@@ -1,0 +1,31 @@
+"""How long work on a device takes."""
+
+import time
+
+import torch
+
+
+class Stopwatch:
+    """Seconds between its making and `stop`, of work on a device: nothing waits until they are asked for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
+        self._begun = self._ended = time.monotonic()
+        for event in self._events[:1]:
+            event.record()
+
+    def stop(self) -> None:
+        self._ended = time.monotonic()
+        for event in self._events[1:]:
+            event.record()
+
+    def seconds(self) -> float | None:
+        """None if the device has failed."""
+        if not self._events:
+            return self._ended - self._begun
+        begun, ended = self._events
+        try:
+            ended.synchronize()
+            return float(begun.elapsed_time(ended)) / 1e3
+        except RuntimeError:
+            return None
