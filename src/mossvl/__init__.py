@@ -7,17 +7,16 @@ from a checkpoint is ever run.
 
 import os
 import sys
-from importlib import import_module
-from importlib.metadata import version
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mossvl.version import __version__ as __version__
 
 OLDEST_TRANSFORMERS = "5.12"
-if tuple(map(int, version("transformers").split(".")[:2])) < tuple(map(int, OLDEST_TRANSFORMERS.split("."))):
+if tuple(map(int, metadata.version("transformers").split(".")[:2])) < tuple(map(int, OLDEST_TRANSFORMERS.split("."))):
     raise ImportError(
-        f"mossvl needs transformers {OLDEST_TRANSFORMERS} or newer, but {version('transformers')} is installed; "
+        f"mossvl needs transformers {OLDEST_TRANSFORMERS} or newer, but {metadata.version('transformers')} is installed; "
         f"pip install 'transformers>={OLDEST_TRANSFORMERS}'"
     )
 

@@ -111,7 +111,7 @@ def test_a_stop_token_ends_the_answer_and_is_not_part_of_it(llm, greedy):
 
 def test_the_end_token_ends_the_answer_unless_it_is_ignored(make, monkeypatch, greedy):
     llm = make()
-    monkeypatch.setattr(llm.engine, "_ends", frozenset({greedy.token_ids[3]}))
+    monkeypatch.setattr(llm.engine.loop, "_ends", frozenset({greedy.token_ids[3]}))
     expected = greedy.token_ids[: greedy.token_ids.index(greedy.token_ids[3])]
     assert llm.generate("Describe", SamplingParams(max_new_tokens=12)).token_ids == expected
     assert llm.generate("Describe", SamplingParams(max_new_tokens=12, ignore_eos=True)).token_ids == greedy.token_ids

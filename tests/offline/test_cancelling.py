@@ -156,9 +156,7 @@ def test_a_failed_query_lets_go_of_its_tensors(model, processor, monkeypatch):
         raise RuntimeError("out of something")
 
     monkeypatch.setattr(type(model.model), "encode_vision", failing)
-    monkeypatch.setattr(
-        "mossvl.engine.engine.logger.warning", lambda *_, **__: None
-    )  # pytest would keep its traceback.
+    monkeypatch.setattr("mossvl.engine.loop.logger.warning", lambda *_, **__: None)  # pytest would keep its traceback.
     stream = model.offline_batch_stream(processor, [{"prompt": "a", "images": [SHAPES]}])
     assert "out of something" in stream.wait()["results"][0]["error"]
     gc.collect()

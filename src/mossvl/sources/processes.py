@@ -1,6 +1,6 @@
 """Media are loaded in processes of their own: a file that kills its decoder or fills its memory costs its request only.
 
-Each process loads for one request at a time, with `engine.media.Load`, and sends what that reports through a pipe. It
+Each process loads for one request at a time, with `sources.files.Load`, and sends what that reports through a pipe. It
 has no model and sees no GPU. One that dies, or whose request is given up, is replaced. A process is greeted before it
 is given anything: one that died while it had nothing to do costs no request.
 """
@@ -8,33 +8,24 @@ is given anything: one that died while it had nothing to do costs no request.
 import multiprocessing
 import pickle
 import shutil
-import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
 import torch
-from transformers.utils import logging
 
 from mossvl.errors import EngineError, GenerationCancelled, GenerationTimeout, MediaError, MossVLError, ResourceError
-from mossvl.forms.process import limit_memory, silence_libraries
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.queries.query import Message, Query
-from mossvl.sources.files import Load
-from mossvl.sources.memory import Budget, MediaMemory
-from mossvl.sources.source import Event, Frame, Loaded, Loading, Planned, Stalled, Waiting
+from mossvl.sources.decoder import nothing, serve
+from mossvl.sources.memory import Budget
+from mossvl.sources.source import Frame, Loaded, Loading, Planned, Stalled, Waiting
 
 T = TypeVar("T")
-
-REMEMBERED = 256
-"""Clips whose frames' digests a process remembers."""
-LIBRARIES = ("av", "av.subtitles.stream")
-"""What would be loaded with the first file."""
 
 
 @dataclass
@@ -60,7 +51,7 @@ class Worker:
         Raises:
             OSError: it is dead.
         """
-        self.pipe.send((_nothing, ()))
+        self.pipe.send((nothing, ()))
 
     def greeted(self, timeout: float) -> None:
         """Wait until it has answered the greeting.
@@ -346,58 +337,3 @@ def end(worker: Worker) -> None:
     worker.process.kill()
     worker.process.join()
     shutil.rmtree(worker.folder, ignore_errors=True)
-
-
-# --- in the process --------------------------------------------------------------------------------------------------
-
-
-def serve(pipe: Connection, given: bytes, memory: int, folder: str) -> None:
-    """Load for one request after the other, until the pipe is closed."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which lets requests end.
-    logging.set_verbosity_error()
-    silence_libraries()
-    tempfile.tempdir = folder
-    for module in LIBRARIES:  # now, while there is memory to load them into
-        import_module(module)
-    processor: MossVLProcessor = pickle.loads(given)
-    limit_memory(memory)
-    remembered = MediaMemory(REMEMBERED)
-    with suppress(EOFError, OSError):
-        while True:
-            function, arguments = pipe.recv()
-            if function is None:
-                query, messages, first, digests = arguments
-                load = Load(query, messages, processor, remembered, Budget(1 << 62), digests)
-                load.run(lambda event: tell(pipe, event), first)
-                continue
-            try:
-                pipe.send((function(processor, *arguments), None))
-            except Exception as error:
-                pipe.send((None, sendable(error)))
-
-
-def _nothing(processor: MossVLProcessor) -> None:
-    """What a process is asked to see whether it is there."""
-
-
-def tell(pipe: Connection, event: Event) -> None:
-    """Send an event; a frame's pixels follow by themselves."""
-    if isinstance(event, Frame):
-        patches = event.patches
-        pipe.send((replace(event, patches=patches[:, :0]) if patches.numel() else event, patches.numel()))
-        if patches.numel():
-            pipe.send_bytes(patches.numpy().tobytes())
-        return
-    if isinstance(event, Loaded) and event.error is not None:
-        event = Loaded(sendable(event.error))
-    pipe.send((event, 0))
-
-
-def sendable(error: BaseException) -> MossVLError:
-    """An error that another process can read."""
-    if isinstance(error, MemoryError):
-        return MediaError("the media need more memory than is allowed")
-    if isinstance(error, MossVLError):
-        return type(error)(str(error))
-    return MossVLError(f"loading the media failed: {type(error).__name__}: {error}")

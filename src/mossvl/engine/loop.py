@@ -1,0 +1,350 @@
+"""The loop of an engine: decides what a step does, has it carried out, hands tokens out. It runs in one thread.
+
+Other threads reach what it owns through an inbox: they put events there, which the loop runs between steps.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import torch
+
+from mossvl.device.budget import budget_for
+from mossvl.device.runner import Pending, Runner
+from mossvl.device.sampler import NOT_A_NUMBER
+from mossvl.engine.job import Job
+from mossvl.engine.prompts import build_prompt
+from mossvl.errors import ContextLengthError, EngineError, MossVLError, PromptError, ResourceError
+from mossvl.model.modeling import MossVLLMHeadModel
+from mossvl.options import EngineConfig
+from mossvl.queries.results import TokenLogprobs
+from mossvl.scheduling.pages import PageCache
+from mossvl.scheduling.prompt import Prompt
+from mossvl.scheduling.request import Request
+from mossvl.scheduling.scheduler import Plan, Scheduler
+from mossvl.sources.source import Event, Frame, Loaded, Planned, Stalled
+
+logger = logging.getLogger(__name__)
+
+IDLE_SECONDS = 0.02
+"""How long the loop waits for news before it looks at deadlines again."""
+
+Inbox = queue.SimpleQueue[Callable[[], None] | None]
+"""What other threads want of the loop's thread; None makes the thread look whether it is to end."""
+
+
+class Loop:
+    """What the thread of an engine does.
+
+    Args:
+        ends: tokens that end an answer.
+
+    Attributes:
+        jobs: queries that have not ended; any thread may add one (see `add`), only the loop removes one.
+        broken: why nothing is answered any more, once the device has failed.
+    """
+
+    def __init__(self, model: MossVLLMHeadModel, config: EngineConfig, ends: frozenset[int]) -> None:
+        self.model, self.config = model, config
+        budget = budget_for(config, model)
+        self.runner = Runner(model, config, budget)
+        self.cache = PageCache(self.runner.pool.num_pages, config.prefix_cache)
+        self.scheduler = Scheduler(config, self.cache, self.runner.pool.groups, self.runner.vision_cache, budget)
+        self.jobs: list[Job] = []
+        self.inbox: Inbox = queue.SimpleQueue()
+        self.lock = threading.Lock()
+        self.broken: EngineError | None = None
+        self._ends = ends
+        self._to_load: deque[Job] = deque()
+        self._set_up_in: threading.Thread | None = None
+
+    def add(self, job: Job) -> None:
+        """Take a query in, from any thread.
+
+        Raises:
+            EngineError: the device has failed.
+        """
+        with self.lock:
+            if self.broken is not None:
+                raise self.broken
+            self.jobs.append(job)
+            self.inbox.put(lambda: self._to_load.append(job))
+
+    def run(self) -> None:
+        """Decide, run, take in what was drawn: on a GPU that of the step before, while the new one runs."""
+        pending: Pending | None = None
+        try:
+            if self._set_up_in is not threading.current_thread():
+                self.runner.set_up()
+                self._set_up_in = threading.current_thread()
+            while self.jobs or pending is not None:
+                self._check()
+                plan = self.scheduler.plan()
+                for request, frame in plan.missing:
+                    self._load_again(request, frame)
+                drawn = None
+                if plan:
+                    try:
+                        drawn = self._launch(plan)
+                    except Exception as error:
+                        logger.warning("a step has failed", exc_info=error)
+                        self._accept(pending)
+                        pending = None
+                        self._launch_apart(plan, error)
+                if self.runner.overlaps:
+                    drawn, pending = pending, drawn
+                self._accept(drawn)
+                idle = not plan and drawn is None
+                self._read_inbox(wait=idle and bool(self.jobs))
+        except BaseException as error:
+            logger.exception("the engine has failed")
+            self._break(error)
+
+    def _launch_apart(self, plan: Plan, error: Exception) -> None:
+        """After a step that has failed: once more, each request alone, so that it costs those that fail by themselves.
+
+        The tokens of the step before are known by now.
+        """
+        self.runner.check_device()
+        if isinstance(error, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+        apart = plan.apart()
+        for request, own in apart.items():
+            if request.ended:
+                continue
+            try:
+                if len(apart) > 1:
+                    self.runner.recall(request)
+                    self._accept(self._launch(own))
+                    continue
+            except Exception as again:
+                error = again
+                self.runner.check_device()
+            self._end(request.owner, failure(error))
+
+    def _launch(self, plan: Plan) -> Pending | None:
+        """Begin a step.
+
+        Raises:
+            Exception: it has failed; nothing of it counts.
+        """
+        pending = self.runner.launch(plan)
+        self.scheduler.launched(plan)
+        now = time.monotonic()
+        job: Job
+        for part in plan.frames:
+            job = part.request.owner
+            if part.until == 1:
+                self.runner.encoder.drop(part.request)
+            if self.runner.vision_watch not in job.clock.vision and self.runner.vision_watch is not None:
+                job.clock.vision.append(self.runner.vision_watch)
+        for request in plan.requests:
+            # Encoded now, or found in the cache: their pixels are of no more use.
+            for frame in [frame for frame in request.pixels if frame < request.encoded]:
+                request.owner.use_up(request, frame)
+            if request.owner.clock.admitted is None:
+                request.owner.clock.admitted = now
+        return pending
+
+    def _read_inbox(self, wait: bool) -> None:
+        """Take in what has come; with `wait`, wait a moment for something."""
+        try:
+            event = self.inbox.get(block=wait, timeout=IDLE_SECONDS)
+            while True:
+                if event is not None:
+                    event()
+                event = self.inbox.get_nowait()
+        except queue.Empty:
+            return
+
+    def _check(self) -> None:
+        """End what was cancelled or takes too long; begin to load what can be."""
+        now = time.monotonic()
+        for job in list(self.jobs):
+            if (reason := job.reason_to_end(now)) is not None:
+                self._end(job, reason)
+        busy = sum(job.loading for job in self.jobs)
+        while self._to_load and busy < self.config.media_workers:
+            job = self._to_load.popleft()
+            if not job.ended:
+                busy += 1
+                self._load(job)
+                self._follow(job)
+
+    # --- forms ---------------------------------------------------------------------------------------------------
+
+    def _follow(self, job: Job) -> None:
+        """Begin to find out which tokens may come next in a job's answers."""
+        if job.follower is not None:
+            job.follower.start(lambda *told: self.inbox.put(lambda: self._form(job, *told)))
+
+    def _form(self, job: Job, number: int, mask: bytes, error: MossVLError | None) -> None:
+        if job.follower is None or job.ended:
+            return
+        job.follower.matchers[number].mask = mask
+        if error is not None:
+            self._end(job, error)
+
+    # --- media ---------------------------------------------------------------------------------------------------
+
+    def _load(self, job: Job, first: int | None = None) -> None:
+        """Begin to load a job's media, or only its frames from `first` on, once more."""
+        if not job.loading and not job.ended:
+            job.loading = True
+            job.be_patient()
+            job.source.start(lambda event: self.inbox.put(lambda: self._media(job, event)), first)
+
+    def _load_again(self, request: Request, frame: int) -> None:
+        """Load pixels from a frame on that a request lacks, unless they are still to come."""
+        job: Job = request.owner
+        if job.loading:
+            job.give_up(request, frame)
+        self._load(job, frame)
+
+    def _media(self, job: Job, event: Event) -> None:
+        if job.ended:
+            if isinstance(event, Frame):
+                job.source.release(event.patches)
+            return
+        job.be_patient()
+        try:
+            match event:
+                case Planned():
+                    job.plan(event, *self._prompt_of(event, job.params.max_new_tokens))
+                case Frame():
+                    job.take(event)
+                case Stalled():
+                    job.patience = float("inf")
+                case Loaded():
+                    job.loading = False
+                    if event.error is not None:
+                        raise event.error
+            if isinstance(event, Stalled | Loaded) or job.may_begin:
+                self._submit(job)
+        except Exception as error:
+            self._end(job, error)
+        except BaseException as error:  # A loading thread that was told to exit costs its request only.
+            self._end(job, MossVLError(f"loading the media ended with {type(error).__name__}: {error}"))
+
+    def _prompt_of(self, planned: Planned, wanted: int) -> tuple[Prompt, int]:
+        """A prompt, and how many of the `wanted` tokens its answer may have.
+
+        Raises:
+            ContextLengthError: the prompt is too long, for the model or for the engine's memory.
+            PromptError: it has tokens that the model does not know.
+        """
+        config, tokens = self.model.config, len(planned.input_ids)
+        context = config.text_config.max_position_embeddings
+        if tokens >= context:
+            videos = any(frames > 1 for frames, _, _ in planned.grids)
+            raise ContextLengthError(
+                f"the prompt has {tokens} tokens, but the context is {context}, answer included; shorten the text"
+                + ", or lower the number of frames (max_frames)" * videos
+            )
+        largest, known = int(planned.input_ids.max()), config.text_config.vocab_size
+        if largest >= known:
+            raise PromptError(
+                f"the prompt has the token {largest}, but the model knows {known}; the tokenizer is not this model's"
+            )
+        merge = config.vision_config.spatial_merge_size
+        prompt = build_prompt(planned.input_ids, planned.grids, config.image_token_id, merge)
+        capacity = self.scheduler.capacity(prompt.num_vision)
+        if tokens >= capacity or prompt.num_vision > self.runner.tables.max_vision:
+            raise ContextLengthError(
+                f"the prompt has {tokens} text and {prompt.num_vision} vision tokens, more than the engine's "
+                f"{self.cache.num_pages} pages of {self.config.page_size} tokens hold; raise EngineConfig.memory, or "
+                "lower max_frames, video_fps or max_pixels"
+            )
+        return prompt, min(wanted, min(context, capacity) - tokens)
+
+    def _submit(self, job: Job) -> None:
+        """Hand a job's requests to the scheduler, once."""
+        if not job.submitted and job.prompt is not None:
+            job.submitted = True
+            job.clock.loaded = time.monotonic()
+            for request in job.requests:
+                self.scheduler.add(request)
+
+    # --- answers -------------------------------------------------------------------------------------------------
+
+    def _accept(self, pending: Pending | None) -> None:
+        """Take in the tokens of a step, if there is one."""
+        if pending is None:
+            return
+        try:
+            drawn = pending.wait()
+        except Exception as error:
+            raise EngineError(f"the device has failed: {error}") from error
+        now = time.monotonic()
+        tokens = drawn.tokens.tolist()
+        logprobs = None if drawn.logprobs is None else [part.tolist() for part in drawn.logprobs]
+        changed: dict[int, Job] = {}
+        for row, (request, token) in enumerate(zip(pending.requests, tokens, strict=True)):
+            request.in_flight -= 1
+            if request.ended:
+                continue
+            job: Job = request.owner
+            if token == NOT_A_NUMBER:
+                self._end(job, MossVLError("the model's output is not a number; check its weights and dtype"))
+                continue
+            job.handle.cached_tokens = request.cached
+            told = None
+            if logprobs is not None and (wanted := job.params.logprobs) is not None:
+                best = list(zip(logprobs[2][row][:wanted], logprobs[1][row][:wanted], strict=True))
+                told = TokenLogprobs(token, logprobs[0][row], best)
+            if job.add(request, token, told, now, self._ends):
+                self.scheduler.remove(request)
+            elif request.matcher is not None:
+                request.matcher.accept(token)
+            changed[id(job)] = job
+        for job in changed.values():
+            if all(request.ended for request in job.requests):
+                self._end(job, None)
+            elif not job.ended:
+                job.handle.changed()
+
+    def _end(self, job: Job, error: Exception | None) -> None:
+        """A query is over, whatever of it was still to come."""
+        if job.ended:
+            return
+        job.ended = True
+        job.source.stop()
+        if job.follower is not None:
+            job.follower.stop()
+        for request in job.requests:
+            if not request.ended:
+                self.scheduler.remove(request)
+            request.pixels.clear()
+            self.runner.encoder.drop(request)
+        self.jobs.remove(job)
+        if error is not None:
+            logger.info("a query has failed", exc_info=error)
+            # The error is kept for as long as the handle; what its frames hold (pixels, caches) must not be.
+            error = error.with_traceback(None)
+        job.handle.timings = job.clock.timings(max(len(draft.tokens) for draft in job.handle.drafts))
+        job.handle.end(error)
+
+    def _break(self, error: BaseException) -> None:
+        """The device is of no use any more: end everything, and say so to whoever comes."""
+        with self.lock:
+            self.broken = EngineError(f"the engine has failed and answers nothing any more: {error}")
+        self._read_inbox(wait=False)
+        for job in list(self.jobs):
+            self._end(job, self.broken)
+
+
+def failure(error: Exception) -> MossVLError:
+    """What a request failed of that made a step fail."""
+    if isinstance(error, MossVLError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return ResourceError(
+            "memory did not suffice for this request; lower max_pixels or max_frames, or leave more to others by a "
+            f"lower EngineConfig.memory ({' '.join(str(error).split()):.200})"
+        )
+    return MossVLError(
+        f"computing this request has failed: {type(error).__name__}: {' '.join(str(error).split()):.500}"
+    )
