@@ -58,6 +58,27 @@ def reference(golden: Path) -> dict[str, torch.Tensor]:
     return load_file(golden / "cases.safetensors")
 
 
+@pytest.fixture
+def make(model, processor):
+    """`MossVL` over the golden checkpoint, with these options; closed at the end of the test."""
+    import mossvl
+
+    made = []
+
+    def new(**options):
+        made.append(mossvl.MossVL(model, processor, **{"memory": 1 << 24, **options}))
+        return made[-1]
+
+    yield new
+    for llm in made:
+        llm.close()
+
+
+@pytest.fixture
+def llm(make):
+    return make()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:

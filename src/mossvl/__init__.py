@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from mossvl.version import __version__ as __version__
 
 OLDEST_TRANSFORMERS = "5.12"
-if tuple(map(int, metadata.version("transformers").split(".")[:2])) < tuple(map(int, OLDEST_TRANSFORMERS.split("."))):
+_installed = metadata.version("transformers")
+if tuple(map(int, _installed.split(".")[:2])) < tuple(map(int, OLDEST_TRANSFORMERS.split("."))):
     raise ImportError(
-        f"mossvl needs transformers {OLDEST_TRANSFORMERS} or newer, but {metadata.version('transformers')} is installed; "
+        f"mossvl needs transformers {OLDEST_TRANSFORMERS} or newer, but {_installed} is installed; "
         f"pip install 'transformers>={OLDEST_TRANSFORMERS}'"
     )
 

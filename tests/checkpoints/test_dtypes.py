@@ -28,8 +28,8 @@ def nothing_read(monkeypatch):
     def read(*_):
         raise AssertionError("weights were looked at")
 
-    for place in ("loading", "weights"):
-        monkeypatch.setattr(f"mossvl.model.{place}.read_headers", read)
+    for place in ("strict", "weights"):
+        monkeypatch.setattr(f"mossvl.checkpoints.{place}.read_headers", read)
 
 
 @pytest.mark.parametrize("dtype", OTHERS, ids=str)
