@@ -3,9 +3,37 @@
 Messages follow one pattern: what was given, what was expected, what to do.
 """
 
+from collections.abc import Mapping
+from typing import Self
+
 
 class MossVLError(Exception):
-    """Base of all errors raised by this package."""
+    """Base of all errors raised by this package.
+
+    Args:
+        message: what was given, and what was expected.
+        setting: a setting that would help, as Python names it: "MediaLimits.timeout".
+        advice: what follows the message, with `{}` where the setting is named: "; raise {}".
+    """
+
+    names: Mapping[str, str] = {}
+    """What whoever reads the message knows settings by, such as flags."""
+
+    def __init__(self, message: str = "", *, setting: str | None = None, advice: str = "") -> None:
+        super().__init__(message)
+        self.setting, self.advice = setting, advice
+
+    def __str__(self) -> str:
+        return self.told(self.names)
+
+    def told(self, names: Mapping[str, str]) -> str:
+        """The message for a reader who knows settings by these names."""
+        setting = self.setting or ""
+        return super().__str__() + self.advice.format(names.get(setting, setting))
+
+    def plain(self) -> Self:
+        """The same error without where it comes from, to be sent to another process."""
+        return type(self)(super().__str__(), setting=self.setting, advice=self.advice)
 
 
 class InputError(MossVLError, ValueError):
@@ -56,6 +84,6 @@ class EngineError(MossVLError):
     """The engine cannot go on: its device has failed. Everything that ran has ended, and nothing new is taken."""
 
 
-def message_of(error: BaseException) -> str:
-    """What to tell a user: the message of an expected error, and the type too of an unexpected one."""
-    return str(error) if isinstance(error, MossVLError) else f"{type(error).__name__}: {error}"
+def message_of(error: BaseException, names: Mapping[str, str] | None = None) -> str:
+    """What to tell a user: the message of an expected error (see `told`), and the type too of an unexpected one."""
+    return error.told(names or {}) if isinstance(error, MossVLError) else f"{type(error).__name__}: {error}"

@@ -2,10 +2,10 @@
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, overload
 
 from mossvl.engine.engine import Engine
 from mossvl.errors import InputError, OptionError, PromptError
@@ -100,14 +100,34 @@ class MossVL:
 
     # --- many queries --------------------------------------------------------------------------------------------
 
+    @overload
     def generate(
         self,
-        queries: Any,
+        queries: str | dict[str, Any],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         progress: bool | None = None,
         raise_on_error: bool = False,
-    ) -> Any:
+    ) -> Result: ...
+
+    @overload
+    def generate(
+        self,
+        queries: Iterable[str | Mapping[str, Any] | Query | InputError],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: bool | None = None,
+        raise_on_error: bool = False,
+    ) -> list[Result]: ...
+
+    def generate(
+        self,
+        queries: str | dict[str, Any] | Iterable[str | Mapping[str, Any] | Query | InputError],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: bool | None = None,
+        raise_on_error: bool = False,
+    ) -> Result | list[Result]:
         """Answer queries together.
 
         Args:
@@ -125,14 +145,14 @@ class MossVL:
             raise PromptError(f"queries={queries!r:.100} must be a list of queries, or one: a text or a dict")
         queries = list(queries)
         shown = len(queries) > 1 if progress is None else progress
-        results: list[Any] = [None] * len(queries)
+        results: dict[int, Result] = {}
         with progress_bar(len(queries), 0, shown) as advance:
             for index, result in self.as_completed(zip(queries, each(params, queries), strict=True)):
                 if result.error is not None and raise_on_error:
                     raise result.error
                 results[index] = result
                 advance()
-        return results
+        return [results[index] for index in range(len(queries))]
 
     def as_completed(self, queries: Iterable[tuple[Any, SamplingParams | None]]) -> Iterator[tuple[int, Result]]:
         """Answer a stream of (query, params), read no further ahead than keeps the engine full.

@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from mossvl.errors import OptionError
+from mossvl.errors import MossVLError, OptionError
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
 from mossvl.options.engine import EngineConfig
@@ -214,7 +214,11 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
         for parameter, (group, names) in expanded.items():
             values = {option: given.pop(name) for name, option in names.items()}
             given[parameter] = group({option: value for option, value in values.items() if value not in (None, [])})
-        command(**given)
+        try:
+            command(**given)
+        except MossVLError as error:
+            error.names = flags_of(*(group for group, _ in expanded.values()))
+            raise
 
     plain = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in plain]
     flagged.__name__, flagged.__doc__ = command.__name__, command.__doc__
@@ -223,10 +227,23 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
     return flagged
 
 
+def flags_of(*groups: Any) -> dict[str, str]:
+    """Flags by the settings that they set, as errors name settings: {"MediaLimits.timeout": "--media-timeout"}."""
+    return {
+        f"{group.options.__name__}.{name}": _names(name, flag)[0]
+        for group in groups
+        for name, flag in group.flags.items()
+    }
+
+
+def _names(option: str, flag: Flag) -> tuple[str, ...]:
+    return flag.names or (f"--{option.replace('_', '-')}",)
+
+
 def _flag(option: "Field[Any]", hint: Any, flag: Flag, panel: str) -> Any:
     """An annotation for typer: the option's type, or None where the flag is not given."""
     kind = TYPES.get(option.name, hint)
-    names = flag.names or (f"--{option.name.replace('_', '-')}",)
+    names = _names(option.name, flag)
     default = None if option.default is MISSING else option.default
     shown = f" Default: {default:.12g}." if isinstance(default, int | float) and not isinstance(default, bool) else ""
     info = typer.Option(*names, help=flag.help + shown, rich_help_panel=panel, show_default=False)

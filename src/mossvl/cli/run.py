@@ -21,6 +21,7 @@ from mossvl.cli.options import (
     LimitFlags,
     MediaFlags,
     SystemFlags,
+    flags_of,
     with_flags,
 )
 from mossvl.data.files import other_form
@@ -189,7 +190,7 @@ def outcome(result: "Result") -> Answer:
         "prompt_tokens": result.usage.prompt_tokens,
         "new_tokens": result.usage.new_tokens,
     }
-    return told if result.error is None else told | {"error": message_of(result.error)}
+    return told if result.error is None else told | {"error": message_of(result.error, flags_of(LimitFlags))}
 
 
 @contextmanager

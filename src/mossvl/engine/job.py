@@ -62,7 +62,9 @@ class Job:
             return GenerationTimeout(f"the query took longer than its timeout of {self.options.timeout:g} seconds")
         if self.loading and now > self.patience:
             limit = self.source.patience
-            return GenerationTimeout(f"loading gave nothing for {limit:g} seconds; raise MediaLimits.timeout")
+            return GenerationTimeout(
+                f"loading gave nothing for {limit:g} seconds", setting="MediaLimits.timeout", advice="; raise {}"
+            )
         return None
 
     def be_patient(self) -> None:

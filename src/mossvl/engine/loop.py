@@ -255,8 +255,9 @@ class Loop:
         if tokens >= capacity or prompt.num_vision > self.runner.tables.max_vision:
             raise ContextLengthError(
                 f"the prompt has {tokens} text and {prompt.num_vision} vision tokens, more than the engine's "
-                f"{self.cache.num_pages} pages of {self.config.page_size} tokens hold; raise EngineConfig.memory, or "
-                "lower max_frames, video_fps or max_pixels"
+                f"{self.cache.num_pages} pages of {self.config.page_size} tokens hold",
+                setting="EngineConfig.memory",
+                advice="; raise {}, or lower max_frames, video_fps or max_pixels",
             )
         return prompt, min(wanted, min(context, capacity) - tokens)
 
@@ -342,8 +343,9 @@ def failure(error: Exception) -> MossVLError:
         return error
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return ResourceError(
-            "memory did not suffice for this request; lower max_pixels or max_frames, or leave more to others by a "
-            f"lower EngineConfig.memory ({' '.join(str(error).split()):.200})"
+            f"memory did not suffice for this request ({' '.join(str(error).split()):.200})",
+            setting="EngineConfig.memory",
+            advice="; lower max_pixels or max_frames, or leave less to the pages by a lower {}",
         )
     return MossVLError(
         f"computing this request has failed: {type(error).__name__}: {' '.join(str(error).split()):.500}"

@@ -118,8 +118,9 @@ class PublicTransport(httpx.BaseTransport):
         # One message for all, as it may be read by those who would like to know what there is inside.
         if not found or not all(map(is_public, found)):
             raise MediaError(
-                f"{self.name}: {host} cannot be found on the public internet; check the URL, or allow "
-                "private addresses (SourcePolicy.public_only)"
+                f"{self.name}: {host} cannot be found on the public internet",
+                setting="SourcePolicy.public_only",
+                advice="; check the URL, or allow private addresses ({})",
             )
         return found
 

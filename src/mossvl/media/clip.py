@@ -60,8 +60,9 @@ class Clip(ABC):
         self._readings: weakref.WeakSet[Generator[Pixels]] = weakref.WeakSet()
         if self.duration > limits.duration:
             raise MediaError(
-                f"{name}: {self.duration:g} seconds long, more than the {limits.duration:g} allowed; "
-                "use a shorter video or raise MediaLimits.duration"
+                f"{name}: {self.duration:g} seconds long, more than the {limits.duration:g} allowed",
+                setting="MediaLimits.duration",
+                advice="; use a shorter video or raise {}",
             )
 
     @property

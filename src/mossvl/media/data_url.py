@@ -66,4 +66,4 @@ def _from_base64(data: bytes) -> bytes:
 
 
 def _too_large(most: int) -> MediaError:
-    return MediaError(f"data URL: larger than {most} bytes; raise MediaLimits.download_bytes")
+    return MediaError(f"data URL: larger than {most} bytes", setting="MediaLimits.download_bytes", advice="; raise {}")

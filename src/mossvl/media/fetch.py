@@ -189,7 +189,11 @@ def _answer(client: httpx.Client, request: httpx.Request, name: str, limits: Med
                 return
         request = response.next_request
         hop = f"{name}, redirected to {source_name(str(request.url))}"
-    raise MediaError(f"{name}: more than {limits.redirects} redirects; check the URL or raise MediaLimits.redirects")
+    raise MediaError(
+        f"{name}: more than {limits.redirects} redirects",
+        setting="MediaLimits.redirects",
+        advice="; check the URL or raise {}",
+    )
 
 
 def _check_url(url: httpx.URL, name: str, policy: SourcePolicy) -> None:
@@ -252,4 +256,6 @@ def _hang_up(watch: Watch) -> Iterator[Any]:
 
 
 def _too_large(name: str, limits: MediaLimits) -> MediaError:
-    return MediaError(f"{name}: larger than {limits.download_bytes} bytes; raise MediaLimits.download_bytes")
+    return MediaError(
+        f"{name}: larger than {limits.download_bytes} bytes", setting="MediaLimits.download_bytes", advice="; raise {}"
+    )

@@ -56,8 +56,9 @@ def check_pixels(name: str, size: tuple[int, int], limits: MediaLimits) -> None:
     height, width = size
     if height * width > limits.image_pixels:
         raise MediaError(
-            f"{name}: {width} x {height} pixels, more than the {limits.image_pixels} allowed; "
-            "use a smaller image or raise MediaLimits.image_pixels"
+            f"{name}: {width} x {height} pixels, more than the {limits.image_pixels} allowed",
+            setting="MediaLimits.image_pixels",
+            advice="; use a smaller image or raise {}",
         )
     if height * width == 0:
         raise MediaError(f"{name}: {width} x {height} pixels; expected an image with at least one")

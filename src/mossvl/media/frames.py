@@ -71,7 +71,9 @@ class FrameReader:
             if context.width * context.height > self.limits.image_pixels:
                 raise MediaError(
                     f"{self.name}: frames of {context.width} x {context.height} pixels, more than the "
-                    f"{self.limits.image_pixels} allowed; use a smaller video or raise MediaLimits.image_pixels"
+                    f"{self.limits.image_pixels} allowed",
+                    setting="MediaLimits.image_pixels",
+                    advice="; use a smaller video or raise {}",
                 )
             context.thread_type = "SLICE" if self.careful else "AUTO"
             context.thread_count = self.num_threads

@@ -114,7 +114,9 @@ class Watch:
             raise GenerationCancelled(f"{self.name}: reading was cancelled")
         if time.monotonic() > self._deadline:
             raise GenerationTimeout(
-                f"{self.name}: not loaded within {self.timeout:g} s; raise MediaLimits.timeout or use a smaller file"
+                f"{self.name}: not loaded within {self.timeout:g} s",
+                setting="MediaLimits.timeout",
+                advice="; raise {} or use a smaller file",
             )
 
     @contextmanager

@@ -134,6 +134,8 @@ class VideoFile(Clip):
                 if run.wanted and start == 0:
                     raise MediaError(
                         f"{self.name}: no frame can be decoded; the file is broken, encrypted, or its frames have more "
-                        f"than {self.limits.image_pixels} pixels (MediaLimits.image_pixels)"
+                        f"than {self.limits.image_pixels} pixels",
+                        setting="MediaLimits.image_pixels",
+                        advice=" ({})",
                     )
                 back *= 2

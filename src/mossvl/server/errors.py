@@ -16,10 +16,20 @@ from mossvl.errors import (
     OptionError,
     PromptError,
     ResourceError,
+    message_of,
 )
 
 LONGEST_MESSAGE = 1000
 """Characters of a message; those that say what was given may be as long as that."""
+FLAGS = {
+    "MediaLimits.image_pixels": "--max-image-pixels",
+    "MediaLimits.download_bytes": "--max-download",
+    "MediaLimits.duration": "--max-duration",
+    "MediaLimits.timeout": "--media-timeout",
+    "SourcePolicy.public_only": "--allow-private-media",
+    "EngineConfig.memory": "--memory",
+}
+"""Flags of `mossvl serve`, by the settings that errors name."""
 RETRY_SECONDS = 5
 """After which a client may try again that was refused because there was too much to do."""
 
@@ -66,14 +76,16 @@ TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_e
 
 
 def refusal(error: BaseException) -> RequestError:
-    """What an error is to a client. What is nobody's but ours is not told in detail."""
+    """What an error is to a client, who knows settings by their flags. An unexpected error is not told in detail."""
     if isinstance(error, RequestError):
         return error
     for kind, status, code in KINDS:
         if isinstance(error, kind):
             later = RETRY_SECONDS if kind is ResourceError else None
-            return RequestError(int(status), code, str(error), retry_after=later)
-    message = str(error) if isinstance(error, MossVLError) else "the server has failed at this request; see its log"
+            return RequestError(int(status), code, message_of(error, FLAGS), retry_after=later)
+    message = (
+        error.told(FLAGS) if isinstance(error, MossVLError) else "the server has failed at this request; see its log"
+    )
     return RequestError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", message)
 
 

@@ -34,15 +34,6 @@ from mossvl.version import __version__
 logger = logging.getLogger("mossvl.server")
 
 Body = TypeVar("Body", bound=BaseModel)
-FLAGS = {
-    "MediaLimits.image_pixels": "--max-image-pixels",
-    "MediaLimits.download_bytes": "--max-download",
-    "MediaLimits.duration": "--max-duration",
-    "MediaLimits.timeout": "--media-timeout",
-    "SourcePolicy.public_only": "--allow-private-media",
-    "EngineConfig.memory": "--memory",
-}
-"""What sets, here, what errors name as Python does."""
 BLANK = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAAFElEQVR42mP8zwABTAyjjFEGyQwAzx8B"
     "f7QK4E8AAAAASUVORK5CYII="
@@ -186,15 +177,13 @@ class Service:
         return max(1, self.config.decoders // 2)
 
     def told(self, error: BaseException) -> RequestError:
-        """What an error is to a client, who knows uploaded files by their own names, and settings by their flags."""
+        """What an error is to a client, who knows uploaded files by their own names."""
         if self.stopping and isinstance(error, GenerationCancelled):
             error = stopping()
         if isinstance(error, ResourceError):
             logger.error("a request was refused: %s", error)  # Whoever runs this machine can help.
         refused = refusal(error)
         message = self.uploads.by_their_names(str(refused))
-        for setting, flag in FLAGS.items():
-            message = message.replace(setting, flag)
         return RequestError(refused.status, refused.code, message, refused.param, refused.retry_after)
 
     def described(self) -> dict[str, Any]:

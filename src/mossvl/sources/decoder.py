@@ -72,5 +72,5 @@ def sendable(error: BaseException) -> MossVLError:
     if isinstance(error, MemoryError):
         return MediaError("the media need more memory than is allowed")
     if isinstance(error, MossVLError):
-        return type(error)(str(error))
+        return error.plain()
     return MossVLError(f"loading the media failed: {type(error).__name__}: {error}")

@@ -1,0 +1,48 @@
+"""Errors name the setting that would help as their reader knows it."""
+
+import pickle
+
+import pytest
+from golden_cases import MEDIA
+from typer.testing import CliRunner
+
+from mossvl.cli.main import commands
+from mossvl.errors import MediaError, MossVLError, message_of
+from mossvl.media.image import load_image
+from mossvl.media.limits import MediaLimits
+from mossvl.server.errors import refusal
+
+SHAPES = str(MEDIA / "shapes.png")
+
+
+@pytest.fixture
+def error():
+    with pytest.raises(MediaError) as raised:
+        load_image(SHAPES, MediaLimits(image_pixels=10))
+    return raised.value
+
+
+def test_python_names_the_setting(error):
+    assert error.setting == "MediaLimits.image_pixels"
+    assert str(error).endswith("; use a smaller image or raise MediaLimits.image_pixels")
+
+
+def test_the_server_names_its_flag(error):
+    assert str(refusal(error)).endswith("; use a smaller image or raise --max-image-pixels")
+
+
+def test_a_command_names_its_flag():
+    result = CliRunner().invoke(commands, ["frames", SHAPES, "--max-image-pixels", "10"])
+    assert result.exit_code == 2 and "--max-image-pixels" in result.stderr
+
+
+@pytest.mark.parametrize("sent", [lambda error: pickle.loads(pickle.dumps(error)), MossVLError.plain])
+def test_an_error_from_another_process_says_the_same(sent, error):
+    other = sent(error)
+    assert type(other) is MediaError and (str(other), other.setting) == (str(error), error.setting)
+    assert message_of(other, {"MediaLimits.image_pixels": "X"}).endswith("raise X")
+
+
+def test_what_a_message_quotes_is_left_as_it_is():
+    error = MossVLError("{0} MediaLimits.timeout {}", setting="MediaLimits.timeout", advice="; raise {}")
+    assert error.told({"MediaLimits.timeout": "--t"}) == "{0} MediaLimits.timeout {}; raise --t"
