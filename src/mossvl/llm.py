@@ -101,7 +101,7 @@ class MossVL:
     # --- many queries --------------------------------------------------------------------------------------------
 
     @overload
-    def generate(
+    def generate(  # type: ignore[overload-overlap]  # A text is an iterable of texts, too.
         self,
         queries: str | dict[str, Any],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
