@@ -53,23 +53,23 @@ class Part:
 
 PARTS = {
     "xrope": Part(("model/xrope.py",), ("model/test_xrope.py",)),
-    "request": Part(("engine/request.py",), ("engine/test_request.py", "engine/test_scheduler.py")),
+    "request": Part(("scheduling/request.py",), ("scheduling/test_request.py", "scheduling/test_scheduler.py")),
     "cache keys": Part(
-        ("engine/media.py:_prompt_key,_medium_keys,digest_of,_versions,_remembered",), ("engine/test_media.py",)
+        ("sources/files.py:_prompt_key,_medium_keys,digest_of,_versions,_remembered",), ("sources/test_files.py",)
     ),
-    "cache": Part(("engine/cache.py",), ("engine/test_cache.py",)),
-    "step budget": Part(("engine/budget.py",), ("engine/test_large_frames.py",)),
-    "large frame": Part(("engine/large_frame.py",), ("engine/test_large_frames.py",)),
+    "cache": Part(("scheduling/pages.py",), ("scheduling/test_blocks.py",)),
+    "step budget": Part(("scheduling/budget.py",), ("device/test_large_frames.py",)),
+    "large frame": Part(("device/large_frame.py",), ("device/test_large_frames.py",)),
     "limits": Part(("media/limits.py",), ("media/test_limits.py",)),
     "sizes": Part(("processing/sizes.py",), ("processing/test_sizes.py", "processing/test_golden.py")),
     "sampling": Part(("processing/sampling.py",), ("processing/test_sampling.py", "processing/test_golden.py")),
     "placing": Part(("data/placing.py",), ("data/test_examples.py", "data/test_records.py")),
     "records": Part(("data/records.py",), ("data/test_records.py", "data/test_examples.py")),
     "answer file": Part(("cli/answers.py",), ("cli/test_answer_file.py", "cli/test_run.py")),
-    "sampler": Part(("engine/sampler.py",), ("engine/test_sampler.py",)),
+    "sampler": Part(("device/sampler.py",), ("device/test_sampler.py",)),
     "keywords": Part(("processing/keywords.py",), ("processing/test_apply_chat_template.py",)),
     "addresses": Part(("media/addresses.py",), ("media/test_addresses.py", "media/test_hosts.py")),
-    "scheduler": Part(("engine/scheduler.py",), ("engine/test_scheduler.py", "engine/test_large_frames.py")),
+    "scheduler": Part(("scheduling/scheduler.py",), ("scheduling/test_scheduler.py", "device/test_large_frames.py")),
     "prompt": Part(
         ("processing/prompt.py",),
         ("processing/test_messages.py", "processing/test_golden.py", "processing/test_media_in_prompts.py"),
@@ -78,7 +78,7 @@ PARTS = {
         ("processing/plan.py",),
         ("processing/test_golden.py", "processing/test_media_in_prompts.py", "processing/test_times.py"),
     ),
-    "packing": Part(("model/packing.py",), ("model/test_packing.py",)),
+    "packing": Part(("model/packed_batch.py",), ("model/test_packing.py",)),
     "checkpoints": Part(("training/checkpoints.py",), ("training/test_checkpoints.py",)),
     "server limits": Part(("server/middleware.py",), ("server/test_middleware.py",)),
 }

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import mossvl
+from mossvl.checkpoints import strict as model_loading
 from mossvl.checkpoints.strict import check_weights, read_configuration, read_generation_config
 from mossvl.errors import CheckpointError
 from mossvl.loading import check_together, read_processor
-from mossvl.model import loading as model_loading
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MODEL = mossvl.MossVLForConditionalGeneration

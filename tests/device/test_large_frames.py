@@ -13,6 +13,7 @@ from mossvl.device.large_frame import LargeFrame
 from mossvl.errors import GenerationCancelled, GenerationTimeout, ResourceError
 from mossvl.model.vision_ops import PLAIN
 from mossvl.options.engine import EngineConfig
+from mossvl.scheduling.budget import StepBudget
 
 SIDE = 512
 LARGE = {"vision_patches": 64, "mixed_vision_patches": 16, "vision_cache": 0, "prefix_cache": False}
@@ -60,7 +61,7 @@ def test_parts_make_up_the_whole(model, grid, steps, pairs, monkeypatch):
 
 @pytest.mark.parametrize(("pairs", "parts"), [(60 * 16 + 59, [16, 16, 16, 12]), (59, [1] * 60)])
 def test_parts_are_as_much_of_all_as_they_are_work(pairs, parts, model, monkeypatch):
-    monkeypatch.setattr("mossvl.engine.large_frame.CPU_PAIRS", pairs)
+    monkeypatch.setattr("mossvl.device.large_frame.CPU_PAIRS", pairs)
     tower = model.model.visual
     pixels = torch.zeros((60, tower.patch_embed.proj.weight[0].numel()), dtype=torch.uint8)
     even = sum(weight.numel() for weight in tower.blocks[0].parameters()) / (2 * 48)
@@ -130,9 +131,9 @@ def weights_of(layers):
 @pytest.mark.parametrize(("tokens", "patches"), [(1, 1), (100, 300), (5000, 60_000)])
 def test_a_step_on_a_cpu_is_bounded_by_the_work_of_the_model(tokens, patches, model, monkeypatch):
     language, vision = (weights_of(part) for part in (model.model.language_model.layers, model.model.visual.blocks))
-    monkeypatch.setattr("mossvl.engine.budget.CPU_FLOPS", 2 * language * tokens + 1)
+    monkeypatch.setattr("mossvl.device.budget.CPU_FLOPS", 2 * language * tokens + 1)
     assert budget_for(EngineConfig(), model).tokens == min(4096, max(64, tokens))
-    monkeypatch.setattr("mossvl.engine.budget.CPU_FLOPS", 2 * vision * patches + 1)
+    monkeypatch.setattr("mossvl.device.budget.CPU_FLOPS", 2 * vision * patches + 1)
     budget = budget_for(EngineConfig(), model)
     assert budget.patches == min(57_344, max(256, patches))
     assert budget.even == even_patches(model.model.visual)
