@@ -14,6 +14,8 @@ from mossvl.errors import GenerationCancelled, GenerationTimeout, ResourceError
 from mossvl.model.vision_ops import PLAIN
 from mossvl.options.engine import EngineConfig
 from mossvl.scheduling.budget import StepBudget
+from mossvl.sources.files import Load
+from mossvl.sources.source import Stalled
 
 SIDE = 512
 LARGE = {"vision_patches": 64, "mixed_vision_patches": 16, "vision_cache": 0, "prefix_cache": False}
@@ -173,7 +175,7 @@ def test_attention_is_as_much_as_the_rest_at_this_many_patches(model):
 
 
 def test_a_large_frame_that_another_query_has_finished_is_taken_from_there(make, monkeypatch):
-    monkeypatch.setattr("mossvl.engine.large_frame.CPU_PAIRS", 1 << 12)
+    monkeypatch.setattr("mossvl.device.large_frame.CPU_PAIRS", 1 << 12)
     llm = make(**{**LARGE, "vision_cache": 1 << 28})
     large, other, small = picture(0), picture(1), picture(2, side=64)
     queries = [{**asking(), "images": images} for images in ([other, large], [large, small])]

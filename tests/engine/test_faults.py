@@ -17,6 +17,7 @@ from golden_cases import CHECKPOINT, MEDIA
 from PIL import Image
 
 import mossvl
+from mossvl.device import pool
 from mossvl.device.encoder import FrameEncoder
 from mossvl.errors import (
     ContextLengthError,

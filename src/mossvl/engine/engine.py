@@ -10,7 +10,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from traceback import clear_frames
 
 from mossvl.engine.job import Job
 from mossvl.engine.loop import IDLE_SECONDS, Inbox, Loop
@@ -128,8 +127,8 @@ class Engine:
     def disown(self) -> None:
         """This is a copy of the engine in a forked process, where it answers nothing."""
         self.loop.broken = error = EngineError(
-            "this engine belongs to the process that this one was forked from, and answers only there; load the model "
-            "in this process, or start it with multiprocessing's 'spawn'"
+            "this engine belongs to the process that this one was forked from, and answers only there; start this "
+            "process with multiprocessing's 'spawn', and load the model in it"
         )
         self.loop.lock, self._serving = threading.Lock(), threading.Lock()
         jobs, self.loop.jobs, self._thread = self.loop.jobs, [], None

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from traceback import clear_frames
 
 import torch
 
@@ -59,6 +60,7 @@ class Loop:
         self.broken: EngineError | None = None
         self._ends = ends
         self._to_load: deque[Job] = deque()
+        self._to_follow: list[Job] = []
         self._set_up_in: threading.Thread | None = None
 
     def add(self, job: Job) -> None:
@@ -71,7 +73,7 @@ class Loop:
             if self.broken is not None:
                 raise self.broken
             self.jobs.append(job)
-            self.inbox.put(lambda: self._to_load.append(job))
+            self.inbox.put(lambda: self._receive(job))
 
     def run(self) -> None:
         """Decide, run, take in what was drawn: on a GPU that of the step before, while the new one runs."""
@@ -83,6 +85,7 @@ class Loop:
             while self.jobs or pending is not None:
                 self._check()
                 plan = self.scheduler.plan()
+                self._follow()
                 for request, frame in plan.missing:
                     self._load_again(request, frame)
                 drawn = None
@@ -108,24 +111,42 @@ class Loop:
 
         The tokens of the step before are known by now.
         """
-        self.runner.check_device()
-        if isinstance(error, torch.OutOfMemoryError):
-            torch.cuda.empty_cache()
+        failed = self._failure(error)
         apart = plan.apart()
         for request, own in apart.items():
             if request.ended:
                 continue
-            try:
-                if len(apart) > 1:
+            if len(apart) > 1:
+                if not self._has_pixels(own):
+                    own = Plan(copies=own.copies)  # Its frames are planned again, once they are loaded again.
+                try:
                     self.runner.recall(request)
                     self._accept(self._launch(own))
                     continue
-            except Exception as again:
-                error = again
-                self.runner.check_device()
-            self._end(request.owner, failure(error))
+                except Exception as again:
+                    failed = self._failure(again)
+            self._end(request.owner, failed)
 
-    def _launch(self, plan: Plan) -> Pending | None:
+    def _failure(self, error: Exception) -> MossVLError:
+        """What requests failed of that made a step fail; what the step held of the device's memory is freed.
+
+        Raises:
+            Exception: the device has failed.
+        """
+        clear_frames(error.__traceback__)
+        if isinstance(error, torch.OutOfMemoryError) and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.runner.check_device()
+        return failure(error)
+
+    def _has_pixels(self, plan: Plan) -> bool:
+        """Frames that were to come from the vision cache may have been evicted by the step that failed."""
+        frames = [(part.request, frame) for part in plan.frames for frame in range(part.start, part.stop)]
+        return all(
+            frame in request.pixels or request.digests[frame] in self.runner.vision_cache for request, frame in frames
+        )
+
+    def _launch(self, plan: Plan) -> Pending:
         """Begin a step.
 
         Raises:
@@ -137,8 +158,6 @@ class Loop:
         job: Job
         for part in plan.frames:
             job = part.request.owner
-            if part.until == 1:
-                self.runner.encoder.drop(part.request)
             if self.runner.vision_watch not in job.clock.vision and self.runner.vision_watch is not None:
                 job.clock.vision.append(self.runner.vision_watch)
         for request in plan.requests:
@@ -172,14 +191,25 @@ class Loop:
             if not job.ended:
                 busy += 1
                 self._load(job)
-                self._follow(job)
+
+    def _receive(self, job: Job) -> None:
+        self._to_load.append(job)
+        if job.follower is not None:
+            self._to_follow.append(job)
 
     # --- forms ---------------------------------------------------------------------------------------------------
 
-    def _follow(self, job: Job) -> None:
-        """Begin to find out which tokens may come next in a job's answers."""
-        if job.follower is not None:
-            job.follower.start(lambda *told: self.inbox.put(lambda: self._form(job, *told)))
+    def _follow(self) -> None:
+        """Begin to find out which tokens may come next in answers that are admitted: a process each, and not for all
+        that wait."""
+        for job in [one for one in self._to_follow if one.ended or any(request.slot >= 0 for request in one.requests)]:
+            self._to_follow.remove(job)
+            if not job.ended:
+                self._start_following(job)
+
+    def _start_following(self, job: Job) -> None:
+        assert job.follower is not None
+        job.follower.start(lambda *told: self.inbox.put(lambda: self._form(job, *told)))
 
     def _form(self, job: Job, number: int, mask: bytes, error: MossVLError | None) -> None:
         if job.follower is None or job.ended:
@@ -319,7 +349,7 @@ class Loop:
             if not request.ended:
                 self.scheduler.remove(request)
             request.pixels.clear()
-            self.runner.encoder.drop(request)
+            request.large = None
         self.jobs.remove(job)
         if error is not None:
             logger.info("a query has failed", exc_info=error)
@@ -341,7 +371,7 @@ def failure(error: Exception) -> MossVLError:
     """What a request failed of that made a step fail."""
     if isinstance(error, MossVLError):
         return error
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return ResourceError(
             f"memory did not suffice for this request ({' '.join(str(error).split()):.200})",
             setting="EngineConfig.memory",

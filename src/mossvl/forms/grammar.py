@@ -25,9 +25,8 @@ CHECK_SECONDS = 0.5
 PATIENCE = 10.0
 """Seconds that may take on a busy machine."""
 
-PROGRAM = Path(__file__).with_name("process.py")
-
 NO_PROCESS = "no process can be started for the form of an answer"
+PROGRAM = Path(__file__).with_name("process.py")
 
 Report = Callable[[int, bytes, MossVLError | None], None]
 """Takes the number of an answer and the mask of what may come next, or an error."""
@@ -58,19 +57,17 @@ class Template:
             here, there = socket.socketpair()
         except OSError as error:
             raise MossVLError(f"{NO_PROCESS}: {error}") from error
-        with there:
-            try:
-                with self._lock:
-                    try:
-                        socket.send_fds(self._started(), [b"."], [there.fileno()])
-                    except BrokenPipeError:  # It was killed; another one is as good.
-                        self._end()
-                        self._control = None
-                        socket.send_fds(self._started(), [b"."], [there.fileno()])
-            except OSError as error:
-                here.close()
-                raise MossVLError(f"{NO_PROCESS}: {error}") from error
-        return here
+        with there, self._lock:
+            for attempt in range(2):
+                try:
+                    socket.send_fds(self._started(), [b"."], [there.fileno()])
+                    return here
+                except OSError as error:  # It may have been killed; another one is as good.
+                    self._control = None
+                    if attempt or not isinstance(error, BrokenPipeError):
+                        here.close()
+                        raise MossVLError(f"{NO_PROCESS}: {error}") from error
+        raise AssertionError("the second attempt returns or raises")
 
     def _started(self) -> socket.socket:
         if self._control is None:

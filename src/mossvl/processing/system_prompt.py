@@ -78,13 +78,13 @@ class SystemPrompt:
         """
         if self.system_prompt or has_own:
             return self.system_prompt or None
+        if self.use_default_system_prompt is False:
+            return None
         if THINKING_MODES.get(self.thinking_mode or ""):
             raise OptionError(
                 f"thinking_mode={self.thinking_mode!r} needs a system_prompt: the published one, which asks for "
                 "<thinking></thinking><answer></answer>, could not be read; give it, or use 'no_thinking'"
             )
-        if self.use_default_system_prompt is False:
-            return None
         if self.system_prompt_type is not None:
             return SYSTEM_PROMPT_TYPES[self.system_prompt_type]
         if self.use_default_system_prompt or self.thinking_mode is not None:
