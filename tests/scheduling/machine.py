@@ -1,4 +1,4 @@
-"""Made-up requests, and a machine that carries plans out with tags in place of keys and values.
+"""Made-up requests, and a machine that carries steps out with tags in place of keys and values.
 
 A tag says what a real key or value would have been computed from: all tokens and pictures up to it. So a row that
 would read anything but what its own history wrote is seen at once, whoever wrote it and whenever.
@@ -16,7 +16,7 @@ from mossvl.options.engine import EngineConfig
 from mossvl.scheduling.pages import PageCache
 from mossvl.scheduling.prompt import Prompt
 from mossvl.scheduling.request import Request
-from mossvl.scheduling.scheduler import FEW, MANY, Plan, Rows, Scheduler, held_pages
+from mossvl.scheduling.scheduler import FEW, MANY, RowSpan, Scheduler, Step, held_pages
 
 IMAGE, MERGE = 1_000_000, 2
 PICTURES = {b"a": (2, 2), b"b": (2, 2), b"c": (2, 6), b"d": (4, 4), b"e": (4, 4), b"f": (6, 10)}
@@ -99,7 +99,7 @@ class Asked:
 
 
 class Machine:
-    """A scheduler, and pages of tags; checks everything that must hold between a plan and the next.
+    """A scheduler, and pages of tags; checks everything that must hold between a step and the next.
 
     Args:
         overlap: the next step is planned before what the last one drew is known.
@@ -115,7 +115,7 @@ class Machine:
         self.asked: dict[int, Asked] = {}
         self.overlap = overlap
         self.pending: list[tuple[Request, int]] = []
-        self.plans: list[Plan] = []
+        self.steps: list[Step] = []
         self._origins: dict[bytes, tuple[Asked, int]] = {}
 
     # --- what an engine does -------------------------------------------------------------------------------------
@@ -125,23 +125,23 @@ class Machine:
             self.asked[one.request.number] = one
             self.scheduler.add(one.request)
 
-    def step(self, fails: bool = False) -> Plan:
-        plan = self.decide()
-        drawn = self.launch(plan, fails)
+    def step(self, fails: bool = False) -> Step:
+        step = self.decide()
+        drawn = self.launch(step, fails)
         self.account()
         if self.overlap:
             drawn, self.pending = self.pending, drawn
         self.accept(drawn)
         self.account()
-        return plan
+        return step
 
     def run(self, steps: int = 1000) -> int:
         """Until nothing is left to do → how many steps it took."""
         for number in range(steps):
             if self.idle:
                 return number
-            plan = self.step()
-            for request, frame in plan.missing:
+            step = self.step()
+            for request, frame in step.missing:
                 self.asked[request.number].load(frame, request.prompt.num_frames)
         raise AssertionError(f"still not done after {steps} steps")
 
@@ -149,40 +149,40 @@ class Machine:
     def idle(self) -> bool:
         return self.scheduler.idle and not self.pending
 
-    def decide(self) -> Plan:
+    def decide(self) -> Step:
         queue, running = list(self.scheduler.waiting), list(self.scheduler.running)
         preempted = self.scheduler.preemptions
-        plan = self.scheduler.plan()
+        step = self.scheduler.plan()
         self._check_order(queue, running, self.scheduler.preemptions - preempted)
-        self._check_budgets(plan)
-        self._check_progress(plan)
+        self._check_budgets(step)
+        self._check_progress(step)
         self.account()
-        self.plans.append(plan)
-        return plan
+        self.steps.append(step)
+        return step
 
-    def launch(self, plan: Plan, fails: bool = False) -> list[tuple[Request, int]]:
-        """Carry a plan out → requests that draw, and from which row."""
-        rows = [*plan.prefill, *(Rows(one, one.computed, one.computed + 1, True) for one in plan.decode)]
-        for request, source, target in plan.copies:
+    def launch(self, step: Step, fails: bool = False) -> list[tuple[Request, int]]:
+        """Carry a step out → requests that draw, and from which row."""
+        rows = [*step.prefill, *(RowSpan(one, one.computed, one.computed + 1, True) for one in step.decode)]
+        for request, source, target in step.copies:
             assert target in request.vision_pages
             self.contents[target] = list(self.contents[source])
-        for part in plan.frames:
+        for part in step.frames:
             assert part.request.partly < part.until
             if part.until == 1:
                 self._write_vision(part.request, part.start, part.stop, fails)
         for part in rows:
             self._write_text(part, fails)
         if fails:
-            for request in plan.requests:
+            for request in step.requests:
                 self.scheduler.remove(request)
             return []
         for part in rows:
             assert part.request.may_draw or not part.draws
             self._check_reads(part)
-        for part in plan.frames:
+        for part in step.frames:
             for frame in range(part.start, part.stop) if part.until == 1 else ():
                 part.request.pixels.pop(frame, None)
-        self.scheduler.launched(plan)
+        self.scheduler.launched(step)
         return [(part.request, part.stop - 1) for part in rows if part.draws]
 
     def accept(self, drawn: Iterable[tuple[Request, int]]) -> None:
@@ -209,7 +209,7 @@ class Machine:
         for token, tag in zip(range(*request.prompt.vision_range(start, stop)), tags, strict=True):
             self.contents[request.vision_pages[token // self.size]][token % self.size] = None if fails else tag
 
-    def _write_text(self, rows: Rows, fails: bool) -> None:
+    def _write_text(self, rows: RowSpan, fails: bool) -> None:
         request = rows.request
         assert request.computed == rows.start < rows.stop <= len(request.tokens) + request.in_flight
         own = {page for pages in request.text_pages[rows.start // self.size :] for page in pages}
@@ -219,7 +219,7 @@ class Machine:
                 tag = (self.asked[request.number].history(row), group)
                 self.contents[page][row % self.size] = None if fails else tag
 
-    def _check_reads(self, rows: Rows) -> None:
+    def _check_reads(self, rows: RowSpan) -> None:
         """Every row finds its own history: the text before it, and all that it sees."""
         request, asked = rows.request, self.asked[rows.request.number]
         for group in range(self.scheduler.groups):
@@ -299,14 +299,14 @@ class Machine:
         for request in queue[: queue.index(admitted[-1])] if admitted else ():
             assert request.slot >= 0 or request.waits_for in self.scheduler._computing, "passed without a reason"
 
-    def _check_budgets(self, plan: Plan) -> None:
+    def _check_budgets(self, step: Step) -> None:
         budget = self.scheduler.budget
         prompts = sum(not request.decoding for request in self.scheduler.running)
-        beside = bool(plan.decode) and (prompts <= FEW or len(plan.decode) >= MANY * prompts)
-        rows = sum(part.stop - part.start for part in plan.prefill)
+        beside = bool(step.decode) and (prompts <= FEW or len(step.decode) >= MANY * prompts)
+        rows = sum(part.stop - part.start for part in step.prefill)
         patches = {
             (part, frame): part.request.prompt.patches(frame)
-            for part in plan.frames
+            for part in step.frames
             for frame in range(part.start, part.stop)
             if part.request.digests[frame] not in self.encoded
         }
@@ -316,22 +316,22 @@ class Machine:
         if len(costs) > 1:
             assert sum(costs) <= budget.patches and not (beside and sum(costs) > budget.mixed_patches)
         assert not (beside and rows and costs), "beside decoding, one of the two a step"
-        assert len(large) <= 1 and all(part == plan.frames[-1] and part.stop == part.start + 1 for part in large)
+        assert len(large) <= 1 and all(part == step.frames[-1] and part.stop == part.start + 1 for part in large)
         for part in large:
-            alone = not (plan.decode or plan.prefill or plan.copies or costs or plan.frames[:-1])
+            alone = not (step.decode or step.prefill or step.copies or costs or step.frames[:-1])
             share = (part.until - part.request.partly) * budget.work(part.request.prompt.patches(part.start))
             assert share <= (budget.patches if alone else budget.mixed_patches) + 1e-6
-        assert all(part.stop - part.start <= part.request.vision_chunk for part in plan.frames)
+        assert all(part.stop - part.start <= part.request.vision_chunk for part in step.frames)
 
-    def _check_progress(self, plan: Plan) -> None:
+    def _check_progress(self, step: Step) -> None:
         """All who generate go on, and so does the oldest prompt that has its pixels."""
-        assert plan.decode == [request for request in self.scheduler.running if request.wants_token]
-        planned = {part.request.number for part in (*plan.frames, *plan.prefill)}
+        assert step.decode == [request for request in self.scheduler.running if request.wants_token]
+        planned = {part.request.number for part in (*step.frames, *step.prefill)}
         for request in self.scheduler.running:
             if not request.decoding and request.number in planned:
                 break
             waits = not request.may_draw and request.computed == len(request.tokens) - 1
-            if request.encoded < request.prompt.num_frames and any(part.request.partly for part in plan.frames):
+            if request.encoded < request.prompt.num_frames and any(part.request.partly for part in step.frames):
                 large = self.scheduler.budget.is_large(request.prompt.patches(request.encoded))
                 waits = waits or large  # For the large frame that is begun.
-            assert request.decoding or waits or any(request is one for one, _ in plan.missing)
+            assert request.decoding or waits or any(request is one for one, _ in step.missing)

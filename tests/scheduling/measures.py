@@ -9,12 +9,12 @@ def text(count: int, start: int = 10) -> list[Item]:
 
 def rows_of(machine: Machine, asked: Asked) -> int:
     """Rows of a prompt that were computed."""
-    parts = [part for plan in machine.plans for part in plan.prefill if part.request is asked.request]
+    parts = [part for step in machine.steps for part in step.prefill if part.request is asked.request]
     return sum(part.stop - part.start for part in parts)
 
 
 def frames_of(machine: Machine, asked: Asked) -> int:
-    parts = [part for plan in machine.plans for part in plan.frames if part.request is asked.request]
+    parts = [part for step in machine.steps for part in step.frames if part.request is asked.request]
     return sum(part.stop - part.start for part in parts)
 
 

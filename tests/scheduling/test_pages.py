@@ -58,7 +58,7 @@ def test_pages_of_a_shared_prompt_that_cannot_be_freed_are_not_counted_on():
     asked = [Asked([b"d", *text(3), b"d", *text(3, start=20 * number)], room=24) for number in (1, 2)]
     machine.ask(*asked)
     machine.run()
-    assert any(plan.copies for plan in machine.plans) and machine.scheduler.preemptions > 0
+    assert any(step.copies for step in machine.steps) and machine.scheduler.preemptions > 0
     assert everything_is_free(machine)
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mossvl.scheduling.scheduler import Frames, Plan, Rows
+from mossvl.scheduling.scheduler import FrameSpan, RowSpan, Step
 
 from .machine import Asked, Machine
 from .measures import everything_is_free, rows_of, text
@@ -31,22 +31,22 @@ def test_a_request_of_all_pages_ends():
 
 
 def test_an_empty_plan_is_nothing_to_do():
-    plan = Plan()
-    assert not plan and plan.requests == []
+    step = Step()
+    assert not step and step.requests == []
 
 
 def test_a_plan_taken_apart_is_what_each_request_has_of_it():
     machine, asked = Machine(100), [Asked(text(4, start=20 * number)) for number in range(3)]
     machine.ask(*asked)
     one, two, three = (given.request for given in asked)
-    copies, frames = [(one, 1, 2), (two, 3, 4), (one, 2, 5)], [Frames(two, 0, 1), Frames(one, 2, 4)]
-    prefill = [Rows(one, 0, 2, draws=False), Rows(two, 0, 4, draws=True), Rows(two, 4, 5, draws=True)]
-    plan = Plan(copies, frames, prefill, decode=[three, two])
-    assert plan.requests == [one, two, three]
-    assert plan.apart() == {
-        one: Plan([copies[0], copies[2]], [frames[1]], [prefill[0]]),
-        two: Plan([copies[1]], [frames[0]], prefill[1:], [two]),
-        three: Plan(decode=[three]),
+    copies, frames = [(one, 1, 2), (two, 3, 4), (one, 2, 5)], [FrameSpan(two, 0, 1), FrameSpan(one, 2, 4)]
+    prefill = [RowSpan(one, 0, 2, draws=False), RowSpan(two, 0, 4, draws=True), RowSpan(two, 4, 5, draws=True)]
+    step = Step(copies, frames, prefill, decode=[three, two])
+    assert step.requests == [one, two, three]
+    assert step.apart() == {
+        one: Step([copies[0], copies[2]], [frames[1]], [prefill[0]]),
+        two: Step([copies[1]], [frames[0]], prefill[1:], [two]),
+        three: Step(decode=[three]),
     }
 
 
@@ -85,9 +85,9 @@ def test_a_page_of_vision_is_copied_where_own_frames_follow_in_it(items, again, 
     machine.run()
     asked = Asked([*items, *again])
     machine.ask(asked)
-    plan = machine.step()
+    step = machine.step()
     assert asked.request.cached == 4
-    assert [request for request, _, _ in plan.copies] == [asked.request] * copied
+    assert [request for request, _, _ in step.copies] == [asked.request] * copied
 
 
 def test_who_is_alone_does_without_kept_blocks_that_take_its_room():
@@ -198,7 +198,7 @@ def test_a_frame_above_the_budget_is_encoded_alone():
     machine = Machine(100, vision_patches=20)
     machine.ask(Asked([b"f", b"a", b"a", b"f", 1]), Asked([b"a", 2]))
     machine.run()
-    costs = [[part.stop - part.start for part in plan.frames] for plan in machine.plans if plan.frames]
+    costs = [[part.stop - part.start for part in step.frames] for step in machine.steps if step.frames]
     assert costs == [[1], [2], [1], [1]]
 
 
@@ -208,7 +208,7 @@ def test_no_more_frames_of_a_request_are_encoded_at_a_time_than_it_says():
     asked.request.vision_chunk = 3
     machine.ask(asked)
     machine.run()
-    spans = [(part.start, part.stop) for plan in machine.plans for part in plan.frames]
+    spans = [(part.start, part.stop) for step in machine.steps for part in step.frames]
     assert spans == [(0, 3), (3, 6), (6, 7)]
 
 
@@ -216,7 +216,7 @@ def test_frames_are_encoded_together_up_to_the_budget():
     machine = Machine(100, vision_patches=8)
     machine.ask(Asked([b"a"] * 5 + [1]))
     machine.run()
-    assert [[(part.start, part.stop) for part in plan.frames] for plan in machine.plans] == [
+    assert [[(part.start, part.stop) for part in step.frames] for step in machine.steps] == [
         [(0, 2)],
         [(2, 4)],
         [(4, 5)],
@@ -228,7 +228,7 @@ def test_the_smallest_budget_encodes_a_frame_a_step():
     first, second = Asked([b"a", b"b", 1]), Asked([b"a", b"b", 2])
     machine.ask(first, second)
     machine.run()
-    assert [[(part.request, part.stop) for part in plan.frames] for plan in machine.plans if plan.frames] == [
+    assert [[(part.request, part.stop) for part in step.frames] for step in machine.steps if step.frames] == [
         [(one.request, stop)] for one in (first, second) for stop in (1, 2)
     ]
 
@@ -238,13 +238,13 @@ def test_a_large_frame_is_encoded_in_parts_as_others_leave_it_time():
     machine = Machine(100, vision_patches=24, mixed_vision_patches=4)
     large = Asked([b"f", 1])
     machine.ask(large)
-    assert machine.step().frames == [Frames(large.request, 0, 1, 24 / 60)]
+    assert machine.step().frames == [FrameSpan(large.request, 0, 1, 24 / 60)]
     machine.ask(Asked([7], room=3), Asked([b"a", 8], room=3))
     shares = []
     while not large.finished:
         before = large.request.partly
-        plan = machine.step()
-        shares += [round(60 * (part.until - before)) for part in plan.frames if part.request is large.request]
+        step = machine.step()
+        shares += [round(60 * (part.until - before)) for part in step.frames if part.request is large.request]
     assert shares == [4, 4, 4, 24]
     assert [one.finished for one in machine.asked.values()] == [True] * 3
 
@@ -253,8 +253,8 @@ def test_a_large_frame_whose_pixels_are_still_to_come_holds_up_no_other():
     machine = Machine(100, vision_patches=24, mixed_vision_patches=4)
     lacking, ready = Asked([b"f", 1], loaded=False), Asked([b"f", 2])
     machine.ask(lacking, ready)
-    plan = machine.step()
-    assert plan.missing == [(lacking.request, 0)] and plan.frames == [Frames(ready.request, 0, 1, 24 / 60)]
+    step = machine.step()
+    assert step.missing == [(lacking.request, 0)] and step.frames == [FrameSpan(ready.request, 0, 1, 24 / 60)]
 
 
 def test_a_preempted_request_begins_its_large_frame_anew():
@@ -276,17 +276,19 @@ def test_encodings_that_are_kept_cost_nothing_and_need_no_pixels():
     machine.encoded.update((b"d", b"f"))
     asked = Asked([b"d", b"f", b"d", b"f", b"d", b"f", 1], loaded=False)
     machine.ask(asked)
-    plan = machine.step()
-    assert plan.frames == [Frames(asked.request, 0, 6)] and not plan.missing
-    assert plan.prefill == [Rows(asked.request, 0, 7, draws=True)]
+    step = machine.step()
+    assert step.frames == [FrameSpan(asked.request, 0, 6)] and not step.missing
+    assert step.prefill == [RowSpan(asked.request, 0, 7, draws=True)]
 
 
 def test_prompts_without_frames_go_on_when_the_budget_for_frames_is_used_up():
     machine = Machine(100, vision_patches=4)
     frames, words = Asked([b"a", b"a", 1]), Asked(text(3))
     machine.ask(frames, words)
-    plan = machine.step()
-    assert plan.frames == [Frames(frames.request, 0, 1)] and plan.prefill == [Rows(words.request, 0, 3, draws=True)]
+    step = machine.step()
+    assert step.frames == [FrameSpan(frames.request, 0, 1)] and step.prefill == [
+        RowSpan(words.request, 0, 3, draws=True)
+    ]
 
 
 @pytest.mark.parametrize(("budget", "asks"), [(4, False), (5, True)])
@@ -312,7 +314,7 @@ def test_beside_decoding_the_smaller_budgets_hold_up_nobody():
         machine.step()
     assert [one.finished for one in asked[:-8]] == [True] * 72
     assert all(one.request.num_answer >= 79 for one in talking)
-    assert any(plan.frames for plan in machine.plans[-9:]) and any(plan.prefill for plan in machine.plans[-9:])
+    assert any(step.frames for step in machine.steps[-9:]) and any(step.prefill for step in machine.steps[-9:])
 
 
 @pytest.mark.parametrize(
@@ -324,8 +326,8 @@ def test_prompts_are_computed_in_small_parts_where_they_are_few_beside_those_tha
     machine.ask(*(Asked([number], room=20) for number in range(generating)))
     machine.step()
     machine.ask(*(Asked(text(4, start=1000 + 10 * number), room=2) for number in range(prompts)))
-    plan = machine.step()
-    assert sum(part.stop - part.start for part in plan.prefill) == rows
+    step = machine.step()
+    assert sum(part.stop - part.start for part in step.prefill) == rows
 
 
 def test_beside_decoding_frames_wait_for_the_step_after_the_rows_of_a_prompt():
@@ -334,10 +336,10 @@ def test_beside_decoding_frames_wait_for_the_step_after_the_rows_of_a_prompt():
     machine.step()
     words, *pictures = Asked(text(3, start=100)), Asked([b"a", 200]), Asked([b"b", 201])
     machine.ask(words, *pictures)
-    plan = machine.step()
-    assert plan.prefill == [Rows(words.request, 0, 3, draws=True)] and not plan.frames
-    plan = machine.step()
-    assert [part.request for part in plan.frames] == [one.request for one in pictures] and not plan.prefill
+    step = machine.step()
+    assert step.prefill == [RowSpan(words.request, 0, 3, draws=True)] and not step.frames
+    step = machine.step()
+    assert [part.request for part in step.frames] == [one.request for one in pictures] and not step.prefill
 
 
 def test_many_new_prompts_are_not_held_back_for_the_few_that_generate():
@@ -346,20 +348,20 @@ def test_many_new_prompts_are_not_held_back_for_the_few_that_generate():
     machine.step()
     prompts = [Asked(text(20, start=100 * number), room=2) for number in range(4)]
     machine.ask(*prompts)
-    plan = machine.step()
-    assert sum(part.stop - part.start for part in plan.prefill) == 80
+    step = machine.step()
+    assert sum(part.stop - part.start for part in step.prefill) == 80
 
 
 def test_who_lacks_pixels_does_not_hold_up_others():
     machine = Machine(100)
     lacking, ready = Asked([b"d", b"f", 1], loaded=False), Asked([b"a", 2, 3])
     machine.ask(lacking, ready)
-    plan = machine.step()
-    assert plan.missing == [(lacking.request, 0)]
+    step = machine.step()
+    assert step.missing == [(lacking.request, 0)]
     assert ready.finished
     lacking.load(0, 1)
-    plan = machine.step()
-    assert plan.frames == [Frames(lacking.request, 0, 1)] and plan.missing == [(lacking.request, 1)]
+    step = machine.step()
+    assert step.frames == [FrameSpan(lacking.request, 0, 1)] and step.missing == [(lacking.request, 1)]
     lacking.load(1, 2)
     machine.run()
     assert lacking.finished

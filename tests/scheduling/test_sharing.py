@@ -87,7 +87,7 @@ def test_a_page_shared_in_part_is_copied_before_it_is_written():
     for one in asked:
         machine.ask(one)
         machine.run()
-    copies = [copy for plan in machine.plans for copy in plan.copies]
+    copies = [copy for step in machine.steps for copy in step.copies]
     assert [request for request, _, _ in copies] == [asked[1].request, asked[2].request]
     assert copies[0][1] == copies[1][1]
     assert all(one.request.cached == 4 for one in asked[1:])

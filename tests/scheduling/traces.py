@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from random import Random
 
-from mossvl.scheduling.scheduler import Plan
+from mossvl.scheduling.scheduler import Step
 
 from .machine import PICTURES, Asked, Item, Machine, prompt_of
 
@@ -70,13 +70,13 @@ class Trace:
             waiting = self._find_masks()
             self.waited += waiting
             busy = machine.pending or self.loading or waiting
-            plan = machine.step(fails=rng.random() < self.setting.failing)
+            step = machine.step(fails=rng.random() < self.setting.failing)
             self.steps += 1
-            assert busy or plan or plan.missing, "stuck"
+            assert busy or step or step.missing, "stuck"
             assert self.steps <= self._bound(), "too many steps"
-            for request, frame in plan.missing:
+            for request, frame in step.missing:
                 self.loading.setdefault(request.number, (self.steps + rng.randrange(3), frame))
-            self._encodings(plan)
+            self._encodings(step)
         self._check_end()
 
     def _bound(self) -> int:
@@ -144,9 +144,9 @@ class Trace:
                 self.machine.scheduler.remove(one.request)
                 self.machine.account()
 
-    def _encodings(self, plan: Plan) -> None:
+    def _encodings(self, step: Step) -> None:
         """Encoded frames are kept for a while."""
-        for part in plan.frames:
+        for part in step.frames:
             if self.rng.random() < 0.3:
                 self.machine.encoded.update(part.request.digests[part.start : part.stop])
         self.machine.encoded.discard(None)
@@ -155,7 +155,7 @@ class Trace:
 
     def _check_end(self) -> None:
         cache, scheduler = self.machine.cache, self.machine.scheduler
-        failed = {request.number for plan in self.machine.plans for request in plan.requests}
+        failed = {request.number for step in self.machine.steps for request in step.requests}
         for one in self.asked:
             request = one.request
             assert request.ended and request.in_flight == 0

@@ -1,4 +1,4 @@
-"""A plan as arrays: which rows are computed, where they stand, what they see, and where their keys and values go."""
+"""A step as arrays: which rows are computed, where they stand, what they see, and where their keys and values go."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mossvl.scheduling.request import Request
-from mossvl.scheduling.scheduler import Frames, Rows
+from mossvl.scheduling.scheduler import FrameSpan, RowSpan
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class TextRows:
     draw_rows: list[int]
 
     @classmethod
-    def build(cls, prefill: Sequence[Rows], decode: Sequence[Request]) -> "TextRows":
+    def build(cls, prefill: Sequence[RowSpan], decode: Sequence[Request]) -> "TextRows":
         num_prefill = sum(rows.stop - rows.start for rows in prefill)
         total = num_prefill + len(decode)
         tokens, positions, slots = (np.zeros(total, dtype=np.int64) for _ in range(3))
@@ -109,7 +109,7 @@ class TextRows:
         return host
 
 
-def vision_slots(frames: Sequence[Frames], page_size: int) -> NDArray[np.int64]:
+def vision_slots(frames: Sequence[FrameSpan], page_size: int) -> NDArray[np.int64]:
     """Where the vision tokens of these frames go, (vision tokens,) int64: page · page_size + place in it."""
     parts = []
     for part in frames:
@@ -120,14 +120,14 @@ def vision_slots(frames: Sequence[Frames], page_size: int) -> NDArray[np.int64]:
     return np.concatenate(parts)
 
 
-def vision_positions(frames: Sequence[Frames]) -> Tensor:
+def vision_positions(frames: Sequence[FrameSpan]) -> Tensor:
     """(3, vision tokens) int64: rotary positions of the vision tokens of these frames."""
     return torch.cat([part.request.prompt.layout.vision(part.start, part.stop) for part in frames], dim=1)
 
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What a step computes from, all on the device; see `TextRows`. Rows that only fill up belong to nobody.
+    """What a step computes from, all on the device; see `TextRows`. Padding rows have a slot that no request has.
 
     Attributes:
         tokens: (rows,) int64, -1 for the token that was drawn last.

@@ -1,4 +1,4 @@
-"""Carries a plan out: copies pages, encodes frames, runs text rows, draws tokens."""
+"""Carries a step out: copies pages, encodes frames, runs text rows, draws tokens."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from mossvl.model.xrope import rotary
 from mossvl.options.engine import EngineConfig
 from mossvl.scheduling.budget import StepBudget
 from mossvl.scheduling.request import Request
-from mossvl.scheduling.scheduler import Frames, Plan, Rows
+from mossvl.scheduling.scheduler import FrameSpan, RowSpan, Step
 
 
 @dataclass
@@ -122,28 +122,28 @@ class Runner:
         self.tables.forget(request)
 
     @torch.inference_mode()
-    def launch(self, plan: Plan) -> Pending:
+    def launch(self, step: Step) -> Pending:
         """Begin a step → its tokens to come, which may be none."""
-        for _, source, target in plan.copies:
+        for _, source, target in step.copies:
             self.pool.copy(source, target)
-        if plan.frames:
+        if step.frames:
             self.vision_watch = Stopwatch(self.device)
-            self._read(plan.frames)
+            self._read(step.frames)
             self.vision_watch.stop()
-        if not plan.prefill and not plan.decode:
+        if not step.prefill and not step.decode:
             # Nothing is drawn, but the loop waits for the step all the same, so that it never runs far ahead of a GPU.
             return Pending.of([], Drawn(self.last_tokens[:0]))
-        self.tables.update([*(rows.request for rows in plan.prefill), *plan.decode])
-        requests, drawn = self._text(plan.prefill, plan.decode)
+        self.tables.update([*(rows.request for rows in step.prefill), *step.decode])
+        requests, drawn = self._text(step.prefill, step.decode)
         return Pending.of(requests, drawn)
 
     # --- vision --------------------------------------------------------------------------------------------------
 
-    def _read(self, parts: Sequence[Frames]) -> None:
+    def _read(self, parts: Sequence[FrameSpan]) -> None:
         """Encode frames, and write their keys and values for all cross-attention layers."""
         kept: dict[tuple[int, int], Tensor] = {}
         fresh: list[tuple[Request, int]] = []
-        large: list[Frames] = []
+        large: list[FrameSpan] = []
         for part in parts:
             for frame in range(part.start, part.stop):
                 tokens = self.vision_cache.get(part.request.digests[frame])
@@ -166,23 +166,23 @@ class Runner:
         slots = to_device(vision_slots(parts, self.pool.page_size), self.device)
         positions = to_device(vision_positions(parts), self.device)
         rope = rotary(self.model.config.text_config, positions, vision.dtype)
-        backend = self._reader(slots)
+        backend = self._vision_writer(slots)
         for layer in self.language.layers:
             if isinstance(layer, CrossAttentionLayer):
                 device = layer.cross_attn.k_proj.weight.device
                 layer.read(vision.to(device), (rope[0].to(device), rope[1].to(device)), backend)
 
-    def _reader(self, slots: Tensor) -> Any:
+    def _vision_writer(self, slots: Tensor) -> Any:
         """The backend that writes vision tokens' keys and values to these slots."""
         if not self.fast:
             return PagedAttention(self.pool, self.tables, vision_slots=slots)
-        from mossvl.device.triton_backend import VisionReader
+        from mossvl.device.triton_backend import VisionWriter
 
-        return VisionReader(self.pool, self.weights, slots)
+        return VisionWriter(self.pool, self.weights, slots)
 
     # --- text ----------------------------------------------------------------------------------------------------
 
-    def _text(self, prefill: Sequence[Rows], decode: Sequence[Request]) -> tuple[list[Request], Drawn]:
+    def _text(self, prefill: Sequence[RowSpan], decode: Sequence[Request]) -> tuple[list[Request], Drawn]:
         """Run text rows → the requests that draw a token, and the tokens."""
         parts = [TextRows.build(prefill, decode)]
         if self.graphs is not None and prefill and decode and self.graphs.kind_of(parts[0]) is None:
@@ -239,9 +239,9 @@ class Runner:
 
     def _captured_step(self, inputs: StepInputs, tiles: Tensor | None) -> tuple[Tensor, Tensor]:
         """`_step` from device tensors alone."""
-        from mossvl.device.triton_backend import Prompts
+        from mossvl.device.triton_backend import PromptTiles
 
-        prompts = None if tiles is None else Prompts(tiles, len(inputs.tokens), *GRAPH_SPLITS)
+        prompts = None if tiles is None else PromptTiles(tiles, len(inputs.tokens), *GRAPH_SPLITS)
         return self._step(inputs, self._fast_attention(inputs, prompts))
 
     def warm_up(self, report: Callable[[int, int], None] = lambda done, total: None) -> None:

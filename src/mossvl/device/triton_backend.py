@@ -69,7 +69,7 @@ class FastProducts(PlainProducts):
 
 
 @dataclass(frozen=True)
-class Prompts:
+class PromptTiles:
     """Prompt rows, the first of a step, in tiles.
 
     Attributes:
@@ -102,7 +102,7 @@ class FastAttention(FastProducts):
         slots: Tensor,
         lengths: Tensor,
         visible: Tensor,
-        prompts: Prompts | None,
+        prompts: PromptTiles | None,
     ) -> None:
         super().__init__(weights)
         self.pool, self.tables = pool, tables
@@ -140,7 +140,7 @@ class FastAttention(FastProducts):
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).flatten(-2)
 
 
-class VisionReader(FastProducts):
+class VisionWriter(FastProducts):
     """The part of a `Backend` that writes vision tokens' keys and values to slots (vision tokens,) int64."""
 
     def __init__(self, pool: PagePool, weights: dict[tuple[int, ...], Tensor | None], slots: Tensor) -> None:
@@ -161,7 +161,7 @@ def prompt_tiles(sequences: Sequence[RequestRows]) -> NDArray[np.int32]:
     return np.array(tiles, dtype=np.int32)
 
 
-def in_tiles(pool: PagePool, rows: TextRows, device: torch.device) -> Prompts | None:
+def in_tiles(pool: PagePool, rows: TextRows, device: torch.device) -> PromptTiles | None:
     """The prompt rows of a step."""
     count = rows.num_prefill
     if not count:
@@ -170,7 +170,7 @@ def in_tiles(pool: PagePool, rows: TextRows, device: torch.device) -> Prompts | 
     heads = pool.layer(0)[0].shape[1]
     longest, most = int(rows.lengths[:count].max()), int(rows.visible[:count].max())
     splits = (choose_splits(len(tiles), heads, max(one, 1)) for one in (longest, most))
-    return Prompts(to_device(tiles, device), count, *splits)
+    return PromptTiles(to_device(tiles, device), count, *splits)
 
 
 def warm_up_prompts(pool: PagePool, tables: Tables, heads: int) -> None:

@@ -46,7 +46,7 @@ class Engine:
         self.loop = Loop(model, self.config, ends)
         self.runner, self.scheduler, self.cache = self.loop.runner, self.loop.scheduler, self.loop.cache
         self.grammars = Grammars(model.config.text_config.vocab_size, ends)
-        self.memory = MediaMemory(self.config.media_cache)
+        self.media_memory = MediaMemory(self.config.media_cache)
         self.budget = Budget(self.config.media_bytes)
         self._serving = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -73,7 +73,7 @@ class Engine:
         Raises:
             EngineError: the device is broken; nothing will be answered any more.
         """
-        source = Load(query, messages, processor, self.memory, self.budget)
+        source = Load(query, messages, processor, self.media_memory, self.budget)
         return self.begin(source, query.generation, params, whole)
 
     def begin(
@@ -145,7 +145,7 @@ class Engine:
         with self._serving:
             self.cache.clear()
             self.runner.clear()
-            self.memory = MediaMemory(self.config.media_cache)
+            self.media_memory = MediaMemory(self.config.media_cache)
 
     # --- the thread ----------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from mossvl.queries.results import TokenLogprobs
 from mossvl.scheduling.pages import PageCache
 from mossvl.scheduling.prompt import Prompt
 from mossvl.scheduling.request import Request
-from mossvl.scheduling.scheduler import Plan, Scheduler
+from mossvl.scheduling.scheduler import Scheduler, Step
 from mossvl.sources.source import Event, Frame, Loaded, Planned, Stalled
 
 logger = logging.getLogger(__name__)
@@ -84,41 +84,41 @@ class Loop:
                 self._set_up_in = threading.current_thread()
             while self.jobs or pending is not None:
                 self._check()
-                plan = self.scheduler.plan()
+                step = self.scheduler.plan()
                 self._follow()
-                for request, frame in plan.missing:
+                for request, frame in step.missing:
                     self._load_again(request, frame)
                 drawn = None
-                if plan:
+                if step:
                     try:
-                        drawn = self._launch(plan)
+                        drawn = self._launch(step)
                     except Exception as error:
                         logger.warning("a step has failed", exc_info=error)
                         self._accept(pending)
                         pending = None
-                        self._launch_apart(plan, error)
+                        self._launch_apart(step, error)
                 if self.runner.overlaps:
                     drawn, pending = pending, drawn
                 self._accept(drawn)
-                idle = not plan and drawn is None
+                idle = not step and drawn is None
                 self._read_inbox(wait=idle and bool(self.jobs))
         except BaseException as error:
             logger.exception("the engine has failed")
             self._break(error)
 
-    def _launch_apart(self, plan: Plan, error: Exception) -> None:
+    def _launch_apart(self, step: Step, error: Exception) -> None:
         """After a step that has failed: once more, each request alone, so that it costs those that fail by themselves.
 
         The tokens of the step before are known by now.
         """
         failed = self._failure(error)
-        apart = plan.apart()
+        apart = step.apart()
         for request, own in apart.items():
             if request.ended:
                 continue
             if len(apart) > 1:
                 if not self._has_pixels(own):
-                    own = Plan(copies=own.copies)  # Its frames are planned again, once they are loaded again.
+                    own = Step(copies=own.copies)  # Its frames are planned again, once they are loaded again.
                 try:
                     self.runner.recall(request)
                     self._accept(self._launch(own))
@@ -139,28 +139,28 @@ class Loop:
         self.runner.check_device()
         return failure(error)
 
-    def _has_pixels(self, plan: Plan) -> bool:
+    def _has_pixels(self, step: Step) -> bool:
         """Frames that were to come from the vision cache may have been evicted by the step that failed."""
-        frames = [(part.request, frame) for part in plan.frames for frame in range(part.start, part.stop)]
+        frames = [(part.request, frame) for part in step.frames for frame in range(part.start, part.stop)]
         return all(
             frame in request.pixels or request.digests[frame] in self.runner.vision_cache for request, frame in frames
         )
 
-    def _launch(self, plan: Plan) -> Pending:
+    def _launch(self, step: Step) -> Pending:
         """Begin a step.
 
         Raises:
             Exception: it has failed; nothing of it counts.
         """
-        pending = self.runner.launch(plan)
-        self.scheduler.launched(plan)
+        pending = self.runner.launch(step)
+        self.scheduler.launched(step)
         now = time.monotonic()
         job: Job
-        for part in plan.frames:
+        for part in step.frames:
             job = part.request.owner
             if self.runner.vision_watch not in job.clock.vision and self.runner.vision_watch is not None:
                 job.clock.vision.append(self.runner.vision_watch)
-        for request in plan.requests:
+        for request in step.requests:
             # Encoded now, or found in the cache: their pixels are of no more use.
             for frame in [frame for frame in request.pixels if frame < request.encoded]:
                 request.owner.use_up(request, frame)

@@ -1,6 +1,6 @@
 """What runs next: decides which frames, prompt tokens and answer tokens make up a step. No tensors here.
 
-`plan` decides and allocates pages; the engine carries the plan out and then calls `launched`, or, if that failed, tries
+`plan` decides and allocates pages; the engine carries the step out and then calls `launched`, or, if that failed, tries
 what is planned for each request apart. Requests are admitted in the order in which they came, and computed in the order
 in which they were admitted.
 """
@@ -22,7 +22,7 @@ LOOK_AHEAD = 256
 
 
 @dataclass(frozen=True)
-class Frames:
+class FrameSpan:
     """Frames [start, stop) of a request, to be encoded and read.
 
     Attributes:
@@ -36,7 +36,7 @@ class Frames:
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowSpan:
     """Tokens [start, stop) of a request, to be computed; `draws` if the token after them is then drawn."""
 
     request: Request
@@ -46,7 +46,7 @@ class Rows:
 
 
 @dataclass
-class Plan:
+class Step:
     """One step.
 
     Attributes:
@@ -58,8 +58,8 @@ class Plan:
     """
 
     copies: list[tuple[Request, int, int]] = field(default_factory=list)
-    frames: list[Frames] = field(default_factory=list)
-    prefill: list[Rows] = field(default_factory=list)
+    frames: list[FrameSpan] = field(default_factory=list)
+    prefill: list[RowSpan] = field(default_factory=list)
     decode: list[Request] = field(default_factory=list)
     missing: list[tuple[Request, int]] = field(default_factory=list)
 
@@ -71,18 +71,18 @@ class Plan:
         found = [request for request, _, _ in self.copies] + [part.request for part in self.frames]
         return list(dict.fromkeys([*found, *(rows.request for rows in self.prefill), *self.decode]))
 
-    def apart(self) -> "dict[Request, Plan]":
-        """A plan for each request, of what is planned for it."""
-        plans = {request: Plan() for request in self.requests}
+    def apart(self) -> "dict[Request, Step]":
+        """A step for each request, of what is planned for it."""
+        steps = {request: Step() for request in self.requests}
         for copy in self.copies:
-            plans[copy[0]].copies.append(copy)
+            steps[copy[0]].copies.append(copy)
         for part in self.frames:
-            plans[part.request].frames.append(part)
+            steps[part.request].frames.append(part)
         for rows in self.prefill:
-            plans[rows.request].prefill.append(rows)
+            steps[rows.request].prefill.append(rows)
         for request in self.decode:
-            plans[request].decode.append(request)
-        return plans
+            steps[request].decode.append(request)
+        return steps
 
 
 class Scheduler:
@@ -139,21 +139,21 @@ class Scheduler:
 
     # --- deciding ------------------------------------------------------------------------------------------------
 
-    def plan(self) -> Plan:
-        plan = Plan()
-        self._decode(plan)
+    def plan(self) -> Step:
+        step = Step()
+        self._decode(step)
         self._admit()
-        plan.copies, self._copies = self._copies, []
-        self._prefill(plan)
-        return plan
+        step.copies, self._copies = self._copies, []
+        self._prefill(step)
+        return step
 
-    def _decode(self, plan: Plan) -> None:
+    def _decode(self, step: Step) -> None:
         """One row for every request that generates; the newest are preempted when pages run out."""
         for request in list(self.running):
             if not request.wants_token:
                 continue
             if request.computed // self.config.page_size < len(request.text_pages) or self._grow(request):
-                plan.decode.append(request)
+                step.decode.append(request)
 
     def _grow(self, request: Request) -> bool:
         """Another block for a request; False if it had to be preempted itself."""
@@ -178,7 +178,7 @@ class Scheduler:
         for request in list(islice(self.waiting, LOOK_AHEAD)):
             if request.waits_for in self._computing:
                 continue
-            # Preempted, and its last token is not known yet: nobody takes the pages that it comes back for.
+            # A preempted request with a token in flight blocks admission until that token is known.
             if request.in_flight or not self._slots or not self._try_admit(request):
                 return
 
@@ -231,11 +231,11 @@ class Scheduler:
         request.slot = self._slots.pop()
         return True
 
-    def _prefill(self, plan: Plan) -> None:
-        """Frames and prompt rows, in the order of admission, within the step's budget."""
+    def _prefill(self, step: Step) -> None:
+        """Plan frames and rows of prompts, in the order of admission, within the step's budget."""
         prompts = [request for request in self.running if not request.decoding and not request.waits_for_form]
         # Where many requests still wait for their first token, holding back for those that have it helps nobody.
-        beside = bool(plan.decode) and (len(prompts) <= FEW or len(plan.decode) >= MANY * len(prompts))
+        beside = bool(step.decode) and (len(prompts) <= FEW or len(step.decode) >= MANY * len(prompts))
         budget = self.budget
         patches, tokens = budget.patches, budget.tokens
         if beside:
@@ -246,21 +246,21 @@ class Scheduler:
                 continue
             done = request.encoded
             if done < request.prompt.num_frames:
-                done, patches = self._encode(request, plan, patches)
-                if beside and plan.frames:
+                done, patches = self._encode(request, step, patches)
+                if beside and step.frames:
                     tokens = 0  # One of the two budgets a step, whichever comes first, so that both get their turn.
             last = len(request.tokens) - (not request.may_draw)  # The last row draws a token.
             if done == request.prompt.num_frames and tokens and request.computed < last:
                 stop = min(last, request.computed + tokens)
                 tokens -= stop - request.computed
-                plan.prefill.append(Rows(request, request.computed, stop, draws=stop == len(request.tokens)))
+                step.prefill.append(RowSpan(request, request.computed, stop, draws=stop == len(request.tokens)))
                 if beside:
                     patches = 0
             if not tokens and patches <= 0:
                 break
-        alone = not plan
+        alone = not step
         for request in sorted(large, key=lambda one: not one.partly):  # One at a time, as it takes memory.
-            if self._encode_in_parts(request, plan, alone):
+            if self._encode_in_parts(request, step, alone):
                 return
 
     def _is_large(self, request: Request, frame: int) -> bool:
@@ -269,18 +269,18 @@ class Scheduler:
             return False
         return self.budget.is_large(request.prompt.patches(frame))
 
-    def _encode_in_parts(self, request: Request, plan: Plan, alone: bool) -> bool:
+    def _encode_in_parts(self, request: Request, step: Step, alone: bool) -> bool:
         """Plan the next part of a large frame: a step's work if it is alone, else less; False if it lacks pixels."""
         frame = request.encoded
         if not request.partly and frame not in request.pixels:
-            plan.missing.append((request, frame))
+            step.missing.append((request, frame))
             return False
         share = self.budget.patches if alone else self.budget.mixed_patches
         until = min(1.0, request.partly + share / self.budget.work(request.prompt.patches(frame)))
-        plan.frames.append(Frames(request, frame, frame + 1, until))
+        step.frames.append(FrameSpan(request, frame, frame + 1, until))
         return True
 
-    def _encode(self, request: Request, plan: Plan, patches: int) -> tuple[int, int]:
+    def _encode(self, request: Request, step: Step, patches: int) -> tuple[int, int]:
         """Plan frames of a request → how many will then be encoded, and the patches that are left."""
         start = stop = request.encoded
         last = min(request.prompt.num_frames, start + request.vision_chunk)
@@ -289,36 +289,36 @@ class Scheduler:
                 break
             kept = request.digests[stop] in self.encoded
             if not kept and stop not in request.pixels:
-                plan.missing.append((request, stop))
+                step.missing.append((request, stop))
                 break
             cost = 0 if kept else request.prompt.patches(stop)
             # One frame may exceed the budget if there is nothing else; it cannot be split.
-            if cost > patches and (patches <= 0 or stop > start or plan.frames):
+            if cost > patches and (patches <= 0 or stop > start or step.frames):
                 patches = 0
                 break
             patches -= cost
             stop += 1
         if stop > start:
-            plan.frames.append(Frames(request, start, stop))
+            step.frames.append(FrameSpan(request, start, stop))
         return stop, patches
 
     # --- carried out ---------------------------------------------------------------------------------------------
 
-    def launched(self, plan: Plan) -> None:
-        """The plan runs: take it as done. Its blocks are kept from now on; what reads them is launched later."""
-        for part in plan.frames:
+    def launched(self, step: Step) -> None:
+        """The step runs: take it as done. Its blocks are kept from now on; what reads them is launched later."""
+        for part in step.frames:
             part.request.partly = part.until
             if part.until == 1:
                 part.request.encoded, part.request.partly, part.request.large = part.stop, 0.0, None
-        for rows in plan.prefill:
+        for rows in step.prefill:
             rows.request.computed = rows.stop
             if rows.draws:
                 rows.request.in_flight += 1
                 rows.request.decoding = True
-        for request in plan.decode:
+        for request in step.decode:
             request.computed += 1
             request.in_flight += 1
-        for request in plan.requests:
+        for request in step.requests:
             self._commit(request)
 
     def _commit(self, request: Request) -> None:

@@ -47,12 +47,12 @@ class Load(Loading):
         query: Query,
         messages: list[Message],
         processor: MossVLProcessor,
-        memory: MediaMemory,
+        media_memory: MediaMemory,
         budget: Budget,
         expected: Sequence[bytes | None] = (),
     ) -> None:
         super().__init__(processor, budget)
-        self.query, self.messages, self.processor, self.memory = query, messages, processor, memory
+        self.query, self.messages, self.processor, self.media_memory = query, messages, processor, media_memory
         self._expected = list(expected)
 
     def _load(self, first: int | None) -> None:
@@ -65,15 +65,17 @@ class Load(Loading):
         media = media_of(messages)
         versions = _versions(*media)  # Before the files are opened: of a file that changes now, nothing is kept.
         key = self._prompt_key(text, *media, versions)
-        plans: list[MediumPlan] | None = self.memory.get(key) if first is None else None
+        plans: list[MediumPlan] | None = self.media_memory.get(key) if first is None else None
         opened = plans is None
         if plans is None:
             plans = self.processor.plan_media(text, *media, self.query.media, stack)
             if versions == _versions(*media):
-                self.memory.put(key, [_remembered(plan) for plan in plans])
+                self.media_memory.put(key, [_remembered(plan) for plan in plans])
         keys = self._medium_keys(plans, media[1], versions)
         if first is None:
-            known = [self.memory.get(key) or [None] * plan.num_frames for key, plan in zip(keys, plans, strict=True)]
+            known = [
+                self.media_memory.get(key) or [None] * plan.num_frames for key, plan in zip(keys, plans, strict=True)
+            ]
             self._expected = [digest for medium in known for digest in medium]
             self._report(self._planned(text, plans))
             if all(digest is not None for digest in self._expected):
@@ -97,16 +99,16 @@ class Load(Loading):
 
     def _load_medium(self, plan: MediumPlan, key: Hashable | None, number: int, start: int) -> None:
         """Load the frames of one medium from its frame `start` on; `number` counts the frames before it."""
-        if key is None or start or self.memory.get(key):
+        if key is None or start or self.media_memory.get(key):
             self._read(plan, number, start)
             return
-        leader = self.memory.lead(key, self)
+        leader = self.media_memory.lead(key, self)
         if leader is not None:
-            while self.memory.leads(leader, key) and not leader.stopped:
+            while self.media_memory.leads(leader, key) and not leader.stopped:
                 self.check()
                 self._report(Waiting())
                 time.sleep(POLL_SECONDS)
-            known = self.memory.get(key)
+            known = self.media_memory.get(key)
             if known is None:
                 self._read(plan, number, start)  # The other one has failed; this one may not.
             for frame, digest in enumerate(known or (), number):
@@ -114,9 +116,9 @@ class Load(Loading):
                 self._report(Frame(frame, NO_PIXELS, digest))
             return
         try:
-            self.memory.put(key, self._read(plan, number, start))
+            self.media_memory.put(key, self._read(plan, number, start))
         finally:
-            self.memory.done(key)
+            self.media_memory.done(key)
 
     def _expect(self, plan: MediumPlan, frame: int, digest: bytes) -> None:
         """A frame is what it was when it was seen before, if it was; else the file has changed."""
