@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
+from torch import nn
 
 from mossvl.checkpoints.default import default_checkpoint
 from mossvl.checkpoints.dtypes import computed_dtype
@@ -109,10 +110,19 @@ def _empty(config: MossVLConfig, device: torch.device, dtype: torch.dtype) -> Mo
         part.dtype = dtype
     with torch.device("meta"):
         model = MossVLForConditionalGeneration(config)
-    assert not list(model.buffers()), "a buffer would be without its values: only parameters are loaded"
-    model = model.to(dtype).to_empty(device=device).eval()
+    cast(model, dtype)
+    loaded = model.state_dict().keys()
+    assert all(name in loaded for name, _ in model.named_buffers()), "no checkpoint holds this buffer's values"
+    model = model.to_empty(device=device).eval()
     model.tie_weights()  # memory was given to each name; tied ones share it again
     return model
+
+
+def cast(model: nn.Module, dtype: torch.dtype) -> None:
+    """Let weights have this dtype; modules that say `keeps_dtypes`, as of quantized weights, keep theirs."""
+    for module in model.modules():
+        if not getattr(module, "keeps_dtypes", False):
+            module._apply(lambda weight: weight.to(dtype) if weight.is_floating_point() else weight, recurse=False)
 
 
 def read_processor(folder: Path) -> MossVLProcessor:

@@ -1,4 +1,4 @@
-"""Weights of maps that read the same rows, side by side in memory, so that one product computes them all.
+"""Weights of plain linear maps that read the same rows, side by side in memory, so that they are one tensor.
 
 The parameters keep their names and shapes: they become views of the joint storage. Nothing else needs to know; where
 they have been moved apart again (by `.to(…)`, or by an adapter in a map's place), `joined` finds nothing.

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING
 from weakref import WeakMethod
 
 import torch
 from torch import Tensor
 
 from mossvl.device.encoder import FrameEncoder
+from mossvl.device.fused_products import FusedWeights
 from mossvl.device.fusing import fuse
 from mossvl.device.inputs import StepInputs, TextRows, to_device, vision_positions, vision_slots
 from mossvl.device.paged_backend import PagedAttention
@@ -17,13 +18,17 @@ from mossvl.device.pool import PagePool, Tables, count_pages
 from mossvl.device.sampler import Drawn, Sampler, likeliest
 from mossvl.device.stopwatch import Stopwatch
 from mossvl.device.vision_cache import VisionCache
-from mossvl.model.layers import CrossAttentionLayer
+from mossvl.model.layers import CrossAttentionLayer, TextBackend, VisionBackend
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.model.xrope import rotary
 from mossvl.options.engine import EngineConfig
 from mossvl.scheduling.budget import StepBudget
 from mossvl.scheduling.request import Request
 from mossvl.scheduling.scheduler import FrameSpan, RowSpan, Step
+
+if TYPE_CHECKING:
+    from mossvl.device.graphs import StepGraphs
+    from mossvl.device.triton_backend import PromptTiles
 
 
 @dataclass
@@ -72,23 +77,25 @@ class Runner:
         self.model, self.config = model, config
         self.language = model.model.language_model
         text = model.config.text_config
-        weight = self.language.embed_tokens.weight
-        self.device, self.dtype = weight.device, weight.dtype
+        self.device = self.language.embed_tokens.weight.device
+        dtype = self.language.norm.weight.dtype  # That of keys and values; weights may be stored in others.
         devices = [next(layer.parameters()).device for layer in self.language.layers]
-        num_pages = count_pages(config, text, self.device, self.dtype)
-        self.pool = PagePool(text, devices, self.dtype, num_pages, config.page_size)
+        num_pages = count_pages(config, text, self.device, dtype)
+        self.pool = PagePool(text, devices, dtype, num_pages, config.page_size)
         self.tables = Tables(self.pool, config.max_batch, text.max_position_embeddings, self.device)
         self.vision_cache = VisionCache(config.vision_cache)
         self.sampler = Sampler(text.vocab_size, config.max_batch, self.device)
         self.last_tokens = torch.zeros(config.max_batch + 1, dtype=torch.long, device=self.device)
         self.vision_watch: Stopwatch | None = None
         self.fast = self.device.type == "cuda" and len(set(devices)) == 1 and has_triton()
-        self.graphs: Any = None
-        self.weights: dict[tuple[int, ...], Tensor | None] = {}
+        self.graphs: StepGraphs | None = None
         graphs = not config.eager
         self.encoder = FrameEncoder(model.model, self.vision_cache, self.device, budget.patches, self.fast, graphs)
         if self.fast:
+            from mossvl.device.triton_backend import KINDS
+
             fuse(model)
+            self.weights = FusedWeights(KINDS)
             if not config.eager:
                 from mossvl.device.graphs import StepGraphs
 
@@ -172,7 +179,7 @@ class Runner:
                 device = layer.cross_attn.k_proj.weight.device
                 layer.read(vision.to(device), (rope[0].to(device), rope[1].to(device)), backend)
 
-    def _vision_writer(self, slots: Tensor) -> Any:
+    def _vision_writer(self, slots: Tensor) -> VisionBackend:
         """The backend that writes vision tokens' keys and values to these slots."""
         if not self.fast:
             return PagedAttention(self.pool, self.tables, vision_slots=slots)
@@ -203,7 +210,7 @@ class Runner:
         kind = self.graphs.kind_of(rows) if self.graphs is not None else None
         return self.graphs.run(kind, rows) if kind is not None else self._step(*self._on_device(rows))
 
-    def _on_device(self, rows: TextRows) -> tuple[StepInputs, Any]:
+    def _on_device(self, rows: TextRows) -> tuple[StepInputs, TextBackend]:
         """The inputs of a step that is not captured, and its backend."""
         packed = to_device(rows.packed(len(rows.tokens), nobody=self.config.max_batch), self.device)
         inputs = StepInputs.of(packed, len(rows.draws), rows.sees)
@@ -213,13 +220,13 @@ class Runner:
 
         return inputs, self._fast_attention(inputs, in_tiles(self.pool, rows, self.device))
 
-    def _fast_attention(self, inputs: StepInputs, prompts: Any) -> Any:
+    def _fast_attention(self, inputs: StepInputs, prompts: "PromptTiles | None") -> TextBackend:
         from mossvl.device.triton_backend import FastAttention
 
         rows = inputs.slots, inputs.lengths, inputs.visible
         return FastAttention(self.pool, self.tables, self.weights, *rows, prompts)
 
-    def _step(self, inputs: StepInputs, backend: Any) -> tuple[Tensor, Tensor]:
+    def _step(self, inputs: StepInputs, backend: TextBackend) -> tuple[Tensor, Tensor]:
         """Logits (draws, vocab), and the likeliest tokens (draws,), which are taken for drawn.
 
         Where others are drawn, `last_tokens` is corrected afterwards.

@@ -1,14 +1,14 @@
 """The backend for GPUs: fused products, and attention over pages by Triton kernels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers.activations import ACT2FN
 
+from mossvl.device.fused_products import Fuse, FusedProducts, FusedWeights
 from mossvl.device.fusing import joined
 from mossvl.device.inputs import RequestRows, TextRows, to_device
 from mossvl.device.pool import PagePool, Tables
@@ -22,50 +22,34 @@ from mossvl.kernels.paged import (
     store,
     store_keys_values,
 )
-from mossvl.model.layers import MLP, Attention, PlainProducts, RMSNorm
+from mossvl.model.layers import Attention, RMSNorm
 from mossvl.model.xrope import Rope
 
-SILU = type(ACT2FN["silu"])
+
+class DenseWeight:
+    """Weights of plain linear maps, (sum of out features, in features), by Triton kernels and PyTorch's products."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight
+
+    @classmethod
+    def of(cls, linears: Sequence[nn.Module]) -> "DenseWeight | None":
+        """Of linear maps that have no bias and whose weights lie side by side."""
+        weight = joined(linears)
+        return None if weight is None else cls(weight)
+
+    def project(self, x: Tensor, norm: RMSNorm | None) -> Tensor:
+        return linear(x, self._weight) if norm is None else norm_linear(x, norm.weight, norm.eps, self._weight)
+
+    def swiglu(self, x: Tensor, norm: RMSNorm) -> Tensor:
+        return norm_swiglu(x, norm.weight, norm.eps, self._weight)
+
+    def add(self, residual: Tensor, x: Tensor, gate: Tensor | None = None, sees: Tensor | None = None) -> Tensor:
+        return linear_residual(x, self._weight, residual, gate, sees)
 
 
-class FastProducts(PlainProducts):
-    """Products with what surrounds them in one kernel; the plain ones where a map is not just a weight.
-
-    Args:
-        weights: joint weights that were found before, by their maps; as long as it is used, weights must not move.
-    """
-
-    def __init__(self, weights: dict[tuple[int, ...], Tensor | None]) -> None:
-        self._weights = weights
-
-    def joined(self, linears: Sequence[nn.Module]) -> Tensor | None:
-        key = tuple(map(id, linears))
-        if key not in self._weights:
-            self._weights[key] = joined(linears)
-        return self._weights[key]
-
-    def project(self, x: Tensor, linears: Sequence[nn.Linear], norm: RMSNorm | None = None) -> list[Tensor]:
-        weight = self.joined(linears)
-        if weight is None:
-            return super().project(x, linears, norm)
-        out = linear(x, weight) if norm is None else norm_linear(x, norm.weight, norm.eps, weight)
-        return list(out.split([one.out_features for one in linears], dim=-1))
-
-    def swiglu(self, x: Tensor, norm: RMSNorm, mlp: MLP) -> Tensor:
-        weight = self.joined((mlp.gate_proj, mlp.up_proj))
-        if weight is None or not isinstance(mlp.act_fn, SILU):
-            return super().swiglu(x, norm, mlp)
-        return norm_swiglu(x, norm.weight, norm.eps, weight)
-
-    def add(self, residual: Tensor, x: Tensor, linear: nn.Linear) -> Tensor:
-        weight = self.joined((linear,))
-        return super().add(residual, x, linear) if weight is None else linear_residual(x, weight, residual)
-
-    def add_gated(self, residual: Tensor, x: Tensor, linear: nn.Linear, gate: Tensor, sees: Tensor) -> Tensor:
-        weight = self.joined((linear,))
-        if weight is None:
-            return super().add_gated(residual, x, linear, gate, sees)
-        return linear_residual(x, weight, residual, gate, sees)
+KINDS: Mapping[type[nn.Module], Fuse] = {nn.Linear: DenseWeight.of}
+"""The classes of maps that have kernels."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +68,7 @@ class PromptTiles:
     seen_splits: int
 
 
-class FastAttention(FastProducts):
+class FastAttention(FusedProducts):
     """The part of a `Backend` that computes text rows over pages: prompt rows first, then rows that decode.
 
     Args:
@@ -98,7 +82,7 @@ class FastAttention(FastProducts):
         self,
         pool: PagePool,
         tables: Tables,
-        weights: dict[tuple[int, ...], Tensor | None],
+        weights: FusedWeights,
         slots: Tensor,
         lengths: Tensor,
         visible: Tensor,
@@ -140,10 +124,10 @@ class FastAttention(FastProducts):
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).flatten(-2)
 
 
-class VisionWriter(FastProducts):
+class VisionWriter(FusedProducts):
     """The part of a `Backend` that writes vision tokens' keys and values to slots (vision tokens,) int64."""
 
-    def __init__(self, pool: PagePool, weights: dict[tuple[int, ...], Tensor | None], slots: Tensor) -> None:
+    def __init__(self, pool: PagePool, weights: FusedWeights, slots: Tensor) -> None:
         super().__init__(weights)
         self.pool, self.slots = pool, slots
 

@@ -1,10 +1,26 @@
 """The language model: embedding, decoder layers, final norm, over packed rows."""
 
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
 from mossvl.model.configuration import MossVLTextConfig
-from mossvl.model.layers import Backend, CrossAttentionLayer, RMSNorm, SelfAttentionLayer
-from mossvl.model.xrope import rotary
+from mossvl.model.layers import CrossAttentionLayer, RMSNorm, SelfAttentionLayer, TextBackend, VisionBackend
+from mossvl.model.xrope import Rope, rotary
+
+
+class NewVision(NamedTuple):
+    """Vision tokens that are new in a call.
+
+    Attributes:
+        tokens: (vision rows, hidden).
+        positions: (3, vision rows) rotary positions.
+        backend: keeps their keys and values.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    backend: VisionBackend
 
 
 class TextModel(nn.Module):
@@ -25,9 +41,9 @@ class TextModel(nn.Module):
         self,
         x: Tensor,
         positions: Tensor,
-        backend: Backend,
+        backend: TextBackend,
         sees: Tensor | None = None,
-        vision: tuple[Tensor, Tensor] | None = None,
+        vision: NewVision | None = None,
         states: list[Tensor] | None = None,
     ) -> Tensor:
         """Run packed rows through all layers.
@@ -37,21 +53,20 @@ class TextModel(nn.Module):
             positions: (3, rows) rotary positions.
             backend: computes, keeps samples apart and remembers their keys and values.
             sees: (rows, 1), 1 for rows that see a frame, else 0; None when no row does, and cross layers are skipped.
-            vision: the vision tokens that are new in this call, (vision rows, hidden), and their rotary positions,
-                (3, vision rows).
+            vision: vision tokens that are new in this call, which the cross layers read first.
             states: if given, what enters each layer and the result are appended to it.
         """
         rope = rotary(self.config, positions, x.dtype)
-        tokens, turned = None, None
+        read: tuple[Tensor, Rope, VisionBackend] | tuple[()] = ()
         if vision is not None:
-            tokens, turned = vision[0], rotary(self.config, vision[1], vision[0].dtype)
+            read = vision.tokens, rotary(self.config, vision.positions, vision.tokens.dtype), vision.backend
         for layer in self.layers:
             if states is not None:
                 states.append(x)
             if isinstance(layer, SelfAttentionLayer):
                 x = layer(x, rope, backend)
             elif sees is not None:
-                x = layer(x, rope, backend, sees, tokens, turned)
+                x = layer(x, rope, backend, sees, *read)
         x = self.norm(x)
         if states is not None:
             states.append(x)

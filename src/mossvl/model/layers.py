@@ -2,7 +2,7 @@
 
 Text tokens of all samples lie in packed rows, (rows, hidden), without padding. A layer says what is computed from what;
 how it is computed, how rows of different samples are kept apart, and where keys and values are stored, is decided by
-the `Backend` that is passed in: `model.attention` has the plain one, `engine` those over pages.
+the backend that is passed in: `model.packed_backend` has the plain one, `device` those over pages.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from mossvl.model.configuration import MossVLTextConfig
 from mossvl.model.xrope import Rope
 
 
-class Backend(Protocol):
-    """What a layer asks for. Rows are packed: x is (rows, hidden), q is (rows, heads, d), k and v (rows, kv heads, d).
+class Products(Protocol):
+    """Products of packed rows x, (rows, hidden), with what surrounds them.
 
-    Queries, keys and values are handed over as projected; the backend normalises (`q_norm`, `k_norm`) and rotates them.
+    Where a model is cut over several devices, sums over them belong into `add` and `add_gated`.
     """
 
     def project(self, x: Tensor, linears: Sequence[nn.Linear], norm: "RMSNorm | None" = None) -> list[Tensor]:
@@ -40,15 +40,18 @@ class Backend(Protocol):
         """residual + tanh(gate) · sees · linear(x); gate is (1,), sees (rows, 1)."""
         ...
 
+
+class TextAttention(Protocol):
+    """Attention of packed text rows: q is (rows, heads, d), k and v (rows, kv heads, d).
+
+    They are handed over as projected: the attention normalises (`q_norm`, `k_norm`) and rotates queries and keys.
+    """
+
     def self_attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor, attn: "Attention", rope: Rope) -> Tensor:
         """Each text row attends to the rows of its own sample up to itself, earlier calls' rows included.
 
         Returns (rows, heads · d).
         """
-        ...
-
-    def store_vision(self, layer: int, k: Tensor, v: Tensor, attn: "Attention", rope: Rope) -> None:
-        """Keep keys and values of vision tokens that are new in this call; rows are vision tokens."""
         ...
 
     def cross_attention(self, layer: int, q: Tensor, attn: "Attention", rope: Rope) -> Tensor:
@@ -57,6 +60,26 @@ class Backend(Protocol):
         Returns (rows, heads · d).
         """
         ...
+
+
+class VisionStore(Protocol):
+    """Where keys and values of vision tokens go, (vision rows, kv heads, d) as projected."""
+
+    def store_vision(self, layer: int, k: Tensor, v: Tensor, attn: "Attention", rope: Rope) -> None:
+        """Keep normalised and rotated keys, and values, of vision tokens that are new in this call."""
+        ...
+
+
+class TextBackend(Products, TextAttention, Protocol):
+    """What text rows are computed with."""
+
+
+class VisionBackend(Products, VisionStore, Protocol):
+    """What vision tokens are read with."""
+
+
+class Backend(TextBackend, VisionBackend, Protocol):
+    """Both."""
 
 
 class RMSNorm(nn.Module):
@@ -114,7 +137,7 @@ class SelfAttentionLayer(GradientCheckpointingLayer):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, rope: Rope, backend: Backend) -> Tensor:
+    def forward(self, x: Tensor, rope: Rope, backend: TextBackend) -> Tensor:
         attn = self.self_attn
         q, k, v = map(attn.heads, backend.project(x, (attn.q_proj, attn.k_proj, attn.v_proj), self.input_layernorm))
         attended = backend.self_attention(self.index, q, k, v, attn, rope)
@@ -135,7 +158,7 @@ class CrossAttentionLayer(GradientCheckpointingLayer):
         self.cross_attn_attn_gate = nn.Parameter(torch.zeros(1))
         self.cross_attn_mlp_gate = nn.Parameter(torch.zeros(1))
 
-    def read(self, vision: Tensor, rope: Rope, backend: Backend) -> None:
+    def read(self, vision: Tensor, rope: Rope, backend: VisionBackend) -> None:
         """Keys and values of vision tokens (vision rows, hidden); `rope` are their angles."""
         attn = self.cross_attn
         k, v = map(attn.heads, backend.project(vision, (attn.k_proj, attn.v_proj)))
@@ -145,17 +168,18 @@ class CrossAttentionLayer(GradientCheckpointingLayer):
         self,
         x: Tensor,
         rope: Rope,
-        backend: Backend,
+        backend: TextBackend,
         sees: Tensor,
         vision: Tensor | None = None,
         vision_rope: Rope | None = None,
+        store: VisionBackend | None = None,
     ) -> Tensor:
         """`sees` (rows, 1) is 1 for rows that see a frame and 0 for the others, which pass unchanged.
 
-        `vision` (vision rows, hidden) are vision tokens to be read first, `vision_rope` their angles.
+        `vision` (vision rows, hidden) are vision tokens to be read first, into `store`; `vision_rope` their angles.
         """
-        if vision is not None and vision_rope is not None:
-            self.read(vision, vision_rope, backend)
+        if vision is not None and vision_rope is not None and store is not None:
+            self.read(vision, vision_rope, store)
         attn = self.cross_attn
         (q,) = map(attn.heads, backend.project(x, (attn.q_proj,), self.input_layernorm))
         attended = backend.cross_attention(self.index, q, attn, rope)
@@ -165,7 +189,7 @@ class CrossAttentionLayer(GradientCheckpointingLayer):
 
 
 class PlainProducts:
-    """The products of a `Backend` as the modules themselves compute them, whatever stands in their place."""
+    """The `Products` as the modules themselves compute them, whatever stands in their place."""
 
     def project(self, x: Tensor, linears: Sequence[nn.Linear], norm: RMSNorm | None = None) -> list[Tensor]:
         x = x if norm is None else norm(x)

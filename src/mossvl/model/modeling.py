@@ -13,7 +13,7 @@ from mossvl.model.cache import MossVLCache
 from mossvl.model.configuration import MossVLConfig
 from mossvl.model.generation import CACHE, MediaGenerationMixin
 from mossvl.model.interval_backend import backend_for
-from mossvl.model.language import TextModel
+from mossvl.model.language import NewVision, TextModel
 from mossvl.model.loss import next_token_loss
 from mossvl.model.packed_batch import PackedBatch, group_media, image_tokens, seen_rows
 from mossvl.model.pretrained import MossVLPreTrainedModel
@@ -176,14 +176,16 @@ class MossVLModel(MossVLPreTrainedModel):
             )
         sees = packed.visible.to(embeds.device, non_blocking=True)[:, None] > 0 if packed.visible.any() else None
         states: list[Tensor] | None = [] if output_hidden_states else None
+        backend, vision = backend_for(packed, cache, embeds.device), None
+        if vision_embeds is not None:
+            positions = packed.vision_positions.to(vision_embeds.device, non_blocking=True)
+            vision = NewVision(vision_embeds, positions, backend)
         hidden = self.language_model(
             embeds,
             packed.positions.to(embeds.device, non_blocking=True),
-            backend_for(packed, cache, embeds.device),
+            backend,
             None if sees is None else sees.to(embeds.dtype),
-            None
-            if vision_embeds is None
-            else (vision_embeds, packed.vision_positions.to(vision_embeds.device, non_blocking=True)),
+            vision,
             states,
         )
         return BaseModelOutputWithPast(
