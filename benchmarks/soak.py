@@ -109,7 +109,7 @@ def descendants(pid: int) -> dict[int, str]:
             parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(") ")[2].split()[1])
             commands[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
     own = {one for one in parents if parents[one] == pid}
-    found = {one: "template" if "grammar_process" in commands.get(one, "") else "other" for one in own}
+    found = {one: "template" if "forms/process.py" in commands.get(one, "") else "other" for one in own}
     for one, above in parents.items():
         if above in own and commands.get(one):  # One that has ended, and that nobody waits for, has no command.
             found[one] = "follower" if found[above] == "template" else "decoder"

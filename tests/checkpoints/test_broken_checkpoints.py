@@ -42,7 +42,7 @@ def nothing_large(monkeypatch):
     def make(*_):
         raise AssertionError("a model was made")
 
-    monkeypatch.setattr(model_loading, "expected_shapes", make)
+    monkeypatch.setattr(model_loading, "expected_tensors", make)
     monkeypatch.setattr("mossvl.loading._empty", make)
 
 

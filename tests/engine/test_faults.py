@@ -17,7 +17,7 @@ from golden_cases import CHECKPOINT, MEDIA
 from PIL import Image
 
 import mossvl
-from mossvl.device import pool
+from mossvl.device import tables
 from mossvl.device.encoder import FrameEncoder
 from mossvl.errors import (
     ContextLengthError,
@@ -146,7 +146,7 @@ def test_memory_that_runs_out_while_frames_are_encoded_halves_their_number(llm, 
 @pytest.mark.parametrize(
     "error", [RuntimeError("injected"), torch.OutOfMemoryError("injected")], ids=["error", "memory"]
 )
-@pytest.mark.parametrize("place", ["_text", "_read"])
+@pytest.mark.parametrize("place", ["_draw", "_read"])
 def test_a_request_that_makes_a_step_fail_costs_itself_only(place, error, late, make, monkeypatch):
     llm = make(max_batch=3, vision_cache=0, prefix_cache=False)
     long = {**GOOD, "generate_kwargs": {"max_new_tokens": 300, "ignore_eos": True}}
@@ -158,7 +158,8 @@ def test_a_request_that_makes_a_step_fail_costs_itself_only(place, error, late, 
     step = getattr(type(llm.engine.runner), place)
 
     def failing(self, parts, *rest):
-        bad = any("bad" in part.request.owner.handle.input_text for part in parts)
+        requests = [getattr(part, "request", part) for part in parts]
+        bad = any("bad" in request.owner.handle.input_text for request in requests)
         done = step(self, parts, *rest) if late or not bad else None
         if bad:
             raise error
@@ -372,11 +373,11 @@ def test_a_copy_of_page_tables_that_fails_leaves_no_wrong_pages(make, monkeypatc
     llm = make(max_batch=2, prefix_cache=False)
     long, short = ({"prompt": f"{word} " * 40, "generate_kwargs": {"max_new_tokens": 60}} for word in ("yes", "no"))
     expected = [llm.generate(query).token_ids for query in (long, short)]
-    llm.engine.runner.tables.text.zero_()
-    llm.engine.runner.tables._known.clear()
+    llm.engine.runner.executor.tables.text.zero_()
+    llm.engine.runner.table_log._known.clear()
     running = llm.submit(long)
     next(iter(running.chunks()))
-    copy, failed = pool.to_device, []
+    copy, failed = tables.to_device, []
 
     def failing_once(array, device):
         if not failed and array.shape[1] > 2:
@@ -384,7 +385,7 @@ def test_a_copy_of_page_tables_that_fails_leaves_no_wrong_pages(make, monkeypatc
             raise torch.OutOfMemoryError("injected")
         return copy(array, device)
 
-    monkeypatch.setattr(pool, "to_device", failing_once)
+    monkeypatch.setattr(tables, "to_device", failing_once)
     beside = llm.submit(short)
     assert [one.result(60).token_ids for one in (running, beside)] == expected
     assert failed
@@ -398,15 +399,15 @@ def test_a_frame_that_a_failed_step_has_evicted_is_loaded_again(make, monkeypatc
     llm = make(prefix_cache=False)
     expected = [llm.generate(asked[name]).token_ids for name in "AB"]
     llm = make(prefix_cache=False, vision_cache=llm.engine.runner.vision_cache.bytes // 2)
-    text, failed = llm.engine.runner._text, []
+    draw, failed = llm.engine.runner._draw, []
 
-    def failing_once(prefill, decode):
-        if not failed and len(prefill) > 1:
+    def failing_once(requests, text):
+        if not failed and len(requests) > 1 and text[0].num_prefill > 1:
             failed.append(True)
             raise RuntimeError("injected")
-        return text(prefill, decode)
+        return draw(requests, text)
 
-    monkeypatch.setattr(llm.engine.runner, "_text", failing_once)
+    monkeypatch.setattr(llm.engine.runner, "_draw", failing_once)
     for _ in range(100):  # Until a step computes both, of which one needs the encoding that the other one evicts.
         llm.generate(asked["B"])
         both = [llm.submit(asked[name]) for name in "AB"]

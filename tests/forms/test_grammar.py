@@ -148,9 +148,16 @@ def followers():
         with suppress(OSError):
             number, parent = int(process.name), int((process / "stat").read_text().rpartition(") ")[2].split()[1])
             parents[number] = parent
-            if parent == os.getpid() and "grammar_process" in (process / "cmdline").read_text():
+            if parent == os.getpid() and str(grammar.PROGRAM) in (process / "cmdline").read_text():
                 templates.add(number)
     return [number for number, parent in parents.items() if parent in templates]
+
+
+def some_within(seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not (found := followers()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return bool(found)
 
 
 def none_left(seconds=20.0):
@@ -168,7 +175,8 @@ def test_the_process_of_a_form_ends_with_its_query(stage, ending, llm):
     form = EVIL["remainder"] if stage == "preparing" else {"regex": "[a-z]*"}
     options = {**form, "max_new_tokens": 100_000, "n": 2, "timeout": 1.0 if ending == "too late" else 100}
     handle = llm.submit({"prompt": "Say it.", "generate_kwargs": options})
-    while not followers() or (stage == "answering" and not handle.drafts[0].tokens and not handle.ended):
+    assert some_within()
+    while stage == "answering" and not handle.drafts[0].tokens and not handle.ended:
         time.sleep(0.01)
     if ending == "cancelled":
         handle.cancel()

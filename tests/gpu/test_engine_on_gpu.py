@@ -91,15 +91,15 @@ def test_logits_at_the_published_size(shape, large, monkeypatch):
     torch.cuda.empty_cache()
     engine = Engine(large, mossvl.EngineConfig(memory=float(4 << 30)))
     logits = []
-    compute = engine.runner._logits
+    compute = engine.runner.executor.compute
 
     def computing(rows):
         outputs = compute(rows)
-        if rows.draws:
+        if rows.draw_rows:
             logits.append(outputs[0].float().clone())
         return outputs
 
-    monkeypatch.setattr(engine.runner, "_logits", computing)
+    monkeypatch.setattr(engine.runner.executor, "compute", computing)
     prompt = RandomPrompt.new(shape, large.config, random_pixels(shape))
     result = engine.begin(prompt, GenerationOptions(max_new_tokens=8, ignore_eos=True)).wait()
     ids = torch.cat((prompt.input_ids, torch.tensor(result.token_ids[:-1])))

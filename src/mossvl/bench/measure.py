@@ -107,7 +107,7 @@ class Bench:
         torch.cuda.reset_peak_memory_stats()
         self.ask(self.prompt(VIDEO_256), 8).wait()
         weights = sum(parameter.nbytes for parameter in self.engine.model.parameters())
-        pools = runner.pool.bytes + runner.vision_cache.bytes
+        pools = runner.executor.pool.bytes + runner.vision_cache.bytes
         beside = (torch.cuda.max_memory_allocated() - weights - pools) / 2**30
         return Row(f"{VIDEO_256.name}: memory outside weights and pools", beside, "GiB", [beside])
 
@@ -156,7 +156,7 @@ class Bench:
 
     def _step_on_gpu(self, count: int) -> float:
         """Milliseconds that the graph of a step takes, with the inputs of the last one."""
-        graphs = self.engine.runner.graphs
+        graphs = self.engine.runner.executor.graphs
         if graphs is None:
             return float("nan")
         with torch.inference_mode():

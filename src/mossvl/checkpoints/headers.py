@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from mossvl.errors import CheckpointError
 
@@ -37,8 +38,10 @@ DTYPES = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "I8": torch.int8,
+    "U8": torch.uint8,
 }
-"""Types that weights may be stored in, by their names in safetensors files."""
+"""Types that weights may be stored in, by their names in safetensors files; integers are parts of quantized ones."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +218,16 @@ def _dtype(name: str, stored: str, path: Path) -> torch.dtype:
     if kind is None:
         raise CheckpointError(f"{path}: {name} is of type {stored}; expected one of {', '.join(DTYPES)}")
     return kind
+
+
+def mistyped(expected: Mapping[str, Tensor], found: Mapping[str, TensorInfo]) -> list[str]:
+    """Integers where a model has floating-point numbers, or the reverse, a line each."""
+    return [
+        f"mistyped: {name} is of type {str(found[name].dtype).removeprefix('torch.')}, expected "
+        + ("floating-point numbers" if expected[name].is_floating_point() else "integers")
+        for name in sorted(expected.keys() & found.keys())
+        if found[name].dtype.is_floating_point != expected[name].is_floating_point()
+    ]
 
 
 def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import is_accelerate_available
 
@@ -12,6 +13,7 @@ from mossvl.checkpoints.dtypes import check_dtypes
 from mossvl.checkpoints.headers import (
     TensorInfo,
     differences,
+    mistyped,
     read_headers,
     refuse_quantized,
     refuse_quantized_config,
@@ -27,14 +29,14 @@ MOST_TOKENS = 2**31
 """Beyond this, no token has a number."""
 
 
-def expected_shapes(cls: type[PreTrainedModel], config: Any) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the parameters that a configuration asks for; nothing is allocated."""
+def expected_tensors(cls: type[PreTrainedModel], config: Any) -> dict[str, Tensor]:
+    """The tensors that a configuration asks for, by name, on the meta device: nothing is allocated."""
     with torch.device("meta"):
         model = cls(config)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.state_dict().items()}
+    tensors: dict[str, Tensor] = dict(model.state_dict())
     if config.tie_word_embeddings:
-        shapes.pop("lm_head.weight")
-    return shapes
+        tensors.pop("lm_head.weight")
+    return tensors
 
 
 def load_pretrained(
@@ -95,7 +97,9 @@ def header_differences(cls: type[PreTrainedModel], config: Any, tensors: Mapping
         return [f"missing: most of {layers} layers (num_hidden_layers, depth); there are {len(found)} tensors"]
     if config.tie_word_embeddings:
         found.pop("lm_head.weight", None)
-    return differences(expected_shapes(cls, config), found)
+    expected = expected_tensors(cls, config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    return differences(shapes, found) + mistyped(expected, tensors)
 
 
 def read_configuration(cls: type[PreTrainedModel], folder: Path, given: Any = None) -> Any:

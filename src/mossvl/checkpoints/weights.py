@@ -18,7 +18,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mossvl.checkpoints.headers import TensorInfo, differences, read_headers, require_model_type, without_ignored
+from mossvl.checkpoints.headers import (
+    TensorInfo,
+    differences,
+    mistyped,
+    read_headers,
+    require_model_type,
+    without_ignored,
+)
 from mossvl.checkpoints.strict import raise_if_any
 from mossvl.errors import CheckpointError
 
@@ -87,7 +94,8 @@ def load_weights(model: PreTrainedModel, folder: str | Path, progress: Progress 
         targets.pop("lm_head.weight")
         found.pop("lm_head.weight", None)
     shapes = {name: tuple(tensor.shape) for name, tensor in targets.items()}
-    raise_if_any(folder, differences(shapes, {name: info.shape for name, info in found.items()}))
+    lines = differences(shapes, {name: info.shape for name, info in found.items()})
+    raise_if_any(folder, lines + mistyped(targets, found))
     if any(tensor.is_meta for tensor in targets.values()):
         raise ValueError(
             "the model has parameters on the meta device; give them storage first: model.to_empty(device=…)"

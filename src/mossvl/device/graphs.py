@@ -40,7 +40,7 @@ class StepGraphs:
     ) -> None:
         self.device, self._step = device, step
         self.decode_sizes = decode_sizes(max_batch)
-        self._nobody = max_batch
+        self._padding_slot = max_batch
         most = max(max_batch, *PROMPT_ROWS)
         self._rows = torch.zeros((6, most), dtype=torch.long, device=device)
         self._tiles = torch.zeros((most, 3), dtype=torch.int32, device=device)
@@ -54,7 +54,7 @@ class StepGraphs:
         count = len(rows.tokens)
         if not rows.num_prefill:
             return self.decode_kind(count, vision)
-        # One row at least belongs to nobody: draws that only fill up are drawn from it.
+        # Keep one padding row: padded draws read its logits.
         size = next((size for size in PROMPT_ROWS if size > count), None)
         if size is None or len(rows.sequences) > MOST_SEQUENCES:
             return None
@@ -74,7 +74,7 @@ class StepGraphs:
         """Logits (draws, vocab) and the likeliest tokens (draws,) of a step; the logits are valid until the next run
         but one, so that a step may have two parts."""
         graph, (logits, tokens) = self.captured(kind)
-        host = rows.packed(kind.rows, self._nobody)
+        host = rows.packed(kind.rows, self._padding_slot)
         self._rows[:, : kind.rows].copy_(torch.from_numpy(host).pin_memory(), non_blocking=True)
         if kind.tiles:
             tiles = np.zeros((kind.tiles, 3), dtype=np.int32)
@@ -82,7 +82,7 @@ class StepGraphs:
             tiles[: len(own)] = own
             self._tiles[: kind.tiles].copy_(torch.from_numpy(tiles).pin_memory(), non_blocking=True)
         graph.replay()
-        draws = len(rows.draws)
+        draws = len(rows.draw_rows)
         return logits[:draws], tokens[:draws]
 
     def captured(self, kind: Kind) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]:
@@ -94,7 +94,7 @@ class StepGraphs:
     def _capture(self, kind: Kind) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]:
         self._rows.zero_()
         self._tiles.zero_()
-        self._rows[4] = self._nobody  # What runs while a graph is made is nobody's, and writes nothing.
+        self._rows[4] = self._padding_slot  # While a graph is captured all rows are padding rows, which write nothing.
         draws, tiles = (MOST_SEQUENCES, self._tiles[: kind.tiles]) if kind.tiles else (None, None)
 
         def step() -> tuple[Tensor, Tensor]:

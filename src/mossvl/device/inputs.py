@@ -41,7 +41,7 @@ class TextRows:
         lengths: (rows,) int32 text tokens seen, the row itself included.
         slots: (rows,) int64 place in the batch.
         num_prefill: rows of prompts.
-        draws: requests whose next token is drawn, and the row it is drawn from.
+        draw_rows: rows from which a token is drawn.
     """
 
     sequences: list[RequestRows]
@@ -51,7 +51,6 @@ class TextRows:
     lengths: NDArray[np.int32]
     slots: NDArray[np.int64]
     num_prefill: int
-    draws: list[Request]
     draw_rows: list[int]
 
     @classmethod
@@ -60,7 +59,7 @@ class TextRows:
         total = num_prefill + len(decode)
         tokens, positions, slots = (np.zeros(total, dtype=np.int64) for _ in range(3))
         visible, lengths = (np.zeros(total, dtype=np.int32) for _ in range(2))
-        sequences, draws, draw_rows = [], [], []
+        sequences, draw_rows = [], []
         at = 0
         for rows in prefill:
             request, count = rows.request, rows.stop - rows.start
@@ -78,7 +77,6 @@ class TextRows:
             sequences.append(RequestRows(at, count, request.slot, rows.stop, request.prompt.num_vision))
             at += count
             if rows.draws:
-                draws.append(request)
                 draw_rows.append(at - 1)
         tokens[num_prefill:] = -1
         for request in decode:
@@ -87,42 +85,77 @@ class TextRows:
             visible[at] = request.prompt.num_vision
             slots[at] = request.slot
             sequences.append(RequestRows(at, 1, request.slot, request.computed + 1, request.prompt.num_vision))
-            draws.append(request)
             draw_rows.append(at)
             at += 1
-        return cls(sequences, tokens, positions, visible, lengths, slots, num_prefill, draws, draw_rows)
+        return cls(sequences, tokens, positions, visible, lengths, slots, num_prefill, draw_rows)
 
     @property
     def sees(self) -> bool:
         """Some rows see something."""
         return bool(self.visible.any())
 
-    def packed(self, rows: int, nobody: int) -> NDArray[np.int64]:
+    def packed(self, rows: int, padding_slot: int) -> NDArray[np.int64]:
         """(6, rows): tokens, positions, visible, lengths, slots, and the rows from which tokens are drawn.
 
-        Rows beyond these have the slot `nobody`; draws beyond these are from the last row.
+        Padding rows have `padding_slot`; draws beyond these are from the last row.
         """
         host = np.zeros((6, rows), dtype=np.int64)
-        host[4], host[5] = nobody, rows - 1
+        host[4], host[5] = padding_slot, rows - 1
         host[:5, : len(self.tokens)] = self.tokens, self.positions, self.visible, self.lengths, self.slots
         host[5, : len(self.draw_rows)] = self.draw_rows
         return host
 
 
-def vision_slots(frames: Sequence[FrameSpan], page_size: int) -> NDArray[np.int64]:
-    """Where the vision tokens of these frames go, (vision tokens,) int64: page · page_size + place in it."""
-    parts = []
-    for part in frames:
-        start, stop = part.request.prompt.vision_range(part.start, part.stop)
-        tokens = np.arange(start, stop)
-        pages = np.array(part.request.vision_pages, dtype=np.int64)
-        parts.append(pages[tokens // page_size] * page_size + tokens % page_size)
-    return np.concatenate(parts)
+@dataclass(frozen=True)
+class VisionRows:
+    """Vision tokens of frames that are read in a step.
+
+    Attributes:
+        slots: (vision rows,) int64, where their keys and values go: page · page_size + place in it.
+        positions: (3, vision rows) int64 rotary positions.
+    """
+
+    slots: NDArray[np.int64]
+    positions: Tensor
+
+    @classmethod
+    def build(cls, frames: Sequence[FrameSpan], page_size: int) -> "VisionRows":
+        slots = []
+        for part in frames:
+            tokens = np.arange(*part.request.prompt.vision_range(part.start, part.stop))
+            pages = np.array(part.request.vision_pages, dtype=np.int64)
+            slots.append(pages[tokens // page_size] * page_size + tokens % page_size)
+        positions = [part.request.prompt.layout.vision(part.start, part.stop) for part in frames]
+        return cls(np.concatenate(slots), torch.cat(positions, dim=1))
 
 
-def vision_positions(frames: Sequence[FrameSpan]) -> Tensor:
-    """(3, vision tokens) int64: rotary positions of the vision tokens of these frames."""
-    return torch.cat([part.request.prompt.layout.vision(part.start, part.stop) for part in frames], dim=1)
+Entries = NDArray[np.int64]
+"""(2, entries): where in a flat table, and which page."""
+
+
+@dataclass(frozen=True)
+class TableUpdate:
+    """Entries that a step writes into the page tables before it runs."""
+
+    text: Entries
+    vision: Entries
+
+
+@dataclass(frozen=True)
+class StepArrays:
+    """A step without its requests: all that is needed to carry it out, but the vision tokens and the draws.
+
+    Attributes:
+        copies: pages to be copied first, in this order: (from, to).
+        tables: entries of page tables to be written next.
+        vision: where the vision tokens go whose frames are read, if there are any.
+        text: text rows, in parts that are computed one after the other.
+    """
+
+    copies: list[tuple[int, int]]
+    tables: TableUpdate
+    vision: VisionRows | None
+    text: list[TextRows]
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,15 @@ import torch
 from torch import Tensor
 
 from mossvl.device.inputs import TextRows
-from mossvl.device.pool import PagePool, Tables
+from mossvl.device.pool import PagePool
+from mossvl.device.tables import Tables
 from mossvl.model.layers import Attention, PlainProducts
 from mossvl.model.packed_backend import Visibility, causal_attention
 from mossvl.model.xrope import Rope, rotate
 
 
 class PagedAttention(PlainProducts):
-    """A `Backend` whose keys and values live in pages.
+    """A backend whose keys and values live in pages.
 
     Args:
         rows: the step's text rows; None while vision tokens are read.

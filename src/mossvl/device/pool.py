@@ -1,21 +1,16 @@
-"""The memory behind the pages: keys and values of all layers, and who finds which page where."""
+"""The memory behind the pages: keys and values of all layers."""
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mossvl.device.inputs import to_device
 from mossvl.errors import OptionError
 from mossvl.model.configuration import MossVLTextConfig
 from mossvl.options.engine import CPU_POOL_BYTES, EngineConfig
-from mossvl.scheduling.request import Request
 
 DEFAULT_FRACTION = 0.88
 MOST_CPU_PAGES = 1 << 14
-MOST_VISION_TOKENS = 1 << 20
-"""Of one request."""
 
 
 class PagePool:
@@ -100,48 +95,3 @@ def count_pages(config: EngineConfig, text: MossVLTextConfig, device: torch.devi
             "raise memory, or use a smaller page_size or another device"
         )
     return room // page
-
-
-class Tables:
-    """Which pages each place in the batch has: text (slots, groups, blocks) and vision (slots, blocks) int32.
-
-    The last slot is nobody's: rows that only fill up a batch point to it.
-    """
-
-    def __init__(self, pool: PagePool, slots: int, context: int, device: torch.device) -> None:
-        size = pool.page_size
-        blocks = min(-(-context // size), pool.num_pages // pool.groups) + 1
-        vision = min(pool.num_pages, MOST_VISION_TOKENS // size)
-        self.text = torch.zeros((slots + 1, pool.groups, blocks), dtype=torch.int32, device=device)
-        self.vision = torch.zeros((slots + 1, vision), dtype=torch.int32, device=device)
-        self.max_vision = vision * size
-        self._known: dict[int, tuple[tuple[int, int], int, int]] = {}
-
-    def update(self, requests: Sequence[Request]) -> None:
-        """Bring the tables up to date with the pages of these requests; one copy to the device."""
-        text, vision = [], []
-        known = {}
-        for request in requests:
-            slot, tenant = request.slot, (request.number, request.preemptions)
-            owner, blocks, pages = self._known.get(slot, (None, 0, 0))
-            if owner != tenant:
-                blocks = pages = 0
-            if blocks < len(request.text_pages):
-                new = np.array(request.text_pages[blocks:], dtype=np.int64)  # (blocks, groups)
-                place = slot * self.text[0].numel() + np.arange(blocks, len(request.text_pages))[:, None]
-                place = place + np.arange(new.shape[1]) * self.text.shape[2]
-                text.append(np.stack((place.ravel(), new.ravel())))
-            if pages < len(request.vision_pages):
-                new = np.array(request.vision_pages[pages:], dtype=np.int64)
-                place = slot * self.vision.shape[1] + np.arange(pages, len(request.vision_pages))
-                vision.append(np.stack((place, new)))
-            known[slot] = tenant, len(request.text_pages), len(request.vision_pages)
-        for table, parts in ((self.text, text), (self.vision, vision)):
-            if parts:
-                places, pages_ = to_device(np.concatenate(parts, axis=1), table.device).unbind()
-                table.view(-1)[places] = pages_.int()
-        self._known |= known  # Last: a copy that fails leaves nothing known that is not there.
-
-    def forget(self, request: Request) -> None:
-        """Copy all pages of a request when next it is computed."""
-        self._known.pop(request.slot, None)

@@ -2,33 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import TYPE_CHECKING
-from weakref import WeakMethod
 
 import torch
 from torch import Tensor
 
 from mossvl.device.encoder import FrameEncoder
-from mossvl.device.fused_products import FusedWeights
-from mossvl.device.fusing import fuse
-from mossvl.device.inputs import StepInputs, TextRows, to_device, vision_positions, vision_slots
-from mossvl.device.paged_backend import PagedAttention
-from mossvl.device.pool import PagePool, Tables, count_pages
-from mossvl.device.sampler import Drawn, Sampler, likeliest
+from mossvl.device.executor import Executor
+from mossvl.device.inputs import StepArrays, TextRows, VisionRows
+from mossvl.device.sampler import Drawn, Sampler
 from mossvl.device.stopwatch import Stopwatch
+from mossvl.device.tables import TableLog
 from mossvl.device.vision_cache import VisionCache
-from mossvl.model.layers import CrossAttentionLayer, TextBackend, VisionBackend
 from mossvl.model.modeling import MossVLLMHeadModel
-from mossvl.model.xrope import rotary
 from mossvl.options.engine import EngineConfig
 from mossvl.scheduling.budget import StepBudget
 from mossvl.scheduling.request import Request
-from mossvl.scheduling.scheduler import FrameSpan, RowSpan, Step
-
-if TYPE_CHECKING:
-    from mossvl.device.graphs import StepGraphs
-    from mossvl.device.triton_backend import PromptTiles
+from mossvl.scheduling.scheduler import FrameSpan, Step
 
 
 @dataclass
@@ -61,46 +50,25 @@ class Pending:
         return self.drawn
 
 
-GRAPH_SPLITS = (4, 16)
-"""In how many parts the text and vision tokens are split that a captured step's tiles see: tiles are few there, and
-what they see may be much."""
-
-
 class Runner:
-    """The model on its device, with the memory of the engine.
+    """Makes arrays of steps, has them carried out, and draws tokens.
 
     Attributes:
+        executor: computes the language model over pages.
         vision_watch: how long the last step that encoded frames took for that.
     """
 
     def __init__(self, model: MossVLLMHeadModel, config: EngineConfig, budget: StepBudget) -> None:
-        self.model, self.config = model, config
-        self.language = model.model.language_model
-        text = model.config.text_config
-        self.device = self.language.embed_tokens.weight.device
-        dtype = self.language.norm.weight.dtype  # That of keys and values; weights may be stored in others.
-        devices = [next(layer.parameters()).device for layer in self.language.layers]
-        num_pages = count_pages(config, text, self.device, dtype)
-        self.pool = PagePool(text, devices, dtype, num_pages, config.page_size)
-        self.tables = Tables(self.pool, config.max_batch, text.max_position_embeddings, self.device)
+        self.model = model
+        self.executor = Executor(model, config)
+        self.device = self.executor.device
+        tables = self.executor.tables
+        self.table_log = TableLog(tables.text[0].shape, tables.vision.shape[1])
         self.vision_cache = VisionCache(config.vision_cache)
-        self.sampler = Sampler(text.vocab_size, config.max_batch, self.device)
-        self.last_tokens = torch.zeros(config.max_batch + 1, dtype=torch.long, device=self.device)
+        self.sampler = Sampler(model.config.text_config.vocab_size, config.max_batch, self.device)
         self.vision_watch: Stopwatch | None = None
-        self.fast = self.device.type == "cuda" and len(set(devices)) == 1 and has_triton()
-        self.graphs: StepGraphs | None = None
-        graphs = not config.eager
-        self.encoder = FrameEncoder(model.model, self.vision_cache, self.device, budget.patches, self.fast, graphs)
-        if self.fast:
-            from mossvl.device.triton_backend import KINDS
-
-            fuse(model)
-            self.weights = FusedWeights(KINDS)
-            if not config.eager:
-                from mossvl.device.graphs import StepGraphs
-
-                step = WeakMethod(self._captured_step)  # Else a runner would outlive its engine until it is collected.
-                self.graphs = StepGraphs(config.max_batch, self.device, lambda *given: step()(*given))  # type: ignore[misc]
+        fast, graphs = self.executor.fast, not config.eager
+        self.encoder = FrameEncoder(model.model, self.vision_cache, self.device, budget.patches, fast, graphs)
 
     @property
     def overlaps(self) -> bool:
@@ -124,30 +92,54 @@ class Runner:
 
     def recall(self, request: Request) -> None:
         """Set what a step that has failed may have changed of a request whose tokens are all known."""
-        self.last_tokens[request.slot] = request.tokens[-1]
+        self.executor.drawn(torch.tensor([request.slot]), torch.tensor([request.tokens[-1]]))
         self.sampler.forget(request)
-        self.tables.forget(request)
+        self.table_log.forget(request)
 
     @torch.inference_mode()
     def launch(self, step: Step) -> Pending:
         """Begin a step → its tokens to come, which may be none."""
-        for _, source, target in step.copies:
-            self.pool.copy(source, target)
+        arrays, requests = self._arrays(step)
+        self.executor.prepare(arrays)
+        self.table_log.written(step.computed)
         if step.frames:
             self.vision_watch = Stopwatch(self.device)
-            self._read(step.frames)
+            self._read(step.frames, arrays.vision)
             self.vision_watch.stop()
-        if not step.prefill and not step.decode:
+        if not arrays.text:
             # Nothing is drawn, but the loop waits for the step all the same, so that it never runs far ahead of a GPU.
-            return Pending.of([], Drawn(self.last_tokens[:0]))
-        self.tables.update([*(rows.request for rows in step.prefill), *step.decode])
-        requests, drawn = self._text(step.prefill, step.decode)
-        return Pending.of(requests, drawn)
+            return Pending.of([], Drawn(self.executor.last_tokens[:0]))
+        return Pending.of(requests, self._draw(requests, arrays.text))
+
+    def _arrays(self, step: Step) -> tuple[StepArrays, list[Request]]:
+        """A step as arrays, and the requests that draw in it, in the order of the rows that they draw from."""
+        whole = [part for part in step.frames if part.until == 1]
+        vision = VisionRows.build(whole, self.executor.pool.page_size) if whole else None
+        text, requests = self._text(step)
+        copies = [(source, target) for _, source, target in step.copies]
+        return StepArrays(copies, self.table_log.missing(step.computed), vision, text), requests
+
+    def _text(self, step: Step) -> tuple[list[TextRows], list[Request]]:
+        """Text rows in one part or two, and the requests that draw, in their order."""
+        if not step.prefill and not step.decode:
+            return [], []
+        first = [rows.request for rows in step.prefill if rows.draws]
+        rows = TextRows.build(step.prefill, step.decode)
+        if self.executor.graphs is None or not step.prefill or not step.decode or self.executor.is_captured(rows):
+            return [rows], first + step.decode
+        # Too much for one graph: those who decode do not wait for a prompt's kernels to be launched one by one.
+        return [TextRows.build([], step.decode), TextRows.build(step.prefill, [])], step.decode + first
 
     # --- vision --------------------------------------------------------------------------------------------------
 
-    def _read(self, parts: Sequence[FrameSpan]) -> None:
-        """Encode frames, and write their keys and values for all cross-attention layers."""
+    def _read(self, parts: Sequence[FrameSpan], rows: VisionRows | None) -> None:
+        """Encode frames, and write keys and values of those that are whole."""
+        tokens = self._encode(parts)
+        if rows is not None:
+            self.executor.read(rows, torch.cat(tokens))
+
+    def _encode(self, parts: Sequence[FrameSpan]) -> list[Tensor]:
+        """Vision tokens of each frame that is whole, in their order; of a large frame, only a part may be encoded."""
         kept: dict[tuple[int, int], Tensor] = {}
         fresh: list[tuple[Request, int]] = []
         large: list[FrameSpan] = []
@@ -165,91 +157,20 @@ class Runner:
             tokens = self.encoder.advance(part.request, part.start, part.until)
             if tokens is not None:
                 kept[part.request.number, part.start] = tokens
-        parts = [part for part in parts if part.until == 1]
-        if not parts:
-            return
-        order = [(part.request.number, frame) for part in parts for frame in range(part.start, part.stop)]
-        vision = torch.cat([kept[key] for key in order])
-        slots = to_device(vision_slots(parts, self.pool.page_size), self.device)
-        positions = to_device(vision_positions(parts), self.device)
-        rope = rotary(self.model.config.text_config, positions, vision.dtype)
-        backend = self._vision_writer(slots)
-        for layer in self.language.layers:
-            if isinstance(layer, CrossAttentionLayer):
-                device = layer.cross_attn.k_proj.weight.device
-                layer.read(vision.to(device), (rope[0].to(device), rope[1].to(device)), backend)
-
-    def _vision_writer(self, slots: Tensor) -> VisionBackend:
-        """The backend that writes vision tokens' keys and values to these slots."""
-        if not self.fast:
-            return PagedAttention(self.pool, self.tables, vision_slots=slots)
-        from mossvl.device.triton_backend import VisionWriter
-
-        return VisionWriter(self.pool, self.weights, slots)
+        whole = [part for part in parts if part.until == 1]
+        return [kept[part.request.number, frame] for part in whole for frame in range(part.start, part.stop)]
 
     # --- text ----------------------------------------------------------------------------------------------------
 
-    def _text(self, prefill: Sequence[RowSpan], decode: Sequence[Request]) -> tuple[list[Request], Drawn]:
-        """Run text rows → the requests that draw a token, and the tokens."""
-        parts = [TextRows.build(prefill, decode)]
-        if self.graphs is not None and prefill and decode and self.graphs.kind_of(parts[0]) is None:
-            # Too much for one graph: those who decode do not wait for a prompt's kernels to be launched one by one.
-            parts = [TextRows.build([], decode), TextRows.build(prefill, [])]
-        requests = [request for rows in parts for request in rows.draws]
-        outputs = [self._logits(rows) for rows in parts]
+    def _draw(self, requests: Sequence[Request], text: Sequence[TextRows]) -> Drawn:
+        """Compute text rows, and draw a token for each of these requests."""
+        outputs = [self.executor.compute(rows) for rows in text]
         logits, tokens = outputs[0] if len(outputs) == 1 else map(torch.cat, zip(*outputs, strict=True))
         if all(request.params.plain for request in requests):
-            return requests, Drawn(tokens)
+            return Drawn(tokens)
         drawn = self.sampler.draw(logits, requests)
-        slots = torch.tensor([request.slot for request in requests])
-        self.last_tokens[to_device(slots, self.device)] = drawn.tokens.clamp(min=0)
-        return requests, drawn
-
-    def _logits(self, rows: TextRows) -> tuple[Tensor, Tensor]:
-        """Logits (draws, vocab) and the likeliest tokens (draws,), by a graph if one fits."""
-        kind = self.graphs.kind_of(rows) if self.graphs is not None else None
-        return self.graphs.run(kind, rows) if kind is not None else self._step(*self._on_device(rows))
-
-    def _on_device(self, rows: TextRows) -> tuple[StepInputs, TextBackend]:
-        """The inputs of a step that is not captured, and its backend."""
-        packed = to_device(rows.packed(len(rows.tokens), nobody=self.config.max_batch), self.device)
-        inputs = StepInputs.of(packed, len(rows.draws), rows.sees)
-        if not self.fast:
-            return inputs, PagedAttention(self.pool, self.tables, rows)
-        from mossvl.device.triton_backend import in_tiles
-
-        return inputs, self._fast_attention(inputs, in_tiles(self.pool, rows, self.device))
-
-    def _fast_attention(self, inputs: StepInputs, prompts: "PromptTiles | None") -> TextBackend:
-        from mossvl.device.triton_backend import FastAttention
-
-        rows = inputs.slots, inputs.lengths, inputs.visible
-        return FastAttention(self.pool, self.tables, self.weights, *rows, prompts)
-
-    def _step(self, inputs: StepInputs, backend: TextBackend) -> tuple[Tensor, Tensor]:
-        """Logits (draws, vocab), and the likeliest tokens (draws,), which are taken for drawn.
-
-        Where others are drawn, `last_tokens` is corrected afterwards.
-        """
-        tokens = torch.where(inputs.tokens < 0, self.last_tokens[inputs.slots], inputs.tokens)
-        embeds = self.language.embed_tokens(tokens)
-        sees = (inputs.visible > 0)[:, None].to(embeds.dtype) if inputs.vision else None
-        hidden = self.language(embeds, inputs.positions.expand(3, -1), backend, sees)
-        slots = inputs.slots
-        if inputs.drawing is not None:
-            hidden, slots = hidden[inputs.drawing.to(hidden.device)], slots[inputs.drawing]
-        (logits,) = backend.project(hidden, (self.model.lm_head,))
-        logits = logits.to(self.device)
-        likely = likeliest(logits)
-        self.last_tokens[slots] = likely.clamp(min=0)
-        return logits, likely
-
-    def _captured_step(self, inputs: StepInputs, tiles: Tensor | None) -> tuple[Tensor, Tensor]:
-        """`_step` from device tensors alone."""
-        from mossvl.device.triton_backend import PromptTiles
-
-        prompts = None if tiles is None else PromptTiles(tiles, len(inputs.tokens), *GRAPH_SPLITS)
-        return self._step(inputs, self._fast_attention(inputs, prompts))
+        self.executor.drawn(torch.tensor([request.slot for request in requests]), drawn.tokens)
+        return drawn
 
     def warm_up(self, report: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Compile kernels, and capture graphs of text, now instead of when they are first needed.
@@ -257,19 +178,8 @@ class Runner:
         Args:
             report: takes how many are done, and how many there are.
         """
-        if self.graphs is None:
+        if self.executor.graphs is None:
             return
-        from mossvl.device.triton_backend import warm_up_prompts
-
-        kinds = self.graphs.kinds()
         with torch.inference_mode(), torch.cuda.device(self.device):
             self.encoder.warm_up()
-            warm_up_prompts(self.pool, self.tables, self.model.config.text_config.num_attention_heads)
-            for done, kind in enumerate(kinds):
-                report(done, len(kinds))
-                self.graphs.captured(kind)
-        report(len(kinds), len(kinds))
-
-
-def has_triton() -> bool:
-    return find_spec("triton") is not None
+            self.executor.warm_up(report)

@@ -34,7 +34,7 @@ class Sampler:
     """Draws tokens. What a request draws depends on its seed and on the number of the token, not on its neighbours.
 
     Args:
-        slots: places in the batch; one more is for rows that belong to nobody.
+        slots: places in the batch; one more is for padding rows.
     """
 
     def __init__(self, vocab_size: int, slots: int, device: torch.device) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from mossvl.device.fused_products import Fuse, FusedProducts, FusedWeights
 from mossvl.device.fusing import joined
 from mossvl.device.inputs import RequestRows, TextRows, to_device
-from mossvl.device.pool import PagePool, Tables
+from mossvl.device.pool import PagePool
+from mossvl.device.tables import Tables
 from mossvl.kernels.linear import linear, linear_residual, norm_linear, norm_swiglu
 from mossvl.kernels.paged import (
     TILE_ROWS,
@@ -73,7 +74,7 @@ class FastAttention(FusedProducts):
 
     Args:
         slots: (rows,) int64 places in the batch.
-        lengths: (rows,) int32 text tokens seen, the row itself included; 0 for rows that are nobody's.
+        lengths: (rows,) int32 text tokens seen, the row itself included; 0 for padding rows.
         visible: (rows,) int32 vision tokens seen.
         prompts: None if all rows decode.
     """

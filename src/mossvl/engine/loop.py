@@ -52,8 +52,10 @@ class Loop:
         self.model, self.config = model, config
         budget = budget_for(config, model)
         self.runner = Runner(model, config, budget)
-        self.cache = PageCache(self.runner.pool.num_pages, config.prefix_cache)
-        self.scheduler = Scheduler(config, self.cache, self.runner.pool.groups, self.runner.vision_cache, budget)
+        self.cache = PageCache(self.runner.executor.pool.num_pages, config.prefix_cache)
+        self.scheduler = Scheduler(
+            config, self.cache, self.runner.executor.pool.groups, self.runner.vision_cache, budget
+        )
         self.jobs: list[Job] = []
         self.inbox: Inbox = queue.SimpleQueue()
         self.lock = threading.Lock()
@@ -282,7 +284,7 @@ class Loop:
         merge = config.vision_config.spatial_merge_size
         prompt = build_prompt(planned.input_ids, planned.grids, config.image_token_id, merge)
         capacity = self.scheduler.capacity(prompt.num_vision)
-        if tokens >= capacity or prompt.num_vision > self.runner.tables.max_vision:
+        if tokens >= capacity or prompt.num_vision > self.runner.executor.tables.max_vision:
             raise ContextLengthError(
                 f"the prompt has {tokens} text and {prompt.num_vision} vision tokens, more than the engine's "
                 f"{self.cache.num_pages} pages of {self.config.page_size} tokens hold",

@@ -69,7 +69,12 @@ class Step:
     @property
     def requests(self) -> list[Request]:
         found = [request for request, _, _ in self.copies] + [part.request for part in self.frames]
-        return list(dict.fromkeys([*found, *(rows.request for rows in self.prefill), *self.decode]))
+        return list(dict.fromkeys([*found, *self.computed]))
+
+    @property
+    def computed(self) -> list[Request]:
+        """Requests of which text rows are computed."""
+        return [*(rows.request for rows in self.prefill), *self.decode]
 
     def apart(self) -> "dict[Request, Step]":
         """A step for each request, of what is planned for it."""

@@ -1,0 +1,162 @@
+"""Carries steps out on a device: the language model with its pages. What a step is comes as arrays (`StepArrays`).
+
+An executor knows no request, so that several, each with a part of the model, can carry out the same step.
+"""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+from weakref import WeakMethod
+
+import torch
+from torch import Tensor
+
+from mossvl.device.fused_products import FusedWeights
+from mossvl.device.fusing import fuse
+from mossvl.device.inputs import StepArrays, StepInputs, TextRows, VisionRows, to_device
+from mossvl.device.paged_backend import PagedAttention
+from mossvl.device.pool import PagePool, count_pages
+from mossvl.device.sampler import likeliest
+from mossvl.device.tables import Tables
+from mossvl.model.layers import CrossAttentionLayer, TextBackend, VisionBackend
+from mossvl.model.modeling import MossVLLMHeadModel
+from mossvl.model.xrope import rotary
+from mossvl.options.engine import EngineConfig
+
+if TYPE_CHECKING:
+    from mossvl.device.graphs import StepGraphs
+    from mossvl.device.triton_backend import PromptTiles
+
+GRAPH_SPLITS = (4, 16)
+"""In how many parts the text and vision tokens are split that a captured step's tiles see: tiles are few there, and
+what they see may be much."""
+
+Output = tuple[Tensor, Tensor]
+"""Logits (draws, vocab) and the likeliest tokens (draws,)."""
+
+
+class Executor:
+    """The language model on its device, with keys and values of all requests.
+
+    Attributes:
+        last_tokens: (slots + 1,) int64, the token that each slot's request has drawn last; the last slot takes the
+            draws of padding rows.
+        graphs: of steps, where steps are captured.
+    """
+
+    def __init__(self, model: MossVLLMHeadModel, config: EngineConfig) -> None:
+        self.model, self.config = model, config
+        self.language = model.model.language_model
+        text = model.config.text_config
+        self.device = self.language.embed_tokens.weight.device
+        dtype = self.language.norm.weight.dtype  # That of keys and values; weights may be stored in others.
+        devices = [next(layer.parameters()).device for layer in self.language.layers]
+        num_pages = count_pages(config, text, self.device, dtype)
+        self.pool = PagePool(text, devices, dtype, num_pages, config.page_size)
+        self.tables = Tables(self.pool, config.max_batch, text.max_position_embeddings, self.device)
+        self.last_tokens = torch.zeros(config.max_batch + 1, dtype=torch.long, device=self.device)
+        self.fast = self.device.type == "cuda" and len(set(devices)) == 1 and has_triton()
+        self.graphs: StepGraphs | None = None
+        if self.fast:
+            from mossvl.device.triton_backend import KINDS
+
+            fuse(model)
+            self.weights = FusedWeights(KINDS)
+            if not config.eager:
+                from mossvl.device import graphs
+
+                step = WeakMethod(self._captured_step)  # Else an executor would outlive its engine until collected.
+                self.graphs = graphs.StepGraphs(config.max_batch, self.device, lambda *given: step()(*given))  # type: ignore[misc]
+
+    def is_captured(self, rows: TextRows) -> bool:
+        """There is a graph for these rows."""
+        return self.graphs is not None and self.graphs.kind_of(rows) is not None
+
+    def prepare(self, step: StepArrays) -> None:
+        """Copy pages, and bring the page tables up to date."""
+        for source, target in step.copies:
+            self.pool.copy(source, target)
+        self.tables.apply(step.tables)
+
+    def read(self, rows: VisionRows, tokens: Tensor) -> None:
+        """Write keys and values of vision tokens (vision rows, hidden) for all cross-attention layers."""
+        positions = to_device(rows.positions, self.device)
+        rope = rotary(self.model.config.text_config, positions, tokens.dtype)
+        backend = self._vision_writer(to_device(rows.slots, self.device))
+        for layer in self.language.layers:
+            if isinstance(layer, CrossAttentionLayer):
+                device = layer.cross_attn.k_proj.weight.device
+                layer.read(tokens.to(device), (rope[0].to(device), rope[1].to(device)), backend)
+
+    def compute(self, rows: TextRows) -> Output:
+        """Logits, by a graph if one fits; the likeliest tokens are taken for drawn until `drawn` says others."""
+        kind = self.graphs.kind_of(rows) if self.graphs is not None else None
+        if self.graphs is not None and kind is not None:
+            return self.graphs.run(kind, rows)
+        return self._step(*self._on_device(rows))
+
+    def drawn(self, slots: Tensor, tokens: Tensor) -> None:
+        """These tokens (n,) were drawn for these slots (n,)."""
+        self.last_tokens[to_device(slots, self.device)] = tokens.clamp(min=0)
+
+    def _vision_writer(self, slots: Tensor) -> VisionBackend:
+        """The backend that writes vision tokens' keys and values to these slots."""
+        if not self.fast:
+            return PagedAttention(self.pool, self.tables, vision_slots=slots)
+        from mossvl.device.triton_backend import VisionWriter
+
+        return VisionWriter(self.pool, self.weights, slots)
+
+    def _on_device(self, rows: TextRows) -> tuple[StepInputs, TextBackend]:
+        """The inputs of a step that is not captured, and its backend."""
+        packed = to_device(rows.packed(len(rows.tokens), padding_slot=self.config.max_batch), self.device)
+        inputs = StepInputs.of(packed, len(rows.draw_rows), rows.sees)
+        if not self.fast:
+            return inputs, PagedAttention(self.pool, self.tables, rows)
+        from mossvl.device.triton_backend import in_tiles
+
+        return inputs, self._fast_attention(inputs, in_tiles(self.pool, rows, self.device))
+
+    def _fast_attention(self, inputs: StepInputs, prompts: "PromptTiles | None") -> TextBackend:
+        from mossvl.device.triton_backend import FastAttention
+
+        rows = inputs.slots, inputs.lengths, inputs.visible
+        return FastAttention(self.pool, self.tables, self.weights, *rows, prompts)
+
+    def _step(self, inputs: StepInputs, backend: TextBackend) -> Output:
+        tokens = torch.where(inputs.tokens < 0, self.last_tokens[inputs.slots], inputs.tokens)
+        embeds = self.language.embed_tokens(tokens)
+        sees = (inputs.visible > 0)[:, None].to(embeds.dtype) if inputs.vision else None
+        hidden = self.language(embeds, inputs.positions.expand(3, -1), backend, sees)
+        slots = inputs.slots
+        if inputs.drawing is not None:
+            hidden, slots = hidden[inputs.drawing.to(hidden.device)], slots[inputs.drawing]
+        (logits,) = backend.project(hidden, (self.model.lm_head,))
+        logits = logits.to(self.device)
+        likely = likeliest(logits)
+        self.last_tokens[slots] = likely.clamp(min=0)
+        return logits, likely
+
+    def _captured_step(self, inputs: StepInputs, tiles: Tensor | None) -> Output:
+        """`_step` from device tensors alone."""
+        from mossvl.device.triton_backend import PromptTiles
+
+        prompts = None if tiles is None else PromptTiles(tiles, len(inputs.tokens), *GRAPH_SPLITS)
+        return self._step(inputs, self._fast_attention(inputs, prompts))
+
+    def warm_up(self, report: Callable[[int, int], None]) -> None:
+        """Compile kernels, and capture graphs; `report` takes how many are done, and how many there are."""
+        if self.graphs is None:
+            return
+        from mossvl.device.triton_backend import warm_up_prompts
+
+        kinds = self.graphs.kinds()
+        warm_up_prompts(self.pool, self.tables, self.model.config.text_config.num_attention_heads)
+        for done, kind in enumerate(kinds):
+            report(done, len(kinds))
+            self.graphs.captured(kind)
+        report(len(kinds), len(kinds))
+
+
+def has_triton() -> bool:
+    return find_spec("triton") is not None

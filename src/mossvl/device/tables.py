@@ -1,0 +1,83 @@
+"""Page tables on a device, and what is to be written into them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from mossvl.device.inputs import TableUpdate, to_device
+from mossvl.device.pool import PagePool
+from mossvl.scheduling.request import Request
+
+MOST_VISION_TOKENS = 1 << 20
+"""Of one request."""
+
+
+class Tables:
+    """Which pages each slot has: text (slots + 1, groups, blocks) and vision (slots + 1, blocks) int32.
+
+    Padding rows have the last slot.
+    """
+
+    def __init__(self, pool: PagePool, slots: int, context: int, device: torch.device) -> None:
+        size = pool.page_size
+        blocks = min(-(-context // size), pool.num_pages // pool.groups) + 1
+        vision = min(pool.num_pages, MOST_VISION_TOKENS // size)
+        self.text = torch.zeros((slots + 1, pool.groups, blocks), dtype=torch.int32, device=device)
+        self.vision = torch.zeros((slots + 1, vision), dtype=torch.int32, device=device)
+        self.max_vision = vision * size
+
+    def apply(self, update: TableUpdate) -> None:
+        for table, entries in ((self.text, update.text), (self.vision, update.vision)):
+            if entries.size:
+                places, pages = to_device(entries, table.device).unbind()
+                table.view(-1)[places] = pages.int()
+
+
+class TableLog:
+    """What the tables hold, so that each entry is written once.
+
+    Args:
+        text_shape: (groups, blocks) of a slot.
+        vision_blocks: of a slot.
+    """
+
+    def __init__(self, text_shape: Sequence[int], vision_blocks: int) -> None:
+        (self._groups, self._text_blocks), self._vision_blocks = text_shape, vision_blocks
+        self._known: dict[int, tuple[tuple[int, int], int, int]] = {}
+
+    def missing(self, requests: Sequence[Request]) -> TableUpdate:
+        """Entries for the pages of these requests that the tables do not hold."""
+        text, vision = [np.empty((2, 0), dtype=np.int64)], [np.empty((2, 0), dtype=np.int64)]
+        for request in requests:
+            blocks, pages = self._held(request)
+            if blocks < len(request.text_pages):
+                new = np.array(request.text_pages[blocks:], dtype=np.int64)  # (blocks, groups)
+                first = request.slot * self._groups * self._text_blocks
+                place = first + np.arange(blocks, len(request.text_pages))[:, None]
+                place = place + np.arange(self._groups) * self._text_blocks
+                text.append(np.stack((place.ravel(), new.ravel())))
+            if pages < len(request.vision_pages):
+                new = np.array(request.vision_pages[pages:], dtype=np.int64)
+                place = request.slot * self._vision_blocks + np.arange(pages, len(request.vision_pages))
+                vision.append(np.stack((place, new)))
+        return TableUpdate(np.concatenate(text, axis=1), np.concatenate(vision, axis=1))
+
+    def written(self, requests: Sequence[Request]) -> None:
+        """The tables hold all pages of these requests."""
+        for request in requests:
+            self._known[request.slot] = _tenant(request), len(request.text_pages), len(request.vision_pages)
+
+    def forget(self, request: Request) -> None:
+        """Write all pages of a request when next it is computed."""
+        self._known.pop(request.slot, None)
+
+    def _held(self, request: Request) -> tuple[int, int]:
+        """Blocks of text and pages of vision of a request that the tables hold."""
+        tenant, blocks, pages = self._known.get(request.slot, (None, 0, 0))
+        return (blocks, pages) if tenant == _tenant(request) else (0, 0)
+
+
+def _tenant(request: Request) -> tuple[int, int]:
+    """Who holds a slot: its pages are others after a preemption."""
+    return request.number, request.preemptions
