@@ -1,8 +1,8 @@
-"""`MossVL`: a checkpoint and an engine, to be asked from Python; `Chat`: a conversation with it."""
+"""`MossVL`: a checkpoint and its engine, for Python programs; `Chat`: a conversation with it."""
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, overload
@@ -17,7 +17,7 @@ from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.system_prompt import SystemPrompt, with_system_prompt
 from mossvl.progress import progress as progress_bar
 from mossvl.queries.handle import Handle
-from mossvl.queries.query import Message, Query
+from mossvl.queries.query import Message, Query, QueryLike
 from mossvl.queries.results import Result
 
 
@@ -28,10 +28,11 @@ class MossVL:
     `media_kwargs`, `generate_kwargs`, `system_prompt`, … (see docs/offline.md). Any thread may call any method.
 
     Args:
-        checkpoint_or_model: a folder, the name of a repository on the model hub, or a loaded model; without any of
-            them, mossvl-tiny answers, which comes with the package.
-        processor: with a model, its processor.
-        config: the engine's settings; or give them one by one, as `options`.
+        checkpoint_or_model: a folder, the name of a repository on the model hub, or a loaded model; by default
+            mossvl-tiny, which comes with the package.
+        processor: the processor of a loaded model.
+        config: the engine's settings.
+        options: the engine's settings one by one, in place of `config`.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
@@ -62,7 +63,9 @@ class MossVL:
 
     # --- one query -----------------------------------------------------------------------------------------------
 
-    def submit(self, query: Any, params: SamplingParams | None = None, *, session: Sequence[Message] = ()) -> Handle:
+    def submit(
+        self, query: QueryLike, params: SamplingParams | None = None, *, session: Sequence[Message] = ()
+    ) -> Handle:
         """Begin to answer a query.
 
         Args:
@@ -73,8 +76,8 @@ class MossVL:
             a handle: iterate it for text, ask it for its `result(timeout)`, `cancel()` it, or await it.
 
         Raises:
-            InputError: the query is malformed or has unknown options, or is an error itself (as readers of files hand
-                them on). What is wrong with its media comes with the result.
+            InputError: the query is malformed or has unknown options, or is itself an error that a reader of files has
+                passed on. Errors of its media come with the result.
         """
         if isinstance(query, InputError):
             raise query
@@ -83,18 +86,18 @@ class MossVL:
         checked = query if isinstance(query, Query) else SessionQuery.from_dict(query)
         return self.engine.submit(checked, checked.messages(session), self.processor, params)
 
-    def stream(self, query: Any, params: SamplingParams | None = None) -> Handle:
+    def stream(self, query: QueryLike, params: SamplingParams | None = None) -> Handle:
         """A query's answer, piece by piece: `for text in llm.stream(…)`, or `async for`. As `submit`."""
         return self.submit(query, params)
 
     def chat(self, system_prompt: str | None = None, params: SamplingParams | None = None, **chosen: Any) -> "Chat":
-        """A conversation; every turn goes on from what the cache holds of those before.
+        """A conversation; the prefix cache holds its earlier turns.
 
         Args:
             chosen: `thinking_mode`, `system_prompt_type` or `use_default_system_prompt`, for a fixed system prompt.
 
         Raises:
-            OptionError: what is chosen is unknown, or its system prompt is.
+            OptionError: a choice, or the fixed system prompt that it names, is unknown.
         """
         return Chat(self, system_prompt, params, **chosen)
 
@@ -113,7 +116,7 @@ class MossVL:
     @overload
     def generate(
         self,
-        queries: Iterable[str | Mapping[str, Any] | Query | InputError],
+        queries: Iterable[QueryLike],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         progress: bool | None = None,
@@ -122,7 +125,7 @@ class MossVL:
 
     def generate(
         self,
-        queries: str | dict[str, Any] | Iterable[str | Mapping[str, Any] | Query | InputError],
+        queries: str | dict[str, Any] | Iterable[QueryLike],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         progress: bool | None = None,
@@ -154,7 +157,7 @@ class MossVL:
                 advance()
         return [results[index] for index in range(len(queries))]
 
-    def as_completed(self, queries: Iterable[tuple[Any, SamplingParams | None]]) -> Iterator[tuple[int, Result]]:
+    def as_completed(self, queries: Iterable[tuple[QueryLike, SamplingParams | None]]) -> Iterator[tuple[int, Result]]:
         """Answer a stream of (query, params), read no further ahead than keeps the engine full.
 
         Yields:
@@ -188,7 +191,7 @@ class MossVL:
 
     async def agenerate(
         self,
-        queries: Sequence[Any],
+        queries: Sequence[QueryLike],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         raise_on_error: bool = False,
@@ -196,7 +199,7 @@ class MossVL:
         """As `generate`, for asyncio, of a list. Cancelling the task cancels the queries."""
         places = asyncio.Semaphore(2 * self.config.max_batch)
 
-        async def answer(query: Any, own: SamplingParams | None) -> Result:
+        async def answer(query: QueryLike, own: SamplingParams | None) -> Result:
             async with places:
                 try:
                     handle = self.submit(query, own)
@@ -219,11 +222,11 @@ class MossVL:
     # --- beginning and end ---------------------------------------------------------------------------------------
 
     def warm_up(self) -> None:
-        """Compile and capture now what would be when it is first needed; worth it before others come to ask."""
+        """Compile kernels and capture CUDA graphs now, instead of when a query first needs them."""
         self.engine.warm_up()
 
     def close(self) -> None:
-        """Cancel what has not ended, and wait for the engine to stop, for a bounded time."""
+        """Cancel queries that have not ended, and wait, for a bounded time, until the engine has stopped."""
         self.engine.close()
 
     def __enter__(self) -> Self:
@@ -234,12 +237,12 @@ class MossVL:
 
 
 class Chat:
-    """A conversation. A turn that fails or is cancelled leaves it as it was; turns come one after the other.
+    """A conversation, one turn after the other. A turn that fails or is cancelled leaves the conversation as it was.
 
-    It begins with `system_prompt`, or with the fixed one that `thinking_mode`, `system_prompt_type` and
-    `use_default_system_prompt` choose (see `SystemPrompt`), unless its first turn says something of it itself.
+    The conversation begins with `system_prompt`, or with the fixed one that `thinking_mode`, `system_prompt_type` and
+    `use_default_system_prompt` choose (see `SystemPrompt`), unless its first turn has a system prompt of its own.
 
-    The engine keeps no state for it: what earlier turns have in common with the next one is found in its caches.
+    The engine keeps no state of a conversation: the next turn finds the earlier ones in the prefix cache.
 
     Attributes:
         messages: all turns and answers so far.
@@ -301,7 +304,7 @@ class Chat:
 
 
 def each(
-    params: SamplingParams | Sequence[SamplingParams] | None, queries: Sequence[Any]
+    params: SamplingParams | Sequence[SamplingParams] | None, queries: Sequence[QueryLike]
 ) -> list[SamplingParams | None]:
     """Parameters for each query, from those for all or for each."""
     listed: list[SamplingParams | None] = (

@@ -1,10 +1,10 @@
-"""A query as users write it, checked; and the session that it belongs to."""
+"""A query as users write it, checked, and the messages that it becomes in its session."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from mossvl.errors import OptionError, PromptError
+from mossvl.errors import InputError, OptionError, PromptError
 from mossvl.media.video import is_frame_list
 from mossvl.options import GenerationOptions, MediaOptions
 from mossvl.options.checks import check_names, present
@@ -22,9 +22,9 @@ class Query:
     """One question, with everything that belongs to it alone.
 
     Attributes:
-        turn: the messages that it adds to its session.
-        explicit: it came as `messages`, which stand alone instead of continuing a session.
-        system_prompt: what a conversation that it begins gets; see `mossvl.processing.system_prompt`.
+        turn: the messages that the query adds to its session.
+        explicit: the query came as `messages`, which stand alone instead of continuing a session.
+        system_prompt: of a conversation that begins with this query; see `mossvl.processing.system_prompt`.
     """
 
     turn: tuple[Message, ...]
@@ -34,7 +34,7 @@ class Query:
     generation: GenerationOptions
 
     @classmethod
-    def from_dict(cls, given: Any, **generation_defaults: Any) -> Self:
+    def from_dict(cls, given: object, **generation_defaults: Any) -> Self:
         """Check a query.
 
         Args:
@@ -42,9 +42,9 @@ class Query:
             generation_defaults: defaults of `generate_kwargs`, where they are not those of `GenerationOptions`.
 
         Raises:
-            OptionError: an option is unknown (the nearest known one is named) or out of range, or its `thinking_mode`
-                needs a `system_prompt`.
-            PromptError: there is no prompt, or the messages are malformed.
+            OptionError: an option is unknown (the error names the nearest known one) or out of range, or the
+                `thinking_mode` needs a `system_prompt`.
+            PromptError: the query has no prompt, or its messages are malformed.
         """
         if isinstance(given, str):
             given = {"prompt": given}
@@ -88,21 +88,21 @@ class Query:
 
     @classmethod
     def keys(cls) -> frozenset[str]:
-        """What a query may hold."""
+        """Keys that a query may have."""
         return KEYS
 
     @classmethod
     def own_fields(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Fields that a subclass adds, from a query that holds no null keys."""
+        """Values of the fields that a subclass adds, from a query without null keys."""
         return {}
 
     @property
     def stands_alone(self) -> bool:
-        """The session's earlier messages are not part of what is asked."""
+        """Whether the prompt leaves out the session's earlier messages."""
         return self.explicit
 
     def messages(self, session: Sequence[Message]) -> list[Message]:
-        """What the model is asked, after the session so far."""
+        """The whole conversation that the model sees: the session so far, then this query's turn."""
         before = [] if self.stands_alone else session
         messages = [*before, *self.turn]
         if self.system_prompt and not before and messages[0]["role"] != "system":
@@ -110,13 +110,18 @@ class Query:
         return messages
 
     def session_after(self, session: Sequence[Message], answer: str | None) -> list[Message]:
-        """The session once the query has ended with `answer`, or without one (None)."""
+        """The session after the query has ended with `answer`; unchanged without an answer (None)."""
         if answer is None:
             return list(session)
         return [*self.messages(session), {"role": "assistant", "content": answer}]
 
 
-def _user_message(prompt: Any, images: Any, videos: Any) -> Message:
+QueryLike = str | Mapping[str, Any] | Query | InputError
+"""A query in any form that users may give: a text (the prompt), a dict, a checked query, or, from readers of files, the
+error that a query has turned out to be."""
+
+
+def _user_message(prompt: object, images: Any, videos: Any) -> Message:
     """A user's turn: media before the text."""
     if not isinstance(prompt, str):
         raise PromptError(f"prompt={prompt!r:.200} must be a text")
