@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from media.clips import write_clip
 from PIL import Image
 
-from mossvl.cli.contact_sheet import MAX_HEIGHT, MAX_WIDTH, Grid, draw_sheet
+from mossvl.cli.contact_sheet import MAX_HEIGHT, MAX_WIDTH, SheetLayout, draw_sheet
 
 
 def rows(result):
@@ -65,12 +65,12 @@ def test_frames_of_a_sheet_stand_in_order():
 
 @given(st.integers(1, 256), st.integers(1, 8000), st.integers(1, 8000), st.integers(20, 80))
 def test_any_sheet_stays_within_bounds(frames, width, height, label):
-    grid = Grid.fit(frames, width, height, label)
-    assert 1 <= grid.columns <= frames <= grid.columns * grid.rows < frames + grid.columns
-    assert 1 <= grid.width <= width and 1 <= grid.height <= height
-    right = max(grid.corner(index)[0] for index in range(frames)) + grid.width
-    assert right <= grid.columns * (grid.cell + 12) <= MAX_WIDTH
-    assert grid.corner(frames - 1)[1] + grid.height <= MAX_HEIGHT
+    layout = SheetLayout.fit(frames, width, height, label)
+    assert 1 <= layout.columns <= frames <= layout.columns * layout.rows < frames + layout.columns
+    assert 1 <= layout.width <= width and 1 <= layout.height <= height
+    right = max(layout.corner(index)[0] for index in range(frames)) + layout.width
+    assert right <= layout.columns * (layout.cell + 12) <= MAX_WIDTH
+    assert layout.corner(frames - 1)[1] + layout.height <= MAX_HEIGHT
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ PAPER, INK, FAINT = "#16181d", "#f2f2f2", "#9aa0aa"
 
 
 @dataclass(frozen=True)
-class Grid:
+class SheetLayout:
     """Where frames go: `columns` in a row, each `width` × `height` pixels in a cell of `cell` pixels' width."""
 
     columns: int
@@ -34,7 +34,7 @@ class Grid:
     cell: int
 
     @classmethod
-    def fit(cls, frames: int, width: int, height: int, label: int) -> "Grid":
+    def fit(cls, frames: int, width: int, height: int, label: int) -> "SheetLayout":
         """Arrange `frames` frames of width × height; cells are at least `label` pixels wide. Frames never grow."""
         room = MAX_WIDTH - 2 * MARGIN + GAP
         columns = round(math.sqrt(frames * SHAPE * (height + STRIP + GAP) / (max(width, label) + GAP)))
@@ -46,7 +46,7 @@ class Grid:
         return cls(columns, rows, *thumb, max(thumb[0], label))
 
     def corner(self, index: int) -> tuple[int, int]:
-        """Left and top of a frame within the grid."""
+        """Left and top of a frame within the block of frames."""
         row, column = divmod(index, self.columns)
         left = column * (self.cell + GAP) + (self.cell - self.width) // 2
         return left, row * (self.height + STRIP + GAP)
@@ -67,11 +67,11 @@ def draw_sheet(
     fonts = {size: ImageFont.load_default(size=size) for size in (TITLE_SIZE, TEXT_SIZE, LABEL_SIZE)}
     labels = [f"{time:.1f} s" for time in timestamps]
     widest = max(math.ceil(fonts[LABEL_SIZE].getlength(label)) for label in labels)
-    grid = Grid.fit(len(labels), *size, label=widest)
+    layout = SheetLayout.fit(len(labels), *size, label=widest)
     top = MARGIN + TITLE_SIZE + TEXT_SIZE + 2 * GAP
-    inner = grid.columns * (grid.cell + GAP) - GAP
+    inner = layout.columns * (layout.cell + GAP) - GAP
     width = max(inner + 2 * MARGIN, MIN_WIDTH)
-    height = top + grid.rows * (grid.height + STRIP + GAP) - GAP + MARGIN
+    height = top + layout.rows * (layout.height + STRIP + GAP) - GAP + MARGIN
     sheet = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(sheet)
     pen.text((MARGIN, MARGIN), cut(title, fonts[TITLE_SIZE], width - 2 * MARGIN), INK, fonts[TITLE_SIZE], anchor="la")
@@ -79,10 +79,10 @@ def draw_sheet(
     pen.text(below, cut(text, fonts[TEXT_SIZE], width - 2 * MARGIN), FAINT, fonts[TEXT_SIZE], anchor="la")
     indent = (width - inner) // 2
     for index, (frame, label) in enumerate(zip(frames, labels, strict=True)):
-        left, upper = grid.corner(index)
+        left, upper = layout.corner(index)
         left, upper = left + indent, upper + top
-        sheet.paste(frame.resize((grid.width, grid.height), Image.Resampling.LANCZOS), (left, upper))
-        middle = (left + grid.width / 2, upper + grid.height + STRIP / 2)
+        sheet.paste(frame.resize((layout.width, layout.height), Image.Resampling.LANCZOS), (left, upper))
+        middle = (left + layout.width / 2, upper + layout.height + STRIP / 2)
         pen.text(middle, label, INK, fonts[LABEL_SIZE], anchor="mm")
     return sheet
 

@@ -10,7 +10,8 @@ from mossvl.device.large_frame import LargeFrame
 from mossvl.device.staging import Staging
 from mossvl.device.vision_cache import VisionCache
 from mossvl.model.modeling import MossVLModel
-from mossvl.model.vision_ops import Grid, PlainOps, VisionOps
+from mossvl.model.vision_ops import PlainOps, VisionOps
+from mossvl.processing.pixels import Grid
 from mossvl.scheduling.request import PixelScale, Request
 
 Frame = tuple[Request, int]

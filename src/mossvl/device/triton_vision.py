@@ -12,7 +12,8 @@ from transformers.activations import GELUTanh
 
 from mossvl.kernels.vision import add_entries, channel_values, layer_norm, normalise_patches, rotate_in_place
 from mossvl.model.configuration import MossVLVisionConfig
-from mossvl.model.vision_ops import PLAIN, Frames, Grid, Stream, attend_by_frame, attend_in_parts, equal_runs
+from mossvl.model.vision_ops import PLAIN, Frames, Stream, attend_by_frame, attend_in_parts, equal_runs
+from mossvl.processing.pixels import Grid
 
 TABLE_BYTES = 256 * 2**20
 """How much memory positions of recent grids may take."""

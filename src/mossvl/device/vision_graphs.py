@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mossvl.device.capture import capturing
 from mossvl.device.triton_vision import MANY_PATCHES, TritonOps
-from mossvl.model.vision_ops import Grid
+from mossvl.processing.pixels import Grid
 
 OFTEN = 4
 """So many batches of the same grids are encoded before they get a graph."""

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mossvl.model.vision import Grid
 from mossvl.model.xrope import layout
+from mossvl.processing.pixels import Grid
 from mossvl.scheduling.prompt import Prompt
 
 

@@ -18,7 +18,8 @@ from mossvl.model.loss import next_token_loss
 from mossvl.model.packed_batch import PackedBatch, group_media, image_tokens, seen_rows
 from mossvl.model.pretrained import MossVLPreTrainedModel
 from mossvl.model.vision import VisionTower
-from mossvl.model.vision_ops import PLAIN, Grid, VisionOps, equal_runs
+from mossvl.model.vision_ops import PLAIN, VisionOps, equal_runs
+from mossvl.processing.pixels import Grid
 
 
 class MossVLModel(MossVLPreTrainedModel):

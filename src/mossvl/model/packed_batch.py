@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mossvl.model.cache import MossVLCache
-from mossvl.model.vision import Grid
 from mossvl.model.xrope import layout
+from mossvl.processing.pixels import Grid
 
 
 def image_tokens(

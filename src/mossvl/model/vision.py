@@ -14,7 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mossvl.model.configuration import MossVLVisionConfig
 from mossvl.model.vision_ops import PLAIN, Frames, Stream, VisionOps
-from mossvl.model.vision_ops import Grid as Grid
+from mossvl.processing.pixels import Grid
 
 LAYER_NORM_EPS = 1e-6
 

@@ -11,10 +11,7 @@ from torch import Tensor, nn
 
 from mossvl.model.configuration import MossVLVisionConfig
 from mossvl.model.xrope import Rope, rotate
-from mossvl.processing.pixels import normalise
-
-Grid = tuple[int, int, int]
-"""(frames, patch rows, patch columns) of one image or video."""
+from mossvl.processing.pixels import Grid, normalise
 
 Stream = Any
 """The residual stream between layers; each `VisionOps` has its own form, and only it looks inside."""

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from mossvl.errors import OptionError
 
+Grid = tuple[int, int, int]
+"""(frames, patch rows, patch columns) of one image or video: a row of `grid_thw`."""
+
 
 @dataclass(frozen=True)
 class PatchLayout:

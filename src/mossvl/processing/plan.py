@@ -24,8 +24,6 @@ from mossvl.options.checks import check_names, present
 from mossvl.processing import sampling, sizes
 from mossvl.processing.pixels import PatchLayout, resize
 
-Grid = tuple[int, int, int]
-
 
 @dataclass(frozen=True)
 class ImagePlan:

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mossvl.processing.pixels import PatchLayout, normalise
-from mossvl.processing.plan import Grid, MediumPlan
+from mossvl.processing.pixels import Grid, PatchLayout, normalise
+from mossvl.processing.plan import MediumPlan
 
 
 class PixelSettings(Protocol):

@@ -17,8 +17,8 @@ from torch import Tensor
 from mossvl.errors import MediaError
 from mossvl.media.fetch import file_version
 from mossvl.media.pictures import FrameList
+from mossvl.processing.pixels import Grid
 from mossvl.processing.plan import (
-    Grid,
     ImagePlan,
     Medium,
     MediumPlan,

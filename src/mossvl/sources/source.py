@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from mossvl.errors import GenerationCancelled
-from mossvl.processing.plan import Grid
+from mossvl.processing.pixels import Grid
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.queries.results import SeenMedium
 from mossvl.scheduling.request import PixelScale

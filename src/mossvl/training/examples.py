@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mossvl.options import MediaOptions
-from mossvl.processing.plan import Grid
+from mossvl.processing.pixels import Grid
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import PlannedPrompt, check_messages, media_of
 from mossvl.training.supervised import supervised_text
