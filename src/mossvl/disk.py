@@ -1,4 +1,4 @@
-"""What happens when a disk is full."""
+"""Errors of a full disk."""
 
 import errno
 from collections.abc import Iterator
@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from mossvl.errors import ResourceError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""No space, no quota, or more than a file may have (`ulimit -f`)."""
+"""No space, quota exceeded, or file size limit exceeded (`ulimit -f`)."""
 
 
 @contextmanager
 def room_for_temporary_files() -> Iterator[None]:
-    """Around writing one: that it finds no room is an error of the machine, whatever the file is.
+    """Turn a full disk, while a temporary file is written, into an error of the machine rather than of the input.
 
     Raises:
-        ResourceError: it finds none.
+        ResourceError: the disk is full.
     """
     try:
         yield
@@ -23,6 +23,6 @@ def room_for_temporary_files() -> Iterator[None]:
         if error.errno not in FULL:
             raise
         raise ResourceError(
-            f"there is no room for temporary files ({error.strerror}); free some in their folder, or name another "
-            "folder by TMPDIR"
+            f"there is no room for temporary files ({error.strerror}); free some in their folder, or set TMPDIR "
+            "to another folder"
         ) from error

@@ -1,4 +1,4 @@
-"""Which known name was meant by an unknown one: the one definition of "near"."""
+"""Suggestions for unknown names: the nearest known name."""
 
 import re
 from collections.abc import Iterable
@@ -7,31 +7,30 @@ from itertools import permutations
 
 WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
 LONGEST = 80
-"""Characters of a name that are looked at."""
+"""Characters of a name that are compared."""
 MOST_WORDS = 5
-"""Of a name; with more of them, none is near."""
+"""Words of a name; longer names are near none."""
 FEWEST_LETTERS = 3
-"""Of the words that two names share, where one of them has more words beside: `n` is not `top_n`."""
+"""Fewest letters of a name that can be near a name of more words: `n` is not near `top_n`."""
 SAME_WORD, SAME_LETTERS, ENOUGH = 0.75, 0.9, 0.6
-"""How much two words have in common that are the same but for a slip (`hots`, `host`), and two names without regard to
-their words (`topk`, `top_k`); and how much of both names the words must be that they share: `fps` is near `video_fps`,
-and not near `video_fps_limit`."""
+"""Least similarity of two words with a typo (`hots`, `host`), of two names compared as strings of letters (`topk`,
+`top_k`), and of two names word by word: `fps` is near `video_fps`, but not `video_fps_limit`."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that has the words of an unknown one, but for slips and at most as many words more or less.
+    """Return the known name with the same words as `name`, up to typos and a few words more or less.
 
     Names are compared word by word, so that `max_pixels` is not near `min_pixels`, however many letters they share.
-    None if no known name is near, or several equally.
+    None if no known name is near, or several are equally near.
     """
-    ranked = sorted(((likeness(name[:LONGEST], one), one) for one in known), reverse=True)
+    ranked = sorted(((likeness(name[:LONGEST], candidate), candidate) for candidate in known), reverse=True)
     if not ranked or ranked[0][0] < ENOUGH or (len(ranked) > 1 and ranked[0][0] == ranked[1][0]):
         return None
     return ranked[0][1]
 
 
 def likeness(one: str, other: str) -> float:
-    """How near two names are, from 0 to 1."""
+    """Return the similarity of two names, from 0 to 1."""
     few, many = sorted((_words(one), _words(other)), key=len)
     if not few or len(many) > MOST_WORDS:
         return 0.0
@@ -49,7 +48,7 @@ def likeness(one: str, other: str) -> float:
 
 
 def _words(name: str) -> list[str]:
-    """`max_newTokens` → max, new, tokens."""
+    """Split a name into lower-case words: `max_newTokens` → max, new, tokens."""
     return [word.lower() for word in WORDS.findall(name)]
 
 

@@ -1,12 +1,13 @@
-"""Processes that train together: how many they are, and which of them this one is; so says the launcher."""
+"""Rank and world size, from the launcher."""
 
 import os
 
 
 def first_process() -> bool:
-    """Whether it is the one that speaks and writes."""
+    """Whether this process is rank 0, which logs and writes files."""
     return os.environ.get("RANK") in (None, "", "0")
 
 
 def num_processes() -> int:
+    """Return the world size."""
     return int(os.environ.get("WORLD_SIZE") or 1)

@@ -1,4 +1,4 @@
-"""A progress bar on stderr, where that is a terminal."""
+"""A progress bar on stderr, if stderr is a terminal."""
 
 import sys
 import time
@@ -8,10 +8,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress(total: int | None, done: int, shown: bool = True) -> Iterator[Callable[[], None]]:
-    """Show how many of `total` things (None: nobody knows) are done, `done` of them before, if `shown`.
+    """Show a progress bar, if `shown`.
+
+    Args:
+        total: number of items; None if unknown.
+        done: items that were done before.
 
     Yields:
-        what to call after each answer.
+        a function to call after each item.
     """
     if not shown or not sys.stderr.isatty():
         yield lambda: None

@@ -1,1 +1,1 @@
-"""Images and videos from wherever they are to RGB pixels."""
+"""Images and videos: fetched, opened, decoded to RGB pixels."""

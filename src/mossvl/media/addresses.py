@@ -1,4 +1,4 @@
-"""Hosts on the internet: how names are written, which addresses are public, and connections to those alone."""
+"""Host names, public IP addresses, and an HTTP transport that connects to public addresses only."""
 
 import socket
 from collections.abc import Iterator
@@ -10,16 +10,16 @@ import httpx
 
 from mossvl.errors import MediaError
 
-# IANA's registries of special addresses, without the few entries that anyone may reach.
+# IANA's special-purpose address registries, without their few globally reachable entries.
 _NOT_PUBLIC = [
     ip_network(network)
     for network in (
         "0.0.0.0/8",
         "10.0.0.0/8",
-        "100.64.0.0/10",  # shared behind a provider's translator
+        "100.64.0.0/10",  # carrier-grade NAT
         "127.0.0.0/8",
-        "168.63.129.16/32",  # registered like any other, but Azure answers its virtual machines there
-        "169.254.0.0/16",  # link-local, where clouds keep their metadata
+        "168.63.129.16/32",  # globally routable, but Azure's host services for its virtual machines
+        "169.254.0.0/16",  # link-local, with the metadata services of clouds
         "172.16.0.0/12",
         "192.0.0.0/24",
         "192.0.2.0/24",
@@ -29,27 +29,27 @@ _NOT_PUBLIC = [
         "198.51.100.0/24",
         "203.0.113.0/24",
         "224.0.0.0/3",  # multicast, reserved, broadcast
-        "2001::/23",  # protocols' own: Teredo, benchmarks, ORCHID
+        "2001::/23",  # protocol assignments: Teredo, benchmarking, ORCHID
         "2001:db8::/32",
-        "2002::/16",  # 6to4: another IPv4 address inside
+        "2002::/16",  # 6to4: embeds an IPv4 address
         "3fff::/20",
     )
 ]
 _GLOBAL_UNICAST = ip_network("2000::/3")
-_NAT64 = ip_network("64:ff9b::/96")  # What a network without IPv4 makes of every IPv4 host: its address, at the end.
+_NAT64 = ip_network("64:ff9b::/96")  # Embeds an IPv4 address in the last 32 bits.
 
 
 def host_name(host: str) -> str:
-    """A host as it is sent and compared: in ASCII (IDNA), lower case, no dot at the end.
+    """Normalise a host name: ASCII (IDNA), lower case, no final dot.
 
     Raises:
-        httpx.InvalidURL: no host is called that.
+        httpx.InvalidURL: not a valid host name.
     """
     return httpx.URL(host=host).raw_host.decode("ascii").rstrip(".")
 
 
 def is_public(address: str) -> bool:
-    """Whether an IPv4 or IPv6 address is of one machine that all of the internet can reach."""
+    """Whether an IPv4 or IPv6 address is unicast and globally reachable."""
     ip = ip_address(address)
     if isinstance(ip, IPv6Address):
         if ip.scope_id is not None:
@@ -62,31 +62,31 @@ def is_public(address: str) -> bool:
 
 
 def resolve(host: str) -> list[str]:
-    """The addresses of a host, the best first, each once. Raises OSError or UnicodeError if there are none."""
+    """Return the distinct addresses of a host, best first. Raises OSError or UnicodeError if there are none."""
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class PublicTransport(httpx.BaseTransport):
-    """Sends each request to an address of its host that was found to be public.
+    """Connects to public addresses only.
 
-    The name is resolved once a request, and the connection goes to what was checked: a second answer, which may be
-    another, is never asked for. A host that has any address which is not public is refused. The name still is what the
-    server is told and what its certificate must bear. Proxies are not used.
+    Each request resolves its host once and connects to the addresses that were checked, so that DNS rebinding has no
+    effect. A host with any address that is not public is refused. The Host header, SNI and certificate check use the
+    host name. Proxies are not used.
 
     Args:
-        name: what to call the source in messages.
-        seconds: how long resolving one name may take.
+        name: name of the source in messages.
+        seconds: time limit for resolving one host.
     """
 
     def __init__(self, name: str, seconds: float) -> None:
         self.name, self.seconds = name, seconds
-        # A kept connection is found by its address alone, and would serve another name of it without a look at its
-        # certificate.
+        # Kept connections are pooled by address: one would serve another host at that address, its certificate
+        # unchecked.
         self._transport = httpx.HTTPTransport(limits=httpx.Limits(max_keepalive_connections=0))
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Raises MediaError for a host that is not public, and what httpx raises when it cannot be reached."""
+        """Send a request. Raises MediaError for a host that is not public, httpx.TransportError on failure."""
         failure: httpx.TransportError | None = None
         for pinned in self._pinned(request):
             try:
@@ -97,7 +97,7 @@ class PublicTransport(httpx.BaseTransport):
         raise failure
 
     def _pinned(self, request: httpx.Request) -> Iterator[httpx.Request]:
-        """The same request to each address of its host."""
+        """Yield the request for each address of its host."""
         host = host_name(request.url.raw_host.decode("ascii"))
         for address in self._addresses(host):
             yield httpx.Request(
@@ -115,7 +115,7 @@ class PublicTransport(httpx.BaseTransport):
             raise httpx.ConnectTimeout(f"the name {host} was not resolved within {self.seconds:g} s") from error
         except (OSError, UnicodeError):
             found = []
-        # One message for all, as it may be read by those who would like to know what there is inside.
+        # One message for unknown and private hosts: the sender of a URL must not learn which internal hosts exist.
         if not found or not all(map(is_public, found)):
             raise MediaError(
                 f"{self.name}: {host} cannot be found on the public internet",
@@ -129,7 +129,7 @@ class PublicTransport(httpx.BaseTransport):
 
 
 def _resolve_within(seconds: float, host: str) -> list[str]:
-    """`resolve`, in a thread: nothing else ends a wait for a name server. Raises TimeoutError."""
+    """Run `resolve` in a thread, as getaddrinfo has no timeout. Raises TimeoutError."""
     answer: Future[list[str]] = Future()
 
     def ask() -> None:

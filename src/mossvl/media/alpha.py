@@ -18,7 +18,7 @@ _NUMBER_BYTES = 8
 
 
 def alpha_of(frame: VideoFrame, converter: VideoReformatter) -> NDArray[np.uint8] | None:
-    """uint8 (height, width), 255 for opaque; None for a frame of a format without transparency."""
+    """Return the alpha plane, uint8 (height, width), 255 for opaque; None if the pixel format has no alpha."""
     beside: Any = frame.opaque
     if isinstance(beside, VideoFrame):
         same_size = (beside.height, beside.width) == (frame.height, frame.width)
@@ -30,25 +30,26 @@ def alpha_of(frame: VideoFrame, converter: VideoReformatter) -> NDArray[np.uint8
 
 
 class AlphaBeside:
-    """Decodes the opacity of VP8 and VP9: in WebM it is a grey stream of its own, packet by packet beside the colours.
+    """Decodes the alpha of VP8 and VP9 in WebM: a second, grey stream in the side data of each packet.
 
-    FFmpeg's own decoders for them know nothing of it.
+    FFmpeg's native VP8 and VP9 decoders ignore that side data.
     """
 
     def __init__(self, stream: VideoStream, limits: MediaLimits) -> None:
         context = CodecContext.create(stream.codec_context.codec.canonical_name, "r")
         assert isinstance(context, VideoCodecContext)
-        context.thread_count = 1  # So that each packet's frame comes at once.
+        context.thread_count = 1  # Frame threads would delay a packet's frame.
         context.options = {"max_pixels": str(limits.image_pixels)}
         self._context = context
         self._waiting: dict[int, VideoFrame] = {}
 
     @staticmethod
     def is_in(stream: VideoStream) -> bool:
+        """Whether a stream carries alpha in side data."""
         return stream.metadata.get("alpha_mode") == "1" and stream.codec_context.name in ("vp8", "vp9")
 
     def decode(self, packet: Any) -> None:
-        """Decode what lies beside a packet that goes to the decoder of the colours."""
+        """Decode the alpha of a packet that is about to go to the colour decoder."""
         if packet.pts is None or not packet.has_sidedata("matroska_block_additional"):
             return
         beside = Packet(bytes(packet.get_sidedata("matroska_block_additional"))[_NUMBER_BYTES:])
@@ -57,16 +58,16 @@ class AlphaBeside:
             for frame in self._context.decode(beside):
                 self._waiting[packet.pts] = frame
         except (FFmpegError, EOFError):
-            return  # Broken data; the frame is shown as if it were opaque.
+            return  # Broken alpha: the frame stays opaque.
 
     def attach(self, frame: VideoFrame) -> None:
-        """Give a frame of colours, which come in ascending order, its opacity, for `alpha_of`."""
+        """Attach the alpha of a colour frame for `alpha_of`; frames come in ascending order of pts."""
         frame.opaque = self._waiting.pop(frame.pts, None) if frame.pts is not None else None
         for earlier in [pts for pts in self._waiting if frame.pts is not None and pts < frame.pts]:
             del self._waiting[earlier]
 
     def flush(self) -> None:
-        """Forget what was decoded: the next packet is from elsewhere."""
+        """Drop decoded alpha before a seek."""
         self._context.flush_buffers()
         self._waiting.clear()
 

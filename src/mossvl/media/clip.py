@@ -1,4 +1,4 @@
-"""What every clip can do: tell its length and size, and give frames by number."""
+"""The interface of every clip: duration, frame times and size, and frames by index."""
 
 import math
 import operator
@@ -18,27 +18,27 @@ from mossvl.media.limits import Cancel, MediaLimits, Watch
 
 Pixels = NDArray[np.uint8]
 
-# Timestamps are rounded when written (to a millisecond in Matroska, to a tick elsewhere) and again when divided here;
-# a frame asked for by its own time must be found.
+# Seconds. Timestamps are rounded to ticks in the file (milliseconds in Matroska) and to float64 here; a lookup by a
+# frame's own time must return that frame.
 _TIME_TOLERANCE = 1e-6
-# Frames: how far from where counting puts it a frame may be shown. A little beyond half of one, for rounding.
+# Frames: largest deviation from a constant frame rate. A little above one half, for rounding.
 _EVEN = 0.5 + 1e-6
 
 
 class Clip(ABC):
-    """A sequence of frames, each with the time from which it is shown. Use it as a context manager, or `close` it.
+    """A sequence of frames with timestamps. Use it as a context manager, or `close` it.
 
     Attributes:
-        num_frames: how many frames there are, at least 1.
-        start, end: seconds; when the first frame begins and the last one ends. `end` is after `start`.
-        times: (frames,) float64 seconds from the start, ascending from 0; from when on each frame is shown.
-        given_times: the user gave the frames' times, which are told as they were given.
-        player_start: seconds; when a browser's player shows the first frame. Its clock is that of the file, from zero
-            on.
-        height, width: pixels of a frame as shown, that is, after rotation. The shape of the pixels is not corrected.
+        num_frames: number of frames, at least 1.
+        start, end: seconds; start of the first frame, end of the last. `end` is after `start`.
+        times: (frames,) float64 seconds from `start`, ascending from 0; when each frame begins.
+        given_times: whether the user gave the timestamps; the prompt then shows them unchanged.
+        player_start: seconds; the first frame's time in a browser's player: the file's timestamps, shifted to begin at
+            0 if they begin below.
+        height, width: pixels of a frame after rotation. Non-square pixels are not corrected.
 
     Raises:
-        MediaError: it is longer than `limits.duration`.
+        MediaError: the clip is longer than `limits.duration`.
     """
 
     given_times = False
@@ -68,7 +68,7 @@ class Clip(ABC):
     @property
     @abstractmethod
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels. Raises MediaError if no frame can be decoded."""
+        """(height, width) in pixels after rotation. Raises MediaError if no frame can be decoded."""
 
     @property
     def height(self) -> int:
@@ -90,37 +90,37 @@ class Clip(ABC):
 
     @cached_property
     def even(self) -> bool:
-        """Whether no frame i is shown more than half a frame before or after i / average_fps."""
+        """Whether every frame i begins within half a frame of i / average_fps."""
         return bool((np.abs(self.times * self.average_fps - np.arange(self.num_frames)) <= _EVEN).all())
 
     def shown_times(self, indices: Sequence[int]) -> tuple[float, ...]:
-        """Seconds from when on frames are shown, counted from the start of the clip."""
+        """Return the timestamps of frames: seconds from the start of the clip."""
         return tuple(self.times[list(indices)].tolist())
 
     def index_at(self, seconds: float) -> int:
-        """Index of the frame that is shown `seconds` after the start; the first or last frame if that is outside."""
+        """Return the index of the frame shown `seconds` after the start; the first or last frame for a time outside."""
         if math.isnan(seconds):
             raise InputError(f"{self.name}: NaN is not a time; give seconds from the start of the clip")
         index = int(np.searchsorted(self.times, seconds + _TIME_TOLERANCE, side="right")) - 1
         return max(index, 0)
 
     def read(self, indices: Iterable[int], cancel: Cancel | None = None) -> Iterator[Pixels]:
-        """Decode frames one by one, as they are asked for.
+        """Decode frames lazily, in order.
 
-        A frame that is broken in the file is replaced by the one shown before it (or, at the beginning, by the first
-        one that can be decoded), so that there is always one for each index.
+        An undecodable frame is replaced by the last decodable frame before it (at the beginning, by the first
+        decodable frame), so that every index yields a frame.
 
         Args:
-            indices: frame numbers from 0, never descending; one may come several times.
-            cancel: a `threading.Event` or alike; when set, reading stops.
+            indices: frame indices from 0, ascending; repeats are allowed.
+            cancel: a `threading.Event` or alike; reading stops once it is set.
 
         Yields:
-            for each index an array uint8 (height, width, 3), RGB, C-contiguous, of memory of its own.
+            for each index a new array uint8 (height, width, 3), RGB, C-contiguous.
 
         Raises:
-            InputError: indices out of range or descending.
-            MediaError: nothing in the file can be decoded, or the clip was closed.
-            GenerationTimeout: decoding (without what the caller does in between) took longer than `limits.timeout`.
+            InputError: indices are out of range or descending.
+            MediaError: no frame can be decoded, or the clip was closed.
+            GenerationTimeout: decoding, without the caller's own time, took longer than `limits.timeout`.
             GenerationCancelled: `cancel` was set.
         """
         numbers = [operator.index(index) for index in indices]
@@ -128,9 +128,9 @@ class Clip(ABC):
         for index in numbers:
             if not 0 <= index < self.num_frames:
                 raise InputError(f"{self.name}: no frame {index}; the clip has frames 0 to {self.num_frames - 1}")
-        for one, following in pairwise(numbers):
-            if following < one:
-                raise InputError(f"{self.name}: frame {following} is asked for after frame {one}; sort the indices")
+        for index, following in pairwise(numbers):
+            if following < index:
+                raise InputError(f"{self.name}: frame {following} is asked for after frame {index}; sort the indices")
         reading = self._read(numbers, cancel)
         self._readings.add(reading)
         return reading
@@ -147,7 +147,7 @@ class Clip(ABC):
 
     @abstractmethod
     def _frames(self, indices: list[int], watch: Watch) -> Generator[Pixels]:
-        """One array for each of `indices`, which ascend; calls `watch.check` wherever it may take long."""
+        """Yield one array for each of `indices`, which strictly ascend; call `watch.check` between slow operations."""
 
     def check_open(self) -> None:
         """Raise MediaError if the clip was closed."""
@@ -155,14 +155,14 @@ class Clip(ABC):
             raise MediaError(f"{self.name}: the clip was closed; open it again")
 
     def holds(self, files: ExitStack) -> None:
-        """Take over temporary files, to be removed when the clip is closed."""
+        """Take ownership of temporary files; `close` removes them."""
         self._files = files
 
     def close(self) -> None:
-        """Let go of files. Readings that are under way end."""
+        """Close files, and end running reads."""
         self._closed = True
         for reading in list(self._readings):
-            with suppress(ValueError):  # Running in another thread at this moment, which has to end it.
+            with suppress(ValueError):  # Running in another thread, which ends the read itself.
                 reading.close()
         self._files.close()
 

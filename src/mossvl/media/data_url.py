@@ -1,4 +1,4 @@
-"""`data:` URLs, read as browsers do: https://fetch.spec.whatwg.org/#data-urls."""
+"""`data:` URLs, parsed as by browsers: https://fetch.spec.whatwg.org/#data-urls."""
 
 import binascii
 import re
@@ -6,35 +6,35 @@ from urllib.parse import unquote_to_bytes
 
 from mossvl.errors import MediaError
 
-_EDGES = "".join(map(chr, range(0x21)))  # Cut off from both ends of any URL; line breaks and tabs, from all of it.
+_EDGES = "".join(map(chr, range(0x21)))  # Stripped from both ends of a URL; `_BREAKS` from all of it.
 _BREAKS = str.maketrans("", "", "\t\n\r")
 _BASE64 = re.compile(r"; *base64[ ]*$", re.IGNORECASE)
 _LONGEST_START = 1000
 
 
 def is_data_url(source: str) -> bool:
-    """Whether a text is a `data:` URL, well-formed or not."""
+    """Whether a string is a `data:` URL, well-formed or not."""
     start = source[:_LONGEST_START].lstrip(_EDGES).translate(_BREAKS)
     return start[:5].lower() == "data:"
 
 
 def media_type(url: str) -> str:
-    """What a `data:` URL says that it holds, in lower case, as "image/png"; "" if it does not say."""
+    """Return the media type of a `data:` URL in lower case, as "image/png"; "" if the URL names none."""
     return after_scheme(url).partition(",")[0].partition(";")[0].strip().lower()
 
 
 def read_data_url(url: str, most: int) -> bytes:
-    """The data of a `data:` URL.
+    """Decode a `data:` URL.
 
-    Beside what browsers take, base64 may be written with the alphabet for URLs (`-` and `_`).
+    Beyond the standard, the URL-safe base64 alphabet (`-` and `_`) is accepted.
 
     Args:
-        most: longest data, in bytes.
+        most: size limit in bytes.
 
     Raises:
-        MediaError: it is malformed, or holds more.
+        MediaError: the URL is malformed, or its data are larger than `most`.
     """
-    # Base64 holds three bytes in four characters, percent encoding one in three; line breaks may come between.
+    # Bounds the text before decoding: base64 takes 4/3 characters a byte, percent-encoding 3; whitespace may be added.
     if len(url) > 4 * most + _LONGEST_START:
         raise _too_large(most)
     header, comma, payload = after_scheme(url).partition(",")
@@ -49,7 +49,7 @@ def read_data_url(url: str, most: int) -> bytes:
 
 
 def after_scheme(url: str) -> str:
-    """What follows "data:" in a `data:` URL, without the spaces around, line breaks and fragment."""
+    """Return the text after "data:", without surrounding spaces, line breaks and fragment."""
     return url.strip(_EDGES).translate(_BREAKS)[5:].partition("#")[0]
 
 
@@ -61,7 +61,7 @@ def _from_base64(data: bytes) -> bytes:
     if odd is not None:
         raise MediaError(f"data URL: not valid base64 ({odd[0].decode('latin-1')!r} at character {odd.start()})")
     if len(data) % 4 == 1:
-        raise MediaError(f"data URL: not valid base64 ({len(data)} characters, which no data have; it is cut off)")
+        raise MediaError(f"data URL: not valid base64 ({len(data)} characters, an impossible length: cut off)")
     return binascii.a2b_base64(data + b"=" * (-len(data) % 4))
 
 

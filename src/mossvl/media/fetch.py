@@ -1,4 +1,4 @@
-"""From a path, a `file:`, `http(s):` or `data:` URL to a file on this machine."""
+"""Turn a path or a `file:`, `http(s):` or `data:` URL into a local file."""
 
 import os
 import re
@@ -27,18 +27,18 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 LONGEST_NAME = 300
 _STALL_SECONDS = 30.0
 _CHUNK_BYTES = 1 << 16
-_WEB_PORTS = (80, 443)  # Below 1024, what else listens takes a request for mail or files for a command.
+_WEB_PORTS = (80, 443)  # Other services below 1024 (mail, FTP) may take an HTTP request for commands.
 
 
 def is_remote(source: str | Path) -> bool:
-    """Whether `source` must be copied here first: an `http(s):` or a `data:` URL."""
+    """Whether `source` must be downloaded or decoded first: an `http(s):` or a `data:` URL."""
     if not isinstance(source, str):
         return False
     return is_data_url(source) or (bool(_URL.match(source)) and not source.lower().startswith("file://"))
 
 
 def file_version(source: str | Path) -> tuple[str, int, int, int, int] | None:
-    """What changes when the file that `source` names changes; None for what is no file on this machine."""
+    """Return a key that changes whenever the file does; None if `source` is not a local file."""
     if is_remote(source):
         return None
     try:
@@ -50,7 +50,7 @@ def file_version(source: str | Path) -> tuple[str, int, int, int, int] | None:
 
 
 def source_name(source: str | Path) -> str:
-    """A name for messages, at most LONGEST_NAME characters; a URL's query, which may hold a secret, is left out."""
+    """Return a name for messages, at most LONGEST_NAME characters; without a URL's query, which may hold a secret."""
     return _name(source)[:LONGEST_NAME]
 
 
@@ -65,11 +65,11 @@ def _name(source: str | Path) -> str:
 
 @contextmanager
 def local_file(source: str | Path, limits: MediaLimits) -> Iterator[Path]:
-    """The file `source` names; a URL is downloaded to a temporary file, removed when the context ends.
+    """Yield the path of a local file; a URL is downloaded to a temporary file, removed when the context ends.
 
     Raises:
-        MediaError: no such file, not a readable file, empty, over `limits.download_bytes`, a failed download, or from
-            where `limits.sources` does not allow.
+        MediaError: the file is missing, empty or not readable, the download failed or is larger than
+            `limits.download_bytes`, or `limits.sources` forbids the source.
         GenerationTimeout: the download took longer than `limits.timeout`.
         ResourceError: the disk for temporary files is full.
     """
@@ -103,10 +103,10 @@ def _path(source: str | Path) -> Path:
 
 
 def _allowed(path: Path, policy: SourcePolicy) -> Path:
-    """The file behind `path`, links followed if it must lie in certain directories. Whether it exists is not told."""
+    """Check `path` against the policy; symlinks are resolved first. The message does not reveal if the file exists."""
     if policy.directories is None:
         return path
-    with suppress(ValueError):  # Raised for a name that no file can have.
+    with suppress(ValueError):  # Raised for an invalid path, as with a null byte.
         resolved = Path(os.path.realpath(path))
         if any(resolved.is_relative_to(os.path.realpath(directory)) for directory in policy.directories):
             return resolved
@@ -130,7 +130,7 @@ def _check_file(path: Path, name: Path) -> None:
 
 
 def _parts(url: str) -> SplitResult:
-    """The parts of a URL; of a malformed one, none."""
+    """Split a URL; a malformed URL gives empty parts."""
     try:
         return urlsplit(url)
     except ValueError:
@@ -138,7 +138,7 @@ def _parts(url: str) -> SplitResult:
 
 
 def _suffix(url: str) -> str:
-    """The file extension of a URL's path: a few raw formats are told apart by nothing else."""
+    """Return the file extension of a URL's path: FFmpeg detects a few raw formats by nothing else."""
     suffix = "" if is_data_url(url) else Path(_parts(url).path).suffix
     return suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", suffix) else ""
 
@@ -176,9 +176,9 @@ def _client(name: str, limits: MediaLimits) -> httpx.Client:
 
 @contextmanager
 def _answer(client: httpx.Client, request: httpx.Request, name: str, limits: MediaLimits) -> Iterator[httpx.Response]:
-    """The response at the end of the redirects, its body unread.
+    """Follow redirects, checking each URL; yield the final response, its body unread.
 
-    httpx, if it followed them, would read the body of each, of any size, into memory.
+    httpx's own following would read the body of every redirect, of any size, into memory.
     """
     hop = name
     for _ in range(limits.redirects + 1):
@@ -197,7 +197,7 @@ def _answer(client: httpx.Client, request: httpx.Request, name: str, limits: Med
 
 
 def _check_url(url: httpx.URL, name: str, policy: SourcePolicy) -> None:
-    """Raise MediaError if `policy` does not allow to ask for this."""
+    """Raise MediaError if `policy` forbids the URL."""
     if url.scheme not in ("http", "https"):
         raise MediaError(f"{name}: the scheme is not supported; give a path or an http(s), file or data URL")
     host = host_name(url.raw_host.decode("ascii"))
@@ -210,7 +210,7 @@ def _check_url(url: httpx.URL, name: str, policy: SourcePolicy) -> None:
 
 
 def _body(response: httpx.Response, name: str) -> Iterator[bytes]:
-    """The body in pieces that are small even where a little of it, compressed unasked, stands for a lot."""
+    """Yield the body in small chunks, unzipping gzip that was not asked for; a zip bomb stays small in memory too."""
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding == "identity":
         yield from response.iter_raw()
@@ -229,9 +229,9 @@ def _body(response: httpx.Response, name: str) -> Iterator[bytes]:
 
 @contextmanager
 def _hang_up(watch: Watch) -> Iterator[Any]:
-    """Shut the request's connection when time is up; yields the httpx trace hook that learns of the connection.
+    """Shut the connection down at the deadline; yield the httpx trace hook that records the connection.
 
-    httpx bounds each single read only, so a server that sends one header byte at a time would never run out of time.
+    httpx has timeouts for single reads only: a server that sends one header byte at a time would never reach them.
     """
     connections: list[socket.socket] = []
 
@@ -239,11 +239,11 @@ def _hang_up(watch: Watch) -> Iterator[Any]:
         if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
             connections[:] = [info["return_value"].get_extra_info("socket")]
         if event.startswith("connection."):
-            watch.check()  # A connection made when time was up already is one that the timer did not see.
+            watch.check()  # The timer has missed a connection made after the deadline.
 
     def hang_up() -> None:
         for connection in connections:
-            with suppress(OSError):  # Closed already: the download ended in this moment.
+            with suppress(OSError):  # Already closed: the download has just ended.
                 connection.shutdown(socket.SHUT_RDWR)
 
     timer = threading.Timer(min(watch.timeout, threading.TIMEOUT_MAX), hang_up)

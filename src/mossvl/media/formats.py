@@ -1,4 +1,4 @@
-"""Image files: which formats are read, their headers, and their pixels, within our limits instead of Pillow's."""
+"""Image files: formats, headers and pixels, within `MediaLimits` instead of Pillow's own limit."""
 
 import io
 import struct
@@ -18,15 +18,15 @@ from mossvl.errors import MediaError
 from mossvl.media import png, rgb
 from mossvl.media.limits import MediaLimits
 
-# What is looked for in a file. Formats that Pillow hands to another program (EPS, WMF), that hold no picture by
-# themselves, or that have no signature and so take anything for theirs, are left out.
+# Formats that are tried. Left out: formats that run another program (EPS, WMF), that hold no image of their own, and
+# that have no signature and so accept any file.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "QOI")
 _FEATURES = {"JPEG": "jpg", "PNG": "zlib", "WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
 _HEVC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 _AV1_BRANDS = {b"avif", b"avis"}
 _ANY_CODEC = {b"mif1", b"msf1"}
 _HEAD_BYTES = 64
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width.
+_TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that swap height and width.
 
 
 # --- Pillow's limit --------------------------------------------------------------------------------------------------
@@ -36,10 +36,10 @@ _ours: ContextVar[tuple[str, MediaLimits] | None] = ContextVar("ours", default=N
 
 
 def _check_before_memory_is_taken(size: tuple[int, int], **options: Any) -> None:
-    """Stands in for what Pillow asks, also before formats that decode while they are opened make their pixels.
+    """Check our limit inside `_within`, Pillow's elsewhere.
 
-    Pillow's own limit is a global of the process: below ours for errors, and with a warning far below that. It still
-    holds for everybody but us.
+    Replaces Pillow's decompression bomb check, whose limit is global to the process and lower than ours. Pillow calls
+    the check before it allocates pixels, also in formats that decode while they are opened.
     """
     given = _ours.get()
     if given is None:
@@ -52,7 +52,7 @@ setattr(pillow, "_decompression_bomb_check", _check_before_memory_is_taken)  # n
 
 
 def check_pixels(name: str, size: tuple[int, int], limits: MediaLimits) -> None:
-    """Raise MediaError for a (height, width) with no pixels, or with more than are allowed."""
+    """Raise MediaError if `size` (height, width) has no pixels, or more than `limits.image_pixels`."""
     height, width = size
     if height * width > limits.image_pixels:
         raise MediaError(
@@ -66,7 +66,7 @@ def check_pixels(name: str, size: tuple[int, int], limits: MediaLimits) -> None:
 
 @contextmanager
 def _within(name: str, limits: MediaLimits) -> Iterator[None]:
-    """Our limit instead of Pillow's; and whatever it raises over broken data (nearly any type) is one MediaError."""
+    """Apply our limit instead of Pillow's; turn whatever Pillow raises for broken data into MediaError."""
     token = _ours.set((name, limits))
     try:
         yield
@@ -83,9 +83,12 @@ def _within(name: str, limits: MediaLimits) -> Iterator[None]:
 
 @contextmanager
 def open_pillow(name: str, data: bytes | Path, limits: MediaLimits) -> Iterator[pillow.Image]:
-    """The image behind `data`, header read, pixels not yet; closed at the end. Its size is within the limits.
+    """Open an image without decoding its pixels; check its size; close it when the context ends.
 
-    This goes through Pillow's registry of formats instead of `Image.open`, which would look for any format.
+    Uses Pillow's format registry, as `Image.open` would try every format.
+
+    Raises:
+        MediaError: not an image of a known format, broken, or larger than `limits.image_pixels`.
     """
     pillow.init()
     with ExitStack() as stack:
@@ -98,14 +101,14 @@ def open_pillow(name: str, data: bytes | Path, limits: MediaLimits) -> Iterator[
 
 
 def pillow_size(name: str, image: pillow.Image, limits: MediaLimits) -> tuple[int, int]:
-    """(height, width) after the EXIF orientation. Raises MediaError if it is beyond the limits."""
+    """Return (height, width) after the EXIF orientation. Raises MediaError if the size is beyond the limits."""
     width, height = image.size
     with _within(name, limits):
         check_pixels(name, (height, width), limits)
-        # Pillow swaps the sides of a TIFF by itself.
-        reads = image.format != "TIFF" and _has_exif(image)
-        turned = reads and image.getexif().get(ExifTags.Base.Orientation) in _TURNED
-    return (width, height) if turned else (height, width)
+        # Pillow applies the orientation to the size of a TIFF by itself.
+        unapplied = image.format != "TIFF" and _has_exif(image)
+        transposed = unapplied and image.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED
+    return (width, height) if transposed else (height, width)
 
 
 def _identify(name: str, file: IO[bytes]) -> pillow.Image:
@@ -121,7 +124,7 @@ def _identify(name: str, file: IO[bytes]) -> pillow.Image:
         try:
             return factory(png.without_texts(file) if format_name == "PNG" else file, "")
         except (SyntaxError, IndexError, TypeError, struct.error):
-            continue  # Not this format after all, or not enough of it.
+            continue  # Another format, or truncated.
     expected = [*_readable(), *(["HEIF"] if find_spec("pillow_heif") else [])]
     raise MediaError(
         f"{name}: not an image that can be read; expected a complete file of one of {', '.join(expected)}; "
@@ -130,13 +133,13 @@ def _identify(name: str, file: IO[bytes]) -> pillow.Image:
 
 
 def _readable() -> list[str]:
-    """The formats whose decoder this Pillow has."""
-    there = [name for name in _FORMATS if name in pillow.OPEN]
-    return [name for name in there if name not in _FEATURES or features.check(_FEATURES[name])]
+    """Return the formats whose decoder this build of Pillow has."""
+    registered = [name for name in _FORMATS if name in pillow.OPEN]
+    return [name for name in registered if name not in _FEATURES or features.check(_FEATURES[name])]
 
 
 def _is_heif(start: bytes) -> bool:
-    """Whether a file begins like a picture coded as HEVC; AV1 is told from it by the brands alone."""
+    """Whether a file begins as HEIF with HEVC; its `ftyp` brands alone tell it from AVIF."""
     length = int.from_bytes(start[:4], "big")
     brands = {start[place : place + 4] for place in (8, *range(16, min(length, len(start)), 4))}
     known = brands & _HEVC_BRANDS or (brands & _ANY_CODEC and not brands & _AV1_BRANDS)
@@ -158,8 +161,10 @@ def _heif_plugin(name: str) -> Any:
 
 
 def _has_exif(image: pillow.Image) -> bool:
-    """A PNG's getexif would decode the pixels to look for a chunk that may follow them; like browsers, we take no
-    orientation from there."""
+    """Whether EXIF can be read without decoding.
+
+    `getexif` of a PNG decodes the pixels to find an eXIf chunk after them; like browsers, we ignore such a chunk.
+    """
     return image.format != "PNG" or "exif" in image.info
 
 
@@ -167,12 +172,12 @@ def _has_exif(image: pillow.Image) -> bool:
 
 
 def decode_pillow(name: str, image: pillow.Image, limits: MediaLimits) -> rgb.Pixels:
-    """The pixels, turned as the EXIF orientation says. Raises MediaError if they cannot be decoded."""
+    """Decode to uint8 (height, width, 3), EXIF orientation applied. Raises MediaError if the data are broken."""
     with _within(name, limits):
         if isinstance(image, PngImageFile):
             png.scale_transparent_value(image)
         if isinstance(image, WebPImageFile) and image.is_animated:
-            # What no frame covers is transparent, whether or not the header says that anything is.
+            # Canvas that no frame covers is transparent, even if the header declares no alpha.
             image.rawmode = image._mode = "RGBA"
         image.load()
         return rgb.from_pillow(ImageOps.exif_transpose(image) if _has_exif(image) else image)

@@ -1,4 +1,4 @@
-"""Decoded frames of a video file: one container, one decoder."""
+"""Decoding the frames of a video file: one container, one decoder."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -24,14 +24,14 @@ from mossvl.media.packets import PacketTable, VideoPacket
 from mossvl.media.rgb import frame_on_white
 
 _STILLS = Disposition.attached_pic | Disposition.timed_thumbnails
-# What these formats name, FFmpeg opens as soon as it knows the format.
+# Formats that refer to other files or hosts, which FFmpeg would open.
 _PLAYLISTS = {"applehttp", "concat", "dash", "hls", "imf", "webm_dash_manifest"}
 _SCRIPTS = {"avisynth", "lavfi", "vapoursynth"}
 _SESSIONS = {"rtp", "rtsp", "sap", "sdp"}
-_SERIES = {"alias_pix", "brender_pix", "image2", "mlv", "vobsub"}  # several files of like names
+_SERIES = {"alias_pix", "brender_pix", "image2", "mlv", "vobsub"}  # several files with numbered or matching names
 _FORMATS = ",".join(sorted(formats_available - _PLAYLISTS - _SCRIPTS - _SESSIONS - _SERIES))
-# Codecs in which a frame that FFmpeg calls "not a reference" is one for no other frame at all, so that leaving it out
-# changes nothing else. (In HEVC it may still be one for a higher temporal layer.)
+# Codecs whose NONREF frames are never referenced, so that skipping one changes no other frame. (In HEVC, a higher
+# temporal layer may still reference one.)
 _SKIPS_EXACTLY = {"h264", "mpeg4", "mpeg2video"}
 
 
@@ -40,15 +40,15 @@ class FrameReader:
 
     Args:
         path: the file.
-        name: what to call it in messages.
-        limits: `image_pixels` bounds the frames' area; it is checked before decoding, and by the decoder.
+        name: name of the file in messages.
+        limits: `image_pixels` bounds a frame; checked before decoding, and by the decoder.
         num_threads: decoder threads.
-        careful: slower, and sure to give every frame there is to give: the decoder works on one frame at a time, so
-            that an error takes no other frame with it, and skips none.
-        seeks: whether the file can be relied upon to go where it is sent.
+        careful: decode every decodable frame, more slowly: no skipped frames, and no frame threads, where an error
+            costs the frames beside it.
+        seeks: whether seeking in the file is reliable.
 
     Raises:
-        MediaError: not a video, no video stream, no decoder for it, or frames too large.
+        MediaError: not a video, no video stream, no decoder, or frames larger than `limits.image_pixels`.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class FrameReader:
         self._open()
 
     def _open(self) -> None:
-        self._next: int | None = 0  # Position of the packet to be read next, if that is known.
+        self._next: int | None = 0  # Position of the next packet; None after a seek.
         self._container: InputContainer = _open_container(self.path, self.name, self.limits)
         try:
             self._stream = _video_stream(self._container, self.name)
@@ -88,14 +88,14 @@ class FrameReader:
 
     @property
     def start(self) -> float:
-        """Seconds: the least time of a picture or of sound; zero if the file does not tell."""
+        """Seconds: the first timestamp of any stream; zero if unknown."""
         return (self._container.start_time or 0) / av.time_base
 
     def scan(self, watch: Watch) -> PacketTable:
-        """Read all packets, without decoding. Raises MediaError when there are none."""
+        """Read all packets without decoding. Raises MediaError if the stream has no frames."""
         rate = self._stream.average_rate or self._stream.guessed_rate
         assert self._stream.time_base is not None
-        # AVI stores no pts, and FFmpeg's guesses follow the order of storing unless it looks into the frames.
+        # AVI stores no pts; FFmpeg guesses them in decoding order, which is wrong with B-frames.
         reordered = self._container.format.name == "avi" and self._stream.codec_context.has_b_frames
         self._next = None
         try:
@@ -104,7 +104,7 @@ class FrameReader:
             raise MediaError(f"{self.name}: its video stream holds no frames; the file may be cut off") from error
 
     def _packets(self, watch: Watch) -> Iterator[VideoPacket]:
-        """Packets from here to the end, or to where the file can no longer be read."""
+        """Yield packets from the current place to the end, or to the first read error."""
         packets = self._container.demux(self._stream)
         while True:
             watch.check()
@@ -113,13 +113,13 @@ class FrameReader:
             except (FFmpegError, StopIteration):
                 return
             if packet.size == 0 and packet.pts is None and packet.dts is None:
-                return  # The marker that PyAV puts at the end.
+                return  # PyAV's flush packet at the end.
             yield packet
 
     def _packets_from(self, table: PacketTable, start: int, watch: Watch) -> Iterator[tuple[int, VideoPacket]]:
-        """(position, packet) from position `start`, or from before it, on."""
+        """Yield (position, packet) from position `start`, or from an earlier one."""
         if table.unique and self.seeks:
-            # Some formats seek by presentation time, some by decoding time, some not quite to where they are told.
+            # Some formats seek by pts, some by dts, some only roughly.
             before = table.keyframes[max(int(np.searchsorted(table.keyframes, start)) - 1, 0)]
             for ticks in (table.pts[start], table.dts[start], table.dts[before]):
                 packets = self._after_seeking(table, int(ticks), watch)
@@ -129,7 +129,7 @@ class FrameReader:
         return self._by_counting(start, watch)
 
     def _after_seeking(self, table: PacketTable, ticks: int, watch: Watch) -> Iterator[tuple[int, VideoPacket]]:
-        """(position, packet) from the first that is known again; ends should one follow that is out of place."""
+        """Yield (position, packet) from the first packet found in the table; stop at a packet out of order."""
         self._next = None
         try:
             self._container.seek(ticks, stream=self._stream)
@@ -146,7 +146,7 @@ class FrameReader:
                 expected = position + 1
 
     def _by_counting(self, start: int, watch: Watch) -> Iterator[tuple[int, VideoPacket]]:
-        """(position, packet) from here if that is known to be before `start`, else from the beginning."""
+        """Yield (position, packet) without seeking: from the current position if not past `start`, else from 0."""
         if self._next is None or self._next > start:
             self.close()
             self._open()
@@ -157,18 +157,18 @@ class FrameReader:
     def decode(
         self, table: PacketTable, start: int, stop: int, wanted: Iterable[int], watch: Watch
     ) -> Iterator[VideoFrame]:
-        """Decode the packets at positions `start` (a keyframe's) to `stop`.
+        """Decode the packets from position `start`, a keyframe, to `stop`.
 
         Yields:
-            frames in presentation order, each with its index as `pts`. Frames not in `wanted` may be left out. Nothing
-            if decoding cannot begin at `start` after all: the frame is broken, or less than a keyframe should be.
+            frames in presentation order, each with its index as `pts`. Frames not in `wanted` may be skipped. Nothing
+            if decoding cannot begin at `start`: the keyframe is broken, or no keyframe.
         """
         first = max(int(table.index[start]), 0) if start else 0
         begun = first == 0
         for number, frame in enumerate(self._output(table, start, stop, frozenset(wanted), watch)):
             if not table.ordered:
                 frame.pts = number
-            # Frames shown before the first keyframe but stored after it lack what they refer to.
+            # Leading frames (stored after the keyframe, shown before it) lack their references.
             if frame.pts is None or frame.pts < first:
                 continue
             if not begun and not (frame.pts == first and frame.key_frame):
@@ -179,7 +179,7 @@ class FrameReader:
     def _output(
         self, table: PacketTable, start: int, stop: int, wanted: frozenset[int], watch: Watch
     ) -> Iterator[VideoFrame]:
-        """All that comes out of the decoder for the packets `start` to `stop`, with their frames' indices as pts."""
+        """Yield all frames that the decoder returns for the packets `start` to `stop`, indices as pts."""
         packets = self._packets_from(table, start, watch)
         context = self._stream.codec_context
         context.flush_buffers()
@@ -197,34 +197,35 @@ class FrameReader:
         yield from self._decoded(None)
 
     def _decoded(self, packet: VideoPacket | None) -> list[VideoFrame]:
-        """What the decoder gives for one more packet; for None, what it still holds."""
+        """Return the frames that the decoder returns for a packet; None flushes the decoder."""
         if packet is not None and packet.size == 0:
-            return []  # "Show the last frame again"; to the decoder it would mean the end.
+            return []  # "Repeat the last frame"; the decoder would take the empty packet for a flush.
         if self._alpha is not None and packet is not None:
             self._alpha.decode(packet)
         try:
             frames = self._stream.codec_context.decode(packet)
         except (FFmpegError, EOFError):
-            return []  # Broken data; the frame before it will be shown in its place.
+            return []  # Broken data; `match_frames` shows the frame before instead.
         if self._alpha is not None:
             for frame in frames:
                 self._alpha.attach(frame)
         return frames
 
     def rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        """A frame as uint8 (height, width, 3), on white where it is transparent, turned as the file says.
+        """Convert a frame to a new array uint8 (height, width, 3), RGB, C-contiguous: on white, rotation applied.
 
-        It is C-contiguous, and has memory of its own.
+        Raises:
+            MediaError: the pixel format cannot be converted.
         """
         if self._upright is None:
             self._upright = _upright(frame)
-        # One thread: starting more costs longer than the conversion. Keeping the converter saves its tables.
+        # One thread: starting more takes longer than the conversion. The kept converter keeps its tables.
         try:
             converted = self._converter.reformat(frame, format="rgb24", threads=1)
             alpha = alpha_of(frame, self._converter)
         except FFmpegError as error:
             raise MediaError(
-                f"{self.name}: frames of format {frame.format.name} cannot be made RGB ({error})"
+                f"{self.name}: frames of format {frame.format.name} cannot be converted to RGB ({error})"
             ) from error
         pixels: NDArray[Any] = converted.to_ndarray()
         if alpha is not None:
@@ -239,12 +240,12 @@ def match_frames(
     exact: bool = False,
     or_after: bool = False,
 ) -> Iterator[VideoFrame]:
-    """Yield the frame for each index in `wanted`, taking the index out.
+    """Yield the frame for each index in `wanted`, removing the index.
 
     Args:
         frames: in presentation order, with their index as `pts`.
-        exact: give up at the first index whose very frame is missing. Else the frame before it stands in.
-        or_after: with no frame before, the one after stands in. Else give up.
+        exact: stop at the first missing frame. Otherwise the frame before replaces a missing frame.
+        or_after: where no frame is before the missing frame, the next frame replaces it. Otherwise stop there.
     """
     shown: VideoFrame | None = None
     for frame in frames:
@@ -272,13 +273,13 @@ def _open_container(path: Path, name: str, limits: MediaLimits) -> InputContaine
     except (FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise MediaError(
-            f"{name}: neither an image nor a video that can be read ({reason}); it is something else, "
-            "or broken, or a playlist of other files"
+            f"{name}: neither an image nor a video that can be read ({reason}); the file is of another "
+            "type, or broken, or a playlist of other files"
         ) from error
 
 
 def _video_stream(container: InputContainer, name: str) -> VideoStream:
-    """The stream that FFmpeg calls best; cover pictures are not video. All other streams are left unread."""
+    """Return the stream that FFmpeg ranks best, cover pictures apart; discard all other streams."""
     videos = [stream for stream in container.streams.video if not stream.disposition & _STILLS]
     if not videos:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
@@ -292,14 +293,14 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
 
 
 def _upright(frame: VideoFrame) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """What turns and mirrors the pixels (height, width, 3) of a file's frames; for quarter turns, others are ignored.
+    """Return a function that rotates and mirrors pixels (height, width, 3) as the display matrix says.
 
-    It is the same for all frames of a file. Ask one only: what PyAV makes for the answer refers to the frame and the
-    frame to it, so that the frame's memory waits for the garbage collector.
+    Only quarter turns are applied. All frames of a file share the matrix; read it once: PyAV's side data and the frame
+    form a reference cycle, so that the frame's memory waits for the garbage collector.
     """
     if frame.rotation == 0:
         return lambda pixels: pixels
-    side_data: Any = frame.side_data  # PyAV's own annotation names a single one of its keys.
+    side_data: Any = frame.side_data  # PyAV's annotation lacks most of its keys.
     # A pixel at (x, y) is shown at (a x + c y, b x + d y), up to a shift.
     a, b, _, c, d = np.frombuffer(bytes(side_data["DISPLAYMATRIX"]), dtype=np.int32)[:5].tolist()
     swapped = abs(b) > abs(a)

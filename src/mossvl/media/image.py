@@ -1,4 +1,4 @@
-"""One image: from a file, URL, bytes, Pillow image, array or tensor to RGB."""
+"""One image: a file, URL, bytes, Pillow image, array or tensor, decoded to RGB."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +20,9 @@ _ACCEPTED = "a path, a URL, bytes, a Pillow image, an array (H, W), (H, W, 3|4) 
 
 
 class Image:
-    """An image whose size is known; its pixels are decoded when asked for.
+    """An image of known size whose pixels are decoded on demand.
 
-    No file is held open between the two. Use it as a context manager, or `close` it, to let go of downloaded bytes.
+    It holds no open file. Use it as a context manager, or `close` it, to free downloaded bytes.
 
     Attributes:
         height, width: pixels, after the EXIF orientation.
@@ -34,13 +34,13 @@ class Image:
         self._load: Callable[[], NDArray[np.uint8]] | None = load
 
     def array(self) -> NDArray[np.uint8]:
-        """Pixels as uint8 (height, width, 3), RGB. Raises MediaError if they cannot be decoded."""
+        """Decode to uint8 (height, width, 3), RGB. Raises MediaError if the image is broken or closed."""
         if self._load is None:
             raise MediaError(f"{self.name}: the image was closed; open it again")
         return self._load()
 
     def load(self) -> Tensor:
-        """Pixels as uint8 (3, height, width), RGB, in memory of their own. Raises MediaError if undecodable."""
+        """Decode to a new tensor uint8 (3, height, width), RGB. Raises MediaError if the image is broken or closed."""
         return torch.from_numpy(np.ascontiguousarray(self.array().transpose(2, 0, 1)))
 
     def close(self) -> None:
@@ -56,8 +56,8 @@ class Image:
 def load_image(source: Any, limits: MediaLimits = DEFAULT_LIMITS) -> Tensor:
     """Decode an image to RGB.
 
-    Grey and palette images expand, what is transparent is shown on white, 16-bit grey is scaled to 8, CMYK is
-    converted, the EXIF orientation is applied; of an animation the first frame is taken.
+    Grey, palette and CMYK images are converted, 16-bit grey is scaled to 8 bits, transparency is composited on white,
+    the EXIF orientation is applied; an animation gives its first frame.
 
     Args:
         source: a path, a URL (`http(s):`, `data:`, `file:`), bytes, a Pillow image, an array (H, W), (H, W, 3) or
@@ -67,19 +67,19 @@ def load_image(source: Any, limits: MediaLimits = DEFAULT_LIMITS) -> Tensor:
         uint8 tensor (3, height, width).
 
     Raises:
-        MediaError: missing, broken, not an image, or larger than `limits.image_pixels`.
+        MediaError: the image is missing, broken, not an image, or larger than `limits.image_pixels`.
     """
     return open_image(source, limits).load()
 
 
 def image_size(source: Any, limits: MediaLimits = DEFAULT_LIMITS) -> tuple[int, int]:
-    """(height, width) in pixels after the EXIF orientation, from the header alone. Raises as `load_image`."""
+    """Return (height, width) in pixels after the EXIF orientation, from the header alone. Raises as `load_image`."""
     image = open_image(source, limits)
     return image.height, image.width
 
 
 def open_image(source: Any, limits: MediaLimits = DEFAULT_LIMITS) -> Image:
-    """Read an image's header; arguments and errors as for `load_image`."""
+    """Open an image and read its header. Arguments and errors are those of `load_image`."""
     if isinstance(source, Image):
         return source
     if isinstance(source, (np.ndarray, Tensor)):

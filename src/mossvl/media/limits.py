@@ -1,4 +1,4 @@
-"""What loading one image or video may cost (pixels, downloaded bytes, seconds), and where it may come from."""
+"""Limits on loading one image or video: pixels, bytes, seconds, allowed sources."""
 
 import math
 import re
@@ -17,20 +17,19 @@ from mossvl.media.addresses import host_name
 
 @dataclass(frozen=True)
 class SourcePolicy:
-    """Where media may come from, for those who load what strangers name. By default, from anywhere.
+    """Allowed sources of media, for paths and URLs from untrusted users. By default, everything is allowed.
 
-    `data:` URLs are always read.
+    `data:` URLs are always allowed.
 
     Attributes:
-        directories: the directories below which a path or `file:` URL must lie, after links are followed; none for no
-            local files, `None` for all.
-        public_only: hosts of `http(s):` URLs, and those that they redirect to, must have public addresses only, and
-            be reached at port 80, 443 or one from 1024 on, without a user or password in the URL. Proxies that the
-            environment names are not used.
-        domains: the hosts which `http(s):` URLs may name and redirect to, with all of their subdomains; none for any.
+        directories: a path or `file:` URL must lie below one of these after symlinks are resolved; empty for no local
+            files, `None` for all.
+        public_only: hosts of `http(s):` URLs and of their redirects must have public addresses only; ports are 80, 443
+            and 1024 upwards; a user or password in the URL is refused. Proxies from the environment are not used.
+        domains: hosts, with their subdomains, that `http(s):` URLs and redirects may name; empty for all.
 
     Raises:
-        OptionError: a directory is no path, or a domain is no host's name.
+        OptionError: a directory is not a path, or a domain is not a host name.
     """
 
     directories: tuple[str | Path, ...] | None = None
@@ -56,18 +55,19 @@ def _is_domain(domain: object) -> bool:
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """Limits on one image or one video; checked before the work they limit is begun.
+    """Limits on one image or one video; each is checked before the work that it limits.
 
     Attributes:
         image_pixels: largest height x width of an image or of a video frame.
         download_bytes: largest body of a URL, in bytes.
-        timeout: seconds that one download, one opening or one reading may take; `inf` for no limit.
+        timeout: seconds that one download, one scan of a file or one read may take; `inf` for no limit.
         duration: seconds of the longest video; `inf` for no limit.
-        redirects: how often one download may be sent on to another URL.
-        sources: where media may come from.
+        redirects: most redirects of one download.
+        sources: allowed sources.
 
     Raises:
-        OptionError: a limit is not a number above zero (`redirects`: from zero on), or `sources` is no `SourcePolicy`.
+        OptionError: a limit is not a number above zero (`redirects`: zero or more), or `sources` is not a
+            `SourcePolicy`.
     """
 
     image_pixels: int = 201_326_592
@@ -94,13 +94,13 @@ DEFAULT_LIMITS = MediaLimits()
 
 
 class Cancel(Protocol):
-    """What a caller may hand in to stop a reading: a `threading.Event` or anything with its `is_set`."""
+    """Cancels a read: a `threading.Event`, or any object with `is_set`."""
 
     def is_set(self) -> bool: ...
 
 
 class Watch:
-    """The clock and the cancel hook of one loading; `check` is called between packets and chunks."""
+    """The deadline and cancellation of one download, scan or read; `check` is called between packets and chunks."""
 
     def __init__(self, name: str, timeout: float, cancel: Cancel | None = None) -> None:
         self.name = name
@@ -109,7 +109,7 @@ class Watch:
         self._deadline = time.monotonic() + timeout
 
     def check(self) -> None:
-        """Raise GenerationCancelled or GenerationTimeout when it is time to stop."""
+        """Raise GenerationCancelled once `cancel` is set, GenerationTimeout after the deadline."""
         if self.cancel is not None and self.cancel.is_set():
             raise GenerationCancelled(f"{self.name}: reading was cancelled")
         if time.monotonic() > self._deadline:
@@ -121,7 +121,7 @@ class Watch:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time spent inside does not count: a slow consumer must not look like a slow file."""
+        """Extend the deadline by the time spent inside: a slow consumer is not a slow file."""
         begun = time.monotonic()
         try:
             yield

@@ -1,4 +1,4 @@
-"""What the packets of a video stream tell before anything is decoded, and which of them to decode."""
+"""The packet table of a video stream, read without decoding, and the runs of packets to decode."""
 
 import math
 from array import array
@@ -23,21 +23,22 @@ else:
 
 @dataclass(frozen=True)
 class PacketTable:
-    """The packets of a video stream in the order in which they are stored and decoded: their *position*.
+    """The packets of a video stream.
 
-    A frame's *index* is its place in presentation order. Packets that an edit list hides are decoded but no frames.
+    A packet's *position* is its place in decoding order, in which packets are stored. A frame's *index* is its place in
+    presentation order. Packets that an edit list hides are decoded, but have no index.
 
     Attributes:
-        pts: (packets,) int64 presentation times in ticks; those that are missing, start again or leap are put right.
-        dts: (packets,) int64 decoding times in ticks, those of the file; gaps are filled with the next best guess.
-        index: (packets,) int64 index of the packet's frame, -1 for a hidden one.
+        pts: (packets,) int64 presentation timestamps in ticks, corrected where missing or discontinuous.
+        dts: (packets,) int64 decoding timestamps in ticks, missing ones extrapolated.
+        index: (packets,) int64 index of the packet's frame, -1 for a hidden packet.
         position: (frames,) int64 position of each frame's packet.
         keyframes: (keyframes,) int64 ascending positions at which decoding can begin; the first is 0.
         times: (frames,) float64 seconds since the first frame, ascending.
-        start, end: seconds; time of the first frame, and of the last one plus its duration.
-        ordered: the file says when each frame is shown. If not, frames are counted as the decoder gives them.
-        unique: pts are those of the file and no two packets share one, so that it tells where one is after seeking.
-        sizes: (packets,) int64 bytes; tell a whole packet from the rest of one, cut by seeking into it.
+        start, end: seconds; timestamp of the first frame, and of the last frame plus its duration.
+        ordered: whether the file has presentation timestamps. Otherwise frames are numbered in decoder output order.
+        unique: whether pts are the file's own and distinct, so that a packet can be found by its pts after a seek.
+        sizes: (packets,) int64 bytes; tell a whole packet from the rest of a packet that a seek has cut.
     """
 
     pts: NDArray[np.int64]
@@ -57,14 +58,14 @@ class PacketTable:
     def build(
         cls, packets: Iterable[VideoPacket], time_base: Fraction, rate: Fraction | None, reordered: bool
     ) -> "PacketTable":
-        """From all packets of a stream.
+        """Build the table from all packets of a stream.
 
         Args:
-            rate: frames per second, standing in for what the packets do not say.
-            reordered: frames are stored in another order than shown, so that pts which ascend are not to be trusted.
+            rate: frames per second, for packets without timestamps or durations.
+            reordered: whether decoding order differs from presentation order; ascending pts are then wrong guesses.
 
         Raises:
-            ValueError: no packet is shown.
+            ValueError: there are no packets, or all are hidden.
         """
         columns = array("q"), array("q"), array("q"), array("q"), array("b"), array("b")
         add_pts, add_dts, add_duration, add_size, add_keyframe, add_hidden = (column.append for column in columns)
@@ -90,7 +91,7 @@ class PacketTable:
         index = np.full(len(pts), -1, dtype=np.int64)
         index[position] = np.arange(len(position))
         shown = pts[position]
-        # A tick count can be beyond what float64 counts exactly: subtract first. A difference can be beyond int64.
+        # Subtract first: ticks may exceed float64's exact integers. View as uint64: the difference may overflow int64.
         times = (shown - shown[0]).view(np.uint64) * time_base.numerator / time_base.denominator
         gap = int(shown[-1]) - int(shown[-2]) if len(shown) > 1 else 0
         duration = int(durations[position[-1]]) or gap or step
@@ -111,7 +112,7 @@ class PacketTable:
         )
 
     def find(self, packet: VideoPacket) -> int | None:
-        """Position of a packet met after seeking, or None if it is none of these. Needs `unique`."""
+        """Return the position of a packet read after a seek, None if the table lacks it. Needs `unique`."""
         if packet.pts is None:
             return None
         sorted_pts, order = self._sorted
@@ -119,10 +120,10 @@ class PacketTable:
         return position if self.pts[position] == packet.pts and self.sizes[position] == packet.size else None
 
     def keyframe_before(self, index: int) -> int:
-        """Place in `keyframes` from where frame `index` can be decoded.
+        """Return the place in `keyframes` of the last keyframe from which frame `index` can be decoded.
 
-        Frames stored after a keyframe but shown before it may need what comes before it, so the keyframe must come
-        first in both orders.
+        A leading frame (stored after a keyframe, shown before it) may refer to earlier packets, so the keyframe must
+        come first in both decoding and presentation order.
         """
         position = self.position[index]
         place = int(np.searchsorted(self.keyframes, position, side="right")) - 1
@@ -133,7 +134,7 @@ class PacketTable:
 
 @dataclass
 class Run:
-    """Packets to decode in one go: positions `start` to `stop`, for the frames `wanted` (ascending indices)."""
+    """Packets to decode without a seek: positions `start` to `stop`, for the frames `wanted` (ascending indices)."""
 
     start: int
     stop: int
@@ -141,11 +142,10 @@ class Run:
 
 
 def plan_runs(table: PacketTable, indices: Sequence[int], bridged: int) -> list[Run]:
-    """What to decode for the frames `indices` (ascending, each once).
+    """Return the runs to decode for the frames `indices` (strictly ascending).
 
-    Each frame needs the packets from the keyframe before it. What lies between one frame and the keyframe of the next
-    is left out, unless it is no more than `bridged` packets: breaking off costs the decoder about one frame for each of
-    its threads, which run dry.
+    A frame needs the packets from its keyframe on. Packets between a frame and the next frame's keyframe are skipped if
+    they are more than `bridged`: a seek drains the decoder's pipeline, about one frame for each of its threads.
     """
     if not table.ordered:
         return [Run(0, len(table.pts) - 1, deque(indices))] if indices else []

@@ -1,4 +1,4 @@
-"""Clips that are series of pictures: frames given one by one, and animated WebP (which FFmpeg does not decode)."""
+"""Clips made of still images: lists of frames, and animated WebP, which FFmpeg does not decode."""
 
 import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -15,11 +15,11 @@ from mossvl.media.image import open_image
 from mossvl.media.limits import MediaLimits, Watch
 
 _SINGLE_FRAME_SECONDS = 1.0
-_WEBP_DEFAULT_MS = 100  # For frames of no duration, as browsers do.
+_WEBP_DEFAULT_MS = 100  # For frames of duration 0, as in browsers.
 
 
 def is_frame_list(source: Any) -> bool:
-    """Whether `source` is frames with times: pairs (seconds, image) or dicts {"timestamp": …, "image": …}."""
+    """Whether `source` is a list of frames: pairs (seconds, image) or dicts {"timestamp": …, "image": …}."""
     return isinstance(source, (list, tuple)) and bool(source) and all(_timed(item) is not None for item in source)
 
 
@@ -34,9 +34,12 @@ def _timed(item: Any) -> tuple[Any, Any] | None:
 
 
 class FrameList(Clip):
-    """Frames given as images with the times (seconds, ascending from 0 or later) at which they begin.
+    """Images with timestamps (seconds, ascending, 0 or more) at which they begin. All images have one size.
 
-    The last one lasts as long as the one before it, a single one a second. All must be of one size.
+    The last frame lasts as long as the frame before it; a single frame lasts a second.
+
+    Raises:
+        MediaError: not a list of frames, a bad timestamp, longer than `limits.duration`, or the first image is broken.
     """
 
     given_times = True
@@ -66,7 +69,7 @@ class FrameList(Clip):
         return self._size
 
     def shown_times(self, indices: Sequence[int]) -> tuple[float, ...]:
-        """The times that were given."""
+        """Return the given timestamps."""
         return tuple(self._given[list(indices)].tolist())
 
     def _frames(self, indices: list[int], watch: Watch) -> Generator[Pixels]:
@@ -82,7 +85,7 @@ class FrameList(Clip):
 
 
 def is_animated_webp(path: Path) -> bool:
-    """By content: a RIFF file of type WEBP whose extended header has the animation bit."""
+    """Whether a file is animated WebP, by its content: RIFF type WEBP, animation bit of the extended header."""
     with path.open("rb") as file:
         head = file.read(21)
     return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) == 21 and bool(head[20] & 2)
@@ -120,7 +123,7 @@ class WebPAnimation(Clip):
 
 
 def _webp_durations(path: Path) -> Iterator[int]:
-    """Milliseconds of each frame, read from the headers of the chunks without decoding them."""
+    """Yield milliseconds of each frame, from the ANMF chunk headers."""
     with path.open("rb") as file:
         file.seek(12)
         while len(header := file.read(8)) == 8:

@@ -1,4 +1,4 @@
-"""PNG files as Pillow should find them."""
+"""Corrections of PNG files before Pillow decodes them."""
 
 import io
 from bisect import bisect_right
@@ -12,7 +12,7 @@ _UNUSED = {b"tEXt", b"zTXt", b"iTXt", b"iCCP"}
 
 
 def without_texts(file: IO[bytes]) -> IO[bytes]:
-    """A PNG without its texts and colour profile: Pillow unpacks them, and refuses the picture where they are long."""
+    """Return a view of a PNG without text and colour profile chunks: Pillow refuses an image whose texts are long."""
     pieces, place = [(0, _SIGNATURE_BYTES)], _SIGNATURE_BYTES
     file.seek(place)
     while len(header := file.read(8)) == 8:
@@ -29,7 +29,7 @@ def without_texts(file: IO[bytes]) -> IO[bytes]:
 
 
 class _Pieces(io.RawIOBase):
-    """Pieces (start, length) of a file, as if they were all of it."""
+    """A read-only view of a file: the concatenation of its pieces (start, length)."""
 
     def __init__(self, file: IO[bytes], pieces: list[tuple[int, int]]) -> None:
         self._file = file
@@ -60,8 +60,8 @@ class _Pieces(io.RawIOBase):
 
 
 def scale_transparent_value(image: PngImageFile) -> None:
-    """The transparent colour in 8 bits, as Pillow's pixels: a file tells it in the depth in which it stores them."""
-    stored = image.tile[0][3] if image.tile else None  # None once it was decoded, and scaled.
+    """Scale the tRNS colour from the file's bit depth to the 8 bits of Pillow's pixels."""
+    stored = image.tile[0][3] if image.tile else None  # None once decoded, when the colour is scaled already.
     value = image.info.get("transparency")
     if stored in ("L;2", "L;4") and isinstance(value, int):
         image.info["transparency"] = value * (85 if stored == "L;2" else 17)

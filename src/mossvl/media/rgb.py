@@ -1,4 +1,4 @@
-"""Pixels of every kind to RGB; where they are transparent, on white."""
+"""Conversion of pixels to RGB, transparency composited on white."""
 
 from typing import Any
 
@@ -13,20 +13,20 @@ Pixels = NDArray[np.uint8]
 
 
 def on_white(colours: pillow.Image, alpha: pillow.Image) -> pillow.Image:
-    """An RGB image as it looks on white paper; `alpha` (mode L) is its opacity."""
-    paper = pillow.new("RGB", colours.size, "white")
-    paper.paste(colours, mask=alpha)
-    return paper
+    """Composite an RGB image on white; `alpha` is of mode L."""
+    white = pillow.new("RGB", colours.size, "white")
+    white.paste(colours, mask=alpha)
+    return white
 
 
 def frame_on_white(colours: Pixels, alpha: Pixels) -> Pixels:
-    """`on_white` of arrays (height, width, 3) and (height, width)."""
+    """Composite `colours` (height, width, 3) with `alpha` (height, width) on white."""
     images = [pillow.fromarray(np.ascontiguousarray(pixels)) for pixels in (colours, alpha)]
     return np.array(on_white(*images))
 
 
 def from_pillow(image: pillow.Image) -> Pixels:
-    """(height, width, 3) of a decoded image in any mode. Pillow clips what is deeper than 8 bits, where we scale."""
+    """Convert an image of any mode to (height, width, 3). Deep grey is scaled to 8 bits, which Pillow would clip."""
     if image.mode.startswith("I"):
         return _from_deep_grey(image)
     if image.mode == "F":
@@ -48,30 +48,38 @@ def _from_deep_grey(image: pillow.Image) -> Pixels:
 
 
 def _from_float_grey(values: NDArray[np.float32]) -> Pixels:
-    """From [0, 1], or from [0, 255] if any value is above 1. NaN is black."""
+    """Scale from [0, 1], or from [0, 255] if any value is above 1. NaN becomes black."""
     largest = np.max(values, where=np.isfinite(values), initial=0)
     scale = 255 if largest <= 1 else 1
     return _expand((np.nan_to_num(values, nan=0).clip(0, 255 / scale) * scale).round().astype(np.uint8))
 
 
 def from_tensor(tensor: Tensor) -> Pixels:
-    """(H, W, 3) of a tensor (1|3|4, H, W) or (H, W, 3), of memory of its own. Raises MediaError for any other."""
+    """Convert a tensor (1|3|4, H, W) or (H, W, 3), uint8 or floats in [0, 1], to a new array (H, W, 3).
+
+    Raises:
+        MediaError: another shape or dtype, or floats outside [0, 1].
+    """
     channels_first = tensor.ndim == 3 and tensor.shape[0] in (1, 3, 4)
     if not channels_first and not (tensor.ndim == 3 and tensor.shape[2] == 3):
         raise MediaError(f"a tensor of shape {tuple(tensor.shape)} is not an image; give (1|3|4, H, W) or (H, W, 3)")
     if tensor.is_floating_point():
-        tensor = tensor.float()  # NumPy knows no bfloat16.
+        tensor = tensor.float()  # NumPy has no bfloat16.
     array = (tensor.permute(1, 2, 0) if channels_first else tensor).detach().cpu().numpy()
     return from_array(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
 def from_array(array: NDArray[Any]) -> Pixels:
-    """(H, W, 3) of an array (H, W) or (H, W, 3|4), of memory of its own. Raises MediaError for any other."""
+    """Convert an array (H, W) or (H, W, 3|4), uint8 or floats in [0, 1], to a new array (H, W, 3).
+
+    Raises:
+        MediaError: another shape or dtype, or floats outside [0, 1].
+    """
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise MediaError(f"an array of shape {array.shape} is not an image; give (H, W), (H, W, 3) or (H, W, 4)")
     transparent = array.ndim == 3 and array.shape[2] == 4
     if np.issubdtype(array.dtype, np.floating):
-        # NaN fails this comparison too.
+        # Written so that NaN fails too.
         if array.size and not (array.min() >= 0 and array.max() <= 1):
             raise MediaError("an image of floats has values outside [0, 1]; scale them, or give uint8 in [0, 255]")
         array = array.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Time stamps of packets, in ticks, as they should have been: known for every packet, and running through the file."""
+"""Repair of packet timestamps, in ticks: missing timestamps filled, discontinuities joined."""
 
 import math
 from fractions import Fraction
@@ -7,16 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 UNKNOWN = -(2**63)
-"""No stamp: FFmpeg's own value for it."""
-_RESTART = 0.5  # Seconds. Where stamps are FFmpeg's guesses, decoding times fall by a few frames now and then.
-_REORDERED = 16  # Frames: what codecs decode ahead of showing it, at most.
+"""FFmpeg's AV_NOPTS_VALUE."""
+_RESTART = 0.5  # Seconds. Guessed dts may fall by a few frames without a discontinuity.
+_REORDERED = 16  # Frames: the largest reorder delay of codecs.
 _GAP = 3600  # Seconds.
 
 Ticks = NDArray[np.int64]
 
 
 def filled(stamps: Ticks, step: int) -> Ticks:
-    """Unknown stamps replaced by counting on from the last known one, or back from the first known one."""
+    """Fill unknown timestamps by `step` from the last known timestamp, or backwards from the first."""
     known = np.flatnonzero(stamps != UNKNOWN)
     places = np.arange(len(stamps))
     if not len(known):
@@ -28,19 +28,18 @@ def filled(stamps: Ticks, step: int) -> Ticks:
 def joined(
     pts: Ticks, dts: Ticks, durations: Ticks, keyframe: NDArray[np.int8], step: int, time_base: Fraction
 ) -> Ticks | None:
-    """Presentation times of a file whose stamps start again, or leap; None if they do neither.
+    """Return continuous pts of a file with timestamp discontinuities; None if the file has none.
 
-    Files that were joined byte by byte, and recordings that were interrupted, have such stamps. A part begins with a
-    packet whose decoding time is
+    Concatenated files and interrupted recordings have discontinuities. A new part begins at a packet whose dts, against
+    the previous packet's,
 
-    - before that of the packet stored before it: by more than half a second at a keyframe, elsewhere also by more
-      frames than codecs reorder;
-    - or more than an hour after it, and ten times what is usual in the file. (A gap that is shorter is taken for true.)
+    - falls by more than half a second, and, if the packet is no keyframe, by more than codecs reorder;
+    - or rises by more than an hour and more than ten times the median step. (A shorter gap is taken for real.)
 
-    Each part is moved so that it is shown from the end of the part before it. A presentation time that is as far from
-    its packet's decoding time is replaced by that.
+    Each part is shifted to begin at the end of the part before. A pts as far from its packet's dts is replaced by the
+    dts.
     """
-    # Of stamps beyond what float64 counts exactly, differences of this size still are what they are.
+    # float64 is exact enough for the differences sought here, even of ticks beyond its exact integers.
     steps = np.diff(dts.astype(np.float64))
     gap = max(float(_GAP / time_base), 10 * float(np.median(np.abs(steps)))) if len(steps) else math.inf
     lost = np.abs(pts.astype(np.float64) - dts.astype(np.float64)) > gap
@@ -53,9 +52,9 @@ def joined(
     part = np.searchsorted(bounds, np.arange(len(pts)), side="right")
     order = np.lexsort((pts, part))
     first, last = order[np.append(0, bounds)], order[np.append(bounds, len(pts)) - 1]
-    # In some formats a packet's duration is the leap to the next one.
+    # Some formats store the discontinuity as the duration of the packet before.
     lasting = np.where((durations[last] > 0) & (durations[last] <= gap), durations[last], step)
     lengths = pts[last] - pts[first] + lasting
-    # Sums of int64 that are too large come round again, and what comes out is small.
+    # int64 overflow of intermediate sums cancels out: the results are small.
     shift = pts[first[0]] + np.append(0, np.cumsum(lengths[:-1])) - pts[first]
     return pts + shift[part]

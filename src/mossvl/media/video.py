@@ -1,4 +1,4 @@
-"""Clips from video files, and the one way in for clips of every kind."""
+"""Clips from video files, and `open_clip` for clips of every kind."""
 
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -27,14 +27,14 @@ def open_clip(source: Any, limits: MediaLimits = DEFAULT_LIMITS, num_threads: in
     """Open a video.
 
     Args:
-        source: a path or URL (`http(s):`, `data:`, `file:`) of a video, an animated GIF or an animated WebP; or frames
-            with their times, as pairs (seconds, image) or dicts {"timestamp": seconds, "image": image}, where an image
-            is anything that `load_image` takes.
+        source: a path or URL (`http(s):`, `data:`, `file:`) of a video, an animated GIF or an animated WebP; or a list
+            of frames: pairs (seconds, image) or dicts {"timestamp": seconds, "image": image}, where an image is any
+            source that `load_image` accepts.
         num_threads: decoder threads.
 
     Raises:
-        MediaError: missing, broken, without a video stream, or larger, longer or from elsewhere than `limits` allow.
-        GenerationTimeout: reading its packets, or downloading it, took longer than `limits.timeout`.
+        MediaError: the video is missing, broken, without a video stream, or beyond `limits`.
+        GenerationTimeout: the download, or reading the packets, took longer than `limits.timeout`.
     """
     if isinstance(source, (list, tuple)):
         return FrameList(source, limits)
@@ -66,13 +66,13 @@ class VideoFile(Clip):
             super().__init__(name, limits, table.times, (table.start, table.end))
             self.player_start = table.start - min(reader.start, 0.0)
             stack.pop_all()
-        # Serves the first reading, so that a clip that is read once is opened once.
+        # Kept for the first read, so that a clip that is read once is opened once.
         self._reader: FrameReader | None = reader
         self._first: VideoFrame | None = None
 
     @cached_property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels. Only a decoded frame tells how large frames are and how they are turned."""
+        """(height, width) in pixels, from the first decoded frame: headers may lack the size or the rotation."""
         with ExitStack() as stack:
             reader = self._take_reader()
             stack.callback(reader.close)
@@ -83,7 +83,7 @@ class VideoFile(Clip):
         return height, width
 
     def _take_reader(self) -> FrameReader:
-        """The reader kept for this, or a new one; its taker closes it or puts it back."""
+        """Return the kept reader, or a new reader; the caller owns it."""
         self.check_open()
         reader, self._reader = self._reader, None
         return reader or self._new_reader()
@@ -95,13 +95,13 @@ class VideoFile(Clip):
 
     def _frames(self, indices: list[int], watch: Watch) -> Generator[Pixels]:
         with closing(self._take_reader()) as reader:
-            # Frame 0 is asked for more often than any other, and likely to be here already.
+            # `size` has decoded frame 0.
             known = [self._first] if self._first is not None and indices[:1] == [0] else []
             for frame in chain(known, self._find(indices[len(known) :], reader, watch)):
                 yield reader.rgb(frame)
 
     def _find(self, indices: list[int], reader: FrameReader, watch: Watch) -> Iterator[VideoFrame]:
-        """The frame for each index (ascending)."""
+        """Yield the frame for each index (strictly ascending)."""
         table = self._table
         runs = deque(plan_runs(table, indices, bridged=self._num_threads))
         while runs:
@@ -112,10 +112,10 @@ class VideoFile(Clip):
                 yield from self._recover(run, runs, reader.seeks, watch)
 
     def _recover(self, run: Run, later: deque[Run], seeks: bool, watch: Watch) -> Iterator[VideoFrame]:
-        """Frames for what is left of a run that lacked one, each the latest that can be decoded.
+        """Yield frames for the rest of a run with a missing frame, each the last decodable one up to its index.
 
-        Decoding begins further and further back until that gives something. When it has to go far, there is no relying
-        on keyframes, and the runs to come are read in the same go: any file costs a few times its decoding at most.
+        Decoding begins 1, 2, 4, … keyframes further back until a frame appears. From _FAR_BACK on, the file's keyframes
+        are not reliable, and later runs are merged into this run: any file costs a few full decodes at most.
         """
         table = self._table
         place = table.keyframe_before(run.wanted[0])
