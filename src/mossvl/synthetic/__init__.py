@@ -1,8 +1,8 @@
 """A procedural world: pictures and clips of shapes, and questions about them, drawn on a CPU or a GPU.
 
-The way of the data: `scene` describes what there is and when; `world` and `events` do so at random, and `pictures`,
-`clips`, `several` and `conversations` ask about it, all listed in `tasks`. `shapes` and `glyphs` say what inside and
-outside are, `render` makes pixels of it, and `files` writes those as real PNG and MP4 files.
+`scene` describes pictures and clips; `world` and `events` generate random ones; `pictures`, `clips`, `several` and
+`conversations` ask questions; `tasks` lists all tasks. `shapes` and `glyphs` define outlines, `drawing` makes tensors
+of scenes, `render` draws pixels, and `files` writes PNG and MP4 files.
 """
 
 from mossvl.synthetic.files import write_clip, write_picture

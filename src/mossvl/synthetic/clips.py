@@ -1,7 +1,7 @@
 """Questions about one clip, with their answers: one function for each task.
 
-Answers are what the frames show that are looked at; their times are those of the first frame on which something is so.
-A question is None where it has no answer, or no clear one, in the clip.
+Answers depend on the sampled frames alone; the time of an event is that of the first sampled frame with the event.
+A function returns None if the clip has no clear answer to its question.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,24 +27,25 @@ from mossvl.synthetic.world import World
 
 Question = Callable[[World, Watched], Exchange | None]
 BARE = {"appears": "appear", "vanishes": "vanish", "changes its colour": "change its colour"}
-"""What a thing does, as questions have it."""
+"""Third person → bare infinitive."""
 NEVER = 0.1
-"""How often it is asked when something happens that does not."""
+"""Probability that `when` asks about an event that never happens."""
 WAYS = {"left": "to the left", "right": "to the right", "up": "up", "down": "down"}
 
 
 def subject(world: World, clip: Watched, fits: Callable[[Seen], object] = bool) -> Seen | None:
-    """A thing of the world's split for which something holds."""
+    """Return a random thing of the world's split for which `fits` holds; None if there is none."""
     fitting = [seen for seen in clip.things if world.owns(*seen.pair) and fits(seen)]
     return world.one(fitting) if fitting else None
 
 
 def owned(world: World, event: Event) -> bool:
+    """Whether all things of an event are of the world's split."""
     return all(world.owns(*seen.pair) for seen in event.things)
 
 
 def pair_of(world: World, clip: Watched, fits: Callable[[Seen], object]) -> list[Seen]:
-    """Two things of the world's split for which something holds, in random order; none if there are no two."""
+    """Return two things of the world's split for which `fits` holds, in random order; [] if there are fewer."""
     fitting = [seen for seen in clip.things if world.owns(*seen.pair) and fits(seen)]
     return world.distinct(fitting, 2) if len(fitting) > 1 else []
 
@@ -53,7 +54,7 @@ def pair_of(world: World, clip: Watched, fits: Callable[[Seen], object]) -> list
 
 
 def order(world: World, clip: Watched) -> Exchange | None:
-    """Which of two things appears first, or second."""
+    """Ask which of two things appears first, or second."""
     pair = pair_of(world, clip, lambda seen: len(seen.appears) == 1 and seen.late)
     if not pair or pair[0].appears == pair[1].appears:
         return None
@@ -70,14 +71,14 @@ def order(world: World, clip: Watched) -> Exchange | None:
 
 
 def when(world: World, clip: Watched) -> Exchange | None:
-    """The time of an event that happens once, or, now and then, that there is none."""
+    """Ask for the time of an event that happens once, or, sometimes, of an event that never happens."""
     if world.chance(NEVER):
         return _never(world, clip)
-    told = [(event.whom, event.what) for event in clip.events]
+    phrases = [(event.whom, event.what) for event in clip.events]
     once = [
         event
         for event in clip.events
-        if told.count((event.whom, event.what)) == 1 and owned(world, event)
+        if phrases.count((event.whom, event.what)) == 1 and owned(world, event)
         if event.what != "appears" or event.things[0].late
     ]
     if not once:
@@ -89,11 +90,11 @@ def when(world: World, clip: Watched) -> Exchange | None:
 
 
 def _never(world: World, clip: Watched) -> Exchange | None:
-    """That a thing does not do something, or is not there."""
+    """Ask for the time of an event that never happens, to a thing of the clip or to an absent thing."""
     seen = subject(world, clip)
     if seen is None:
         return None
-    if seen.recolours or world.chance():  # what has changed its colour might be said to have vanished
+    if seen.recolours or world.chance():  # a recoloured thing could be said to have vanished
         whom, missing = " ".join(world.alike(seen.pair, clip.shown)), list(BARE)
     else:
         whom, missing = seen.name, ["changes its colour", *([] if seen.vanishes else ["vanishes"])]
@@ -102,15 +103,15 @@ def _never(world: World, clip: Watched) -> Exchange | None:
 
 
 def _asked_when(world: World, do: str, whom: str, what: str, answers: Sequence[str]) -> Exchange:
-    """One of three questions with its answer: the same ones for what happens and for what does not, so that only the
-    clip tells."""
+    """Phrase `when`. Events that happen and that never happen share the wordings, so that only the clip gives the
+    answer away."""
     questions = ("When {do} {whom} {bare}?", "At what time {do} {whom} {bare}?", "Tell me when {whom} {what}.")
     wordings = list(zip(questions, answers, strict=True))
     return phrased(world, "when", wordings, do=do, whom=whom, what=what, bare=BARE.get(what, what))
 
 
 def direction(world: World, clip: Watched) -> Exchange | None:
-    """Which way a thing moves."""
+    """Ask in which direction a thing moves."""
     seen = subject(world, clip, lambda seen: seen.direction)
     if seen is None or seen.direction is None:
         return None
@@ -124,7 +125,7 @@ def direction(world: World, clip: Watched) -> Exchange | None:
 
 
 def doing(world: World, clip: Watched) -> Exchange | None:
-    """The only thing that something does."""
+    """Ask for the only action of a thing."""
     seen = subject(world, clip)
     if seen is None:
         return None
@@ -140,7 +141,7 @@ def doing(world: World, clip: Watched) -> Exchange | None:
 
 
 def times(world: World, clip: Watched) -> Exchange | None:
-    """How many times a thing appears."""
+    """Ask how many times a thing appears."""
     seen = subject(world, clip, lambda seen: seen.appears and seen.late)
     if seen is None:
         return None
@@ -154,7 +155,7 @@ def times(world: World, clip: Watched) -> Exchange | None:
 
 
 def how_long(world: World, clip: Watched) -> Exchange | None:
-    """The time from a thing's first frame to the first one without it."""
+    """Ask how long a thing is there: the time from its first frame to the first frame without it."""
     seen = subject(world, clip, lambda seen: len(seen.vanishes) == 1 and seen.at[-1] is None)
     if seen is None:
         return None
@@ -168,15 +169,15 @@ def how_long(world: World, clip: Watched) -> Exchange | None:
 
 
 def after(world: World, clip: Watched) -> Exchange | None:
-    """What is the next to happen after a thing has appeared."""
+    """Ask for the next event after a thing appears."""
     events = clip.events
     if len({event.frame for event in events}) < len(events) or any(seen.moves for seen in clip.things):
         return None
     following = [
-        (one, other)
-        for one, other in pairwise(events)
-        if one.what == "appears" and len(one.things[0].appears) == 1 and one.whom != other.whom
-        if owned(world, one) and owned(world, other)
+        (event, other)
+        for event, other in pairwise(events)
+        if event.what == "appears" and len(event.things[0].appears) == 1 and event.whom != other.whom
+        if owned(world, event) and owned(world, other)
     ]
     if not following:
         return None
@@ -192,7 +193,7 @@ def after(world: World, clip: Watched) -> Exchange | None:
 
 
 def collide(world: World, clip: Watched) -> Exchange | None:
-    """Whether two things touch, of which one moves at least."""
+    """Ask whether two things touch, of which at least one moves."""
     pairs = [pair for pair in clip.meetings if all(world.owns(*seen.pair) for seen in pair)]
     if not pairs:
         return None
@@ -210,7 +211,7 @@ def collide(world: World, clip: Watched) -> Exchange | None:
 
 
 def becomes(world: World, clip: Watched) -> Exchange | None:
-    """The colour that a thing takes."""
+    """Ask for the new colour of a thing."""
     seen = subject(world, clip, lambda seen: len(seen.recolours) == 1)
     if seen is None:
         return None
@@ -222,7 +223,7 @@ def becomes(world: World, clip: Watched) -> Exchange | None:
 
 
 def what_at(world: World, clip: Watched) -> Exchange | None:
-    """What one frame shows, from the left to the right."""
+    """Ask for the things of one frame, from left to right."""
     frame = world.count(0, len(clip.times) - 1)
     things = from_left(clip.at(frame))
     if things is None:
@@ -233,7 +234,7 @@ def what_at(world: World, clip: Watched) -> Exchange | None:
 
 
 def there_clip(world: World, clip: Watched) -> Exchange | None:
-    """Whether there ever is a thing; where not, something else has its colour or its shape."""
+    """Ask whether a thing is ever there; an absent thing shares its colour or kind with a thing of the clip."""
     seen = subject(world, clip)
     if seen is None:
         return None
@@ -249,7 +250,7 @@ def there_clip(world: World, clip: Watched) -> Exchange | None:
 
 
 def count_clip(world: World, clip: Watched) -> Exchange | None:
-    """How many things there are in all; none of them changes."""
+    """Ask for the number of things in the clip, none of which changes its colour."""
     number = len(clip.things)
     if not 1 <= number <= 5 or any(seen.recolours for seen in clip.things):
         return None
@@ -262,7 +263,7 @@ def count_clip(world: World, clip: Watched) -> Exchange | None:
 
 
 def describe_clip(world: World, clip: Watched) -> Exchange | None:
-    """All events in their order, with their times."""
+    """Ask for a description: all events in order, with their times."""
     events = clip.events
     start = from_left(clip.at(0))
     if start is None or len(clip.things) > 3 or len(events) > 4 or len({event.frame for event in events}) < len(events):
@@ -311,14 +312,14 @@ STORIES: dict[Question, Sequence[Sequence[Sequence[str]]]] = {
     there_clip: [[COMING], [COMING, CHANGING], [COMING, COMING, COMING]],
     count_clip: [number * [COMING] for number in range(1, 6)],
 }
-"""For each question, what happens in its clips: one of several casts, for each of the cast one of several actions."""
+"""For each question, its possible casts: for each member of a cast, the possible actions."""
 QUESTIONS: Sequence[Question] = tuple(STORIES)
 ALONE: Sequence[Question] = (count_clip, describe_clip, after)
-"""Questions about clips in which nothing else is."""
+"""Questions whose clips have no things beside the cast."""
 
 
 def story(world: World, ask: Question) -> Watched:
-    """A clip that a question may be asked about."""
+    """Return a random clip for a question."""
     actions = [world.one(choices) for choices in world.one(STORIES[ask])]
     needed = cast(actions)
     return film(world, actions, world.pairs(needed if ask in ALONE else needed + world.count(0, 1), needed))

@@ -1,4 +1,4 @@
-"""Several questions, one after the other, about the same picture or clip: more is learned of one look at it."""
+"""Conversations: several questions about the same picture or clip, so that one encoding trains several answers."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -15,23 +15,25 @@ from mossvl.synthetic.world import World
 
 TURNS = 2, 6
 DESCRIBED = 0.4
-"""How often a description is the first answer; else it is the last one."""
+"""Probability that a description is the first answer rather than the last."""
 ACTIONS = ("stays", "appears", "vanishes", "visits", "blinks", "moves", "turns", "recolours", "collides")
 _THING = rf"(?:(?:{'|'.join(COLOURS)}) )?(?:{'|'.join(KINDS)})\b"
 _NAME, _THE_NAME = re.compile(rf"\b(?:{_THING}|text [A-Z0-9]+)"), re.compile(rf"\bthe {_THING}")
 
 
 def conversation(world: World) -> Sample:
-    """About a picture or about a clip."""
+    """Return a conversation about a picture or a clip."""
     return world.one((about_picture, about_clip))(world)
 
 
 def about_picture(world: World) -> Sample:
+    """Return a conversation about a picture."""
     scene, turns = _several(world, _picture, pictures.QUESTIONS)
     return Sample([scene], turns)
 
 
 def about_clip(world: World) -> Sample:
+    """Return a conversation about a clip."""
     clip, turns = _several(world, _clip, clips.QUESTIONS)
     return Sample([clip.clip], turns, clip.video_fps)
 
@@ -46,7 +48,7 @@ def _picture(world: World) -> Scene:
 
 
 def _clip(world: World) -> Watched:
-    """One that suits one of the questions, or one in which anything happens."""
+    """Return a clip for a random question, or a clip of random actions."""
     if world.chance():
         return clips.story(world, world.one(clips.QUESTIONS))
     actions = world.distinct(ACTIONS, world.count(2, 3))
@@ -58,8 +60,8 @@ def _several(
     show: Callable[[World], Shown],
     questions: Sequence[Callable[[World, Shown], Exchange | None]],
 ) -> tuple[Shown, list[Exchange]]:
-    """Something to show, and different questions about it in random order, which refer to each other."""
-    wanted = world.count(*TURNS)
+    """Return a medium and distinct questions about it in random order, with pronouns for things just named."""
+    count = world.count(*TURNS)
     while True:
         shown = show(world)
         turns: dict[tuple[str, ...], Exchange] = {}
@@ -67,17 +69,17 @@ def _several(
             exchange = ask(world, shown)
             if exchange is not None:
                 turns.setdefault((exchange.task, *_NAME.findall(exchange.question)), exchange)
-            if len(turns) == wanted:
+            if len(turns) == count:
                 break
         if len(turns) >= TURNS[0]:
-            # A description tells much of what the others ask about: either all of them have it to read, or none.
+            # A description gives other answers away: put it before all other turns, or after all.
             first = world.chance(DESCRIBED)
             ordered = sorted(turns.values(), key=lambda turn: turn.task.startswith("describe") != first)
             return shown, [ordered[0], *(_referring(*pair) for pair in pairwise(ordered))]
 
 
 def _referring(before: Exchange, turn: Exchange) -> Exchange:
-    """The question with "it" in place of the thing that it names, if the turn before names that one and no other."""
+    """Replace the thing that a question names by "it", if the turn before names the same thing and no other."""
     named = set(_NAME.findall(f"{before.question} {before.answer}"))
     if len(named) != 1 or named != set(_NAME.findall(turn.question)):
         return turn

@@ -1,4 +1,4 @@
-"""Scenes as a few tensors: what is left to do for a device is arithmetic."""
+"""Scenes as tensors, for `render.draw`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -14,7 +14,7 @@ from mossvl.synthetic.scene import BACKGROUNDS, COLOURS, LONGEST, SIZES, TEXTURE
 from mossvl.synthetic.shapes import KINDS, NOTHING
 
 SHADE = 0.55
-"""How dark stripes and dots are on a thing; black things get light ones."""
+"""Brightness of marks (stripes, dots) relative to their thing; black things get light marks."""
 
 _PATTERN = {name: number for number, name in enumerate(BACKGROUNDS)}
 _COLOUR = {name: number for number, name in enumerate(COLOURS)}
@@ -26,15 +26,16 @@ _PLAIN = np.array(list(COLOURS.values()), dtype=np.float32)
 
 @dataclass(frozen=True)
 class Drawing:
-    """Scenes as numbers. All have as many layers, one for each thing; those of scenes with fewer things are empty.
+    """Scenes as tensors, one layer for each thing. Scenes with fewer things than layers have empty layers.
 
     Attributes:
-        grounds: float32 (scenes, 4), of the background: pattern, seed, cosine and sine of its angle.
-        colours: float32 (scenes, 1 + layers, 2, 3), those of the background, then each thing's own and its marks'.
-        places: float32 (scenes, layers, 7), of each thing: x, y, cosine and sine of its angle by the radius, radius,
-            texture, and half the columns of its word.
+        grounds: float32 (scenes, 4): the background's pattern, seed, cosine and sine of its angle.
+        colours: float32 (scenes, 1 + layers, 2, 3): the background's two colours, then each thing's colour and its
+            marks' colour, sRGB 0 to 255.
+        places: float32 (scenes, layers, 7): each thing's x, y, cosine / radius, sine / radius, radius, texture, and
+            half the columns of its word.
         shapes: float32 (scenes, layers, numbers), see `shapes.distance`.
-        words: int32 (scenes, layers, ROWS + 2), see `glyphs.dots`; a shape has an empty one.
+        words: int32 (scenes, layers, ROWS + 2), see `glyphs.dots`; empty for shapes.
     """
 
     grounds: Tensor
@@ -51,33 +52,33 @@ class Drawing:
         return self.places.shape[1]
 
     def tensors(self) -> list[Tensor]:
-        return [getattr(self, one.name) for one in fields(self)]
+        return [getattr(self, field.name) for field in fields(self)]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        return type(self)(*(one.to(device, non_blocking=non_blocking) for one in self.tensors()))
+        return type(self)(*(tensor.to(device, non_blocking=non_blocking) for tensor in self.tensors()))
 
     def pin_memory(self) -> Self:
-        """Called by `torch.utils.data.DataLoader`, if it is to pin memory."""
-        return type(self)(*(one.pin_memory() for one in self.tensors()))
+        """Pin memory; called by `torch.utils.data.DataLoader`."""
+        return type(self)(*(tensor.pin_memory() for tensor in self.tensors()))
 
     def __getitem__(self, scenes: slice) -> Self:
-        return type(self)(*(one[scenes] for one in self.tensors()))
+        return type(self)(*(tensor[scenes] for tensor in self.tensors()))
 
     @classmethod
     def join(cls, drawings: Sequence[Self]) -> Self:
-        """Several of as many layers as one, their scenes one after the other."""
-        return cls(*(torch.cat(same) for same in zip(*(one.tensors() for one in drawings), strict=True)))
+        """Concatenate the scenes of drawings with the same number of layers."""
+        return cls(*(torch.cat(same) for same in zip(*(drawing.tensors() for drawing in drawings), strict=True)))
 
 
 def drawing(scenes: Sequence[Scene], layers: int | None = None) -> Drawing:
-    """What `draw` takes, on the CPU.
+    """Turn scenes into tensors on the CPU.
 
     Args:
-        scenes: what is in them; things may differ in number.
-        layers: how many things there is room for in each; as many as there are where it is not given.
+        scenes: may have different numbers of things.
+        layers: layers of each scene; by default, the largest number of things.
 
     Raises:
-        ValueError: a scene has more things.
+        ValueError: a scene has more things than `layers`.
     """
     most = max((len(scene.things) for scene in scenes), default=0)
     layers = most if layers is None else layers
@@ -87,7 +88,7 @@ def drawing(scenes: Sequence[Scene], layers: int | None = None) -> Drawing:
     pattern, seed, angle = grounds[:, :3].T
     colours, *others = _things(scenes, layers)
     arrays = (
-        np.stack([pattern, seed, *_turned(angle)], axis=1),
+        np.stack([pattern, seed, *_cosine_sine(angle)], axis=1),
         np.concatenate([grounds[:, 3:].reshape(-1, 1, 2, 3), colours], axis=1),
         *others,
     )
@@ -95,14 +96,16 @@ def drawing(scenes: Sequence[Scene], layers: int | None = None) -> Drawing:
 
 
 def _grounds(scenes: Sequence[Scene]) -> NDArray[np.float32]:
-    """(scenes, 9): pattern, seed, angle, and two colours."""
-    grounds = (scene.background for scene in scenes)
-    rows = [(_PATTERN[one.pattern], one.seed % 2**20, one.angle, *one.first, *one.second) for one in grounds]
+    """Return (scenes, 9): pattern, seed, angle, and two colours."""
+    rows = [
+        (_PATTERN[ground.pattern], ground.seed % 2**20, ground.angle, *ground.first, *ground.second)
+        for ground in (scene.background for scene in scenes)
+    ]
     return np.array(rows, dtype=np.float32).reshape(-1, 9)
 
 
 def _things(scenes: Sequence[Scene], layers: int) -> tuple[NDArray[Any], ...]:
-    """Colours (scenes, layers, 2, 3), places, shapes and words."""
+    """Return colours (scenes, layers, 2, 3), places, shapes and words, see `Drawing`."""
     rows = [
         (
             number * layers + layer,
@@ -126,16 +129,16 @@ def _things(scenes: Sequence[Scene], layers: int) -> tuple[NDArray[Any], ...]:
     colours = np.zeros((room, 2, 3), dtype=np.float32)
     colours[at, 0] = plain = np.clip(_PLAIN[colour] + numbers[9:].T, 0, 255)
     colours[at, 1] = np.where(plain.mean(1, keepdims=True) < 60, plain + 0.45 * (255 - plain), plain * SHADE)
-    cosine, sine = _turned(angle)
+    cosine, sine = _cosine_sine(angle)
     places = np.ones((room, 7), dtype=np.float32)
     places[at] = np.stack([x, y, cosine / radius, sine / radius, radius, texture, columns / 2], axis=1)
     shapes = np.tile(_SHAPES[-1], (room, 1))
     shapes[at] = _SHAPES[kind]
     words = np.zeros((room, ROWS + 2), dtype=np.int32)
     words[at] = dots([thing.word for scene in scenes for thing in scene.things], LONGEST)
-    return tuple(one.reshape(len(scenes), layers, *one.shape[1:]) for one in (colours, places, shapes, words))
+    return tuple(array.reshape(len(scenes), layers, *array.shape[1:]) for array in (colours, places, shapes, words))
 
 
-def _turned(angle: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Cosine and sine of an angle in turns."""
+def _cosine_sine(angle: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return cosine and sine of an angle in turns."""
     return np.cos(2 * np.pi * angle), np.sin(2 * np.pi * angle)

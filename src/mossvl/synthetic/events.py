@@ -1,7 +1,7 @@
-"""Random clips in which certain things happen, each between two of the frames that are looked at.
+"""Random clips with given events, each between two sampled frames.
 
-What a thing does is made around the origin, in parts of the picture's shorter side, and put to its place at the end,
-when it is known how much room all of it needs.
+Paths are made around the origin, in units of the picture's shorter side; `_placed` moves them into the picture, once
+the room that each needs is known.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,50 +12,50 @@ from mossvl.synthetic.watching import Watched
 from mossvl.synthetic.world import Pair, World
 
 RATES = (9, 10, 14, 15, 18, 22, 25, 30)
-"""Frames a second of files. No multiples of four: times of frames never lie halfway between two tenths of a second."""
+"""Frames per second of files. No multiples of four: no frame time lies halfway between two tenths of a second."""
 VIDEO_FPS = (0.5, 1.0, 2.0)
 FRAMES = 4, 16
-"""How many frames of a clip are looked at."""
+"""Range of the number of sampled frames."""
 OVERLAP = 0.7
-"""Distance of two things that collide, in sums of their radii."""
+"""Nearest distance of two colliding things, relative to the sum of their radii."""
 ROUND = ("circle", "ring")
-"""Kinds that look the same when they turn."""
+"""Kinds of full rotational symmetry."""
 
 
 class Timing:
-    """When a clip is looked at, and which frames are the first to show an event.
+    """The sampled frames of a clip, and the frames that first show an event.
 
     Args:
-        video_fps: how many frames of a second are looked at; at random if it is not given.
+        video_fps: sampled frames per second; random by default.
     """
 
     def __init__(self, world: World, video_fps: float | None = None) -> None:
         self.world = world
         self.video_fps = video_fps or world.one(VIDEO_FPS)
         self.rate = world.one(RATES)
-        wanted = world.count(*FRAMES) - 0.8 * world.random.random()
-        self.seconds = int(wanted * self.rate / self.video_fps) / self.rate
+        frames = world.count(*FRAMES) - 0.8 * world.random.random()
+        self.seconds = int(frames * self.rate / self.video_fps) / self.rate
         self.times = Clip([], self.seconds, rate=self.rate).sampled(self.video_fps)
         self.last = len(self.times) - 1
         self.free = world.distinct(range(1, self.last + 1), self.last)
         self.upright = world.chance()
-        """Whether things of this clip move up and down, or to the left and to the right."""
+        """Whether things of this clip move vertically, or horizontally."""
 
     def event(self) -> int:
-        """A frame that is not the first, and has no event yet as long as there is such a one."""
+        """Draw a frame other than the first; a frame without an event, while there is any."""
         return self.free.pop() if self.free else self.world.count(1, self.last)
 
     def before(self, frame: int) -> float:
-        """A time between a frame and the one before."""
+        """Draw a time between the previous sampled frame and `frame`."""
         begin, end = self.times[frame - 1], self.times[frame]
         return begin + (0.3 + 0.6 * self.world.random.random()) * (end - begin)
 
     def path(self, points: Sequence[tuple[int, float, float]]) -> list[tuple[float, float, float]]:
-        """(frame, along, across) as a thing's path."""
+        """Turn points (frame, along, across) into a path (time, x, y)."""
         return [(self.times[i], *((across, along) if self.upright else (along, across))) for i, along, across in points]
 
 
-# --- what things do ----------------------------------------------------------------------------------------------
+# --- actions -----------------------------------------------------------------------------------------------------
 
 
 def stays(timing: Timing, thing: Thing) -> list[Track]:
@@ -71,7 +71,7 @@ def vanishes(timing: Timing, thing: Thing) -> list[Track]:
 
 
 def visits(timing: Timing, thing: Thing) -> list[Track]:
-    """Appears and vanishes."""
+    """A thing appears, then vanishes."""
     first, last = sorted((timing.event(), timing.event()))
     if first == last:
         return appears(timing, thing)
@@ -79,7 +79,7 @@ def visits(timing: Timing, thing: Thing) -> list[Track]:
 
 
 def blinks(timing: Timing, thing: Thing) -> list[Track]:
-    """Appears one to four times."""
+    """A thing appears one to four times."""
     count = min(timing.world.count(1, 4), len(timing.times) // 2)
     stays_on = 2 * count > timing.last or timing.world.chance()
     frames = sorted(timing.world.distinct(range(1, timing.last + 1), 2 * count - stays_on))
@@ -88,7 +88,7 @@ def blinks(timing: Timing, thing: Thing) -> list[Track]:
 
 
 def moves(timing: Timing, thing: Thing) -> list[Track]:
-    """Nearly along one of the picture's sides, in three frames at least."""
+    """A thing moves nearly parallel to a side of the picture, in at least three frames."""
     world = timing.world
     way = (0.32 + 0.18 * world.random.random()) * (world.height if timing.upright else world.width)
     half, aside = world.one((0.5, -0.5)) * way, world.one((0.0, 0.05, -0.05)) * way
@@ -98,7 +98,7 @@ def moves(timing: Timing, thing: Thing) -> list[Track]:
 
 
 def turns(timing: Timing, thing: Thing) -> list[Track]:
-    """From the first frame to the last, by 15 to 30 degrees between two of them."""
+    """A thing turns from the first frame to the last, by 15 to 30 degrees a frame."""
     if thing.kind in ROUND:
         return stays(timing, thing)
     step = timing.world.one((1, -1)) * (0.04 + 0.04 * timing.world.random.random())
@@ -113,19 +113,19 @@ ACTIONS: dict[str, Callable[[Timing, Thing], list[Track]]] = {
 
 
 def recolours(timing: Timing, thing: Thing, shown: list[Pair]) -> list[Track]:
-    """Takes a colour such that the pair is not shown, and becomes so."""
+    """A thing changes its colour, to a pair not in `shown`, which gains the pair."""
     pair = timing.world.alike((thing.colour, thing.kind), shown, position=0)
     shown.append(pair)
     return [Track(thing, colours=[(timing.before(timing.event()), pair[0])])]
 
 
 def collides(timing: Timing, first: Thing, second: Thing) -> list[Track]:
-    """Two things come together, and bounce back or stay."""
+    """Two things come together, then bounce back or stay."""
     return _meeting(timing, first, second, OVERLAP * (first.radius + second.radius))
 
 
 def misses(timing: Timing, first: Thing, second: Thing) -> list[Track]:
-    """Two things come towards each other, and stop before they touch."""
+    """Two things approach each other, and stop or turn back before they touch."""
     return _meeting(timing, first, second, 0.04 + 1.1 * (first.radius + second.radius))
 
 
@@ -138,7 +138,7 @@ def _meeting(timing: Timing, first: Thing, second: Thing, nearest: float) -> lis
     begin = world.count(max(0, meet - 4), meet - 2)
     back = min(timing.last, 2 * meet - begin)
     way = 0.36 + 0.12 * world.random.random()
-    part = world.one((0.5, 0.5, 0.0, 1.0))  # of the way that the first one goes
+    part = world.one((0.5, 0.5, 0.0, 1.0))  # share of the way that the first thing goes
     centre = way * (0.5 - part)
     near = -nearest / 2 - centre, nearest / 2 - centre
     far = near[0] - way * part, near[1] + way * (1 - part)
@@ -156,16 +156,16 @@ def _meeting(timing: Timing, first: Thing, second: Thing, nearest: float) -> lis
 
 
 def cast(actions: Sequence[str]) -> int:
-    """How many things the actions need."""
+    """Return the number of things that actions need."""
     return len(actions) + sum(action in MEETINGS for action in actions)
 
 
 def film(world: World, actions: Sequence[str], pairs: Sequence[Pair], timing: Timing | None = None) -> Watched:
-    """A clip in which things do something.
+    """Return a clip of things with actions.
 
     Args:
         actions: names of the functions above.
-        pairs: what the things are, in the order of the actions; those that are left over stay, turn or move.
+        pairs: colour and kind of each thing, in the order of the actions; further things stay, turn or move.
     """
     timing, count, shown = timing or Timing(world), cast(actions), list(pairs)
     size = "" if len(pairs) <= 2 and count == len(actions) else "small"
@@ -186,7 +186,7 @@ def film(world: World, actions: Sequence[str], pairs: Sequence[Pair], timing: Ti
 
 
 def _placed(world: World, groups: Sequence[Sequence[Track]]) -> list[Track]:
-    """Each group of tracks around a place of its own, with room for all its ways."""
+    """Place each group of tracks so that no paths of different groups overlap."""
     extents = []
     for group in groups:
         ways = [(abs(x), abs(y), track.thing.radius) for track in group for _, x, y in track.path or ((0, 0, 0),)]

@@ -1,4 +1,4 @@
-"""Scenes and clips as the files that users have: PNG and MP4."""
+"""Scenes and clips as PNG and MP4 files."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -14,15 +14,15 @@ RUN = 64
 
 
 def write_picture(scene: Scene, path: str | Path, height: int, width: int) -> None:
-    """Draw a scene into a PNG file (or another kind that Pillow knows by its name), `height` by `width` pixels."""
+    """Write a scene as a PNG file (or another format, by its file extension) of `height` × `width` pixels."""
     Image.fromarray(render([scene], height, width)[0].numpy()).save(path)
 
 
 def write_clip(clip: Clip, path: str | Path, height: int, width: int) -> None:
-    """Draw a clip into an MP4 file, H.264 with its `rate`, the first frame at 0.
+    """Write a clip as an MP4 file: H.264, 4:2:0, `clip.rate` frames per second, the first at 0.
 
     Raises:
-        ValueError: height or width is odd, which the file's colours do not allow.
+        ValueError: height or width is odd, impossible in 4:2:0.
     """
     if height % 2 or width % 2:
         raise ValueError(f"a clip of {width} × {height} pixels: both must be even")

@@ -1,4 +1,4 @@
-"""What a video file does to colours: pictures as they come out of one, without writing it."""
+"""The colour loss of a video file, without writing a file."""
 
 import torch
 from torch import Tensor
@@ -6,19 +6,17 @@ from torch.nn.functional import pad
 
 _RED, _BLUE = 0.299, 0.114
 _GREEN = 1 - _RED - _BLUE
-"""ITU-R BT.601: how much of each makes luma."""
+"""Luma weights of ITU-R BT.601."""
 _LOST = 1.16
-"""FFmpeg's fast way from YCbCr to RGB cuts fractions off more than once; by so much its colours are too dark."""
+"""FFmpeg's fast YCbCr to RGB conversion truncates several times, which darkens every channel by this much."""
 
 
 def filmed(pictures: Tensor, chosen: Tensor | None = None) -> Tensor:
-    """Pictures as decoded from a video of 4:2:0 colours in limited range, converted by FFmpeg both ways.
-
-    Colours are blurred and rounded; what is left out is the loss by compression.
+    """Convert pictures to 4:2:0 YCbCr of limited range and back, as FFmpeg does. Compression loss is not modelled.
 
     Args:
         pictures: uint8 (n, height, width, 3), sRGB; height and width even.
-        chosen: bool (n,), which of them; else all.
+        chosen: bool (n,), the pictures to convert; by default all.
 
     Returns:
         uint8 (n, height, width, 3).
@@ -27,21 +25,21 @@ def filmed(pictures: Tensor, chosen: Tensor | None = None) -> Tensor:
     luma = _RED * red + _GREEN * green + _BLUE * blue
     y = (luma * (219 / 255)).round() * (255 / 219)
     cb, cr = (_halved(colour - luma) for colour in (blue, red))
-    # They are up to (1 - share) · 255 below and above 0, which makes 224 steps.
-    cb, cr = (_rounded(colour, 224 / 255 / (2 - 2 * share)) for colour, share in ((cb, _BLUE), (cr, _RED)))
+    # Chroma is within ±(1 - share) · 255, which limited range maps to 224 steps.
+    cb, cr = (_restored(colour, 224 / 255 / (2 - 2 * share)) for colour, share in ((cb, _BLUE), (cr, _RED)))
     out = torch.stack([y + cr, y - (_RED * cr + _BLUE * cb) / _GREEN, y + cb], dim=-1)
     out = (out - _LOST).round().clamp(0, 255).to(torch.uint8)
     return out if chosen is None else torch.where(chosen[:, None, None, None], out, pictures)
 
 
 def _halved(colour: Tensor) -> Tensor:
-    """Two columns made one, and two rows, each with a part of the row next to it. (n, height, width) to halves."""
+    """Subsample (n, height, width) by 2 × 2: a box filter over columns, (1, 3, 3, 1) / 8 over rows."""
     colour = (colour[..., ::2] + colour[..., 1::2]) / 2
     rows = pad(colour[:, None], (0, 0, 1, 1), mode="replicate")[:, 0]
     return (rows[:, :-3:2] + 3 * rows[:, 1:-2:2] + 3 * rows[:, 2:-1:2] + rows[:, 3::2]) / 8
 
 
-def _rounded(colour: Tensor, steps: float) -> Tensor:
-    """Kept in whole steps, and each value shown in two rows and two columns."""
-    kept = (colour * steps).round() / steps
-    return kept.repeat_interleave(2, -1).repeat_interleave(2, -2)
+def _restored(colour: Tensor, steps: float) -> Tensor:
+    """Quantise to `steps` steps a unit, then upsample by 2 × 2 with nearest neighbours."""
+    quantised = (colour * steps).round() / steps
+    return quantised.repeat_interleave(2, -1).repeat_interleave(2, -2)

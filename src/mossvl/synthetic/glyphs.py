@@ -1,4 +1,4 @@
-"""Capital letters and digits of 5 × 7 dots."""
+"""Bitmaps of capital letters and digits, 5 × 7 dots."""
 
 from collections.abc import Sequence
 
@@ -50,14 +50,13 @@ GLYPHS = {character: [[dot == "1" for dot in row] for row in rows.split(" ")] fo
 
 _NUMBER = {character: number for number, character in enumerate(GLYPHS)}
 _BITS = np.pad(np.array(list(GLYPHS.values())) @ (1 << np.arange(COLUMNS)), ((0, 1), (1, 1))).astype(np.int32)
-"""Rows of each character, a column a bit, between two empty rows; after the last character an empty one."""
+"""(characters + 1, ROWS + 2): rows of each character, one bit a column, between two empty rows; the last is empty."""
 
 
 def dots(words: Sequence[str], longest: int) -> NDArray[np.int32]:
-    """Words as int32 (words, ROWS + 2), a dot a bit, with room on all four sides.
+    """Return the bitmaps of words, int32 (words, ROWS + 2), one bit a dot, with an empty border.
 
-    The first column of a word is in bit 1, and a column is left out after every character; the first row and the last
-    are empty.
+    A word's first column is bit 1; an empty column follows every character; the first and the last row are empty.
     """
     numbers = [[_NUMBER[character] for character in word] + [-1] * (longest - len(word)) for word in words]
     shifts = 1 + (COLUMNS + 1) * np.arange(longest, dtype=np.int32)

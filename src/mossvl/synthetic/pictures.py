@@ -1,6 +1,6 @@
 """Questions about one picture, with their answers: one function for each task.
 
-A question is None where it has no answer, or no clear one, in the picture.
+A function returns None if the picture has no clear answer to its question.
 """
 
 from collections import Counter
@@ -30,7 +30,7 @@ NUMBERS = ("no", "one", "two", "three", "four", "five")
 
 
 def place(thing: Thing) -> str | None:
-    """Where a thing is, in words; None if it is near the border between two of them."""
+    """Return a thing's place in words, by thirds of the picture; None near a border between two thirds."""
     columns, rows = (_third(value) for value in (thing.x, thing.y))
     if columns is None or rows is None:
         return None
@@ -45,7 +45,11 @@ def _third(value: float) -> int | None:
 
 
 def subject(world: World, scene: Scene, alone: str = "") -> Thing | None:
-    """A thing of the world's split, the only one of its "colour" or "kind" if that is asked for."""
+    """Return a random thing of the world's split, or None.
+
+    Args:
+        alone: "colour" or "kind": only things whose colour or kind no other thing has.
+    """
     values = [getattr(thing, alone) if alone else "" for thing in scene.things]
     fitting = [
         thing
@@ -59,7 +63,7 @@ def subject(world: World, scene: Scene, alone: str = "") -> Thing | None:
 
 
 def describe(world: World, scene: Scene) -> Exchange | None:
-    """All things from the left to the right."""
+    """Ask for all things, from left to right."""
     things = from_left(scene.things)
     if not things or len(things) > 3:
         return None
@@ -77,7 +81,7 @@ def describe(world: World, scene: Scene) -> Exchange | None:
 
 
 def what(world: World, scene: Scene) -> Exchange | None:
-    """The shape of the only thing of a colour."""
+    """Ask for the shape of the only thing of a colour."""
     thing = subject(world, scene, alone="colour")
     if thing is None:
         return None
@@ -91,7 +95,7 @@ def what(world: World, scene: Scene) -> Exchange | None:
 
 
 def colour(world: World, scene: Scene) -> Exchange | None:
-    """The colour of the only thing of a shape."""
+    """Ask for the colour of the only thing of a shape."""
     thing = subject(world, scene, alone="kind")
     if thing is None:
         return None
@@ -106,7 +110,7 @@ def colour(world: World, scene: Scene) -> Exchange | None:
 
 
 def where(world: World, scene: Scene) -> Exchange | None:
-    """The place of a thing."""
+    """Ask for the place of a thing."""
     thing = subject(world, scene)
     found = thing and place(thing)
     if not thing or not found:
@@ -120,9 +124,9 @@ def where(world: World, scene: Scene) -> Exchange | None:
 
 
 def at(world: World, scene: Scene) -> Exchange | None:
-    """The thing at a place."""
+    """Ask for the thing at a place."""
     thing = subject(world, scene)
-    places = [place(one) for one in scene.things]
+    places = [place(other) for other in scene.things]
     found = thing and place(thing)
     if not thing or not found or None in places or places.count(found) > 1:
         return None
@@ -135,8 +139,8 @@ def at(world: World, scene: Scene) -> Exchange | None:
 
 
 def which(world: World, scene: Scene) -> Exchange | None:
-    """The outermost thing in some direction."""
-    if any(thing.word for thing in scene.things):  # A word is wide: its middle does not tell how near its edge is.
+    """Ask for the outermost thing in a direction."""
+    if any(thing.word for thing in scene.things):  # A word is wide: its centre does not show how near its edge is.
         return None
     side, axis, sign = world.one([("left", "x", 1), ("right", "x", -1), ("top", "y", 1), ("bottom", "y", -1)])
 
@@ -154,7 +158,7 @@ def which(world: World, scene: Scene) -> Exchange | None:
 
 
 def looks(world: World, scene: Scene) -> Exchange | None:
-    """The size or the texture of a thing."""
+    """Ask for the size or the texture of a thing."""
     thing = subject(world, scene)
     if thing is None:
         return None
@@ -166,7 +170,7 @@ def looks(world: World, scene: Scene) -> Exchange | None:
 
 
 def count(world: World, scene: Scene) -> Exchange | None:
-    """How many things of a shape, or of a colour, there are; one of which there are many, as a rule."""
+    """Ask for the number of things of a shape or colour, usually the most frequent shape or colour."""
     shapes = [thing for thing in scene.things if not thing.word]
     shown = Counter(thing.kind for thing in shapes) + Counter(thing.colour for thing in shapes)
     if world.chance(0.2) or not shown:
@@ -176,7 +180,7 @@ def count(world: World, scene: Scene) -> Exchange | None:
 
 
 def counted(world: World, scene: Scene, asked: str) -> Exchange | None:
-    """How many things there are of a kind, or of a colour that nothing written has."""
+    """Ask for the number of things of a kind, or of a colour that no word has."""
     if any(thing.word and thing.colour == asked for thing in scene.things):
         return None
     number = sum(asked in (thing.kind, thing.colour) for thing in scene.things)
@@ -192,7 +196,7 @@ def counted(world: World, scene: Scene, asked: str) -> Exchange | None:
 
 
 def read(world: World, scene: Scene) -> Exchange | None:
-    """What is written, beside other things."""
+    """Ask for the only word of a picture."""
     words = [thing.word for thing in scene.things if thing.word]
     if len(words) != 1:
         return None
@@ -208,13 +212,13 @@ def read(world: World, scene: Scene) -> Exchange | None:
 
 
 def there(world: World, scene: Scene) -> Exchange | None:
-    """Whether there is a thing; where not, something else has its colour or its shape."""
+    """Ask whether a thing is there; an absent thing shares its colour or kind with a thing of the picture."""
     thing = subject(world, scene)
     if thing is None:
         return None
     asked, answer = (thing.colour, thing.kind), "yes"
     if world.chance():
-        asked, answer = world.alike(asked, [(one.colour, one.kind) for one in scene.things]), "no"
+        asked, answer = world.alike(asked, [(other.colour, other.kind) for other in scene.things]), "no"
     wordings = [
         ("Is there {thing}?", "{answer}"),
         ("Is there {thing} in the picture?", "{answer}"),
@@ -228,22 +232,23 @@ def there(world: World, scene: Scene) -> Exchange | None:
 
 
 def some(world: World, least: int = 1, most: int = 4) -> Scene:
+    """Return a scene of `least` to `most` things."""
     return world.scene(world.count(least, most))
 
 
 def written(world: World) -> Scene:
-    """A word among other things."""
+    """Return a scene of a word and up to two things."""
     word = Thing("word", world.one(tuple(COLOURS)), "large", word=world.word())
     return world.arranged([word, *(world.thing(*pair) for pair in world.pairs(world.count(0, 2)))])
 
 
 def many(world: World) -> tuple[Scene, str]:
-    """None to five things of a kind, or of a colour, among others; and which kind or colour."""
-    wanted, of_kind = world.count(0, 5), world.chance()
+    """Return a scene with zero to five things of one kind or colour among others, and that kind or colour."""
+    number, of_kind = world.count(0, 5), world.chance()
     noun = world.one(PAIRS[world.split])[of_kind]
     fitting = [pair for pair in SHOWN[world.split] if pair[of_kind] == noun]
     others = [pair for pair in PAIRS[Split.TRAIN] if pair[of_kind] != noun]
-    chosen = world.distinct(fitting, wanted) + world.distinct(others, world.count(0 if wanted else 1, 2))
+    chosen = world.distinct(fitting, number) + world.distinct(others, world.count(0 if number else 1, 2))
     return world.arranged([world.thing(*pair, size="small" if len(chosen) > 4 else "") for pair in chosen]), noun
 
 

@@ -1,4 +1,4 @@
-"""Pixels of scenes: all scenes of a call at once, on any device, the same on each of them up to rounding."""
+"""Rendering of scenes in batches, on any device, with equal results up to rounding."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ from mossvl.synthetic.scene import BACKGROUNDS, DOT, LONGEST, TEXTURES, Scene
 from mossvl.synthetic.shapes import distance
 
 RUN = 16
-"""Scenes that `render` draws at once, which bounds its memory."""
+"""Scenes that `render` draws in one batch, to bound memory."""
 STRIPES = 5
-"""Stripes, and dots, across a thing."""
+"""Stripes, or dots, across a thing."""
 SQUARES = 8
 """Squares of a checked background along the shorter side."""
 
@@ -22,8 +22,8 @@ def render(scenes: Sequence[Scene], height: int, width: int, device: torch.devic
     """Draw scenes.
 
     Args:
-        scenes: what is in them; things may differ in number.
-        height, width: of each picture, in pixels.
+        scenes: may have different numbers of things.
+        height, width: pixels of each picture.
 
     Returns:
         uint8 (scenes, height, width, 3), sRGB.
@@ -33,14 +33,13 @@ def render(scenes: Sequence[Scene], height: int, width: int, device: torch.devic
 
 
 def draw(drawn: Drawing, height: int, width: int) -> Tensor:
-    """Draw scenes that were made numbers, on the device where those are.
+    """Draw scenes given as tensors, on the device of those.
 
-    The same operations whatever is in the scenes, and the CPU waits for none of them; `torch.compile` makes four
-    kernels of them on a GPU.
+    The operations depend on shapes alone and never synchronise; `torch.compile` fuses them into four GPU kernels.
 
     Args:
         drawn: the scenes.
-        height, width: of each picture, in pixels.
+        height, width: pixels of each picture.
 
     Returns:
         uint8 (scenes, height, width, 3), sRGB.
@@ -57,7 +56,7 @@ def draw(drawn: Drawing, height: int, width: int) -> Tensor:
 
 
 def _mixed(colours: Tensor, mix: Tensor) -> Tensor:
-    """(n, 3, height, width) between two colours (n, 2, 3): the first where `mix` (n, height, width) is 0."""
+    """Interpolate two colours (n, 2, 3) by `mix` (n, height, width), 0 for the first, to (n, 3, height, width)."""
     first, second = colours[..., None, None].unbind(1)
     return torch.lerp(first, second, mix[:, None])
 
@@ -66,7 +65,7 @@ def _mixed(colours: Tensor, mix: Tensor) -> Tensor:
 
 
 def _background(grounds: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """How much there is of the second colour, float32 (scenes, height, width)."""
+    """Return the share of the background's second colour, float32 (scenes, height, width)."""
     pattern, seed, cosine, sine = grounds[..., None, None].unbind(1)
     along, across = x * cosine + y * sine, y * cosine - x * sine
     corners = torch.stack([x[a] * cosine + y[b] * sine for a in (0, -1) for b in (0, -1)])
@@ -81,6 +80,7 @@ def _background(grounds: Tensor, y: Tensor, x: Tensor) -> Tensor:
 
 
 def _chosen(number: Tensor, choices: Sequence[Tensor]) -> Tensor:
+    """Return choices[number], elementwise; `number` broadcasts."""
     chosen = choices[0]
     for index, choice in enumerate(choices[1:], 1):
         chosen = torch.where(number == index, choice, chosen)
@@ -88,10 +88,10 @@ def _chosen(number: Tensor, choices: Sequence[Tensor]) -> Tensor:
 
 
 def _noise(seed: Tensor, size: Sequence[int]) -> Tensor:
-    """Numbers between 0 and 1 for each pixel, the same on every device: a hash of the pixel and the seed."""
+    """Hash pixel index and seed to [0, 1], equally on every device."""
     height, width = size
     value = torch.arange(height * width, device=seed.device).view(height, width) + seed * 7919
-    for _ in range(3):  # multiplied, and its upper bits mixed into its lower ones, within 31 bits
+    for _ in range(3):  # a multiplicative hash with xorshift, in 31 bits
         value = (value * 0x45D9F3B) & 0x7FFFFFFF
         value = value ^ (value >> 15)
     return (value & 0xFFFF).float() / 0xFFFF
@@ -101,7 +101,7 @@ def _noise(seed: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _things(drawn: Drawing, y: Tensor, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Of each thing (scenes, layers, height, width): how much there is of its marks' colour, and how much it covers."""
+    """Return the share of the marks' colour and the coverage of each thing, both (scenes, layers, height, width)."""
     side = min(height, width)
     place_x, place_y, cosine, sine, radius, texture, middle = drawn.places[..., None, None].unbind(2)
     dx, dy = x - width / side * place_x, y - height / side * place_y
@@ -113,7 +113,7 @@ def _things(drawn: Drawing, y: Tensor, x: Tensor, height: int, width: int) -> tu
 
 
 def _written(words: Tensor, middle: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Whether there is a dot of a word's letters."""
+    """Whether a point lies on a dot of a word."""
     column = (x / DOT + middle).floor().clamp(-1, LONGEST * (COLUMNS + 1) - 1).int() + 1
     row = (y / DOT + ROWS / 2).floor().clamp(-1, ROWS).long() + 1
     dots = words.gather(2, row.flatten(2)).view_as(row)
@@ -121,7 +121,7 @@ def _written(words: Tensor, middle: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _marked(texture: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """1 on a stripe or a dot, else 0."""
+    """Return 1 on a stripe or dot of the texture, else 0."""
     across, down = (torch.remainder((axis + 1) * STRIPES / 2, 1) for axis in (x, y))
     marks = {
         "plain": torch.zeros_like(x, dtype=torch.bool),

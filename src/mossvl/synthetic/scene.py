@@ -1,7 +1,7 @@
-"""What there is in a picture, and what happens in a clip. Numbers and words only: nothing is drawn here.
+"""Descriptions of pictures and clips, without pixels.
 
-A place is that of a thing's centre, from the upper left corner, in parts of the picture's width and height; sizes are
-in parts of its shorter side; times are in seconds, angles in turns, clockwise.
+The place of a thing is its centre, from the upper left corner, relative to the picture's width and height. Sizes are
+relative to the picture's shorter side. Times are in seconds, angles in turns, clockwise.
 """
 
 from bisect import bisect_right
@@ -29,7 +29,7 @@ COLOURS = {
 SIZES = {"small": 0.09, "large": 0.18}
 """Radius of the circle around a shape."""
 DOT = 0.16
-"""Size of the dots that letters are made of, in radii; a word is as wide as it is long."""
+"""Size of the dots of letters, relative to the radius; the width of a word grows with its length."""
 TEXTURES = ("plain", "striped", "dotted")
 BACKGROUNDS = ("plain", "gradient", "checked", "noisy")
 LONGEST = 5
@@ -44,13 +44,13 @@ class Thing:
     Args:
         kind: one of `KINDS`, or "word".
         colour, size, texture: by name.
-        x, y: its centre.
-        angle: how far it is turned, in turns.
-        shade: what is added to its colour, sRGB: no two reds are the same.
-        word: what is written, for the kind "word": capital letters and digits.
+        x, y: centre.
+        angle: rotation in turns.
+        shade: sRGB offset of the colour, for variation.
+        word: text of a thing of kind "word": capital letters and digits.
 
     Raises:
-        ValueError: a name is unknown, or the word cannot be written.
+        ValueError: a name is unknown, or `word` is too long, has other characters, or does not fit `kind`.
     """
 
     kind: str
@@ -88,13 +88,16 @@ class Thing:
 
 @dataclass(frozen=True)
 class Background:
-    """What lies behind the things.
+    """The background of a picture.
 
     Args:
         pattern: one of `BACKGROUNDS`.
-        first, second: its colours, sRGB 0 to 255; a plain one has only the first.
-        angle: of a gradient, or of the squares, in turns.
-        seed: of the noise.
+        first, second: colours, sRGB 0 to 255; the pattern "plain" uses the first alone.
+        angle: rotation of a gradient or of squares, in turns.
+        seed: seed of the noise.
+
+    Raises:
+        ValueError: the pattern is unknown.
     """
 
     pattern: str = "plain"
@@ -110,7 +113,7 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture: later things lie over earlier ones."""
+    """A picture. Later things cover earlier things."""
 
     things: Sequence[Thing]
     background: Background = Background()
@@ -121,12 +124,14 @@ class Track:
     """A thing during a clip.
 
     Args:
-        thing: what it is; its place, angle and colour are those of the beginning.
-        since, until: it is there from `since` up to, and without, `until`.
-        path: (time, x, y) in the order of time: it moves in straight lines between them, and stays where it is before
-            the first and after the last.
-        turns: (time, angle), likewise.
-        colours: (time, colour): it has that colour from that time on.
+        thing: the thing, with its initial place, angle and colour.
+        since, until: the thing is there in [since, until).
+        path: (time, x, y), ascending in time; interpolated linearly, constant before the first and after the last.
+        turns: (time, angle), interpolated likewise.
+        colours: (time, colour), ascending in time; each colour holds from its time on.
+
+    Raises:
+        ValueError: `since` is not before `until`.
     """
 
     thing: Thing
@@ -141,7 +146,7 @@ class Track:
             raise ValueError(f"since={self.since} must be before until={self.until}")
 
     def at(self, time: float) -> Thing | None:
-        """The thing as it is at a time; None while it is not there."""
+        """Return the thing at a time; None while the thing is not there."""
         if not self.since <= time < self.until:
             return None
         if not (self.path or self.turns or self.colours):
@@ -154,7 +159,11 @@ class Track:
 
 @dataclass(frozen=True)
 class Clip:
-    """Things that move, change, come and go, for `seconds`, at `rate` frames a second."""
+    """A clip of `seconds` at `rate` frames per second.
+
+    Raises:
+        ValueError: `seconds` or `rate` is not above zero.
+    """
 
     tracks: Sequence[Track]
     seconds: float
@@ -170,11 +179,11 @@ class Clip:
         return max(1, round(self.seconds * self.rate))
 
     def sampled(self, video_fps: float, max_frames: int = 256) -> tuple[float, ...]:
-        """The times of the frames that are looked at, where the clip is a file."""
+        """Return the times of the frames that the model samples from the clip's file, in seconds."""
         return sampled_times(self.num_frames, self.rate, video_fps, max_frames)
 
     def at(self, time: float) -> Scene:
-        """What is seen at a time."""
+        """Return the scene at a time."""
         things = (track.at(time) for track in self.tracks)
         return Scene([thing for thing in things if thing is not None], self.background)
 
@@ -186,7 +195,7 @@ def sampled_times(num_frames: int, rate: int, video_fps: float, max_frames: int)
 
 
 def between(points: Sequence[tuple[float, ...]], time: float) -> tuple[float, ...] | None:
-    """The values of (time, values…) at a time, in straight lines between them; None if there are none."""
+    """Interpolate points (time, values…) linearly at a time; None without points."""
     if not points:
         return None
     after = bisect_right(points, time, key=lambda point: point[0])

@@ -1,4 +1,4 @@
-"""Questions about several pictures and clips together, also between them: one function for each task."""
+"""Questions about several pictures and clips together: one function for each task."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,12 @@ PLACES = ("first", "second")
 
 
 def picture(world: World, pairs: Sequence[Pair]) -> Scene:
+    """Return a scene of things with these colours and kinds."""
     return world.arranged([world.thing(*pair) for pair in pairs])
 
 
 def among(world: World, pair: Pair | None, absent: Pair, most: int = 2) -> Scene:
-    """A picture of a thing, or of one that is like the absent one, among others that are neither."""
+    """Return a scene of `pair`, or of a pair like `absent`, among other things that are neither."""
     shown = [pair or world.alike(absent, [absent])]
     shown += [other for other in world.pairs(world.count(0, most), 0) if other not in (absent, *shown)]
     return picture(world, world.distinct(shown, len(shown)))
@@ -26,13 +27,13 @@ def among(world: World, pair: Pair | None, absent: Pair, most: int = 2) -> Scene
 def filmed(
     world: World, action: str, pair: Pair, absent: Pair | None = None, video_fps: float | None = None
 ) -> Watched:
-    """A clip in which a thing does something, beside another one, as a rule, that is not the absent one."""
+    """Return a clip of a thing with an action, half the time beside another thing, never the absent pair."""
     others = [other for other in world.pairs(world.count(0, 1), 0) if other not in (pair, absent)]
     return film(world, [action], [pair, *others], Timing(world, video_fps))
 
 
 def compare(world: World) -> Sample:
-    """Which of two pictures shows a thing."""
+    """Ask which of two pictures shows a thing."""
     (pair,) = world.pairs(1)
     number = world.count(0, 1)
     scenes = [among(world, pair if i == number else None, pair) for i in range(2)]
@@ -46,7 +47,7 @@ def compare(world: World) -> Sample:
 
 
 def difference(world: World) -> Sample:
-    """Two pictures of the same, but that one thing has another colour or another shape."""
+    """Ask for the difference of two pictures: one thing has another colour or shape."""
     pairs = world.pairs(world.count(1, 3))
     changed = world.count(0, 1)
     before, after = pairs[0], world.alike(pairs[0], pairs, position=changed)
@@ -57,7 +58,7 @@ def difference(world: World) -> Sample:
     first, *others = scene.things
     other = Thing(after[1], after[0], first.size, first.texture, first.x, first.y, shade=first.shade)
     background = world.background([*(colour for colour, _ in pairs), after[0]])
-    scenes = [Scene([one, *others], background) for one in (first, other)]
+    scenes = [Scene([thing, *others], background) for thing in (first, other)]
     colours = "the {same} is {one} in the first picture and {other} in the second."
     kinds = "the {same} thing is {one} in the first picture and {other} in the second."
     answer = kinds if changed else colours
@@ -67,7 +68,7 @@ def difference(world: World) -> Sample:
 
 
 def which_picture(world: World) -> Sample:
-    """Which of three or four numbered pictures shows a thing."""
+    """Ask which of three or four numbered pictures shows a thing."""
     (pair,) = world.pairs(1)
     count = world.count(3, 4)
     number = world.count(1, count)
@@ -82,7 +83,7 @@ def which_picture(world: World) -> Sample:
 
 
 def which_clip(world: World) -> Sample:
-    """In which of two clips a thing does something; it is in both."""
+    """Ask in which of two clips a thing, which both show, has an action."""
     verbs = {"moves": "move", "vanishes": "vanish", "appears": "appear", "recolours": "change its colour"}
     action, other = world.distinct(tuple(verbs), 2)
     if world.chance():
@@ -101,7 +102,7 @@ def which_clip(world: World) -> Sample:
 
 
 def matching(world: World) -> Sample:
-    """Whether a clip shows the thing of a picture, and when that appears."""
+    """Ask whether a clip shows the thing of a picture, and when the thing appears."""
     asked, other = world.pairs(2, subjects=2)
     there = world.chance()
     shown = asked if there else world.one((other, world.alike(asked, [asked])))

@@ -1,11 +1,11 @@
-"""Shapes as signed distances: negative inside, positive outside, in units of the radius around them.
+"""Shapes as signed distance functions: negative inside, positive outside, in units of the circumscribed radius.
 
-A shape looks the same around each of its corners, and on both sides of one. Points are folded onto one half of one
-corner, `u` along its middle and `v` beside it; there a shape has at most three edges, lines and arcs. So one formula,
-with numbers of its own for each kind, draws all kinds at once.
+A shape has the symmetry of a regular polygon. Points are folded onto half of one corner's sector, `u` along its axis,
+`v` across. There a shape has at most three edges, lines or arcs, so that one formula, with parameters for each kind,
+draws all kinds at once.
 
-Distances are those to lines and arcs, which is exact where an edge is nearest: all that smooth edges need. After
-I. Quilez, "2D distance functions".
+Distances are to whole lines and circles, exact near an edge, which suffices for antialiasing. After I. Quilez, "2D
+distance functions".
 """
 
 import math
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Edge(NamedTuple):
-    """Distance from it: along · u + beside · v + bend · |(u, v) - (centre_u, centre_v)| - offset."""
+    """An edge, of signed distance along · u + beside · v + bend · |(u, v) - (centre_u, centre_v)| - offset."""
 
     along: float = 0.0
     beside: float = 0.0
@@ -27,17 +27,17 @@ class Edge(NamedTuple):
 
 
 NONE = Edge()
-"""Every point is far outside it."""
+"""An edge that every point is far outside of."""
 
 
 class Shape(NamedTuple):
-    """What is inside both edges, or inside the one that is joined.
+    """The intersection of its edges' insides, united with the inside of `joined`.
 
     Args:
-        corners: into how many equal parts it is folded.
+        corners: order of the rotational symmetry.
         edges: one or two.
-        joined: another part of it.
-        turn: where its first corner is, in turns clockwise from above.
+        joined: a further edge; its inside is added.
+        turn: angle of the first corner, in turns clockwise from the top.
     """
 
     corners: int
@@ -46,16 +46,16 @@ class Shape(NamedTuple):
     turn: float = 0.0
 
     def numbers(self) -> list[float]:
-        """What `distance` takes."""
+        """Return the parameters for `distance`."""
         first, last = self.edges[0], self.edges[-1]
         return [math.pi / self.corners, 2 * math.pi * self.turn, *first, *last, *self.joined]
 
 
 def distance(shapes: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Signed distances of points from shapes.
+    """Return the signed distances of points from shapes, float32 (…), in radii.
 
     Args:
-        shapes: float32 (numbers, …), those of `Shape.numbers`.
+        shapes: float32 (numbers, …), of `Shape.numbers`.
         x, y: float32 (…), in radii from the centre; x to the right and y down.
     """
     half, turn = shapes[:2]
@@ -76,22 +76,24 @@ def _from_edge(edge: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 
 def _line(start: tuple[float, float], end: tuple[float, float]) -> Edge:
-    """Through two points (u, v); inside is on the left of the way, with u to the right and v up."""
+    """Return the line through two points (u, v); its inside is on the left, with u to the right and v up."""
     du, dv = end[0] - start[0], end[1] - start[1]
     along, beside = dv / math.hypot(du, dv), -du / math.hypot(du, dv)
     return Edge(along, beside, offset=along * start[0] + beside * start[1])
 
 
 def _disc(radius: float, u: float = 0.0, v: float = 0.0) -> Edge:
+    """Return a circle whose inside is the disc."""
     return Edge(0, 0, 1, u, v, radius)
 
 
 def _hole(radius: float, u: float = 0.0, v: float = 0.0) -> Edge:
+    """Return a circle whose inside is all but the disc."""
     return Edge(0, 0, -1, u, v, -radius)
 
 
 def _star(corners: int, inner: float) -> Shape:
-    """Its outer corners are at 1, one of them above, and its inner ones at `inner`."""
+    """Return a star: outer corners at radius 1, the first at the top, inner corners at radius `inner`."""
     half = math.pi / corners
     return Shape(corners, (_line((1, 0), (inner * math.cos(half), inner * math.sin(half))),))
 
@@ -101,7 +103,7 @@ def _regular(corners: int) -> Shape:
 
 
 def _heart(half: float = 0.8, down: float = 0.08) -> Shape:
-    """A square that stands on its corner, with a disc over each of its upper sides."""
+    """Return a square standing on a corner, with a disc on each upper side."""
     above, beside, below = (half - down, 0), (-down, half), (-half - down, 0)
     disc = _disc(half / math.sqrt(2), half / 2 - down, half / 2)
     return Shape(1, (_line(above, beside), _line(beside, below)), joined=disc)

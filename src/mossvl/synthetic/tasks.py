@@ -1,4 +1,4 @@
-"""All tasks by their names, and in groups: one for each file of questions."""
+"""All tasks by name, and in groups, one for each module."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What the frames of a clip that are looked at show: all that questions about it may depend on."""
+"""The content of a clip's sampled frames: all that answers may depend on."""
 
 import math
 from collections.abc import Sequence
@@ -12,24 +12,25 @@ from mossvl.synthetic.wording import name
 from mossvl.synthetic.world import Pair
 
 FAR = 0.3
-"""Least way of a thing that moves in a direction, in parts of the picture."""
+"""Least distance of a movement in a direction, relative to the picture's side."""
 TOUCHING, APART = 0.85, 1.05
-"""Distance of two things in sums of their radii: below the one they touch, above the other they do not."""
+"""Distances relative to the sum of two radii: below the first, things touch; above the second, they do not."""
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """A thing in each frame that is looked at; None where it is not there."""
+    """A thing in each sampled frame; None in frames without the thing. Events are numbers of sampled frames."""
 
     at: Sequence[Thing | None]
 
     @cached_property
     def whenever(self) -> list[Thing]:
+        """The thing in each frame that shows it."""
         return [thing for thing in self.at if thing is not None]
 
     @property
     def name(self) -> str:
-        """As it first was."""
+        """Its name in its first frame."""
         return name(self.whenever[0])
 
     @property
@@ -38,20 +39,22 @@ class Seen:
 
     @property
     def late(self) -> bool:
-        """Not there from the beginning."""
+        """Whether the first frame lacks the thing."""
         return self.at[0] is None
 
     @cached_property
     def appears(self) -> list[int]:
-        """The frames that show it and whose predecessors do not; likewise below."""
+        """Frames with the thing after a frame without."""
         return [i for i in range(1, len(self.at)) if self.at[i] is not None and self.at[i - 1] is None]
 
     @cached_property
     def vanishes(self) -> list[int]:
+        """Frames without the thing after a frame with it."""
         return [i for i in range(1, len(self.at)) if self.at[i] is None and self.at[i - 1] is not None]
 
     @cached_property
     def recolours(self) -> list[int]:
+        """Frames in which the thing has another colour than in the frame before."""
         return [
             i
             for i, (before, after) in enumerate(pairwise(self.at), 1)
@@ -68,8 +71,8 @@ class Seen:
 
     @cached_property
     def direction(self) -> str | None:
-        """Left, right, up or down, if it goes that way without turning back, far enough, and in three frames at least;
-        None otherwise."""
+        """The direction of a movement, "left", "right", "up" or "down": at least FAR, without turning back, in at least
+        three frames; None otherwise."""
         first, last = self.whenever[0], self.whenever[-1]
         dx, dy = last.x - first.x, last.y - first.y
         if max(abs(dx), abs(dy)) < FAR or min(abs(dx), abs(dy)) > max(abs(dx), abs(dy)) / 2:
@@ -82,12 +85,12 @@ class Seen:
 
 
 class Event(NamedTuple):
-    """Something that happens.
+    """An event.
 
     Args:
-        frame: the first one that shows it.
-        whom, what: in words: the thing, or things, and what happens to them.
-        things: one, or two that collide.
+        frame: number of the first sampled frame that shows the event.
+        whom, what: subject and verb in words.
+        things: one thing, or two that collide.
     """
 
     frame: int
@@ -97,9 +100,10 @@ class Event(NamedTuple):
 
 
 class Watched:
-    """A clip with a number of frames of each second that are looked at.
+    """A clip and its sampled frames.
 
     Args:
+        video_fps: sampled frames per second.
         aspect: width over height of the picture.
     """
 
@@ -107,7 +111,7 @@ class Watched:
         self.clip, self.video_fps = clip, video_fps
         self.width, self.height = max(aspect, 1.0), max(1 / aspect, 1.0)
         self.times = clip.sampled(video_fps)
-        # One thing may have several tracks, where it comes and goes.
+        # A thing that comes and goes has several tracks.
         frames: dict[Thing, list[Thing | None]] = {}
         for track in clip.tracks:
             at = [track.at(time) for time in self.times]
@@ -117,13 +121,15 @@ class Watched:
 
     @property
     def shown(self) -> list[Pair]:
+        """Every pair of colour and kind that any sampled frame shows."""
         return [pair for seen in self.things for pair in {(thing.colour, thing.kind) for thing in seen.whenever}]
 
     def at(self, frame: int) -> list[Thing]:
+        """Return the things of a sampled frame."""
         return [thing for seen in self.things if (thing := seen.at[frame]) is not None]
 
     def touch(self, first: Seen, second: Seen) -> int | None:
-        """The first frame in which two things touch; -1 if none does, None if that cannot be told."""
+        """Return the first sampled frame in which two things touch; -1 if none, None if a frame is ambiguous."""
         distances = [
             math.hypot((a.x - b.x) * self.width, (a.y - b.y) * self.height) / (a.radius + b.radius)
             if a and b
@@ -136,13 +142,13 @@ class Watched:
 
     @cached_property
     def meetings(self) -> list[tuple[Seen, Seen]]:
-        """Pairs of things that may meet, because one of them moves; the one that is first seen further left first."""
+        """Pairs of things of which at least one moves; in each pair, the thing that begins further left comes first."""
         things = sorted(self.things, key=lambda seen: seen.whenever[0].x)
         return [pair for pair in combinations(things, 2) if pair[0].moves or pair[1].moves]
 
     @cached_property
     def events(self) -> list[Event]:
-        """In their order."""
+        """All events, ascending in their frames."""
         found = []
         for seen in self.things:
             for what, frames in (

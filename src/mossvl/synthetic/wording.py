@@ -1,6 +1,6 @@
-"""Samples, and the words of their questions and answers.
+"""Samples, and the wording of questions and answers.
 
-The question decides the form of its answer: where one has several wordings, each has one form, a sentence or not.
+The wording of a question determines the form of its answer: each wording has one form, a sentence or bare words.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from mossvl.synthetic.scene import Clip, Scene, Thing
 from mossvl.synthetic.world import World
 
 EDGE = 0.05
-"""How far from a border, or from another thing, a place must be for words to tell on which side it is."""
+"""Least distance of a thing from a border, or from another thing, for words to name the side."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Sample:
-    """What is shown, and the questions about it.
+    """Media, and the questions about them.
 
     Args:
-        media: pictures and clips, in this order. Questions may hold a placeholder for each; where none does, all media
-            stand before the first question.
-        turns: questions, the later ones about the same media.
-        video_fps: how many frames of a second are looked at, of each clip.
+        media: pictures and clips, in order. Questions hold a placeholder for each, or none: then all media precede the
+            first question.
+        turns: questions and answers of one conversation.
+        video_fps: sampled frames per second of each clip.
     """
 
     media: Sequence[Scene | Clip]
@@ -47,7 +47,7 @@ Shown = TypeVar("Shown")
 def asked(
     world: World, show: Callable[[World], Shown], ask: Callable[[World, Shown], Exchange | None]
 ) -> tuple[Shown, Exchange]:
-    """Something to show that a question can be asked about, and the question."""
+    """Draw media until `ask` has a question about them; return both."""
     while True:
         shown = show(world)
         exchange = ask(world, shown)
@@ -56,7 +56,7 @@ def asked(
 
 
 def phrased(world: World, task: str, wordings: Sequence[tuple[str, str]], **words: str) -> Exchange:
-    """One of several (question, answer), each with words in braces. Sentences begin with a capital letter."""
+    """Fill `words` into a random (question, answer) wording. An answer that ends in a full stop is capitalised."""
     question, answer = (text.format(**words) for text in world.one(wordings))
     if answer.endswith("."):
         answer = answer[0].upper() + answer[1:]
@@ -81,18 +81,18 @@ def plural(noun: str) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """With articles, commas and "and"."""
-    return joined([with_article(one) for one in names])
+    """Join names with articles, commas and "and"."""
+    return joined([with_article(name) for name in names])
 
 
 def joined(names: Sequence[str]) -> str:
-    """With commas and "and"."""
+    """Join names with commas and "and"; "nothing" without names."""
     *first, last = names or ["nothing"]
     return f"{', '.join(first)} and {last}" if first else last
 
 
 def from_left(things: Sequence[Thing]) -> list[Thing] | None:
-    """In the order from left to right; None if that cannot be told."""
+    """Sort things from left to right; None if two are too close to tell."""
     ordered = sorted(things, key=lambda thing: thing.x)
     if any(after.x - before.x < EDGE for before, after in pairwise(ordered)):
         return None
@@ -100,5 +100,5 @@ def from_left(things: Sequence[Thing]) -> list[Thing] | None:
 
 
 def seconds(time: float) -> str:
-    """A time as the prompt of a clip has it."""
+    """Format a time like the timestamps of a clip's prompt."""
     return f"{time:.1f} seconds"

@@ -1,8 +1,8 @@
-"""Random scenes, and which of them belong to training, validation and test.
+"""Random scenes of the training, validation and test splits.
 
-Splits are disjoint by construction. A colour and a kind of shape together belong to one split, each colour and each
-kind by itself to all: what is asked about in a test scene is a pair that no training scene has ever shown. Words of two
-letters or more are split by their letters; single ones belong to all splits.
+Splits are disjoint by construction. Each pair of colour and kind belongs to one split, each colour and each kind alone
+to all: test questions are about pairs that no training scene shows. Words of two or more characters are split by a
+hash; single characters belong to all splits.
 """
 
 import hashlib
@@ -21,16 +21,16 @@ Pair = tuple[str, str]
 """A colour and a kind of shape."""
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
-"""Centre, half the width, half the height."""
+"""Centre x and y, half the width, half the height."""
 
 GAP = 0.02
-"""Between things, and between them and the picture's border, in parts of the shorter side."""
+"""Least gap between things, and to the picture's border, relative to the shorter side."""
 CONTRAST = 70
 """Least distance of a thing's colour from its background's colours, in sRGB."""
 SHADE, HUE = 15, 10
-"""How far colours vary, in sRGB: all three parts alike, and each by itself."""
+"""Largest variation of colours, in sRGB: of all channels together, and of each channel."""
 ATTEMPTS = 50
-"""Places that are tried for a thing, and backgrounds for a picture."""
+"""Places tried for a thing, and backgrounds tried for a picture."""
 
 
 class Split(StrEnum):
@@ -40,7 +40,8 @@ class Split(StrEnum):
 
 
 def split_of(colour: str, kind: str) -> Split:
-    """Of every ten colours of a kind, one is for testing and one for validation, and so for the kinds of a colour."""
+    """Return the split of a pair: of the ten colours of a kind, one is test and one validation; likewise of the ten
+    kinds of a colour."""
     return _of_ten(3 * list(COLOURS).index(colour) + 7 * list(KINDS).index(kind))
 
 
@@ -57,13 +58,13 @@ PAIRS: dict[Split, list[Pair]] = {
     for split in Split
 }
 SHOWN = {split: PAIRS[Split.TRAIN] + (PAIRS[split] if split != Split.TRAIN else []) for split in Split}
-"""What scenes of a split may show: its own pairs, and the training's beside them."""
+"""Pairs that scenes of a split may show: its own and the training split's."""
 _OWN = {split: frozenset(pairs) for split, pairs in PAIRS.items()}
-_CHARACTERS = [[one for one in GLYPHS if one.isdigit() == digits] for digits in (False, True)]
+_CHARACTERS = [[character for character in GLYPHS if character.isdigit() == digits] for digits in (False, True)]
 
 
 class World:
-    """Draws scenes of one split; the same seed gives the same ones.
+    """A random generator of scenes of one split; the same seed gives the same scenes.
 
     Args:
         aspect: width over height of the pictures.
@@ -78,22 +79,23 @@ class World:
         return self.random.random() < probability
 
     def one(self, choices: Sequence[T]) -> T:
+        """Draw one of `choices`."""
         return choices[int(self.random.random() * len(choices))]
 
     def count(self, least: int, most: int) -> int:
+        """Draw an integer from `least` to `most`, both included."""
         return least + int(self.random.random() * (most + 1 - least))
 
     def distinct(self, choices: Sequence[T], count: int) -> list[T]:
-        """So many of the choices, in random order; all of them if there are no more."""
+        """Draw `count` distinct choices in random order; all choices if there are fewer."""
         return self.random.sample(choices, min(count, len(choices)))
 
     def owns(self, colour: str, kind: str) -> bool:
-        """Whether a pair is of this split, and so may be asked about."""
+        """Whether a pair is of this split, so that questions may be about the pair."""
         return (colour, kind) in _OWN[self.split]
 
     def pairs(self, count: int, subjects: int = 1) -> list[Pair]:
-        """So many pairs, all different, the subjects first: these are of this split, the others of the training's, as
-        in every split."""
+        """Draw `count` distinct pairs: `subjects` of this split first, the others of the training split."""
         chosen = self.distinct(PAIRS[self.split], min(subjects, count))
         for pair in self.distinct(PAIRS[Split.TRAIN], count):
             if len(chosen) < count and pair not in chosen:
@@ -101,10 +103,10 @@ class World:
         return chosen
 
     def alike(self, pair: Pair, shown: Sequence[Pair], position: int | None = None) -> Pair:
-        """Another pair that this split may show, and that is not shown, of the same colour or the same kind.
+        """Draw a pair of this split's SHOWN that is not in `shown` and differs from `pair` in colour or kind, not both.
 
         Args:
-            position: what differs: 0 for the colour, 1 for the kind, None for either.
+            position: the difference: 0 for the colour, 1 for the kind, None for either.
         """
         fitting = [
             other
@@ -116,36 +118,36 @@ class World:
         return self.one(fitting)
 
     def scene(self, count: int, subjects: int = 1) -> Scene:
-        """So many shapes, no two of the same colour and kind, apart from each other, the subjects first."""
+        """Draw a scene of `count` shapes, distinct in colour and kind, that do not overlap, the subjects first."""
         return self.arranged([self.thing(*pair) for pair in self.pairs(count, subjects)])
 
     def thing(self, colour: str, kind: str, size: str = "") -> Thing:
-        """A thing of any size, if none is given, any texture, and some shade of its colour."""
+        """Draw a thing with random texture and shade, and a random size if none is given."""
         return Thing(kind, colour, size or self.one(tuple(SIZES)), self.texture(), shade=self.shade())
 
     def shade(self) -> tuple[int, int, int]:
-        """Lighter or darker, and a little of another hue."""
+        """Draw an sRGB offset: lighter or darker, with a slight change of hue."""
         lighter = self.count(-SHADE, SHADE)
         red, green, blue = (lighter + self.count(-HUE, HUE) for _ in range(3))
         return red, green, blue
 
-    def arranged(self, wanted: Sequence[Thing]) -> Scene:
-        """These things, each somewhere and apart from the others, before a background that all stand out from."""
-        places = self.layout([extent(thing) for thing in wanted])
+    def arranged(self, things: Sequence[Thing]) -> Scene:
+        """Place things at random without overlap, on a background that contrasts with all of them."""
+        places = self.layout([extent(thing) for thing in things])
         things = [
-            replace(thing, x=x / self.width, y=y / self.height) for thing, (x, y) in zip(wanted, places, strict=True)
+            replace(thing, x=x / self.width, y=y / self.height) for thing, (x, y) in zip(things, places, strict=True)
         ]
         return Scene(things, self.background([thing.colour for thing in things]))
 
     def layout(self, extents: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-        """Centres for boxes of half these widths and heights, within the picture and apart from each other, in parts
-        of its shorter side."""
+        """Draw centres of boxes (half width, half height) within the picture, without overlap, in units of its shorter
+        side."""
         while True:
             boxes: list[Box] = []
             for half_width, half_height in extents:
                 placed = self._placed(half_width, half_height, boxes)
                 if placed is None:
-                    break  # Too crowded: once more from the beginning.
+                    break  # Too crowded: start again.
                 boxes.append(placed)
             else:
                 return [(x, y) for x, y, _, _ in boxes]
@@ -163,11 +165,11 @@ class World:
         return None
 
     def texture(self) -> str:
-        """Half of all things are plain."""
+        """Draw a texture, "plain" half the time."""
         return "plain" if self.chance() else self.one(TEXTURES[1:])
 
     def word(self, longest: int = 4) -> str:
-        """A word of letters or a number, of this split."""
+        """Draw a word of letters, or of digits, of this split."""
         characters, length = self.one(_CHARACTERS), self.count(1, longest)
         while True:
             word = "".join(self.one(characters) for _ in range(length))
@@ -175,8 +177,7 @@ class World:
                 return word
 
     def background(self, colours: Sequence[str]) -> Background:
-        """A muted one that things of these colours stand out from: by CONTRAST, or if they leave no room for that, by
-        as much as one of many does."""
+        """Draw a muted background with a contrast of at least CONTRAST to `colours`, else the best of ATTEMPTS."""
         pattern, angle, seed = self.one(BACKGROUNDS), self.random.random(), self.count(0, 2**20)
         things = [COLOURS[colour] for colour in colours]
         best, most = Background(pattern), -1.0
@@ -190,14 +191,14 @@ class World:
         return best
 
     def _muted(self) -> tuple[Colour, Colour]:
-        """Two colours near the same grey."""
+        """Draw two colours near the same grey."""
         grey = self.count(40, 225)
         r, g, b, s, t, u = (min(max(grey + self.count(-28, 28), 0), 255) for _ in range(6))
         return (r, g, b), (s, t, u)
 
 
 def _contrast(things: Sequence[Colour], first: Colour, second: Colour) -> float:
-    """Least squared distance of the things' colours from two colours and the one halfway between them."""
+    """Return the least squared distance of the things' colours from two colours and their mean."""
     (r, g, b), (s, t, u) = first, second
     behind = (first, second, ((r + s) / 2, (g + t) / 2, (b + u) / 2))
     return min(
@@ -206,7 +207,7 @@ def _contrast(things: Sequence[Colour], first: Colour, second: Colour) -> float:
 
 
 def extent(thing: Thing) -> tuple[float, float]:
-    """Half the width and half the height that a thing needs, in parts of the shorter side, however it is turned."""
+    """Return half the width and half the height of a thing at any rotation, relative to the shorter side."""
     if thing.kind != "word":
         return thing.radius, thing.radius
     dot = DOT * thing.radius
@@ -214,7 +215,7 @@ def extent(thing: Thing) -> tuple[float, float]:
 
 
 def apart(thing: Thing, other: Thing, width: float, height: float) -> bool:
-    """The boxes around two things have a gap between them, in a picture of that width and height."""
+    """Whether the boxes of two things are GAP apart, in a picture of `width` × `height` shorter sides."""
     dx, dy = abs(thing.x - other.x) * width, abs(thing.y - other.y) * height
     (a, b), (c, d) = extent(thing), extent(other)
     return dx > a + c + GAP or dy > b + d + GAP
