@@ -38,7 +38,7 @@ def test_special_tokens_are_single_and_words_to_be_read_are_spelt(tokenizer):
 
 
 def test_a_tokenizer_needs_enough_text():
-    with pytest.raises(ValueError, match="are wanted: give more of them"):
+    with pytest.raises(ValueError, match="are needed; give more texts"):
         tokenizer_from(["a few words"])
 
 
@@ -48,7 +48,9 @@ def test_the_recipe_asks_known_tasks():
         assert stage.phases[0][0] == 0
 
 
-@pytest.mark.parametrize(("given", "message"), [("x = 1", "no recipe"), ("[", "no recipe"), (None, "questions=0")])
+@pytest.mark.parametrize(
+    ("given", "message"), [("x = 1", "not a recipe"), ("[", "not a recipe"), (None, "questions=0")]
+)
 def test_what_is_no_recipe_is_refused(given, message, tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text(given or RECIPE.read_text().replace("questions = 40", "questions = 0"))

@@ -1,6 +1,6 @@
-"""What mossvl-tiny is made of: the published architecture with small numbers, and a tokenizer of its own.
+"""The architecture of mossvl-tiny: the published architecture in small sizes, and a tokenizer of its own.
 
-`python -m mossvl.tiny.architecture FOLDER README.md docs/*.md` makes all but the weights.
+`python -m mossvl.tiny.architecture FOLDER README.md docs/*.md` writes all of a checkpoint but its weights.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,9 +22,10 @@ SPECIAL_TOKENS = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"),
     *("<|image_pad|>", "<|video_pad|>", "<|time_start|>", "<|time_end|>", "<|silence|>", "<|response|>"),
 )
-"""As the published checkpoints have them."""
+"""The special tokens of the published checkpoints."""
 PIECES = r"\p{N}| ?\p{Lu}(?!\p{Ll})| ?\p{L}?\p{Ll}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""Digits, and capitals that begin no word, stand alone, so that what is read is spelt."""
+"""Pre-tokenizer pattern. Digits, and capitals that begin no word, are single tokens, so that the model spells what it
+reads."""
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}{{- '<|im_start|>' + message['role'] + '\\n' -}}"
     "{%- if message['content'] is string -%}{{- message['content'] -}}{%- else -%}"
@@ -35,11 +36,15 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
 MOST_PIXELS = 128 * 128
-"""Of a picture or a frame: larger ones are made smaller."""
+"""Largest area of an image or frame; larger media are downscaled."""
 
 
 def tokenizer_from(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of VOCABULARY tokens learned from texts, the special tokens at its end."""
+    """Train byte-level BPE of VOCABULARY tokens on texts; the special tokens come last.
+
+    Raises:
+        ValueError: the texts give fewer tokens.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -52,7 +57,7 @@ def tokenizer_from(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet))
     if tokenizer.get_vocab_size() != size:
-        raise ValueError(f"the texts give {tokenizer.get_vocab_size()} tokens; {size} are wanted: give more of them")
+        raise ValueError(f"the texts give {tokenizer.get_vocab_size()} tokens, but {size} are needed; give more texts")
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -76,7 +81,7 @@ def processor_of(tokenizer: PreTrainedTokenizerFast) -> MossVLProcessor:
 
 
 def configuration(tokenizer: PreTrainedTokenizerFast) -> MossVLConfig:
-    """8.0 million parameters: 3.8 in vision and merger, 4.2 in the language model."""
+    """Return the configuration of 8.0 million parameters: 3.8 in vision and merger, 4.2 in the language model."""
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     return MossVLConfig(
         text_config={
@@ -113,7 +118,7 @@ def configuration(tokenizer: PreTrainedTokenizerFast) -> MossVLConfig:
 
 
 def texts(samples: int) -> Iterator[str]:
-    """Questions and answers of the training split, so many samples of each task."""
+    """Yield questions and answers of the training split, `samples` samples of each task."""
     for task, make in TASKS.items():
         for number in range(samples):
             for turn in make(World(Split.TRAIN, f"texts {task} {number}")).turns:
@@ -121,8 +126,7 @@ def texts(samples: int) -> Iterator[str]:
 
 
 def main(folder: Path, files: list[Path], samples: int = 1000) -> None:
-    """Write a tokenizer learned from new texts and from files, and processor and configuration for it: the start of
-    another model."""
+    """Train a tokenizer on questions, answers and files; write tokenizer, processor and configuration."""
     tokenizer = tokenizer_from([*texts(samples), *(file.read_text() for file in files)])
     processor_of(tokenizer).save_pretrained(folder)
     configuration(tokenizer).save_pretrained(folder)

@@ -1,8 +1,8 @@
-"""How many answers are right on the test split: real files, asked through the engine.
+"""Accuracy of mossvl-tiny on the test split, from real files, through the engine.
 
-`python -m mossvl.tiny.evaluate` writes pictures and clips of the test split, asks about them, and prints a table with a
-line for each task: its share of right answers, the share where all pictures are black, and the share of the answer that
-is right most often. An answer is right if it is the expected text; later turns follow on the model's own answers.
+`python -m mossvl.tiny.evaluate` writes pictures and clips of the test split, asks questions about them, and prints a
+table with a line for each task: accuracy, accuracy on black media ("blind"), and the share of the most frequent answer.
+An answer is right if it equals the expected text. Later turns follow the model's own answers.
 """
 
 import json
@@ -31,7 +31,7 @@ from mossvl.synthetic.world import Split, World
 from mossvl.training.synthetic import SIZES, messages_of
 
 LARGER = 2
-"""Files have so many times the height and width that the model sees."""
+"""Height and width of files, relative to the model's input."""
 BLACK = Background("plain", (0, 0, 0))
 
 
@@ -40,8 +40,9 @@ class Conversation:
     """Questions about files.
 
     Attributes:
-        questions: messages of the user, media in them as paths.
-        answers: what is expected.
+        questions: user messages, with media as paths.
+        answers: expected answers.
+        video_fps: sampled frames per second.
     """
 
     task: str
@@ -51,11 +52,11 @@ class Conversation:
 
 
 def write_conversation(folder: Path, split: Split, blind: bool, named: tuple[str, int]) -> Conversation:
-    """Draw one sample's files.
+    """Write the files of one sample.
 
     Args:
-        blind: draw black ones.
-        named: task and number of the sample; the same ones give the same sample.
+        blind: write black media.
+        named: task and number, which determine the sample.
     """
     task, number = named
     height, width = (LARGER * side for side in SIZES[number % len(SIZES)])
@@ -72,51 +73,59 @@ def write_conversation(folder: Path, split: Split, blind: bool, named: tuple[str
 
     messages = messages_of(sample, file)
     answers = [turn.answer for turn in sample.turns]
-    return Conversation(task, [one for one in messages if one["role"] == "user"], answers, sample.video_fps)
+    questions = [message for message in messages if message["role"] == "user"]
+    return Conversation(task, questions, answers, sample.video_fps)
 
 
 def write_conversations(folder: Path, split: Split, each: int, blind: bool = False) -> list[Conversation]:
-    """`each` samples of every task, written by as many processes as there are cores."""
+    """Write `each` samples of every task, in one process for each core."""
     folder.mkdir()
     named = [(task, number) for task in TASKS for number in range(each)]
-    context = multiprocessing.get_context("forkserver")  # this process may have threads
+    context = multiprocessing.get_context("forkserver")  # fork is unsafe with threads
     written = []
     with (
         ProcessPoolExecutor(mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool,
         progress(len(named), 0) as advance,
     ):
-        for one in pool.map(partial(write_conversation, folder, split, blind), named, chunksize=8):
-            written.append(one)
+        for conversation in pool.map(partial(write_conversation, folder, split, blind), named, chunksize=8):
+            written.append(conversation)
             advance()
     return written
 
 
 def answered(llm: MossVL, conversations: Sequence[Conversation]) -> dict[str, list[bool]]:
-    """Whether each answer of a task is right."""
+    """Ask all questions, turn by turn; return whether each answer of a task is right."""
     right: defaultdict[str, list[bool]] = defaultdict(list)
-    said: list[list[dict[str, Any]]] = [[] for _ in conversations]
-    for turn in range(max(len(one.questions) for one in conversations)):
-        asked = [(one, said[i]) for i, one in enumerate(conversations) if turn < len(one.questions)]
-        for one, messages in asked:
-            messages.append(one.questions[turn])
-        queries = [{"messages": messages, "media_kwargs": {"video_fps": one.video_fps}} for one, messages in asked]
+    histories: list[list[dict[str, Any]]] = [[] for _ in conversations]
+    for turn in range(max(len(conversation.questions) for conversation in conversations)):
+        active = [
+            (conversation, histories[i])
+            for i, conversation in enumerate(conversations)
+            if turn < len(conversation.questions)
+        ]
+        for conversation, messages in active:
+            messages.append(conversation.questions[turn])
+        queries = [
+            {"messages": messages, "media_kwargs": {"video_fps": conversation.video_fps}}
+            for conversation, messages in active
+        ]
         results = llm.generate(queries, raise_on_error=True)
-        for (one, messages), result in zip(asked, results, strict=True):
+        for (conversation, messages), result in zip(active, results, strict=True):
             messages.append({"role": "assistant", "content": result.text})
-            right[one.task].append(result.text == one.answers[turn])
+            right[conversation.task].append(result.text == conversation.answers[turn])
     return dict(right)
 
 
 def most_frequent(conversations: Sequence[Conversation]) -> dict[str, float]:
-    """Share of the most frequent answer of each task."""
+    """Return the share of the most frequent answer of each task."""
     answers: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for one in conversations:
-        answers[one.task].update(one.answers)
+    for conversation in conversations:
+        answers[conversation.task].update(conversation.answers)
     return {task: counts.most_common(1)[0][1] / counts.total() for task, counts in answers.items()}
 
 
 def table(figures: dict[str, dict[str, float]]) -> Iterator[str]:
-    """Lines of Markdown."""
+    """Yield the lines of a Markdown table."""
     yield "| task | answers | right | blind | most frequent |"
     yield "|---|---:|---:|---:|---:|"
     for task, one in figures.items():
@@ -125,22 +134,22 @@ def table(figures: dict[str, dict[str, float]]) -> Iterator[str]:
 
 
 def main(
-    checkpoint: Annotated[Path, typer.Option(help="Another one than the package's.")] = CHECKPOINT,
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint to evaluate.")] = CHECKPOINT,
     each: Annotated[int, typer.Option(help="Samples of each task.")] = 100,
-    split: Annotated[Split, typer.Option(help="Which pairs of colours and kinds, and which words.")] = Split.TEST,
-    output: Annotated[Path | None, typer.Option(help="Write the figures as JSON, too.")] = None,
+    split: Annotated[Split, typer.Option(help="Split of pairs and words.")] = Split.TEST,
+    output: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
 ) -> None:
-    """Measure mossvl-tiny."""
+    """Measure the accuracy of mossvl-tiny."""
     with TemporaryDirectory() as folder:
         shown, black = Path(folder, "shown"), Path(folder, "black")
         print("drawing pictures and clips", file=sys.stderr)
         conversations = write_conversations(shown, split, each)
-        print("drawing black ones", file=sys.stderr)
+        print("drawing black media", file=sys.stderr)
         blind = write_conversations(black, split, each, blind=True)
         with MossVL(checkpoint) as llm:
-            print("asking about what can be seen", file=sys.stderr)
+            print("asking about pictures and clips", file=sys.stderr)
             right = answered(llm, conversations)
-            print("asking about what cannot", file=sys.stderr)
+            print("asking about black media", file=sys.stderr)
             guessed = answered(llm, blind)
     likely = most_frequent(conversations)
     figures = {

@@ -1,4 +1,4 @@
-"""The recipe of mossvl-tiny: stages of training, as `recipe.toml` has them."""
+"""The training recipe of mossvl-tiny, read from `recipe.toml`."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ RECIPE = Path(__file__).with_name("recipe.toml")
 
 @dataclass(frozen=True)
 class Stage:
-    """A run of training: its learning rate rises, stays, and falls to 0.
+    """A training run with a warmup-stable-decay schedule of the learning rate.
 
     Attributes:
-        seed: of its examples and, in the first stage, of the weights.
-        steps, warmup, decay: of the optimizer, in all, at the beginning and at the end.
-        phases: (step, tasks) from which step on which tasks or groups of tasks are asked how often.
+        seed: seed of the examples and, in the first stage, of the weights.
+        steps, warmup, decay: optimizer steps: in all, of the warmup, of the decay to 0.
+        phases: (first step, weights of tasks or groups of tasks).
     """
 
     name: str
@@ -33,13 +33,13 @@ class Stage:
     phases: Sequence[tuple[int, Mapping[str, float]]]
 
     def examples(self, batch: int) -> list[Phase]:
-        """The phases, for examples instead of steps of `batch` examples; groups divide their part among their tasks."""
+        """Return the phases by first example instead of first step (of `batch` examples), by single tasks."""
         return [Phase(step * batch, single_tasks(tasks)) for step, tasks in self.phases]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """See recipe.toml for what the numbers mean."""
+    """A recipe; recipe.toml explains its numbers."""
 
     batch: int
     evaluate_every: int
@@ -50,10 +50,10 @@ class Recipe:
 
     @classmethod
     def read(cls, path: Path = RECIPE) -> "Recipe":
-        """From a TOML file.
+        """Read a TOML file.
 
         Raises:
-            OptionError: something is missing, unknown or not a positive number.
+            OptionError: a key is missing or unknown, or a count is not a positive integer.
         """
         try:
             given: dict[str, Any] = tomllib.loads(path.read_text())
@@ -63,7 +63,7 @@ class Recipe:
                 stages.append(Stage(**stage, phases=phases))
             recipe = cls(**given, stages=stages)
         except (KeyError, TypeError, ValueError) as error:
-            raise OptionError(f"{path} is no recipe ({error}); compare it with {RECIPE}") from error
+            raise OptionError(f"{path} is not a recipe ({error}); compare it with {RECIPE}") from error
         for name in ("batch", "evaluate_every", "questions"):
             whole(name, getattr(recipe, name))
         if not stages:
@@ -72,6 +72,7 @@ class Recipe:
 
 
 def single_tasks(tasks: Mapping[str, float]) -> dict[str, float]:
+    """Divide the weight of each group equally among its tasks."""
     single: dict[str, float] = {}
     for name, part in tasks.items():
         members = GROUPS.get(name, (name,))

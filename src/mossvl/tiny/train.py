@@ -1,8 +1,8 @@
 """Train mossvl-tiny from scratch: `python -m mossvl.tiny.train runs/tiny`, or under torchrun on several GPUs.
 
-Each stage of the recipe has a folder. Once the stage is through, its weights are in `model` there; where `--seconds`
-stopped it, a checkpoint is, from which the next call goes on. After the last stage, the folder `checkpoint` is what the
-package holds: weights in bfloat16, and a processor.
+Each stage of the recipe has a folder. A finished stage leaves its weights in `model`; a stage that `--seconds` stopped
+leaves a checkpoint, from which the next call resumes. The last stage writes the folder `checkpoint` that the package
+ships: weights in bfloat16, and a processor.
 """
 
 from pathlib import Path
@@ -34,11 +34,11 @@ from mossvl.training.trainer import (
 
 WEIGHTS = "model"
 OPEN_GATE = 1.0
-"""Where gates begin. Closed, as where a finished language model learns to see, they would let nothing through."""
+"""Initial value of gates. Closed gates (0), right for a pretrained language model, would pass no vision here."""
 
 
 def untrained(seed: int) -> MossVLLMHeadModel:
-    """Random weights, gates open."""
+    """Return a model of random weights and open gates."""
     set_seed(seed)
     model = MossVLLMHeadModel(MossVLLMHeadModel.config_class.from_pretrained(CHECKPOINT))
     with torch.no_grad():
@@ -50,7 +50,7 @@ def untrained(seed: int) -> MossVLLMHeadModel:
 
 
 def train_stage(recipe: Recipe, number: int, folder: Path, seconds: float | None) -> bool:
-    """Go on with a stage, or begin it; False if it stopped for want of time."""
+    """Begin or resume a stage; False if `seconds` ended the run before the stage was finished."""
     stage = recipe.stages[number]
     out = folder / stage.name
     model = (
@@ -63,16 +63,16 @@ def train_stage(recipe: Recipe, number: int, folder: Path, seconds: float | None
         trainer.add_callback(StopAfter(seconds))
     last = resumable(out)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
-    through = trainer.state.global_step >= stage.steps
-    if through:
+    finished = trainer.state.global_step >= stage.steps
+    if finished:
         trainer.save_whole(WEIGHTS)
-    return through
+    return finished
 
 
 def trainer_of(
     recipe: Recipe, stage: Stage, model: MossVLLMHeadModel, processor: MossVLProcessor, out: Path
 ) -> TinyTrainer:
-    """The loop of a stage; its checkpoints go to `out`."""
+    """Return the trainer of a stage, which writes checkpoints to `out`."""
     arguments = training_arguments(recipe, stage, out)
     batch = recipe.batch * arguments.world_size
     examples = SyntheticExamples(
@@ -87,7 +87,7 @@ def trainer_of(
         args=arguments,
         data_collator=SyntheticPacker(model.config.image_token_id, model.config.vision_config.spatial_merge_size),
         train_dataset=examples,
-        eval_dataset=examples,  # not looked at: questions are made as `TinyTrainer` asks them
+        eval_dataset=examples,  # required, but unused: `TinyTrainer` makes questions
     )
 
 
@@ -119,11 +119,11 @@ def training_arguments(recipe: Recipe, stage: Stage, out: Path) -> TrainingArgum
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Where the stages' folders are, or will be.")],
-    recipe: Annotated[Path | None, typer.Option(help="Another recipe than the package's.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="Stop after so many seconds; the next call goes on.")] = None,
+    folder: Annotated[Path, typer.Argument(help="Folder of the stages' folders.")],
+    recipe: Annotated[Path | None, typer.Option(help="Recipe instead of the package's.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Stop after this time; the next call resumes.")] = None,
 ) -> None:
-    """Train all stages that are not yet through."""
+    """Train all unfinished stages."""
     steps = Recipe.read(recipe) if recipe else Recipe.read()
     for number, stage in enumerate(steps.stages):
         if not (folder / stage.name / WEIGHTS).exists() and not train_stage(steps, number, folder, seconds):

@@ -1,4 +1,4 @@
-"""How many answers of each task are exactly right, asked again and again while a model learns."""
+"""Accuracy of each task on the validation split, during training."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,10 +18,10 @@ Questions = Iterator[tuple[dict[str, Any], list[str]]]
 
 
 def questions(processor: MossVLProcessor, split: Split, seed: int | str, each: int) -> Questions:
-    """Packed batches, one for each size of pictures, and the task of each answer in them.
+    """Yield (packed batch, task of each answer), one for each size of pictures.
 
     Args:
-        each: samples of each task, in all batches together.
+        each: samples of each task, over all batches.
     """
     packer = SyntheticPacker(processor.image_token_id, processor.image_processor.merge_size)
     for first, (height, width) in enumerate(SIZES):
@@ -37,11 +37,11 @@ def questions(processor: MossVLProcessor, split: Split, seed: int | str, each: i
 
 
 class TinyTrainer(PackedTrainer):
-    """Its evaluation is the share of right answers for each task; every process asks questions of its own.
+    """A trainer that evaluates the accuracy of each task; every rank has questions of its own.
 
     Args:
-        processor: makes the questions.
-        each: samples of each task, for each process.
+        processor: encodes the questions.
+        each: samples of each task, on each rank.
     """
 
     def __init__(self, *args: Any, processor: MossVLProcessor, each: int, **kwargs: Any) -> None:
