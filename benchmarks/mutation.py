@@ -67,7 +67,9 @@ PARTS = {
     "records": Part(("data/records.py",), ("data/test_records.py", "data/test_examples.py")),
     "answer file": Part(("cli/answers.py",), ("cli/test_answer_file.py", "cli/test_run.py")),
     "sampler": Part(("device/sampler.py",), ("device/test_sampler.py",)),
-    "keywords": Part(("processing/keywords.py",), ("processing/test_apply_chat_template.py",)),
+    "keywords": Part(
+        ("processing/keywords.py",), ("processing/test_keywords.py", "processing/test_apply_chat_template.py")
+    ),
     "addresses": Part(("media/addresses.py",), ("media/test_addresses.py", "media/test_hosts.py")),
     "scheduler": Part(("scheduling/scheduler.py",), ("scheduling/test_scheduler.py", "device/test_large_frames.py")),
     "prompt": Part(
@@ -80,6 +82,20 @@ PARTS = {
     ),
     "packing": Part(("model/packed_batch.py",), ("model/test_packing.py",)),
     "checkpoints": Part(("training/checkpoints.py",), ("training/test_checkpoints.py",)),
+    "resuming": Part(
+        (
+            "training/trainer.py:train,_save_checkpoint,_finite,save_whole,written_whole,finish,last_checkpoint,StopAfter",
+            "training/run.py:train",
+            "training/options.py:differences,note,_deciding,_noted",
+            "training/dataset.py:__getitem__",
+        ),
+        (
+            "training/test_dataset.py",
+            "training/test_trainer.py",
+            "training/test_checkpoints.py",
+            "training/test_run.py",
+        ),
+    ),
     "server limits": Part(("server/middleware.py",), ("server/test_middleware.py",)),
 }
 """The quickest first."""
