@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mossvl.data.records import as_example, unread_keys
+from mossvl.data.records import as_example, as_query, unread_keys
 from mossvl.errors import DataError
 from mossvl.processing.prompt import check_messages
 from mossvl.processing.system_prompt import PICTURES, VIDEO
@@ -52,6 +52,27 @@ ANSWER = {"role": "assistant", "content": "A cat."}
 )
 def test_media_stand_where_the_record_has_them(record, question):
     assert as_example(record, FOLDER) == [question, ANSWER]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image", "image": "a.png"},
+        {"type": "video", "video": "b.mp4"},
+        {"type": "image_url", "image_url": {"url": "a.png"}},
+        {"type": "text", "text": "What?"},
+    ],
+)
+def test_a_content_that_is_one_part_is_read_as_a_list_of_it(part):
+    alone, listed = ({"messages": [{"role": "user", "content": one}, ANSWER]} for one in (part, [part]))
+    for beside in ({}, {"images": ["/c.png"]}, {"use_default_system_prompt": True}):
+        assert as_example({**alone, **beside}, FOLDER) == as_example({**listed, **beside}, FOLDER)
+        assert as_query({**alone, **beside}, FOLDER) == as_query({**listed, **beside}, FOLDER)
+
+
+def test_a_content_that_is_one_part_is_a_place_of_a_medium():
+    record = {"messages": [{"role": "user", "content": {"type": "image"}}, ANSWER], "images": ["a.png"]}
+    assert as_example(record, FOLDER) == [user(IMAGE), ANSWER]
 
 
 def test_segments_of_a_video_have_places_of_their_own():
@@ -102,6 +123,14 @@ def test_all_turns_are_kept():
 def test_what_is_no_example_is_refused_in_words(record, words):
     with pytest.raises(DataError, match=words):
         as_example(record, FOLDER)
+
+
+def test_an_object_around_a_list_is_told_from_one_that_has_other_keys():
+    with pytest.raises(DataError, match="around a list; put the objects under 'rows'"):
+        as_example({"version": 1, "rows": [{"prompt": "a"}, {"prompt": "b"}]}, FOLDER)
+    for rows in ([], {}, "abc", 3, ["abc"], [{"prompt": "a"}, "abc"], ["abc", {"prompt": "a"}], {"prompt": "a"}):
+        with pytest.raises(DataError, match=r"but: none in version, rows$"):
+            as_example({"version": 1, "rows": rows}, FOLDER)
 
 
 @pytest.mark.parametrize(

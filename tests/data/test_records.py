@@ -148,6 +148,13 @@ def test_images_of_frames_and_paths_inside_lists_are_found():
     }
 
 
+@pytest.mark.parametrize("name", ["path", "image", "video_path"])
+def test_a_medium_that_is_an_object_is_found_by_any_of_its_names(name):
+    """Tables of pictures have them so, with the content beside it or null."""
+    query = as_query({"prompt": "What?", "images": [{name: "a.png", "bytes": None}, {name: "/b.png"}]}, FOLDER)
+    assert query["images"] == [{name: "/data/a.png"}, {name: "/b.png"}]
+
+
 def test_segments_may_have_placeholders_of_their_own():
     video = {"video_path": "/a.mp4", "segments": [[0, 1], [2, 3]]}
     record = {"conversations": [{"from": "human", "value": "<video> and <video>"}], "videos": [video]}

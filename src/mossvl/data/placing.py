@@ -44,9 +44,10 @@ def with_media(query: Mapping[str, Any]) -> list[Turn]:
 
 def _with_known_parts(turn: Turn) -> Turn:
     content = turn.get("content")
-    if not isinstance(content, list):
+    parts = [content] if isinstance(content, dict) else content
+    if not isinstance(parts, list):
         return dict(turn)
-    return {**turn, "content": [known_part(part) if isinstance(part, dict) else part for part in content]}
+    return {**turn, "content": [known_part(part) if isinstance(part, dict) else part for part in parts]}
 
 
 def _places(turn: Turn, beside: bool) -> list[str]:
