@@ -1,5 +1,6 @@
 """Media and prompts together: plans, chunks, batches, and what is refused."""
 
+import threading
 from contextlib import ExitStack, suppress
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mossvl.errors import InputError, MediaError, OptionError, PromptError
+from mossvl.errors import GenerationCancelled, InputError, MediaError, OptionError, PromptError
 from mossvl.media.limits import MediaLimits
 from mossvl.options import MediaOptions
 from mossvl.processing.pixels import PatchLayout
@@ -129,12 +130,30 @@ def test_videos_share_their_pixels(processor):
     assert len(plan_video(processor, CLIP, video_fps=10, video_max_pixels=20_000, min_pixels=4096)[0].indices) == 4
 
 
-def test_videos_share_their_pixels_by_what_they_have(processor):
-    wide, square = ([(t, Image.new("RGB", size)) for t in (0.0, 1.0)] for size in ((256, 64), (64, 64)))
+@pytest.mark.parametrize("turned", [False, True])
+def test_videos_share_their_pixels_by_what_they_have(turned, processor):
+    long, square = ((64, 256) if turned else (256, 64)), (64, 64)
+    videos = [[(t, Image.new("RGB", size)) for t in (0.0, 1.0)] for size in (long, square)]
     with ExitStack() as stack:
         options = MediaOptions(video_max_pixels=2 * 10_240, min_pixels=1024)  # half of all: a side over √2
-        plans = processor.video_processor.plan([wide, square], options, MediaLimits(), stack)
-    assert [(plan.height, plan.width) for plan in plans] == [(32, 160), (32, 32)]
+        plans = processor.video_processor.plan(videos, options, MediaLimits(), stack)
+    assert [(plan.height, plan.width) for plan in plans] == [(160, 32) if turned else (32, 160), (32, 32)]
+
+
+def test_pixels_for_less_than_one_frame_are_one_frame(processor):
+    (plan,) = plan_video(processor, CLIP, video_max_pixels=2048, min_pixels=4096)
+    assert plan.num_frames == 1
+
+
+def test_reading_of_media_stops_when_it_is_cancelled(processor):
+    cancel = threading.Event()
+    with ExitStack() as stack:
+        planned = processor.plan("<|video|>", [], [CLIP], MediaOptions(), stack)
+        chunks = processor.pixel_chunks(planned.plans, 1, cancel)
+        next(chunks)
+        cancel.set()
+        with pytest.raises(GenerationCancelled):
+            list(chunks)
 
 
 def test_frames_with_timestamps_are_a_video(processor):
