@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mossvl.errors import CheckpointError, OptionError
+from mossvl.errors import CheckpointError, OptionError, TrainingError
 from mossvl.training.checkpoints import FILES, damage, numbered, resumable
 from mossvl.training.run import TrainOptions, train
 from mossvl.training.trainer import last_checkpoint
@@ -127,6 +127,28 @@ def test_a_damaged_checkpoint_of_a_later_step_is_not_kept_in_place_of_a_new_one(
     damaged = shutil.move(output / "checkpoint-3", output / "checkpoint-7")
     train(TrainOptions(**{**options, "keep": 1}, output=output, resume=True))
     assert resumable(output) == output / "checkpoint-3" and damaged.is_dir()
+
+
+def test_as_many_checkpoints_are_kept_as_are_asked_for(options, tmp_path):
+    train(TrainOptions(**{**options, "keep": 2}, output=tmp_path / "out"))
+    assert [path.name for path in numbered(tmp_path / "out")] == ["checkpoint-2", "checkpoint-3"]
+
+
+def test_a_result_that_cannot_be_written_leaves_the_checkpoints(options, whole, output):
+    name = "adapter" if options["adapt"] else "model"
+    shutil.rmtree(output / name)
+    (output / name).write_text("somebody's own")
+    with pytest.raises(TrainingError, match=rf"out/{name} cannot be written .*--resume"):
+        train(TrainOptions(**options, output=output, resume=True))
+    assert (output / name).read_text() == "somebody's own" and not (output / "unfinished").exists()
+    assert resumable(output) == output / "checkpoint-3"
+
+
+def test_the_same_options_give_the_same_result(options, whole, tmp_path):
+    result = train(TrainOptions(**options, output=tmp_path / "out"))
+    (again,), (before,) = (folder.glob("*.safetensors") for folder in (result, whole / result.name))
+    again, before = load_file(again), load_file(before)
+    assert before.keys() == again.keys() and all(torch.equal(before[name], again[name]) for name in before)
 
 
 def test_the_last_checkpoint_is_the_one_of_the_highest_number(output):

@@ -90,9 +90,9 @@ def test_a_run_that_stopped_goes_on_exactly(options, tmp_path, monkeypatch):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("adapt", [True, False])
-def test_a_run_that_is_through_is_only_written_when_it_is_resumed(adapt, options):
-    given = {**options, "adapt": adapt, "rank": 2, "max_steps": 2}
+@pytest.mark.parametrize(("adapt", "length"), [(True, {"max_steps": 2}), (False, {"epochs": 2 / 3})])
+def test_a_run_that_is_through_is_only_written_when_it_is_resumed(adapt, length, options):
+    given = {**options, "adapt": adapt, "rank": 2, **length}
     folder = train(TrainOptions(**given))
     (name,) = [path.name for path in folder.glob("*.safetensors")]
     before = load_file(folder / name)
@@ -130,6 +130,7 @@ def test_what_cannot_be_trained_on_is_refused(options, tmp_path):
 
     refused(OptionError, "no output", output=None)
     refused(OptionError, "no checkpoint to resume from", resume=True)
+    refused(OptionError, "device='cpu:1': choose a GPU with CUDA_VISIBLE_DEVICES", device="cpu:1")
     refused(OptionError, "no part is trained", parts=[])
     refused(OptionError, "batch=0 must be at least 1", batch=0)
     refused(OptionError, "vision_chunk=-1 must be at least 1", vision_chunk=-1)

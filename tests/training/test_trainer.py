@@ -1,15 +1,17 @@
 """Checkpoints are whole or not there, and a loss that is no number ends a run."""
 
+import os
 from dataclasses import replace
 
 import pytest
 import torch
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from mossvl.errors import TrainingError
 from mossvl.tiny.recipe import Recipe
 from mossvl.tiny.train import train_stage
 from mossvl.training import trainer
-from mossvl.training.trainer import UNFINISHED, finish, last_checkpoint
+from mossvl.training.trainer import UNFINISHED, StopAfter, finish, last_checkpoint
 
 STAGE = replace(Recipe.read().stages[0], steps=3, warmup=1, decay=1)
 RECIPE = replace(Recipe.read(), batch=1, stages=[STAGE])
@@ -54,10 +56,65 @@ def test_a_folder_is_replaced_when_it_is_finished(tmp_path):
     assert (tmp_path / "checkpoint-1" / "file").read_text() == "new" and not (tmp_path / "new").exists()
 
 
+def test_a_folder_gets_its_name_when_its_files_are_on_the_disk(tmp_path, monkeypatch):
+    (tmp_path / "new" / "inner").mkdir(parents=True)
+    for file in ("one", "inner/two"):
+        (tmp_path / "new" / file).write_text(file)
+    files = {path.stat().st_ino for path in [tmp_path / "new", *(tmp_path / "new").rglob("*")]}
+    synced, descriptors = set(), set()
+
+    def fsync(descriptor):
+        assert not (tmp_path / "whole").exists()
+        synced.add(os.fstat(descriptor).st_ino)
+        descriptors.add(descriptor)
+
+    monkeypatch.setattr(trainer.os, "fsync", fsync)
+    finish(tmp_path / "new", tmp_path / "whole")
+    assert synced == files and len(descriptors) == 1, "each is closed before the next is opened"
+
+
+def test_time_is_counted_from_the_begin_of_the_training(tmp_path, monkeypatch):
+    def stopped_after(seconds):
+        now[0] = 100.0 + seconds
+        control = TrainerControl()
+        stop.on_step_end(arguments, TrainerState(), control)
+        assert control.should_save == control.should_training_stop
+        return control.should_save
+
+    arguments, now = TrainingArguments(tmp_path, use_cpu=True, report_to=[]), [0.0]
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: now[0])
+    stop = StopAfter(10)
+    now[0] = 100.0
+    stop.on_train_begin(arguments, TrainerState(), TrainerControl())
+    assert [stopped_after(seconds) for seconds in (0, 9, 10, 10.5, 99)] == [False, False, False, True, True]
+
+
+def test_a_stage_that_is_through_makes_no_further_step(tmp_path):
+    interrupted(tmp_path)
+    assert train_stage(replace(RECIPE, stages=[replace(STAGE, steps=1)]), 0, tmp_path, None)
+    assert [path.name for path in sorted((tmp_path / STAGE.name).glob("[cm]*"))] == ["checkpoint-1", "model"]
+
+
 def test_a_loss_that_is_no_number_ends_the_run_without_a_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(
         trainer.PackedTrainer, "training_step", lambda self, *args, **kwargs: torch.tensor(float("nan"))
     )
     with pytest.raises(TrainingError, match="no numbers at step 1"):
+        train_stage(RECIPE, 0, tmp_path, 1e-9)
+    assert last_checkpoint(tmp_path / STAGE.name) is None
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_weight_that_is_no_number_makes_no_checkpoint(value, tmp_path, monkeypatch):
+    step = trainer.PackedTrainer.training_step
+
+    def spoiling(self, model, *args, **kwargs):
+        loss = step(self, model, *args, **kwargs)
+        *_, learned = (one for one in model.parameters() if one.requires_grad)
+        learned.data.view(-1)[0] = float(value)
+        return loss
+
+    monkeypatch.setattr(trainer.PackedTrainer, "training_step", spoiling)
+    with pytest.raises(TrainingError, match="weights are no numbers at step 1"):
         train_stage(RECIPE, 0, tmp_path, 1e-9)
     assert last_checkpoint(tmp_path / STAGE.name) is None
