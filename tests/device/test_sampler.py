@@ -189,6 +189,15 @@ def test_penalties_follow_what_was_drawn_and_forget_who_was_there_before(sampler
     assert sampler.draw(logits, [request(1, prompt=[9], presence_penalty=1.0)]).tokens.tolist() == [0]
 
 
+def test_a_token_that_is_drawn_in_vain_is_forgotten_and_those_of_others_are_not(sampler):
+    logits = torch.tensor([[2.0, 1.9, *[-9.0] * (VOCAB - 2)]]).expand(2, -1)
+    rows = [request(number, slot=3 + number, prompt=[9], presence_penalty=1.0) for number in range(2)]
+    assert sampler.draw(logits, rows).tokens.tolist() == [0, 0]
+    sampler.forget(rows[0])
+    sampler.forget(request(7, slot=9))  # has never drawn
+    assert sampler.draw(logits, rows).tokens.tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("params", [{}, {"temperature": 1.0}, {"repetition_penalty": 1.5}])
 def test_logits_that_are_no_numbers_are_told(params, sampler):
     logits = torch.randn(2, VOCAB)

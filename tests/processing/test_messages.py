@@ -48,6 +48,7 @@ def test_what_is_no_list_of_messages_is_refused(messages):
         (user(3), "message 2: content must be a text or a list of parts, but is 3"),
         (user([3]), "message 2: a part must be a text, .*, but is 3"),
         (user([{"type": "sound", "sound": "e.wav"}]), "message 2: a part must be a text"),
+        (user([{"type": "sound", "image": "c.png"}]), "message 2: a part must be a text"),
         (user([{"text": 4}]), "message 2: a text part holds 4, which is no text"),
     ],
 )
