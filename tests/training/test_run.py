@@ -70,6 +70,14 @@ def test_only_chosen_parts_of_the_weights_learn(options, golden):
     assert changed == {"lm_head.weight", "model.language_model.norm.weight"}
 
 
+@pytest.mark.parametrize(("dtype", "part"), [("bfloat16", Part.LM_HEAD), ("float16", Part.VISION), (None, Part.MERGER)])
+def test_weights_are_written_in_the_precision_that_is_asked_for(dtype, part, options, golden):
+    model = train(TrainOptions(**options, adapt=False, parts=[part], max_steps=1, warmup=0.0, dtype=dtype))
+    after, before = (load_file(folder / "model.safetensors") for folder in (model, golden / "checkpoint"))
+    assert {one.dtype for one in after.values()} == {getattr(torch, dtype or "float32")}
+    assert any(not torch.equal(after[name], before[name].to(after[name].dtype)) for name in after)
+
+
 def test_a_run_that_stopped_goes_on_exactly(options, tmp_path, monkeypatch):
     whole = train(TrainOptions(**options, adapt=False, max_steps=4))
     parts = {**options, "output": tmp_path / "parts", "adapt": False, "max_steps": 4}

@@ -117,10 +117,11 @@ def trainer_of(
         adapter.target_modules = sorted(adapter.target_modules)  # a set would be written in another order each time
     else:
         train_only(model, options.parts)
-    for parameter in trained.parameters():
-        if parameter.requires_grad:  # small steps would be lost in a lower precision
-            parameter.data = parameter.data.float()
     device = loading.resolve_device(options.device)
+    one_precision = device.type == "cpu" and not options.adapt  # without autocast, layers take no other than their own
+    for parameter in trained.parameters():
+        if parameter.requires_grad or one_precision:  # small steps would be lost in a lower precision
+            parameter.data = parameter.data.float()
     if options.compile and device.type == "cuda":
         if Part.SELF_ATTENTION in options.parts:
             # Else the first layer, whose input alone needs no gradient, would be compiled once more.
