@@ -3,13 +3,14 @@
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from mossvl.errors import CheckpointError, OptionError, TrainingError
-from mossvl.training.checkpoints import FILES, damage, numbered, resumable
+from mossvl.training.checkpoints import FILES, damage, note_files, numbered, resumable
 from mossvl.training.run import TrainOptions, train
 from mossvl.training.trainer import last_checkpoint
 
@@ -85,11 +86,68 @@ def test_every_file_of_a_checkpoint_is_watched(output):
     assert damage(checkpoint) is None
 
 
+def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "weights").write_bytes(b"abc")
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    noted = {"inner/weights": {"bytes": 3, "sha256": digest}}
+    (tmp_path / "files.json").write_text(json.dumps(noted))
+    assert damage(tmp_path) is None
+    (tmp_path / "inner" / "weights").write_bytes(b"abd")
+    assert damage(tmp_path) == "inner/weights has other content"
+
+
+def test_files_are_noted_in_folders_of_any_depth(tmp_path):
+    (tmp_path / "inner" / "deep").mkdir(parents=True)
+    for name in ("b", "inner/a", "inner/deep/c"):
+        (tmp_path / name).write_text(name)
+    note_files(tmp_path)
+    note_files(tmp_path)
+    noted = json.loads((tmp_path / "files.json").read_text())
+    assert [(name, one["bytes"]) for name, one in noted.items()] == [("b", 1), ("inner/a", 7), ("inner/deep/c", 12)]
+    assert damage(tmp_path) is None
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text(name)
+    note_files(tmp_path)
+    read = Path.open
+
+    def broken(path, *given, **named):
+        if path.name == "b":
+            raise OSError("bad block")
+        return read(path, *given, **named)
+
+    monkeypatch.setattr(Path, "open", broken)
+    assert damage(tmp_path) == "b cannot be read"
+
+
+@pytest.mark.parametrize(
+    ("content", "wrong"),
+    [
+        (None, "is missing"),
+        ("", "cannot be read"),
+        ('{"a": ', "cannot be read"),
+        ("[1]", "cannot be read"),
+        ('{"a": 3}', "cannot be read"),
+        ("{}", "lists nothing"),
+        ('{"a": {}}', "a has 1 bytes instead of None"),
+    ],
+)
+def test_what_is_wrong_with_the_list_of_files_is_told(content, wrong, tmp_path):
+    (tmp_path / "a").write_text("a")
+    if content is not None:
+        (tmp_path / FILES).write_text(content)
+    assert damage(tmp_path) == (wrong if wrong.startswith("a ") else f"{FILES} {wrong}")
+
+
 @pytest.mark.parametrize("name", ["optimizer.pt", "trainer_state.json"])
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(name, options, whole, output, caplog):
     cut_off(output / "checkpoint-3" / name)
     with caplog.at_level(logging.WARNING, logger="mossvl"):
         result = train(TrainOptions(**options, output=output, resume=True))
+    assert result == output / ("adapter" if options["adapt"] else "model")
     (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("mossvl")]
     assert line.startswith(f"{output}/checkpoint-3 is damaged ({name} has ") and "\n" not in line
     assert line.endswith(f"; going on from {output}/checkpoint-2")
@@ -106,8 +164,10 @@ def test_several_damaged_checkpoints_are_passed_over(output, caplog):
     with caplog.at_level(logging.WARNING, logger="mossvl"):
         assert resumable(output) == output / "checkpoint-1"
     (record,) = caplog.records
-    assert "checkpoint-3 is damaged (scheduler.pt is missing)" in record.getMessage()
-    assert f"checkpoint-2 is damaged ({FILES} is missing); going on from" in record.getMessage()
+    assert record.getMessage() == (
+        f"{output}/checkpoint-3 is damaged (scheduler.pt is missing); "
+        f"{output}/checkpoint-2 is damaged ({FILES} is missing); going on from {output}/checkpoint-1"
+    )
 
 
 def test_without_a_whole_checkpoint_nothing_is_gone_on_from(options, output):
@@ -159,10 +219,13 @@ def test_the_last_checkpoint_is_the_one_of_the_highest_number(output):
     assert resumable(output) == output / "checkpoint-9"
 
 
-@pytest.mark.parametrize("content", ["", '{"seed": "0', "[1]"])
-def test_damaged_notes_of_a_run_are_told(content, options, output):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("", "Expecting value: .*"), ('{"seed": "0', "Unterminated string .*"), ("[1]", "list instead of an object")],
+)
+def test_damaged_notes_of_a_run_are_told(content, reason, options, output):
     (output / "options.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"options.json, .* is damaged .*remove it"):
+    with pytest.raises(CheckpointError, match=rf"options.json, .* is damaged \({reason}\); remove it"):
         train(TrainOptions(**options, output=output, resume=True))
 
 

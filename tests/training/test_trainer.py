@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from mossvl.errors import TrainingError
 from mossvl.tiny.recipe import Recipe
 from mossvl.tiny.train import train_stage
 from mossvl.training import trainer
-from mossvl.training.trainer import UNFINISHED, StopAfter, finish, last_checkpoint
+from mossvl.training.trainer import UNFINISHED, StopAfter, finish, last_checkpoint, written_whole
 
 STAGE = replace(Recipe.read().stages[0], steps=3, warmup=1, decay=1)
 RECIPE = replace(Recipe.read(), batch=1, stages=[STAGE])
@@ -71,6 +72,36 @@ def test_a_folder_gets_its_name_when_its_files_are_on_the_disk(tmp_path, monkeyp
     monkeypatch.setattr(trainer.os, "fsync", fsync)
     finish(tmp_path / "new", tmp_path / "whole")
     assert synced == files and len(descriptors) == 1, "each is closed before the next is opened"
+
+
+def writing_fails(staging, error):
+    with written_whole(staging, "the weights"):
+        if staging.parent.exists():
+            staging.mkdir()
+            (staging / "half").touch()
+        raise error
+
+
+@pytest.mark.parametrize("error", [OSError("no room"), RuntimeError("no room"), SafetensorError("no room")])
+@pytest.mark.parametrize("place", ["staging", "missing/staging"])
+def test_what_cannot_be_written_is_told_and_leaves_nothing(error, place, tmp_path):
+    told = r"^the weights cannot be written \(no room\); make room, .*--resume$"
+    with pytest.raises(TrainingError, match=told):
+        writing_fails(tmp_path / place, error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_errors_stay_what_they_are_and_leave_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        writing_fails(tmp_path / "staging", KeyboardInterrupt())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_process_than_the_first_removes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with written_whole(tmp_path / "staging", "the weights"):
+        (tmp_path / "staging").mkdir()
+    assert (tmp_path / "staging").is_dir()
 
 
 def test_time_is_counted_from_the_begin_of_the_training(tmp_path, monkeypatch):
