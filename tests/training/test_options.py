@@ -43,8 +43,8 @@ FREE = {
 
 @pytest.fixture
 def noted(tmp_path):
-    BEGUN.note(tmp_path / "out" / "options.json")
-    return tmp_path / "out" / "options.json"
+    BEGUN.note(tmp_path / "new" / "out" / "options.json")
+    return tmp_path / "new" / "out" / "options.json"
 
 
 def resumed(**given):

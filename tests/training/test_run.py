@@ -93,7 +93,12 @@ def test_a_run_that_stopped_goes_on_exactly(options, tmp_path, monkeypatch):
         train(TrainOptions(**parts))
     with pytest.raises(OptionError, match=r"batch=2 \(was 1\), learning_rate=1.0 \(was 0.01\)"):
         train(TrainOptions(**{**parts, "batch": 2, "learning_rate": 1.0}, resume=True))
-    resumed = train(TrainOptions(**parts, resume=True))
+    steps = []
+    step = PackedTrainer.training_step
+    with monkeypatch.context() as patched:
+        patched.setattr(PackedTrainer, "training_step", lambda *given: steps.append(given) or step(*given))
+        resumed = train(TrainOptions(**parts, resume=True))
+    assert len(steps) == 3, "one of four was made before"
     one, other = (load_file(folder / "model.safetensors") for folder in (whole, resumed))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
