@@ -1,1 +1,1 @@
-"""Triton kernels of the inference engine, one module for each kind. Importing this package does not import Triton."""
+"""Triton kernels for inference, one module for each kind. Importing this package does not import Triton."""

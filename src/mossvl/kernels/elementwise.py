@@ -1,4 +1,4 @@
-"""What surrounds a matrix product of many rows: norm, SwiGLU, gated residual. Rows are contiguous."""
+"""Row-wise kernels around matrix products of many rows: RMSNorm, SwiGLU, gated residual. Rows are contiguous."""
 
 import torch
 import triton
@@ -8,12 +8,12 @@ from torch import Tensor
 from mossvl.kernels.launch import depend, early
 
 BLOCK = 1024
-"""Columns of a program, where a row needs no sum."""
+"""Columns of a program in kernels without a reduction over the row."""
 
 
 @triton.jit
 def tanh(x):
-    """By its series near zero, where the quotient cancels."""
+    """tanh; near zero by its Taylor series, where the quotient cancels."""
     small = x * (1 - x * x * (1 / 3 - x * x * (2 / 15 - x * x * 17 / 315)))
     e = tl.exp(-2 * tl.abs(x))
     large = (1 - e) / (1 + e)
@@ -38,7 +38,7 @@ def _rms_norm_kernel(x, weight, out, eps, x_stride, WIDTH: tl.constexpr, BLOCK: 
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMSNorm of (rows, width), a program a row. With 64 × 4096 on an H100, 2 µs where `F.rms_norm` took 7."""
+    """RMSNorm of x (rows, width) in float32, one program a row; 2 µs for 64 × 4096 on an H100, `F.rms_norm` 7 µs."""
     rows, width = x.shape
     out = torch.empty(rows, width, dtype=x.dtype, device=x.device)
     if rows:

@@ -1,7 +1,7 @@
-"""Matrix products with what surrounds them: norm before, SwiGLU or residual after.
+"""Matrix products fused with RMSNorm before, and SwiGLU or residual after.
 
-Weights are (out, in), contiguous. For a few rows, a product's time is that of reading its weights: one kernel streams
-them, norm and residual included. For more rows, PyTorch's matrix product is followed by elementwise kernels.
+Weights are (out, in), contiguous. With few rows, products are bound by the bandwidth of reading weights: one fused
+kernel streams them. With more rows, PyTorch's matrix product runs between elementwise kernels.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from mossvl.kernels.elementwise import gated_residual, rms_norm, silu, swiglu, t
 from mossvl.kernels.launch import depend, early, precision
 
 FEW_ROWS = 32
-"""Up to so many rows the weights are streamed by the kernels here; with 64 the plain product was faster on an H100."""
+"""Most rows for the fused kernels; with 64 rows, PyTorch's product was faster on an H100."""
 
 
 @triton.jit
@@ -39,18 +39,18 @@ def _one_row_kernel(
     BLOCK_K: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """One row of x: BLOCK_N outputs a program, products in float32. PAIR: silu of output n times output outs + n."""
+    """One row of x: BLOCK_N outputs a program, products in float32. PAIR gives silu(output n) · output (outs + n)."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     live = n < outs
     k = tl.arange(0, BLOCK_K)
     w = weight + n.to(tl.int64)[:, None] * K + k
     up = w + tl.cast(outs, tl.int64) * K
-    # The first block of weights is on its way before the row exists, and each next one before a block is used.
+    # Prefetch: the first block of weights loads before `depend`, each later block before its predecessor is used.
     block = tl.load(w, mask=live[:, None] & (k < K), other=0.0)
     if PAIR:
         block_up = tl.load(up, mask=live[:, None] & (k < K), other=0.0)
     depend(EARLY)
-    # 8 neighbours, which one thread loads at once, are added up at once: few registers, many programs at a time.
+    # Sum the 8 neighbours of one thread's vector load at once: fewer registers, higher occupancy.
     acc = tl.zeros([BLOCK_N, BLOCK_K // 8], tl.float32)
     acc_up = tl.zeros([BLOCK_N, BLOCK_K // 8], tl.float32)
     squares = tl.zeros([BLOCK_K], tl.float32)
@@ -107,7 +107,7 @@ def _few_rows_kernel(
     PRECISION: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """Up to BLOCK_M rows of x: BLOCK_N outputs a program; the weights are the long side of the matrix product."""
+    """Up to BLOCK_M rows of x: BLOCK_N outputs a program. Weights are the left operand of `tl.dot`."""
     depend(EARLY)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     m = tl.arange(0, BLOCK_M)
@@ -154,7 +154,7 @@ def _stream(
     gate: Tensor | None = None,
     sees: Tensor | None = None,
 ) -> Tensor:
-    """x @ weight.T for a few rows, with what surrounds it."""
+    """x @ weight.T for up to FEW_ROWS rows, by a fused kernel."""
     rows, inner = x.shape
     outs = len(weight) // 2 if pair else len(weight)
     out = torch.empty(rows, outs, dtype=x.dtype, device=x.device)
@@ -186,7 +186,7 @@ def _stream(
 
 
 def _few_rows_blocks(rows: int, norm: bool, pair: bool, dtype: torch.dtype) -> tuple[int, int, int, int]:
-    """BLOCK_N, BLOCK_K, warps and stages: the best of twelve choices at the published shapes on an H100."""
+    """Return BLOCK_N, BLOCK_K, warps and stages: the fastest of twelve at the published shapes on an H100."""
     if dtype == torch.float32:
         return 32, 64, 4, 2
     if pair:
@@ -229,8 +229,8 @@ def linear_residual(
         x: (rows, in).
         weight: (out, in).
         residual: (rows, out).
-        gate: (1,), read on the device.
-        sees: (rows, 1), with `gate`.
+        gate: (1,).
+        sees: (rows, 1), 0 for rows without vision; needed with `gate`.
 
     Returns:
         (rows, out), a new tensor.

@@ -1,9 +1,9 @@
-"""Attention over keys and values that lie in pages.
+"""Paged attention.
 
 Keys and values of one layer are two pools, (pages, kv heads, page size, head_dim), contiguous in the last three
-dimensions. A sequence is a row of `tables`, (sequences, blocks) int32: the pages of its tokens, in order. The slot of a
-token is page · page size + its place in the page. Nothing here waits for the device, and every grid depends on shapes
-alone, so that all of it can be captured in a CUDA graph and replayed with other lengths.
+dimensions. A row of the block tables `tables`, (sequences, blocks) int32, holds the pages of a sequence's tokens, in
+order. The slot of a token is page · page size + its offset in the page. No function synchronises with the device, and
+launch grids depend on shapes alone, so that CUDA graphs can capture all of them and replay with other lengths.
 """
 
 from mossvl.kernels.paged_decode import decode_attention

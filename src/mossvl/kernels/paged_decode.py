@@ -1,4 +1,4 @@
-"""Attention of one query row a sequence over pages."""
+"""Paged attention of one query row a sequence."""
 
 import torch
 import triton
@@ -10,13 +10,13 @@ from mossvl.kernels.launch import LOG2_E, depend, early, multiprocessors, precis
 
 @triton.jit
 def _share(program, programs, total):
-    """The first of the blocks that a program does, of `total` blocks that are shared out evenly and in order."""
+    """Return the first block of a program; `total` blocks are divided among programs evenly, in order."""
     return program * (total // programs) + tl.minimum(program, total % programs)
 
 
 @triton.jit
 def _owner(block, programs, total):
-    """Which program does a block: the inverse of `_share`."""
+    """Return the program of a block: the inverse of `_share`."""
     each, more = total // programs, total % programs
     return tl.where(
         block < more * (each + 1), block // (each + 1), more + (block - more * (each + 1)) // tl.maximum(each, 1)
@@ -49,22 +49,23 @@ def _decode_kernel(
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Blocks of all rows and kv heads lie in one line, of which every program does an equal part.
+    """The blocks of all rows and kv heads form one sequence, divided evenly among programs.
 
-    A run is what a program does of one row and kv head. If that is all of it, it goes to `out`; else to a slot of
-    `partial` and `stats`: 2 · program if the run's beginning was done by the program before, 2 · program + 1 if not.
+    A run is a program's share of the blocks of one row and kv head. A complete run is stored in `out`. A partial run is
+    stored in a slot of `partial` and `stats` (running maximum and sum of the online softmax): 2 · program + 1 if it
+    begins at the first block, else 2 · program.
     """
     program, programs = tl.program_id(0), tl.num_programs(0)
     index = tl.arange(0, ROWS)
     all_table_rows = tl.load(table_rows + index, mask=index < rows, other=0)
-    # Of each row: the blocks of its tokens, once for each kv head.
+    # Blocks of each row, over all kv heads.
     blocks = tl.cdiv(tl.load(lengths + index, mask=index < rows, other=0), BLOCK) * KV_HEADS
     ends = tl.cumsum(blocks, 0)
     total = tl.sum(blocks)
     block = _share(program, programs, total)
     stop = _share(program + 1, programs, total)
 
-    lane = tl.arange(0, 16)  # queries of the group, padded to what a matrix product takes
+    lane = tl.arange(0, 16)  # query heads of the group, padded to the least size of `tl.dot`
     group = lane < GROUP
     dim = tl.arange(0, D)
     token = tl.arange(0, BLOCK)
@@ -82,7 +83,7 @@ def _decode_kernel(
         top = tl.full([16], float("-inf"), tl.float32)
         weight = tl.zeros([16], tl.float32)
         acc = tl.zeros([16, D], tl.float32)
-        # Pages are looked up a block ahead: loads through a load in the same turn would hardly be pipelined.
+        # Look pages up one block ahead: Triton hardly pipelines loads that depend on a load of the same iteration.
         tokens = first * BLOCK + token
         page = tl.load(table + tokens // PAGE, mask=tokens < length, other=0)
         for number in tl.range(first, last, num_stages=STAGES):
@@ -129,7 +130,7 @@ def _combine_decode_kernel(
     CHUNK: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """One query head of one row: the parts that several programs did of it, put together; zeros for empty rows."""
+    """Combine the partial runs of one query head of one row; store zeros for an empty row."""
     depend(EARLY)
     row, query = tl.program_id(0), tl.program_id(1)
     index = tl.arange(0, ROWS)
@@ -165,7 +166,7 @@ def _combine_decode_kernel(
 
 
 def _blocks(rows: int, dtype: torch.dtype) -> tuple[int, int, int, int]:
-    """BLOCK, warps, programs a multiprocessor, and stages: the best of 13 choices on an H100."""
+    """Return BLOCK, warps, programs a multiprocessor, and stages: the fastest of 13 on an H100."""
     if dtype == torch.float32:
         return 32, 4, 4, 2
     return (64, 4, 2, 4) if rows <= 32 else (64, 4, 3, 2)
@@ -180,18 +181,18 @@ def decode_attention(
     lengths: Tensor,
     scale: float,
 ) -> Tensor:
-    """Attention of one query row a sequence.
+    """Paged attention of one query row a sequence.
 
-    The work is shared out on the device by the real lengths, so that one long sequence beside many short ones uses the
-    whole GPU. The workspace is bounded by the number of programs.
+    Programs divide the work by the lengths on the device, so that one long sequence beside many short ones occupies the
+    whole GPU. The number of programs bounds the workspace.
 
     Args:
         q: (rows, heads, d), each row contiguous.
         k_pool, v_pool: (pages, kv heads, page size, d).
         tables: (sequences, blocks) int32, contiguous in the last dimension. Entries beyond a length are not read.
-        table_rows: (rows,) int32, which row of `tables` each row reads.
-        lengths: (rows,) int32, how many tokens each row sees; 0 gives zeros.
-        scale: of the scores.
+        table_rows: (rows,) int32, row of `tables` for each query row.
+        lengths: (rows,) int32, tokens that each query row sees; 0 gives zeros.
+        scale: factor of the scores.
 
     Returns:
         (rows, heads, d), contiguous.
@@ -213,7 +214,7 @@ def decode_attention(
         "BLOCK": block,
         "ROWS": max(16, triton.next_power_of_2(rows)),
     }
-    # Not launched early: large programs that wait would keep those of the next products from their places.
+    # Without PDL: its large waiting programs would keep those of the next products from becoming resident.
     _decode_kernel[(programs,)](
         q,
         k_pool,

@@ -1,4 +1,4 @@
-"""Attention of many query rows of several sequences over pages."""
+"""Paged attention of many query rows of several sequences."""
 
 import torch
 import triton
@@ -8,7 +8,7 @@ from torch import Tensor
 from mossvl.kernels.launch import LOG2_E, depend, early, multiprocessors, precision
 
 TILE_ROWS = 32
-"""Rows of one sequence that are computed together; with a group of 4 queries, 128 rows of a matrix product."""
+"""Query rows of a tile, all of one sequence; with 4 query heads a kv head, 128 rows of a matrix product."""
 
 
 @triton.jit
@@ -35,10 +35,10 @@ def _prefill_blocks(
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Blocks begin…end of a tile's tokens. `seen` (queries,) is what each query sees, `high` the most of them."""
+    """Attend to blocks begin…end of a tile's tokens. `seen` (queries,) counts visible tokens; `high` is its maximum."""
     dim = tl.arange(0, D)
     token = tl.arange(0, BLOCK)
-    # Pages are looked up a block ahead: loads through a load in the same turn would hardly be pipelined.
+    # Look pages up one block ahead: Triton hardly pipelines loads that depend on a load of the same iteration.
     page = tl.load(table + (begin * BLOCK + token) // PAGE, mask=begin * BLOCK + token < high, other=0)
     for index in tl.range(begin, end, num_stages=STAGES):
         tokens = index * BLOCK + token
@@ -58,7 +58,7 @@ def _prefill_blocks(
         higher = tl.maximum(top, tl.max(scores, 1) * scale)
         level = higher
         if MASKED:
-            level = tl.where(higher == float("-inf"), 0.0, higher)  # a row that has seen nothing yet
+            level = tl.where(higher == float("-inf"), 0.0, higher)  # no visible token so far: avoid inf - inf
         exps = tl.exp2(scores * scale - level[:, None])
         shrink = tl.exp2(top - level)
         weight = weight * shrink + tl.sum(exps, 1)
@@ -96,10 +96,10 @@ def _prefill_kernel(
     PRECISION: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """A program is one tile of rows with the query heads of one kv head, over one of SPLITS parts of what they see."""
+    """One tile of rows and the query heads of one kv head a program, over one of SPLITS parts of the visible tokens."""
     depend(EARLY)
     head = tl.program_id(0) % KV_HEADS
-    tile = num_tiles - 1 - tl.program_id(0) // KV_HEADS  # a prompt's last rows see most: begin with them
+    tile = num_tiles - 1 - tl.program_id(0) // KV_HEADS  # longest first: a prompt's last rows see most
     table = tables + tl.load(tiles + tile * tile_stride).to(tl.int64) * table_stride
     begin = tl.load(tiles + tile * tile_stride + 1)
     rows = tl.load(tiles + tile * tile_stride + 2)
@@ -143,7 +143,7 @@ def _prefill_kernel(
 
 @triton.jit
 def _combine_prefill_kernel(partial, stats, out, D: tl.constexpr, SPLITS: tl.constexpr, EARLY: tl.constexpr):
-    """One query head of one row: its parts put together."""
+    """Combine the splits of one query head of one row."""
     depend(EARLY)
     query = tl.program_id(0).to(tl.int64)
     dim = tl.arange(0, D)
@@ -166,16 +166,16 @@ def prefill_attention(
     scale: float,
     splits: int = 1,
 ) -> Tensor:
-    """Attention of many rows of several sequences; row r sees the first visible[r] tokens of its sequence.
+    """Paged attention of many query rows; row r sees the first visible[r] tokens of its sequence.
 
     Args:
         q: (rows, heads, d), each row contiguous.
         k_pool, v_pool: (pages, kv heads, page size, d).
-        tables: (sequences, blocks) int32, contiguous in the last dimension. Entries beyond what is seen are not read.
+        tables: (sequences, blocks) int32, contiguous in the last dimension. Entries beyond `visible` are not read.
         tiles: (tiles, 3) int32: row of `tables`, first row of q, number of rows, at most TILE_ROWS. Every row of q
             belongs to one tile.
         visible: (rows,) int32, never decreasing within a sequence; 0 gives zeros.
-        scale: of the scores.
+        scale: factor of the scores.
         splits: programs that share a tile's tokens, a power of two; see `choose_splits`.
 
     Returns:
@@ -227,9 +227,9 @@ def prefill_attention(
 
 
 def choose_splits(num_tiles: int, kv_heads: int, longest: int) -> int:
-    """How many programs should share a tile's tokens, of which there are at most `longest`."""
-    places = (
+    """Return the number of programs that should share a tile's tokens, `longest` at most: enough to fill the GPU."""
+    programs = (
         132 if not torch.cuda.is_available() else multiprocessors(torch.device("cuda", torch.cuda.current_device()))
     )
-    wanted = min(places // max(1, num_tiles * kv_heads), longest // 512, 32)
-    return 1 << max(0, wanted.bit_length() - 1)
+    splits = min(programs // max(1, num_tiles * kv_heads), longest // 512, 32)
+    return 1 << max(0, splits.bit_length() - 1)

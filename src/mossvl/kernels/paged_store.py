@@ -1,4 +1,4 @@
-"""Keys and values on their way to their pages: norm, rotation and write in one kernel."""
+"""QK norm, rotary embedding and storing of keys and values in pages, fused."""
 
 import torch
 import triton
@@ -10,7 +10,10 @@ from mossvl.kernels.launch import depend, early
 
 @triton.jit
 def _normed_and_rotated(x, heads, live, weight_first, weight_second, cos, sin, row, eps, D: tl.constexpr):
-    """Both halves of some heads of a row, float32; x points to the first head. All loads come before any use."""
+    """Return both halves of some heads of a row, normalised and rotated, float32. All loads come before any use.
+
+    `x` points to the first head.
+    """
     half = tl.arange(0, D // 2)
     first = tl.load(x + heads[:, None] * D + half, mask=live[:, None], other=0.0)
     second = tl.load(x + heads[:, None] * D + D // 2 + half, mask=live[:, None], other=0.0)
@@ -50,7 +53,7 @@ def _store_kernel(
     HEADS: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """A program is HEADS heads of one row: of the queries, or else keys and values."""
+    """HEADS heads of one row a program: of queries, or of keys and values."""
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     half = tl.arange(0, D // 2)
@@ -81,13 +84,13 @@ def _store_kernel(
                 k + row * k_stride, heads, live, weight_first, weight_second, cos, sin, row, eps, D
             )
             place = (heads[:, None] * PAGE + slot % PAGE) * D + half
-            wanted = live[:, None] & (slot >= 0)
+            kept = live[:, None] & (slot >= 0)
             to = k_pool + slot // PAGE * k_page_stride + place
-            tl.store(to, first.to(k_pool.dtype.element_ty), mask=wanted)
-            tl.store(to + D // 2, second.to(k_pool.dtype.element_ty), mask=wanted)
+            tl.store(to, first.to(k_pool.dtype.element_ty), mask=kept)
+            tl.store(to + D // 2, second.to(k_pool.dtype.element_ty), mask=kept)
             to = v_pool + slot // PAGE * v_page_stride + place
-            tl.store(to, value_first, mask=wanted)
-            tl.store(to + D // 2, value_second, mask=wanted)
+            tl.store(to, value_first, mask=kept)
+            tl.store(to + D // 2, value_second, mask=kept)
 
 
 def _launch_store(
@@ -153,15 +156,16 @@ def store(
     v_pool: Tensor,
     slots: Tensor,
 ) -> Tensor:
-    """Normalise and rotate queries and keys; write keys and values to their pages.
+    """Apply QK norm and rotary embedding; store keys and values in their pages.
 
     Args:
-        q, k, v: (rows, heads, d) and (rows, kv heads, d) twice, of any row stride, each row contiguous.
-        q_weight, k_weight: (d,), of the RMSNorm of each head.
-        eps: of both norms.
-        cos, sin: (rows, d), floating.
-        k_pool, v_pool: (pages, kv heads, page size, d); written.
-        slots: (rows,) int32 or int64, where each row's key and value go; -1: nowhere.
+        q: (rows, heads, d), each row contiguous.
+        k, v: (rows, kv heads, d), each row contiguous.
+        q_weight, k_weight: (d,), weights of the RMSNorm over each head.
+        eps: epsilon of both norms.
+        cos, sin: (rows, d), floating point.
+        k_pool, v_pool: (pages, kv heads, page size, d); written in place.
+        slots: (rows,) int32 or int64, the slot of each row; -1 stores nothing.
 
     Returns:
         The queries, (rows, heads, d), contiguous.
@@ -182,12 +186,12 @@ def store_keys_values(
     v_pool: Tensor,
     slots: Tensor,
 ) -> None:
-    """`store` without queries: of vision tokens."""
+    """Do as `store` for keys and values alone, as of vision tokens."""
     _launch_store(None, k, v, None, k_weight, eps, cos, sin, k_pool, v_pool, slots)
 
 
 def rotate_queries(q: Tensor, q_weight: Tensor, eps: float, cos: Tensor, sin: Tensor) -> Tensor:
-    """`store` without keys and values: of text tokens that read vision tokens. Returns (rows, heads, d)."""
+    """Do as `store` for queries alone, as of cross-attention. Returns (rows, heads, d), contiguous."""
     out = _launch_store(q, None, None, q_weight, None, eps, cos, sin, None, None, None)
     assert out is not None
     return out

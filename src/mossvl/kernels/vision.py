@@ -1,7 +1,7 @@
-"""The vision tower at inference: Triton kernels for what lies between matrix products.
+"""Kernels of the vision tower between matrix products.
 
-Every kernel reads its inputs once and writes its result once, in float32 inside. Widths need not be powers of two: a
-row is read in two parts, the largest power of two below its width and the rest.
+Every kernel reads its inputs once and writes its output once; arithmetic is in float32. Widths need not be powers of
+two: a row is read in two parts, the largest power of two below its width (the head) and the rest (the tail).
 """
 
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ from mossvl.kernels.launch import multiprocessors
 
 NORM_ROWS, NORM_WARPS, PROGRAMS_PER_MULTIPROCESSOR = 1, 1, 32
 ROTATE_WARPS = 8
-"""The fastest of several on an H100, for rows of 1152: 2.65 TB/s and 2.4 TB/s where a copy has 2.9."""
+"""The fastest settings on an H100, for rows of 1152: 2.65 TB/s and 2.4 TB/s, where a copy reaches 2.9 TB/s."""
 
 
 @cache
 def split(width: int) -> tuple[int, int]:
-    """A row of 72 as 64 + 8, of 1152 as 1024 + 128: padded to one power of two, nearly half of it would be nothing."""
+    """Split a width into powers of two: 72 = 64 + 8, 1152 = 1024 + 128. One power would be nearly half padding."""
     head = padded(width) // 2
     return head, padded(width - head)
 
 
 def padded(width: int) -> int:
-    """The next power of two. (Triton's own function takes microseconds, at every launch.)"""
+    """Return the next power of two. (Triton's own function takes microseconds at every launch.)"""
     return 1 << (width - 1).bit_length()
 
 
@@ -36,7 +36,7 @@ def _norm_kernel(
     x_ptr, shift_ptr, weight_ptr, bias_ptr, out_ptr, rows, out_stride, eps,
     HAS_SHIFT: tl.constexpr, WIDTH: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """A program takes many blocks of ROWS rows, so that it reads the vectors, several times a row's bytes, once."""
+    """Many blocks of ROWS rows a program, which so reads weight, bias and shift (more bytes than a row) only once."""
     a, b = tl.arange(0, HEAD)[None, :], HEAD + tl.arange(0, TAIL)[None, :]
     inside = b < WIDTH
     weight, weight_tail = tl.load(weight_ptr + a), tl.load(weight_ptr + b, inside, 0)
@@ -72,8 +72,8 @@ def _add_entries_kernel(x_ptr, entries_ptr, entry_ptr, WIDTH: tl.constexpr, PADD
 
 
 @triton.jit
-def _turn(place, cos_ptr, sin_ptr, inside, HALF: tl.constexpr):
-    """Turn the pairs at `place` and HALF beyond it."""
+def _rotate(place, cos_ptr, sin_ptr, inside, HALF: tl.constexpr):
+    """Rotate the pairs at `place` and `place` + HALF."""
     cos, sin = tl.load(cos_ptr, inside, 0), tl.load(sin_ptr, inside, 0)
     first = tl.load(place, inside, 0).to(tl.float32)
     second = tl.load(place + HALF, inside, 0).to(tl.float32)
@@ -86,22 +86,22 @@ def _rotate_kernel(
     qkv_ptr, cos_ptr, sin_ptr, entry_ptr,
     HEADS: tl.constexpr, HALF: tl.constexpr, HEADS_PADDED: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr,
 ):  # fmt: skip
-    """A row's q and k lie side by side: 2 · HEADS heads of 2 · HALF."""
+    """Rotate q and k of one row, which are adjacent: 2 · HEADS heads of width 2 · HALF."""
     row = tl.program_id(0).to(tl.int64)
     table = tl.load(entry_ptr + row) * (2 * HALF)
     head = tl.arange(0, HEADS_PADDED)[:, None]
     a, b = tl.arange(0, HEAD)[None, :], HEAD + tl.arange(0, TAIL)[None, :]
     place = qkv_ptr + row * (6 * HEADS * HALF) + head * (2 * HALF)
     real = head < 2 * HEADS
-    _turn(place + a, cos_ptr + table + a, sin_ptr + table + a, real & (a < HALF), HALF)
-    _turn(place + b, cos_ptr + table + b, sin_ptr + table + b, real & (b < HALF), HALF)
+    _rotate(place + a, cos_ptr + table + a, sin_ptr + table + a, real & (a < HALF), HALF)
+    _rotate(place + b, cos_ptr + table + b, sin_ptr + table + b, real & (b < HALF), HALF)
 
 
 @triton.jit
 def _normalise_kernel(
     pixels_ptr, values_ptr, out_ptr, pixels, SIZE: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """`values` holds the channels' factors, then what is added; SIZE is a channel's pixels in one patch."""
+    """`values` holds the factors, then the offsets, of the channels; SIZE is the pixels of a channel in one patch."""
     channel = tl.program_id(1)
     pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     place = (pixel // SIZE * CHANNELS + channel) * SIZE + pixel % SIZE
@@ -111,8 +111,11 @@ def _normalise_kernel(
 
 
 def layer_norm(x: Tensor, norm: nn.LayerNorm, shift: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """LayerNorm of x + shift: x (rows, width) contiguous, shift (width,) float32; `out` may be some columns of a
-    wider tensor."""
+    """LayerNorm of x + shift: x (rows, width) contiguous, shift (width,) float32.
+
+    Args:
+        out: output (rows, width); may be columns of a wider tensor.
+    """
     rows, width = x.shape
     out = torch.empty_like(x) if out is None else out
     head, tail = split(width)
@@ -130,14 +133,14 @@ def layer_norm(x: Tensor, norm: nn.LayerNorm, shift: Tensor | None = None, out: 
 
 
 def add_entries(x: Tensor, entries: Tensor, entry: Tensor | None) -> None:
-    """x[row] += entries[entry[row]], in place: x (rows, width) and entries (any, width) contiguous, entry int32."""
+    """Add entries[entry[row]] to x[row] in place: x (rows, width), entries (n, width), both contiguous; entry int32."""
     assert entry is not None and x.is_contiguous()
     width = x.shape[1]
     _add_entries_kernel[len(x),](x, entries, entry, WIDTH=width, PADDED=padded(width), num_warps=4)
 
 
 def rotate_in_place(qkv: Tensor, cos: Tensor, sin: Tensor, entry: Tensor) -> None:
-    """Rotates q and k of qkv, (rows, 3, heads, head_dim) contiguous, by the angles of each row's entry.
+    """Rotate q and k of qkv, (rows, 3, heads, head_dim) contiguous, by the angles of each row's entry, in place.
 
     Args:
         cos, sin: float32 (entries, head_dim).
@@ -158,10 +161,10 @@ def rotate_in_place(qkv: Tensor, cos: Tensor, sin: Tensor, entry: Tensor) -> Non
 
 
 def normalise_patches(patches: Tensor, values: Tensor, dtype: torch.dtype) -> Tensor:
-    """uint8 (patches, channels · size) → (x / 255 − mean) / std by channel, in `dtype`; see `processing.pixels`.
+    """Normalise uint8 (patches, channels · size) to (x / 255 − mean) / std by channel, in `dtype`.
 
     Args:
-        values: from `channel_values`.
+        values: of `channel_values`.
     """
     patches = patches.contiguous()
     out = torch.empty_like(patches, dtype=dtype)
@@ -176,6 +179,6 @@ def normalise_patches(patches: Tensor, values: Tensor, dtype: torch.dtype) -> Te
 
 
 def channel_values(mean: Sequence[float], std: Sequence[float], device: torch.device) -> Tensor:
-    """(x / 255 − mean) / std as one product and one sum: the factors, then what is added, float32."""
-    added = [-centre / scale for centre, scale in zip(mean, std, strict=True)]
-    return torch.tensor([*(1 / 255 / scale for scale in std), *added], device=device)
+    """Return (2 · channels,) float32: factors, then offsets, of (x / 255 − mean) / std = factor · x + offset."""
+    offsets = [-centre / scale for centre, scale in zip(mean, std, strict=True)]
+    return torch.tensor([*(1 / 255 / scale for scale in std), *offsets], device=device)
