@@ -1,1 +1,1 @@
-"""Measurements of the engine: what `mossvl bench` runs and reports."""
+"""Benchmarks of the engine, for `mossvl bench`."""

@@ -1,4 +1,4 @@
-"""What a measurement is made on, and what that machine can do at best."""
+"""The machine of a benchmark, and its ceilings of bandwidth and arithmetic."""
 
 import platform
 from datetime import UTC, datetime
@@ -10,7 +10,7 @@ import torch
 
 
 def describe(device: torch.device) -> dict[str, str]:
-    """Date, machine and versions."""
+    """Return date, device and versions."""
     described = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
@@ -28,7 +28,7 @@ def describe(device: torch.device) -> dict[str, str]:
 
 
 def ceilings(device: torch.device) -> dict[str, float]:
-    """Bytes a second of a large copy (read and written), and operations a second of an 8192³ product in bfloat16."""
+    """Measure bytes per second of a large copy (read and written), and FLOP/s of an 8192³ product in bfloat16."""
     size = 1 << 32
     source = torch.empty(size, dtype=torch.uint8, device=device).random_()
     copy = milliseconds(partial(torch.empty_like(source).copy_, source))
@@ -40,7 +40,7 @@ def ceilings(device: torch.device) -> dict[str, float]:
 
 
 def milliseconds(work: Any, repeats: int = 10) -> float:
-    """Median time of `work` on the GPU, between events."""
+    """Return the median time of `work` on the GPU, between CUDA events, in ms."""
     for _ in range(2):
         work()
     times = []

@@ -1,4 +1,4 @@
-"""What is measured: one function for each table, each giving rows of figures."""
+"""The benchmarks: one method for each table, which yields rows of figures."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +19,9 @@ from mossvl.queries.handle import Handle
 from mossvl.queries.results import Result
 
 ANSWER = 129
-"""Tokens of an answer: the first, and 128 steps."""
+"""Tokens of an answer: the first token, and 128 decoding steps."""
 WARM_UPS = 6
-"""Runs before those that count: kernels are compiled and graphs captured, those of frames by the fifth batch."""
+"""Unmeasured runs, in which kernels are compiled and CUDA graphs captured (the vision tower's by the fifth batch)."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Row:
 
     Attributes:
         value: median, in `unit`.
-        all: every measurement.
-        note: achieved rates, or what else belongs to it.
+        all: every measurement, in `unit`.
+        note: achieved rates and the like.
     """
 
     name: str
@@ -42,14 +42,16 @@ class Row:
 
 
 def stamp(times: list[float]) -> None:
+    """Append the current time."""
     times.append(time.perf_counter())
 
 
 class Bench:
-    """An engine to be measured, with the pixels of its prompts.
+    """Benchmarks of one engine.
 
     Args:
-        repeats: measurements of each figure; the median counts.
+        ceilings: of `hardware.ceilings`.
+        repeats: measurements of each figure.
     """
 
     def __init__(self, engine: Engine, ceilings: dict[str, float], repeats: int = 5) -> None:
@@ -67,7 +69,7 @@ class Bench:
         return self.engine.begin(prompt, options)
 
     def answer(self, shape: Shape, tokens: int = ANSWER) -> Result:
-        """A whole answer to a new prompt."""
+        """Ask a new prompt and wait for the answer."""
         return self.ask(self.prompt(shape), tokens).wait()
 
     def _repeat(self, measure: Callable[..., Any], *given: Any) -> list[Any]:
@@ -93,7 +95,7 @@ class Bench:
         yield self.beside_a_video()
 
     def second_question(self) -> Row:
-        """First token of another question about a video that is in the cache."""
+        """Measure time to first token of another question about a cached video."""
         prompt = self.prompt(VIDEO_256)
         self.ask(prompt, 1).wait()
         results = self._repeat(lambda: self.ask(prompt.again(), 1).wait())
@@ -102,7 +104,7 @@ class Bench:
         return Row(f"{VIDEO_256.name}: second question", median(times), "ms", times, f"{cached} tokens cached")
 
     def memory(self) -> Row:
-        """Memory beside weights, pages and kept frames while a long video is answered."""
+        """Measure peak memory beyond weights, pages and the vision cache, during an answer about a long video."""
         runner = self.engine.runner
         torch.cuda.reset_peak_memory_stats()
         self.ask(self.prompt(VIDEO_256), 8).wait()
@@ -112,7 +114,7 @@ class Bench:
         return Row(f"{VIDEO_256.name}: memory outside weights and pools", beside, "GiB", [beside])
 
     def beside_a_video(self) -> Row:
-        """The longest wait for a token while a video is encoded and its prompt computed, against the usual one."""
+        """Measure the longest inter-token latency during another request's vision encoding and prefill."""
         ratios = []
         for _ in range(3):
             times: list[float] = []
@@ -130,7 +132,7 @@ class Bench:
             usual, during = median(gaps[20:begun]), gaps[begun : ended - 1]
             ratios.append(max(during) / usual)
             beside, mean = len(during), sum(during) / len(during)
-        ratios = ratios[1:]  # The first has compiled kernels and captured graphs.
+        ratios = ratios[1:]  # The first run compiles kernels and captures graphs.
         note = f"usual {1e3 * usual:.2f} ms, {beside} steps beside it of {1e3 * mean:.1f} ms on average"
         return Row("longest step beside a video's prefill", max(ratios), "× the usual", ratios, note)
 
@@ -147,7 +149,7 @@ class Bench:
             yield Row(f"{count} requests, {SMALL_IMAGE.name}: step", median(steps), "ms", steps, note)
 
     def _together(self, count: int) -> tuple[float, float]:
-        """(output tokens a second, seconds a step once all decode) of so many requests."""
+        """Return (output tokens per second, seconds per step while all decode) of `count` concurrent requests."""
         begun = time.perf_counter()
         handles = [self.ask(self.prompt(SMALL_IMAGE)) for _ in range(count)]
         results = [handle.wait() for handle in handles]
@@ -155,14 +157,14 @@ class Bench:
         return count * ANSWER / seconds, min(result.timings.per_token or 0 for result in results)
 
     def _step_on_gpu(self, count: int) -> float:
-        """Milliseconds that the graph of a step takes, with the inputs of the last one."""
+        """Return the GPU time in ms of a decoding step's CUDA graph, with the inputs of the last step."""
         graphs = self.engine.runner.executor.graphs
         if graphs is None:
             return float("nan")
         with torch.inference_mode():
             graph, _ = graphs.captured(graphs.decode_kind(count, vision=True))
             took = milliseconds(graph.replay, repeats=20)
-        self.engine.clear_caches()  # The replays wrote where the last step did.
+        self.engine.clear_caches()  # The replays overwrote pages of the last step.
         return took
 
     # --- prompts -------------------------------------------------------------------------------------------------
@@ -174,7 +176,7 @@ class Bench:
             total = [1e3 * result.timings.first_token for result in results]
             yield Row(f"{shape.name}: prompt", median(total), "ms", total, self._prefill_note(shape, median(total)))
             rate = shape.patches / median(total) * 1e3
-            yield Row(f"{shape.name}: patches", rate, "patches/s", [shape.patches / one * 1e3 for one in total])
+            yield Row(f"{shape.name}: patches", rate, "patches/s", [shape.patches / ms * 1e3 for ms in total])
             yield Row(f"{shape.name}: of it, encoding of frames", median(vision), "ms", vision)
 
     # --- rates ---------------------------------------------------------------------------------------------------
@@ -194,17 +196,17 @@ class Bench:
 
     @property
     def weight_bytes(self) -> int:
-        """What a step must read: the decoder's layers and the head."""
+        """Bytes of weights that a decoding step reads: the decoder's layers and the head."""
         model = self.engine.model
         parts = [*model.model.language_model.layers.parameters(), *model.lm_head.parameters()]
-        # Keys and values of vision tokens are not projected anew.
+        # Keys and values of vision tokens are cached, not projected again.
         layers = model.model.language_model.layers
         crossing = [layer.cross_attn for layer in layers if isinstance(layer, CrossAttentionLayer)]
         unread = sum(attn.k_proj.weight.nbytes + attn.v_proj.weight.nbytes for attn in crossing)
         return sum(part.nbytes for part in parts) - unread
 
     def flops(self, shape: Shape) -> float:
-        """Operations of a prompt: products with weights, and attention as far as it is visible."""
+        """Return the floating-point operations of a prefill: weight products, and attention to visible tokens."""
         text, vision = self.config.text_config, self.config.vision_config
         side = vision.hidden_size * (4 * vision.hidden_size + 2 * vision.intermediate_size)
         merged = 4 * vision.hidden_size * (1 + len(vision.deepstack_visual_indexes))

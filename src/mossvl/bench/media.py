@@ -1,4 +1,4 @@
-"""How fast a video becomes patches: a clip made for the purpose, decoded, resized, cut and hashed."""
+"""Benchmark of media loading: a synthetic video, decoded, resized, cut to patches and hashed."""
 
 import tempfile
 import time
@@ -22,7 +22,7 @@ SECONDS, RATE = 256, 4
 
 
 def media(repeats: int) -> Iterator[Row]:
-    """Frames a second for one video, on one loading thread (and the decoder's)."""
+    """Measure planning time and frames per second of one video, on one loading thread and the decoder's threads."""
     processor = MossVLVideoProcessor()
     scale = tuple(processor.image_mean), tuple(processor.image_std)
     with tempfile.TemporaryDirectory() as folder:
@@ -45,7 +45,7 @@ def media(repeats: int) -> Iterator[Row]:
 
 
 def make_clip(path: Path, height: int, width: int) -> None:
-    """H.264: noise that drifts."""
+    """Write an H.264 video of drifting noise."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (height // 8 + 64, width // 8 + 64, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
     with av.open(str(path), "w") as out:

@@ -1,4 +1,4 @@
-"""Prompts of random tokens and random pixels, of the sizes that are measured."""
+"""Prompts of random tokens and pixels for benchmarks."""
 
 import secrets
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from mossvl.model.configuration import MossVLConfig
 from mossvl.sources.source import Frame, Loaded, Planned, Report
 
 TOKENS_PER_FRAME = 9
-"""Of a frame's timestamp; its image token follows."""
+"""Tokens of a frame's timestamp, without the image token after them."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A prompt's size: frames of (patch rows, patch columns), and the text after them."""
+    """The size of a prompt: frames of (`rows`, `columns`) patches, then `question` text tokens."""
 
     name: str
     frames: int
@@ -45,7 +45,7 @@ VIDEO_256 = Shape("256 frames of 640 × 352", 256, 22, 40)
 
 
 class NoText:
-    """In place of a tokenizer: random weights write no text."""
+    """A stand-in for a tokenizer that decodes to no text."""
 
     def decode(self, tokens: Sequence[int], **_: Any) -> str:
         return ""
@@ -53,12 +53,13 @@ class NoText:
 
 @dataclass
 class RandomPrompt:
-    """A `Source` whose frames are in memory, as patches: what is measured begins after decoding and resizing.
+    """A `Source` with patches in memory: benchmarks exclude decoding and resizing.
 
     Args:
-        pixels: uint8 patches of each frame, shared between prompts.
-        digests: what stands for the frames' pixels; new ones make them new to the engine's caches.
-        input_ids: (tokens,) int64, the question's last.
+        pixels: uint8 patches of each frame, (patches, 768), shared between prompts.
+        digests: digest of each frame; the engine's caches miss frames with new digests.
+        input_ids: (tokens,) int64, the question's tokens last.
+        known: whether the prompt gives its digests up front, so that cached frames need no pixels.
     """
 
     shape: Shape
@@ -78,7 +79,7 @@ class RandomPrompt:
         return cls(shape, config, pixels, digests, random_prompt(shape, config))
 
     def again(self) -> "RandomPrompt":
-        """Another question about the same frames, which are known."""
+        """Return a prompt with another question about the same frames, now known."""
         count = self.shape.question
         ids = torch.cat((self.input_ids[:-count], random_tokens(self.config, count)))
         return RandomPrompt(self.shape, self.config, self.pixels, self.digests, ids, known=True)
@@ -100,12 +101,12 @@ class RandomPrompt:
 
 
 def random_pixels(shape: Shape) -> list[Tensor]:
-    """uint8 (patches, 768) for each frame."""
+    """Return uint8 (patches, 768) for each frame."""
     return [torch.randint(0, 256, (shape.rows * shape.columns, 768), dtype=torch.uint8) for _ in range(shape.frames)]
 
 
 def random_prompt(shape: Shape, config: MossVLConfig) -> Tensor:
-    """(tokens,) int64: an image token for each frame, its time before it if there are several, and a question."""
+    """Return (tokens,) int64: for each frame its timestamp (if there are several) and image token, then a question."""
     image, question = torch.tensor([config.image_token_id]), random_tokens(config, shape.question)
     if shape.frames == 1:
         return torch.cat((image, question))
@@ -115,7 +116,7 @@ def random_prompt(shape: Shape, config: MossVLConfig) -> Tensor:
 
 
 def random_tokens(config: MossVLConfig, count: int, generator: torch.Generator | None = None) -> Tensor:
-    """(count,) int64 ids below all special ones of the published vocabulary."""
+    """Return (count,) int64 token ids below all special tokens of the published vocabulary."""
     return torch.randint(
         0, min(config.text_config.vocab_size, config.image_token_id) - 16, (count,), generator=generator
     )

@@ -1,4 +1,4 @@
-"""Results on paper: JSON for machines, Markdown for people."""
+"""Benchmark reports: JSON and Markdown."""
 
 import json
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from mossvl.bench.measure import Row
 
 
 def markdown(title: str, hardware: dict[str, str], ceilings: dict[str, float], rows: Iterable[Row]) -> str:
-    """A heading, what it was measured on, and a table."""
+    """Return a heading, hardware and versions, and a table of figures."""
     versions = ", ".join(f"{name} {value}" for name, value in hardware.items() if name not in ("date", "device"))
     lines = [f"## {title}", "", f"{hardware['device']}, {hardware['date']}; {versions}."]
     if ceilings:
@@ -24,10 +24,10 @@ def markdown(title: str, hardware: dict[str, str], ceilings: dict[str, float], r
 
 
 def figure(value: float) -> str:
-    """Three significant digits, or all before the point."""
+    """Format with three significant digits, or as an integer from 100 on."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
-    """As JSON; rows become objects."""
+    """Write results as JSON; rows become objects."""
     path.write_text(json.dumps(results, indent=1, default=asdict) + "\n")
