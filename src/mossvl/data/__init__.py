@@ -1,1 +1,1 @@
-"""Data files: their lines, and the queries or examples that are on them."""
+"""Data files: records, and the queries or examples made of them."""

@@ -1,4 +1,4 @@
-"""Records of JSON files, JSON-lines files and folders of them, one in memory at a time."""
+"""Records of JSON files, JSON Lines files and folders of them, streamed one by one."""
 
 import io
 import itertools
@@ -13,11 +13,11 @@ from mossvl.data.records import BOM, EXAMPLE_KEYS, LONGEST, Line, lines_of, pars
 from mossvl.errors import DataError
 
 SHARDS = (".jsonl", ".json")
-"""Names of the files in a folder that are read, by their ends."""
+"""Suffixes of the files that are read from a folder."""
 CHUNK = 1 << 20
-"""Characters of a JSON file that are read at a time."""
+"""Characters of a JSON file that are read at once."""
 HEAD = 1 << 16
-"""Bytes in which the key of a list is looked for."""
+"""Bytes that `other_form` inspects."""
 OTHER_FORMS = {
     b"PAR1": "Parquet; export its rows as JSON lines",
     b"ARROW1": "Arrow; export its rows as JSON lines",
@@ -26,19 +26,19 @@ OTHER_FORMS = {
     b"\xff\xfe": "UTF-16; save it as UTF-8",
     b"\xfe\xff": "UTF-16; save it as UTF-8",
 }
-"""What files begin with that hold no JSON, and what is to be done with them."""
+"""Magic bytes of files that are not JSON, with the format and advice."""
 LIST_OF_OBJECTS = re.compile(rb'"([^"\\]+)"\s*:\s*\[\s*\{')
 SPACE = " \t\n\r"
 
 
 @dataclass(frozen=True)
 class Record:
-    """A record, or what is wrong where one should be.
+    """A record, or the error in its place.
 
     Attributes:
-        file: where it is.
+        file: the file of the record.
         place: "line 3", or "record 3" of a JSON list, counted from 1.
-        value: the object, or the error that there is instead.
+        value: the object, or the error.
     """
 
     file: Path
@@ -47,14 +47,15 @@ class Record:
 
     @property
     def where(self) -> str:
+        """File and place, for messages."""
         return f"{self.file}: {self.place}"
 
 
 def shards_of(path: Path) -> list[Path]:
-    """The file, or a folder's files by name.
+    """Return the file itself, or a folder's data files sorted by name.
 
     Raises:
-        DataError: there is no such file, or the folder has none.
+        DataError: the path does not exist, or the folder has no data files.
     """
     if not path.exists():
         raise DataError(f"{path} does not exist; give a .jsonl or .json file, or a folder of them")
@@ -67,12 +68,13 @@ def shards_of(path: Path) -> list[Path]:
 
 
 def records_of(path: str | Path) -> Iterator[Record]:
-    """All records of a file or a folder, in order. A bad line costs itself only; a broken list, what follows in it.
+    """Yield all records of a file or a folder, in order.
 
-    A file that begins with `[` is a list of objects; in any other, every line that is not empty is an object.
+    A file that begins with `[` is a list of objects; in any other file, every non-empty line is an object. A malformed
+    line gives one error; a malformed list gives one error and ends there.
 
     Raises:
-        DataError: there is no such file, or the folder has none.
+        DataError: the path does not exist, or the folder has no data files.
         OSError: a file cannot be read.
     """
     for file in shards_of(Path(path)):
@@ -86,9 +88,9 @@ class Item:
     """An item of a JSON list, or the error that ends the list.
 
     Attributes:
-        number: from 1.
-        start, length: its bytes in the file; an error has none.
-        value: what was parsed.
+        number: counted from 1.
+        start, length: byte range in the file; length 0 for an error.
+        value: the parsed value, or the error.
     """
 
     number: int
@@ -98,7 +100,7 @@ class Item:
 
 
 def pieces_of(file: BinaryIO) -> Iterator[Line | Item]:
-    """A file's items if it is a list, else its lines, which are not parsed yet; one in memory at a time."""
+    """Yield the items of a JSON list, or the unparsed lines of any other file, one in memory at a time."""
     other = other_form(file)
     if other is not None:
         return iter([Item(1, 0, 0, other)])
@@ -114,7 +116,7 @@ def pieces_of(file: BinaryIO) -> Iterator[Line | Item]:
 
 
 def other_form(file: BinaryIO) -> DataError | None:
-    """What is wrong with a file as a whole; it is read from its beginning, and left there."""
+    """Return the error of a file that is neither JSON Lines nor a JSON list, else None. The file is rewound."""
     file.seek(0)
     head = file.read(HEAD)
     file.seek(0)
@@ -128,7 +130,7 @@ def other_form(file: BinaryIO) -> DataError | None:
     try:
         parse_line(first)
     except DataError:
-        # A line that was cut off is followed by other objects, or does not end where one goes on.
+        # Pretty-printed JSON, rather than JSON Lines whose first line is truncated.
         if first.text[-1:] in b"{[,:" or not second.text.startswith(b"{"):
             found = LIST_OF_OBJECTS.search(head)
             inner = None if found is None else found[1].decode(errors="replace")
@@ -140,7 +142,7 @@ def other_form(file: BinaryIO) -> DataError | None:
 
 
 def record_of(file: Path, piece: Line | Item) -> Record:
-    """The record that a line or an item is, or what is wrong with it."""
+    """Return the record of a line or item, or its error."""
     if isinstance(piece, Line):
         try:
             return Record(file, f"line {piece.number}", parse_line(piece))
@@ -153,11 +155,11 @@ def record_of(file: Path, piece: Line | Item) -> Record:
 
 
 def items_of(text: TextIO, start: int = 0) -> Iterator[Item]:
-    """Items of a JSON list whose `[` has been read; the last is an error if the list is broken there, or is cut off.
+    """Yield the items of a JSON list after its `[`; an error ends a malformed or truncated list.
 
     Args:
-        text: UTF-8 with surrogate escapes, line ends untouched, so that bytes can be counted.
-        start: byte of the file where it begins.
+        text: UTF-8 with surrogate escapes and without newline translation, so that bytes can be counted.
+        start: byte offset of `text` in the file.
     """
     decoder = json.JSONDecoder()
     reader = _Reader(text, start)
@@ -173,27 +175,27 @@ def items_of(text: TextIO, start: int = 0) -> Iterator[Item]:
 
 
 class _Reader:
-    """A part of a text file, and a place in it: a character of the part, and a byte of the file."""
+    """A text file read in chunks, with a cursor: `at`, a character of the buffer, and `byte`, a byte of the file."""
 
     def __init__(self, text: TextIO, byte: int) -> None:
         self.text, self.buffer, self.at, self.byte, self.size = text, "", 0, byte, CHUNK
 
     def more(self) -> bool:
-        """Read on; False at the end of the file."""
+        """Read a chunk; return False at the end of the file."""
         read = self.text.read(self.size)
         self.buffer, self.at = self.buffer[self.at :] + read, 0
         return bool(read)
 
     def advance(self, to: int) -> None:
-        """Go to this character of the buffer."""
+        """Move the cursor to a character of the buffer."""
         self.byte += len(self.buffer[self.at : to].encode(errors="surrogateescape"))
         self.at = to
 
     def finds_item(self, first: bool) -> bool:
-        """Go to the next item; False at the end of the list.
+        """Move the cursor to the next item; return False at the end of the list.
 
         Raises:
-            DataError: there is neither.
+            DataError: neither a comma nor the end of the list follows.
         """
         character = self.peek()
         if character == "]":
@@ -206,7 +208,7 @@ class _Reader:
         return True
 
     def peek(self) -> str:
-        """The next character that is no space, or "" at the end of the file."""
+        """Skip whitespace; return the next character, "" at the end of the file."""
         while True:
             end = self.at
             while end < len(self.buffer) and self.buffer[end] in SPACE:
@@ -216,10 +218,10 @@ class _Reader:
                 return self.buffer[self.at : self.at + 1]
 
     def decode(self, decoder: json.JSONDecoder) -> Any:
-        """The value that begins here. What ends with the buffer may go on behind it: more is read first.
+        """Decode the value at the cursor. At the end of the buffer it may be incomplete: read more first.
 
         Raises:
-            DataError: it is not JSON, or is cut off.
+            DataError: malformed or truncated JSON.
         """
         self.size = CHUNK
         while True:
@@ -230,9 +232,9 @@ class _Reader:
                 problem, end = error, len(self.buffer)
             if end == len(self.buffer):
                 if len(self.buffer) < LONGEST and self.more():
-                    self.size *= 2  # An item of many chunks is not parsed anew for each of them.
+                    self.size *= 2  # Doubling bounds how often a long item is parsed again.
                     continue
-                end = len(self.buffer)  # which begins at this item now
+                end = len(self.buffer)  # `more` has dropped what precedes the item
             if problem is not None:
                 raise DataError(f"not JSON, or cut off ({problem})") from problem
             self.advance(end)

@@ -1,4 +1,4 @@
-"""Random access to the records of files, of which no more is in memory than where each begins and ends."""
+"""Random access to the records of files, by an index of byte ranges."""
 
 import json
 import os
@@ -19,12 +19,12 @@ Column = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Source:
-    """A file as it was when it was indexed.
+    """A file, with its state at indexing.
 
     Attributes:
-        listed: it is a JSON list, not lines.
-        size: in bytes.
-        modified: when it was written last, in nanoseconds.
+        listed: whether the file is a JSON list, not lines.
+        size: bytes.
+        modified: modification time in nanoseconds.
     """
 
     path: Path
@@ -33,10 +33,10 @@ class Source:
     modified: int
 
     def read(self, start: int, length: int) -> bytes:
-        """Bytes [start, start + length). The file is opened for this alone, so that any process can read.
+        """Return bytes [start, start + length). Each call opens the file, so that any process can read.
 
         Raises:
-            DataError: the file has changed, or cannot be read any more.
+            DataError: the file has changed since indexing, or cannot be read.
         """
         try:
             with open(self.path, "rb") as file:
@@ -55,14 +55,14 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class RecordIndex:
-    """Where the records of a file or a folder are; `build` makes one, and other processes may be given it.
+    """The index of a file or folder. It can be pickled for other processes.
 
     Attributes:
         sources: the files.
-        files: (records,) which of them each record is in.
-        starts, lengths: (records,) its bytes there.
-        numbers: (records,) of its line, or of the record in a list, from 1.
-        broken: by record, what is wrong where a list cannot be read on.
+        files: (records,) int64, each record's place in `sources`.
+        starts, lengths: (records,) int64, each record's byte range.
+        numbers: (records,) int64, the number of its line, or of the item in a list, from 1.
+        broken: errors by record, where a list is malformed.
     """
 
     sources: tuple[Source, ...]
@@ -74,10 +74,10 @@ class RecordIndex:
 
     @classmethod
     def build(cls, path: str | Path) -> Self:
-        """Index a file or a folder in one pass; records are those of `records_of`.
+        """Index the records of `records_of` in one pass.
 
         Raises:
-            DataError: there is no such file, or the folder has none.
+            DataError: the path does not exist, or the folder has no data files.
             OSError: a file cannot be read.
         """
         sources: list[Source] = []
@@ -102,11 +102,11 @@ class RecordIndex:
         return len(self.files)
 
     def read(self, index: int) -> Record:
-        """The record with this number, from 0, as `records_of` gives it.
+        """Return record `index`, from 0, as `records_of` yields it.
 
         Raises:
-            DataError: its file has changed since it was indexed, or cannot be read any more.
-            IndexError: there is no such record.
+            DataError: its file has changed since indexing, or cannot be read.
+            IndexError: `index` is out of range.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"there is no record {index} among {len(self)}, which are counted from 0")
@@ -125,8 +125,8 @@ def _column(values: "array[int]") -> Column:
 
 
 def _parsed(content: bytes) -> Any:
-    """The value of an item, or a DataError in its place."""
+    """Parse an item; return a DataError if the item is not JSON."""
     try:
         return json.loads(content.decode(errors="surrogateescape"))
     except (ValueError, RecursionError) as error:
-        return DataError(f"not JSON ({error}), although it was when it was indexed")
+        return DataError(f"not JSON ({error}), although the file was valid when it was indexed")

@@ -1,4 +1,4 @@
-"""Media of records: from columns beside the text to their places in it, and from relative paths to files."""
+"""Media of records: moved from columns to their placeholders, and relative paths resolved."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -17,15 +17,18 @@ Turn = dict[str, Any]
 
 
 def with_media(query: Mapping[str, Any]) -> list[Turn]:
-    """Messages in which each place of a medium has got it; without any place, media stand before the first question.
+    """Return the messages of a record with its media columns put in place; without places, before the first question.
 
-    A place is a placeholder in a text, but not in an answer, or a part of a medium's type that has none.
+    A place is a placeholder in a text other than an answer, or a part of type image or video that names no medium.
+
+    Raises:
+        DataError: the numbers of places and media differ, or there are media but no question.
     """
     media = {kind: _listed(query, f"{kind}s") for kind in ("image", "video")}
     beside = any(media.values())
     turns = [_with_known_parts(turn) if isinstance(turn, dict) else turn for turn in query["messages"]]
-    waiting = [(turn, _places(turn, beside)) for turn in turns if isinstance(turn, dict)]
-    places = [kind for _, kinds in waiting for kind in kinds]
+    unfilled = [(turn, _places(turn, beside)) for turn in turns if isinstance(turn, dict)]
+    places = [kind for _, kinds in unfilled for kind in kinds]
     if not places:
         return _before_first_question(turns, media) if beside else turns
     if places.count("video") != len(media["video"]):
@@ -36,7 +39,7 @@ def with_media(query: Mapping[str, Any]) -> list[Turn]:
                 f"the text has {places.count(kind)} {kind} placeholders, but there are {len(given)} {kind}s"
             )
     rest = {kind: iter(given) for kind, given in media.items()}
-    for turn, kinds in waiting:
+    for turn, kinds in unfilled:
         if kinds:
             turn["content"] = list(_filled(turn["content"], rest))
     return turns
@@ -51,7 +54,7 @@ def _with_known_parts(turn: Turn) -> Turn:
 
 
 def _places(turn: Turn, beside: bool) -> list[str]:
-    """The kinds of the media that are to be put into a turn, in order; without media beside it, texts have no place."""
+    """Return the kinds of a turn's places, in order; texts have places only if the record has media columns."""
     content = turn.get("content")
     if isinstance(content, list):
         return [part["type"] for part in content if _is_empty(part)]
@@ -63,7 +66,7 @@ def _is_empty(part: Any) -> bool:
 
 
 def _filled(content: str | list[Any], media: Mapping[str, Iterator[Any]]) -> Iterator[Any]:
-    """The parts of a content, its places filled with media."""
+    """Yield the parts of a content, its places filled with media."""
     if isinstance(content, str):
         yield from _parts(content, media)
     else:
@@ -79,13 +82,13 @@ def _listed(query: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def asked(turn: Turn) -> str:
-    """The text of a turn in which placeholders are looked for: one that is no answer, and its whole content."""
+    """Return the text that may hold placeholders: the whole content of a turn other than an answer, else ""."""
     content = turn.get("content")
     return content if isinstance(content, str) and turn.get("role") != "assistant" else ""
 
 
 def _segments(video: Any) -> list[Any]:
-    """A video of several segments as one of each, since segments have placeholders of their own."""
+    """Split a video of several segments into one video for each, as each segment has its own placeholder."""
     segments = video.get("segments") if isinstance(video, dict) else None
     return [{**video, "segments": [segment]} for segment in segments] if isinstance(segments, list) else [video]
 
@@ -95,7 +98,7 @@ def _kind(mark: str) -> str:
 
 
 def _parts(text: str, media: Mapping[str, Iterator[Any]]) -> Iterator[Part]:
-    """A text cut at its placeholders, with the media in between."""
+    """Split a text at its placeholders, with media in their place."""
     start = 0
     for mark in PLACEHOLDER.finditer(text):
         if text[start : mark.start()]:
@@ -113,12 +116,12 @@ def _before_first_question(turns: list[Turn], media: Mapping[str, list[Any]]) ->
         raise DataError("there are media, but no question that they could belong to")
     content = first.get("content")
     own = content if isinstance(content, list) else [content]
-    first["content"] = [*({"type": kind, kind: one} for kind, given in media.items() for one in given), *own]
+    first["content"] = [*({"type": kind, kind: medium} for kind, given in media.items() for medium in given), *own]
     return turns
 
 
 def located(query: dict[str, Any], media_dir: Path) -> dict[str, Any]:
-    """The query with relative paths of media put below `media_dir`."""
+    """Resolve relative paths of media against `media_dir`, in place."""
     for kind in ("image", "video"):
         if query.get(f"{kind}s") is not None:
             query[f"{kind}s"] = _at(query[f"{kind}s"], media_dir)
@@ -138,11 +141,11 @@ def _turn_at(turn: Any, media_dir: Path) -> Any:
 
 
 def _at(medium: Any, media_dir: Path) -> Any:
-    """A medium, or a list of media or of frames with their times."""
+    """Resolve the paths of a medium, of a list of media, or of a list of frames."""
     if isinstance(medium, str):
         return medium if is_remote(medium) or medium.lower().startswith("file://") else str(media_dir / medium)
     if isinstance(medium, list):
-        return [_at(one, media_dir) for one in medium]
+        return [_at(item, media_dir) for item in medium]
     if isinstance(medium, dict):
         return {
             name: _at(value, media_dir) if name in ("video_path", "image", "path") else value

@@ -1,4 +1,4 @@
-"""Lines of a data file → queries or examples, whether they were written as queries or for fine-tuning."""
+"""Lines of data files, and records turned into queries or fine-tuning examples."""
 
 import hashlib
 import itertools
@@ -27,7 +27,7 @@ EXAMPLE_KEYS = (
     *("images", "videos", "image", "video"),
     *SYSTEM_PROMPT_KEYS,
 )
-"""What is read of a record that is to be learned from."""
+"""Keys of a fine-tuning record that are read."""
 MISTAKEN = {
     **{name: name for name in EXAMPLE_KEYS},
     "conversation": "conversations",
@@ -36,23 +36,23 @@ MISTAKEN = {
     **dict.fromkeys(("video_path", "video_paths", "clip", "clips"), "videos"),
     "system": "system_prompt",
 }
-"""Keys, in small letters, that mean one of these but are not it."""
+"""Likely mistakes for EXAMPLE_KEYS, in lower case, with the key that is meant."""
 
 BOM = b"\xef\xbb\xbf"
 LONGEST = 1 << 28
-"""Bytes of a line, or characters of an item of a list; what is longer is taken for broken."""
+"""Most bytes of a line, and most characters of a list's item; longer ones are errors."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line that is not empty.
+    """A non-empty line.
 
     Attributes:
-        index: from 0, empty lines not counted.
-        number: from 1, all lines counted, as editors do.
-        text: without space around it, nor the mark that a file may begin with.
-        start: byte of the file where the text begins.
-        digest: tells lines of different content apart.
+        index: counted from 0, without empty lines.
+        number: counted from 1, with empty lines, as in editors.
+        text: without surrounding whitespace and byte order mark.
+        start: byte offset of `text` in the file.
+        digest: hash of `text`.
     """
 
     index: int
@@ -62,7 +62,7 @@ class Line:
 
     @property
     def length(self) -> int:
-        """In bytes."""
+        """Bytes of `text`."""
         return len(self.text)
 
     @property
@@ -71,7 +71,7 @@ class Line:
 
 
 def lines_of(file: BinaryIO) -> Iterator[Line]:
-    """Lines of a file that was opened as binary, one in memory at a time, and of a long one no more than LONGEST."""
+    """Yield the non-empty lines of a binary file, one in memory at a time, each truncated to LONGEST bytes."""
     index = start = 0
     for number in itertools.count(1):
         raw = more = file.readline(LONGEST)
@@ -89,10 +89,10 @@ def lines_of(file: BinaryIO) -> Iterator[Line]:
 
 
 def parse_line(line: Line) -> dict[str, Any]:
-    """The record on a line.
+    """Parse the record of a line.
 
     Raises:
-        DataError: it is no JSON object.
+        DataError: the line is not a JSON object.
     """
     try:
         record = json.loads(line.text.decode())
@@ -104,12 +104,12 @@ def parse_line(line: Line) -> dict[str, Any]:
 
 
 def as_query(record: Mapping[str, Any], media_dir: Path) -> dict[str, Any]:
-    """A record → a query of the offline interface; its `id` is left out.
+    """Turn a record into a query of the offline interface, without its `id`.
 
     Args:
-        record: a query; or a fine-tuning record, that is `conversations` (or `messages`), or `prompt` and `response`,
-            with `images` and `videos` beside them. Answers at the end, which a model is to give, are dropped.
-        media_dir: where relative paths of media start.
+        record: a query, or a fine-tuning record: `conversations` (or `messages`), or `prompt` and `response`, with
+            `images` and `videos`. Trailing answers are dropped.
+        media_dir: folder against which relative paths of media are resolved.
 
     Raises:
         DataError: turns are malformed, or placeholders do not match the media.
@@ -129,16 +129,16 @@ def as_query(record: Mapping[str, Any], media_dir: Path) -> dict[str, Any]:
 
 
 def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Turn]:
-    """A fine-tuning record → its messages, answers included and media in their places.
+    """Turn a fine-tuning record into messages, answers included, media in place.
 
     Args:
         record: `conversations` or `messages`, or `prompt` and `response`; with `images` and `videos` (or `image` and
-            `video`) beside them, whose places are those of `<|image|>` and `<|video|>`, or of parts of these types, or
-            else before the first question; and a `system_prompt`, or what chooses a fixed one (see `SystemPrompt`).
-        media_dir: where relative paths of media start.
+            `video`), placed at `<|image|>` and `<|video|>`, or at parts of these types, or before the first question;
+            and a `system_prompt`, or the keys that choose a fixed one (see `SystemPrompt`).
+        media_dir: folder against which relative paths of media are resolved.
 
     Raises:
-        DataError: it is none of these, a key is like one of them, turns are malformed, there is no answer, or
+        DataError: the record has another form, a key is mistaken, turns are malformed, there is no answer, or
             placeholders do not match the media.
     """
     for name in unread_keys(record):
@@ -179,12 +179,12 @@ def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Turn]:
 
 
 def unread_keys(record: Mapping[str, Any]) -> list[str]:
-    """Keys that hold something and are not read: an id, a source."""
+    """Return the non-empty keys that are not read, such as an id or a source."""
     return [name for name, value in record.items() if name not in EXAMPLE_KEYS and value not in (None, "", [], {})]
 
 
 def _with_lists(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record without null keys, whose `image` and `video` are its `images` and `videos`."""
+    """Drop null keys; rename `image` and `video` to `images` and `videos`."""
     found = present(record)
     for kind in ("image", "video"):
         single = found.pop(kind, None)
@@ -196,11 +196,11 @@ def _with_lists(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _lists_objects(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
 def _system_turn(record: Mapping[str, Any], turns: Sequence[Turn]) -> list[Turn]:
-    """The turn of the system prompt that a record gives or chooses, if it does."""
+    """Return the system turn for the system prompt that a record gives or chooses; [] without one."""
     has_own = any(turn["role"] == "system" for turn in turns)
     contents = [turn["content"] for turn in turns]
     parts = [part for content in contents for part in (content if isinstance(content, list) else [content])]
@@ -215,7 +215,7 @@ def _system_turn(record: Mapping[str, Any], turns: Sequence[Turn]) -> list[Turn]
 
 
 def _turns(conversations: Any) -> list[Turn]:
-    """[{"from": …, "value": …}] or [{"role": …, "content": …}], or an object of such lists → messages."""
+    """Turn [{"from": …, "value": …}] or [{"role": …, "content": …}], or an object of columns, into messages."""
     if isinstance(conversations, dict):
         columns = {name: values for name, values in conversations.items() if isinstance(values, list)}
         if len(set(map(len, columns.values()))) == 1:
@@ -239,7 +239,7 @@ def _turns(conversations: Any) -> list[Turn]:
 
 
 def _without_answer(turns: list[Turn]) -> list[Turn]:
-    """Without the answers at the end."""
+    """Drop trailing answers."""
     end = len(turns)
     while end and isinstance(turns[end - 1], dict) and turns[end - 1].get("role") == "assistant":
         end -= 1
