@@ -33,7 +33,7 @@ def render(scenes: Sequence[Scene], height: int, width: int, device: torch.devic
 
 
 def draw(drawn: Drawing, height: int, width: int) -> Tensor:
-    """Draw scenes given as tensors, on the device of those.
+    """Draw scenes given as tensors, on their device.
 
     The operations depend on shapes alone and never synchronise; `torch.compile` fuses them into four GPU kernels.
 
