@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from errands import dying, failing, sleeping, squared, writing
+from leftovers import LEFT, leave_free_at_ends, needs_glibc, resident
 
 import mossvl
 from mossvl.errors import GenerationCancelled, GenerationTimeout, MediaError, ResourceError
@@ -114,6 +115,16 @@ def test_memory_is_bounded(llm, tmp_path):
         assert ask(llm, small, QUESTION).result(60).text == "2.0 seconds"
     finally:
         small.close()
+
+
+@needs_glibc
+def test_an_idle_process_gives_back_what_its_media_have_left(processes):
+    held = processes.call(leave_free_at_ends, timeout=60).run()
+    (worker,) = processes._idle
+    ends = time.monotonic() + 60
+    while resident(worker.process.pid) > held - LEFT / 2:
+        assert time.monotonic() < ends, "it keeps them"
+        time.sleep(0.05)
 
 
 def test_a_cancelled_query_ends_its_process(llm, processes):

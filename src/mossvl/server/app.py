@@ -22,7 +22,7 @@ from mossvl.checkpoints.default import NAME
 from mossvl.errors import MossVLError
 from mossvl.queries.handle import Handle
 from mossvl.server.answers import Completion
-from mossvl.server.background import cut_off, forget_old_uploads, start, watch_lag
+from mossvl.server.background import cut_off, start, tidy_up, watch_lag
 from mossvl.server.chat import streamed
 from mossvl.server.description import body_of, responses
 from mossvl.server.errors import GONE, RequestError, error_response, unavailable
@@ -56,7 +56,7 @@ def create_app(service: Service, failed: Callable[[], None] = lambda: None) -> F
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         starting = asyncio.create_task(start(service, failed))
-        beside = [asyncio.create_task(task(service)) for task in (watch_lag, cut_off, forget_old_uploads)]
+        beside = [asyncio.create_task(task(service)) for task in (watch_lag, cut_off, tidy_up)]
         yield
         service.stopping = True
         for task in beside:

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import anyio.to_thread
 
+from mossvl.allocator import trim
 from mossvl.errors import MossVLError
 from mossvl.server.service import Service
 
@@ -15,7 +16,7 @@ logger = logging.getLogger("mossvl.server")
 
 STARTING = "mossvl-starting"
 """The name of the thread that loads the model."""
-FORGET_SECONDS = 30.0
+TIDY_SECONDS = 10.0
 LAG_SECONDS = 0.1
 """How often it is looked whether the event loop is late."""
 
@@ -66,8 +67,9 @@ async def watch_lag(service: Service) -> None:
         service.metrics.lag.observe(max(0.0, loop.time() - due))
 
 
-async def forget_old_uploads(service: Service) -> None:
-    """Again and again, whether anybody asks for them or not."""
+async def tidy_up(service: Service) -> None:
+    """Again and again, whether anybody asks or not: old uploads go, and memory that requests have left free."""
     while True:
-        await asyncio.sleep(FORGET_SECONDS)
+        await asyncio.sleep(TIDY_SECONDS)
         await anyio.to_thread.run_sync(service.uploads.forget_old)
+        await anyio.to_thread.run_sync(trim)

@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 import torch
 from transformers.utils import logging
 
+from mossvl.allocator import trim, use_one_arena
 from mossvl.errors import MediaError, MossVLError
 from mossvl.forms.process import limit_memory, silence_libraries
 from mossvl.processing.processor import MossVLProcessor
@@ -20,12 +21,15 @@ from mossvl.sources.source import Event, Frame, Loaded
 
 REMEMBERED = 256
 """Clips whose frames' digests a process remembers."""
+IDLE_SECONDS = 1.0
+"""After which a process that has nothing to do gives back the memory of what it has done."""
 LIBRARIES = ("av", "av.subtitles.stream")
 """What would be loaded with the first file."""
 
 
 def serve(pipe: Connection, given: bytes, memory: int, folder: str) -> None:
     """Load for one request after the other, until the pipe is closed."""
+    use_one_arena()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which lets requests end.
     logging.set_verbosity_error()
@@ -38,16 +42,23 @@ def serve(pipe: Connection, given: bytes, memory: int, folder: str) -> None:
     remembered = MediaMemory(REMEMBERED)
     with suppress(EOFError, OSError):
         while True:
-            function, arguments = pipe.recv()
-            if function is None:
-                query, messages, first, digests = arguments
-                load = Load(query, messages, processor, remembered, Budget(1 << 62), digests)
-                load.run(lambda event: tell(pipe, event), first)
-                continue
-            try:
-                pipe.send((function(processor, *arguments), None))
-            except Exception as error:
-                pipe.send((None, sendable(error)))
+            if not pipe.poll(IDLE_SECONDS):
+                trim()
+            answer(pipe, processor, remembered)
+
+
+def answer(pipe: Connection, processor: MossVLProcessor, remembered: MediaMemory) -> None:
+    """Wait for a request, and do what it asks; nothing of it is kept but what is remembered of files."""
+    function, arguments = pipe.recv()
+    if function is None:
+        query, messages, first, digests = arguments
+        load = Load(query, messages, processor, remembered, Budget(1 << 62), digests)
+        load.run(lambda event: tell(pipe, event), first)
+        return
+    try:
+        pipe.send((function(processor, *arguments), None))
+    except Exception as error:
+        pipe.send((None, sendable(error)))
 
 
 def nothing(processor: MossVLProcessor) -> None:

@@ -1,0 +1,18 @@
+from leftovers import LEFT, leave_free, needs_glibc, resident
+
+from mossvl import allocator
+
+
+@needs_glibc
+def test_trimming_gives_the_system_what_is_free():
+    leave_free()
+    before = resident()
+    allocator.trim()
+    assert before - resident() > LEFT / 2
+
+
+def test_where_the_allocator_cannot_trim_nothing_happens(monkeypatch):
+    monkeypatch.setattr(allocator, "_malloc_trim", None)
+    monkeypatch.setattr(allocator, "_mallopt", None)
+    allocator.trim()
+    allocator.use_one_arena()
