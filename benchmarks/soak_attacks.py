@@ -54,6 +54,7 @@ async def full_disk(target: Target) -> str:
 
 
 async def deleted_while_used(target: Target) -> str:
+    """Where the server reads the question after the deletion, there is no such file."""
     async with target.client() as http:
         upload = (await http.post(FILES, files={"file": ("clip.mp4", CLIP)})).json()["id"]
         asked = asyncio.ensure_future(answered(http, asking("Describe it.", at(f"upload:{upload}", "video_url"))))
@@ -162,7 +163,7 @@ def media() -> Attacks:
         "private address": (shown("http://169.254.169.254/latest"), MEDIUM),
         "no such scheme": (shown("gopher://localhost/"), "400 invalid_prompt"),
         "upload elsewhere": (shown("upload:../../etc/passwd"), "404 file_not_found"),
-        "upload deleted while used": (deleted_while_used, "200", MEDIUM),
+        "upload deleted while used": (deleted_while_used, "200", MEDIUM, "404 file_not_found"),
     }
 
 
