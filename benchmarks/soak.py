@@ -31,6 +31,7 @@ from soak_requests import CLIP, FILES, KNOWN, Body, Target, answered, innocents
 PATIENCE = 120.0  # seconds, for anything
 FLAGS = ["--memory", str(256 << 20), "--vision-cache", str(32 << 20), "--upload-space", str(16 << 20)]
 """So that all that is kept for later requests is full after a round."""
+KILLED = ("decoder", "template")
 KILLS = 3  # of processes that have nothing to do, in a round
 IDLE_SECONDS = 11.0  # after which idle threads end, at the next request that needs one
 SLACK, SLACK_MIB, SLACK_COUNT = (
@@ -54,6 +55,8 @@ class Server:
     url: str = ""
     strange: list[str] = field(default_factory=list)
     """Other lines of the log than `ORDINARY` ones."""
+    killed: set[str] = field(default_factory=set)
+    """Kinds of processes."""
 
     def follow(self) -> None:
         assert self.process.stderr is not None
@@ -72,8 +75,9 @@ class Server:
     def kill_idle(self) -> None:
         """Kill -9 of the processes that decode media, and of those that others are forked from to follow grammars."""
         for pid, kind in descendants(self.process.pid).items():
-            if kind in ("decoder", "template"):
+            if kind in KILLED:
                 os.kill(pid, signal.SIGKILL)
+                self.killed.add(kind)
 
 
 @contextmanager
@@ -291,6 +295,7 @@ def main() -> None:
     if len(rounds) > 1:
         failures += rounds[-1].held.grown(rounds[-2].held)
     failures += [f"never sent: {name}" for name in soak.attacks if not any(name in now.attacks for now in rounds)]
+    failures += [f"never killed: {kind}" for kind in KILLED if kind not in server.killed]
     print(table(rounds))
     print("\n".join(failures) or "everything was as it should be")
     sys.exit(bool(failures))
