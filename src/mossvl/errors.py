@@ -1,6 +1,6 @@
 """Every exception that mossvl raises on purpose.
 
-Messages follow one pattern: what was given, what was expected, what to do.
+A message says what was given, what was expected, and what to do.
 """
 
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ class MossVLError(Exception):
 
     Args:
         message: what was given, and what was expected.
-        setting: a setting that would help, as Python names it: "MediaLimits.timeout".
-        advice: what follows the message, with `{}` where the setting is named: "; raise {}".
+        setting: the setting to change, by its Python name: "MediaLimits.timeout".
+        advice: appended to the message, with the setting's name in place of `{}`: "; raise {}".
     """
 
     names: Mapping[str, str] = {}
-    """What whoever reads the message knows settings by, such as flags."""
+    """Names of settings in messages, such as command-line flags, by the settings' Python names."""
 
     def __init__(self, message: str = "", *, setting: str | None = None, advice: str = "") -> None:
         super().__init__(message)
@@ -27,12 +27,12 @@ class MossVLError(Exception):
         return self.told(self.names)
 
     def told(self, names: Mapping[str, str]) -> str:
-        """The message for a reader who knows settings by these names."""
+        """Return the message, with the setting named as in `names`."""
         setting = self.setting or ""
         return super().__str__() + self.advice.format(names.get(setting, setting))
 
     def plain(self) -> Self:
-        """The same error without where it comes from, to be sent to another process."""
+        """Return the error without its traceback and cause, for another process."""
         return type(self)(super().__str__(), setting=self.setting, advice=self.advice)
 
 
@@ -41,15 +41,15 @@ class InputError(MossVLError, ValueError):
 
 
 class MediaError(InputError):
-    """An image or a video is missing, broken, too large, or not what it was said to be."""
+    """An image or a video is missing, broken, too large, or of another format than declared."""
 
 
 class PromptError(InputError):
-    """A prompt or its messages are malformed, or do not match the media given with them."""
+    """A prompt or its messages are malformed, or do not match the media that were given."""
 
 
 class ContextLengthError(PromptError):
-    """A prompt, with the tokens asked for, is longer than the model's context."""
+    """A prompt and the tokens to generate exceed the model's context length."""
 
 
 class OptionError(InputError):
@@ -69,21 +69,21 @@ class GenerationCancelled(MossVLError):
 
 
 class GenerationTimeout(MossVLError, TimeoutError):
-    """A query, or the loading of its media, took longer than its time limit."""
+    """A query, or the loading of its media, exceeded its time limit."""
 
 
 class TrainingError(MossVLError):
-    """A training run cannot go on: its loss is no number, or a checkpoint cannot be written."""
+    """A training run cannot go on: its loss is not finite, or a checkpoint cannot be written."""
 
 
 class ResourceError(MossVLError):
-    """This machine lacks, for now, what the work needs: disk space, memory, processes. The input may be fine."""
+    """The machine is out of disk space, memory or processes for now; the input may be fine."""
 
 
 class EngineError(MossVLError):
-    """The engine cannot go on: its device has failed. Everything that ran has ended, and nothing new is taken."""
+    """The engine's device has failed: all running queries have ended, and new ones are refused."""
 
 
 def message_of(error: BaseException, names: Mapping[str, str] | None = None) -> str:
-    """What to tell a user: the message of an expected error (see `told`), and the type too of an unexpected one."""
+    """Return the message for a user (see `told`); an unexpected error also names its type."""
     return error.told(names or {}) if isinstance(error, MossVLError) else f"{type(error).__name__}: {error}"

@@ -1,1 +1,1 @@
-"""Questions in, answers out: queries, sessions, batches, and the published offline methods."""
+"""The published offline methods: queries, sessions, batches and the queue protocol."""

@@ -1,4 +1,4 @@
-"""The model as users load it: with the published offline methods."""
+"""The model class that users load, with the published offline methods."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class MossVLForConditionalGeneration(MossVLLMHeadModel):
-    """MOSS-VL: a Hugging Face model, and methods to ask it without writing a generation loop.
+    """MOSS-VL as a Hugging Face model, with methods that answer queries without a generation loop of the caller's.
 
-    These methods share one engine, made when it is first needed.
+    The offline methods share one engine, made at first use.
     """
 
     def __init__(self, config: MossVLConfig) -> None:
@@ -29,15 +29,15 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
         self._slot = EngineSlot()
 
     def engine(self, config: EngineConfig | None = None) -> Engine:
-        """The engine behind the offline methods; made anew for another `config`, and when the weights have moved.
+        """Return the engine behind the offline methods; another `config`, or moved weights, make a new one.
 
-        On a GPU it takes most of the memory that is free; `model.engine(EngineConfig(memory=0.5))`, called first, makes
-        a smaller one.
+        On a GPU the engine takes most of the free memory. For a smaller one, call
+        `model.engine(EngineConfig(memory=0.5))` first.
         """
         return self._slot.engine(self, config)
 
     def close_engine(self) -> None:
-        """End what the engine does, and free its memory; the next offline call makes a new one."""
+        """End the engine's queries and free its memory; the next offline call makes a new engine."""
         self._slot.close()
 
     def offline_image_generate(
@@ -70,11 +70,11 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
 
         Args:
             image: a path, URL, PIL image, array or tensor.
-            shortest_edge, longest_edge: least and most area of an image in pixels (published names; both are areas).
-            multi_image_max_pixels: area that several images share.
+            shortest_edge, longest_edge: smallest and largest area of an image in pixels (areas, despite their names).
+            multi_image_max_pixels: largest total area of all images, in pixels.
             thinking_mode, system_prompt_type, use_default_system_prompt: see `SystemPrompt`.
 
-        Where limits are None, `processor`'s hold: the published ones, with a published checkpoint.
+        A limit of None means the limit of `processor`.
 
         Raises:
             MossVLError: the image or an option cannot be used.
@@ -140,13 +140,13 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
 
         Args:
             video: a path, URL, {"video_path": …, "segments": …}, or a list of frames with timestamps.
-            shortest_edge, longest_edge: least and most area of a frame in pixels (published names; both are areas).
-            video_max_pixels: area that all frames share.
+            shortest_edge, longest_edge: smallest and largest area of a frame in pixels (areas, despite their names).
+            video_max_pixels: largest total area of all frames, in pixels.
             num_extract_threads: threads of the video decoder.
             timestamps: see `MediaOptions`.
             thinking_mode, system_prompt_type, use_default_system_prompt: see `SystemPrompt`.
 
-        Where limits or `video_fps` are None, `processor`'s hold: the published ones, with a published checkpoint.
+        A limit or `video_fps` of None means that of `processor`.
 
         Raises:
             MossVLError: the video or an option cannot be used.
@@ -196,7 +196,7 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
         Args:
             queries: see `mossvl.queries.query.Query`; each has its own options and budgets.
             session_states: the `session_states` of an earlier call, one for each query.
-            raise_on_error: raise the first error, instead of putting it into that query's result as `error`.
+            raise_on_error: raise the first error, instead of returning it as `error` in the query's result.
 
         Returns:
             {"results": [{"index", "text", "input_text", "messages"}], "session_states": [messages, …]}.
@@ -216,7 +216,7 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
         vision_chunked_length: int = 64,
         raise_on_error: bool = False,
     ) -> BatchStream:
-        """As `offline_batch_generate`, but text comes as it is generated, and each query can be cancelled alone."""
+        """Answer like `offline_batch_generate`, but stream text as it is generated; each query can be cancelled."""
         return BatchStream(
             self.engine(),
             processor,
@@ -235,9 +235,9 @@ class MossVLForConditionalGeneration(MossVLLMHeadModel):
     ) -> None:
         """Answer queries from a queue, in one session, until {"stop_offline_generate": True} comes; run it in a thread.
 
-        Each turn puts its text on `output_text_queue` (with `stream_output`, after `<|round_start|>`, piece by piece),
-        then `<|round_end|>`; a turn that fails puts `[ERROR] message` instead. {"cancel_current_generate": True} and
-        {"stop_generation": True} end the running turn.
+        Each turn puts its text on `output_text_queue`, then `<|round_end|>`; with `stream_output`, `<|round_start|>`
+        comes first and the text follows in chunks. A turn that fails puts `[ERROR] message` in place of its text.
+        {"cancel_current_generate": True} and {"stop_generation": True} end the running turn.
         """
         loop = OfflineLoop(
             self.engine(), processor, new_queries, output_text_queue, vision_chunked_length=vision_chunked_length

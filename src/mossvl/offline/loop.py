@@ -1,4 +1,4 @@
-"""The queue protocol: queries come in on one queue, answers leave on another, one turn after the other."""
+"""The queue protocol: queries come in on one queue and answers leave on another, one turn at a time."""
 
 import logging
 import queue
@@ -19,9 +19,9 @@ ROUND_START, ROUND_END = "<|round_start|>", "<|round_end|>"
 
 
 class OfflineLoop:
-    """Takes turns from `queries` and puts their answers on `answers`, until it is told to stop.
+    """Answers the queries of one queue on another, as turns of one session, until a control message stops the loop.
 
-    One session runs through all turns. A turn that fails leaves it as it was, and the next one works.
+    A turn that fails leaves the session unchanged, and the loop continues.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class OfflineLoop:
         self._current: Handle | None = None
 
     def run(self) -> None:
-        """Serve until a `stop_offline_generate` message comes."""
+        """Answer queries until a `stop_offline_generate` message comes."""
         while not self.stopping:
             if self._waiting:
                 self._turn(self._waiting.popleft())
@@ -51,7 +51,7 @@ class OfflineLoop:
                 self._receive(self.queries.get())
 
     def _receive(self, message: Any) -> None:
-        """Obey a control message, keep a query for its turn, ignore anything else."""
+        """Carry out a control message, queue a query, or ignore any other message."""
         if not isinstance(message, dict):
             logger.warning("ignored a message that is not a dict: %r", type(message).__name__)
             return
@@ -63,7 +63,7 @@ class OfflineLoop:
             self._waiting.append(rest)
 
     def _listen(self) -> None:
-        """Read what has come in while a turn runs."""
+        """Receive the messages that came during the running turn, without blocking."""
         while True:
             try:
                 self._receive(self.queries.get_nowait())
@@ -85,7 +85,7 @@ class OfflineLoop:
             self._current = None
 
     def _put(self, text: str) -> None:
-        """Put text out; nobody may be reading any more when the loop is told to stop."""
+        """Put text on the answer queue; while the queue is full, receive messages, and give up when told to stop."""
         while True:
             try:
                 return self.answers.put(text, timeout=POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""Queries as the published methods take them: with words for the session that they belong to."""
+"""Queries of the published methods, with flags for their session."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ FLAGS = {
 
 @dataclass(frozen=True)
 class SessionQuery(Query):
-    """A query, and what it does with its session.
+    """A query with flags for its session.
 
     Attributes:
-        reset_session: the session's earlier messages are forgotten.
-        persist_session: its turn and answer join the session.
-        append_messages_to_session: `messages` continue the session instead of standing alone.
-        persist_cancelled_turn: the turn joins the session although it was cancelled.
-        stream: the queue protocol gives its answer in pieces.
+        reset_session: drop the session's earlier messages.
+        persist_session: append the turn and its answer to the session.
+        append_messages_to_session: let `messages` continue the session instead of standing alone.
+        persist_cancelled_turn: append the turn even if it was cancelled.
+        stream: send the answer in chunks (queue protocol only).
     """
 
     reset_session: bool
@@ -40,7 +40,7 @@ class SessionQuery(Query):
 
     @classmethod
     def for_text(cls, given: Any, **generation_defaults: Any) -> Self:
-        """As `from_dict`, for the methods that give one text for each query."""
+        """Check a query like `from_dict`, and refuse options that need more than one text for each query."""
         query = cls.from_dict(given, **generation_defaults)
         if query.generation.n != 1 or query.generation.logprobs is not None:
             raise OptionError("the offline methods give one text a query; for n and logprobs use mossvl.MossVL")

@@ -1,4 +1,4 @@
-"""Where a model keeps its engine."""
+"""The engine that a model owns."""
 
 import threading
 from typing import Any
@@ -10,7 +10,7 @@ from mossvl.options.engine import EngineConfig
 
 
 class EngineSlot:
-    """At most one engine, which fits the model's weights as they are now. Copies of a model start with none."""
+    """At most one engine, kept valid while the model's weights change. A copy of a model starts without an engine."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -19,7 +19,7 @@ class EngineSlot:
         self._versions = 0
 
     def engine(self, model: Any, config: EngineConfig | None = None) -> Engine:
-        """The engine; a new one if there is none, if it is broken, for another config, or if weights have moved."""
+        """Return the engine; a new one if it is missing or broken, or if `config` or the weights' storage differ."""
         with self._lock:
             old = self._engine
             wanted = config or (old.config if old is not None else EngineConfig())
@@ -30,7 +30,7 @@ class EngineSlot:
                 self._engine = Engine(model, wanted)
                 self._places, self._versions = places(model), versions(model)
             elif self._versions != versions(model):
-                # Weights were changed where they are, as by an optimizer: what they computed is of no use any more.
+                # Weights changed in place (an optimizer step): cached keys, values and vision tokens are stale.
                 self._versions = versions(model)
                 old.clear_caches()
             assert self._engine is not None
@@ -50,10 +50,10 @@ class EngineSlot:
 
 
 def places(model: torch.nn.Module) -> tuple[object, ...]:
-    """Which tensors the weights are, and where."""
+    """Return the storage, dtype and device of every parameter."""
     return tuple((parameter.data_ptr(), parameter.dtype, parameter.device) for parameter in model.parameters())
 
 
 def versions(model: torch.nn.Module) -> int:
-    """Grows whenever a weight is changed in place."""
+    """Return a count that grows whenever a parameter changes in place."""
     return sum(0 if parameter.is_inference() else parameter._version for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""A running batch that is read piece by piece, and can be cancelled query by query."""
+"""A running batch: its answers are streamed, and each query can be cancelled alone."""
 
 import queue
 from collections.abc import Iterator, Sequence
@@ -16,10 +16,11 @@ from mossvl.queries.results import Result
 
 
 class BatchStream:
-    """Answers of a batch as they are generated.
+    """The answers of a batch, as they are generated.
 
-    Iterating yields (index, text) pairs, and last (None, result) with what `offline_batch_generate` returns, which is
-    then also in `result`. `cancel(index)` ends one query from any thread; `close()` ends them all.
+    Iteration yields (index, text) pairs and, last, (None, result), where `result` is the return value of
+    `offline_batch_generate`; the attribute `result` then holds it too. `cancel(index)` ends one query from any thread;
+    `close()` ends all.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class BatchStream:
         if isinstance(queries, dict | str) or not isinstance(queries, Sequence):
             raise OptionError(f"queries must be a list of queries, but is {queries!r:.200}")
         if isinstance(session_states, dict):
-            raise OptionError("session_states is a dict; of an earlier result, give result['session_states']")
+            raise OptionError("session_states is a dict, not a list; for a result, give result['session_states']")
         sessions = [None] * len(queries) if session_states is None else list(session_states)
         if len(sessions) != len(queries):
             raise OptionError(
@@ -105,7 +106,7 @@ class BatchStream:
         return {"results": results, "session_states": sessions}
 
     def cancel(self, index: int) -> None:
-        """End one query, from any thread; the others go on. Its result keeps the text so far, and an `error`."""
+        """End one query, from any thread; its result keeps the text so far and gets an `error`. The others go on."""
         if not 0 <= index < len(self._sessions):
             raise OptionError(f"there is no query {index}; the batch has {len(self._sessions)}")
         self._cancelled.add(index)
@@ -130,7 +131,7 @@ class BatchStream:
         self.close()
 
     def wait(self) -> dict[str, Any]:
-        """Read to the end and return the result."""
+        """Wait for all answers and return the result."""
         for _ in self._events:
             pass
         assert self.result is not None
