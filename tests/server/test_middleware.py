@@ -372,7 +372,7 @@ def test_a_failure_is_told_in_the_log_and_not_to_the_client(caplog):
     assert "secret" not in refusal(response, 500, "internal_error")
     assert response.headers["x-request-id"] == "one"
     failure = next(record for record in caplog.records if record.exc_info)
-    assert failure.getMessage() == "one has failed" and str(failure.exc_info[1]) == "our secret"
+    assert failure.getMessage() == "request one has failed" and str(failure.exc_info[1]) == "our secret"
     assert guarded.counted("errors", code="internal_error") == 1
     assert guarded.counted("requests", path="/v1/models", status="500") == 1
 

@@ -1,1 +1,1 @@
-"""`mossvl serve`: an OpenAI-compatible server on the engine."""
+"""`mossvl serve`: an OpenAI-compatible HTTP server over the engine."""

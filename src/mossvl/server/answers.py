@@ -1,7 +1,4 @@
-"""What clients get: completions, and pieces of them, in OpenAI's form.
-
-Beside that form, `mossvl` holds what was seen of each medium and how long everything took.
-"""
+"""Chat completions and their chunks in OpenAI's format; `mossvl` adds the media as the model saw them, and timings."""
 
 import json
 import time
@@ -12,14 +9,14 @@ from mossvl.queries.handle import Handle
 from mossvl.queries.results import Result, TokenLogprobs, Usage
 
 REASONS = {"stop": "stop", "length": "length"}
-"""Why an answer ended, in OpenAI's words; anything else is an error."""
+"""OpenAI's `finish_reason` for ours; any other reason is an error."""
 
 
 class Tokens:
-    """Texts and bytes of single tokens.
+    """Texts and bytes of single tokens, for log-probabilities.
 
     Args:
-        tokenizer: a byte-level BPE: each character of a token's name stands for a byte.
+        tokenizer: a byte-level BPE: each character of a token stands for a byte.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -49,11 +46,11 @@ class Tokens:
 
 
 class Completion:
-    """One answer (or `n` of them), on its way to a client.
+    """A completion with its `n` answers, whole or in chunks.
 
     Args:
         request_id: of the request.
-        usage: a stream ends with what it cost.
+        usage: end a stream with a chunk of token counts.
     """
 
     def __init__(self, request_id: str, model: str, handle: Handle, tokens: Tokens, usage: bool) -> None:
@@ -65,7 +62,7 @@ class Completion:
         self._ended = [False] * count
 
     def whole(self, result: Result) -> bytes:
-        """Of a query that has ended well, as JSON; with many log-probabilities, that takes a while."""
+        """Return the completion of a successful query as JSON; many log-probabilities make this slow."""
         choices = [
             {
                 "index": index,
@@ -79,12 +76,12 @@ class Completion:
         return json.dumps(self._head | {"object": "chat.completion", "choices": choices} | cost).encode()
 
     def opening(self) -> list[dict[str, Any]]:
-        """The first pieces of a stream, without text."""
+        """Return the first chunks of a stream, which have a role and no text."""
         pieces = range(len(self.handle.drafts))
         return [self._piece([self._choice(index, {"role": "assistant", "content": ""})]) for index in pieces]
 
     def news(self) -> list[dict[str, Any]]:
-        """The pieces that have come since the last call."""
+        """Return chunks of what was generated since the last call."""
         pieces = []
         for index, draft in enumerate(self.handle.drafts):
             if self._ended[index]:
@@ -101,7 +98,7 @@ class Completion:
         return pieces
 
     def closing(self, result: Result) -> list[dict[str, Any]]:
-        """The last piece of a stream that has ended well: what it cost, if that is wanted."""
+        """Return the last chunk of a successful stream, with its usage, if the client asked for it."""
         if not self._usage:
             return []
         return [self._piece([]) | {"usage": usage_of(result.usage), "mossvl": seen(result)}]
@@ -117,7 +114,7 @@ class Completion:
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:
-    """Tokens: those of a prompt are text and vision tokens; of the text, some did not have to be computed anew."""
+    """Return token counts in OpenAI's format; prompt tokens are text plus vision tokens, cached ones are text only."""
     prompt = usage.prompt_tokens + usage.vision_tokens
     details = {
         "cached_tokens": usage.cached_tokens,
@@ -133,5 +130,5 @@ def usage_of(usage: Usage) -> dict[str, Any]:
 
 
 def seen(result: Result) -> dict[str, Any]:
-    """What was seen of each medium (sizes in pixels, times in seconds), and how long things took, in seconds."""
+    """Return each medium as the model saw it (sizes in pixels, timestamps in seconds), and timings in seconds."""
     return {"media": [asdict(medium) for medium in result.media], "timings": asdict(result.timings)}

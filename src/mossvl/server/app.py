@@ -1,4 +1,4 @@
-"""The routes: OpenAI's, those that say how the server is doing, and the page."""
+"""The HTTP routes: OpenAI's API, health and metrics, and the web page."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ logger = logging.getLogger("mossvl.server")
 
 PAGE = Path(__file__).parent / "page"
 MOST_WAITING = 32
-"""Previews that may wait; further ones are refused."""
+"""Previews that may wait; more are refused."""
 CONTENT_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob: http: https:; style-src 'self'; "
     "script-src 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -47,7 +47,7 @@ CONTENT_POLICY = (
 
 
 def create_app(service: Service, failed: Callable[[], None] = lambda: None) -> FastAPI:
-    """An application around a service, which it starts and closes.
+    """Return an application that starts the service, serves its routes, and closes it.
 
     Args:
         failed: called when the model cannot be loaded.
@@ -72,7 +72,7 @@ def create_app(service: Service, failed: Callable[[], None] = lambda: None) -> F
             allow_origins=origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            allow_private_network=True,  # as a site asks for that is shown beside a server on the visitor's own machine
+            allow_private_network=True,  # Public sites may call a server on the visitor's machine.
             expose_headers=["x-request-id", "retry-after"],
         )
     _answer_errors(app, service)
@@ -119,7 +119,7 @@ def _add_chat(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest), responses=errors)
     async def chat(request: Request) -> Response:
-        """An answer about texts, images and videos; whole, or as server-sent events."""
+        """Answer a conversation with texts, images and videos, whole or as server-sent events."""
         tokens, body = service.ready.tokens, await request.body()
         request_id = request.state.request_id
         asked, handle = await anyio.to_thread.run_sync(service.begin, body, request_id)
@@ -136,12 +136,12 @@ def _add_chat(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models", responses=responses(401, 503))
     async def models() -> dict[str, Any]:
-        """The model that is served."""
+        """List the served model."""
         return {"object": "list", "data": [described(service)]}
 
     @app.get("/v1/models/{name:path}", responses=responses(401, 404, 503))
     async def model(name: str) -> dict[str, Any]:
-        """The model, by its name."""
+        """Describe the model of this name."""
         if name != service.name:
             raise RequestError(404, "model_not_found", f"there is no model {name!r:.80}; this is {service.name!r}")
         return described(service)
@@ -157,8 +157,10 @@ def described(service: Service) -> dict[str, Any]:
 
 
 def ended(service: Service, handle: Handle, request_id: str) -> None:
-    """A query is over, well or not. Called in a thread of the event loop's pool, as a long answer takes a while to
-    count; what it raises is logged by the loop."""
+    """Record an ended query in the metrics and the log.
+
+    Runs in the event loop's thread pool, because counting a long answer is slow; the loop logs what this raises.
+    """
     result = handle.result_now
     service.metrics.ended(result, [draft.times for draft in handle.drafts])
     if service.config.log_content:
@@ -175,7 +177,7 @@ def _add_media(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/media/frames", openapi_extra=body_of(FramesRequest), responses=responses(400, 401, 413, 503, 504))
     async def frames(request: Request) -> dict[str, Any]:
-        """What the model would see of an image or a video: frames, times, sizes, tokens; and small pictures."""
+        """Preview an image or video: sizes and token counts, and of each frame its timestamp and thumbnail."""
         if previews.statistics().tasks_waiting >= MOST_WAITING:
             raise unavailable("overloaded", "many previews wait; try again later")
         call = await anyio.to_thread.run_sync(service.frames, await request.body())
@@ -187,18 +189,18 @@ def _add_media(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/files", responses=responses(400, 401, 413, 503))
     async def upload(request: Request) -> dict[str, Any]:
-        """Keep a file, to be named as `upload:ID` in requests."""
+        """Upload a file, which requests name as `upload:ID`."""
         _ = service.ready
         return _file(service, await uploaded(request, service.uploads, service.config.max_download))
 
     @app.get("/v1/files/{file_id}", responses=responses(401, 404))
     async def file(file_id: str) -> dict[str, Any]:
-        """What is known of an uploaded file."""
+        """Describe an uploaded file."""
         return _file(service, service.uploads.get(file_id))
 
     @app.delete("/v1/files/{file_id}", responses=responses(401, 404))
     async def delete(file_id: str) -> dict[str, Any]:
-        """Forget an uploaded file."""
+        """Delete an uploaded file."""
         service.uploads.get(file_id)
         return {"id": file_id, "object": "file", "deleted": service.uploads.remove(file_id)}
 
@@ -215,14 +217,14 @@ def _file(service: Service, upload: Upload) -> dict[str, Any]:
     }
 
 
-# --- how the server is doing -----------------------------------------------------------------------------------------
+# --- health and metrics ----------------------------------------------------------------------------------------------
 
 
 def _add_state(app: FastAPI, service: Service) -> None:
     @app.head("/health", include_in_schema=False)
     @app.get("/health", responses=responses(503))
     async def health() -> dict[str, str]:
-        """Whether the server is alive."""
+        """Report whether the server is alive."""
         if service.broken is not None:
             raise RequestError(503, "engine_failed", str(service.broken))
         return {"status": "alive"}
@@ -230,7 +232,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
     @app.head("/ready", include_in_schema=False)
     @app.get("/ready", responses=responses(503))
     async def ready() -> dict[str, str]:
-        """Whether the model is loaded and requests are taken."""
+        """Report whether the model is loaded and requests are accepted."""
         _ = service.ready
         return {"status": "ready"}
 
@@ -240,11 +242,11 @@ def _add_state(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics", response_class=Response, responses=responses(401))
     async def metrics() -> Response:
-        """For Prometheus."""
+        """Metrics in Prometheus' text format."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-# --- the page --------------------------------------------------------------------------------------------------------
+# --- the web page ----------------------------------------------------------------------------------------------------
 
 
 def _add_page(app: FastAPI) -> None:
@@ -258,7 +260,7 @@ def _add_page(app: FastAPI) -> None:
 
 
 class Checked(StaticFiles):
-    """Files that browsers ask for again after an upgrade, so that no page is made of old and new ones."""
+    """Static files that browsers revalidate, so that an upgraded page mixes no old files with new ones."""
 
     HEADERS = {"cache-control": "no-cache"}
 

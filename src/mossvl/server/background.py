@@ -1,4 +1,4 @@
-"""What a server does beside its requests: load the model, watch itself, tidy up, and end what does not end."""
+"""Background tasks of a server: load the model, measure event-loop lag, expire uploads, end requests at shutdown."""
 
 import asyncio
 import logging
@@ -18,11 +18,11 @@ STARTING = "mossvl-starting"
 """The name of the thread that loads the model."""
 TIDY_SECONDS = 10.0
 LAG_SECONDS = 0.1
-"""How often it is looked whether the event loop is late."""
+"""Interval between measurements of the event loop's lag."""
 
 
 async def start(service: Service, failed: Callable[[], None]) -> None:
-    """Make a service ready, in a thread that nobody waits for when the server is stopped meanwhile."""
+    """Load the service's model in a daemon thread, which a shutdown does not wait for."""
     loop, started = asyncio.get_running_loop(), asyncio.Future[None]()
 
     def tell(error: Exception | None) -> None:
@@ -44,22 +44,22 @@ async def start(service: Service, failed: Callable[[], None]) -> None:
         logger.info("ready: %s", service.name)
     except Exception as error:
         service.failed = error
-        if not isinstance(error, MossVLError):  # Others are told in one line, at the end.
+        if not isinstance(error, MossVLError):  # `run` raises it, and an expected error needs no traceback.
             logger.exception("the model cannot be loaded")
         failed()
 
 
 async def cut_off(service: Service) -> None:
-    """Once the server is to stop, give running requests their time; then they end, and are told why."""
+    """At shutdown, give running requests `shutdown_timeout` seconds, then end them with the error "stopping"."""
     while not service.stopping:
         await asyncio.sleep(LAG_SECONDS)
-    logger.info("stopping: running requests get their time")
+    logger.info("stopping: running requests have %g seconds to end", service.config.shutdown_timeout)
     await asyncio.sleep(service.config.shutdown_timeout)
     await anyio.to_thread.run_sync(service.cancel_all)
 
 
 async def watch_lag(service: Service) -> None:
-    """Measure by how much the event loop is late, again and again."""
+    """Measure the event loop's lag, periodically."""
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + LAG_SECONDS
@@ -68,7 +68,7 @@ async def watch_lag(service: Service) -> None:
 
 
 async def tidy_up(service: Service) -> None:
-    """Again and again, whether anybody asks or not: old uploads go, and memory that requests have left free."""
+    """Delete expired uploads and return free memory to the system, periodically."""
     while True:
         await asyncio.sleep(TIDY_SECONDS)
         await anyio.to_thread.run_sync(service.uploads.forget_old)

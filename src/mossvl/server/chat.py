@@ -1,4 +1,4 @@
-"""An answer on its way from the engine to a client, piece by piece."""
+"""Streaming of an answer from the engine to a client."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -14,15 +14,15 @@ from mossvl.server.service import Service
 from mossvl.server.streams import ALIVE, DONE, EventStream, event, while_connected
 
 ALIVE_SECONDS = 10.0
-"""How long a stream says nothing before it says that it is alive."""
+"""Silence after which a stream sends a keep-alive."""
 
 
 async def streamed(service: Service, request: Request, handle: Handle, completion: Completion) -> EventStream:
-    """An answer piece by piece. What fails before its first token still gets a status of its own.
+    """Stream an answer, after its first token or `ALIVE_SECONDS`; an earlier failure sets the HTTP status.
 
     Raises:
-        ClientGone: before its first token.
-        MossVLError: what the query failed of by then.
+        ClientGone: the client left before the first token.
+        MossVLError: the query failed before the first token.
     """
     changes = handle.changes(ALIVE_SECONDS)
     try:
@@ -37,7 +37,7 @@ async def streamed(service: Service, request: Request, handle: Handle, completio
 
 
 async def first_token(changes: AsyncGenerator[None], handle: Handle) -> None:
-    """Returns when a token has come, the query has ended, or it has taken a while."""
+    """Wait until the first token, the query's end, or `ALIVE_SECONDS`."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
     while not (handle.ended or any(draft.tokens for draft in handle.drafts)):
@@ -48,7 +48,7 @@ async def first_token(changes: AsyncGenerator[None], handle: Handle) -> None:
 async def events(
     service: Service, changes: AsyncGenerator[None], handle: Handle, completion: Completion
 ) -> AsyncGenerator[bytes]:
-    """The pieces of an answer, encoded."""
+    """Yield an answer's chunks as server-sent events, with keep-alives between them."""
     loop = asyncio.get_running_loop()
     async with aclosing(changes):
         for piece in completion.opening():
@@ -78,6 +78,6 @@ async def events(
 
 
 def left(service: Service, how: str) -> None:
-    """A client has what it wanted, or is gone."""
+    """Count a stream that its client did not read to the end."""
     if how != "sent":
         service.metrics.disconnects.labels(how).inc()

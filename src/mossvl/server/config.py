@@ -21,38 +21,39 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 @named_options("server option")
 @dataclass(frozen=True)
 class ServerConfig:
-    """Where a server listens, whom it answers, and what a request may ask of it.
+    """Where a server listens, whom it answers, and the limits of its requests.
 
     Attributes:
-        host, port: where it listens; port 0 takes a free one.
-        api_keys: any of them must come with a request; without keys, everybody is answered.
-        open_to_all: listen on other addresses than loopback although there is no key.
-        origins: sites ("https://example.org", or "*" for all) whose pages a browser lets ask, beside the server's own.
-        model_name: how the model is called in answers; the checkpoint's name by default.
-        media_dirs: folders whose files may be asked about, by `file:` URL.
-        media_domains: hosts, with their subdomains, from which media may be fetched; none named means any.
-        private_media: media may be fetched from private addresses and this machine, too.
-        max_queue: requests that may wait for others beside those that are computed; further ones are refused with 503.
+        host, port: address to listen on; port 0 takes a free port.
+        api_keys: keys of which a request must bring one; without keys, every request is answered.
+        open_to_all: listen beyond loopback without a key.
+        origins: origins ("https://example.org", or "*" for all) that CORS allows, beside the server's own.
+        model_name: the model's name in responses; by default the checkpoint's.
+        media_dirs: folders whose files requests may name by `file:` URL.
+        media_domains: domains, subdomains included, from which media may be fetched; an empty tuple allows any.
+        private_media: allow fetching media from private addresses and from this machine.
+        max_queue: waiting requests, beside the running ones; more are refused with 503.
         max_media: images and videos of a request.
-        max_frames: of all videos of a request together.
-        max_pixels: most pixels of an image or frame that the model sees: a request may ask for no more, and what is
-            larger is shown smaller. By default 16,777,216, and 1,048,576 where the model runs on a CPU.
-        max_image_pixels: largest image or frame that is decoded.
-        max_duration: seconds; longest video.
-        max_text: characters of a request's texts.
-        max_tokens: of an answer; also how long one may get where a request does not say.
+        max_frames: frames of all videos of a request.
+        max_pixels: largest `max_pixels` of a request, in pixels of an image or frame; larger media are scaled down. By
+            default 16,777,216, and 1,048,576 where the model runs on a CPU.
+        max_image_pixels: pixels of the largest image or frame that is decoded.
+        max_duration: seconds of the longest video.
+        max_text: characters of all texts of a request.
+        max_tokens: tokens of an answer; also the default where a request gives none.
         max_answers: answers to one request (`n`).
-        max_body: bytes of a request, media in `data:` URLs included.
-        body_space: bytes of the bodies of all running requests together; further ones are refused with 503.
+        max_body: bytes of a request's body, `data:` URLs included.
+        body_space: bytes of the bodies of all running requests; more are refused with 503.
         max_download: bytes of a file that is fetched or uploaded.
-        upload_space: bytes of all uploaded files together; the oldest go first.
-        upload_seconds: for how long an uploaded file is kept after it was last used.
-        timeout: seconds that a request may take, waiting included; a request may ask for less.
+        upload_space: bytes of all uploaded files; the least recently used are removed first.
+        upload_seconds: seconds that an uploaded file is kept after its last use.
+        timeout: seconds that a request may take, waiting included; a request may set a shorter one.
         media_timeout: seconds that fetching, opening or reading one medium may take.
-        stall_timeout: seconds that a client may take to send its request or to read the next piece of its answer.
-        shutdown_timeout: seconds that running requests get to end when the server is stopped.
+        stall_timeout: seconds that a client may take to send the next chunk of its body, or to read the next chunk of
+            its answer.
+        shutdown_timeout: seconds that running requests have to end when the server stops.
         decoders: processes that decode media.
-        decoder_memory: bytes that each may use beside what it has at its start.
+        decoder_memory: bytes that each decoder may use beyond its memory at start.
         log_content: write texts of requests and answers to the log.
     """
 
@@ -101,18 +102,18 @@ class ServerConfig:
         for origin in self.origins:
             if origin != "*" and site_of(origin) != origin:
                 raise OptionError(
-                    f"{origin!r} is no origin as browsers tell it (--allow-origin); expected https://example.org, with "
+                    f"{origin!r} is no origin as browsers send it (--allow-origin); expected https://example.org, with "
                     "letters beyond ASCII as xn--…, or *"
                 )
         if "*" in self.origins and not (self.api_keys or self.open_to_all):
             raise OptionError(
-                "every page that a browser here shows could use this server (--allow-origin '*'); name the sites, set "
-                "an API key, or say that everybody may ask (--open-to-all)"
+                "--allow-origin '*' without an API key lets every web page use this server; name the origins, set an "
+                "API key (--api-key or MOSSVL_API_KEY), or allow everybody (--open-to-all)"
             )
         if not (self.api_keys or self.open_to_all or self.local):
             raise OptionError(
                 f"host={self.host!r} can be reached from other machines; set an API key (--api-key or MOSSVL_API_KEY), "
-                "or say that everybody may ask (--open-to-all)"
+                "or allow everybody (--open-to-all)"
             )
 
         for folder in self.media_dirs:
@@ -122,38 +123,38 @@ class ServerConfig:
 
     @property
     def sources(self) -> SourcePolicy:
-        """Where media may come from.
+        """Return which files and hosts media may come from.
 
         Raises:
-            OptionError: a domain is none.
+            OptionError: a domain is not a valid one.
         """
         return SourcePolicy(self.media_dirs, not self.private_media, self.media_domains)
 
     def on(self, device: str) -> Self:
-        """These settings for a model on a device of this type."""
+        """Return these settings with the default `max_pixels` of a device type."""
         return replace(self, max_pixels=self.max_pixels or (CPU_PIXELS if device == "cpu" else MAX_PIXELS))
 
     @property
     def local(self) -> bool:
-        """Only this machine reaches the server."""
+        """Whether the server listens on loopback only."""
         return is_local(self.host)
 
 
 def site_of(url: str) -> str:
-    """The scheme, host and port of a URL, as browsers tell where a page is from; "" if it has none."""
+    """Return the origin of a URL as browsers send it (scheme, host, port); "" if the URL has none."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
         return ""
-    if not host or "*" in host or not host.isascii():  # browsers tell names of other letters in ASCII: xn--…
+    if not host or "*" in host or not host.isascii():  # Browsers send other letters as Punycode: xn--…
         return ""
     host = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{host}" + (f":{port}" if port not in (None, DEFAULT_PORTS.get(parts.scheme)) else "")
 
 
 def is_local(host: str) -> bool:
-    """Whether a name or an address is this machine, for itself alone."""
+    """Return whether a host name or address is a loopback one."""
     if host.lower() == "localhost":
         return True
     try:

@@ -1,16 +1,16 @@
-"""What the server's OpenAPI description says of routes that read their requests by themselves."""
+"""OpenAPI descriptions of request bodies and of error responses."""
 
 from typing import Any
 
 
 def body_of(form: Any) -> dict[str, Any]:
-    """For the description of a route that reads its body by itself."""
+    """Return the OpenAPI description of a JSON body, for a route that parses its body itself."""
     schema = form.model_json_schema(ref_template="#/components/schemas/{model}")
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": _inlined(schema)}}}}
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema with its definitions in their places."""
+    """Return a schema whose `$ref`s are replaced by their definitions."""
     known = schema.pop("$defs", {})
 
     def put(part: Any) -> Any:
@@ -27,7 +27,7 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What a route may answer beside what it is for."""
+    """Return the OpenAPI description of a route's error responses."""
     schema = {
         "type": "object",
         "required": ["error"],

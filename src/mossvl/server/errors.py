@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients know them: a status, and a body that says what was wrong."""
+"""Errors in OpenAI's format: an HTTP status, and a JSON body with message, type, code and param."""
 
 from http import HTTPStatus
 from typing import Any
@@ -20,7 +20,7 @@ from mossvl.errors import (
 )
 
 LONGEST_MESSAGE = 1000
-"""Characters of a message; those that say what was given may be as long as that."""
+"""Characters of a message, after which it is cut: it may quote the client's input."""
 FLAGS = {
     "MediaLimits.image_pixels": "--max-image-pixels",
     "MediaLimits.download_bytes": "--max-download",
@@ -31,17 +31,17 @@ FLAGS = {
 }
 """Flags of `mossvl serve`, by the settings that errors name."""
 RETRY_SECONDS = 5
-"""After which a client may try again that was refused because there was too much to do."""
+"""Retry-After of refusals that may succeed later."""
 
 
 class RequestError(MossVLError):
     """A request is refused.
 
     Attributes:
-        status: of HTTP.
-        code: what went wrong, for programs.
-        param: the part of the request that is wrong, if it is one.
-        retry_after: seconds after which to try again.
+        status: HTTP status.
+        code: kind of error, for programs.
+        param: the field of the request that is wrong, if one is.
+        retry_after: seconds until the client may retry.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class RequestError(MossVLError):
 
 
 def unavailable(code: str, message: str) -> RequestError:
-    """A refusal for now; the same request may be answered later."""
+    """Return a refusal with status 503 and Retry-After."""
     return RequestError(HTTPStatus.SERVICE_UNAVAILABLE, code, message, retry_after=RETRY_SECONDS)
 
 
@@ -67,30 +67,28 @@ KINDS: list[tuple[type[Exception], int, str]] = [
     (ResourceError, HTTPStatus.SERVICE_UNAVAILABLE, "out_of_resources"),
     (EngineError, HTTPStatus.SERVICE_UNAVAILABLE, "engine_failed"),
 ]
-"""Status and code of each kind of error, the more special ones first."""
+"""Status and code of each kind of error, subclasses before their bases."""
 GONE = 499
-"""The client has left; nobody will see it but the log."""
+"""Status in log and metrics of a request whose client has disconnected."""
 UNREAD = (401, 403, 408, 413)
-"""After these, there may be more of the request's body to come."""
+"""Statuses that may leave the request's body unread, so that the connection is closed."""
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
 def refusal(error: BaseException) -> RequestError:
-    """What an error is to a client, who knows settings by their flags. An unexpected error is not told in detail."""
+    """Return an error as a refusal, with settings named by their flags; an unexpected error's details are hidden."""
     if isinstance(error, RequestError):
         return error
     for kind, status, code in KINDS:
         if isinstance(error, kind):
             later = RETRY_SECONDS if kind is ResourceError else None
             return RequestError(int(status), code, message_of(error, FLAGS), retry_after=later)
-    message = (
-        error.told(FLAGS) if isinstance(error, MossVLError) else "the server has failed at this request; see its log"
-    )
+    message = error.told(FLAGS) if isinstance(error, MossVLError) else "internal error; see the server's log"
     return RequestError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", message)
 
 
 def error_response(error: RequestError) -> JSONResponse:
-    """With the headers that belong to it. What was not read of the request is not waited for."""
+    """Return the response to a refused request, with its headers; the rest of an unread body is not awaited."""
     headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
@@ -100,7 +98,7 @@ def error_response(error: RequestError) -> JSONResponse:
 
 
 def error_body(error: RequestError) -> dict[str, Any]:
-    """{"error": …} in OpenAI's form."""
+    """Return {"error": …} in OpenAI's format."""
     kind = TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
     message = str(error)
     if len(message) > LONGEST_MESSAGE:

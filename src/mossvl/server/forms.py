@@ -1,4 +1,4 @@
-"""Forms that bring a file, which is written where it stays, as it comes."""
+"""File uploads: multipart forms whose file is written to its final path while it arrives."""
 
 from contextlib import closing
 
@@ -12,18 +12,18 @@ from mossvl.server.uploads import Incoming, Upload, Uploads
 
 FIELD = "file"
 MOST_PARTS = 9
-"""The file, and what clients send beside it, which is not kept."""
+"""Parts of a form: the file, and fields that are ignored."""
 
 
 async def uploaded(request: Request, uploads: Uploads, most: int) -> Upload:
-    """The file of a request's form.
+    """Read a request's form and return its file.
 
     Args:
-        most: bytes that it may have.
+        most: largest size of the file, in bytes.
 
     Raises:
-        ClientDisconnect: the client went away.
-        RequestError: there is no form, no file in it, more than one, or one that is empty or too large.
+        ClientDisconnect: the client disconnected.
+        RequestError: the body is no form, has no file or more than one, or its file is empty or too large.
         ResourceError: the disk is full.
     """
     try:
@@ -36,10 +36,10 @@ async def uploaded(request: Request, uploads: Uploads, most: int) -> Upload:
 
 
 class UploadForm:
-    """A form of the type multipart/form-data, read piece by piece.
+    """An incremental parser of multipart/form-data.
 
     Raises:
-        FormParserError: from any method, as soon as what has come is no such form.
+        FormParserError: from any method, as soon as the data are malformed.
     """
 
     def __init__(self, content_type: str, uploads: Uploads, most: int) -> None:
@@ -67,10 +67,10 @@ class UploadForm:
         self._parser.write(piece)
 
     def file(self) -> Upload:
-        """The form's file, once all has been written."""
+        """Return the form's file, after the last `write`."""
         self._parser.finalize()
         if not self._ended:
-            raise invalid("it is cut off before its last boundary")
+            raise invalid("the form is cut off before its last boundary")
         if self._incoming is None:
             raise RequestError(400, "missing_file", f"the form has no file; send one as its field {FIELD!r}", FIELD)
         return self._incoming.keep()
@@ -83,7 +83,7 @@ class UploadForm:
         self._disposition, self._here = b"", False
         self._parts += 1
         if self._parts > MOST_PARTS:
-            raise invalid(f"it has more than {MOST_PARTS} parts")
+            raise invalid(f"the form has more than {MOST_PARTS} parts")
 
     def _name_header(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
@@ -101,7 +101,7 @@ class UploadForm:
         if options.get(b"name") != FIELD.encode() or b"filename" not in options:
             return
         if self._incoming is not None:
-            raise invalid("it has more than one file")
+            raise invalid("the form has more than one file")
         self._incoming, self._here = self._uploads.begin(_text(options[b"filename"]) or FIELD), True
 
     def _write(self, data: bytes, start: int, end: int) -> None:

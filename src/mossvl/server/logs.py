@@ -1,4 +1,4 @@
-"""The log: one line for what happens, in which nothing that a client sends can be taken for another line."""
+"""Log format: one line for each record; text from clients is escaped, so that it cannot forge a line."""
 
 import logging
 import sys
@@ -6,25 +6,25 @@ from types import TracebackType
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 LONGEST_WORD = 200
-"""Characters of a word that a client has chosen, as far as it is told."""
+"""Characters after which a client's text is cut."""
 LONGEST_LINE = 1000
 """Characters of a line of a traceback."""
 QUIET = {"uvicorn": "WARNING", "httpx": "WARNING", "httpcore": "WARNING", "python_multipart": "ERROR"}
 
 
 def set_up_log(content: bool) -> None:
-    """Lines go to stderr; what requests hold stays out of them, unless `content`."""
+    """Log to stderr; the content of requests is left out, unless `content` is set."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines(FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name, level in QUIET.items():
         logging.getLogger(name).setLevel(level)
-    if not content:  # Errors name what was asked.
+    if not content:  # The engine's messages quote queries.
         logging.getLogger("mossvl.engine").setLevel(logging.WARNING)
 
 
 class Lines(logging.Formatter):
-    """A record is a line; its traceback, if it has one, follows in indented ones."""
+    """Formats a record as one line, followed by the indented lines of its traceback."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return _printable(super().formatMessage(record).rstrip())
@@ -37,7 +37,7 @@ class Lines(logging.Formatter):
 
 
 def told(word: str) -> str:
-    """A word that a client has chosen, as it may stand among others: without spaces, and cut."""
+    """Return a client's text as one word of a log line: escaped, without spaces, cut."""
     return _printable(word[:LONGEST_WORD]).replace(" ", r"\x20")[:LONGEST_WORD]
 
 

@@ -1,4 +1,4 @@
-"""What is counted and measured, for Prometheus."""
+"""Prometheus metrics of a server."""
 
 from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
@@ -14,36 +14,36 @@ BETWEEN = (0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25,
 
 
 class Metrics:
-    """A registry of its own, so that several servers in one process do not count for each other."""
+    """Metrics in a registry of their own, so that several servers in one process count separately."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "Requests by path and status.", "path", "status")
-        self.errors = self._counter("errors", "Requests that have failed, by kind.", "code")
-        self.tokens = self._counter("tokens", "Tokens: text and vision of prompts, found in the cache, new.", "kind")
-        self.disconnects = self._counter("disconnects", "Clients that went away or stopped reading.", "how")
-        self.first_token = self._seconds("first_token_seconds", "From a request to its first token.", SECONDS)
-        self.between_tokens = self._seconds("inter_token_seconds", "Between two tokens of an answer.", BETWEEN)
-        self.media = self._seconds("media_seconds", "To fetch, decode and resize the media of a request.", SECONDS)
-        self.queued = self._seconds("queue_seconds", "That a request waited until it was computed.", SECONDS)
-        self.lag = self._seconds("event_loop_lag_seconds", "By which the event loop was late.", LAGS)
-        self.total = self._seconds("request_seconds", "From a request to the end of its answer.", SECONDS)
+        self.errors = self._counter("errors", "Failed requests by error code.", "code")
+        self.tokens = self._counter("tokens", "Tokens by kind: text and vision (prompt), cached, new.", "kind")
+        self.disconnects = self._counter("disconnects", "Clients that disconnected or stopped reading.", "how")
+        self.first_token = self._seconds("first_token_seconds", "Time to first token.", SECONDS)
+        self.between_tokens = self._seconds("inter_token_seconds", "Time between two tokens of an answer.", BETWEEN)
+        self.media = self._seconds("media_seconds", "Time to fetch, decode and resize a request's media.", SECONDS)
+        self.queued = self._seconds("queue_seconds", "Time from loaded media to admission.", SECONDS)
+        self.lag = self._seconds("event_loop_lag_seconds", "Lag of the event loop.", LAGS)
+        self.total = self._seconds("request_seconds", "Time from a request to the end of its answer.", SECONDS)
 
     def watch(self, engine: Engine) -> None:
-        """Report what the engine is doing, whenever somebody asks."""
+        """Add gauges that read the engine's state at every scrape."""
         scheduler, cache = engine.scheduler, engine.cache
-        self._gauge("requests_running", "Requests that are computed.", lambda: len(scheduler.running))
-        self._gauge("requests_waiting", "Requests that wait, for media or for others.", lambda: waiting(engine))
-        self._gauge("pages", "Pages of keys and values that there are.", lambda: cache.num_pages)
-        self._gauge("pages_free", "Pages that could be used at once.", lambda: cache.available)
-        self._gauge("preemptions", "Requests that lost their pages for a time.", lambda: scheduler.preemptions)
-        self._gauge("media_bytes", "Bytes of decoded pixels that wait.", lambda: engine.budget.used)
+        self._gauge("requests_running", "Running requests.", lambda: len(scheduler.running))
+        self._gauge("requests_waiting", "Requests that wait for media or admission.", lambda: waiting(engine))
+        self._gauge("pages", "Pages of the KV cache.", lambda: cache.num_pages)
+        self._gauge("pages_free", "Pages that can be allocated at once.", lambda: cache.available)
+        self._gauge("preemptions", "Preempted requests since the start.", lambda: scheduler.preemptions)
+        self._gauge("media_bytes", "Bytes of decoded pixels that wait for encoding.", lambda: engine.budget.used)
 
     def ended(self, result: Result, times: Sequence[Sequence[float]]) -> None:
-        """Count a query that has ended, however it did.
+        """Record an ended query, successful or not.
 
         Args:
-            times: for each answer, when its tokens came.
+            times: arrival times of each answer's tokens, in seconds.
         """
         for earlier, later in chain.from_iterable(map(pairwise, times)):
             self.between_tokens.observe(later - earlier)
@@ -78,5 +78,5 @@ class Metrics:
 
 
 def waiting(engine: Engine) -> int:
-    """Requests that are not computed yet."""
+    """Return how many requests are not running yet."""
     return max(0, engine.active - len(engine.scheduler.running))

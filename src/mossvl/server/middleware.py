@@ -1,4 +1,4 @@
-"""Around every request: its id, its key, the size of its body, and one line in the log."""
+"""Middleware for every request: request id, API key, origin, limits of the body, one line in the log."""
 
 import asyncio
 import hmac
@@ -19,32 +19,32 @@ from mossvl.server.metrics import Metrics
 logger = logging.getLogger("mossvl.server")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-"""What a request id of a client's own may be."""
+"""Request ids that are taken from clients."""
 UPLOADS = "/v1/files"
 KNOWN = (UPLOADS, "/v1/chat/completions", "/v1/media/frames", "/v1/models", "/metrics")
-"""Paths that are counted by their names even if a request does not get so far."""
+"""Paths that label metrics even where a request is refused before routing."""
 PROBES = ("/health", "/ready", "/metrics")
-"""Asked again and again; the log tells of them only when they fail."""
+"""Paths that are polled; successful requests are logged at DEBUG."""
 PROTECTED = ("/v1/", "/metrics")
 BODY_ALLOWANCE = 1 << 20
-"""Bytes of an upload beside the file."""
+"""Bytes of an upload's form beside its file."""
 
 
 class Room:
-    """Bytes that the bodies of all running requests may have together."""
+    """A byte budget that the bodies of all running requests share."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.used = limit, 0
 
     def take(self, count: int) -> None:
-        """Raise a RequestError if there is not so much room left."""
+        """Reserve bytes, or raise a RequestError if too few are left."""
         if self.used + count > self.limit:
-            raise unavailable("overloaded", "too many large requests at once; try again later")
+            raise unavailable("overloaded", "the bodies of running requests take all space; try again later")
         self.used += count
 
 
 class Gate:
-    """Middleware: lets in who has a key, and bodies of a bearable size that come in a bearable time."""
+    """ASGI middleware that checks API key and origin, limits body sizes and upload pace, and logs every request."""
 
     def __init__(self, app: ASGIApp, config: ServerConfig, metrics: Metrics) -> None:
         self._app, self._config, self._metrics = app, config, metrics
@@ -84,7 +84,7 @@ class Gate:
         except Exception as error:
             refused = refusal(error)
             if not isinstance(error, RequestError):
-                logger.exception("%s has failed", request_id)
+                logger.exception("request %s has failed", request_id)
             self._metrics.errors.labels(refused.code).inc()
             if not begun_answer:
                 await error_response(refused)(scope, receive, with_id)
@@ -95,44 +95,45 @@ class Gate:
             self._metrics.requests.labels(route, str(status)).inc()
             took = 1e3 * (time.monotonic() - begun)
             level = logging.DEBUG if route in PROBES and status == 200 else logging.INFO
-            client = (scope.get("client") or ("-",))[0]  # A proxy's header may say who that is.
+            client = (scope.get("client") or ("-",))[0]  # uvicorn takes the address from a trusted proxy's header.
             asked = [told(text) for text in (client, scope["method"], scope["path"])]
             logger.log(level, "%s %s %d %.0f ms", request_id, " ".join(asked), status, took)
 
     def _check(self, path: str, headers: Headers) -> None:
-        """Raise a RequestError if a key is needed and not given; or, where none is, if another site's page asks."""
+        """Raise a RequestError without a valid API key; on a server without keys, on a foreign origin or host."""
         if not self._keys:
             self._check_site(headers)
             return
         if not path.startswith(PROTECTED):
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        known = [hmac.compare_digest(given.encode("latin-1"), key) for key in self._keys]  # all, whichever it is
+        # All keys are compared, so that the time does not depend on which one matches.
+        known = [hmac.compare_digest(given.encode("latin-1"), key) for key in self._keys]
         if scheme.lower() != "bearer" or not any(known):
             raise RequestError(401, "invalid_api_key", "no valid API key; send Authorization: Bearer KEY")
 
     def _check_site(self, headers: Headers) -> None:
-        """A browser on this machine must not be used by whatever page it shows, under whatever name of this machine."""
+        """Raise a RequestError on a foreign Origin (cross-site request) or Host (DNS rebinding)."""
         host = headers.get("host", "").lower()
         origin = headers.get("origin", "")
         allowed = {"*", origin} & set(self._config.origins)
         if origin and not allowed and site_of(origin).partition("://")[2] != host:
             raise RequestError(
-                403, "foreign_site", f"a page of {origin!r:.100} may not ask here; see --allow-origin and --api-key"
+                403, "foreign_site", f"origin {origin!r:.100} is not allowed; see --allow-origin and --api-key"
             )
         name = urlsplit(site_of(f"http://{host}")).hostname
         if self._config.local and host and not is_local(name or ""):
-            raise RequestError(403, "foreign_site", f"{host!r:.100} is no name of this machine; set an API key")
+            raise RequestError(403, "foreign_site", f"host {host!r:.100} does not name this machine; set an API key")
 
 
 class Body:
-    """A request's body, within limits.
+    """A request's body, limited in size and pace.
 
     Args:
-        room: where it is kept until the request has ended.
-        most: bytes that it may have.
-        stall: seconds within which each piece must come.
-        flag: what sets `most`.
+        room: the budget that the body counts against until the request ends.
+        most: largest size in bytes.
+        stall: seconds within which each chunk must arrive.
+        flag: the flag that sets `most`.
     """
 
     def __init__(self, receive: Receive, room: Room, most: int, stall: float, flag: str = "--max-body") -> None:
@@ -140,21 +141,21 @@ class Body:
         self._taken, self._ended = 0, False
 
     def expect(self, length: int) -> None:
-        """Raise a RequestError if a body that says how long it is will be too long."""
+        """Raise a RequestError if the body's length exceeds the limit."""
         if length > self._most:
             raise RequestError(
                 413, "too_large", f"the request is larger than this server allows, {self._most} bytes ({self._flag})"
             )
 
     async def receive(self) -> Message:
-        """The next piece; after the last one, whatever comes, whenever it comes."""
+        """Receive the next chunk within `stall` seconds; after the last one, any ASGI message, without a limit."""
         if self._ended:
             return await self._receive()
         try:
             async with asyncio.timeout(self._stall):
                 message = await self._receive()
         except TimeoutError:
-            raise RequestError(408, "too_slow", f"nothing of the request came for {self._stall:g} seconds") from None
+            raise RequestError(408, "too_slow", f"no data of the body came for {self._stall:g} seconds") from None
         count = len(message.get("body", b""))
         self.expect(self._taken + count)
         self._room.take(count)
@@ -163,5 +164,5 @@ class Body:
         return message
 
     def close(self) -> None:
-        """The request has ended."""
+        """Release the body's bytes."""
         self._room.used -= self._taken

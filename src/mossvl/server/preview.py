@@ -1,4 +1,4 @@
-"""What the model would see of a medium: frames, times, sizes, and what they cost."""
+"""Preview of a medium as the model would see it: frames, timestamps, sizes and token counts."""
 
 import base64
 import io
@@ -14,24 +14,24 @@ from mossvl.processing.plan import MediumPlan, VideoPlan
 from mossvl.processing.processor import MossVLProcessor
 
 QUALITY = 75
-"""Of thumbnails, as JPEG."""
+"""JPEG quality of thumbnails."""
 
 
 def preview(processor: MossVLProcessor, part: dict[str, Any], options: MediaOptions, side: int) -> dict[str, Any]:
-    """A medium as the model would see it.
+    """Describe a medium as the model would see it.
 
     Args:
-        part: of a message.
-        options: of the prompt that it would stand in.
-        side: of thumbnails, the longest, in pixels; 0 for none.
+        part: content part of a message.
+        options: media options of the prompt.
+        side: longest side of thumbnails, in pixels; 0 for none.
 
     Returns:
-        sizes in pixels, times in seconds; a video's frames have each a `time`, which the prompt tells, and one to
-            `seek`, when a player shows it. An image's single one has None.
+        sizes in pixels, durations and times in seconds. Each frame of a video has a `time`, its timestamp in the
+            prompt, and a `seek`, its time in a player; for an image both are None.
 
     Raises:
-        MediaError: it cannot be read.
-        OptionError: its options cannot be used.
+        MediaError: the medium cannot be read.
+        OptionError: the medium's options cannot be used.
     """
     messages = prompt.check_messages([{"role": "user", "content": [part]}])
     with ExitStack() as stack:
@@ -69,7 +69,7 @@ def _frames(plan: MediumPlan, side: int) -> list[dict[str, Any]]:
 
 
 def _thumbnail(picture: Tensor, side: int) -> str:
-    """A data URL of a picture, uint8 (3, height, width)."""
+    """Return an image, uint8 (3, height, width), scaled down, as a data URL."""
     image = Image.fromarray(picture.permute(1, 2, 0).numpy())
     image.thumbnail((side, side))
     written = io.BytesIO()

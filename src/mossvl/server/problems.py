@@ -1,4 +1,4 @@
-"""What is wrong with a body that is not of the form of a request, and where."""
+"""Messages for bodies that fail validation: which field is wrong, and why."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +29,7 @@ TAGS: dict[str, type[BaseModel]] = {
     "video_url": VideoPart,
     "video_frames": FramesPart,
 }
-"""Forms of parts, by their types."""
+"""Schemas of content parts, by type."""
 FORMS: dict[str, type[BaseModel]] = {
     "messages": ChatMessage,
     "image_url": ImageSource,
@@ -40,19 +40,19 @@ FORMS: dict[str, type[BaseModel]] = {
     "response_format": ResponseFormat,
     "json_schema": JsonSchema,
 }
-"""Forms of what lies under a key."""
+"""Schemas of objects, by the key that holds them."""
 KINDS = ("role", "type")
-"""Keys whose value says what else an object may hold."""
+"""Keys whose value decides an object's schema."""
 OF_TOOLS = ("tool", "function")
-"""Roles of messages that OpenAI's clients send about tools."""
+"""Roles of OpenAI's tool messages."""
 FEW = 8
-"""Keys that are listed where none of them is like the one that was given."""
+"""Most keys that a message lists for an unknown key without a near match."""
 LONGEST_KEY = 80
-"""Characters of a key that was given, as far as it is told."""
+"""Characters after which an unknown key is cut in a message."""
 
 
 def first_problem(problems: ValidationError, form: type[BaseModel]) -> RequestError:
-    """The problem that is told: a wrong role or type, on which the rest depends; or else an unknown key; or another."""
+    """Return the problem to report: a wrong role or type first, as it decides the schema; then an unknown key."""
     found = problems.errors(include_url=False)
     kinds = [one for one in found if one["type"] == "literal_error" and one["loc"][-1] in KINDS]
     unknown = [one for one in found if one["type"] == "extra_forbidden"]
@@ -60,7 +60,7 @@ def first_problem(problems: ValidationError, form: type[BaseModel]) -> RequestEr
         *above, key = unknown[0]["loc"]
         steps, form = _way(above, form)
         return _refusal([*steps, str(key)[:LONGEST_KEY]], _unknown(str(key), form))
-    # Where several forms are tried, that one was meant into which what was given fits furthest.
+    # For unions, report the member that matched deepest.
     near = [one for one in found if one["loc"][:1] == found[0]["loc"][:1]]
     problem = max(kinds or near, key=lambda one: len(one["loc"]))
     what = problem["msg"]
@@ -87,17 +87,17 @@ def _unknown(key: str, form: type[BaseModel]) -> str:
 
 
 def _way(location: Sequence[Any], form: type[BaseModel]) -> tuple[list[str], type[BaseModel]]:
-    """The keys and numbers that lead to a place, and the form of what lies there."""
+    """Return pydantic's location as the keys and indices of the request, and the schema at its end."""
     steps = []
     for step in location:
         if isinstance(step, int) or step in _keys(form):
             steps.append(str(step))
             form = FORMS.get(str(step), form)
-        else:  # which of several forms pydantic took for what was given: the type of a part, "constrained-str"
+        else:  # pydantic's name for a member of a union: a part's type, "constrained-str"
             form = TAGS.get(step, form)
     return steps, form
 
 
 def _keys(form: type[BaseModel]) -> dict[str, FieldInfo]:
-    """What is known in a form. Fields of any type are taken, but do nothing, or are refused unless they are empty."""
+    """Return a schema's fields by their keys in JSON."""
     return {field.alias or name: field for name, field in form.model_fields.items()}

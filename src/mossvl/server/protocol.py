@@ -1,4 +1,4 @@
-"""What clients send, in OpenAI's form."""
+"""Schemas of requests, in OpenAI's format with extensions."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -8,24 +8,24 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from mossvl.options import Timestamps
 
 MANY = 4096
-"""Entries of any list of a request."""
+"""Most entries of any list in a request."""
 LONGEST_FORM = 50_000
-"""Characters of a pattern, or of a schema as JSON."""
+"""Most characters of a pattern, or of a JSON schema."""
 UNSUPPORTED = (
     "tools", "tool_choice", "functions", "function_call", "logit_bias", "audio", "prediction", "web_search_options",
 )  # fmt: skip
-"""Keys that are refused as long as they ask for something."""
+"""Keys that are refused unless they are empty, "none" or "auto"."""
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class Part(BaseModel):
-    """Of these objects, unknown keys are errors."""
+    """An object in which unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 def named(key: str) -> Callable[[Any], Any]:
-    """A validator that takes {key: value} for a value that is a text alone."""
+    """Return a validator that expands a string to {key: string}."""
     return lambda given: {key: given} if isinstance(given, str) else given
 
 
@@ -33,31 +33,31 @@ class ImageSource(Part):
     """An image."""
 
     url: str = Field(description="http(s):, data:, upload: or, where it is allowed, file:")
-    detail: str | None = Field(None, description="Ignored; say max_pixels instead.")
+    detail: str | None = Field(None, description="Ignored; use max_pixels instead.")
     min_pixels: int | None = Field(None, ge=1)
     max_pixels: int | None = Field(None, ge=1)
 
 
 class VideoOptions(Part):
-    fps: float | None = Field(None, gt=0, description="Frames taken of a second.")
+    fps: float | None = Field(None, gt=0, description="Sampled frames per second.")
     min_frames: int | None = Field(None, ge=1)
     max_frames: int | None = Field(None, ge=1)
-    min_pixels: int | None = Field(None, ge=1, description="Of a frame.")
-    max_pixels: int | None = Field(None, ge=1, description="Of a frame.")
+    min_pixels: int | None = Field(None, ge=1, description="Pixels of a frame.")
+    max_pixels: int | None = Field(None, ge=1, description="Pixels of a frame.")
     timestamps: Timestamps | None = Field(
-        None, description="Times told of frames; published: counted by the average rate. Default: actual."
+        None, description="Frames' timestamps: actual (default), or published, which assume a constant frame rate."
     )
 
 
 class VideoSource(VideoOptions):
-    """A video, or parts of it."""
+    """A video, or segments of it."""
 
     url: str = Field(description="http(s):, data:, upload: or, where it is allowed, file:")
     segments: list[list[float]] | None = Field(
         None,
         min_length=1,
         max_length=MANY,
-        description="Seconds: [start, end] or [instant]. Each is seen as a video of its own.",
+        description="[start, end] or [instant], in seconds; each is a video of its own for the model.",
     )
 
 
@@ -67,7 +67,7 @@ class TimedFrame(Part):
 
 
 class FramesSource(VideoOptions):
-    """A video as a list of pictures of one size, each with its time."""
+    """A video as a list of images of one size, each with its timestamp."""
 
     frames: Annotated[list[TimedFrame], Field(min_length=1, max_length=MANY, fail_fast=True)]
 
@@ -109,7 +109,7 @@ class ChatMessage(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Content | None = None
-    # Of answers that clients send back as they got them; of no effect here.
+    # Ignored: fields of answers that clients send back unchanged.
     name: Any = None
     refusal: Any = None
     annotations: Any = None
@@ -134,7 +134,7 @@ class JsonSchema(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    """The form of the answer; `regex` (with `pattern`) is an extension."""
+    """The constraint on an answer; `regex` (with `pattern`) is an extension."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -155,7 +155,7 @@ class ChatRequest(BaseModel):
     n: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     max_tokens: int | None = Field(None, ge=1, description="The older name of max_completion_tokens.")
-    temperature: float | None = Field(None, ge=0, le=2, description="0, the default, takes the likeliest token.")
+    temperature: float | None = Field(None, ge=0, le=2, description="0, the default, is greedy decoding.")
     top_p: float | None = Field(None, gt=0, le=1)
     stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
     seed: int | None = None
@@ -171,7 +171,7 @@ class ChatRequest(BaseModel):
     stop_token_ids: list[int] | None = Field(None, max_length=1000)
     ignore_eos: bool | None = None
     timeout: float | None = Field(None, gt=0, description="Seconds.")
-    # Accepted, and of no effect here.
+    # Accepted and ignored.
     modalities: Any = None
     parallel_tool_calls: Any = None
     reasoning_effort: Any = None
@@ -182,7 +182,7 @@ class ChatRequest(BaseModel):
     service_tier: Any = None
     safety_identifier: Any = None
     prompt_cache_key: Any = None
-    # Refused, unless they are empty.
+    # Refused (see `UNSUPPORTED`).
     tools: Any = None
     tool_choice: Any = None
     functions: Any = None
@@ -194,7 +194,7 @@ class ChatRequest(BaseModel):
 
 
 class FramesRequest(Part):
-    """A request for what the model would see of a medium."""
+    """A request for a preview of a medium."""
 
     part: MediumPart
-    thumbnails: int = Field(0, ge=0, le=512, description="Longest side of the pictures, in pixels; 0 for none.")
+    thumbnails: int = Field(0, ge=0, le=512, description="Longest side of thumbnails, in pixels; 0 for none.")

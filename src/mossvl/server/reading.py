@@ -1,4 +1,4 @@
-"""What is meant by a request, and what is refused of it."""
+"""From a validated request to a query, within the server's limits."""
 
 import json
 import re
@@ -31,41 +31,41 @@ from mossvl.server.protocol import (
 SCHEMES = ("http://", "https://", "data:", "file:", "upload:")
 URL = re.compile(f"({'|'.join(SCHEMES)})", re.IGNORECASE)
 UPLOAD = "upload:"
-"""Before the name of an uploaded file."""
+"""URL scheme of uploaded files."""
 RENAMED = {"video_fps": "fps"}
-"""Options of a medium that have other names in a request."""
+"""Media options with other names in requests: {ours: theirs}."""
 MOST_PARTS = 500_000
-"""Commas and opening brackets of a body: what takes long to read, of however few bytes."""
+"""Most commas and opening brackets of a body, since parsing time depends on them."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asks of the engine."""
+    """A request as the engine takes it."""
 
     query: Query
     params: SamplingParams
     stream: bool
     usage: bool
-    """A stream ends with what it cost."""
+    """End a stream with a chunk of token counts."""
 
 
 class Reader:
-    """Reads requests within the limits of a server.
+    """Turns requests into queries, and checks them against the server's limits.
 
     Args:
-        max_frames: how many frames the videos of a request have where it does not say.
-        file_of: the path of an uploaded file, by its name.
+        max_frames: frames that the videos of a request share by default.
+        file_of: returns the path of an uploaded file, by id.
     """
 
     def __init__(self, config: ServerConfig, max_frames: int, file_of: Callable[[str], str]) -> None:
         self.config, self.max_frames, self.file_of = config, max_frames, file_of
 
     def read(self, request: ChatRequest) -> Asked:
-        """Check a request and say what it asks.
+        """Check a request and return its query and parameters.
 
         Raises:
-            InputError: something in it cannot be used.
-            RequestError: it is beyond a limit, or asks for what is not supported.
+            InputError: a part of the request cannot be used.
+            RequestError: the request exceeds a limit or needs an unsupported feature.
         """
         for name in UNSUPPORTED:
             if getattr(request, name) not in (None, "none", "auto", [], {}):
@@ -88,14 +88,14 @@ class Reader:
         return Asked(query, self._params(request), bool(request.stream), include_usage)
 
     def medium(self, part: ImagePart | VideoPart | FramesPart, place: str = "messages") -> dict[str, Any]:
-        """A medium as a part of one of our messages.
+        """Return a medium as a content part of our messages.
 
         Args:
-            place: what of the request it stands in.
+            place: the request's field that holds the medium.
 
         Raises:
-            PromptError: its URL is none.
-            RequestError: it asks for more than the limits allow.
+            PromptError: the URL is invalid.
+            RequestError: the medium exceeds a limit.
         """
         given: ImageSource | VideoSource | FramesSource
         if isinstance(part, ImagePart):
@@ -116,10 +116,10 @@ class Reader:
         return found | {name: value for name, value in own.items() if value is not None}
 
     def shared(self, media: list[Any], place: str = "messages") -> dict[str, Any]:
-        """Media options of a prompt: what its videos have together, within the limits.
+        """Return the media options that the videos of a prompt share, within the limits.
 
         Raises:
-            RequestError: they claim more frames than the limits allow.
+            RequestError: the videos' own `max_frames` exceed the limit.
         """
         own = [most for most in map(_most_frames, media) if most]
         self._limit("max_frames of all videos", sum(own), self.config.max_frames, "--max-frames", place)
@@ -138,18 +138,18 @@ class Reader:
         }
 
     def _place(self, url: str) -> str:
-        """A URL, or the path of an uploaded file.
+        """Return a normalised URL, or the path of an uploaded file.
 
         Raises:
-            PromptError: it is of no known kind.
+            PromptError: the URL's scheme is unknown.
         """
         if is_data_url(url):
             return f"data:{after_scheme(url)}"
         found = URL.match(url)
         if found is None:
             raise PromptError(
-                f"{url!r:.80} is no URL that is read here; expected {', '.join(SCHEMES)} …, as "
-                "data:image/png;base64,… or, of an uploaded file, upload: and its id"
+                f"{url!r:.80} is no URL of a known scheme; expected {', '.join(SCHEMES)}, such as "
+                "data:image/png;base64,… or upload:ID of an uploaded file"
             )
         url = found[1].lower() + url[found.end(1) :]
         if re.match("file:/(?!/)", url):
@@ -157,11 +157,11 @@ class Reader:
         return self.file_of(url.removeprefix(UPLOAD)) if url.startswith(UPLOAD) else url
 
     def _params(self, request: ChatRequest) -> SamplingParams:
-        """How the answer is drawn.
+        """Return the sampling parameters.
 
         Raises:
-            OptionError: an option is out of range, or they exclude each other.
-            RequestError: it asks for more than the limits allow.
+            OptionError: an option is out of range, or two options exclude each other.
+            RequestError: an option exceeds a limit.
         """
         if request.top_logprobs is not None and not request.logprobs:
             raise OptionError("top_logprobs needs logprobs: true")
@@ -189,14 +189,14 @@ class Reader:
         return SamplingParams.from_dict(given, top_k=0)
 
     def _limit(self, what: str, given: int, most: int, flag: str, param: str | None = None) -> None:
-        """Raise a RequestError if it is too much; `param` is what of the request asks for it, if not `what`."""
+        """Raise a RequestError if `given` exceeds `most`; `param` is the request's field, by default `what`."""
         if given > most:
             message = f"{what}: {given} is more than this server allows, {most} ({flag}); ask for less"
             raise RequestError(400, "invalid_option", message, param or what)
 
 
 def _most_frames(part: Any) -> int:
-    """Frames that a part claims for itself; each of its segments has one at least."""
+    """Return the frames that a part reserves for itself, at least one for each segment."""
     if isinstance(part, FramesPart):
         return part.video_frames.max_frames or 0
     if isinstance(part, VideoPart):
@@ -205,7 +205,7 @@ def _most_frames(part: Any) -> int:
 
 
 def _form(wanted: ResponseFormat | None) -> dict[str, Any]:
-    """The form of an answer, as `SamplingParams` have it."""
+    """Return the answer's constraint as options of `SamplingParams`."""
     match wanted:
         case ResponseFormat(type="json_object"):
             return {"json_schema": {"type": "object"}}
@@ -214,7 +214,7 @@ def _form(wanted: ResponseFormat | None) -> dict[str, Any]:
                 raise OptionError('response_format of type "json_schema" needs json_schema: {"schema": …}')
             schema = json.dumps(wanted.json_schema.schema_)
             if len(schema) > LONGEST_FORM:
-                raise OptionError(f"the schema has {len(schema)} characters; at most {LONGEST_FORM} are taken")
+                raise OptionError(f"the JSON schema has {len(schema)} characters; at most {LONGEST_FORM} are allowed")
             return {"json_schema": schema}
         case ResponseFormat(type="regex"):
             if wanted.pattern is None:
@@ -224,10 +224,11 @@ def _form(wanted: ResponseFormat | None) -> dict[str, Any]:
 
 
 def check_size(body: bytes) -> None:
-    """Refuse a body that would take long to read.
+    """Refuse a body that would be slow to parse.
 
     Raises:
-        RequestError: it has too many parts.
+        RequestError: the body has more than `MOST_PARTS` commas and brackets.
     """
     if sum(map(body.count, (b",", b"[", b"{"))) > MOST_PARTS:
-        raise RequestError(400, "invalid_request", f"the request has more than {MOST_PARTS} parts; send less at once")
+        message = f"the request has more than {MOST_PARTS} commas and brackets; send less at once"
+        raise RequestError(400, "invalid_request", message)

@@ -1,4 +1,4 @@
-"""A server in this process, from its first to its last moment."""
+"""Runs a server in this process, from binding its address to shutdown."""
 
 import logging
 import os
@@ -21,35 +21,35 @@ logger = logging.getLogger("mossvl.server")
 
 KEEP_ALIVE_SECONDS = 30
 LAST_SECONDS = 10
-"""For requests whose time is up to tell their clients so."""
+"""Seconds after `shutdown_timeout` in which ended requests send their errors."""
 BACKLOG = 2048
 LARGEST_HEADER = 64 << 10
-"""Bytes of all headers of a request."""
+"""Most bytes of all headers of a request."""
 
 
 class Server(uvicorn.Server):
-    """Tells the service first that it is to stop, so that no further request is taken."""
+    """Marks the service as stopping before uvicorn shuts down, so that new requests are refused."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        # Nothing is logged here: a signal may come in the middle of a line of the log, which would be an error then.
+        # No logging in a signal handler: the signal may interrupt the log handler itself.
         self._service.stopping = True
         super().handle_exit(sig, frame)
 
 
 def run(config: ServerConfig, load: Callable[[], MossVL], name: str) -> None:
-    """Serve until a signal says to stop.
+    """Serve until SIGTERM or SIGINT.
 
     Args:
-        load: makes the model, while the server already says that it is alive.
-        name: what the model is called in answers.
+        load: loads the model, while the server already answers `/health`.
+        name: the model's name in responses.
 
     Raises:
         Exception: the model could not be loaded.
-        OptionError: the address cannot be listened on.
+        OptionError: the address cannot be bound.
     """
     set_up_log(config.log_content)
     listening = bound(config.host, config.port)
@@ -78,20 +78,20 @@ def run(config: ServerConfig, load: Callable[[], MossVL], name: str) -> None:
         finally:
             logger.info("stopped")
     if any(thread.name == STARTING for thread in threading.enumerate()):
-        os._exit(0)  # The model is still being loaded; nothing ends that, and nobody waits for it.
+        os._exit(0)  # The model is still loading, in a thread that cannot be stopped.
     if service.failed is not None:
         raise service.failed
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket that listens there.
+    """Return a socket that listens on an address.
 
     Raises:
-        OptionError: it is taken, not allowed, or no address of this machine.
+        OptionError: the address is taken, not allowed, or not one of this machine.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        # Of a socket that does not say that it is TCP, asyncio would leave small pieces waiting for each other.
+        # asyncio sets TCP_NODELAY only on sockets that name their protocol.
         listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

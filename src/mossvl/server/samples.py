@@ -1,6 +1,6 @@
-"""Clips that the page offers while mossvl-tiny answers, and what may be asked about them.
+"""Sample clips that the web page offers for mossvl-tiny, with questions about them.
 
-`python -m mossvl.server.samples` draws the files anew; the same versions of PyTorch and PyAV give the same bytes.
+`python -m mossvl.server.samples` draws the files again; the same versions of PyTorch and PyAV give the same bytes.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ RATE = 25
 
 
 class Sample(TypedDict):
-    """A clip of the page: its title, its file in `FOLDER`, and questions that mossvl-tiny answers rightly."""
+    """A sample clip: its title, its file in `FOLDER`, and questions that mossvl-tiny answers correctly."""
 
     name: str
     file: str
@@ -57,7 +57,7 @@ def draw() -> None:
     from mossvl.synthetic import Background, Clip, Thing, Track, write_clip
 
     def second(number: int) -> float:
-        """Just before a frame that is looked at, so that this is the first one to show what happens."""
+        """Return a time just before a sampled frame, so that this frame is the first to show a change."""
         return number - 0.3
 
     star = Clip(

@@ -1,4 +1,4 @@
-"""What stands behind the routes: the engine, the processes that decode, uploaded files, and their limits."""
+"""State behind the routes: the engine, the decoder processes, the uploads and their limits."""
 
 import gc
 import logging
@@ -38,22 +38,22 @@ BLANK = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAAFElEQVR42mP8zwABTAyjjFEGyQwAzx8B"
     "f7QK4E8AAAAASUVORK5CYII="
 )
-"""A picture of 64 × 64 pixels."""
+"""A blank image of 64 × 64 pixels."""
 FIRST = {
     "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": BLANK}]}],
     "max_completion_tokens": 1,
 }
-"""What the model is asked before it is ready, so that nobody waits for what is compiled at first use."""
+"""Warm-up request, so that no client waits for first-use compilation."""
 DATA_URL = re.compile(r"data:[^\"]{64,}", re.IGNORECASE)
-"""Of a file: too long for a log."""
+"""Data URLs that are too long for the log."""
 
 
 class Service:
-    """Everything that requests share.
+    """State that all requests share.
 
     Args:
-        load: makes the model; called once, in a thread.
-        name: what the model is called in answers.
+        load: loads the model; called once, in a thread.
+        name: the model's name in responses.
     """
 
     def __init__(self, config: ServerConfig, load: Callable[[], MossVL], name: str) -> None:
@@ -66,15 +66,15 @@ class Service:
         self._ready: _Ready | None = None
         self._admitting = threading.Lock()
         self._beginning = 0
-        """Requests that are admitted, and that the engine does not know yet."""
+        """Admitted requests that are not submitted to the engine yet."""
 
-    # --- beginning and end ---------------------------------------------------------------------------------------
+    # --- start and end -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Load the model, start the processes, and answer something once, so that the first client need not wait.
+        """Load the model, start the decoders, and answer a warm-up request.
 
         Raises:
-            MossVLError: the model cannot be loaded, or cannot answer.
+            MossVLError: the model cannot be loaded or cannot answer.
         """
         llm = self._load()
         processor = llm.processor
@@ -97,16 +97,16 @@ class Service:
             raise
         self.metrics.watch(llm.engine)
         gc.collect()
-        gc.freeze()  # What is here now stays: a collector that looked through it again would stop everything meanwhile.
+        gc.freeze()  # Freeze start-up objects: a full collection would pause every request.
         self._ready = ready
 
     def cancel_all(self) -> None:
-        """End what still runs, with an error."""
+        """End running requests with an error."""
         if self._ready is not None:
             self._ready.llm.close()
 
     def close(self) -> None:
-        """End everything; what still runs is cancelled."""
+        """Cancel running requests and free all resources."""
         self.stopping = True
         if self._ready is not None:
             self._ready.close()
@@ -114,10 +114,11 @@ class Service:
 
     @property
     def ready(self) -> "_Ready":
-        """What answers.
+        """The loaded model and what belongs to it.
 
         Raises:
-            RequestError: it is not there yet, or not any more.
+            EngineError: the device has failed.
+            RequestError: the model is still loading, or the server is stopping.
         """
         if self.stopping:
             raise stopping()
@@ -129,16 +130,16 @@ class Service:
 
     @property
     def broken(self) -> BaseException | None:
-        """Why nothing will be answered any more."""
+        """The error that made the server unusable, if there is one."""
         return self.failed or (self._ready.llm.engine.broken if self._ready is not None else None)
 
     # --- requests ------------------------------------------------------------------------------------------------
 
     def begin(self, body: bytes, request_id: str) -> tuple[Asked, Handle]:
-        """Begin to answer a request of that id.
+        """Check a request and submit it to the engine.
 
         Raises:
-            MossVLError: the request cannot be used, or is one too many.
+            MossVLError: the request cannot be used, or the queue is full.
         """
         ready = self.ready
         asked = ready.reader.read(parsed(ChatRequest, body))
@@ -149,7 +150,7 @@ class Service:
             active = engine.active + self._beginning
             if active >= engine.config.max_batch + self.config.max_queue:
                 raise unavailable(
-                    "overloaded", f"{active} requests are being answered or wait; try again later (--max-queue)"
+                    "overloaded", f"{active} requests are running or waiting; try again later (--max-queue)"
                 )
             self._beginning += 1
         try:
@@ -159,7 +160,7 @@ class Service:
                 self._beginning -= 1
 
     def frames(self, body: bytes) -> RemoteCall[dict[str, Any]]:
-        """A call that tells what the model would see of a medium.
+        """Return a call that previews a medium in a decoder process.
 
         Raises:
             MossVLError: the request cannot be used.
@@ -173,24 +174,24 @@ class Service:
 
     @property
     def previews(self) -> int:
-        """How many of these calls may run at a time; each has a process beside those of requests."""
+        """How many previews may run at a time; each has a decoder process beside those of requests."""
         return max(1, self.config.decoders // 2)
 
     def told(self, error: BaseException) -> RequestError:
-        """What an error is to a client, who knows uploaded files by their own names."""
+        """Return an error as a refusal, in which uploaded files have their clients' names."""
         if self.stopping and isinstance(error, GenerationCancelled):
             error = stopping()
         if isinstance(error, ResourceError):
-            logger.error("a request was refused: %s", error)  # Whoever runs this machine can help.
+            logger.error("a request was refused: %s", error)  # The operator can free resources.
         refused = refusal(error)
         message = self.uploads.by_their_names(str(refused))
         return RequestError(refused.status, refused.code, message, refused.param, refused.retry_after)
 
     def described(self) -> dict[str, Any]:
-        """The model, and what may be asked of it.
+        """Describe the model and the limits of requests, as `/v1/models` returns them.
 
         Raises:
-            RequestError: it is not loaded.
+            RequestError: the model is not loaded.
         """
         llm, config = self.ready.llm, self.config
         images, videos = llm.processor.image_processor, llm.processor.video_processor
@@ -231,13 +232,13 @@ class Service:
 
 
 class _Ready:
-    """A model that is loaded, and what belongs to it."""
+    """A loaded model with its decoders, request reader and tokens."""
 
     def __init__(self, llm: MossVL, decoding: LoadingProcesses, reader: Reader, tokens: Tokens) -> None:
         self.llm, self.decoding, self.reader, self.tokens = llm, decoding, reader, tokens
 
     def begin(self, asked: Asked) -> Handle:
-        """A prompt without media needs no decoder, and waits for none."""
+        """Submit a query; its media, if there are any, are loaded by a decoder process."""
         query = asked.query
         messages = query.messages([])
         if not any(media_of(messages)):
@@ -250,7 +251,7 @@ class _Ready:
 
 
 def show_no_larger(processor: MossVLProcessor, max_pixels: int) -> None:
-    """Images and frames have at most so many pixels where a request does not say."""
+    """Lower the processor's default `max_pixels` of images and frames."""
     for one in (processor.image_processor, processor.video_processor):
         least = min(one.size["shortest_edge"], max_pixels)
         one.size = {"shortest_edge": least, "longest_edge": min(one.size["longest_edge"], max_pixels)}
@@ -261,10 +262,10 @@ def stopping() -> RequestError:
 
 
 def parsed(form: type[Body], body: bytes) -> Body:
-    """A request's body in its form.
+    """Parse a body by its schema.
 
     Raises:
-        RequestError: it is not of that form; says where.
+        RequestError: the body does not match the schema; `param` names the field.
     """
     check_size(body)
     try:

@@ -1,4 +1,4 @@
-"""Answers on their way to a client who may read slowly, or go away."""
+"""Server-sent events, and work that ends when its client disconnects."""
 
 import asyncio
 import json
@@ -14,30 +14,30 @@ T = TypeVar("T")
 
 PIECE = b"data: %b\n\n"
 ALIVE = b": still working\n\n"
-"""A comment, which clients skip; proxies see that the connection is in use."""
+"""A keep-alive comment: clients skip it, and proxies keep the connection open."""
 DONE = PIECE % b"[DONE]"
 
 
 class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
+    """The client has disconnected."""
 
 
 def event(content: dict[str, Any]) -> bytes:
-    """A server-sent event."""
+    """Encode JSON as a server-sent event."""
     return PIECE % json.dumps(content, ensure_ascii=False).encode()
 
 
 async def gone(receive: Receive) -> None:
-    """Returns when the client has closed the connection; the request's body must have been read."""
+    """Wait until the client disconnects; the request's body must have been read before."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:
-    """Wait for work; it is cancelled when the client goes away.
+    """Wait for work, and cancel it when the client disconnects.
 
     Raises:
-        ClientGone: it did.
+        ClientGone: the client disconnected.
     """
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(gone(request.receive))
@@ -54,11 +54,11 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
 
 
 class EventStream(Response):
-    """Server-sent events, written as fast as the client reads.
+    """A response of server-sent events, written as fast as the client reads.
 
     Args:
-        events: encoded; closed when the client goes away or reads nothing for `stall` seconds.
-        ended: called at the end, whatever it was, with what it was: "sent", "gone" or "stalled".
+        events: encoded events; closed when the client disconnects or reads nothing for `stall` seconds.
+        ended: called at the end with the outcome: "sent", "gone" or "stalled".
     """
 
     media_type = "text/event-stream"
@@ -86,7 +86,7 @@ class EventStream(Response):
             self._ended(how)
 
     async def _write(self, send: Send) -> None:
-        """Raises TimeoutError when the client reads nothing for too long."""
+        """Send all events; raise TimeoutError when the client reads nothing for `stall` seconds."""
         async with aclosing(self._events) as events:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             async for piece in events:

@@ -1,4 +1,4 @@
-"""Files that clients have sent, to be named in later requests: for a time, and within a space."""
+"""Uploaded files, which later requests name by id; limited in total size and in age."""
 
 import re
 import secrets
@@ -17,13 +17,13 @@ SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
 
 @dataclass
 class Upload:
-    """A file that was sent.
+    """An uploaded file.
 
     Attributes:
-        id: its name here, which nobody can guess.
-        filename: as its sender calls it.
+        id: random id, which cannot be guessed.
+        filename: the client's name for the file.
         size: bytes.
-        created, used: seconds since the epoch.
+        created, used: Unix times of the upload and of its last use, in seconds.
     """
 
     id: str
@@ -35,11 +35,11 @@ class Upload:
 
 
 class Uploads:
-    """A folder that is gone with the server.
+    """Uploaded files in a temporary folder, which `close` removes.
 
     Args:
-        space: bytes of all files together; the ones that were not used for the longest time go first.
-        seconds: for which a file is kept after it was last used.
+        space: bytes of all files together; the least recently used are removed first.
+        seconds: how long a file is kept after its last use.
     """
 
     def __init__(self, space: int, seconds: float) -> None:
@@ -54,7 +54,7 @@ class Uploads:
         return self._folder.name
 
     def begin(self, filename: str) -> "Incoming":
-        """A file that begins to come.
+        """Begin an upload.
 
         Raises:
             ResourceError: the disk is full.
@@ -62,10 +62,10 @@ class Uploads:
         return Incoming(self, filename)
 
     def get(self, file_id: str) -> Upload:
-        """A file that was kept; from now on, its time begins anew.
+        """Return a file and renew its time of last use.
 
         Raises:
-            RequestError: there is none of that name, or not any more.
+            RequestError: no file has this id, or the file was removed.
         """
         with self._lock:
             self._forget(time.time())
@@ -78,12 +78,12 @@ class Uploads:
         return upload
 
     def forget_old(self) -> None:
-        """Remove files whose time is over."""
+        """Remove expired files."""
         with self._lock:
             self._forget(time.time())
 
     def remove(self, file_id: str) -> bool:
-        """Whether there was such a file."""
+        """Remove a file; return whether it existed."""
         with self._lock:
             upload = self._files.pop(file_id, None)
         if upload is not None:
@@ -91,7 +91,7 @@ class Uploads:
         return upload is not None
 
     def by_their_names(self, text: str) -> str:
-        """A text in which kept files are called as their senders call them."""
+        """Replace the paths of files in a text by their clients' names."""
         if self.folder in text:
             for upload in list(self._files.values()):
                 text = text.replace(str(upload.path), upload.filename)
@@ -101,23 +101,23 @@ class Uploads:
         self._folder.cleanup()
 
     def make_room(self, size: int) -> None:
-        """Claim bytes for a file that is coming; files that were not used for the longest time go for it.
+        """Reserve space for an upload; the least recently used files are removed for it.
 
         Args:
-            size: of bytes; below zero gives them back.
+            size: bytes; a negative number releases a reservation.
         """
         with self._lock:
             self._coming += size
             self._forget(time.time())
 
     def keep(self, upload: Upload) -> None:
-        """A file has come, for which room was made."""
+        """Add a complete file, and end its reservation."""
         with self._lock:
             self._coming -= upload.size
             self._files[upload.id] = upload
 
     def _forget(self, now: float) -> None:
-        """Remove what is too old, and as much as makes room; the files are in the order of their last use."""
+        """Remove expired files, then the least recently used until reservations fit."""
         room = self.space - self._coming - sum(upload.size for upload in self._files.values())
         for upload in list(self._files.values()):
             if now - upload.used > self.seconds or room < 0:
@@ -127,13 +127,13 @@ class Uploads:
 
 
 class Incoming:
-    """A file while it comes, written where it stays; it is gone when it is closed without having been kept."""
+    """An upload in progress, written to its final path; `close` removes the file unless `keep` was called."""
 
     def __init__(self, uploads: Uploads, filename: str) -> None:
         self.size = 0
         self._uploads, self._filename, self._kept = uploads, filename, False
         self._id = f"file-{secrets.token_hex(16)}"
-        # A few raw formats are told by their suffix alone.
+        # A few raw formats can be recognised by their suffix only.
         suffix = PurePath(filename).suffix.lower()
         self._path = Path(uploads.folder, self._id + (suffix if SUFFIX.fullmatch(suffix) else ""))
         with room_for_temporary_files():
@@ -143,7 +143,7 @@ class Incoming:
         """Append a piece.
 
         Raises:
-            RequestError: the file is larger than all the space there is.
+            RequestError: the file is larger than all upload space.
             ResourceError: the disk is full.
         """
         if self.size + len(piece) > self._uploads.space:
@@ -155,10 +155,10 @@ class Incoming:
             self._file.write(piece)
 
     def keep(self) -> Upload:
-        """All of it has come.
+        """Finish the upload and return its file.
 
         Raises:
-            RequestError: it is empty.
+            RequestError: the file is empty.
             ResourceError: the disk is full.
         """
         if not self.size:
@@ -176,7 +176,7 @@ class Incoming:
         """Remove the file, unless it was kept."""
         if self._kept:
             return
-        with suppress(OSError):  # What could not be written still cannot.
+        with suppress(OSError):  # A full disk fails the final flush, too.
             self._file.close()
         self._path.unlink(missing_ok=True)
         self._uploads.make_room(-self.size)
