@@ -1,4 +1,4 @@
-// The ways in which media come: picked, dropped, pasted, by URL, or as one of the server's samples.
+// Ways to add media: file picker, drag and drop, paste, URL, or a sample of the server.
 
 import { byId, element, problem } from "./dom.js";
 
@@ -67,7 +67,7 @@ export class Adding {
     }
   }
 
-  /** Offer the server's clips: [{name, url, questions}]. */
+  /** Show buttons for the server's sample clips: [{name, url, questions}]. */
   offer(samples) {
     if (!samples?.length) return;
     this.samples.dataset.offered = "";
@@ -105,10 +105,10 @@ export class Adding {
     this.urlTrouble.replaceChildren(...(error ? [problem(error.message, again, error.retryAfter)] : []));
   }
 
-  /** Files, and links from other pages, may be dropped anywhere. */
+  /** Accept dropped files and links anywhere on the page. */
   #listenForDrops() {
     let inside = 0;
-    let own = false; // something of the page itself is dragged
+    let own = false; // an element of this page is being dragged
     const taken = (type) => type === "Files" || type === "text/uri-list";
     const carries = (event) => !own && Boolean(event.dataTransfer?.types.some(taken));
     const mark = (change) => {
@@ -136,7 +136,7 @@ export class Adding {
     this.addUrl(url);
   }
 
-  /** Files may be pasted anywhere; a URL, where there is no field. */
+  /** Accept pasted files anywhere, and pasted URLs outside of text fields. */
   #paste(event) {
     const { files } = event.clipboardData;
     if (files.length) {

@@ -1,11 +1,11 @@
-// The server's interface. Whatever fails becomes an ApiError in words that can be shown.
+// Client of the server's API. Every failure becomes an ApiError whose message can be shown.
 
 const KEY = "mossvl-api-key";
 const POLL = 1000; // milliseconds
 
 let waiting = 0; // calls that wait until the model is loaded
 
-/** Emits "unauthorized" when the server wants an API key, or another one; "loading" and "loaded" of its model. */
+/** Emits "unauthorized" when the server refuses or requires an API key; "loading" and "loaded" for its model. */
 export const access = new EventTarget();
 
 export class ApiError extends Error {
@@ -16,7 +16,7 @@ export class ApiError extends Error {
     this.retryAfter = retryAfter;
   }
 
-  /** The same may do another time. */
+  /** Whether a retry may succeed. */
   get passing() {
     return ![400, 413, 415, 422].includes(this.status);
   }
@@ -29,13 +29,13 @@ export function setApiKey(key) {
   else sessionStorage.removeItem(KEY);
 }
 
-/** What the server serves: the first model, with everything that it says about it. */
+/** Fetch the description of the served model. */
 export async function model() {
   const { data } = await (await request("v1/models")).json();
   return data[0];
 }
 
-/** What the model will see of a medium: {kind, frames, vision_tokens, …}. `thumbnails`: longest side in pixels. */
+/** Fetch a preview of a medium: {kind, frames, vision_tokens, …}. `thumbnails`: longest side in pixels. */
 export async function frames(part, thumbnails, signal) {
   return (await request("v1/media/frames", { body: { part, thumbnails }, signal })).json();
 }
@@ -44,7 +44,7 @@ export async function removeFile(id) {
   await request(`v1/files/${encodeURIComponent(id)}`, { method: "DELETE" });
 }
 
-/** Upload a file → its id. `onProgress` is told what part of it has been sent, 0 to 1. */
+/** Upload a file → its id. `onProgress` receives the fraction that has been sent, 0 to 1. */
 export function upload(file, onProgress, signal) {
   return onceLoaded(() => send(file, onProgress, signal), signal);
 }
@@ -71,7 +71,7 @@ function send(file, onProgress, signal) {
   });
 }
 
-/** Ask; yields the chunks of the answer as they come. */
+/** Request an answer, and yield its chunks as they arrive. */
 export async function* answer(question, signal) {
   const body = { ...question, stream: true, stream_options: { include_usage: true } };
   const response = await request("v1/chat/completions", { body, signal });
@@ -79,7 +79,7 @@ export async function* answer(question, signal) {
   try {
     for await (const data of events(response.body)) {
       complete = data === "[DONE]";
-      if (complete) continue; // to the end, so that the server sees that all has arrived
+      if (complete) continue; // read to the end, so that the server counts the answer as sent
       const chunk = JSON.parse(data);
       if (chunk.error) throw new ApiError(sentence(chunk.error.message));
       yield chunk;
@@ -90,7 +90,7 @@ export async function* answer(question, signal) {
   if (!complete) throw new ApiError("The answer broke off: the server has closed the connection.");
 }
 
-/** The data of server-sent events, of a stream of bytes. */
+/** Yield the data of server-sent events from a stream of bytes. */
 async function* events(bytes) {
   const decoder = new TextDecoder();
   const reader = bytes.getReader();
@@ -109,11 +109,11 @@ async function* events(bytes) {
       }
     }
   } finally {
-    if (!ended) reader.cancel().catch(() => {}); // nobody reads on
+    if (!ended) reader.cancel().catch(() => {}); // the caller stopped reading
   }
 }
 
-/** What a call gives; while the model is being loaded, it waits. */
+/** Return a call's result; while the model is loading, wait and call again. */
 async function onceLoaded(call, signal) {
   for (;;) {
     try {
@@ -162,7 +162,7 @@ async function requestOnce(path, { method, body, signal } = {}) {
 
 const headers = () => (apiKey() ? { Authorization: `Bearer ${apiKey()}` } : {});
 
-/** An answer that is none → an error in words. */
+/** Make an ApiError of an error response. */
 function failure(status, text, retry) {
   const retryAfter = Number(retry) || 0;
   if (status === 401) {
@@ -173,7 +173,7 @@ function failure(status, text, retry) {
   try {
     error = JSON.parse(text).error;
   } catch {
-    error = { message: `the server answers with ${status}` }; // something between here and there has written it
+    error = { message: `the server answers with ${status}` }; // the response is from a proxy
   }
   if (status === 429 || (status === 503 && error.code === "overloaded")) error.message = "the server is busy";
   const { code } = error;
@@ -184,7 +184,7 @@ const unreachable = () => new ApiError("The server does not answer. Is it runnin
 
 const aborted = () => new DOMException("given up", "AbortError");
 
-/** With a capital letter, unless it begins with a name, and a full stop. */
+/** Make a message a sentence: a full stop, and a capital letter unless it starts with a name. */
 function sentence(message) {
   const text = String(message).trim();
   const first = /^[a-z]+\s/.test(text) ? text.charAt(0).toUpperCase() : text.charAt(0);

@@ -1,8 +1,8 @@
-// The list of media: their names, how far their upload is, what went wrong, and how to be rid of them.
+// The list of media: names, upload progress, errors and buttons to remove them.
 
 import { byId, element, icon, problem } from "./dom.js";
 
-/** Draws `media` into #cards, whenever they change. */
+/** Renders `media` into #cards whenever they change. */
 export class Cards {
   constructor(media, { onRemove }) {
     this.media = media;
@@ -67,7 +67,7 @@ export class Cards {
   }
 }
 
-/** An exported conversation names a sample's file: here it is. */
+/** A download link of a sample, because an exported conversation names its file. */
 function download({ sample, name }) {
   return element("a", { className: "download", href: sample.url, download: name, textContent: "Download the clip" });
 }

@@ -1,4 +1,4 @@
-// Where questions are written.
+// The form for questions.
 
 import { byId, element, problem } from "./dom.js";
 
@@ -71,7 +71,7 @@ export class Composer {
     this.#offer(running ? [] : this.#questions());
   }
 
-  /** Say why a question was not sent. */
+  /** Show why a question was not sent. */
   #refuse() {
     const { all } = this.media;
     const what = all.length === 1 ? `${all[0].name} cannot be used` : "none of the files can be used";
@@ -79,7 +79,7 @@ export class Composer {
     this.focus();
   }
 
-  /** Questions that suit the current medium and were not asked yet. */
+  /** Suggest questions about the current medium that were not asked yet. */
   #questions() {
     const { current } = this.media;
     if (!current || current.error) return [];
@@ -104,7 +104,7 @@ export class Composer {
     return element("li", {}, button);
   }
 
-  /** As high as its text, within bounds that the style sets. */
+  /** Fit the field's height to its text, within the style's bounds. */
   #fit() {
     this.input.style.height = "auto";
     this.input.style.height = `${this.input.scrollHeight}px`;

@@ -1,4 +1,4 @@
-// How media are sampled: sliders over round values, between what the server allows.
+// Media options: sliders over round values, within the server's limits.
 
 import { byId, counted } from "./dom.js";
 
@@ -21,7 +21,7 @@ class Slider {
     });
   }
 
-  /** Round values within bounds, the bounds' upper end and the usual value among them. */
+  /** Set round values within bounds; they include the upper bound and the default. */
   offer(values, least, most, usual) {
     this.usual = Math.min(usual, most);
     const within = values.filter((value) => value >= least && value <= most);
@@ -30,7 +30,7 @@ class Slider {
     this.show();
   }
 
-  /** Show a value, or the next lower one that there is; without a value, the usual one. */
+  /** Show a value, or the next lower one on the slider; without a value, the default. */
   show(value = this.usual) {
     this.input.value = Math.max(0, this.values.findLastIndex((one) => one <= value));
     this.#tell();
@@ -51,11 +51,11 @@ class Slider {
   }
 }
 
-/** The three sliders, for the current medium; once it was asked about, they show how. */
+/** The three sliders of the current medium; read-only once a question about it was sent. */
 export class Controls {
   constructor(media) {
     this.media = media;
-    this.medium = null; // whose values are shown
+    this.medium = null; // the medium whose values are shown
     this.asked = false;
     const moved = () => this.#moved();
     const often = (rate) => (rate < 1 ? `1 every ${counted(1 / rate, "second")}` : `${rate} a second`);
@@ -69,7 +69,7 @@ export class Controls {
     media.addEventListener("change", () => this.draw());
   }
 
-  /** Take the model's defaults, and what the server allows. */
+  /** Set the model's defaults and the server's limits. */
   configure(defaults, caps) {
     this.rate.offer(RATES, 0, Infinity, defaults.fps);
     this.most.offer(FRAMES, defaults.min_frames, caps.max_frames ?? defaults.max_frames, defaults.max_frames);

@@ -1,4 +1,4 @@
-// Questions and answers, and what of them the server and `mossvl run` are given.
+// The conversation, its requests to the server, and its export for `mossvl run`.
 
 import { answer } from "./api.js";
 
@@ -6,7 +6,7 @@ import { answer } from "./api.js";
 class Turn {
   constructor(question) {
     this.question = question;
-    this.media = []; // those that stand before this question
+    this.media = []; // media that come before this question
     this.reset();
   }
 
@@ -18,17 +18,17 @@ class Turn {
     return this.state === "waiting" || this.state === "streaming";
   }
 
-  /** The model is reminded of it with the next question. */
+  /** Whether later requests include this turn. */
   get counts() {
     return this.state === "done" || (this.state === "stopped" && this.text !== "");
   }
 }
 
 /**
- * Emits "change" with the turn that has changed as its detail, null if turns have come or gone; and "unsent" with a
- * question as its detail that was taken back because none of the media can be used.
+ * Emits "change" with the changed turn as detail, or null if turns were added or removed; and "unsent" with a question
+ * as detail that was withdrawn because none of the media can be used.
  *
- * `connect` finds out which model is served.
+ * `connect` fetches the served model.
  */
 export class Conversation extends EventTarget {
   constructor(media, settings, connect) {
@@ -43,14 +43,14 @@ export class Conversation extends EventTarget {
     return this.turns.some((turn) => turn.running);
   }
 
-  /** Ask about the media, after what was asked before. */
+  /** Ask a question about the media, as the next turn. */
   ask(question) {
     const turn = new Turn(question);
     this.turns.push(turn);
     return this.#run(turn);
   }
 
-  /** Ask a question once more that has failed: now. */
+  /** Ask a failed question again, as the last turn. */
   retry(turn) {
     this.turns = [...this.turns.filter((one) => one !== turn), turn];
     turn.reset();
@@ -58,18 +58,18 @@ export class Conversation extends EventTarget {
     return this.#run(turn);
   }
 
-  /** Take a question back that has failed. */
+  /** Remove a failed question. */
   remove(turn) {
     this.turns = this.turns.filter((one) => one !== turn);
     this.#changed(null);
   }
 
-  /** End the answer that comes; its text so far stays. */
+  /** Stop the running answer; its text so far stays. */
   stop() {
     this.work?.abort();
   }
 
-  /** Begin anew, with the same media. */
+  /** Start a new conversation about the same media. */
   clear() {
     this.stop();
     this.turns = [];
@@ -77,7 +77,7 @@ export class Conversation extends EventTarget {
     this.#changed(null);
   }
 
-  /** What `restore` takes: everything that was said, and about what. */
+  /** Return turns and media for `restore`. */
   saved() {
     const { all, current } = this.media;
     const of = new Map(all.map(({ fixed, seen, lookedWith }, place) => [all[place], { fixed, seen, lookedWith }]));
@@ -90,20 +90,20 @@ export class Conversation extends EventTarget {
     const asked = new Set(turns.filter((turn) => turn.counts).flatMap((turn) => turn.media));
     for (const medium of all) {
       if (!asked.has(medium)) continue;
-      medium.looking.abort(); // it has been sampled differently since, perhaps
+      medium.looking.abort(); // its options may have changed since
       Object.assign(medium, of.get(medium));
     }
     this.media.replace(all, current);
     this.#changed(null);
   }
 
-  /** What the server is asked. */
+  /** Return the request for the next answer. */
   request() {
     const { temperature, tokens } = this.settings;
     return { model: this.model, messages: this.#messages(), temperature, max_completion_tokens: tokens };
   }
 
-  /** The conversation as `mossvl run` takes it: media by the names of their files, answers included. */
+  /** Return the conversation as a query of `mossvl run`: media by file name, answers included. */
   exported() {
     const { temperature, tokens } = this.settings;
     const drawn = temperature > 0 ? { do_sample: true, temperature } : {};
@@ -135,12 +135,12 @@ export class Conversation extends EventTarget {
       turn.state = error.name === "AbortError" ? "stopped" : "failed";
       turn.error = turn.state === "failed" ? error : null;
     }
-    if (!this.turns.includes(turn)) return; // a new conversation has begun
-    if (!turn.counts) this.media.free(turn.media); // they come with the next question instead
+    if (!this.turns.includes(turn)) return; // a new conversation was started
+    if (!turn.counts) this.media.free(turn.media); // the next question brings the media instead
     this.#changed(turn);
   }
 
-  /** Put the media that can be used before a question that needs them; false if it was taken back for want of any. */
+  /** Attach usable media to a turn; if there are media but none is usable, withdraw the question and return false. */
   #take(turn) {
     const { all } = this.media;
     if (all.length && !all.some((medium) => medium.usable)) {
@@ -155,7 +155,7 @@ export class Conversation extends EventTarget {
     return true;
   }
 
-  /** Read the answer; uploads that the server has forgotten meanwhile are made again. */
+  /** Read the answer; if uploads have expired on the server, upload the files again first. */
   async #listen(turn, signal, again = true) {
     try {
       for await (const chunk of answer(this.request(), signal)) {
@@ -177,7 +177,7 @@ export class Conversation extends EventTarget {
     }
   }
 
-  /** Once the model is known, and it is known of all media whether they can be used. */
+  /** Wait until the model is known and all media are loaded or have failed. */
   async #ready() {
     if (!this.model) await this.connect();
     this.media.shared();
@@ -191,7 +191,7 @@ export class Conversation extends EventTarget {
   }
 }
 
-/** What is promised, unless it is given up first. */
+/** Await a promise, or throw the signal's reason on abort. */
 function unlessAborted(promise, signal) {
   const givenUp = new Promise((_, reject) => {
     signal.addEventListener("abort", () => reject(signal.reason));

@@ -1,8 +1,8 @@
-// Elements, made without markup in texts: whatever comes from a file, a user or the model stays text.
+// DOM elements, built without parsing markup: text from files, users or the model stays text.
 
 export const byId = (id) => document.getElementById(id);
 
-/** An element; properties with a dash, and `role`, are attributes. */
+/** Make an element; properties with a dash, and `role`, become attributes. */
 export function element(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -13,7 +13,7 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
-/** One of the drawings at the end of index.html. */
+/** Make an icon from a symbol at the end of index.html. */
 export function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
@@ -24,14 +24,14 @@ export function icon(name) {
   return svg;
 }
 
-/** Tell users of screen readers, once they have heard what is being said. */
+/** Announce a text to screen readers, after their current announcement. */
 export function announce(text) {
   const status = byId("status");
   status.textContent = "";
   setTimeout(() => (status.textContent = text), 50);
 }
 
-/** An error in words, with a button that tries again if that may help, and one that takes what failed away. */
+/** Make an error message with a Retry button, if a retry may succeed, and a Remove button. */
 export function problem(text, again = null, wait = 0, remove = null) {
   const box = element("p", { className: "problem", role: "alert" }, element("span", { textContent: text }));
   if (again) box.append(againButton(again, wait));

@@ -1,4 +1,4 @@
-// Puts the page together.
+// Connects the parts of the page.
 
 import { access, model } from "./api.js";
 import { Adding } from "./adding.js";
@@ -44,10 +44,10 @@ access.addEventListener("loading", () => {
 });
 access.addEventListener("loaded", () => byId("notice").replaceChildren());
 addEventListener("beforeunload", (event) => {
-  if (conversation.turns.length) event.preventDefault(); // the browser asks whether to leave
+  if (conversation.turns.length) event.preventDefault(); // the browser asks for confirmation
 });
 
-/** Something was added: a question is what comes next. On touch screens, a keyboard would cover it. */
+/** After adding a medium, focus the question; not on touch screens, where the keyboard would cover the medium. */
 function added() {
   byId("stage").scrollIntoView({ block: "nearest" });
   if (matchMedia("(hover: hover)").matches) composer.focus();
@@ -65,7 +65,7 @@ function draw() {
   byId("export").disabled = !turns.some((turn) => turn.counts);
 }
 
-/** The conversation as a file of one line, which `mossvl run` answers. */
+/** Download the conversation as a query file of one line for `mossvl run`. */
 function save() {
   const text = `${JSON.stringify(conversation.exported())}\n`;
   const url = URL.createObjectURL(new Blob([text], { type: "application/x-ndjson" }));
@@ -74,7 +74,7 @@ function save() {
   announce("The conversation is saved. mossvl run asks its last question again.");
 }
 
-/** Follow what the server says of its model. */
+/** Apply the server's description of its model. */
 function take({ id, mossvl: { media: defaults, caps, samples } }) {
   conversation.model = id;
   byId("model").textContent = id;
@@ -85,13 +85,13 @@ function take({ id, mossvl: { media: defaults, caps, samples } }) {
   adding.offer(samples);
 }
 
-/** Ask the server what it serves. */
+/** Fetch and apply the served model. */
 async function connect() {
   const served = await model();
   if (conversation.model !== served.id) take(served);
 }
 
-/** Connect, and say what goes wrong; false if something does. */
+/** Connect and show an error on failure; return whether it succeeded. */
 async function start() {
   const notice = byId("notice");
   try {
@@ -100,7 +100,7 @@ async function start() {
     return true;
   } catch (error) {
     notice.replaceChildren(...(error.status === 401 ? [] : [problem(error.message, start, error.retryAfter)]));
-    if (error.retryAfter) setTimeout(start, 1000 * error.retryAfter); // it is busy, say
+    if (error.retryAfter) setTimeout(start, 1000 * error.retryAfter); // a busy server
     return false;
   }
 }

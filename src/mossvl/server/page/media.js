@@ -1,4 +1,4 @@
-// The pictures and videos of the conversation: uploaded once, looked at through the server, asked about by name.
+// The images and videos of the conversation: uploaded once, previewed by the server, named by id in requests.
 
 import { ApiError, frames, removeFile, upload } from "./api.js";
 import { bytes } from "./dom.js";
@@ -7,20 +7,20 @@ import { Medium } from "./medium.js";
 const PICTURE_NAMES = /\.(png|jpe?g|webp|gif|bmp|tiff?|avif|heic)$/i;
 const VIDEO_NAMES = /\.(mp4|m4v|mov|webm|mkv|avi|mpe?g|ts|wmv|flv|ogv|3gp)$/i;
 const THUMBNAIL = 128;
-const PICTURE = 512; // of an image by URL, which the page itself may not load
+const PICTURE = 512; // pixels of the preview of an image by URL, which the page's policy does not let it load
 
 /** All media, one of which is shown. Emits "change". */
 export class Media extends EventTarget {
   constructor() {
     super();
-    this.defaults = {}; // how media are sampled about which nothing else was said
-    this.budget = Infinity; // frames for which the model's pixels suffice
+    this.defaults = {}; // options of media without options of their own
+    this.budget = Infinity; // frames that fit into the model's pixel budget
     this.all = [];
     this.current = null;
     this.caps = { max_media: Infinity, max_upload_bytes: Infinity, max_frames: Infinity };
   }
 
-  /** How a medium is sampled: all videos together may have as many frames as the server allows. */
+  /** Return a medium's options; all videos share the server's limit of frames. */
   options(medium) {
     const own = { ...this.defaults, ...(medium.fixed ?? medium.wanted) };
     if (medium.kind !== "video") return own;
@@ -32,12 +32,12 @@ export class Media extends EventTarget {
     return { ...own, max_frames: Math.min(own.max_frames ?? part, part) };
   }
 
-  /** From now on a medium is sampled as it is, until it belongs to no question any more. */
+  /** Fix a medium's options, until `free`. */
   fix(medium) {
     medium.fixed = this.options(medium);
   }
 
-  /** Media belong to no question any more. */
+  /** Release media whose question was removed. */
   free(media) {
     for (const medium of media) medium.fixed = null;
     this.shared();
@@ -47,7 +47,7 @@ export class Media extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 
-  /** Media have come or gone: those that have other options now are looked at again. */
+  /** After media were added or removed, preview those again whose options changed. */
   shared() {
     this.changed();
     for (const medium of this.all) {
@@ -57,9 +57,9 @@ export class Media extends EventTarget {
   }
 
   /**
-   * Add a file, and upload it.
+   * Add a file and upload it.
    *
-   * Throws an ApiError if there is no room for it.
+   * Throws an ApiError if the file is too large or there are too many media.
    */
   addFile(file, sample = null) {
     this.#checkRoom();
@@ -74,7 +74,7 @@ export class Media extends EventTarget {
     return medium;
   }
 
-  /** Add what is at a URL, once the server has seen it there; throws an ApiError if it cannot. */
+  /** Add the medium at a URL, after the server has previewed it; throw an ApiError if the preview fails. */
   async addUrl(text) {
     let url;
     try {
@@ -85,7 +85,7 @@ export class Media extends EventTarget {
     if (!/^https?:$/.test(url.protocol)) throw new ApiError("A URL here begins with https:// or http://.");
     this.#checkRoom();
     const name = url.pathname.split("/").pop() || url.hostname;
-    let kinds = ["video", "image"]; // where the name does not tell, the server is asked
+    let kinds = ["video", "image"]; // if the name does not tell the kind, try both
     if (PICTURE_NAMES.test(name)) kinds = ["image"];
     else if (VIDEO_NAMES.test(name)) kinds = ["video"];
     for (const kind of kinds) {
@@ -102,20 +102,20 @@ export class Media extends EventTarget {
     }
   }
 
-  /** Upload a medium if it was not yet, and look at it; what fails is told beside it. */
+  /** Upload a medium, unless that is done, and preview it; its card shows an error. */
   load(medium) {
     medium.settled = this.#load(medium);
     return medium.settled;
   }
 
-  /** Upload a medium once more. */
+  /** Upload a medium again. */
   loadAgain(medium) {
     medium.id = null;
     return this.load(medium);
   }
 
   async #load(medium) {
-    const work = (medium.work = new AbortController()); // the last one; older ones are given up
+    const work = (medium.work = new AbortController()); // the latest load; earlier ones are aborted
     medium.error = null;
     medium.busy = true;
     this.changed();
@@ -130,7 +130,7 @@ export class Media extends EventTarget {
       await this.#look(medium);
     } catch (error) {
       if (error.name === "AbortError") return;
-      if (error.status === 404) medium.id = null; // forgotten by the server: to be uploaded again
+      if (error.status === 404) medium.id = null; // expired on the server: upload the file again
       medium.error = error;
       const other = this.all.findLast((one) => one !== medium && one.usable);
       if (this.current === medium && !medium.seen && other) this.current = other;
@@ -142,12 +142,12 @@ export class Media extends EventTarget {
     }
   }
 
-  /** Look again at a medium, if the server has it already. */
+  /** Preview a medium again, if the server already has it. */
   lookAgain(medium) {
     if (medium.id || medium.url) this.load(medium);
   }
 
-  /** Ask what the model will see; an older question about the same medium is given up. */
+  /** Fetch a medium's preview, and abort an earlier one. */
   async #look(medium) {
     medium.looking.abort();
     medium.looking = new AbortController();
@@ -171,7 +171,7 @@ export class Media extends EventTarget {
     this.shared();
   }
 
-  /** Have other media instead; those that were there are not forgotten. */
+  /** Replace the media; the replaced ones keep their uploads. */
   replace(all, current = null) {
     this.all = [...all];
     this.current = current;
@@ -193,14 +193,14 @@ export class Media extends EventTarget {
   }
 }
 
-/** Forget a medium, here and on the server. */
+/** Delete a medium, here and on the server. */
 export function forget(medium) {
   medium.work.abort();
   medium.looking.abort();
   if (medium.file) URL.revokeObjectURL(medium.shown);
-  if (medium.id) removeFile(medium.id).catch(() => {}); // it expires there by itself
+  if (medium.id) removeFile(medium.id).catch(() => {}); // a remaining upload expires
   medium.id = null;
 }
 
-/** So many frames must a video be allowed for what was seen of it to be seen again. */
+/** Return the `max_frames` that reproduces a video's sampled frames. */
 const needed = ({ fixed, seen }) => Math.min(fixed.max_frames ?? Infinity, seen?.frames.length ?? Infinity);

@@ -1,16 +1,16 @@
-// A picture or a video: where it comes from, how it is sampled, and what the model sees of it.
+// An image or a video: its source, options and preview.
 
 import { playerTime } from "./times.js";
 
 export class Medium {
   constructor({ kind, name, file = null, url = null, sample = null }) {
     Object.assign(this, { kind, name, file, url, sample });
-    this.id = null; // of the upload
+    this.id = null; // id of the upload
     this.shown = file ? URL.createObjectURL(file) : url;
     this.wanted = {}; // options that the user has chosen
-    this.fixed = null; // options that it was asked about with
-    this.seen = null; // what the server says that the model will see
-    this.lookedWith = null; // the options of that, as JSON
+    this.fixed = null; // options of the request that included the medium
+    this.seen = null; // the server's preview
+    this.lookedWith = null; // the options of the preview, as JSON
     this.error = null;
     this.progress = 0;
     this.busy = false;
@@ -19,7 +19,7 @@ export class Medium {
     this.settled = Promise.resolve();
   }
 
-  /** It belongs to a question: what the model was shown of it stays. */
+  /** Whether a question includes the medium, so that its options are fixed. */
   get asked() {
     return this.fixed !== null;
   }
@@ -28,7 +28,7 @@ export class Medium {
     return this.seen !== null && this.error === null;
   }
 
-  /** It is sent with the next question, as it is known now. */
+  /** Whether the next question may include the medium. */
   get usable() {
     return this.asked || this.error === null;
   }
@@ -41,13 +41,13 @@ export class Medium {
     return this.seen?.duration ?? 0;
   }
 
-  /** When the player shows what is told to be at a time: a frame's own time, or one between two of them. */
+  /** Convert a timestamp of the prompt to a time of the player. */
   playerTime(time) {
     const frames = this.seen?.frames ?? [];
     return frames.length ? playerTime(frames, time) : time;
   }
 
-  /** The part of a message that names it. */
+  /** Return the content part of a request. */
   part({ fps, max_frames, max_pixels }) {
     const url = this.id ? `upload:${this.id}` : this.url;
     return this.kind === "video"
@@ -55,7 +55,7 @@ export class Medium {
       : { type: "image_url", image_url: { url, max_pixels } };
   }
 
-  /** The part of a message of `mossvl run`, where a file goes by its name. */
+  /** Return the content part for `mossvl run`, which names files. */
   exported({ fps, max_frames, max_pixels }) {
     const source = this.url ?? this.name;
     return this.kind === "video"

@@ -1,4 +1,4 @@
-// Shows the current medium, and goes to times of a video.
+// The player: shows the current medium, and seeks.
 
 import { byId, reducedMotion } from "./dom.js";
 
@@ -38,28 +38,28 @@ export class Player {
       return;
     }
     this.video.removeAttribute("src");
-    this.video.load(); // lets go of the last one
+    this.video.load(); // releases the previous video
     if (medium?.shown) {
       this.picture.src = medium.shown;
       this.picture.alt = medium.name;
     }
   }
 
-  /** The video that times refer to: the one that is shown, or else the first. */
+  /** The video that times in answers refer to: the current one, or else the first. */
   get subject() {
     const { current, all } = this.media;
     return current?.kind === "video" ? current : (all.find((medium) => medium.kind === "video") ?? null);
   }
 
-  /** Go to what a prompt or an answer tells to be at a time. */
+  /** Seek to a timestamp of the prompt or of an answer. */
   seekTold(time) {
     if (this.subject !== null) this.seek(this.subject.playerTime(time), this.subject);
   }
 
-  /** Go to a time on the player's clock; the video plays on if it was playing. */
+  /** Seek to a time of the player, without pausing it. */
   seek(time, medium) {
     if (this.media.current !== medium) this.media.show(medium);
-    const shown = Math.ceil(time * 1000 - 0.001) / 1000; // players round down, to the end of the frame before
+    const shown = Math.ceil(time * 1000 - 0.001) / 1000; // players round down, to the previous frame
     const go = () => (this.video.currentTime = shown);
     if (this.video.readyState >= HTMLMediaElement.HAVE_METADATA) go();
     else this.video.addEventListener("loadedmetadata", go, { once: true });

@@ -1,9 +1,9 @@
-// The settings: what belongs to every question, and the API key.
+// The settings: options of every request, and the API key.
 
 import { access, apiKey, setApiKey } from "./api.js";
 import { byId } from "./dom.js";
 
-/** A field's number within its bounds, or what the field has at first. */
+/** Return a field's number within its bounds, or the field's default. */
 function number(input) {
   const value = Number.isFinite(input.valueAsNumber) ? input.valueAsNumber : Number(input.defaultValue);
   return Math.min(Math.max(value, Number(input.min)), input.max === "" ? Infinity : Number(input.max));
@@ -44,7 +44,7 @@ export class Settings extends EventTarget {
     return Math.round(number(byId("tokens")));
   }
 
-  /** The server gives no longer answers than this. */
+  /** Set the server's limit of an answer's length. */
   limit(tokens) {
     if (tokens) byId("tokens").max = tokens;
   }

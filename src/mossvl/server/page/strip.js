@@ -1,4 +1,4 @@
-// The frames that the model will see, with their times, and what they cost.
+// The frames that the model will see, with timestamps and token counts.
 
 import { byId, count, counted, element, reducedMotion } from "./dom.js";
 import { labels } from "./times.js";
@@ -40,7 +40,7 @@ export class Strip {
     return element("li", {}, button);
   }
 
-  /** Mark the frame that is shown last at the player's time, and keep it in sight while the video plays. */
+  /** Highlight the latest sampled frame at the player's time, and scroll to it while the video plays. */
   #mark(scroll) {
     const frames = this.drawn?.kind === "video" ? this.drawn.frames : [];
     const now = this.player.video.currentTime + 0.005;
@@ -79,7 +79,7 @@ export class Strip {
     return words.join(" · ");
   }
 
-  /** The pixels that all frames share suffice for no more of them, though more were asked for. */
+  /** Whether the pixel budget of all frames reduced their number. */
   #limited(medium) {
     const { fps, max_frames } = this.media.options(medium);
     const { frames, duration } = medium.seen;

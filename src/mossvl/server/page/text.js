@@ -1,8 +1,8 @@
-// The little Markdown that models write, as runs of text: bold, code, headings and bullets. The rest stays as it is.
+// A subset of Markdown as runs of text: bold, code, headings and bullets. All other text is unchanged.
 
 const MARKS = /\*\*(?=\S)([^\n]+?)(?<=\S)\*\*|`([^`\n]+)`|^#{1,6} +([^\n]+)$|^( *)[*-] +(?=\S)/gm;
 
-/** A text → [{text, style}], with style "strong", "code" or null. */
+/** Split a text → [{text, style}], with style "strong", "code" or null. */
 export function runs(text) {
   const found = [];
   let end = 0;

@@ -1,4 +1,4 @@
-// Times: as labels, and those that an answer names.
+// Times: labels, and times that an answer mentions.
 
 const NUMBER = String.raw`\d+(?:\.\d+)?`;
 const JOINT = String.raw`\s*(?:,\s*and|,\s*or|,|and|or|to|until|-|–|—)\s*`;
@@ -8,9 +8,9 @@ const FOUND = new RegExp(String.raw`(?<![\d.:])(?:${SECONDS}|${CLOCK})`, "gi");
 const LENGTH = /\b(?:for|lasts?|lasting|takes?|every|within|length of)\s+(?:about |around |approximately )?$/i;
 
 /**
- * A text cut into pieces, {text} or {text, time}: times in seconds that lie in a video of this duration.
+ * Split a text into runs, {text} or {text, time}: times in seconds within a video's duration.
  *
- * Known are "3.0 seconds", "3 s", "between 2.0 and 4.0 seconds", "0:03" and "1:02:03"; a length ("for 2 seconds",
+ * Recognised are "3.0 seconds", "3 s", "between 2.0 and 4.0 seconds", "0:03" and "1:02:03"; a length ("for 2 seconds",
  * "2 seconds long") is no time.
  */
 export function pieces(text, duration) {
@@ -38,13 +38,13 @@ export function pieces(text, duration) {
   return found;
 }
 
-/** An answer to such a question says how long something takes, not when it is. */
+/** Questions whose answers are durations, not times. */
 export const asksLength = (question) => /\bhow (?:long|much time|many (?:seconds|minutes))\b/i.test(question);
 
 /** "1:02:03" → 3723. */
 const fromClock = (text) => text.split(":").reduce((sum, part) => 60 * sum + Number(part), 0);
 
-/** A time as a label: "2.0 s", "1:02.5", "1:02:03.0". */
+/** Format a time: "2.0 s", "1:02.5", "1:02:03.0". */
 export function label(seconds, decimals = 1) {
   const scale = 10 ** decimals;
   const units = Math.round(seconds * scale);
@@ -55,7 +55,7 @@ export function label(seconds, decimals = 1) {
   return hours ? `${hours}:${clock.padStart(decimals + 6, "0")}` : clock;
 }
 
-/** Labels of rising times, with as many decimals as tell them apart. */
+/** Format ascending times, with as many decimals as make them distinct. */
 export function labels(times) {
   for (let decimals = 1; ; decimals++) {
     const all = times.map((time) => label(time, decimals));
@@ -63,12 +63,12 @@ export function labels(times) {
   }
 }
 
-const ROUNDED = 0.05 + 1e-9; // seconds by which a time that was told with one decimal may be off
+const ROUNDED = 0.05 + 1e-9; // rounding error of a timestamp with one decimal, in seconds
 
 /**
- * When a player shows what is told to be at a time, by the rising times that were told of frames and those to seek.
+ * Convert a timestamp of the prompt to a time of the player, by frames with ascending `time` and `seek`.
  *
- * That is a frame's own time to seek; between two frames, as far between their times.
+ * A frame's timestamp gives its `seek`; times between two frames are interpolated.
  */
 export function playerTime(frames, time) {
   const distance = (frame) => Math.abs(frame.time - time);

@@ -1,12 +1,12 @@
-// Draws the conversation, while it comes.
+// Renders the conversation while answers stream.
 
 import { announce, byId, counted, count, element, problem, reducedMotion } from "./dom.js";
 import { runs } from "./text.js";
 import { asksLength, label, pieces } from "./times.js";
 
-const NEAR = 120; // pixels from the end at which new text is followed
+const NEAR = 120; // pixels from the end within which the list scrolls with new text
 
-const COPIED = 2000; // milliseconds for which it is said
+const COPIED = 2000; // milliseconds that "Copied" is shown
 
 export class Turns {
   constructor(conversation, player, { onRemove }) {
@@ -17,7 +17,7 @@ export class Turns {
     conversation.addEventListener("change", ({ detail: turn }) => this.#draw(turn));
   }
 
-  /** Draw all turns that were not yet, and what has changed in one of them. */
+  /** Render new turns, and a turn's changes. */
   #draw(turn) {
     const follow = this.#nearEnd();
     const isNew = turn !== null && this.list.lastChild !== this.drawn.get(turn)?.item;
@@ -31,7 +31,7 @@ export class Turns {
     else if (!turn.running) announce(turn.error ? "" : `${turn.state === "stopped" ? "Stopped. " : ""}${turn.text}`);
   }
 
-  /** The list has the turns of the conversation, in their order. */
+  /** Make the list match the conversation's turns and their order. */
   #arrange() {
     const { turns } = this.conversation;
     for (const [turn, { item }] of this.drawn) {
@@ -93,7 +93,7 @@ export class Turns {
     parts.trouble.replaceChildren(...shown);
   }
 
-  /** Write a text with its times as buttons; what is there already, a focused button say, is left alone. */
+  /** Render a text with its times as buttons; keep elements that are unchanged, so that they keep the focus. */
   #write(parts, { question, text }) {
     const duration = asksLength(question) ? -1 : (this.player.subject?.duration ?? -1);
     const styled = ({ text: run, style }) => pieces(run, duration).map((piece) => ({ ...piece, style }));
@@ -139,7 +139,7 @@ function facts(turn) {
   return line.charAt(0).toUpperCase() + line.slice(1);
 }
 
-/** Copy a text; where the browser does not let the page do that, its element is selected for the user to do it. */
+/** Copy a text; if the browser forbids that, select its element for the user to copy. */
 async function copyText(text, shown, button) {
   let said = "Copied";
   try {

@@ -1,4 +1,4 @@
-// For a few seconds after a conversation has been left, it can be had back.
+// Undo of leaving a conversation, for a few seconds.
 
 import { byId, element } from "./dom.js";
 import { forget } from "./media.js";
@@ -9,15 +9,15 @@ export class Undo {
   constructor(conversation, media, { onUndone }) {
     Object.assign(this, { conversation, media, onUndone });
     this.place = byId("undo");
-    this.before = null; // what comes back
-    this.kept = []; // media that are still there
+    this.before = null; // the conversation to restore
+    this.kept = []; // media that the new conversation shares
     conversation.addEventListener("change", () => conversation.turns.length && this.end());
     media.addEventListener("change", () => {
       if (this.kept.some((medium) => !media.all.includes(medium))) this.end();
     });
   }
 
-  /** Leave the conversation, and its media too unless they are kept. */
+  /** Leave the conversation, and also its media unless they are kept. */
   leave({ keep }) {
     this.end();
     const before = this.conversation.saved();
@@ -29,7 +29,7 @@ export class Undo {
     else this.end();
   }
 
-  /** It cannot be had back any more. */
+  /** End the chance to undo. */
   end() {
     clearTimeout(this.timer);
     this.place.replaceChildren();
@@ -45,7 +45,7 @@ export class Undo {
     this.timer = setTimeout(() => this.#expire(), 1000 * SECONDS);
   }
 
-  /** Not under somebody's hand. */
+  /** Expire, but not while the button has the pointer or focus. */
   #expire() {
     if (this.place.matches(":hover, :focus-within")) this.timer = setTimeout(() => this.#expire(), 1000);
     else this.end();
@@ -61,7 +61,7 @@ export class Undo {
     this.onUndone();
   }
 
-  /** Forget those media that are not in the conversation. */
+  /** Delete media that are not in the conversation. */
   #forget(media) {
     for (const medium of media) if (!this.media.all.includes(medium)) forget(medium);
   }
