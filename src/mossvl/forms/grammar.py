@@ -63,6 +63,7 @@ class Template:
                     socket.send_fds(self._started(), [b"."], [there.fileno()])
                     return here
                 except OSError as error:  # It may have been killed; another one is as good.
+                    self._end()
                     self._control = None
                     if attempt or not isinstance(error, BrokenPipeError):
                         here.close()
