@@ -140,7 +140,7 @@ class Incoming:
             self._file = self._path.open("wb")
 
     def write(self, piece: bytes) -> None:
-        """Append a piece.
+        """Append a chunk.
 
         Raises:
             RequestError: the file is larger than all upload space.
