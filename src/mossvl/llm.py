@@ -226,7 +226,10 @@ class MossVL:
         self.engine.warm_up()
 
     def close(self) -> None:
-        """Cancel queries that have not ended, and wait, for a bounded time, until the engine has stopped."""
+        """Cancel queries that have not ended, and wait, for a bounded time, until the engine has stopped.
+
+        Queries that come meanwhile are refused with an `EngineError`.
+        """
         self.engine.close()
 
     def __enter__(self) -> Self:

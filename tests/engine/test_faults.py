@@ -227,6 +227,66 @@ def test_closing_ends_everything_within_bounds(llm):
     assert settled(llm)
 
 
+def test_an_engine_that_is_being_closed_refuses_queries_until_it_has_ended(llm, monkeypatch):
+    runner, in_step, go_on = type(llm.engine.runner), threading.Event(), threading.Event()
+    launch = runner.launch
+
+    def slow(self, plan):
+        in_step.set()
+        go_on.wait(60)
+        return launch(self, plan)
+
+    monkeypatch.setattr(runner, "launch", slow)
+    before = llm.submit(LONG)
+    in_step.wait(60)
+    closing = [threading.Thread(target=llm.engine.close, args=(60.0,)) for _ in range(2)]
+    for thread in closing:
+        thread.start()
+    while llm.engine.loop.closing < 2:
+        time.sleep(0.001)
+    for ask in (llm.submit, llm.stream, llm.generate):
+        with pytest.raises(EngineError, match="is being closed and takes no query; ask again once"):
+            ask(GOOD)
+    assert llm.engine.active == 1
+    go_on.set()
+    for thread in closing:
+        thread.join()
+    assert isinstance(before.wait(0).error, GenerationCancelled)
+    assert llm.engine._thread is None and not llm.engine.active
+    assert llm.generate(GOOD).error is None
+
+
+def test_closing_ends_although_others_keep_submitting(llm):
+    refused, handles = threading.Event(), [llm.submit(LONG)]
+    thread = llm.engine._thread
+
+    def keep_submitting():
+        while True:
+            try:
+                handles.append(llm.submit(LONG))
+            except EngineError:
+                return refused.set()
+
+    submitting = [threading.Thread(target=keep_submitting) for _ in range(3)]
+    for one in submitting:
+        one.start()
+    while not refused.is_set():  # What was taken in between two calls runs on; the next call ends it.
+        llm.engine.close(60)
+        assert not thread.is_alive()
+    for one in submitting:
+        while one.is_alive():
+            llm.engine.close(60)
+    assert all(isinstance(handle.wait(0).error, GenerationCancelled) for handle in handles)
+
+
+def test_a_listener_may_close_the_engine(llm):
+    closed = threading.Event()
+    handle = llm.submit(GOOD)
+    handle.when_ended(lambda: (llm.close(), closed.set()))
+    assert closed.wait(60)
+    assert llm.generate(GOOD).text == handle.result().text
+
+
 def test_an_engine_that_nobody_has_any_more_ends_its_thread(model, processor):
     llm = mossvl.MossVL(model, processor, memory=1 << 24)
     llm.generate(GOOD)

@@ -7,12 +7,11 @@ is not started anew for each query, because libraries set themselves up once for
 import atexit
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable
 
 from mossvl.engine.job import Job
-from mossvl.engine.loop import IDLE_SECONDS, Inbox, Loop
+from mossvl.engine.loop import Inbox, Loop
 from mossvl.errors import EngineError
 from mossvl.forms.grammar import Grammars
 from mossvl.model.modeling import MossVLLMHeadModel
@@ -71,7 +70,7 @@ class Engine:
             whole: an answer that is cut within a character ends before it; otherwise with U+FFFD, as published.
 
         Raises:
-            EngineError: the device is broken; nothing will be answered any more.
+            EngineError: the device is broken, and nothing will be answered any more; or the engine is being closed.
         """
         source = Load(query, messages, processor, self.media_memory, self.budget)
         return self.begin(source, query.generation, params, whole)
@@ -89,8 +88,8 @@ class Engine:
         form = params.grammar
         follower = None if form is None else self.grammars.follower(form, source.tokenizer, params.n)
         job = Job(source, options, params, handle, follower)
-        self.loop.add(job)
         with self.loop.lock:
+            self.loop.add(job)
             if self._thread is None:
                 arguments = weakref.ref(self), self.loop.inbox
                 self._thread = threading.Thread(target=_serve, args=arguments, name="mossvl-engine", daemon=True)
@@ -100,19 +99,21 @@ class Engine:
     def close(self, timeout: float = 10.0) -> None:
         """Cancel everything that has not ended, and end the thread; waits for that, at most `timeout` seconds.
 
-        An engine that is asked again after that works again.
+        Queries that come meanwhile are refused. An engine that is asked again after that works again.
         """
-        deadline = time.monotonic() + timeout
-        while self.loop.jobs and self.broken is None and time.monotonic() < deadline:
+        with self.loop.lock:
+            self.loop.closing += 1
+            thread = self._thread
             for job in list(self.loop.jobs):
                 job.handle.cancel()
-            time.sleep(IDLE_SECONDS / 4)
-        with self.loop.lock:
-            thread, self._thread = self._thread, None
             if thread is not None:
                 self.loop.inbox.put(None)
-        if thread is not None:
-            thread.join(max(0, deadline - time.monotonic()))
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+        with self.loop.lock:
+            self.loop.closing -= 1
+            if self._thread is thread:
+                self._thread = None
 
     @property
     def active(self) -> int:
@@ -131,7 +132,7 @@ class Engine:
             "process with multiprocessing's 'spawn', and load the model in it"
         )
         self.loop.lock, self._serving = threading.Lock(), threading.Lock()
-        jobs, self.loop.jobs, self._thread = self.loop.jobs, [], None
+        jobs, self.loop.jobs, self.loop.closing, self._thread = self.loop.jobs, [], 0, None
         for job in jobs:
             job.handle.disown(error)
 
@@ -158,7 +159,7 @@ class Engine:
             if event is not None:
                 event()
             self.loop.run()
-            return self._thread is threading.current_thread()
+            return self._thread is threading.current_thread() and not self.loop.closing
 
 
 def _serve(engine: "weakref.ref[Engine]", inbox: Inbox) -> None:

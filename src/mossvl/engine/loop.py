@@ -46,6 +46,8 @@ class Loop:
     Attributes:
         jobs: queries that have not ended; any thread may add one (see `add`), only the loop removes one.
         broken: why nothing is answered any more, once the device has failed.
+        closing: how many callers wait for the thread to end; no query is taken in meanwhile.
+        lock: for these.
     """
 
     def __init__(self, model: MossVLLMHeadModel, config: EngineConfig, ends: frozenset[int]) -> None:
@@ -60,22 +62,24 @@ class Loop:
         self.inbox: Inbox = queue.SimpleQueue()
         self.lock = threading.Lock()
         self.broken: EngineError | None = None
+        self.closing = 0
         self._ends = ends
         self._to_load: deque[Job] = deque()
         self._to_follow: list[Job] = []
         self._set_up_in: threading.Thread | None = None
 
     def add(self, job: Job) -> None:
-        """Take a query in, from any thread.
+        """Take a query in, from any thread, which holds the lock.
 
         Raises:
-            EngineError: the device has failed.
+            EngineError: the device has failed, or the engine is being closed.
         """
-        with self.lock:
-            if self.broken is not None:
-                raise self.broken
-            self.jobs.append(job)
-            self.inbox.put(lambda: self._receive(job))
+        if self.broken is not None:
+            raise self.broken
+        if self.closing:
+            raise EngineError("the engine is being closed and takes no query; ask again once close() has returned")
+        self.jobs.append(job)
+        self.inbox.put(lambda: self._receive(job))
 
     def run(self) -> None:
         """Decide, run, take in what was drawn: on a GPU that of the step before, while the new one runs."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from mossvl.errors import GenerationCancelled, ResourceError
+from mossvl.errors import EngineError, GenerationCancelled, ResourceError
 from mossvl.llm import MossVL
 from mossvl.media.limits import MediaLimits
 from mossvl.options import MediaOptions
@@ -179,7 +179,7 @@ class Service:
 
     def told(self, error: BaseException) -> RequestError:
         """Return an error as a refusal, in which uploaded files have their clients' names."""
-        if self.stopping and isinstance(error, GenerationCancelled):
+        if self.stopping and self.broken is None and isinstance(error, GenerationCancelled | EngineError):
             error = stopping()
         if isinstance(error, ResourceError):
             logger.error("a request was refused: %s", error)  # The operator can free resources.
