@@ -11,6 +11,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mossvl import forking as forking  # From now on, it sees forks.
 from mossvl.version import __version__ as __version__
 
 OLDEST_TRANSFORMERS = "5.12"

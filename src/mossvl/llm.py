@@ -37,6 +37,7 @@ class MossVL:
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
         OptionError: an option is unknown or out of range.
+        EngineError: this process was forked from one that had computed before.
     """
 
     def __init__(

@@ -16,6 +16,7 @@ from mossvl.checkpoints.location import check_location
 from mossvl.checkpoints.strict import check_weights, read_configuration, read_generation_config
 from mossvl.checkpoints.weights import Progress, load_weights
 from mossvl.errors import CheckpointError, OptionError
+from mossvl.forking import check_fork
 from mossvl.model.configuration import MossVLConfig
 from mossvl.offline.interface import MossVLForConditionalGeneration
 from mossvl.processing.processor import MossVLProcessor
@@ -45,9 +46,11 @@ def load(
     Raises:
         CheckpointError: it is missing, of another model type, quantized, or does not fit its configuration.
         OptionError: there is no such device, or nothing can be computed in the dtype.
+        EngineError: this process was forked from one that had computed before.
     """
     target = resolve_device(device)
     kind = resolve_dtype(dtype, target)
+    check_fork(target.type)
     checkpoint = default_checkpoint() if checkpoint is None else checkpoint
     check_location(checkpoint)
     folder = Path(checkpoint)
@@ -87,8 +90,10 @@ def random_model(
 
     Raises:
         OptionError: there is no such device, or nothing can be computed in the dtype.
+        EngineError: this process was forked from one that had computed before.
     """
     target = resolve_device(device)
+    check_fork(target.type)
     model = _empty(config or MossVLConfig(), target, resolve_dtype(dtype, target))
     generator = torch.Generator(target).manual_seed(seed)
     deviations = {"embed_tokens.weight": 1.0, "o_proj.weight": 0.02 / 96**0.5, "down_proj.weight": 0.02 / 96**0.5}

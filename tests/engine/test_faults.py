@@ -392,43 +392,6 @@ def test_a_tokenizer_of_another_model_costs_its_query_only(llm, monkeypatch):
     assert good.result(30).text == expected
 
 
-FORKED = """
-import os, sys, threading
-import mossvl
-from mossvl.errors import EngineError
-
-llm = mossvl.MossVL(sys.argv[1], memory=1 << 24)
-running = None
-if sys.argv[2] == "running":
-    running = llm.submit({"prompt": "yes", "generate_kwargs": {"max_new_tokens": 100_000, "ignore_eos": True}})
-    next(iter(running.chunks()))
-elif sys.argv[2] == "asked":
-    llm.generate("yes", mossvl.SamplingParams(max_new_tokens=2))
-child = os.fork()
-if not child:
-    for ask in [lambda: llm.generate("yes"), lambda: llm.submit("yes"), *([running.result] if running else [])]:
-        try:
-            ask()
-        except EngineError as error:
-            assert "spawn" in str(error)
-        else:
-            os._exit(1)
-    llm.close()
-    os._exit(0)
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-if running:
-    assert not running.ended
-    running.cancel()
-assert llm.generate("yes", mossvl.SamplingParams(max_new_tokens=2)).error is None
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("before", ["new", "asked", "running"])
-def test_an_engine_asked_in_a_forked_process_says_so_and_works_on_in_its_own(before):
-    subprocess.run([sys.executable, "-c", FORKED, str(CHECKPOINT), before], check=True, timeout=60)
-
-
 def test_a_copy_of_page_tables_that_fails_leaves_no_wrong_pages(make, monkeypatch):
     llm = make(max_batch=2, prefix_cache=False)
     long, short = ({"prompt": f"{word} " * 40, "generate_kwargs": {"max_new_tokens": 60}} for word in ("yes", "no"))

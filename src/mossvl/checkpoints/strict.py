@@ -22,6 +22,7 @@ from mossvl.checkpoints.headers import (
     without_ignored,
 )
 from mossvl.errors import CheckpointError, OptionError
+from mossvl.forking import check_fork
 
 LISTED = 10
 """How many differences an error message lists."""
@@ -45,6 +46,7 @@ def load_pretrained(
     """`load` is transformers' `from_pretrained`; around it, the checks and a `device_map` that needs no accelerate."""
     given, asked = kwargs.get("config"), kwargs.get("dtype", kwargs.get("torch_dtype"))
     check_dtypes(asked, getattr(given, "dtype", None))
+    check_fork()
     folder = Path(checkpoint) if checkpoint is not None else None
     if folder is not None and folder.is_dir() and kwargs.get("gguf_file") is None:
         part = folder / kwargs.get("subfolder", "")

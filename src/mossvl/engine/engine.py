@@ -13,6 +13,7 @@ from collections.abc import Callable
 from mossvl.engine.job import Job
 from mossvl.engine.loop import Inbox, Loop
 from mossvl.errors import EngineError
+from mossvl.forking import beside_engine, check_fork
 from mossvl.forms.grammar import Grammars
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.options import EngineConfig, GenerationOptions, SamplingParams
@@ -35,9 +36,13 @@ class Engine:
     Args:
         model: its weights are used where they are, not copied.
         config: see `EngineConfig`.
+
+    Raises:
+        EngineError: this process was forked from one that had computed before.
     """
 
     def __init__(self, model: MossVLLMHeadModel, config: EngineConfig | None = None) -> None:
+        check_fork(model.device.type)
         self.model, self.config = model, config or EngineConfig()
         ends = model.generation_config.eos_token_id if model.generation_config is not None else None
         ends = model.config.text_config.eos_token_id if ends is None else ends
@@ -175,6 +180,8 @@ def _serve(engine: "weakref.ref[Engine]", inbox: Inbox) -> None:
 def _disown() -> None:
     """In a forked process there are no threads but the one that forked: what would wait for them is told so."""
     for engine in list(_engines):
+        if engine._thread is not None:
+            beside_engine()
         engine.disown()
 
 
