@@ -46,3 +46,18 @@ def test_an_error_from_another_process_says_the_same(sent, error):
 def test_what_a_message_quotes_is_left_as_it_is():
     error = MossVLError("{0} MediaLimits.timeout {}", setting="MediaLimits.timeout", advice="; raise {}")
     assert error.told({"MediaLimits.timeout": "--t"}) == "{0} MediaLimits.timeout {}; raise --t"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("a\x00b\x1b[31m\x7f\x9b", r"a\x00b\x1b[31m\x7f\x9b"),
+        ("\u202eabc\ud800\u2028", r"\u202eabc\ud800\u2028"),
+        ("tab\tand\r\nnew line", "tab\\tand\\r\nnew line"),
+        ("Grüße 👋 \\x00 日本", "Grüße 👋 \\x00 日本"),
+    ],
+)
+def test_a_message_holds_no_control_characters_whatever_it_quotes(given, told):
+    error = MossVLError(f"no such file: {given}")
+    assert str(error) == str(error.plain()) == str(refusal(error)) == message_of(error) == f"no such file: {told}"
+    assert message_of(ValueError(given)) == f"ValueError: {told}"

@@ -27,9 +27,9 @@ class MossVLError(Exception):
         return self.told(self.names)
 
     def told(self, names: Mapping[str, str]) -> str:
-        """Return the message, with the setting named as in `names`."""
+        """Return the message, with the setting named as in `names`, and without control characters but for newlines."""
         setting = self.setting or ""
-        return super().__str__() + self.advice.format(names.get(setting, setting))
+        return printable(super().__str__() + self.advice.format(names.get(setting, setting)))
 
     def plain(self) -> Self:
         """Return the error without its traceback and cause, for another process."""
@@ -86,4 +86,14 @@ class EngineError(MossVLError):
 
 def message_of(error: BaseException, names: Mapping[str, str] | None = None) -> str:
     """Return the message for a user (see `told`); an unexpected error also names its type."""
-    return error.told(names or {}) if isinstance(error, MossVLError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, MossVLError):
+        return error.told(names or {})
+    return printable(f"{type(error).__name__}: {error}")
+
+
+def printable(text: str) -> str:
+    """Escape, as Python does, what should reach no terminal and no log: control characters (but for newlines), marks
+    that change the direction of writing, lone surrogates."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in text)

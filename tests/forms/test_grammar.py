@@ -1,5 +1,6 @@
 """Answers keep the form that was asked for, and change nothing for their neighbours."""
 
+import gc
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mossvl import SamplingParams
-from mossvl.errors import GenerationCancelled, GenerationTimeout, OptionError
+from mossvl.errors import GenerationCancelled, GenerationTimeout, OptionError, ResourceError
 from mossvl.forms import grammar
 
 SCHEMA = {
@@ -107,6 +108,40 @@ def test_what_is_no_form_is_refused(given, message):
         SamplingParams(**given)
 
 
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"regex": r"[^\s\S]"}, "nothing can match it"),
+        ({"regex": r"x[^\s\S]|[^\s\S]"}, "nothing can match it"),
+        ({"json_schema": {"$ref": "#"}}, "nothing can match it"),
+        ({"json_schema": {"enum": []}}, "nothing can match it: anyOf is empty"),
+        ({"json_schema": {"minimum": 5, "maximum": 1, "type": "integer"}}, "nothing can match it: minimum (5) is"),
+        ({"json_schema": {"type": "string", "pattern": r"[^\s\S]"}}, "nothing can match it"),
+        ({"regex": "é(b"}, "unclosed group (in a regular expression)"),
+        ({"regex": "error: ("}, "unclosed group (in a regular expression)"),
+        ({"regex": "[z-a]"}, "invalid character class range, the start must be <= the end (in a regular expression)"),
+        ({"regex": r"\bthe\b"}, r"look-around, such as \b, is not supported (in a regular expression)"),
+        ({"json_schema": {"pattern": "(", "type": "string"}}, "unclosed group (in a regular expression)"),
+        ({"json_schema": {"not": {}}}, 'its keys "not" are not supported'),
+        ({"json_schema": {"$ref": "http://x/y"}}, "$ref 'http://x/y' is not within it, and nothing else is read"),
+        ({"json_schema": {"$ref": "#/nope"}}, "$ref names '/nope', which it does not have"),
+        ({"json_schema": {"type": "nothing"}}, "Invalid type: nothing"),
+    ],
+)
+def test_why_a_form_is_none_is_told_in_the_words_of_who_gave_it(given, reason):
+    with pytest.raises(OptionError) as refused:
+        SamplingParams(**given)
+    told = str(refused.value)
+    assert told.startswith(f"{next(iter(given))}=") and f" cannot be used: {reason}" in told
+    for foreign in ("at 1(", "start:", "NoExtension", "Unsatisfiable", "SearchRegex", "retriever", "  "):
+        assert foreign not in told.partition(" cannot be used: ")[2]
+
+
+def test_that_a_form_is_too_large_for_the_library_is_told_as_that(llm):
+    result = llm.submit("Say it.", SamplingParams(regex="a{1000000}")).wait(60)
+    assert str(result.error) == "the form of the answer cannot be used: it is too large; give a simpler form"
+
+
 # --- evil forms ----------------------------------------------------------------------------------------------------
 
 MANY_PATTERNS = {"type": "string", "allOf": [{"pattern": f"^.*a.{{{n}}}.*$"} for n in range(1, 23)]}
@@ -116,6 +151,12 @@ EVIL = {
     "repetition": {"regex": "(a{1000}){1000}"},
     "options": {"regex": "(" + "a?" * 3000 + ")" + "a" * 3000},
 }
+
+
+COSTS = (
+    "the form of the answer cannot be used: (it is too large|to find out (the form|what may follow a token) takes more "
+    "than ((1|2) seconds of a core's time|64 MiB of memory)); give a simpler form"
+)
 
 
 def test_what_an_evil_form_is_worth_a_line_to_the_library_is_not_written_among_ours(make, capfd, monkeypatch):
@@ -136,7 +177,7 @@ def test_a_form_that_costs_too_much_ends_its_own_answer_while_others_go_on(form,
     evil = llm.submit("Say it.", SamplingParams(**form, max_new_tokens=50))
     beside = llm.submit("yes", SamplingParams(max_new_tokens=200, ignore_eos=True))
     assert beside.result(60).token_ids == expected
-    assert "the form of the answer cannot be used" in str(evil.wait(60).error)
+    assert re.match(COSTS, str(evil.wait(60).error))
     assert isinstance(evil.error, OptionError)
     assert llm.generate("Say it.", SamplingParams(regex="[a-z]{5}", max_new_tokens=9)).finish_reason == "stop"
 
@@ -195,6 +236,88 @@ def test_a_template_that_was_killed_is_replaced_and_leaves_nothing_behind(llm):
         assert llm.generate("Say it.", params).text == expected
     assert process.returncode == -signal.SIGKILL
     assert control.fileno() == -1
+
+
+ENDLESS = {"prompt": "Say it.", "generate_kwargs": {"regex": "[a-z]*", "max_new_tokens": 100_000}}
+
+
+def answering(llm):
+    """A query of an endless form that has begun to be answered, and its process."""
+    assert none_left()
+    handle = llm.submit(ENDLESS)
+    while not handle.drafts[0].tokens:
+        time.sleep(0.01)
+    (process,) = followers()
+    return handle, process
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("template", ["alive", "killed"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_process_that_is_killed_from_outside_is_not_told_as_the_fault_of_its_form(number, template, llm):
+    handle, process = answering(llm)
+    if template == "killed":
+        (own,) = llm.engine.grammars._templates.values()
+        own.process.kill()
+        own.process.wait()
+    os.kill(process, number)
+    error = handle.wait(60).error
+    assert isinstance(error, ResourceError) and "was ended from outside" in str(error)
+    assert ("status" in str(error)) == (template == "alive")
+    assert llm.generate("Say it.", SamplingParams(regex="[a-z]{5}", max_new_tokens=9)).finish_reason == "stop"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_process_that_says_nothing_is_given_up_and_ended(llm, monkeypatch):
+    monkeypatch.setattr(grammar, "LONGEST_WAIT", 1.0)
+    handle, process = answering(llm)
+    os.kill(process, signal.SIGSTOP)
+    error = handle.wait(60).error
+    assert isinstance(error, ResourceError) and "has said nothing for 1 seconds" in str(error)
+    assert none_left()
+
+
+def test_a_wait_for_something_else_is_not_one_for_the_process():
+    follower = grammar.Follower(lambda: None, "", 2)
+    assert follower.overdue(1e12) is None
+    follower._asked = {0: 100.0, 1: 110.0}
+    assert follower.overdue(100 + grammar.LONGEST_WAIT - 1) is None
+    assert isinstance(follower.overdue(100 + grammar.LONGEST_WAIT), ResourceError)
+    follower._asked.pop(0)
+    assert follower.overdue(100 + grammar.LONGEST_WAIT) is None
+
+
+def children_and_files(process):
+    """Processes whose parent is this one, ended ones too, and files that it has open."""
+    children = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(path.read_text().rpartition(") ")[2].split()[1]) == process:
+                children.append(path.parent.name)
+    return children, len(os.listdir(f"/proc/{process}/fd"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_200_forms_leave_no_process_and_no_socket(make):
+    llm = make(max_batch=16)
+    params = SamplingParams(regex="[a-z]{3}", max_new_tokens=9)
+    assert llm.generate("Say it.", params).finish_reason == "stop"
+    (template,) = (one.process.pid for one in llm.engine.grammars._templates.values())
+    assert none_left()
+    gc.collect()
+    before, own = children_and_files(template), children_and_files(os.getpid())[1]
+    handles = [llm.submit("Say it.", params) for _ in range(200)]
+    for handle in handles[::7]:
+        handle.cancel()
+    for handle in handles:
+        error = handle.wait(120).error
+        assert error is None or isinstance(error, GenerationCancelled)
+    assert none_left()
+    deadline = time.monotonic() + 20
+    while children_and_files(template) != before or children_and_files(os.getpid())[1] > own:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert before[0] == []
 
 
 @pytest.mark.parametrize("levels", [130, 140, 180, 1000, 10_000, 100_000])

@@ -60,6 +60,8 @@ class Job:
             return GenerationCancelled("cancelled before the answer was complete")
         if now > self.deadline:
             return GenerationTimeout(f"the query took longer than its timeout of {self.options.timeout:g} seconds")
+        if self.follower is not None and (overdue := self.follower.overdue(now)) is not None:
+            return overdue
         if self.loading and now > self.patience:
             limit = self.source.patience
             return GenerationTimeout(

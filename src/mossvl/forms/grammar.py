@@ -2,10 +2,12 @@
 
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from copy import copy
@@ -14,7 +16,8 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, finalize
 
-from mossvl.errors import MossVLError, OptionError
+from mossvl.errors import MossVLError, OptionError, ResourceError
+from mossvl.forms.reasons import told
 
 MEMORY = 256 << 20
 """Bytes that the grammar of a query may take, for all its answers."""
@@ -22,9 +25,12 @@ SECONDS, STEP_SECONDS = 10.0, 2.0
 """Of a core's time: to prepare a grammar, and to find out what may follow a token."""
 CHECK_SECONDS = 0.5
 """Of a core's time, in which most grammars that are none are found out at once."""
-PATIENCE = 10.0
-"""Seconds that may take on a busy machine."""
+PATIENCE, LONGEST_WAIT = 10.0, 60.0
+"""Seconds on the clock, on a machine that is busy: for that check, and for anything else that a process finds out."""
 
+TOO_LONG, FAILED = (str(-signal.SIGPROF),), ("2",)
+TOO_MUCH = ("1", *(str(-number) for number in (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)))
+"""How a process has ended that needed more time or memory than it may have, or in which a library failed."""
 NO_PROCESS = "no process can be started for the form of an answer"
 PROGRAM = Path(__file__).with_name("process.py")
 
@@ -123,9 +129,12 @@ class Follower:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._stopped = False
+        self._asked: dict[int, float] = {}
+        """When the process was asked of an answer, as long as it has not replied (`time.monotonic`)."""
 
     def start(self, report: Report) -> None:
         """Begin; `report` is called from the thread, an error at most once, and last."""
+        self._asked = dict.fromkeys(range(len(self.matchers)), time.monotonic())
         threading.Thread(target=self._run, args=(report,), name="mossvl-grammar", daemon=True).start()
 
     def stop(self) -> None:
@@ -139,8 +148,18 @@ class Follower:
     def tell(self, number: int, token: int) -> None:
         """An answer goes on with a token."""
         assert self._socket is not None
+        self._asked[number] = time.monotonic()
         with suppress(OSError):  # That the process is no more is told by the thread.
             self._socket.sendall(pickle.dumps((number, token)))
+
+    def overdue(self, now: float) -> ResourceError | None:
+        """That the process does not reply, if it has not for too long."""
+        if not self._asked or now - min(list(self._asked.values()), default=now) < LONGEST_WAIT:
+            return None
+        return ResourceError(
+            f"the process that follows the form of the answer has said nothing for {LONGEST_WAIT:g} seconds, so that "
+            "this machine seems to have too much to do; ask again later"
+        )
 
     def _run(self, report: Report) -> None:
         try:
@@ -151,25 +170,40 @@ class Follower:
                     self._socket = own
                 prepared = False
                 for number, mask, reason in ask(own, self._grammar, len(self.matchers), SECONDS):
+                    if number is None:
+                        raise end_of_process(reason, prepared)
                     if reason:
-                        raise unusable(reason)
+                        raise unusable(told(reason))
+                    self._asked.pop(number, None)
                     report(number, mask, None)
                     prepared = True
-            seconds, what = (STEP_SECONDS, "what may follow a token") if prepared else (SECONDS, "the form")
-            raise unusable(
-                f"its process has ended; to find out {what} takes more than {seconds:g} seconds or {MEMORY >> 20} MiB; "
-                "give a simpler form"
-            )
         except Exception as error:
             report(0, b"", error if isinstance(error, MossVLError) else MossVLError(f"no grammar works here: {error}"))
 
 
-def ask(own: socket.socket, grammar: str, answers: int, seconds: float) -> Iterator[tuple[int, bytes, str]]:
-    """What a process says of a grammar, until it or its socket ends: answer, mask, or why the answer cannot go on."""
+def ask(own: socket.socket, grammar: str, answers: int, seconds: float) -> Iterator[tuple[int | None, bytes, str]]:
+    """What a process says of a grammar: answer, mask, or why the answer cannot go on; and last (None, b"", how the
+    process has ended, or "" if nobody knows)."""
     with suppress(EOFError, OSError, pickle.UnpicklingError), own.makefile("rb") as replies:
         own.sendall(pickle.dumps((MEMORY, grammar, answers, seconds, STEP_SECONDS)))
         while True:
             yield pickle.load(replies)
+    yield None, b"", ""
+
+
+def end_of_process(status: str, prepared: bool) -> MossVLError:
+    """What it means for an answer that its process has ended in this way."""
+    seconds, what = (STEP_SECONDS, "what may follow a token") if prepared else (SECONDS, "the form")
+    if status in TOO_LONG:
+        return unusable(f"to find out {what} takes more than {seconds:g} seconds of a core's time; give a simpler form")
+    if status in TOO_MUCH:
+        return unusable(f"to find out {what} takes more than {MEMORY >> 20} MiB of memory; give a simpler form")
+    if status in FAILED:
+        return unusable(f"to find out {what} has failed; give a simpler form")
+    return ResourceError(
+        f"the process that finds out {what} was ended from outside{f' (status {status})' if status else ''}, as "
+        "happens where memory runs out; ask again"
+    )
 
 
 def unusable(reason: str) -> OptionError:
@@ -211,7 +245,8 @@ if hasattr(os, "register_at_fork"):
 
 @lru_cache(maxsize=256)
 def problem_of(grammar: str) -> str:
-    """Why a grammar is none; an empty text if it is one, or if that takes long to find out."""
+    """Why a grammar is none, or nothing can match it; an empty text otherwise, or if that takes long to find out."""
     with _checkers[0].fork() as own:
         own.settimeout(PATIENCE)
-        return next((reason for _, _, reason in ask(own, grammar, 1, CHECK_SECONDS)), "")
+        number, _, reason = next(ask(own, grammar, 1, CHECK_SECONDS))
+        return "" if number is None else told(reason)
