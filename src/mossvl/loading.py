@@ -1,5 +1,6 @@
 """One call from a checkpoint to a model and its processor."""
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from huggingface_hub import snapshot_download
 from torch import nn
 
 from mossvl.checkpoints.default import default_checkpoint
-from mossvl.checkpoints.dtypes import computed_dtype
+from mossvl.checkpoints.dtypes import COMPUTED, computed_dtype
 from mossvl.checkpoints.headers import refuse_quantized, require_model_type, usable
 from mossvl.checkpoints.location import check_location
 from mossvl.checkpoints.strict import check_weights, read_configuration, read_generation_config
@@ -21,6 +22,8 @@ from mossvl.model.configuration import MossVLConfig
 from mossvl.offline.interface import MossVLForConditionalGeneration
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import IMAGE_TOKEN
+
+logger = logging.getLogger(__name__)
 
 DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
 """What is fetched of a repository on the model hub: data only."""
@@ -63,6 +66,8 @@ def load(
     require_model_type(folder)
     refuse_quantized(folder)
     config = read_configuration(MossVLForConditionalGeneration, folder)
+    if isinstance(config.dtype, torch.dtype) and config.dtype not in (*COMPUTED, torch.float64):
+        logger.warning("%s names %s, in which models do not compute; it is loaded in %s", folder, config.dtype, kind)
     processor = read_processor(folder)
     check_together(processor, config, folder)
     check_weights(MossVLForConditionalGeneration, config, folder)

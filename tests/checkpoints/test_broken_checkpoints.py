@@ -112,6 +112,17 @@ def test_tokens_to_begin_and_end_with_are_numbers(name, value, folder):
         read_generation_config(folder)
 
 
+@pytest.mark.parametrize("value", [[], 0, "", False])
+def test_what_is_said_of_quantization_is_an_object(value, folder):
+    for path in ("quantization_config", "text_config.quantization_config"):
+        part = path.rpartition(".")[0]
+        edit(folder, path, value)
+        told = f"{part}: " * bool(part) + f"quantization_config {value!r} must be an object {{…}} or null"
+        with pytest.raises(CheckpointError) as refused:
+            mossvl.load(folder)
+        assert str(refused.value) == f"the configuration of {folder} cannot be used: {told}"
+
+
 @pytest.mark.parametrize("file", sorted(FILES))
 def test_a_byte_order_mark_is_refused(file, folder):
     """transformers reads none, and tells it as an OSError."""

@@ -9,7 +9,7 @@ from golden_cases import CHECKPOINT
 from transformers import AutoModelForCausalLM
 
 import mossvl
-from mossvl.errors import OptionError
+from mossvl.errors import CheckpointError, OptionError
 from mossvl.loading import random_model, resolve_dtype
 
 MODEL = mossvl.MossVLForConditionalGeneration
@@ -70,6 +70,40 @@ def test_a_configuration_with_such_a_type_needs_another_one(tmp_path, nothing_re
     monkeypatch.undo()
     assert MODEL.from_pretrained(folder, dtype=torch.float32).dtype == torch.float32
     assert mossvl.load(folder, "cpu")[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "value", [5, 1.5, True, "", "nn", "foo", "Tensor", "auto", "int8", "bool", [], ["float32"], {}, {"": "float32"}]
+)
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+@pytest.mark.parametrize("part", ["", "text_config", "vision_config"])
+def test_a_configuration_names_a_floating_point_type_or_none(part, name, value, tmp_path, nothing_read):
+    folder = shutil.copytree(CHECKPOINT, tmp_path / "checkpoint")
+    config = json.loads((folder / "config.json").read_text())
+    (config[part] if part else config)[name] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    place = f"{part}: {name}" if part else name
+    told = f"torch.{value}" if value in ("int8", "bool") else repr(value)
+    reason = f"{place} {told} is not a floating-point type; expected 'bfloat16', 'float32' or 'float16'"
+    for load in (mossvl.load, mossvl.MossVLConfig.from_pretrained, MODEL.from_pretrained):
+        with pytest.raises(CheckpointError) as refused:
+            load(folder)
+        assert str(refused.value) == f"the configuration of {folder} cannot be used: {reason}"
+    with pytest.raises(CheckpointError) as refused:
+        AutoModelForCausalLM.from_pretrained(folder)
+    assert str(refused.value) == f"the configuration cannot be used: {reason}"
+    with pytest.raises(ValueError, match="is not a floating-point type"):
+        mossvl.MossVLConfig(**config)
+
+
+def test_that_a_model_is_loaded_in_another_type_than_its_configuration_names_is_told(tmp_path, caplog):
+    folder = shutil.copytree(CHECKPOINT, tmp_path / "checkpoint")
+    config = json.loads((folder / "config.json").read_text())
+    for dtype, told in (("float8_e4m3fn", ["names torch.float8_e4m3fn"]), ("bfloat16", [])):
+        (folder / "config.json").write_text(json.dumps({**config, "dtype": dtype}))
+        caplog.clear()
+        mossvl.load(folder, "cpu")
+        assert [one.message.removeprefix(f"{folder} ").split(",")[0] for one in caplog.records] == told
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float16", "float64", "half", torch.float16])

@@ -133,6 +133,24 @@ def test_weights_of_which_nothing_is_said_are_not_quantized(nothing, folder):
     assert mossvl.load(folder, "cpu")[0].dtype == torch.float32
 
 
+@pytest.mark.parametrize("load", [mossvl.load, MODEL.from_pretrained, AutoModelForCausalLM.from_pretrained])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"load_in_4bit": False, "load_in_8bit": False},
+        {**NF4, "load_in_4bit": False},
+        {"load_in_4bit": False},
+        {"quant_method": None},
+    ],
+)
+@pytest.mark.parametrize("part", ["", "text_config."])
+def test_what_says_that_weights_are_not_quantized_is_believed(part, asked, load, folder):
+    edit(folder, {f"{part}quantization_config": asked})
+    loaded = load(folder)
+    loaded = loaded[0] if isinstance(loaded, tuple) else loaded
+    assert not getattr(loaded.config, "quantization_config", None)
+
+
 def test_configuration_and_processor_of_quantized_weights_are_read(folder):
     edit(folder, {"quantization_config": COMPRESSED})
     assert type(AutoConfig.from_pretrained(folder)) is mossvl.MossVLConfig

@@ -26,6 +26,20 @@ def computed_dtype(given: Any, cpu: bool = True) -> torch.dtype:
     return dtype
 
 
+def check_stored_dtype(name: str, given: Any) -> None:
+    """Refuse what a configuration may not say of the type of its weights: it names a floating-point type, or none.
+
+    Raises:
+        ValueError: it is no such name.
+    """
+    dtype = getattr(torch, given, None) if isinstance(given, str) else given
+    if given is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        told = dtype if isinstance(dtype, torch.dtype) else given
+        raise ValueError(
+            f"{name} {told!r:.80} is not a floating-point type; expected 'bfloat16', 'float32' or 'float16'"
+        )
+
+
 def check_dtypes(asked: Any, stored: Any = None) -> None:
     """Refuse a `dtype` of `from_pretrained` that nothing can be computed in.
 

@@ -22,6 +22,7 @@ IGNORED = (r"rotary_emb\.inv_freq$", r"rotary_pos_emb\.inv_freq$")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"[^/\\\x00]+\.safetensors")
 """What a shard is called: a name, no path."""
+UNUSABLE = " cannot be used: "
 REASON = 300
 """Characters that are told of an error of another library."""
 
@@ -73,8 +74,11 @@ def usable(what: str, missing: bool = False) -> Iterator[None]:
         own = isinstance(error, CheckpointError) and str(error).startswith(what)
         if own or (isinstance(error, OSError) and not missing):
             raise
-        reason = " ".join(str(error).split())[:REASON] or type(error).__name__
-        raise CheckpointError(f"{what} cannot be used: {reason}") from error
+        told = (
+            str(error).partition(UNUSABLE)[2] if isinstance(error, CheckpointError) else ""
+        )  # by an inner one of these
+        reason = " ".join((told or str(error)).split())[:REASON] or type(error).__name__
+        raise CheckpointError(f"{what}{UNUSABLE}{reason}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -151,8 +155,19 @@ def refuse_quantized_config(checkpoint: Any, config: Mapping[str, Any]) -> None:
     """As `refuse_quantized`, of the content of a config.json."""
     for part in (config, config.get("text_config"), config.get("vision_config")):
         for name in QUANTIZER_KEYS:
-            if isinstance(part, Mapping) and part.get(name):
-                raise CheckpointError(_is_quantized(checkpoint, name, part[name]))
+            found = part.get(name) if isinstance(part, Mapping) else None
+            if quantizes(found):
+                raise CheckpointError(_is_quantized(checkpoint, name, found))
+
+
+def quantizes(found: Any) -> bool:
+    """Whether a `quantization_config` says that weights are quantized: it may also say that they are not."""
+    if not isinstance(found, Mapping):
+        return bool(found)
+    bits = [found[name] for name in ("load_in_4bit", "load_in_8bit") if name in found]
+    if bits and found.get("quant_method") in (None, "bitsandbytes"):
+        return any(bits)
+    return any(value is not None and value is not False for value in found.values())
 
 
 def _is_quantized(checkpoint: Any, name: str, found: Any) -> str:

@@ -4,16 +4,15 @@ What no model can be made of is a `ValueError` that names part and field: before
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from mossvl.checkpoints.dtypes import check_dtypes
-from mossvl.checkpoints.headers import usable
+from mossvl.checkpoints.dtypes import check_dtypes, check_stored_dtype
+from mossvl.checkpoints.headers import quantizes, usable
 
 LARGEST = 2**24
 """Of any size. It is far beyond all models, and no parameter of so many rows and columns overflows."""
@@ -58,9 +57,15 @@ class MossVLPartConfig(PreTrainedConfig):
         methods = [name for name in kwargs if callable(getattr(type(self), name, None))]
         if methods:
             raise ValueError(f"{', '.join(methods)} is not the name of a setting")
+        part = f"{self.base_config_key}: " if self.base_config_key else ""
+        check_stored_dtype(f"{part}dtype", self.dtype)
+        check_stored_dtype(f"{part}torch_dtype", kwargs.get("torch_dtype"))
+        quantizer = kwargs.get("quantization_config")
+        if quantizer is not None and not isinstance(quantizer, Mapping) and not hasattr(quantizer, "to_dict"):
+            raise ValueError(f"{part}quantization_config {quantizer!r:.80} must be an object {{…}} or null")
+        if isinstance(quantizer, Mapping) and not quantizes(quantizer):
+            del kwargs["quantization_config"]  # transformers would refuse it.
         super().__post_init__(**kwargs)
-        if isinstance(self.dtype, torch.dtype) and not self.dtype.is_floating_point:
-            raise ValueError(f"dtype {self.dtype} is not a floating-point type")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
