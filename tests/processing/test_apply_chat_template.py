@@ -17,6 +17,7 @@ from transformers.video_utils import VideoMetadata
 
 import mossvl
 from mossvl.errors import CheckpointError, InputError, MediaError, OptionError, PromptError
+from mossvl.processing.system_prompt import PICTURES, VIDEO
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PICTURE, CLIP = str(EXAMPLES / "shapes.png"), str(EXAMPLES / "clip.mp4")
@@ -182,6 +183,38 @@ def test_conversations_are_batched_and_padded_on_either_side(tiny):
     lists = inputs_of(processor, conversations, return_tensors=None)
     assert lists["input_ids"] == [one.tolist() for one in alone]
     assert isinstance(inputs_of(processor, conversations, return_tensors="np")["pixel_values"], np.ndarray)
+
+
+@pytest.mark.parametrize(
+    ("keys", "parts", "system"),
+    [
+        ({"thinking_mode": "no_thinking"}, [IMAGE], PICTURES),
+        ({"thinking_mode": "no_thinking"}, [{"type": "video", "video": CLIP}], VIDEO),
+        ({"system_prompt_type": "video"}, [], VIDEO),
+        ({"use_default_system_prompt": True}, [], PICTURES),
+        ({"use_default_system_prompt": False, "thinking_mode": "default"}, [], None),
+        ({"system_prompt": "Be brief.", "thinking_mode": "deep_thinking"}, [], "Be brief."),
+        ({"thinking_mode": None}, [], None),
+    ],
+)
+def test_a_system_prompt_is_chosen_as_for_queries(keys, parts, system, tiny):
+    _, processor = tiny
+    asked = asking(*parts)
+    told = [{"role": "system", "content": system}, *asked] if system else asked
+    expected, found = inputs_of(processor, told), inputs_of(processor, asked, **keys)
+    assert torch.equal(found["input_ids"], expected["input_ids"])
+    texts = processor.apply_chat_template([asked, told], **keys)
+    assert texts == [processor.apply_chat_template(told)] * 2
+
+
+@pytest.mark.parametrize("tokenize", [False, True])
+def test_a_system_prompt_that_is_not_known_is_refused(tokenize, tiny):
+    for keys, words in (
+        ({"thinking_mode": "deep_thinking"}, "could not be read; give it"),
+        ({"thinking_mode": "fast"}, "known: deep_thinking"),
+    ):
+        with pytest.raises(OptionError, match=words):
+            tiny[1].apply_chat_template(asking(), tokenize=tokenize, **keys)
 
 
 def test_assistants_words_are_masked(tiny):

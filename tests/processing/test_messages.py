@@ -27,6 +27,33 @@ def test_content_is_a_part_or_several(content, parts):
     assert check_messages([user(content)]) == [user(parts)]
 
 
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ({"type": "image"}, "image"),
+        ({"type": "image", "image": None}, "image"),
+        ({"type": "image", "image": {}}, "image"),
+        ({"image": {}}, "image"),
+        ({"type": "image_url", "image_url": {}}, "image"),
+        ({"type": "image_url", "image_url": {"url": None, "detail": "low"}}, "image"),
+        ({"type": "video"}, "video"),
+        ({"type": "video", "video": {}}, "video"),
+        ({"video_url": {}}, "video"),
+        ({"type": "text"}, "text"),
+    ],
+)
+def test_a_part_that_holds_nothing_is_told_as_it_was_given_and_what_it_lacks(part, kind):
+    with pytest.raises(PromptError) as refused:
+        check_messages([user("Hi"), user([part])])
+    example = f'{{"type": "{kind}", "{kind}": …}}'
+    assert str(refused.value) == f"message 2: the part {part!r} holds no {kind}; write {example}"
+
+
+def test_a_medium_with_neither_bytes_nor_path_stays_what_it_is():
+    part = {"type": "image", "image": {"bytes": None, "path": None}}
+    assert check_messages([user([part])]) == [user([part])]
+
+
 def test_content_that_is_a_text_stays_one():
     given = ({"role": "system", "content": "Be brief."}, user("Why?"))
     assert check_messages(given) == list(given)

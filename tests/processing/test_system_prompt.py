@@ -120,8 +120,3 @@ def test_the_published_methods_take_them_by_name_alone(model):
         for name in ("thinking_mode", "system_prompt_type", "use_default_system_prompt"):
             parameter = inspect.signature(method).parameters[name]
             assert (parameter.kind, parameter.default) == (inspect.Parameter.KEYWORD_ONLY, None)
-
-
-def test_without_a_fixed_prompt_no_mode_needs_one():
-    query = {"prompt": "What?", "thinking_mode": "deep_thinking", "use_default_system_prompt": False}
-    assert [message["role"] for message in Query.from_dict(query).messages([])] == ["user"]

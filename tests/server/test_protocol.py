@@ -210,6 +210,28 @@ def refused(body, form=ChatRequest):
     return found.value
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"stop": ["a"] * 17}, "stop: List should have at most 16 items, not 17"),
+        ({"stop": "a" * 257}, "stop: String should have at most 256 characters, not 257"),
+        ({"stop": ["a", ""]}, "stop.1: String should have at least 1 character, not 0"),
+        ({"stop_token_ids": [1] * 1001}, "stop_token_ids: List should have at most 1000 items, not 1001"),
+        ({"n": 0}, "n: Input should be greater than or equal to 1, not 0"),
+        ({"temperature": 3}, "temperature: Input should be less than or equal to 2, not 3"),
+        ({"seed": 1.5}, "seed: Input should be a valid integer, not 1.5"),
+        ({"top_k": "a"}, "top_k: Input should be a valid integer, not 'a'"),
+        ({"messages": 5}, "messages: Input should be a valid array, not 5"),
+        (
+            {"messages": [{"role": "user", "content": [{"text": "a"}]}]},
+            "messages.0.content.0: a part needs a type: 'text', 'image_url', 'video_url', 'video_frames'",
+        ),
+    ],
+)
+def test_a_value_that_is_refused_is_told_with_what_was_given(given, told):
+    assert str(refused({"messages": HELLO, **given})) == told
+
+
 def test_of_several_problems_the_unknown_key_is_told_and_of_several_forms_the_nearest():
     assert "stop.0: String should have at least 1 character" in str(refused({"messages": HELLO, "stop": [""]}))
     assert "did you mean 'temperature'" in str(refused({"messages": HELLO, "n": 0, "temprature": 1}))

@@ -10,6 +10,7 @@ from transformers.processing_utils import ProcessorMixin
 from mossvl.errors import OptionError, PromptError
 from mossvl.processing.chat_template import variables_of
 from mossvl.processing.prompt import answer_spans, check_messages, media_of
+from mossvl.processing.system_prompt import SYSTEM_PROMPT_KEYS, SystemPrompt, with_system_turn
 
 Conversation = list[dict[str, Any]]
 
@@ -41,7 +42,8 @@ class ConversationMixin(ProcessorMixin):
             return_assistant_tokens_mask: add `assistant_masks` (batch, text), 1 for what assistants said.
             return_tensors: "pt", also by default; "np"; or None, for lists of unpadded `input_ids`.
             return_dict: give all inputs, not `input_ids` alone.
-            processor_kwargs, kwargs: as for a call of the processor; what the template knows by name goes to it.
+            processor_kwargs, kwargs: as for a call of the processor; what the template knows by name goes to it, and
+                keys of `SystemPrompt` choose the system prompt of conversations that have none.
 
         Returns:
             text, or a text for each conversation; `input_ids` (batch, text); or a `BatchFeature` as from a call, but
@@ -60,6 +62,8 @@ class ConversationMixin(ProcessorMixin):
                 render[name] = value
         render["template"] = template
         conversations, batch = conversations_of(conversation)
+        system = SystemPrompt.of({name: kwargs.pop(name) for name in SYSTEM_PROMPT_KEYS if name in kwargs})
+        conversations = [with_system(messages, system) for messages in conversations]
         if not isinstance(continue_final_message, bool):
             raise OptionError(f"continue_final_message={continue_final_message!r} must be true or false")
         texts = [
@@ -114,6 +118,16 @@ def _with_places(messages: Any) -> Any:
         else message
         for message in messages
     ]
+
+
+def with_system(messages: Conversation, system: SystemPrompt) -> Conversation:
+    """A conversation with the system prompt that is chosen for it.
+
+    Raises:
+        OptionError: that of the mode is not known.
+    """
+    own = messages[0]["role"] == "system"
+    return with_system_turn(messages, system.text(bool(media_of(messages)[1]), own))
 
 
 def prompt_of(

@@ -35,7 +35,8 @@ def known_medium(medium: Any, kind: str) -> Any:
         return medium
     content = medium.get("bytes")
     if content is None:
-        return medium.get("path")
+        path = medium.get("path")
+        return medium if path is None else path
     if kind == "video" and isinstance(content, bytes):
         content = base64.b64encode(content).decode()
     return f"data:;base64,{content}" if isinstance(content, str) else content

@@ -22,6 +22,8 @@ VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 TIME_START, TIME_END = "<|time_start|>", "<|time_end|>"
 PLACEHOLDER = re.compile(f"({re.escape(IMAGE)}|{re.escape(VIDEO)})")
 IGNORED_LABEL = -100
+PARTS = {kind: f'{{"type": "{kind}", "{kind}": …}}' for kind in ("text", "image", "video")}
+"""How parts of messages are written."""
 ROLES = ("system", "user", "assistant")
 """Whose a message may be."""
 ANSWER = re.compile(r"<\|im_start\|>assistant\n(.*?<\|im_end\|>)", re.DOTALL)
@@ -205,10 +207,14 @@ def texts_of(messages: Iterable[Mapping[str, Any]]) -> Iterable[str]:
 def _part(part: Any, number: int) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
+    given = part
     if isinstance(part, dict):
         part = known_part(part)
         kind = part.get("type") or next((name for name in ("image", "video", "text") if name in part), None)
-        if kind in ("image", "video", "text") and part.get(kind) is not None:
+        if kind in PARTS:
+            source = part.get(kind)
+            if source is None or (isinstance(source, dict) and not source):
+                raise PromptError(f"message {number}: the part {given!r:.200} holds no {kind}; write {PARTS[kind]}")
             names = MediaOptions.OF_PARTS.get(kind, ())
             check_names(part, ("type", kind, *names), f"key of a part of type {kind!r}")
             if kind == "text" and not isinstance(part["text"], str):
@@ -217,8 +223,8 @@ def _part(part: Any, number: int) -> dict[str, Any]:
             MediaOptions(**own)
             return {"type": kind, kind: known_medium(part[kind], kind), **own}
     raise PromptError(
-        f'message {number}: a part must be a text, {{"type": "text", "text": …}}, {{"type": "image", "image": …}} or '
-        f'{{"type": "video", "video": …}}, but is {part!r:.200}'
+        f"message {number}: a part must be a text, {PARTS['text']}, {PARTS['image']} or {PARTS['video']}, but is "
+        f"{given!r:.200}"
     )
 
 

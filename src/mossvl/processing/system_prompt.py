@@ -78,13 +78,13 @@ class SystemPrompt:
         """
         if self.system_prompt or has_own:
             return self.system_prompt or None
-        if self.use_default_system_prompt is False:
-            return None
         if THINKING_MODES.get(self.thinking_mode or ""):
             raise OptionError(
                 f"thinking_mode={self.thinking_mode!r} needs a system_prompt: the published one, which asks for "
                 "<thinking></thinking><answer></answer>, could not be read; give it, or use 'no_thinking'"
             )
+        if self.use_default_system_prompt is False:
+            return None
         if self.system_prompt_type is not None:
             return SYSTEM_PROMPT_TYPES[self.system_prompt_type]
         if self.use_default_system_prompt or self.thinking_mode is not None:
@@ -93,6 +93,12 @@ class SystemPrompt:
 
 
 SYSTEM_PROMPT_KEYS = tuple(one.name for one in fields(SystemPrompt))
+
+
+def with_system_turn(messages: Sequence[Mapping[str, Any]], text: str | None) -> list[dict[str, Any]]:
+    """Messages that begin with this system prompt, if there is one, and none of their own."""
+    own = [dict(message) for message in messages]
+    return own if not text or own[0]["role"] == "system" else [{"role": "system", "content": text}, *own]
 
 
 def with_system_prompt(query: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from mossvl.media.video import is_frame_list
 from mossvl.options import GenerationOptions, MediaOptions
 from mossvl.options.checks import check_names, present
 from mossvl.processing.prompt import check_characters, check_messages, media_of, texts_of
-from mossvl.processing.system_prompt import SYSTEM_PROMPT_KEYS, SystemPrompt
+from mossvl.processing.system_prompt import SYSTEM_PROMPT_KEYS, SystemPrompt, with_system_turn
 
 Message = dict[str, Any]
 """{"role": …, "content": a text or a list of parts}."""
@@ -104,10 +104,7 @@ class Query:
     def messages(self, session: Sequence[Message]) -> list[Message]:
         """The whole conversation that the model sees: the session so far, then this query's turn."""
         before = [] if self.stands_alone else session
-        messages = [*before, *self.turn]
-        if self.system_prompt and not before and messages[0]["role"] != "system":
-            messages.insert(0, {"role": "system", "content": self.system_prompt})
-        return messages
+        return [*before, *self.turn] if before else with_system_turn(self.turn, self.system_prompt)
 
     def session_after(self, session: Sequence[Message], answer: str | None) -> list[Message]:
         """The session after the query has ended with `answer`; unchanged without an answer (None)."""

@@ -62,8 +62,8 @@ def first_problem(problems: ValidationError, form: type[BaseModel]) -> RequestEr
         return _refusal([*steps, str(key)[:LONGEST_KEY]], _unknown(str(key), form))
     # For unions, report the member that matched deepest.
     near = [one for one in found if one["loc"][:1] == found[0]["loc"][:1]]
-    problem = max(kinds or near, key=lambda one: len(one["loc"]))
-    what = problem["msg"]
+    problem = max(kinds or near, key=lambda one: (len(one["loc"]), not one["type"].endswith("_type")))
+    what = _with_given(problem)
     if problem["type"] == "union_tag_invalid":
         what = f"type {problem['ctx']['tag']!r:.80} is none of {problem['ctx']['expected_tags']}"
     if kinds:
@@ -71,6 +71,20 @@ def first_problem(problems: ValidationError, form: type[BaseModel]) -> RequestEr
         if problem["input"] in OF_TOOLS:
             what += "; tools are not supported"
     return _refusal(_way(problem["loc"], form)[0], what)
+
+
+def _with_given(problem: Any) -> str:
+    """What was expected, and what was given."""
+    what, given = problem["msg"].replace(" after validation", ""), problem["input"]
+    if problem["type"] == "union_tag_not_found":
+        return f"a part needs a type: {', '.join(map(repr, TAGS))}"
+    if problem["type"].endswith("_parsing") or problem["type"] == "int_from_float":
+        what = what.partition(", ")[0]
+    if problem["type"] in ("string_too_long", "string_too_short"):
+        return f"{what}, not {len(given)}"
+    if problem["type"] == "missing" or not isinstance(given, str | int | float | None):
+        return str(what)
+    return f"{what}, not {given!r:.40}"
 
 
 def _refusal(steps: Sequence[str], what: str) -> RequestError:
