@@ -21,6 +21,7 @@ def test_the_published_settings_apply_without_a_checkpoint(command, media):
     result = command("frames", media / "clip_10fps_6s.mp4")
     assert (result.exit_code, result.stderr) == (0, "")
     told = rows(result)
+    assert told["model"] == "the published one of 11 billion parameters; -c takes another"
     assert told["seen"].startswith("6 frames, from 0.0 to ")
     assert "60 frames, 10.00 a second" in told["length"]
     width, height = map(int, re.search(r"seen at (\d+) × (\d+)", told["frame size"]).groups())
@@ -32,7 +33,7 @@ def test_the_published_settings_apply_without_a_checkpoint(command, media):
 
 def test_flags_parts_and_checkpoint_settings(command, media, checkpoint):
     told = rows(command("frames", f"{media / 'clip_40s.mp4'}#t=10,12", "--video-fps", 4, "-c", checkpoint))
-    assert told["seen"] == "8 frames, from 10.0 to 11.8 s"
+    assert told["model"] == str(checkpoint) and told["seen"] == "8 frames, from 10.0 to 11.8 s"
     assert "(2 layers" in told["their KV memory"]
     assert re.match(r"\d+, KV memory", told["text tokens"])
 

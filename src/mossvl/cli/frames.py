@@ -42,11 +42,14 @@ def frames(
             "--checkpoint",
             "-c",
             metavar="FOLDER",
-            help="Take settings from this checkpoint instead of the published ones, and count text tokens.",
+            help="Take settings from this checkpoint instead of the published 11B one, and count text tokens.",
         ),
     ] = None,
 ) -> None:
-    """Show which frames of a video the model will see, at which size, and what they cost."""
+    """Show which frames of a video the model will see, at which size, and what they cost.
+
+    Without -c, the model is the published one of 11 billion parameters, and not mossvl-tiny, which sees and costs less.
+    """
     seen = parse_video(video)
     options, allowed = MediaOptions.from_dict(media), MediaLimits(**limits)
     if output is not None and output.suffix.lower() != ".png":
@@ -61,7 +64,8 @@ def frames(
             # The font that comes with Pillow has no ×.
             facts = f"{_span(plan)}, {plan.width} x {plan.height} for the model"
             save_png(draw_sheet(_pictures(plan), plan.timestamps, (plan.width, plan.height), title, facts), output)
-    _print_table([("video", source_name(seen.source)), *_rows(plan, processor, config, folder)])
+    model = checkpoint or "the published one of 11 billion parameters; -c takes another"
+    _print_table([("video", source_name(seen.source)), ("model", model), *_rows(plan, processor, config, folder)])
 
 
 def _settings(folder: str | None) -> "tuple[MossVLVideoProcessor, MossVLTextConfig]":
