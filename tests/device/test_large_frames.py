@@ -80,6 +80,28 @@ def test_parts_are_as_much_of_all_as_they_are_work(pairs, parts, model, monkeypa
     assert shares == pytest.approx(block * 5)
 
 
+def test_linears_are_computed_by_rows_of_bounded_number(model, monkeypatch):
+    monkeypatch.setattr("mossvl.device.large_frame.ROWS", 16)
+    tower, rows = model.model.visual, []
+    pixels = torch.zeros((60, tower.patch_embed.proj.weight[0].numel()), dtype=torch.uint8)
+    for module in tower.modules():
+        if isinstance(module, torch.nn.Linear):
+            monkeypatch.setattr(module, "forward", lambda x, call=module.forward: rows.append(len(x)) or call(x))
+    shares = []
+    with torch.inference_mode():
+        large = LargeFrame(tower, pixels, (6, 10), PLAIN)
+        while large.done < 1 - 1e-9:
+            before = large.done
+            assert large.advance(before + 1e-12) is None
+            shares.append(large.done - before)
+    assert set(rows) == {16, 12} and len(rows) == 5 * 4 * 4
+    even = even_patches(tower)
+    linear = even / (even + 60) / 5 / 4  # of five blocks, each with four linears
+    by_rows = [linear * share / 60 for share in (16, 16, 16, 12)]
+    block = [*by_rows, 60 / (even + 60) / 5, *(share for share in by_rows for _ in range(3))]
+    assert shares == pytest.approx(block * 5)
+
+
 def test_others_are_answered_while_a_large_frame_is_encoded(make):
     llm = make(**LARGE)
     expected = llm.generate("yes", FREE).token_ids

@@ -1,7 +1,7 @@
 """What the vision tower's layers are computed with, and the plain way: PyTorch's own operations."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -29,6 +29,12 @@ class Frames:
     """float32 cos and sin, (entries, head_dim)."""
     entry: Tensor | None = None
     """(patches,) int32: the entry of each row; None where there is one for every row."""
+
+    def rows(self, start: int, stop: int) -> "Frames":
+        """For `VisionOps.start` of some of the rows."""
+        if self.entry is not None:
+            return replace(self, entry=self.entry[start:stop])
+        return replace(self, positions=self.positions[start:stop])
 
 
 class VisionOps(Protocol):
