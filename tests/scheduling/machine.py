@@ -13,10 +13,12 @@ import torch
 from mossvl.engine.prompts import build_prompt
 from mossvl.options import SamplingParams
 from mossvl.options.engine import EngineConfig
+from mossvl.scheduling.context import Context
 from mossvl.scheduling.pages import PageCache
 from mossvl.scheduling.prompt import Prompt
 from mossvl.scheduling.request import Request
-from mossvl.scheduling.scheduler import FEW, MANY, RowSpan, Scheduler, Step, held_pages
+from mossvl.scheduling.scheduler import FEW, MANY, Scheduler, held_pages
+from mossvl.scheduling.step import RowSpan, Step
 
 IMAGE, MERGE = 1_000_000, 2
 PICTURES = {b"a": (2, 2), b"b": (2, 2), b"c": (2, 6), b"d": (4, 4), b"e": (4, 4), b"f": (6, 10)}
@@ -55,7 +57,7 @@ class Asked:
     def __post_init__(self) -> None:
         self.pictures = [item for item in self.items if isinstance(item, bytes)]
         digests = [picture if self.known else None for picture in self.pictures]
-        self.request = Request(prompt_of(self.items), SamplingParams(), self.room, digests, seed=0)
+        self.request = Request(Context(prompt_of(self.items)), SamplingParams(), self.room, digests, self, seed=0)
         if self.loaded:
             self.load(0, len(self.pictures))
         if self.formed:
@@ -85,11 +87,11 @@ class Asked:
 
     def vision_tags(self, first: int, last: int) -> list[tuple[int, int]]:
         """Of all vision tokens of the frames [first, last)."""
-        prompt = self.request.prompt
+        context = self.request.context
         return [
-            (self.history(prompt.frame_rows[frame]), -1 - place)
+            (self.history(context.frame_row(frame)), -1 - place)
             for frame in range(first, last)
-            for place in range(*prompt.vision_range(frame, frame + 1))
+            for place in range(*context.vision_range(frame, frame + 1))
         ]
 
     @property
@@ -142,7 +144,7 @@ class Machine:
                 return number
             step = self.step()
             for request, frame in step.missing:
-                self.asked[request.number].load(frame, request.prompt.num_frames)
+                self.asked[request.number].load(frame, request.context.num_frames)
         raise AssertionError(f"still not done after {steps} steps")
 
     @property
@@ -193,10 +195,10 @@ class Machine:
             if request.ended:
                 continue
             asked = self.asked[request.number]
-            assert row + 1 == len(request.tokens), "tokens are drawn in order, each once"
+            assert row + 1 == request.context.length, "tokens are drawn in order, each once"
             stops = request.num_answer == asked.stop
             if not stops:
-                request.tokens.append(asked.token(row + 1))
+                request.context.answer.append(asked.token(row + 1))
             if stops or request.num_answer == request.room:
                 asked.finished = True
                 self.scheduler.remove(request)
@@ -204,14 +206,14 @@ class Machine:
     # --- pages of tags -------------------------------------------------------------------------------------------
 
     def _write_vision(self, request: Request, start: int, stop: int, fails: bool) -> None:
-        assert request.encoded == start < stop <= request.prompt.num_frames
+        assert request.encoded == start < stop <= request.context.num_frames
         tags = self.asked[request.number].vision_tags(start, stop)
-        for token, tag in zip(range(*request.prompt.vision_range(start, stop)), tags, strict=True):
+        for token, tag in zip(range(*request.context.vision_range(start, stop)), tags, strict=True):
             self.contents[request.vision_pages[token // self.size]][token % self.size] = None if fails else tag
 
     def _write_text(self, rows: RowSpan, fails: bool) -> None:
         request = rows.request
-        assert request.computed == rows.start < rows.stop <= len(request.tokens) + request.in_flight
+        assert request.computed == rows.start < rows.stop <= request.context.length + request.in_flight
         own = {page for pages in request.text_pages[rows.start // self.size :] for page in pages}
         assert not any(own.intersection(held_pages(one)) for one in self.scheduler.running if one is not request)
         for row in range(rows.start, rows.stop):
@@ -226,8 +228,10 @@ class Machine:
             pages = [pages[group] for pages in request.text_pages]
             assert self._read(pages, rows.stop) == asked.text_tags(0, rows.stop, group)
         last = min(rows.stop, len(asked.items)) - 1
-        frames = request.prompt.frames_between(0, last + 1)[1]
-        assert self._read(request.vision_pages, int(request.prompt.visible[last])) == asked.vision_tags(0, frames)
+        frames = request.context.frames_between(0, last + 1)[1]
+        assert self._read(request.vision_pages, int(request.context.visible(last, last + 1)[0])) == asked.vision_tags(
+            0, frames
+        )
 
     def _read(self, pages: Sequence[int], stop: int) -> list[object]:
         found = [tag for page in pages[: -(-stop // self.size)] for tag in self.contents[page]]
@@ -259,7 +263,7 @@ class Machine:
             assert request.slot == -1 and not request.ended
             assert not (request.text_pages or request.vision_pages or request.blocks)
         for request in scheduler.running:
-            assert len(request.vision_pages) == -(-request.prompt.num_vision // self.size)
+            assert len(request.vision_pages) == -(-request.context.num_vision // self.size)
             assert {len(pages) for pages in request.text_pages} == {scheduler.groups}
         assert scheduler.preemptions == sum(one.request.preemptions for one in self.asked.values())
         for key, request in scheduler._computing.items():
@@ -280,10 +284,10 @@ class Machine:
             start, stop = number * self.size, (number + 1) * self.size
             for group, page in enumerate(block.text):
                 assert self.contents[page] == asked.text_tags(start, stop, group)
-            prompt = asked.request.prompt
-            frames = prompt.frames_between(start, stop)
+            context = asked.request.context
+            frames = context.frames_between(start, stop)
             pages = dict(block.vision)
-            tokens = range(*prompt.vision_range(*frames))
+            tokens = range(*context.vision_range(*frames))
             assert list(pages) == sorted({token // self.size for token in tokens})
             found = [self.contents[pages[token // self.size]][token % self.size] for token in tokens]
             assert found == asked.vision_tags(*frames)
@@ -305,7 +309,7 @@ class Machine:
         beside = bool(step.decode) and (prompts <= FEW or len(step.decode) >= MANY * prompts)
         rows = sum(part.stop - part.start for part in step.prefill)
         patches = {
-            (part, frame): part.request.prompt.patches(frame)
+            (part, frame): part.request.context.patches(frame)
             for part in step.frames
             for frame in range(part.start, part.stop)
             if part.request.digests[frame] not in self.encoded
@@ -319,7 +323,7 @@ class Machine:
         assert len(large) <= 1 and all(part == step.frames[-1] and part.stop == part.start + 1 for part in large)
         for part in large:
             alone = not (step.decode or step.prefill or step.copies or costs or step.frames[:-1])
-            share = (part.until - part.request.partly) * budget.work(part.request.prompt.patches(part.start))
+            share = (part.until - part.request.partly) * budget.work(part.request.context.patches(part.start))
             assert share <= (budget.patches if alone else budget.mixed_patches) + 1e-6
         assert all(part.stop - part.start <= part.request.vision_chunk for part in step.frames)
 
@@ -330,8 +334,8 @@ class Machine:
         for request in self.scheduler.running:
             if not request.decoding and request.number in planned:
                 break
-            waits = not request.may_draw and request.computed == len(request.tokens) - 1
-            if request.encoded < request.prompt.num_frames and any(part.request.partly for part in step.frames):
-                large = self.scheduler.budget.is_large(request.prompt.patches(request.encoded))
+            waits = not request.may_draw and request.computed == request.context.length - 1
+            if request.encoded < request.context.num_frames and any(part.request.partly for part in step.frames):
+                large = self.scheduler.budget.is_large(request.context.patches(request.encoded))
                 waits = waits or large  # For the large frame that is begun.
             assert request.decoding or waits or any(request is one for one, _ in step.missing)

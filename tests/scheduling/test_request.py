@@ -7,6 +7,7 @@ import torch
 
 from mossvl import SamplingParams
 from mossvl.engine.prompts import build_prompt
+from mossvl.scheduling.context import Context
 from mossvl.scheduling.pages import block_key
 from mossvl.scheduling.request import Request
 
@@ -21,25 +22,26 @@ def prompt():
 
 
 def request(prompt, digests=(b"a", b"b", b"c"), room=3, **more):
-    return Request(prompt, SamplingParams(), room, list(digests), **more)
+    return Request(Context(prompt), SamplingParams(), room, list(digests), None, **more)
 
 
 def test_a_prompt_knows_where_its_tokens_and_frames_stand(prompt):
     assert prompt.tokens == TOKENS
-    assert prompt.positions.tolist() == [0, 4, 5, 8, 11, 12, 13, 14, 15] and prompt.next_position == 16
+    assert prompt.positions.tolist() == [0, 4, 5, 8, 11, 12, 13, 14, 15] and prompt.end.position == 16
     assert prompt.visible.tolist() == [0, 7, 7, 10, 13, 13, 13, 13, 13]
     assert {str(prompt.positions.dtype), str(prompt.visible.dtype)} == {"int32"}
     assert prompt.frame_rows == [1, 3, 4]
     assert prompt.frame_ends == [7, 10, 13]
     assert prompt.frame_grids == [(4, 6), (2, 4), (2, 4)]
-    assert (prompt.num_frames, prompt.num_vision) == (3, 13)
-    assert [prompt.patches(frame) for frame in range(3)] == [24, 8, 8]
+    context = Context(prompt)
+    assert (context.num_frames, context.num_vision) == (3, 13)
+    assert [context.patches(frame) for frame in range(3)] == [24, 8, 8]
 
 
 def test_a_prompt_of_text_has_no_frames():
-    prompt = build_prompt(torch.tensor([1, 2]), [], IMAGE, 2)
-    assert (prompt.num_frames, prompt.num_vision, prompt.visible.tolist()) == (0, 0, [0, 0])
-    assert prompt.frames_between(0, 2) == (0, 0) and prompt.vision_range(0, 0) == (0, 0)
+    context = Context(build_prompt(torch.tensor([1, 2]), [], IMAGE, 2))
+    assert (context.num_frames, context.num_vision, context.visible(0, 2).tolist()) == (0, 0, [0, 0])
+    assert context.frames_between(0, 2) == (0, 0) and context.vision_range(0, 0) == (0, 0)
 
 
 def test_image_tokens_and_frames_must_match():
@@ -52,7 +54,7 @@ def test_image_tokens_and_frames_must_match():
     [(0, 9, (0, 3)), (0, 1, (0, 0)), (1, 2, (0, 1)), (2, 3, (1, 1)), (2, 4, (1, 2)), (4, 5, (2, 3)), (5, 9, (3, 3))],
 )
 def test_frames_are_found_by_their_image_tokens(prompt, start, stop, frames):
-    assert prompt.frames_between(start, stop) == frames
+    assert Context(prompt).frames_between(start, stop) == frames
 
 
 @pytest.mark.parametrize(
@@ -68,12 +70,12 @@ def test_frames_are_found_by_their_image_tokens(prompt, start, stop, frames):
     ],
 )
 def test_frames_have_ranges_of_vision_tokens(prompt, first, last, tokens):
-    assert prompt.vision_range(first, last) == tokens
+    assert Context(prompt).vision_range(first, last) == tokens
 
 
 def test_positions_go_on_after_the_prompt(prompt):
     one = request(prompt)
-    assert [one.position(row) for row in (0, 3, 8, 9, 12)] == [0, 8, 15, 16, 19]
+    assert [one.context.position(row) for row in (0, 3, 8, 9, 12)] == [0, 8, 15, 16, 19]
 
 
 def test_keys_are_of_full_blocks_and_everything_before_them(prompt):
@@ -81,7 +83,7 @@ def test_keys_are_of_full_blocks_and_everything_before_them(prompt):
     first = block_key(b"", TOKENS[:4], [b"a", b"b"])
     second = block_key(first, TOKENS[4:8], [b"c"])
     assert one.keys(4) == [first, second]
-    one.tokens += [7, 8, 9]
+    one.context.answer += [7, 8, 9]
     assert one.keys(4) == [first, second, block_key(second, [6, 7, 8, 9], [])]
     first = block_key(b"", TOKENS[:3], [b"a"])
     second = block_key(first, TOKENS[3:6], [b"b", b"c"])
@@ -114,7 +116,7 @@ def test_a_token_is_wanted_while_there_is_room_and_the_form_of_the_answer_is_kno
     prompt, decoding, answer, in_flight, matched, wants
 ):
     one = request(prompt, matcher=SimpleNamespace(mask=b"known") if matched else None)
-    one.tokens += range(answer)
+    one.context.answer += range(answer)
     one.decoding, one.in_flight = decoding, in_flight
     assert one.num_answer == answer
     assert one.wants_token == wants
@@ -144,9 +146,9 @@ def test_a_request_begins_with_nothing_and_as_nobody_elses(prompt):
     one, other = request(prompt), request(prompt)
     assert one.number != other.number and one.seed != other.seed
     assert all(0 <= request(prompt).seed < 2**63 for _ in range(64))
-    one.tokens.append(5)
+    one.context.answer.append(5)
     one.pixels[0] = torch.zeros(0)
-    assert other.tokens == prompt.tokens == TOKENS and not other.pixels
+    assert other.context.tokens(0, 9) == prompt.tokens == TOKENS and not other.context.answer and not other.pixels
     assert (one.computed, one.encoded, one.committed, one.cached, one.in_flight, one.preemptions) == (0,) * 6
     assert (one.slot, one.decoding, one.ended, one.waits_for, one.owner, one.matcher) == (-1, False, False, *[None] * 3)
     assert one.vision_chunk == 64 and one.pixel_scale == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -154,7 +156,7 @@ def test_a_request_begins_with_nothing_and_as_nobody_elses(prompt):
 
 def test_what_is_no_longer_in_the_cache_is_forgotten_and_the_answer_kept(prompt):
     one = request(prompt)
-    one.tokens.append(5)
+    one.context.answer.append(5)
     one.computed, one.encoded, one.committed, one.decoding, one.slot = 8, 3, 2, True, 4
     one.text_pages, one.vision_pages, one.blocks = [(1,)], [2], [object()]
     one.forget_progress()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mossvl.scheduling.scheduler import FrameSpan, RowSpan, Step
+from mossvl.scheduling.step import FrameSpan, RowSpan, Step
 
 from .machine import Asked, Machine
 from .measures import everything_is_free, rows_of, text

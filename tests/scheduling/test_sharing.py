@@ -72,7 +72,7 @@ def test_a_next_turn_finds_the_answer_of_the_last():
     first = Asked([*text(3), b"d", *text(3)], room=6)
     machine.ask(first)
     machine.run()
-    items = [first.token(row) for row in range(len(first.request.tokens))]
+    items = [first.token(row) for row in range(first.request.context.length)]
     second = Asked([*items, *text(4)])
     machine.ask(second)
     machine.run()

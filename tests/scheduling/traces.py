@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from random import Random
 
-from mossvl.scheduling.scheduler import Step
+from mossvl.scheduling.step import Step
 
 from .machine import PICTURES, Asked, Item, Machine, prompt_of
 
@@ -88,7 +88,7 @@ class Trace:
         items: list[Item] = []
         if self.asked and rng.random() < self.sharing:
             other = rng.choice(self.asked)
-            whole = [other.token(row) for row in range(len(other.request.tokens))]
+            whole = [other.token(row) for row in range(other.request.context.length)]
             items = whole[: rng.choice((len(whole), len(other.items), rng.randrange(len(whole) + 1)))]
         if not items or rng.random() < 0.8:
             items = items + self._new_items(rng.randrange(1, rng.choice((4, 2 * size + 4))))
@@ -96,7 +96,7 @@ class Trace:
             twins = {b"a": b"b", b"b": b"a", b"d": b"e", b"e": b"d"}
             items = [twins.get(item, item) if isinstance(item, bytes) else item for item in items]
         prompt = prompt_of(items)
-        most = self.machine.scheduler.capacity(prompt.num_vision) - len(items)
+        most = self.machine.scheduler.capacity(prompt.end.vision) - len(items)
         if most < 1:
             return
         room = min(most, rng.choice((1, self.longest, rng.randrange(1, self.longest + 1))))

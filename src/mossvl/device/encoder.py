@@ -14,7 +14,7 @@ from mossvl.model.vision_ops import PlainOps, VisionOps
 from mossvl.processing.pixels import Grid
 from mossvl.scheduling.request import PixelScale, Request
 
-Frame = tuple[Request, int]
+Frame = tuple[Request[object], int]
 """A request, and which of its frames."""
 
 EncodePixels = Callable[[Tensor, Sequence[Grid]], Tensor]
@@ -50,6 +50,7 @@ class FrameEncoder:
         width = config.in_channels * config.temporal_patch_size * config.patch_size**2
         self._staging = Staging(weight.device, most_patches, width)
         self._by_scale: dict[PixelScale, EncodePixels] = {}
+        self._begun: tuple[Request[object], LargeFrame] | None = None
 
     def set_up(self) -> None:
         """Let libraries load what they load once for every thread that computes: no later query waits for it."""
@@ -71,31 +72,33 @@ class FrameEncoder:
         self.cache.clear()
         self._by_scale.clear()
 
+    def give_up(self) -> None:
+        """Free a large frame whose request has ended, or must begin it anew."""
+        if self._begun is not None and not self._begun[0].partly:
+            self._begun = None
+
     def encode(self, frames: Sequence[Frame]) -> dict[tuple[int, int], Tensor]:
         """Vision tokens, separator included, of each (request's number, frame)."""
         encoded: dict[tuple[int, int], Tensor] = {}
         for scale, same in groupby(frames, key=lambda one: one[0].pixel_scale):
             group = list(same)
-            ranges = [request.prompt.vision_range(frame, frame + 1) for request, frame in group]
+            ranges = [request.context.vision_range(frame, frame + 1) for request, frame in group]
             tokens = self._encode(group, scale).split([stop - start for start, stop in ranges])
             for (request, frame), own in zip(group, tokens, strict=True):
                 encoded[request.number, frame] = own
                 self.cache.put(request.digests[frame], own)
         return encoded
 
-    def advance(self, request: Request, frame: int, until: float) -> Tensor | None:
+    def advance(self, request: Request[object], frame: int, until: float) -> Tensor | None:
         """Go on with a request's large frame until this much of it is done → its vision tokens, once that is 1."""
-        grid = request.prompt.frame_grids[frame]
-        large: LargeFrame | None = request.large if request.partly else None
-        if large is None:
+        grid = request.context.grid(frame)
+        begun, self._begun = self._begun, None
+        if begun is None or begun[0] is not request:
             pixels = self._staging.upload([request.pixels[frame]])
-            request.large = large = LargeFrame(self.model.visual, pixels, grid, self._ops(request.pixel_scale))
-        try:
-            merged = large.advance(until)
-        except BaseException:
-            request.large = None
-            raise
+            begun = request, LargeFrame(self.model.visual, pixels, grid, self._ops(request.pixel_scale))
+        merged = begun[1].advance(until)
         if merged is None:
+            self._begun = begun
             return None
         tokens = self.model.separated(merged, [(1, *grid)]).to(self.device)
         self.cache.put(request.digests[frame], tokens)
@@ -117,8 +120,7 @@ class FrameEncoder:
         """(vision tokens, hidden) of these frames."""
         pixels = self._staging.upload([request.pixels[frame] for request, frame in frames])
         grids = [
-            (len(list(same)), *grid)
-            for grid, same in groupby(request.prompt.frame_grids[frame] for request, frame in frames)
+            (len(list(same)), *grid) for grid, same in groupby(request.context.grid(frame) for request, frame in frames)
         ]
         if scale not in self._by_scale:
             self._by_scale[scale] = self._pixel_encoder(scale)

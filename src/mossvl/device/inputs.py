@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mossvl.scheduling.request import Request
-from mossvl.scheduling.scheduler import FrameSpan, RowSpan
+from mossvl.scheduling.step import FrameSpan, RowSpan
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class TextRows:
     draw_rows: list[int]
 
     @classmethod
-    def build(cls, prefill: Sequence[RowSpan], decode: Sequence[Request]) -> "TextRows":
+    def build(cls, prefill: Sequence[RowSpan[object]], decode: Sequence[Request[object]]) -> "TextRows":
         num_prefill = sum(rows.stop - rows.start for rows in prefill)
         total = num_prefill + len(decode)
         tokens, positions, slots = (np.zeros(total, dtype=np.int64) for _ in range(3))
@@ -64,27 +64,23 @@ class TextRows:
         for rows in prefill:
             request, count = rows.request, rows.stop - rows.start
             part = slice(at, at + count)
-            prompt = len(request.prompt.tokens)
-            tokens[part] = request.tokens[rows.start : rows.stop]
+            context = request.context
+            tokens[part] = context.tokens(rows.start, rows.stop)
+            positions[part] = context.positions(rows.start, rows.stop)
+            visible[part] = context.visible(rows.start, rows.stop)
             lengths[part] = np.arange(rows.start + 1, rows.stop + 1)
-            asked = max(0, min(rows.stop, prompt) - rows.start)
-            positions[at : at + asked] = request.prompt.positions[rows.start : rows.start + asked]
-            visible[at : at + asked] = request.prompt.visible[rows.start : rows.start + asked]
-            answered = np.arange(rows.start + asked, rows.stop) - prompt
-            positions[at + asked : at + count] = request.prompt.next_position + answered
-            visible[at + asked : at + count] = request.prompt.num_vision
             slots[part] = request.slot
-            sequences.append(RequestRows(at, count, request.slot, rows.stop, request.prompt.num_vision))
+            sequences.append(RequestRows(at, count, request.slot, rows.stop, context.num_vision))
             at += count
             if rows.draws:
                 draw_rows.append(at - 1)
         tokens[num_prefill:] = -1
         for request in decode:
-            positions[at] = request.position(request.computed)
+            positions[at] = request.context.position(request.computed)
+            visible[at] = num_vision = request.context.num_vision
             lengths[at] = request.computed + 1
-            visible[at] = request.prompt.num_vision
             slots[at] = request.slot
-            sequences.append(RequestRows(at, 1, request.slot, request.computed + 1, request.prompt.num_vision))
+            sequences.append(RequestRows(at, 1, request.slot, request.computed + 1, num_vision))
             draw_rows.append(at)
             at += 1
         return cls(sequences, tokens, positions, visible, lengths, slots, num_prefill, draw_rows)
@@ -119,13 +115,14 @@ class VisionRows:
     positions: Tensor
 
     @classmethod
-    def build(cls, frames: Sequence[FrameSpan], page_size: int) -> "VisionRows":
+    def build(cls, frames: Sequence[FrameSpan[object]], page_size: int) -> "VisionRows":
         slots = []
         for part in frames:
-            tokens = np.arange(*part.request.prompt.vision_range(part.start, part.stop))
+            tokens = np.arange(*part.request.context.vision_range(part.start, part.stop))
             pages = np.array(part.request.vision_pages, dtype=np.int64)
             slots.append(pages[tokens // page_size] * page_size + tokens % page_size)
-        positions = [part.request.prompt.layout.vision(part.start, part.stop) for part in frames]
+        layouts = [layout for part in frames for layout in part.request.context.layouts(part.start, part.stop)]
+        positions = [layout.vision(first, last) for layout, first, last in layouts]
         return cls(np.concatenate(slots), torch.cat(positions, dim=1))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic
 
 import torch
 from torch import Tensor
@@ -16,20 +17,20 @@ from mossvl.device.vision_cache import VisionCache
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.options.engine import EngineConfig
 from mossvl.scheduling.budget import StepBudget
-from mossvl.scheduling.request import Request
-from mossvl.scheduling.scheduler import FrameSpan, Step
+from mossvl.scheduling.request import Owner, Request
+from mossvl.scheduling.step import FrameSpan, Step
 
 
 @dataclass
-class Pending:
+class Pending(Generic[Owner]):
     """A step that was launched: whose tokens it draws, and how to get at them."""
 
-    requests: list[Request]
+    requests: list[Request[Owner]]
     drawn: Drawn
     ready: "torch.cuda.Event | None" = None
 
     @classmethod
-    def of(cls, requests: list[Request], drawn: Drawn) -> "Pending":
+    def of(cls, requests: list[Request[Owner]], drawn: Drawn) -> "Pending[Owner]":
         """Start the copy of what is drawn to the host; nothing waits for it."""
         if not drawn.tokens.is_cuda:
             return cls(requests, drawn)
@@ -90,15 +91,19 @@ class Runner:
         """Forget what was computed with weights that may have changed."""
         self.encoder.clear()
 
-    def recall(self, request: Request) -> None:
+    def recall(self, request: Request[object]) -> None:
         """Set what a step that has failed may have changed of a request whose tokens are all known."""
-        self.executor.drawn(torch.tensor([request.slot]), torch.tensor([request.tokens[-1]]))
+        self.executor.drawn(
+            torch.tensor([request.slot]),
+            torch.tensor(request.context.tokens(request.context.length - 1, request.context.length)),
+        )
         self.sampler.forget(request)
         self.table_log.forget(request)
 
     @torch.inference_mode()
-    def launch(self, step: Step) -> Pending:
+    def launch(self, step: Step[Owner]) -> Pending[Owner]:
         """Begin a step → its tokens to come, which may be none."""
+        self.encoder.give_up()
         arrays, requests = self._arrays(step)
         self.executor.prepare(arrays)
         self.table_log.written(step.computed)
@@ -111,7 +116,7 @@ class Runner:
             return Pending.of([], Drawn(self.executor.last_tokens[:0]))
         return Pending.of(requests, self._draw(requests, arrays.text))
 
-    def _arrays(self, step: Step) -> tuple[StepArrays, list[Request]]:
+    def _arrays(self, step: Step[Owner]) -> tuple[StepArrays, list[Request[Owner]]]:
         """A step as arrays, and the requests that draw in it, in the order of the rows that they draw from."""
         whole = [part for part in step.frames if part.until == 1]
         vision = VisionRows.build(whole, self.executor.pool.page_size) if whole else None
@@ -119,7 +124,7 @@ class Runner:
         copies = [(source, target) for _, source, target in step.copies]
         return StepArrays(copies, self.table_log.missing(step.computed), vision, text), requests
 
-    def _text(self, step: Step) -> tuple[list[TextRows], list[Request]]:
+    def _text(self, step: Step[Owner]) -> tuple[list[TextRows], list[Request[Owner]]]:
         """Text rows in one part or two, and the requests that draw, in their order."""
         if not step.prefill and not step.decode:
             return [], []
@@ -132,17 +137,17 @@ class Runner:
 
     # --- vision --------------------------------------------------------------------------------------------------
 
-    def _read(self, parts: Sequence[FrameSpan], rows: VisionRows | None) -> None:
+    def _read(self, parts: Sequence[FrameSpan[object]], rows: VisionRows | None) -> None:
         """Encode frames, and write keys and values of those that are whole."""
         tokens = self._encode(parts)
         if rows is not None:
             self.executor.read(rows, torch.cat(tokens))
 
-    def _encode(self, parts: Sequence[FrameSpan]) -> list[Tensor]:
+    def _encode(self, parts: Sequence[FrameSpan[object]]) -> list[Tensor]:
         """Vision tokens of each frame that is whole, in their order; of a large frame, only a part may be encoded."""
         kept: dict[tuple[int, int], Tensor] = {}
-        fresh: list[tuple[Request, int]] = []
-        large: list[FrameSpan] = []
+        fresh: list[tuple[Request[object], int]] = []
+        large: list[FrameSpan[object]] = []
         for part in parts:
             for frame in range(part.start, part.stop):
                 tokens = self.vision_cache.get(part.request.digests[frame])
@@ -162,7 +167,7 @@ class Runner:
 
     # --- text ----------------------------------------------------------------------------------------------------
 
-    def _draw(self, requests: Sequence[Request], text: Sequence[TextRows]) -> Drawn:
+    def _draw(self, requests: Sequence[Request[object]], text: Sequence[TextRows]) -> Drawn:
         """Compute text rows, and draw a token for each of these requests."""
         outputs = [self.executor.compute(rows) for rows in text]
         logits, tokens = outputs[0] if len(outputs) == 1 else map(torch.cat, zip(*outputs, strict=True))

@@ -44,7 +44,7 @@ class Sampler:
         self._tenants: dict[int, tuple[int, int]] = {}
         self._parameters: tuple[tuple[int, ...], dict[str, Tensor]] | None = None
 
-    def draw(self, logits: Tensor, requests: Sequence[Request]) -> Drawn:
+    def draw(self, logits: Tensor, requests: Sequence[Request[object]]) -> Drawn:
         """One token from each row of logits (n, vocab)."""
         tokens = likeliest(logits)
         scores: Tensor | None = None
@@ -68,13 +68,13 @@ class Sampler:
             self._count(tokens, requests)
         return Drawn(tokens, self._logprobs(logits, tokens, requests))
 
-    def forget(self, request: Request) -> None:
+    def forget(self, request: Request[object]) -> None:
         """Count a request's tokens anew when next it draws."""
         self._tenants.pop(request.slot, None)
 
     # --- penalties -----------------------------------------------------------------------------------------------
 
-    def _penalised(self, scores: Tensor, requests: Sequence[Request]) -> Tensor:
+    def _penalised(self, scores: Tensor, requests: Sequence[Request[object]]) -> Tensor:
         prompt, answer = self._seen(requests)
         slots = to_device(torch.tensor([request.slot for request in requests]), scores.device)
         params = [request.params for request in requests]
@@ -88,7 +88,7 @@ class Sampler:
         scores = torch.where(seen, scaled, scores)
         return scores - presence * (counts > 0) - frequency * counts
 
-    def _seen(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
+    def _seen(self, requests: Sequence[Request[object]]) -> tuple[Tensor, Tensor]:
         """Which tokens prompts hold (slots, vocab) bool, and how often answers do (slots, vocab) int32."""
         if self._prompt is None or self._answer is None:
             shape = self.slots + 1, self.vocab_size
@@ -99,14 +99,14 @@ class Sampler:
             if not request.params.penalises or self._tenants.get(request.slot) == tenant:
                 continue
             self._tenants[request.slot] = tenant
-            asked = to_device(torch.tensor(request.prompt.tokens), self.device)
-            said = to_device(torch.tensor(request.tokens[len(request.prompt.tokens) :], dtype=torch.long), self.device)
+            asked = to_device(torch.tensor(request.context.given), self.device)
+            said = to_device(torch.tensor(request.context.answer, dtype=torch.long), self.device)
             self._prompt[request.slot] = False
             self._prompt[request.slot, asked] = True
             self._answer[request.slot] = torch.bincount(said, minlength=self.vocab_size)
         return self._prompt, self._answer
 
-    def _count(self, tokens: Tensor, requests: Sequence[Request]) -> None:
+    def _count(self, tokens: Tensor, requests: Sequence[Request[object]]) -> None:
         assert self._answer is not None
         slots = to_device(torch.tensor([request.slot for request in requests]), tokens.device)
         self._answer.index_put_(
@@ -115,7 +115,7 @@ class Sampler:
 
     # --- chance --------------------------------------------------------------------------------------------------
 
-    def _random(self, scores: Tensor, requests: Sequence[Request]) -> Tensor:
+    def _random(self, scores: Tensor, requests: Sequence[Request[object]]) -> Tensor:
         given = self._given(requests)
         scores = scores / given["temperature"]
         candidates = max(self._top_k(request) for request in requests)
@@ -134,7 +134,7 @@ class Sampler:
         noise = -torch.log(-torch.log(uniform(given["seed"], numbers, ids)))
         return ids.gather(1, (values.double() + noise).argmax(-1, keepdim=True))[:, 0]
 
-    def _given(self, requests: Sequence[Request]) -> dict[str, Tensor]:
+    def _given(self, requests: Sequence[Request[object]]) -> dict[str, Tensor]:
         """Parameters as columns (n, 1); made once for as long as the same requests run."""
         numbers = tuple(request.number for request in requests)
         if self._parameters is None or self._parameters[0] != numbers:
@@ -149,11 +149,11 @@ class Sampler:
             self._parameters = numbers, columns_
         return self._parameters[1]
 
-    def _top_k(self, request: Request) -> int:
+    def _top_k(self, request: Request[object]) -> int:
         return min(request.params.top_k or self.vocab_size, self.vocab_size)
 
     def _logprobs(
-        self, logits: Tensor, tokens: Tensor, requests: Sequence[Request]
+        self, logits: Tensor, tokens: Tensor, requests: Sequence[Request[object]]
     ) -> tuple[Tensor, Tensor, Tensor] | None:
         """Of the logits as the model gave them, before penalties and temperature."""
         wanted = [request.params.logprobs for request in requests if request.params.logprobs is not None]

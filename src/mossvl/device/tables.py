@@ -46,7 +46,7 @@ class TableLog:
         (self._groups, self._text_blocks), self._vision_blocks = text_shape, vision_blocks
         self._known: dict[int, tuple[tuple[int, int], int, int]] = {}
 
-    def missing(self, requests: Sequence[Request]) -> TableUpdate:
+    def missing(self, requests: Sequence[Request[object]]) -> TableUpdate:
         """Entries for the pages of these requests that the tables do not hold."""
         text, vision = [np.empty((2, 0), dtype=np.int64)], [np.empty((2, 0), dtype=np.int64)]
         for request in requests:
@@ -63,21 +63,21 @@ class TableLog:
                 vision.append(np.stack((place, new)))
         return TableUpdate(np.concatenate(text, axis=1), np.concatenate(vision, axis=1))
 
-    def written(self, requests: Sequence[Request]) -> None:
+    def written(self, requests: Sequence[Request[object]]) -> None:
         """The tables hold all pages of these requests."""
         for request in requests:
             self._known[request.slot] = _tenant(request), len(request.text_pages), len(request.vision_pages)
 
-    def forget(self, request: Request) -> None:
+    def forget(self, request: Request[object]) -> None:
         """Write all pages of a request when next it is computed."""
         self._known.pop(request.slot, None)
 
-    def _held(self, request: Request) -> tuple[int, int]:
+    def _held(self, request: Request[object]) -> tuple[int, int]:
         """Blocks of text and pages of vision of a request that the tables hold."""
         tenant, blocks, pages = self._known.get(request.slot, (None, 0, 0))
         return (blocks, pages) if tenant == _tenant(request) else (0, 0)
 
 
-def _tenant(request: Request) -> tuple[int, int]:
+def _tenant(request: Request[object]) -> tuple[int, int]:
     """Who holds a slot: its pages are others after a preemption."""
     return request.number, request.preemptions

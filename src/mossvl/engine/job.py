@@ -11,6 +11,7 @@ from mossvl.options import GenerationOptions, SamplingParams
 from mossvl.queries.handle import Handle
 from mossvl.queries.results import TokenLogprobs
 from mossvl.queries.text_stream import TextStream
+from mossvl.scheduling.context import Context
 from mossvl.scheduling.prompt import Prompt
 from mossvl.scheduling.request import Request
 from mossvl.sources.source import Frame, Planned, Source
@@ -42,17 +43,20 @@ class Job:
     deadline: float = float("inf")
     patience: float = float("inf")
     digests: list[bytes | None] = field(default_factory=list)
-    prompt: Prompt | None = None
-    requests: list[Request] = field(default_factory=list)
+    requests: "list[Request[Job]]" = field(default_factory=list)
     loading: bool = False
     submitted: bool = False
     streams: bool = False
-    ended: bool = False
     _watches: list[TextStream | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.options.timeout is not None:
             self.deadline = self.clock.submitted + self.options.timeout
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more of it is wanted."""
+        return self.handle.ended
 
     def reason_to_end(self, now: float) -> MossVLError | None:
         """Why the query must not go on, if there is a reason."""
@@ -80,17 +84,17 @@ class Job:
         """The prompt is known, and how many tokens an answer may have."""
         handle = self.handle
         handle.input_text, handle.media = planned.input_text, planned.media
-        handle.prompt_tokens, handle.vision_tokens = len(prompt.tokens), prompt.num_vision
-        self.prompt, self.digests, self.streams = prompt, planned.digests, planned.streams
-        for number in range(self.params.n):
+        handle.prompt_tokens, handle.vision_tokens = prompt.end.row, prompt.end.vision
+        self.digests, self.streams = planned.digests, planned.streams
+        for number, draft in enumerate(handle.drafts):
             request = Request(
-                prompt,
+                Context(prompt, draft.tokens),
                 self.params,
                 room,
                 self.digests,
+                self,
                 vision_chunk=self.options.vision_chunked_length,
                 pixel_scale=self.source.pixel_scale,
-                owner=self,
                 matcher=self.follower.matchers[number] if self.follower else None,
             )
             if self.params.seed is not None:
@@ -115,13 +119,13 @@ class Job:
         """Enough has been loaded to begin, though not everything."""
         return self.streams and self.source.held >= STREAMING_BYTES
 
-    def use_up(self, request: Request, frame: int) -> None:
+    def use_up(self, request: "Request[Job]", frame: int) -> None:
         """A request has no more need of a frame's pixels."""
         patches = request.pixels.pop(frame, None)
         if patches is not None:
             self.source.release(patches)
 
-    def give_up(self, request: Request, missing: int) -> None:
+    def give_up(self, request: "Request[Job]", missing: int) -> None:
         """A request lacks a frame from before others whose pixels it holds: it will have them all loaded once more.
 
         What it holds may be what loading waits for, and loading must end before it can begin again.
@@ -132,7 +136,7 @@ class Job:
     # --- answers -------------------------------------------------------------------------------------------------
 
     def add(
-        self, request: Request, token: int, logprobs: TokenLogprobs | None, now: float, ends: Container[int]
+        self, request: "Request[Job]", token: int, logprobs: TokenLogprobs | None, now: float, ends: Container[int]
     ) -> bool:
         """Add a token to an answer, unless it ends it → whether the answer is complete.
 
@@ -146,7 +150,6 @@ class Job:
         if token in params.stop_token_ids or (token in ends and not params.ignore_eos):
             draft.finish_reason = "stop"
             return True
-        request.tokens.append(token)
         draft.tokens.append(token)
         draft.times.append(now)
         if logprobs is not None:

@@ -25,7 +25,8 @@ from mossvl.queries.results import TokenLogprobs
 from mossvl.scheduling.pages import PageCache
 from mossvl.scheduling.prompt import Prompt
 from mossvl.scheduling.request import Request
-from mossvl.scheduling.scheduler import Scheduler, Step
+from mossvl.scheduling.scheduler import Scheduler
+from mossvl.scheduling.step import Step
 from mossvl.sources.source import Event, Frame, Loaded, Planned, Stalled
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Loop:
         budget = budget_for(config, model)
         self.runner = Runner(model, config, budget)
         self.cache = PageCache(self.runner.executor.pool.num_pages, config.prefix_cache)
-        self.scheduler = Scheduler(
+        self.scheduler: Scheduler[Job] = Scheduler(
             config, self.cache, self.runner.executor.pool.groups, self.runner.vision_cache, budget
         )
         self.jobs: list[Job] = []
@@ -83,7 +84,7 @@ class Loop:
 
     def run(self) -> None:
         """Decide, run, take in what was drawn: on a GPU that of the step before, while the new one runs."""
-        pending: Pending | None = None
+        pending: Pending[Job] | None = None
         try:
             if self._set_up_in is not threading.current_thread():
                 self.runner.set_up()
@@ -112,7 +113,7 @@ class Loop:
             logger.exception("the engine has failed")
             self._break(error)
 
-    def _launch_apart(self, step: Step, error: Exception) -> None:
+    def _launch_apart(self, step: Step[Job], error: Exception) -> None:
         """After a step that has failed: once more, each request alone, so that it costs those that fail by themselves.
 
         The tokens of the step before are known by now.
@@ -145,14 +146,14 @@ class Loop:
         self.runner.check_device()
         return failure(error)
 
-    def _has_pixels(self, step: Step) -> bool:
+    def _has_pixels(self, step: Step[Job]) -> bool:
         """Frames that were to come from the vision cache may have been evicted by the step that failed."""
         frames = [(part.request, frame) for part in step.frames for frame in range(part.start, part.stop)]
         return all(
             frame in request.pixels or request.digests[frame] in self.runner.vision_cache for request, frame in frames
         )
 
-    def _launch(self, step: Step) -> Pending:
+    def _launch(self, step: Step[Job]) -> Pending[Job]:
         """Begin a step.
 
         Raises:
@@ -161,7 +162,6 @@ class Loop:
         pending = self.runner.launch(step)
         self.scheduler.launched(step)
         now = time.monotonic()
-        job: Job
         for part in step.frames:
             job = part.request.owner
             if self.runner.vision_watch not in job.clock.vision and self.runner.vision_watch is not None:
@@ -233,9 +233,9 @@ class Loop:
             job.be_patient()
             job.source.start(lambda event: self.inbox.put(lambda: self._media(job, event)), first)
 
-    def _load_again(self, request: Request, frame: int) -> None:
+    def _load_again(self, request: Request[Job], frame: int) -> None:
         """Load pixels from a frame on that a request lacks, unless they are still to come."""
-        job: Job = request.owner
+        job = request.owner
         if job.loading:
             job.give_up(request, frame)
         self._load(job, frame)
@@ -287,10 +287,10 @@ class Loop:
             )
         merge = config.vision_config.spatial_merge_size
         prompt = build_prompt(planned.input_ids, planned.grids, config.image_token_id, merge)
-        capacity = self.scheduler.capacity(prompt.num_vision)
-        if tokens >= capacity or prompt.num_vision > self.runner.executor.tables.max_vision:
+        capacity = self.scheduler.capacity(prompt.end.vision)
+        if tokens >= capacity or prompt.end.vision > self.runner.executor.tables.max_vision:
             raise ContextLengthError(
-                f"the prompt has {tokens} text and {prompt.num_vision} vision tokens, more than the engine's "
+                f"the prompt has {tokens} text and {prompt.end.vision} vision tokens, more than the engine's "
                 f"{self.cache.num_pages} pages of {self.config.page_size} tokens hold",
                 setting="EngineConfig.memory",
                 advice="; raise {}, or lower max_frames, video_fps or max_pixels",
@@ -299,7 +299,7 @@ class Loop:
 
     def _submit(self, job: Job) -> None:
         """Hand a job's requests to the scheduler, once."""
-        if not job.submitted and job.prompt is not None:
+        if not job.submitted and job.requests:
             job.submitted = True
             job.clock.loaded = time.monotonic()
             for request in job.requests:
@@ -307,7 +307,7 @@ class Loop:
 
     # --- answers -------------------------------------------------------------------------------------------------
 
-    def _accept(self, pending: Pending | None) -> None:
+    def _accept(self, pending: Pending[Job] | None) -> None:
         """Take in the tokens of a step, if there is one."""
         if pending is None:
             return
@@ -323,7 +323,7 @@ class Loop:
             request.in_flight -= 1
             if request.ended:
                 continue
-            job: Job = request.owner
+            job = request.owner
             if token == NOT_A_NUMBER:
                 self._end(job, MossVLError("the model's output is not a number; check its weights and dtype"))
                 continue
@@ -347,7 +347,6 @@ class Loop:
         """A query is over, whatever of it was still to come."""
         if job.ended:
             return
-        job.ended = True
         job.source.stop()
         if job.follower is not None:
             job.follower.stop()
@@ -355,7 +354,7 @@ class Loop:
             if not request.ended:
                 self.scheduler.remove(request)
             request.pixels.clear()
-            request.large = None
+        self.runner.encoder.give_up()
         self.jobs.remove(job)
         if error is not None:
             logger.info("a query has failed", exc_info=error)

@@ -8,11 +8,16 @@ from torch import Tensor
 
 from mossvl.model.xrope import layout
 from mossvl.processing.pixels import Grid
-from mossvl.scheduling.prompt import Prompt
+from mossvl.scheduling.prompt import START, Place, Prompt
 
 
-def build_prompt(tokens: Tensor, grids: Sequence[Grid], image_token_id: int, merge_size: int) -> Prompt:
+def build_prompt(
+    tokens: Tensor, grids: Sequence[Grid], image_token_id: int, merge_size: int, begin: Place = START
+) -> Prompt:
     """From token ids (tokens,) and (frames, patch rows, patch columns) of each medium.
+
+    Args:
+        begin: the place in its request's context where it begins.
 
     Raises:
         ValueError: image tokens and frames do not match.
@@ -20,14 +25,15 @@ def build_prompt(tokens: Tensor, grids: Sequence[Grid], image_token_id: int, mer
     frames = [(rows, columns) for number, rows, columns in grids for _ in range(number)]
     is_image = tokens == image_token_id
     merged = torch.tensor(frames, dtype=torch.long).view(-1, 2) // merge_size
-    plan = layout(is_image, merged)
-    ends = torch.cat((plan.frame_ends.new_zeros(1), plan.frame_ends))
+    plan = layout(is_image, merged, begin.position)
+    ends = begin.vision + torch.cat((plan.frame_ends.new_zeros(1), plan.frame_ends))
     return Prompt(
+        begin=begin,
         tokens=tokens.tolist(),
         positions=plan.text.numpy().astype(np.int32),
         visible=ends[plan.visible_frames].numpy().astype(np.int32),
-        frame_rows=is_image.nonzero().flatten().tolist(),
-        frame_ends=plan.frame_ends.tolist(),
+        frame_rows=(begin.row + is_image.nonzero().flatten()).tolist(),
+        frame_ends=ends[1:].tolist(),
         frame_grids=frames,
         layout=plan,
     )

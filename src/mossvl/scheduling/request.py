@@ -1,17 +1,20 @@
-"""A request as the scheduler sees it: a prompt, what of it has been computed, and the pages that hold it."""
+"""A request as the scheduler sees it: its context, what of it has been computed, and the pages that hold it."""
 
 import secrets
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from mossvl.forms.grammar import Matcher
 from mossvl.options import SamplingParams
+from mossvl.scheduling.context import Context
 from mossvl.scheduling.pages import Block, block_key
-from mossvl.scheduling.prompt import Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Owner = TypeVar("Owner", covariant=True)
+"""Whoever waits for an answer; the scheduler does not care."""
 
 _numbers = count()
 
@@ -19,29 +22,27 @@ PixelScale = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(eq=False)
-class Request:
+class Request(Generic[Owner]):
     """One answer to be generated.
 
     Attributes:
-        prompt: what is asked.
+        context: what is asked, and the answer as far as it is known.
         params: how the answer is drawn, and when it ends.
         room: most tokens of the answer.
         digests: for each frame, the digest of its pixels, or None as long as they are not known.
+        owner: whoever waits for the answer.
         pixels: frames that are loaded and not yet encoded: uint8 patches (patches, 3 · patch_size²).
         vision_chunk: most frames encoded at a time.
         pixel_scale: mean and deviation of each channel, by which pixels are normalised.
         seed: of its random draws.
-        owner: whoever waits for the answer.
         matcher: of the form of the answer, if it has one.
 
     State, kept by the scheduler:
-        tokens: prompt and answer as far as they are known.
         computed: rows whose keys and values are in the cache, or will be once what has been launched has run.
         in_flight: tokens that are being drawn and not yet known.
         decoding: its prompt has been launched; from now on it wants one row a step.
         encoded: frames whose keys and values are in the cache, likewise.
-        partly: how much of the next frame is encoded, if that is done in parts; `large` holds what came of it, for the
-            device.
+        partly: how much of the next frame is encoded, if that is done in parts.
         text_pages: for each block of tokens, a page for every group of layers.
         vision_pages: pages of the vision sequence.
         blocks: kept blocks that this request uses.
@@ -50,25 +51,23 @@ class Request:
         slot: its place in the batch.
     """
 
-    prompt: Prompt
+    context: Context
     params: SamplingParams
     room: int
     digests: list[bytes | None]
+    owner: Owner
     pixels: "dict[int, Tensor]" = field(default_factory=dict)
     vision_chunk: int = 64
     pixel_scale: PixelScale = ((0.5,) * 3, (0.5,) * 3)
     seed: int = field(default_factory=lambda: secrets.randbits(63))
-    owner: Any = None
     matcher: Matcher | None = None
     number: int = field(default_factory=lambda: next(_numbers))
 
-    tokens: list[int] = field(init=False)
     computed: int = 0
     in_flight: int = 0
     decoding: bool = False
     encoded: int = 0
     partly: float = 0.0
-    large: Any = None
     text_pages: list[tuple[int, ...]] = field(default_factory=list)
     vision_pages: list[int] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
@@ -80,13 +79,10 @@ class Request:
     ended: bool = False
     _keys: list[bytes] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.tokens = list(self.prompt.tokens)
-
     @property
     def num_answer(self) -> int:
         """Tokens of the answer that are known."""
-        return len(self.tokens) - len(self.prompt.tokens)
+        return len(self.context.answer)
 
     @property
     def wants_token(self) -> bool:
@@ -102,31 +98,26 @@ class Request:
     @property
     def waits_for_form(self) -> bool:
         """All of its prompt is computed but the last row, and it is not yet known which tokens may come next."""
-        return not self.may_draw and self.computed == len(self.tokens) - 1
+        return not self.may_draw and self.computed == self.context.length - 1
 
     def keys(self, page_size: int) -> list[bytes]:
         """Keys of the blocks that are full and whose frames' digests are known, from the start."""
-        blocks = len(self.tokens) // page_size
+        blocks = self.context.length // page_size
         while len(self._keys) < blocks:
             start = len(self._keys) * page_size
-            first, last = self.prompt.frames_between(start, start + page_size)
+            first, last = self.context.frames_between(start, start + page_size)
             frames = self.digests[first:last]
             if any(digest is None for digest in frames):
                 break
             before = self._keys[-1] if self._keys else b""
-            tokens = self.tokens[start : start + page_size]
+            tokens = self.context.tokens(start, start + page_size)
             self._keys.append(block_key(before, tokens, (digest for digest in frames if digest is not None)))
         return self._keys
-
-    def position(self, row: int) -> int:
-        """Rotary position of a token of the prompt or of the answer."""
-        own = row - len(self.prompt.tokens)
-        return int(self.prompt.positions[row]) if own < 0 else self.prompt.next_position + own
 
     def forget_progress(self) -> None:
         """Nothing of it is in the cache any more."""
         self.computed = self.encoded = self.committed = 0
-        self.partly, self.large = 0.0, None
+        self.partly = 0.0
         self.decoding = False
         self.text_pages, self.vision_pages, self.blocks = [], [], []
         self.slot = -1

@@ -7,13 +7,14 @@ in which they were admitted.
 
 from collections import deque
 from collections.abc import Container, Iterator
-from dataclasses import dataclass, field
 from itertools import islice
+from typing import Generic
 
 from mossvl.options.engine import EngineConfig
 from mossvl.scheduling.budget import StepBudget
 from mossvl.scheduling.pages import Block, PageCache, shared_vision
-from mossvl.scheduling.request import Request
+from mossvl.scheduling.request import Owner, Request
+from mossvl.scheduling.step import FrameSpan, RowSpan, Step
 
 FEW, MANY = 2, 8
 """Up to FEW prompts, or one for MANY requests that generate, are computed in small parts beside them."""
@@ -21,76 +22,7 @@ LOOK_AHEAD = 256
 """How many waiting requests are looked at for one that need not wait for another's prompt."""
 
 
-@dataclass(frozen=True)
-class FrameSpan:
-    """Frames [start, stop) of a request, to be encoded and read.
-
-    Attributes:
-        until: how much of it is then encoded, if it is one frame that is encoded in parts; it is read once that is 1.
-    """
-
-    request: Request
-    start: int
-    stop: int
-    until: float = 1.0
-
-
-@dataclass(frozen=True)
-class RowSpan:
-    """Tokens [start, stop) of a request, to be computed; `draws` if the token after them is then drawn."""
-
-    request: Request
-    start: int
-    stop: int
-    draws: bool
-
-
-@dataclass
-class Step:
-    """One step.
-
-    Attributes:
-        copies: pages to be copied first, in this order: (for whom, from, to).
-        frames: frames to be encoded, next.
-        prefill: rows of prompts.
-        decode: requests that get one row each; its token may still be in flight.
-        missing: requests that need pixels which nobody has: (request, first frame).
-    """
-
-    copies: list[tuple[Request, int, int]] = field(default_factory=list)
-    frames: list[FrameSpan] = field(default_factory=list)
-    prefill: list[RowSpan] = field(default_factory=list)
-    decode: list[Request] = field(default_factory=list)
-    missing: list[tuple[Request, int]] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.copies or self.frames or self.prefill or self.decode)
-
-    @property
-    def requests(self) -> list[Request]:
-        found = [request for request, _, _ in self.copies] + [part.request for part in self.frames]
-        return list(dict.fromkeys([*found, *self.computed]))
-
-    @property
-    def computed(self) -> list[Request]:
-        """Requests of which text rows are computed."""
-        return [*(rows.request for rows in self.prefill), *self.decode]
-
-    def apart(self) -> "dict[Request, Step]":
-        """A step for each request, of what is planned for it."""
-        steps = {request: Step() for request in self.requests}
-        for copy in self.copies:
-            steps[copy[0]].copies.append(copy)
-        for part in self.frames:
-            steps[part.request].frames.append(part)
-        for rows in self.prefill:
-            steps[rows.request].prefill.append(rows)
-        for request in self.decode:
-            steps[request].decode.append(request)
-        return steps
-
-
-class Scheduler:
+class Scheduler(Generic[Owner]):
     """Owner of all scheduling state.
 
     Args:
@@ -112,12 +44,12 @@ class Scheduler:
         self.groups = groups
         self.encoded = encoded
         self.budget = budget or StepBudget.of(config)
-        self.waiting: deque[Request] = deque()
-        self.running: list[Request] = []
+        self.waiting: deque[Request[Owner]] = deque()
+        self.running: list[Request[Owner]] = []
         self.preemptions = 0
         self._slots = list(range(config.max_batch - 1, -1, -1))
-        self._computing: dict[bytes, Request] = {}
-        self._copies: list[tuple[Request, int, int]] = []
+        self._computing: dict[bytes, Request[Owner]] = {}
+        self._copies: list[tuple[Request[Owner], int, int]] = []
 
     # --- requests come and go ------------------------------------------------------------------------------------
 
@@ -126,10 +58,10 @@ class Scheduler:
         spare = self.cache.num_pages - self._pages_for(num_vision)
         return max(0, spare // self.groups * self.config.page_size)
 
-    def add(self, request: Request) -> None:
+    def add(self, request: Request[Owner]) -> None:
         self.waiting.append(request)
 
-    def remove(self, request: Request) -> None:
+    def remove(self, request: Request[Owner]) -> None:
         """The request has ended, whatever it was doing."""
         if request.slot >= 0:
             self._release(request)
@@ -144,15 +76,15 @@ class Scheduler:
 
     # --- deciding ------------------------------------------------------------------------------------------------
 
-    def plan(self) -> Step:
-        step = Step()
+    def plan(self) -> Step[Owner]:
+        step: Step[Owner] = Step()
         self._decode(step)
         self._admit()
         step.copies, self._copies = self._copies, []
         self._prefill(step)
         return step
 
-    def _decode(self, step: Step) -> None:
+    def _decode(self, step: Step[Owner]) -> None:
         """One row for every request that generates; the newest are preempted when pages run out."""
         for request in list(self.running):
             if not request.wants_token:
@@ -160,7 +92,7 @@ class Scheduler:
             if request.computed // self.config.page_size < len(request.text_pages) or self._grow(request):
                 step.decode.append(request)
 
-    def _grow(self, request: Request) -> bool:
+    def _grow(self, request: Request[Owner]) -> bool:
         """Another block for a request; False if it had to be preempted itself."""
         while self.cache.available < self.groups:
             newest = self.running[-1]
@@ -170,7 +102,7 @@ class Scheduler:
         request.text_pages.append(tuple(self.cache.allocate(self.groups)))
         return True
 
-    def _preempt(self, request: Request) -> None:
+    def _preempt(self, request: Request[Owner]) -> None:
         """Take a request's pages; it is computed anew later, its answer so far included."""
         self._release(request)
         self.running.remove(request)
@@ -187,11 +119,11 @@ class Scheduler:
             if request.in_flight or not self._slots or not self._try_admit(request):
                 return
 
-    def _try_admit(self, request: Request) -> bool:
+    def _try_admit(self, request: Request[Owner]) -> bool:
         """Admit a request, unless it waits for what another one is computing; False if there is no room for it."""
         size = self.config.page_size
         keys = request.keys(size) if self.cache.keep else []
-        keys = keys[: (len(request.tokens) - 1) // size]  # At least one row must run, to draw from.
+        keys = keys[: (request.context.length - 1) // size]  # At least one row must run, to draw from.
         blocks = self.cache.match(keys)
         request.waits_for = keys[len(blocks)] if len(blocks) < len(keys) else None
         if request.waits_for in self._computing:
@@ -207,16 +139,16 @@ class Scheduler:
         self.running.append(request)
         return True
 
-    def _admit_with(self, request: Request, blocks: list[Block]) -> bool:
+    def _admit_with(self, request: Request[Owner], blocks: list[Block]) -> bool:
         """Give a request these blocks and the other pages it needs; False if there are not enough."""
-        size, prompt = self.config.page_size, request.prompt
-        frames = prompt.frames_between(0, len(blocks) * size)[1]
+        size, context = self.config.page_size, request.context
+        frames = context.frames_between(0, len(blocks) * size)[1]
         shared = shared_vision(blocks)
         # A page that is shared in part is copied, because frames of this request's own follow in it.
-        cut = frames < prompt.num_frames and prompt.vision_range(0, frames)[1] % size > 0
+        cut = frames < context.num_frames and context.vision_range(0, frames)[1] % size > 0
         source = shared.pop() if cut else None
-        vision = self._pages_for(prompt.num_vision) - len(shared)
-        fresh = vision + self.groups * (self._pages_for(len(request.tokens)) - len(blocks))
+        vision = self._pages_for(context.num_vision) - len(shared)
+        fresh = vision + self.groups * (self._pages_for(request.context.length) - len(blocks))
         idle = {page for block in blocks for page in block.pages if not self.cache.pinned(page)}
         if fresh + len(idle) + self.groups * len(self.running) > self.cache.available:
             return False
@@ -236,7 +168,7 @@ class Scheduler:
         request.slot = self._slots.pop()
         return True
 
-    def _prefill(self, step: Step) -> None:
+    def _prefill(self, step: Step[Owner]) -> None:
         """Plan frames and rows of prompts, in the order of admission, within the step's budget."""
         prompts = [request for request in self.running if not request.decoding and not request.waits_for_form]
         # Where many requests still wait for their first token, holding back for those that have it helps nobody.
@@ -250,15 +182,15 @@ class Scheduler:
             if request in large:
                 continue
             done = request.encoded
-            if done < request.prompt.num_frames:
+            if done < request.context.num_frames:
                 done, patches = self._encode(request, step, patches)
                 if beside and step.frames:
                     tokens = 0  # One of the two budgets a step, whichever comes first, so that both get their turn.
-            last = len(request.tokens) - (not request.may_draw)  # The last row draws a token.
-            if done == request.prompt.num_frames and tokens and request.computed < last:
+            last = request.context.length - (not request.may_draw)  # The last row draws a token.
+            if done == request.context.num_frames and tokens and request.computed < last:
                 stop = min(last, request.computed + tokens)
                 tokens -= stop - request.computed
-                step.prefill.append(RowSpan(request, request.computed, stop, draws=stop == len(request.tokens)))
+                step.prefill.append(RowSpan(request, request.computed, stop, draws=stop == request.context.length))
                 if beside:
                     patches = 0
             if not tokens and patches <= 0:
@@ -268,27 +200,27 @@ class Scheduler:
             if self._encode_in_parts(request, step, alone):
                 return
 
-    def _is_large(self, request: Request, frame: int) -> bool:
+    def _is_large(self, request: Request[Owner], frame: int) -> bool:
         """A frame is to be encoded in parts, and after what takes less."""
-        if frame == request.prompt.num_frames or request.digests[frame] in self.encoded:
+        if frame == request.context.num_frames or request.digests[frame] in self.encoded:
             return False
-        return self.budget.is_large(request.prompt.patches(frame))
+        return self.budget.is_large(request.context.patches(frame))
 
-    def _encode_in_parts(self, request: Request, step: Step, alone: bool) -> bool:
+    def _encode_in_parts(self, request: Request[Owner], step: Step[Owner], alone: bool) -> bool:
         """Plan the next part of a large frame: a step's work if it is alone, else less; False if it lacks pixels."""
         frame = request.encoded
         if not request.partly and frame not in request.pixels:
             step.missing.append((request, frame))
             return False
         share = self.budget.patches if alone else self.budget.mixed_patches
-        until = min(1.0, request.partly + share / self.budget.work(request.prompt.patches(frame)))
+        until = min(1.0, request.partly + share / self.budget.work(request.context.patches(frame)))
         step.frames.append(FrameSpan(request, frame, frame + 1, until))
         return True
 
-    def _encode(self, request: Request, step: Step, patches: int) -> tuple[int, int]:
+    def _encode(self, request: Request[Owner], step: Step[Owner], patches: int) -> tuple[int, int]:
         """Plan frames of a request → how many will then be encoded, and the patches that are left."""
         start = stop = request.encoded
-        last = min(request.prompt.num_frames, start + request.vision_chunk)
+        last = min(request.context.num_frames, start + request.vision_chunk)
         while stop < last:
             if self._is_large(request, stop):
                 break
@@ -296,7 +228,7 @@ class Scheduler:
             if not kept and stop not in request.pixels:
                 step.missing.append((request, stop))
                 break
-            cost = 0 if kept else request.prompt.patches(stop)
+            cost = 0 if kept else request.context.patches(stop)
             # One frame may exceed the budget if there is nothing else; it cannot be split.
             if cost > patches and (patches <= 0 or stop > start or step.frames):
                 patches = 0
@@ -309,12 +241,12 @@ class Scheduler:
 
     # --- carried out ---------------------------------------------------------------------------------------------
 
-    def launched(self, step: Step) -> None:
+    def launched(self, step: Step[Owner]) -> None:
         """The step runs: take it as done. Its blocks are kept from now on; what reads them is launched later."""
         for part in step.frames:
             part.request.partly = part.until
             if part.until == 1:
-                part.request.encoded, part.request.partly, part.request.large = part.stop, 0.0, None
+                part.request.encoded, part.request.partly = part.stop, 0.0
         for rows in step.prefill:
             rows.request.computed = rows.stop
             if rows.draws:
@@ -326,13 +258,13 @@ class Scheduler:
         for request in step.requests:
             self._commit(request)
 
-    def _commit(self, request: Request) -> None:
+    def _commit(self, request: Request[Owner]) -> None:
         """Offer blocks that are complete to be kept."""
         size = self.config.page_size
         keys = request.keys(size) if self.cache.keep else []
         for number in range(request.committed, min(len(keys), request.computed // size)):
-            frames = request.prompt.frames_between(number * size, (number + 1) * size)
-            start, stop = request.prompt.vision_range(*frames)
+            frames = request.context.frames_between(number * size, (number + 1) * size)
+            start, stop = request.context.vision_range(*frames)
             indices = range(start // size, self._pages_for(stop)) if stop > start else range(0)
             vision = tuple((index, request.vision_pages[index]) for index in indices)
             block = self.cache.add(keys[number], request.text_pages[number], vision)
@@ -347,14 +279,14 @@ class Scheduler:
     def _pages_for(self, tokens: int) -> int:
         return -(-tokens // self.config.page_size)
 
-    def _release(self, request: Request) -> None:
+    def _release(self, request: Request[Owner]) -> None:
         self._computing = {key: one for key, one in self._computing.items() if one is not request}
         self.cache.release(held_pages(request), request.blocks)
         self._slots.append(request.slot)
         request.forget_progress()
 
 
-def held_pages(request: Request) -> Iterator[int]:
+def held_pages(request: Request[object]) -> Iterator[int]:
     """Every page that a request has pinned."""
     for pages in request.text_pages:
         yield from pages

@@ -1,0 +1,150 @@
+"""All tokens and frames of a request in their order: what was given to it, and what it has drawn. No tensors here."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mossvl.scheduling.prompt import Layout, Place, Prompt
+
+
+class Context:
+    """Prompts, and after each of them the tokens that were drawn before the next one came.
+
+    Args:
+        prompt: the first.
+        answer: the list of drawn tokens; whoever reads the answer has the same list.
+    """
+
+    def __init__(self, prompt: Prompt, answer: list[int] | None = None) -> None:
+        self.prompts = [prompt]
+        self.answer: list[int] = [] if answer is None else answer
+        self._drawn = [0]
+        """How many tokens were drawn before each prompt."""
+
+    def append(self, prompt: Prompt) -> None:
+        """A prompt follows all that is known; it was laid out for that place."""
+        assert prompt.begin == self.end, (prompt.begin, self.end)
+        self.prompts.append(prompt)
+        self._drawn.append(len(self.answer))
+
+    @property
+    def length(self) -> int:
+        """Tokens that are known."""
+        return self.prompts[-1].end.row + len(self.answer) - self._drawn[-1]
+
+    @property
+    def end(self) -> Place:
+        """What follows all that is known."""
+        last = self.prompts[-1].end
+        drawn = len(self.answer) - self._drawn[-1]
+        return last._replace(row=last.row + drawn, position=last.position + drawn)
+
+    # --- rows ----------------------------------------------------------------------------------------------------
+
+    def tokens(self, start: int, stop: int) -> list[int]:
+        """Those of the rows [start, stop), all of which are known."""
+        found = []
+        for number, first, split, last in self._pieces(start, stop):
+            prompt = self.prompts[number]
+            found += prompt.tokens[first - prompt.begin.row : split - prompt.begin.row]
+            drawn = self._drawn[number] - prompt.end.row
+            found += self.answer[split + drawn : last + drawn]
+        return found
+
+    @property
+    def given(self) -> list[int]:
+        """The tokens of all prompts."""
+        return [token for prompt in self.prompts for token in prompt.tokens]
+
+    def position(self, row: int) -> int:
+        """Rotary position of a row; of one that is drawn next, too."""
+        prompt = self.prompts[self._prompt_at(row)]
+        own = row - prompt.begin.row
+        return int(prompt.positions[own]) if own < len(prompt.tokens) else row + prompt.shift
+
+    def positions(self, start: int, stop: int) -> NDArray[np.int32]:
+        """Rotary positions of the rows [start, stop)."""
+        found = [np.zeros(0, dtype=np.int32)]
+        for number, first, split, last in self._pieces(start, stop):
+            prompt = self.prompts[number]
+            found.append(prompt.positions[first - prompt.begin.row : split - prompt.begin.row])
+            found.append(np.arange(split, last, dtype=np.int32) + prompt.shift)
+        return np.concatenate(found)
+
+    def visible(self, start: int, stop: int) -> NDArray[np.int32]:
+        """How many vision tokens each of the rows [start, stop) sees."""
+        found = [np.zeros(0, dtype=np.int32)]
+        for number, first, split, last in self._pieces(start, stop):
+            prompt = self.prompts[number]
+            found.append(prompt.visible[first - prompt.begin.row : split - prompt.begin.row])
+            found.append(np.full(last - split, prompt.end.vision, dtype=np.int32))
+        return np.concatenate(found)
+
+    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+        """(number of a prompt, first, split, last): its rows [first, split), and [split, last) drawn after it."""
+        number = self._prompt_at(start)
+        while start < stop:
+            following = self.prompts[number + 1].begin.row if number + 1 < len(self.prompts) else stop
+            last = min(stop, following)
+            yield number, start, min(max(start, self.prompts[number].end.row), last), last
+            start, number = last, number + 1
+
+    def _prompt_at(self, row: int) -> int:
+        """Number of the prompt that a row is of, or is drawn after."""
+        return bisect_right(self.prompts, row, lo=1, key=lambda prompt: prompt.begin.row) - 1
+
+    # --- frames --------------------------------------------------------------------------------------------------
+
+    @property
+    def num_frames(self) -> int:
+        return self.prompts[-1].end.frame
+
+    @property
+    def num_vision(self) -> int:
+        return self.prompts[-1].end.vision
+
+    def frames_between(self, start: int, stop: int) -> tuple[int, int]:
+        """The frames whose image tokens are among the rows [start, stop), as a range."""
+        return self._frames_before(start), self._frames_before(stop)
+
+    def vision_range(self, first: int, last: int) -> tuple[int, int]:
+        """The vision tokens of the frames [first, last), as a range."""
+        start = self._vision_before(first)
+        return start, self._vision_before(last) if last > first else start
+
+    def grid(self, frame: int) -> tuple[int, int]:
+        """Patch rows and columns of a frame."""
+        prompt = self._prompt_of(frame)
+        return prompt.frame_grids[frame - prompt.begin.frame]
+
+    def patches(self, frame: int) -> int:
+        rows, columns = self.grid(frame)
+        return rows * columns
+
+    def frame_row(self, frame: int) -> int:
+        """Which row is a frame's image token."""
+        prompt = self._prompt_of(frame)
+        return prompt.frame_rows[frame - prompt.begin.frame]
+
+    def layouts(self, first: int, last: int) -> Iterator[tuple[Layout, int, int]]:
+        """The frames [first, last) as layouts have them: (layout, its first frame, its last)."""
+        while first < last:
+            prompt = self._prompt_of(first)
+            stop = min(last, prompt.end.frame)
+            yield prompt.layout, first - prompt.begin.frame, stop - prompt.begin.frame
+            first = stop
+
+    def _frames_before(self, row: int) -> int:
+        prompt = self.prompts[self._prompt_at(row)]
+        return prompt.begin.frame + bisect_left(prompt.frame_rows, row)
+
+    def _vision_before(self, frame: int) -> int:
+        if not frame:
+            return 0
+        prompt = self._prompt_of(frame - 1)
+        return prompt.frame_ends[frame - 1 - prompt.begin.frame]
+
+    def _prompt_of(self, frame: int) -> Prompt:
+        return self.prompts[bisect_right(self.prompts, frame, lo=1, key=lambda prompt: prompt.begin.frame) - 1]
