@@ -13,11 +13,12 @@ import torch
 from mossvl.engine.prompts import build_prompt
 from mossvl.options import SamplingParams
 from mossvl.options.engine import EngineConfig
+from mossvl.scheduling.allocator import held_pages
 from mossvl.scheduling.context import Context
 from mossvl.scheduling.pages import PageCache
-from mossvl.scheduling.prompt import Prompt
+from mossvl.scheduling.prompt import START, Place, Prompt
 from mossvl.scheduling.request import Request
-from mossvl.scheduling.scheduler import FEW, MANY, Scheduler, held_pages
+from mossvl.scheduling.scheduler import FEW, MANY, Scheduler
 from mossvl.scheduling.step import RowSpan, Step
 
 IMAGE, MERGE = 1_000_000, 2
@@ -29,10 +30,14 @@ Item = int | bytes
 """A token, or the digest of a picture that stands for its image token."""
 
 
-def prompt_of(items: Sequence[Item]) -> Prompt:
+def pictures_of(items: Sequence[Item]) -> list[bytes]:
+    return [item for item in items if isinstance(item, bytes)]
+
+
+def prompt_of(items: Sequence[Item], begin: Place = START) -> Prompt:
     tokens = torch.tensor([IMAGE if isinstance(item, bytes) else item for item in items])
-    grids = [(1, *PICTURES[item]) for item in items if isinstance(item, bytes)]
-    return build_prompt(tokens, grids, IMAGE, MERGE)
+    grids = [(1, *PICTURES[picture]) for picture in pictures_of(items)]
+    return build_prompt(tokens, grids, IMAGE, MERGE, begin)
 
 
 @dataclass(eq=False)
@@ -41,8 +46,10 @@ class Asked:
 
     Attributes:
         items: its prompt.
-        stop: the answer ends of itself after so many tokens, if not before because there is no more room.
+        room, stop: the answer ends after `room` tokens, or of itself after `stop` of them.
         formed: before each token, it must become known which ones may come.
+        later: what is still to be appended; until then, what would end the answer parks it.
+        given: all prompts' items, by row.
     """
 
     items: list[Item]
@@ -51,18 +58,35 @@ class Asked:
     loaded: bool = True
     known: bool = True
     formed: bool = False
+    later: list[list[Item]] = field(default_factory=list)
     finished: bool = False
     request: Request = field(init=False)
 
     def __post_init__(self) -> None:
-        self.pictures = [item for item in self.items if isinstance(item, bytes)]
-        digests = [picture if self.known else None for picture in self.pictures]
-        self.request = Request(Context(prompt_of(self.items)), SamplingParams(), self.room, digests, self, seed=0)
+        self.given = dict(enumerate(self.items))
+        self.turns = 1 + len(self.later)
+        self.pictures = pictures_of(self.items)
+        prompt, digests = prompt_of(self.items), self._digests(self.items)
+        self.request = Request(Context(prompt), SamplingParams(), self.room, digests, self, seed=0)
         if self.loaded:
             self.load(0, len(self.pictures))
         if self.formed:
             self.request.matcher = SimpleNamespace(mask=b"")
         self._histories: list[int] = []
+
+    def extend(self, room: int = 1) -> None:
+        """Append the next of what is still to come; it may be answered by so many tokens more."""
+        request, items = self.request, self.later.pop(0)
+        begin = request.context.end
+        self.given |= enumerate(items, begin.row)
+        self.pictures += pictures_of(items)
+        request.extend(prompt_of(items, begin), self._digests(items))
+        request.room = request.num_answer + room
+        if self.loaded:
+            self.load(begin.frame, len(self.pictures))
+
+    def _digests(self, items: list[Item]) -> list[bytes | None]:
+        return [picture if self.known else None for picture in pictures_of(items)]
 
     def load(self, first: int, last: int) -> None:
         """Pixels of frames arrive, and with them their digests."""
@@ -79,8 +103,8 @@ class Asked:
         return self._histories[row]
 
     def token(self, row: int) -> Item:
-        """An item of the prompt; then tokens of the answer, which depend on nothing but what is before them."""
-        return self.items[row] if row < len(self.items) else self.history(row - 1) >> 7 & 1
+        """An item of a prompt; else a token of the answer, which depends on nothing but what is before it."""
+        return self.given[row] if row in self.given else self.history(row - 1) >> 7 & 1
 
     def text_tags(self, start: int, stop: int, group: int) -> list[tuple[int, int]]:
         return [(self.history(row), group) for row in range(start, stop)]
@@ -97,7 +121,9 @@ class Asked:
     @property
     def work(self) -> int:
         """Steps that it takes at most, everything one at a time, when nobody takes its pages."""
-        return len(self.items) + min(self.room, self.stop + 1) + len(self.pictures)
+        rest = [item for items in self.later for item in items]
+        answer = self.request.num_answer + 1 + (self.room + 1) * (len(self.later) + 1)
+        return len(self.given) + len(rest) + answer + len(self.pictures) + len(pictures_of(rest))
 
 
 class Machine:
@@ -153,9 +179,11 @@ class Machine:
 
     def decide(self) -> Step:
         queue, running = list(self.scheduler.waiting), list(self.scheduler.running)
-        preempted = self.scheduler.preemptions
+        busy = [request for request in running if not request.rests]
+        preempted = {request: request.preemptions for request in running}
         step = self.scheduler.plan()
-        self._check_order(queue, running, self.scheduler.preemptions - preempted)
+        lost = [request for request in running if request.preemptions > preempted[request]]
+        self._check_order(queue, running, busy, lost)
         self._check_budgets(step)
         self._check_progress(step)
         self.account()
@@ -189,17 +217,19 @@ class Machine:
 
     def accept(self, drawn: Iterable[tuple[Request, int]]) -> None:
         for request, row in drawn:
-            request.in_flight -= 1
+            wanted = request.arrived()
             if request.matcher is not None:
                 request.matcher.mask = b""
-            if request.ended:
+            if not wanted:
                 continue
             asked = self.asked[request.number]
             assert row + 1 == request.context.length, "tokens are drawn in order, each once"
-            stops = request.num_answer == asked.stop
+            stops = request.num_answer == asked.stop and not asked.later
             if not stops:
                 request.context.answer.append(asked.token(row + 1))
-            if stops or request.num_answer == request.room:
+            if asked.later and request.num_answer == request.room:
+                request.park()
+            elif stops or request.num_answer == request.room:
                 asked.finished = True
                 self.scheduler.remove(request)
 
@@ -224,14 +254,12 @@ class Machine:
     def _check_reads(self, rows: RowSpan) -> None:
         """Every row finds its own history: the text before it, and all that it sees."""
         request, asked = rows.request, self.asked[rows.request.number]
-        for group in range(self.scheduler.groups):
+        for group in range(self.scheduler.pages.groups):
             pages = [pages[group] for pages in request.text_pages]
             assert self._read(pages, rows.stop) == asked.text_tags(0, rows.stop, group)
-        last = min(rows.stop, len(asked.items)) - 1
-        frames = request.context.frames_between(0, last + 1)[1]
-        assert self._read(request.vision_pages, int(request.context.visible(last, last + 1)[0])) == asked.vision_tags(
-            0, frames
-        )
+        frames = request.context.frames_between(0, rows.stop)[1]
+        visible = int(request.context.visible(rows.stop - 1, rows.stop)[0])
+        assert self._read(request.vision_pages, visible) == asked.vision_tags(0, frames)
 
     def _read(self, pages: Sequence[int], stop: int) -> list[object]:
         found = [tag for page in pages[: -(-stop // self.size)] for tag in self.contents[page]]
@@ -263,8 +291,8 @@ class Machine:
             assert request.slot == -1 and not request.ended
             assert not (request.text_pages or request.vision_pages or request.blocks)
         for request in scheduler.running:
-            assert len(request.vision_pages) == -(-request.context.num_vision // self.size)
-            assert {len(pages) for pages in request.text_pages} == {scheduler.groups}
+            assert len(request.vision_pages) <= -(-request.context.num_vision // self.size)
+            assert {len(pages) for pages in request.text_pages} == {scheduler.pages.groups}
         assert scheduler.preemptions == sum(one.request.preemptions for one in self.asked.values())
         for key, request in scheduler._computing.items():
             assert request in scheduler.running and not request.decoding
@@ -292,14 +320,20 @@ class Machine:
             found = [self.contents[pages[token // self.size]][token % self.size] for token in tokens]
             assert found == asked.vision_tags(*frames)
 
-    def _check_order(self, queue: list[Request], running: list[Request], preempted: int) -> None:
-        """Only the newest are preempted; who waits is passed only while another computes what it needs."""
-        left = len(running) - preempted
-        assert self.scheduler.running[:left] == running[:left]
-        queue = running[left:] + queue
-        admitted = self.scheduler.running[left:]
+    def _check_order(
+        self, queue: list[Request], running: list[Request], busy: list[Request], lost: list[Request]
+    ) -> None:
+        """Only the newest are preempted, and those that rest only for the last that does not; who waits is passed only
+        while another computes what it needs, or while there is nothing to do for it."""
+        kept = [request for request in running if request not in lost]
+        still = [request for request in busy if request not in lost]
+        assert self.scheduler.running[: len(kept)] == kept and busy[: len(still)] == still
+        assert all(request in busy for request in lost) or len(still) <= 1
+        queue = [request for request in (*lost, *queue) if not request.sleeps or request.slot >= 0]
+        admitted = self.scheduler.running[len(kept) :]
         assert [request for request in queue if request.slot >= 0] == admitted
-        assert [request for request in queue if request.slot < 0] == list(self.scheduler.waiting)
+        waiting = [request for request in self.scheduler.waiting if not request.sleeps]
+        assert [request for request in queue if request.slot < 0] == waiting
         for request in queue[: queue.index(admitted[-1])] if admitted else ():
             assert request.slot >= 0 or request.waits_for in self.scheduler._computing, "passed without a reason"
 
@@ -334,7 +368,8 @@ class Machine:
         for request in self.scheduler.running:
             if not request.decoding and request.number in planned:
                 break
-            waits = not request.may_draw and request.computed == request.context.length - 1
+            waits = request.is_complete
+            assert waits or len(request.vision_pages) == -(-request.context.num_vision // self.size)
             if request.encoded < request.context.num_frames and any(part.request.partly for part in step.frames):
                 large = self.scheduler.budget.is_large(request.context.patches(request.encoded))
                 waits = waits or large  # For the large frame that is begun.

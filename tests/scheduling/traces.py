@@ -26,6 +26,7 @@ class Setting:
     failing: float
     late: float
     formed: float
+    growing: float = 0.0
 
     def machine(self) -> Machine:
         return Machine(
@@ -67,7 +68,7 @@ class Trace:
             self._cancel()
             if machine.idle:
                 continue
-            waiting = self._find_masks()
+            waiting = self._find_masks() | self._extend()
             self.waited += waiting
             busy = machine.pending or self.loading or waiting
             step = machine.step(fails=rng.random() < self.setting.failing)
@@ -81,7 +82,9 @@ class Trace:
 
     def _bound(self) -> int:
         # The oldest makes progress in every step, however often all others have to begin anew.
-        return self.waited + sum(2 * one.work + 9 * len(one.pictures) + 9 for one in self.asked)
+        # Where some of them rest, these may have to begin anew as often as others, or they, grow.
+        turns = 1 + sum(one.turns for one in self.asked if one.turns > 1)
+        return self.waited + turns * sum(2 * one.work + 9 * len(one.pictures) + 9 for one in self.asked)
 
     def _ask(self) -> None:
         rng, size = self.rng, self.setting.page_size
@@ -90,28 +93,41 @@ class Trace:
             other = rng.choice(self.asked)
             whole = [other.token(row) for row in range(other.request.context.length)]
             items = whole[: rng.choice((len(whole), len(other.items), rng.randrange(len(whole) + 1)))]
+        shared = len(items)
         if not items or rng.random() < 0.8:
             items = items + self._new_items(rng.randrange(1, rng.choice((4, 2 * size + 4))))
         if rng.random() < 0.1:
             twins = {b"a": b"b", b"b": b"a", b"d": b"e", b"e": b"d"}
             items = [twins.get(item, item) if isinstance(item, bytes) else item for item in items]
-        prompt = prompt_of(items)
-        most = self.machine.scheduler.capacity(prompt.end.vision) - len(items)
+        parts = self._in_parts(items, shared) if rng.random() < self.setting.growing else [items]
+        whole = [item for part in parts for item in part]
+        most = (self.machine.scheduler.pages.capacity(prompt_of(whole).end.vision) - len(whole)) // len(parts)
         if most < 1:
             return
         room = min(most, rng.choice((1, self.longest, rng.randrange(1, self.longest + 1))))
         late = rng.random() < self.setting.late
         asked = Asked(
-            items,
+            parts[0],
             room,
             rng.choice((room, rng.randrange(room + 1))),
             loaded=not late,
             known=not late or rng.random() < 0.5,
             formed=rng.random() < self.setting.formed,
+            later=parts[1:],
         )
+        if asked.later and rng.random() < 0.5:
+            asked.request.park()
         asked.request.vision_chunk = rng.choice((1, 2, 64))
         self.asked.append(asked)
         self.machine.ask(asked)
+
+    def _in_parts(self, items: list[Item], shared: int) -> list[list[Item]]:
+        """A prompt in parts, of which others have asked the first `shared` items, and more to be asked after it."""
+        rng = self.rng
+        cut = rng.choice((shared, rng.randrange(len(items)), len(items)))
+        parts = [part for part in (items[:cut], items[cut:]) if part]
+        size = 2 * self.setting.page_size + 4
+        return parts + [self._new_items(rng.randrange(1, size)) for _ in range(rng.randrange(1, 4))]
 
     def _new_items(self, count: int) -> list[Item]:
         share = self.rng.choice((0, 0.1, 0.5))
@@ -137,6 +153,21 @@ class Trace:
                 matcher.mask = b"known"
         return bool(unknown)
 
+    def _extend(self) -> bool:
+        """Some are asked more: before they have drawn anything, while they do, or after → whether any is to be."""
+        rng, growing = self.rng, [one for one in self.asked if one.later and not one.request.ended]
+        for one in growing:
+            request = one.request
+            if rng.random() < 0.7:
+                continue
+            if request.in_flight:
+                rng.choice((request.hold, request.park))()
+                continue
+            one.extend(rng.randrange(1, one.room + 1))
+            if rng.random() < 0.7 or not one.later:
+                request.resume()
+        return bool(growing)
+
     def _cancel(self) -> None:
         for one in self.asked:
             if not one.request.ended and self.rng.random() < self.setting.cancelled:
@@ -160,9 +191,10 @@ class Trace:
             request = one.request
             assert request.ended and request.in_flight == 0
             if request.number not in self.cancelled and not self.setting.failing:
-                assert one.finished and request.num_answer == min(one.stop, one.room)
+                assert one.finished and not one.later
+                assert one.turns > 1 or request.num_answer == min(one.stop, one.room)
             assert one.finished or request.number in self.cancelled | failed
-        assert not scheduler._computing and not scheduler._copies
+        assert not scheduler._computing and not scheduler.pages.copies
         assert self.setting.keep or not cache.blocks
         cache.clear()
         assert cache.num_free == cache.available == cache.num_pages and not cache.blocks and not cache.idle

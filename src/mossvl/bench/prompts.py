@@ -72,6 +72,7 @@ class RandomPrompt:
     pixel_scale: tuple[tuple[float, ...], tuple[float, ...]] = ((0.5,) * 3, (0.5,) * 3)
     patience: float = 600.0
     held: int = 0
+    repeatable: bool = True
 
     @classmethod
     def new(cls, shape: Shape, config: MossVLConfig, pixels: list[Tensor]) -> "RandomPrompt":

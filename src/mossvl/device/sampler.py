@@ -41,7 +41,7 @@ class Sampler:
         self.vocab_size, self.slots, self.device = vocab_size, slots, device
         self._prompt: Tensor | None = None
         self._answer: Tensor | None = None
-        self._tenants: dict[int, tuple[int, int]] = {}
+        self._tenants: dict[int, tuple[int, int, int]] = {}
         self._parameters: tuple[tuple[int, ...], dict[str, Tensor]] | None = None
 
     def draw(self, logits: Tensor, requests: Sequence[Request[object]]) -> Drawn:
@@ -95,7 +95,7 @@ class Sampler:
             self._prompt = torch.zeros(shape, dtype=torch.bool, device=self.device)
             self._answer = torch.zeros(shape, dtype=torch.int32, device=self.device)
         for request in requests:
-            tenant = request.number, request.preemptions
+            tenant = request.number, request.preemptions, request.turns
             if not request.params.penalises or self._tenants.get(request.slot) == tenant:
                 continue
             self._tenants[request.slot] = tenant

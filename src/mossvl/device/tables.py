@@ -44,7 +44,7 @@ class TableLog:
 
     def __init__(self, text_shape: Sequence[int], vision_blocks: int) -> None:
         (self._groups, self._text_blocks), self._vision_blocks = text_shape, vision_blocks
-        self._known: dict[int, tuple[tuple[int, int], int, int]] = {}
+        self._known: dict[int, tuple[tuple[int, int, bool], int, int]] = {}
 
     def missing(self, requests: Sequence[Request[object]]) -> TableUpdate:
         """Entries for the pages of these requests that the tables do not hold."""
@@ -78,6 +78,6 @@ class TableLog:
         return (blocks, pages) if tenant == _tenant(request) else (0, 0)
 
 
-def _tenant(request: Request[object]) -> tuple[int, int]:
-    """Who holds a slot: its pages are others after a preemption."""
-    return request.number, request.preemptions
+def _tenant(request: Request[object]) -> tuple[int, int, bool]:
+    """Who holds a slot: its pages are others after a preemption, and one is when it shares it no longer."""
+    return request.number, request.preemptions, request.shares_last_vision

@@ -86,13 +86,18 @@ class Engine:
         options: GenerationOptions,
         params: SamplingParams | None = None,
         whole: bool = False,
+        open: bool = False,
     ) -> Handle:
-        """Answer what comes from a source; as `submit`."""
+        """Answer what comes from a source; as `submit`.
+
+        Args:
+            open: more will be appended (see `Loop.extend`); the query ends when it is cancelled.
+        """
         params = options if params is None else params
         handle = Handle(params, source.tokenizer, whole)
         form = params.grammar
         follower = None if form is None else self.grammars.follower(form, source.tokenizer, params.n)
-        job = Job(source, options, params, handle, follower)
+        job = Job(source, options, params, handle, follower, open=open)
         with self.loop.lock:
             self.loop.add(job)
             if self._thread is None:

@@ -1,7 +1,8 @@
 """A query on its way through the engine: its loading, its limits, and one request for each of its answers."""
 
 import time
-from collections.abc import Container
+from collections import deque
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from mossvl.engine.clock import Clock
@@ -14,7 +15,7 @@ from mossvl.queries.text_stream import TextStream
 from mossvl.scheduling.context import Context
 from mossvl.scheduling.prompt import Prompt
 from mossvl.scheduling.request import Request
-from mossvl.sources.source import Frame, Planned, Source
+from mossvl.sources.source import Appended, Frame, Planned, Source
 
 STREAMING_BYTES = 32 << 20
 """Of a video that is read from a file for the first time, encoding begins when so much has been decoded."""
@@ -32,6 +33,8 @@ class Job:
         loading: something is being loaded.
         submitted: its requests are with the scheduler.
         streams: its frames are worth encoding before all of them are loaded.
+        open: what would end its answer parks it instead, as more may be appended; it ends when it is cancelled.
+        appended: what is still to be appended to it.
     """
 
     source: Source
@@ -47,6 +50,8 @@ class Job:
     loading: bool = False
     submitted: bool = False
     streams: bool = False
+    open: bool = False
+    appended: deque[Appended] = field(default_factory=deque)
     _watches: list[TextStream | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -107,38 +112,66 @@ class Job:
         self.digests[frame.number] = frame.digest
         if not frame.patches.numel():
             return
-        for request in self.requests:
+        wanting = [request for request in self.requests if not request.ended and frame.number not in request.pixels]
+        if self.source.repeatable:
             # One of them takes it: the others find what it becomes in the caches, or have it loaded again.
-            if not request.ended and request.encoded <= frame.number and frame.number not in request.pixels:
-                request.pixels[frame.number] = frame.patches
-                return
-        self.source.release(frame.patches)
+            wanting = [request for request in wanting if request.encoded <= frame.number][:1]
+        for request in wanting:
+            request.pixels[frame.number] = frame.patches
+        if not wanting:
+            self.source.release(frame.patches)
 
     @property
     def may_begin(self) -> bool:
         """Enough has been loaded to begin, though not everything."""
         return self.streams and self.source.held >= STREAMING_BYTES
 
-    def use_up(self, request: "Request[Job]", frame: int) -> None:
-        """A request has no more need of a frame's pixels."""
-        patches = request.pixels.pop(frame, None)
-        if patches is not None:
-            self.source.release(patches)
+    def keeps(self, request: "Request[Job]", frame: int) -> bool:
+        """A frame's pixels cannot be loaded once more: they are kept for as long as the request may need them."""
+        return not self.source.repeatable or frame >= request.context.prompts[0].end.frame
+
+    def use_up(self, request: "Request[Job]") -> None:
+        """A request has no more need of the pixels of frames that are encoded."""
+        self._drop(request, [frame for frame in request.pixels if frame < request.encoded])
 
     def give_up(self, request: "Request[Job]", missing: int) -> None:
         """A request lacks a frame from before others whose pixels it holds: it will have them all loaded once more.
 
         What it holds may be what loading waits for, and loading must end before it can begin again.
         """
-        for frame in [frame for frame in request.pixels if frame > missing]:
-            self.use_up(request, frame)
+        self._drop(request, [frame for frame in request.pixels if frame > missing])
+
+    def _drop(self, request: "Request[Job]", frames: Iterable[int]) -> None:
+        for frame in frames:
+            if not self.keeps(request, frame):
+                self.source.release(request.pixels.pop(frame))
+
+    # --- more to be asked ----------------------------------------------------------------------------------------
+
+    def extend(self, appended: Appended, prompt: Prompt, room: int) -> None:
+        """What was appended follows all that is known, as this prompt; so many tokens may be drawn then."""
+        (request,) = self.requests
+        request.extend(prompt, appended.digests)
+        request.pixels |= dict(enumerate(appended.patches, prompt.begin.frame))
+        self.handle.prompt_tokens += len(prompt.tokens)
+        self.handle.vision_tokens += prompt.end.vision - prompt.begin.vision
+        self.go_on(room)
+
+    def go_on(self, room: int) -> None:
+        """So many more tokens may be drawn; with 0, none until it is asked for."""
+        (request,) = self.requests
+        request.room = request.num_answer + room
+        if room:
+            request.resume()
+        else:
+            request.hold()
 
     # --- answers -------------------------------------------------------------------------------------------------
 
     def add(
         self, request: "Request[Job]", token: int, logprobs: TokenLogprobs | None, now: float, ends: Container[int]
     ) -> bool:
-        """Add a token to an answer, unless it ends it → whether the answer is complete.
+        """Add a token to an answer, unless it ends it → whether the answer is complete, or an open one waits for more.
 
         Args:
             now: when it came, in seconds of `time.monotonic`.
@@ -147,13 +180,16 @@ class Job:
         self.clock.token(now)
         number = self.requests.index(request) if len(self.requests) > 1 else 0
         draft, params = self.handle.drafts[number], self.params
-        if token in params.stop_token_ids or (token in ends and not params.ignore_eos):
+        stops = token in params.stop_token_ids or (token in ends and not params.ignore_eos)
+        if stops and not self.open:
             draft.finish_reason = "stop"
             return True
         draft.tokens.append(token)
         draft.times.append(now)
         if logprobs is not None:
             draft.logprobs.append(logprobs)
+        if self.open:
+            return stops or request.num_answer >= request.room
         watch = self._watches[number]
         if watch is not None:
             watch.push([token])

@@ -16,18 +16,18 @@ import torch
 from mossvl.device.budget import budget_for
 from mossvl.device.runner import Pending, Runner
 from mossvl.device.sampler import NOT_A_NUMBER
+from mossvl.engine.failures import failure
 from mossvl.engine.job import Job
-from mossvl.engine.prompts import build_prompt
-from mossvl.errors import ContextLengthError, EngineError, MossVLError, PromptError, ResourceError
+from mossvl.engine.prompts import Prompts
+from mossvl.errors import EngineError, MossVLError
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.options import EngineConfig
 from mossvl.queries.results import TokenLogprobs
 from mossvl.scheduling.pages import PageCache
-from mossvl.scheduling.prompt import Prompt
 from mossvl.scheduling.request import Request
 from mossvl.scheduling.scheduler import Scheduler
 from mossvl.scheduling.step import Step
-from mossvl.sources.source import Event, Frame, Loaded, Planned, Stalled
+from mossvl.sources.source import Appended, Event, Frame, Loaded, Planned, Stalled
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,8 @@ class Loop:
         self.scheduler: Scheduler[Job] = Scheduler(
             config, self.cache, self.runner.executor.pool.groups, self.runner.vision_cache, budget
         )
+        max_vision = self.runner.executor.tables.max_vision
+        self._prompts = Prompts(model.config, self.scheduler.pages, max_vision)
         self.jobs: list[Job] = []
         self.inbox: Inbox = queue.SimpleQueue()
         self.lock = threading.Lock()
@@ -81,6 +83,16 @@ class Loop:
             raise EngineError("the engine is being closed and takes no query; ask again once close() has returned")
         self.jobs.append(job)
         self.inbox.put(lambda: self._receive(job))
+
+    def extend(self, job: Job, appended: Appended) -> None:
+        """Append something to a job, from any thread; nothing comes of it if the job has ended.
+
+        Raises:
+            ValueError: the query has several answers.
+        """
+        if job.params.n > 1:
+            raise ValueError("a query that has several answers cannot be appended to; ask with n=1")
+        self.inbox.put(lambda: job.appended.append(appended))
 
     def run(self) -> None:
         """Decide, run, take in what was drawn: on a GPU that of the step before, while the new one runs."""
@@ -166,10 +178,9 @@ class Loop:
             job = part.request.owner
             if self.runner.vision_watch not in job.clock.vision and self.runner.vision_watch is not None:
                 job.clock.vision.append(self.runner.vision_watch)
-        for request in step.requests:
+        for request in step.prompted:
             # Encoded now, or found in the cache: their pixels are of no more use.
-            for frame in [frame for frame in request.pixels if frame < request.encoded]:
-                request.owner.use_up(request, frame)
+            request.owner.use_up(request)
             if request.owner.clock.admitted is None:
                 request.owner.clock.admitted = now
         return pending
@@ -191,6 +202,8 @@ class Loop:
         for job in list(self.jobs):
             if (reason := job.reason_to_end(now)) is not None:
                 self._end(job, reason)
+            elif job.appended and job.submitted:
+                self._append(job)
         busy = sum(job.loading for job in self.jobs)
         while self._to_load and busy < self.config.media_workers:
             job = self._to_load.popleft()
@@ -236,6 +249,11 @@ class Loop:
     def _load_again(self, request: Request[Job], frame: int) -> None:
         """Load pixels from a frame on that a request lacks, unless they are still to come."""
         job = request.owner
+        if job.keeps(request, frame):
+            if not job.loading:  # After the step, which may hold more of it.
+                error = MossVLError(f"the pixels of frame {frame} are gone, and cannot be loaded once more")
+                self.inbox.put(lambda: self._end(job, error))
+            return
         if job.loading:
             job.give_up(request, frame)
         self._load(job, frame)
@@ -249,7 +267,7 @@ class Loop:
         try:
             match event:
                 case Planned():
-                    job.plan(event, *self._prompt_of(event, job.params.max_new_tokens))
+                    job.plan(event, *self._prompts.build(event.input_ids, event.grids, job.params.max_new_tokens))
                 case Frame():
                     job.take(event)
                 case Stalled():
@@ -265,38 +283,6 @@ class Loop:
         except BaseException as error:  # A loading thread that was told to exit costs its request only.
             self._end(job, MossVLError(f"loading the media ended with {type(error).__name__}: {error}"))
 
-    def _prompt_of(self, planned: Planned, wanted: int) -> tuple[Prompt, int]:
-        """A prompt, and how many of the `wanted` tokens its answer may have.
-
-        Raises:
-            ContextLengthError: the prompt is too long, for the model or for the engine's memory.
-            PromptError: it has tokens that the model does not know.
-        """
-        config, tokens = self.model.config, len(planned.input_ids)
-        context = config.text_config.max_position_embeddings
-        if tokens >= context:
-            videos = any(frames > 1 for frames, _, _ in planned.grids)
-            raise ContextLengthError(
-                f"the prompt has {tokens} tokens, but the context is {context}, answer included; shorten the text"
-                + ", or lower the number of frames (max_frames)" * videos
-            )
-        largest, known = int(planned.input_ids.max()), config.text_config.vocab_size
-        if largest >= known:
-            raise PromptError(
-                f"the prompt has the token {largest}, but the model knows {known}; the tokenizer is not this model's"
-            )
-        merge = config.vision_config.spatial_merge_size
-        prompt = build_prompt(planned.input_ids, planned.grids, config.image_token_id, merge)
-        capacity = self.scheduler.capacity(prompt.end.vision)
-        if tokens >= capacity or prompt.end.vision > self.runner.executor.tables.max_vision:
-            raise ContextLengthError(
-                f"the prompt has {tokens} text and {prompt.end.vision} vision tokens, more than the engine's "
-                f"{self.cache.num_pages} pages of {self.config.page_size} tokens hold",
-                setting="EngineConfig.memory",
-                advice="; raise {}, or lower max_frames, video_fps or max_pixels",
-            )
-        return prompt, min(wanted, min(context, capacity) - tokens)
-
     def _submit(self, job: Job) -> None:
         """Hand a job's requests to the scheduler, once."""
         if not job.submitted and job.requests:
@@ -304,6 +290,22 @@ class Loop:
             job.clock.loaded = time.monotonic()
             for request in job.requests:
                 self.scheduler.add(request)
+
+    def _append(self, job: Job) -> None:
+        """What was appended to a job follows its last token, once that is known."""
+        (request,) = job.requests
+        if request.in_flight:
+            request.hold()
+            return
+        try:
+            while job.appended:
+                appended, end = job.appended.popleft(), request.context.end
+                if len(appended.input_ids):
+                    job.extend(appended, *self._prompts.build(appended.input_ids, appended.grids, appended.room, end))
+                else:
+                    job.go_on(self._prompts.room(end, appended.room))
+        except Exception as error:
+            self._end(job, error)
 
     # --- answers -------------------------------------------------------------------------------------------------
 
@@ -320,8 +322,7 @@ class Loop:
         logprobs = None if drawn.logprobs is None else [part.tolist() for part in drawn.logprobs]
         changed: dict[int, Job] = {}
         for row, (request, token) in enumerate(zip(pending.requests, tokens, strict=True)):
-            request.in_flight -= 1
-            if request.ended:
+            if not request.arrived():
                 continue
             job = request.owner
             if token == NOT_A_NUMBER:
@@ -333,7 +334,10 @@ class Loop:
                 best = list(zip(logprobs[2][row][:wanted], logprobs[1][row][:wanted], strict=True))
                 told = TokenLogprobs(token, logprobs[0][row], best)
             if job.add(request, token, told, now, self._ends):
-                self.scheduler.remove(request)
+                if job.open:
+                    request.park()
+                else:
+                    self.scheduler.remove(request)
             elif request.matcher is not None:
                 request.matcher.accept(token)
             changed[id(job)] = job
@@ -370,18 +374,3 @@ class Loop:
         self._read_inbox(wait=False)
         for job in list(self.jobs):
             self._end(job, self.broken)
-
-
-def failure(error: Exception) -> MossVLError:
-    """What a request failed of that made a step fail."""
-    if isinstance(error, MossVLError):
-        return error
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
-        return ResourceError(
-            f"memory did not suffice for this request ({' '.join(str(error).split()):.200})",
-            setting="EngineConfig.memory",
-            advice="; lower max_pixels or max_frames, or leave less to the pages by a lower {}",
-        )
-    return MossVLError(
-        f"computing this request has failed: {type(error).__name__}: {' '.join(str(error).split()):.500}"
-    )

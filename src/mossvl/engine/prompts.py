@@ -6,9 +6,64 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mossvl.errors import ContextLengthError, PromptError
+from mossvl.model.configuration import MossVLConfig
 from mossvl.model.xrope import layout
 from mossvl.processing.pixels import Grid
+from mossvl.scheduling.allocator import Allocator
 from mossvl.scheduling.prompt import START, Place, Prompt
+
+
+class Prompts:
+    """Makes prompts that fit into the model's context and the engine's memory.
+
+    Args:
+        pages: whose memory it is.
+        max_vision: most vision tokens of one request.
+    """
+
+    def __init__(self, config: MossVLConfig, pages: Allocator[object], max_vision: int) -> None:
+        self.config, self.pages, self.max_vision = config, pages, max_vision
+
+    def build(self, tokens: Tensor, grids: Sequence[Grid], wanted: int, begin: Place = START) -> tuple[Prompt, int]:
+        """A prompt (see `build_prompt`), and how many of the `wanted` tokens may be drawn after it.
+
+        Raises:
+            ContextLengthError: the prompt is too long, for the model or for the engine's memory.
+            PromptError: it has tokens that the model does not know.
+        """
+        length = begin.row + len(tokens)
+        context = self.config.text_config.max_position_embeddings
+        if length >= context:
+            videos = any(frames > 1 for frames, _, _ in grids)
+            raise ContextLengthError(
+                f"the prompt has {length} tokens, but the context is {context}, answer included; shorten the text"
+                + ", or lower the number of frames (max_frames)" * videos
+            )
+        largest, known = int(tokens.max()), self.config.text_config.vocab_size
+        if largest >= known:
+            raise PromptError(
+                f"the prompt has the token {largest}, but the model knows {known}; the tokenizer is not this model's"
+            )
+        merge = self.config.vision_config.spatial_merge_size
+        prompt = build_prompt(tokens, grids, self.config.image_token_id, merge, begin)
+        return prompt, self.room(prompt.end, wanted)
+
+    def room(self, end: Place, wanted: int) -> int:
+        """How many of the `wanted` tokens may be drawn at a place.
+
+        Raises:
+            ContextLengthError: none, for lack of memory.
+        """
+        capacity = self.pages.capacity(end.vision)
+        if end.row >= capacity or end.vision > self.max_vision:
+            raise ContextLengthError(
+                f"the prompt has {end.row} text and {end.vision} vision tokens, more than the engine's "
+                f"{self.pages.cache.num_pages} pages of {self.pages.page_size} tokens hold",
+                setting="EngineConfig.memory",
+                advice="; raise {}, or lower max_frames, video_fps or max_pixels",
+            )
+        return max(0, min(wanted, min(self.config.text_config.max_position_embeddings, capacity) - end.row))
 
 
 def build_prompt(

@@ -1,6 +1,7 @@
 """A request as the scheduler sees it: its context, what of it has been computed, and the pages that hold it."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -9,6 +10,7 @@ from mossvl.forms.grammar import Matcher
 from mossvl.options import SamplingParams
 from mossvl.scheduling.context import Context
 from mossvl.scheduling.pages import Block, block_key
+from mossvl.scheduling.prompt import Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +25,7 @@ PixelScale = tuple[tuple[float, ...], tuple[float, ...]]
 
 @dataclass(eq=False)
 class Request(Generic[Owner]):
-    """One answer to be generated.
+    """One answer to be generated. What is asked may grow (see `extend`) while it is computed and answered.
 
     Attributes:
         context: what is asked, and the answer as far as it is known.
@@ -40,11 +42,15 @@ class Request(Generic[Owner]):
     State, kept by the scheduler:
         computed: rows whose keys and values are in the cache, or will be once what has been launched has run.
         in_flight: tokens that are being drawn and not yet known.
-        decoding: its prompt has been launched; from now on it wants one row a step.
+        unwanted: how many of these, the next ones, will be forgotten.
+        decoding: its prompts have been launched; from now on it wants one row a step.
+        parked: it draws nothing until it is asked to. All but the row that it would draw from is computed.
+        turns: how often it has gone on after more was asked.
         encoded: frames whose keys and values are in the cache, likewise.
         partly: how much of the next frame is encoded, if that is done in parts.
         text_pages: for each block of tokens, a page for every group of layers.
         vision_pages: pages of the vision sequence.
+        shares_last_vision: the last of these holds a kept block's frames, and no others may be written there.
         blocks: kept blocks that this request uses.
         committed: blocks of its own that were offered to be kept, those it found included.
         cached: tokens that were found in the cache when it was admitted.
@@ -65,11 +71,15 @@ class Request(Generic[Owner]):
 
     computed: int = 0
     in_flight: int = 0
+    unwanted: int = 0
     decoding: bool = False
+    parked: bool = False
+    turns: int = 0
     encoded: int = 0
     partly: float = 0.0
     text_pages: list[tuple[int, ...]] = field(default_factory=list)
     vision_pages: list[int] = field(default_factory=list)
+    shares_last_vision: bool = False
     blocks: list[Block] = field(default_factory=list)
     committed: int = 0
     cached: int = 0
@@ -92,13 +102,59 @@ class Request(Generic[Owner]):
 
     @property
     def may_draw(self) -> bool:
-        """It is known which tokens may come next."""
-        return self.matcher is None or (bool(self.matcher.mask) and not self.in_flight)
+        """It is to draw, and it is known which tokens may come next."""
+        return not self.parked and (self.matcher is None or (bool(self.matcher.mask) and not self.in_flight))
 
     @property
-    def waits_for_form(self) -> bool:
-        """All of its prompt is computed but the last row, and it is not yet known which tokens may come next."""
-        return not self.may_draw and self.computed == self.context.length - 1
+    def is_complete(self) -> bool:
+        """All that is known of it is computed, but for the row that a token is drawn from, and it may not draw."""
+        return not self.may_draw and self.computed >= self.context.length - 1
+
+    @property
+    def rests(self) -> bool:
+        """There is nothing to do for it until somebody wants something more of it."""
+        return self.parked and self.is_complete
+
+    @property
+    def sleeps(self) -> bool:
+        """It was preempted, and nothing is computed of it until it is to draw again."""
+        return self.parked and self.preemptions > 0
+
+    # --- growing -------------------------------------------------------------------------------------------------
+
+    def extend(self, prompt: Prompt, digests: Sequence[bytes | None]) -> None:
+        """Append a prompt, laid out for the end of the context, with its frames' digests; nothing is in flight."""
+        assert not self.in_flight and len(digests) == len(prompt.frame_grids)
+        self.context.append(prompt)
+        self.digests += digests
+        self._go_on()
+
+    def park(self) -> None:
+        """Draw no more for the time being, and forget tokens that are being drawn."""
+        self.parked, self.unwanted = True, self.in_flight
+
+    def hold(self) -> None:
+        """Draw no more for the time being; a token that is being drawn is still wanted."""
+        self.parked = True
+
+    def resume(self) -> None:
+        """Draw again, from the last token that is known; nothing is in flight."""
+        assert not self.in_flight
+        self.parked = False
+        self._go_on()
+
+    def arrived(self) -> bool:
+        """A token that was in flight is known → whether it is wanted."""
+        self.in_flight -= 1
+        wanted = not self.ended and not self.unwanted
+        self.unwanted -= self.unwanted > 0
+        return wanted
+
+    def _go_on(self) -> None:
+        """What comes next is computed as a prompt is, from tokens that are known."""
+        self.decoding = False
+        self.computed = min(self.computed, self.context.length - 1)
+        self.turns += 1
 
     def keys(self, page_size: int) -> list[bytes]:
         """Keys of the blocks that are full and whose frames' digests are known, from the start."""
@@ -120,4 +176,5 @@ class Request(Generic[Owner]):
         self.partly = 0.0
         self.decoding = False
         self.text_pages, self.vision_pages, self.blocks = [], [], []
+        self.shares_last_vision = False
         self.slot = -1

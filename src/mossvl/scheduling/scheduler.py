@@ -6,13 +6,14 @@ in which they were admitted.
 """
 
 from collections import deque
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from itertools import islice
 from typing import Generic
 
 from mossvl.options.engine import EngineConfig
+from mossvl.scheduling.allocator import Allocator
 from mossvl.scheduling.budget import StepBudget
-from mossvl.scheduling.pages import Block, PageCache, shared_vision
+from mossvl.scheduling.pages import PageCache
 from mossvl.scheduling.request import Owner, Request
 from mossvl.scheduling.step import FrameSpan, RowSpan, Step
 
@@ -41,7 +42,7 @@ class Scheduler(Generic[Owner]):
     ) -> None:
         self.config = config
         self.cache = cache
-        self.groups = groups
+        self.pages: Allocator[Owner] = Allocator(cache, groups, config.page_size)
         self.encoded = encoded
         self.budget = budget or StepBudget.of(config)
         self.waiting: deque[Request[Owner]] = deque()
@@ -49,14 +50,8 @@ class Scheduler(Generic[Owner]):
         self.preemptions = 0
         self._slots = list(range(config.max_batch - 1, -1, -1))
         self._computing: dict[bytes, Request[Owner]] = {}
-        self._copies: list[tuple[Request[Owner], int, int]] = []
 
     # --- requests come and go ------------------------------------------------------------------------------------
-
-    def capacity(self, num_vision: int) -> int:
-        """Most tokens, prompt and answer, of a request with so many vision tokens that has all pages for itself."""
-        spare = self.cache.num_pages - self._pages_for(num_vision)
-        return max(0, spare // self.groups * self.config.page_size)
 
     def add(self, request: Request[Owner]) -> None:
         self.waiting.append(request)
@@ -80,27 +75,34 @@ class Scheduler(Generic[Owner]):
         step: Step[Owner] = Step()
         self._decode(step)
         self._admit()
-        step.copies, self._copies = self._copies, []
+        step.copies, self.pages.copies = self.pages.copies, []
         self._prefill(step)
         return step
 
     def _decode(self, step: Step[Owner]) -> None:
-        """One row for every request that generates; the newest are preempted when pages run out."""
+        """Pages for all that go on, and one row for each that generates; others are preempted when pages run out."""
         for request in list(self.running):
-            if not request.wants_token:
+            if request.slot < 0 or not (request.wants_token if request.decoding else not request.rests):
                 continue
-            if request.computed // self.config.page_size < len(request.text_pages) or self._grow(request):
+            if self._grow(request) and request.decoding:
                 step.decode.append(request)
 
     def _grow(self, request: Request[Owner]) -> bool:
-        """Another block for a request; False if it had to be preempted itself."""
-        while self.cache.available < self.groups:
-            newest = self.running[-1]
-            self._preempt(newest)
-            if newest is request:
+        """Give a request the pages that it lacks; False if it had to be preempted itself."""
+        while self.cache.available < self.pages.lacking(request):
+            victim = self._victim(request)
+            self._preempt(victim)
+            if victim is request:
                 return False
-        request.text_pages.append(tuple(self.cache.allocate(self.groups)))
+        self.pages.grow(request)
         return True
+
+    def _victim(self, request: Request[Owner]) -> Request[Owner]:
+        """Whose pages a request takes: those of the newest; of one that rests, if nobody else will free any."""
+        busy = [one for one in self.running if not one.rests]
+        if busy[-1] is request and len(busy) == 1:
+            return next((one for one in reversed(self.running) if one.rests), request)
+        return busy[-1]
 
     def _preempt(self, request: Request[Owner]) -> None:
         """Take a request's pages; it is computed anew later, its answer so far included."""
@@ -111,13 +113,23 @@ class Scheduler(Generic[Owner]):
         self.waiting.appendleft(request)
 
     def _admit(self) -> None:
-        """Admit in order; only who waits for another's prompt lets others pass."""
-        for request in list(islice(self.waiting, LOOK_AHEAD)):
+        """Admit in order; only who waits for another's prompt, or for more of its own, lets others pass."""
+        for request in list(islice((one for one in self.waiting if not one.sleeps), LOOK_AHEAD)):
             if request.waits_for in self._computing:
                 continue
             # A preempted request with a token in flight blocks admission until that token is known.
-            if request.in_flight or not self._slots or not self._try_admit(request):
+            if request.in_flight:
                 return
+            while not self._slots or not self._try_admit(request):
+                if not self._make_room():
+                    return
+
+    def _make_room(self) -> bool:
+        """Where all that run rest, and so free nothing of themselves, preempt the newest; False where none is left."""
+        if not self.running or not all(request.rests for request in self.running):
+            return False
+        self._preempt(self.running[-1])
+        return True
 
     def _try_admit(self, request: Request[Owner]) -> bool:
         """Admit a request, unless it waits for what another one is computing; False if there is no room for it."""
@@ -128,49 +140,22 @@ class Scheduler(Generic[Owner]):
         request.waits_for = keys[len(blocks)] if len(blocks) < len(keys) else None
         if request.waits_for in self._computing:
             return True
+        reserve = self.pages.groups * len(self.running)
         # Kept blocks may hold more pages than one request needs; when nobody else will free any, it does without.
-        if not self._admit_with(request, blocks) and (self.running or not self._admit_with(request, [])):
+        if not self.pages.admit(request, blocks, reserve) and (self.running or not self.pages.admit(request, [], 0)):
             return False
         if not request.preemptions:
             request.cached = request.computed
         for key in keys[request.committed :]:
             self._computing.setdefault(key, request)
+        request.slot = self._slots.pop()
         self.waiting.remove(request)
         self.running.append(request)
         return True
 
-    def _admit_with(self, request: Request[Owner], blocks: list[Block]) -> bool:
-        """Give a request these blocks and the other pages it needs; False if there are not enough."""
-        size, context = self.config.page_size, request.context
-        frames = context.frames_between(0, len(blocks) * size)[1]
-        shared = shared_vision(blocks)
-        # A page that is shared in part is copied, because frames of this request's own follow in it.
-        cut = frames < context.num_frames and context.vision_range(0, frames)[1] % size > 0
-        source = shared.pop() if cut else None
-        vision = self._pages_for(context.num_vision) - len(shared)
-        fresh = vision + self.groups * (self._pages_for(request.context.length) - len(blocks))
-        idle = {page for block in blocks for page in block.pages if not self.cache.pinned(page)}
-        if fresh + len(idle) + self.groups * len(self.running) > self.cache.available:
-            return False
-        for block in blocks:
-            self.cache.use(block)
-        request.text_pages = [block.text for block in blocks]
-        request.vision_pages = shared
-        for page in held_pages(request):
-            self.cache.pin(page)
-        pages = self.cache.allocate(fresh)
-        if source is not None:
-            self._copies.append((request, source, pages[0]))
-        request.vision_pages += pages[:vision]
-        request.text_pages += [tuple(pages[i : i + self.groups]) for i in range(vision, fresh, self.groups)]
-        request.blocks, request.committed = blocks, len(blocks)
-        request.computed, request.encoded = len(blocks) * size, frames
-        request.slot = self._slots.pop()
-        return True
-
     def _prefill(self, step: Step[Owner]) -> None:
         """Plan frames and rows of prompts, in the order of admission, within the step's budget."""
-        prompts = [request for request in self.running if not request.decoding and not request.waits_for_form]
+        prompts = [request for request in self.running if not request.decoding and not request.is_complete]
         # Where many requests still wait for their first token, holding back for those that have it helps nobody.
         beside = bool(step.decode) and (len(prompts) <= FEW or len(step.decode) >= MANY * len(prompts))
         budget = self.budget
@@ -256,38 +241,11 @@ class Scheduler(Generic[Owner]):
             request.computed += 1
             request.in_flight += 1
         for request in step.requests:
-            self._commit(request)
-
-    def _commit(self, request: Request[Owner]) -> None:
-        """Offer blocks that are complete to be kept."""
-        size = self.config.page_size
-        keys = request.keys(size) if self.cache.keep else []
-        for number in range(request.committed, min(len(keys), request.computed // size)):
-            frames = request.context.frames_between(number * size, (number + 1) * size)
-            start, stop = request.context.vision_range(*frames)
-            indices = range(start // size, self._pages_for(stop)) if stop > start else range(0)
-            vision = tuple((index, request.vision_pages[index]) for index in indices)
-            block = self.cache.add(keys[number], request.text_pages[number], vision)
-            if block is not None:
-                request.blocks.append(block)
-            if self._computing.get(keys[number]) is request:
-                del self._computing[keys[number]]
-            request.committed = number + 1
-
-    # --- pages ---------------------------------------------------------------------------------------------------
-
-    def _pages_for(self, tokens: int) -> int:
-        return -(-tokens // self.config.page_size)
+            for key in self.pages.commit(request):
+                if self._computing.get(key) is request:
+                    del self._computing[key]
 
     def _release(self, request: Request[Owner]) -> None:
         self._computing = {key: one for key, one in self._computing.items() if one is not request}
-        self.cache.release(held_pages(request), request.blocks)
         self._slots.append(request.slot)
-        request.forget_progress()
-
-
-def held_pages(request: Request[object]) -> Iterator[int]:
-    """Every page that a request has pinned."""
-    for pages in request.text_pages:
-        yield from pages
-    yield from request.vision_pages
+        self.pages.release(request)

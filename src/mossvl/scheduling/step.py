@@ -53,8 +53,13 @@ class Step(Generic[Owner]):
 
     @property
     def requests(self) -> list[Request[Owner]]:
+        return list(dict.fromkeys([*self.prompted, *self.decode]))
+
+    @property
+    def prompted(self) -> list[Request[Owner]]:
+        """Requests of whose prompts something is computed."""
         found = [request for request, _, _ in self.copies] + [part.request for part in self.frames]
-        return list(dict.fromkeys([*found, *self.computed]))
+        return list(dict.fromkeys([*found, *(rows.request for rows in self.prefill)]))
 
     @property
     def computed(self) -> list[Request[Owner]]:

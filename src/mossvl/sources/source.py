@@ -51,6 +51,24 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class Appended:
+    """What is appended to a request after what its source has given, and perhaps after tokens that it has drawn.
+
+    Attributes:
+        input_ids: (tokens,) int64; may be none, if only further tokens are to be drawn.
+        grids: frames, patch rows and patch columns of each medium.
+        patches, digests: of each frame, as in `Frame`.
+        room: how many tokens may be drawn then; with 0, it waits for more to be appended.
+    """
+
+    input_ids: Tensor
+    grids: list[Grid]
+    patches: list[Tensor]
+    digests: list[bytes]
+    room: int
+
+
+@dataclass(frozen=True)
 class Stalled:
     """Loading waits for memory, that is, for frames to be used up."""
 
@@ -79,12 +97,15 @@ class Source(Protocol):
         pixel_scale: mean and deviation of each channel, by which pixels are normalised.
         patience: seconds after which a source that reports nothing is given up.
         held: bytes of pixels that were reported and not released.
+        repeatable: frames can be reported once more; pixels of a source of which they cannot (a camera) are kept until
+            the request ends.
     """
 
     tokenizer: Any
     pixel_scale: PixelScale
     patience: float
     held: int
+    repeatable: bool
 
     def start(self, report: Report, first: int | None = None) -> None:
         """Report the prompt and its frames; or, with `first`, only frames, from that number on, once more."""
@@ -107,6 +128,7 @@ class Loading(ABC):
         self.tokenizer, self.pixel_scale = processor.tokenizer, processor.pixel_scale
         self.patience = processor.limits.timeout
         self.held = 0
+        self.repeatable = True
         self._stop = threading.Event()
         self._report: Report = _ignore
 

@@ -1,0 +1,20 @@
+"""What a request is told when a step fails."""
+
+import torch
+
+from mossvl.errors import MossVLError, ResourceError
+
+
+def failure(error: Exception) -> MossVLError:
+    """What a request failed of that made a step fail."""
+    if isinstance(error, MossVLError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return ResourceError(
+            f"memory did not suffice for this request ({' '.join(str(error).split()):.200})",
+            setting="EngineConfig.memory",
+            advice="; lower max_pixels or max_frames, or leave less to the pages by a lower {}",
+        )
+    return MossVLError(
+        f"computing this request has failed: {type(error).__name__}: {' '.join(str(error).split()):.500}"
+    )

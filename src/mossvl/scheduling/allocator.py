@@ -1,0 +1,122 @@
+"""Which pages hold a request: given when it is admitted and as it grows, taken when it ends or is preempted."""
+
+from collections.abc import Iterator
+from typing import Generic
+
+from mossvl.scheduling.pages import Block, PageCache, shared_vision
+from mossvl.scheduling.request import Owner, Request
+
+
+class Allocator(Generic[Owner]):
+    """Gives requests their pages.
+
+    Args:
+        groups: pages that one block of text needs.
+        page_size: tokens of a page.
+
+    Attributes:
+        copies: pages to be copied before anything else is computed, in this order: (for whom, from, to).
+    """
+
+    def __init__(self, cache: PageCache, groups: int, page_size: int) -> None:
+        self.cache, self.groups, self.page_size = cache, groups, page_size
+        self.copies: list[tuple[Request[Owner], int, int]] = []
+
+    def capacity(self, num_vision: int) -> int:
+        """Most tokens, prompts and answer, of a request with so many vision tokens that has all pages for itself."""
+        spare = self.cache.num_pages - self.pages_for(num_vision)
+        return max(0, spare // self.groups * self.page_size)
+
+    def pages_for(self, tokens: int) -> int:
+        return -(-tokens // self.page_size)
+
+    def admit(self, request: Request[Owner], blocks: list[Block], reserve: int) -> bool:
+        """Give a request these blocks and the other pages it needs; False if `reserve` pages would not be left."""
+        size, context = self.page_size, request.context
+        frames = context.frames_between(0, len(blocks) * size)[1]
+        shared = shared_vision(blocks)
+        in_part = context.vision_range(0, frames)[1] % size > 0
+        # A page that is shared in part is copied, because frames of this request's own follow in it.
+        source = shared.pop() if in_part and frames < context.num_frames else None
+        vision = self.pages_for(context.num_vision) - len(shared)
+        fresh = vision + self.groups * (self.pages_for(context.length) - len(blocks))
+        idle = {page for block in blocks for page in block.pages if not self.cache.pinned(page)}
+        if fresh + len(idle) + reserve > self.cache.available:
+            return False
+        for block in blocks:
+            self.cache.use(block)
+        request.text_pages = [block.text for block in blocks]
+        request.vision_pages = shared
+        for page in held_pages(request):
+            self.cache.pin(page)
+        pages = self.cache.allocate(fresh)
+        if source is not None:
+            self.copies.append((request, source, pages[0]))
+        request.vision_pages += pages[:vision]
+        request.text_pages += self._in_blocks(pages[vision:])
+        request.shares_last_vision = in_part and source is None
+        request.blocks, request.committed = blocks, len(blocks)
+        request.computed, request.encoded = len(blocks) * size, frames
+        return True
+
+    def lacking(self, request: Request[Owner]) -> int:
+        """How many more pages a running request needs for what it computes next."""
+        return self.groups * self._blocks(request) + self._vision(request)
+
+    def grow(self, request: Request[Owner]) -> None:
+        """Give a running request the pages that it lacks, which must be available."""
+        blocks, vision = self._blocks(request), self._vision(request)
+        pages = self.cache.allocate(self.groups * blocks + vision)
+        if self._must_copy(request):
+            source = request.vision_pages.pop()  # Its block is in use, so that nobody takes it before it is copied.
+            self.copies.append((request, source, pages[0]))
+            self.cache.unpin(source)
+            request.shares_last_vision = False
+        request.vision_pages += pages[:vision]
+        request.text_pages += self._in_blocks(pages[vision:])
+
+    def release(self, request: Request[Owner]) -> None:
+        """Take all pages of a request."""
+        self.cache.release(held_pages(request), request.blocks)
+        self.copies = [copy for copy in self.copies if copy[0] is not request]
+        request.forget_progress()
+
+    def commit(self, request: Request[Owner]) -> Iterator[bytes]:
+        """Offer blocks that are complete to be kept → their keys."""
+        size = self.page_size
+        keys = request.keys(size) if self.cache.keep else []
+        for number in range(request.committed, min(len(keys), request.computed // size)):
+            frames = request.context.frames_between(number * size, (number + 1) * size)
+            start, stop = request.context.vision_range(*frames)
+            indices = range(start // size, self.pages_for(stop)) if stop > start else range(0)
+            vision = tuple((index, request.vision_pages[index]) for index in indices)
+            block = self.cache.add(keys[number], request.text_pages[number], vision)
+            if block is not None:
+                request.blocks.append(block)
+            request.committed = number + 1
+            yield keys[number]
+
+    def _blocks(self, request: Request[Owner]) -> int:
+        """How many more blocks of text a running request needs."""
+        rows = request.computed + request.wants_token if request.decoding else request.context.length
+        return max(0, self.pages_for(rows) - len(request.text_pages))
+
+    def _vision(self, request: Request[Owner]) -> int:
+        """How many more pages of vision it needs; none while it decodes, as then nothing was appended."""
+        if request.decoding:
+            return 0
+        return self.pages_for(request.context.num_vision) - len(request.vision_pages) + self._must_copy(request)
+
+    def _must_copy(self, request: Request[Owner]) -> bool:
+        """Frames that were appended follow in a page that it shares."""
+        return request.shares_last_vision and request.encoded < request.context.num_frames
+
+    def _in_blocks(self, pages: list[int]) -> list[tuple[int, ...]]:
+        return [tuple(pages[i : i + self.groups]) for i in range(0, len(pages), self.groups)]
+
+
+def held_pages(request: Request[object]) -> Iterator[int]:
+    """Every page that a request has pinned."""
+    for pages in request.text_pages:
+        yield from pages
+    yield from request.vision_pages

@@ -1,0 +1,232 @@
+"""A request that is asked more, before it has answered and after, computes what one pass over all of it does."""
+
+import time
+
+import pytest
+import torch
+
+from mossvl.errors import ContextLengthError, GenerationTimeout, MossVLError
+from mossvl.options import GenerationOptions
+from mossvl.sources.files import digest_of
+from mossvl.sources.source import Appended, Frame, Loaded, Planned
+
+IMAGE = 486  # the golden checkpoint's image token
+SCALE = ((0.5,) * 3, (0.5,) * 3)
+GRIDS = [(4, 6), (2, 2), (6, 4), (2, 4)]
+PIECES = [[7, 8, IMAGE, 9, 10, IMAGE], [11, IMAGE, 12], [13, 14, 15], [IMAGE, 16]]
+"""What is asked, one after the other; the frames' grids are those of `GRIDS`, from the start."""
+
+
+class NoText:
+    def decode(self, tokens, **_):
+        return ""
+
+
+def frames_of(ids, first):
+    """(grids, patches, digests) of the image tokens among these; frame `first` and on."""
+    grids = [GRIDS[(first + number) % len(GRIDS)] for number in range(ids.count(IMAGE))]
+    noise = torch.Generator().manual_seed(first)
+    patches = [
+        torch.randint(0, 256, (rows * columns, 768), dtype=torch.uint8, generator=noise) for rows, columns in grids
+    ]
+    return [(1, *grid) for grid in grids], patches, [digest_of(*one, SCALE) for one in zip(patches, grids, strict=True)]
+
+
+class Camera:
+    """A source that gives its frames once."""
+
+    tokenizer, pixel_scale, patience, held, repeatable = NoText(), SCALE, 60.0, 0, False
+
+    def __init__(self, ids, frames=None):
+        self.ids, (self.grids, self.patches, self.digests) = ids, frames or frames_of(ids, 0)
+        self.begun, self.released, self.before = 0, 0, lambda: None
+
+    def start(self, report, first=None):
+        assert first is None, "a camera cannot give frames again"
+        self.begun += 1
+        self.before()
+        report(Planned("", torch.tensor(self.ids), self.grids, [], [None] * len(self.grids), streams=False))
+        for number, frame in enumerate(zip(self.patches, self.digests, strict=True)):
+            report(Frame(number, *frame))
+        report(Loaded())
+
+    def release(self, patches):
+        self.released += 1
+
+    def stop(self): ...
+
+
+def begin(llm, source, wanted=1, **options):
+    """An open query → its job."""
+    options = GenerationOptions(**{"max_new_tokens": wanted, "ignore_eos": True, "logprobs": 0, **options})
+    handle = llm.engine.begin(source, options, open=True)
+    return next(job for job in list(llm.engine.loop.jobs) if job.handle is handle)
+
+
+def until(condition, job=None):
+    for _ in range(60_000):
+        if condition():
+            return
+        assert job is None or not job.ended, job.handle.error
+        time.sleep(0.001)
+    raise AssertionError("it has not come to that")
+
+
+def ask(llm, job, ids, room, first=0):
+    """Append tokens and their frames, and wait until the answer has grown by `room`."""
+    known = len(job.handle.drafts[0].tokens)
+    llm.engine.loop.extend(job, Appended(torch.tensor(ids, dtype=torch.long), *frames_of(ids, first), room))
+    until(lambda: len(job.handle.drafts[0].tokens) == known + room, job)
+
+
+def grown(llm, rooms, **options):
+    """All pieces, one after the other, and after each as many tokens as `rooms` says → (job, stream, drawn rows)."""
+    job = begin(llm, Camera(PIECES[0]), max(rooms[0], 1), **options)
+    draft = job.handle.drafts[0]
+    stream, frames, drawn = list(PIECES[0]), PIECES[0].count(IMAGE), []
+    until(lambda: len(draft.tokens) == max(rooms[0], 1), job)
+    for ids, room in zip([[], *PIECES[1:]], [max(rooms[0], 1), *rooms[1:]], strict=True):
+        if ids:
+            ask(llm, job, ids, room, frames)
+            frames += ids.count(IMAGE)
+        stream += ids
+        drawn += range(len(stream), len(stream) + room)
+        stream += draft.tokens[len(drawn) - room :]
+    return job, stream, drawn
+
+
+def logits_of(model, stream, frames):
+    """Of a plain pass over the whole stream: (tokens, vocabulary)."""
+    pixels = torch.cat(frames[1]).float() / 255 * 2 - 1
+    with torch.inference_mode():
+        out = model(input_ids=torch.tensor([stream]), pixel_values=pixels, grid_thw=torch.tensor(frames[0]))
+    return out.logits[0].float()
+
+
+def one_pass(model, stream, frames):
+    """Log-probabilities (tokens, vocabulary) of a plain pass over the whole stream."""
+    return logits_of(model, stream, frames).log_softmax(-1)
+
+
+def all_frames():
+    first, found = 0, ([], [], [])
+    for ids in PIECES:
+        for whole, part in zip(found, frames_of(ids, first), strict=True):
+            whole += part
+        first += ids.count(IMAGE)
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"page_size": 2, "prefill_tokens": 1, "mixed_prefill_tokens": 1, "vision_patches": 1},
+        {"page_size": 1, "prefix_cache": False, "vision_cache": 0},
+        {"page_size": 4},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("rooms", [(1, 1, 1, 1), (3, 0, 5, 2), (1, 0, 0, 4), (2, 7, 0, 1)], ids=str)
+def test_tokens_drawn_between_prompts_are_those_of_one_pass_over_everything(rooms, options, make, model):
+    llm = make(**options)
+    job, stream, drawn = grown(llm, rooms)
+    draft = job.handle.drafts[0]
+    assert draft.tokens == [stream[row] for row in drawn]
+    expected = one_pass(model, stream, all_frames())
+    for row, told in zip(drawn, draft.logprobs, strict=True):
+        assert int(expected[row - 1].argmax()) == stream[row]
+        assert told.logprob == pytest.approx(float(expected[row - 1, stream[row]]), abs=1e-4)
+    request = job.requests[0]
+    assert request.context.tokens(0, request.context.length) == stream
+    assert job.handle.prompt_tokens == sum(map(len, PIECES))
+    assert job.handle.vision_tokens == sum(rows * columns // 4 + 1 for rows, columns in GRIDS)
+    job.handle.cancel()
+    job.handle.wait(60)
+    llm.engine.cache.clear()
+    assert llm.engine.cache.num_free == llm.engine.cache.num_pages
+
+
+def test_a_prompt_in_two_parts_is_answered_as_the_prompt_at_once(make):
+    """The second part comes before anything is drawn."""
+    whole = [*PIECES[0], *PIECES[1]]
+    frames = [a + b for a, b in zip(frames_of(PIECES[0], 0), frames_of(PIECES[1], 2), strict=True)]
+    llm = make(prefix_cache=False)
+    expected = begin(llm, Camera(whole, frames), 8)
+    until(lambda: len(expected.handle.drafts[0].tokens) == 8)
+    second, camera = Appended(torch.tensor(PIECES[1]), *frames_of(PIECES[1], 2), 8), Camera(PIECES[0])
+    camera.before = lambda: llm.engine.loop.extend(llm.engine.loop.jobs[-1], second)
+    job = begin(llm, camera)
+    until(lambda: len(job.handle.drafts[0].tokens) == 8, job)
+    assert job.handle.drafts[0].tokens == expected.handle.drafts[0].tokens
+    for own, other in zip(job.handle.drafts[0].logprobs, expected.handle.drafts[0].logprobs, strict=True):
+        assert own.logprob == pytest.approx(other.logprob, abs=1e-4)
+
+
+def test_a_penalty_counts_all_prompts_and_the_answer_between_them(make, model):
+    _, stream, drawn = grown(make(), (4, 4, 4, 4), repetition_penalty=1.7, presence_penalty=0.5)
+    logits = logits_of(model, stream, all_frames())
+    for row in drawn:
+        scores = logits[row - 1].clone()
+        before, own = sorted(set(stream[:row])), sorted({stream[one] for one in drawn if one < row})
+        scores[before] = torch.where(scores[before] > 0, scores[before] / 1.7, scores[before] * 1.7)
+        scores[own] -= 0.5
+        assert int(scores.argmax()) == stream[row]
+
+
+@pytest.mark.parametrize("vision_cache", [0, 1 << 30])
+def test_a_grown_request_that_is_preempted_begins_anew_from_pixels_that_were_kept(vision_cache, make, model):
+    llm = make(vision_cache=vision_cache, prefix_cache=False)
+    job, _, _ = grown(llm, (2, 2, 2, 2))
+    request = job.requests[0]
+    assert sorted(request.pixels) == [0, 1, 2, 3] and not job.source.released
+    until(lambda: request.rests)
+    llm.engine.loop.inbox.put(lambda: llm.engine.scheduler._preempt(request))
+    until(lambda: request.slot < 0)
+    ask(llm, job, [], 6)
+    assert request.preemptions == 1 and job.source.begun == 1
+    tokens = request.context.tokens(0, request.context.length)
+    expected = one_pass(model, tokens, all_frames())
+    for row, told in zip(range(len(tokens) - 6, len(tokens)), job.handle.drafts[0].logprobs[-6:], strict=True):
+        assert told.logprob == pytest.approx(float(expected[row - 1, tokens[row]]), abs=1e-4)
+        assert int(expected[row - 1].argmax()) == tokens[row]
+
+
+def test_a_request_that_waits_for_more_computes_nothing_and_holds_up_nobody(make, monkeypatch):
+    llm = make()
+    job, stream, _ = grown(llm, (1, 1, 1, 0))
+    request = job.requests[0]
+    until(lambda: request.context.length == len(stream) and request.rests, job)
+    steps, launch = [], llm.engine.runner.launch
+    monkeypatch.setattr(llm.engine.runner, "launch", lambda step: steps.append(step) or launch(step))
+    assert llm.generate("yes", GenerationOptions(max_new_tokens=3)).error is None
+    assert steps and all(request not in step.requests for step in steps)
+    assert request.computed == len(stream) - 1 and request.slot >= 0 and request.text_pages
+
+
+def test_what_is_appended_beyond_the_memory_ends_its_query_with_the_reason(make):
+    llm = make(page_size=4, memory=100_000)
+    job = begin(llm, Camera(PIECES[0]))
+    llm.engine.loop.extend(job, Appended(torch.full((3000,), 9), [], [], [], 1))
+    error = job.handle.wait(60).error
+    assert isinstance(error, ContextLengthError) and "3006" in str(error).replace("3007", "3006")
+
+
+def test_a_query_of_several_answers_cannot_be_appended_to(make):
+    llm = make()
+    job = begin(llm, Camera(PIECES[0]), 1, n=2, temperature=1.0)
+    with pytest.raises(ValueError, match="several answers"):
+        llm.engine.loop.extend(job, Appended(torch.tensor([1]), [], [], [], 1))
+    until(lambda: all(draft.tokens for draft in job.handle.drafts))
+
+
+def test_pixels_that_a_camera_has_lost_end_their_query_and_no_step_fails(make, caplog):
+    llm = make(vision_cache=0, prefix_cache=False)
+    camera = Camera(PIECES[0])
+    camera.patches = camera.patches[:1]
+    camera.digests = camera.digests[:1]
+    handle = llm.engine.begin(camera, GenerationOptions())
+    with pytest.raises(MossVLError, match="pixels of frame 1 are gone") as raised:
+        handle.result(60)
+    assert not isinstance(raised.value, GenerationTimeout)
+    assert "a step has failed" not in caplog.text
