@@ -127,9 +127,13 @@ def all_frames():
     ],
     ids=str,
 )
+@pytest.mark.parametrize("overlaps", [False, True], ids=["", "overlapping"])
 @pytest.mark.parametrize("rooms", [(1, 1, 1, 1), (3, 0, 5, 2), (1, 0, 0, 4), (2, 7, 0, 1)], ids=str)
-def test_tokens_drawn_between_prompts_are_those_of_one_pass_over_everything(rooms, options, make, model):
+def test_tokens_drawn_between_prompts_are_those_of_one_pass_over_everything(
+    rooms, overlaps, options, make, model, monkeypatch
+):
     llm = make(**options)
+    monkeypatch.setattr(type(llm.engine.runner), "overlaps", property(lambda self: overlaps))
     job, stream, drawn = grown(llm, rooms)
     draft = job.handle.drafts[0]
     assert draft.tokens == [stream[row] for row in drawn]
@@ -172,6 +176,27 @@ def test_a_penalty_counts_all_prompts_and_the_answer_between_them(make, model):
         scores[before] = torch.where(scores[before] > 0, scores[before] / 1.7, scores[before] * 1.7)
         scores[own] -= 0.5
         assert int(scores.argmax()) == stream[row]
+
+
+@pytest.mark.parametrize("overlaps", [False, True], ids=["", "overlapping"])
+def test_what_is_appended_while_it_speaks_follows_all_that_it_has_said(overlaps, make, model, monkeypatch):
+    llm = make(page_size=4)
+    monkeypatch.setattr(type(llm.engine.runner), "overlaps", property(lambda self: overlaps))
+    job = begin(llm, Camera(PIECES[0]), 400)
+    draft, frames = job.handle.drafts[0], 2
+    for number, ids in enumerate(PIECES[1:], 1):
+        until(lambda number=number: len(draft.tokens) >= 3 * number, job)
+        llm.engine.loop.extend(job, Appended(torch.tensor(ids), *frames_of(ids, frames), 400 if number < 3 else 5))
+        frames += ids.count(IMAGE)
+    request = job.requests[0]
+    until(lambda: len(request.context.prompts) == 4 and request.rests, job)
+    stream = request.context.tokens(0, request.context.length)
+    given = [row for one in request.context.prompts for row in range(one.begin.row, one.end.row)]
+    drawn = [row for row in range(len(stream)) if row not in given]
+    assert [stream[row] for row in given] == [token for ids in PIECES for token in ids]
+    assert [stream[row] for row in drawn] == draft.tokens and len(stream) - given[-1] == 6
+    logprobs = one_pass(model, stream, all_frames())
+    assert [int(logprobs[row - 1].argmax()) for row in drawn] == draft.tokens
 
 
 @pytest.mark.parametrize("vision_cache", [0, 1 << 30])

@@ -189,6 +189,8 @@ class Trace:
         failed = {request.number for step in self.machine.steps for request in step.requests}
         for one in self.asked:
             request = one.request
+            if one.turns > 1:
+                self._check_parts(one)
             assert request.ended and request.in_flight == 0
             if request.number not in self.cancelled and not self.setting.failing:
                 assert one.finished and not one.later
@@ -198,3 +200,11 @@ class Trace:
         assert self.setting.keep or not cache.blocks
         cache.clear()
         assert cache.num_free == cache.available == cache.num_pages and not cache.blocks and not cache.idle
+
+    def _check_parts(self, one: Asked) -> None:
+        """What was asked in parts has the rows and the keys of one prompt of everything."""
+        context, digests = one.request.context, one.request.digests
+        whole = Asked([one.token(row) for row in range(context.length)]).request
+        assert (context.positions(0, context.length) == whole.context.positions(0, context.length)).all()
+        assert (context.visible(0, context.length) == whole.context.visible(0, context.length)).all()
+        assert None in digests or one.request.keys(self.setting.page_size) == whole.keys(self.setting.page_size)
