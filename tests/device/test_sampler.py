@@ -137,6 +137,16 @@ def test_greedy_and_random_rows_share_a_step(sampler):
     assert tokens[0] == logits[0].argmax() and tokens[2] == logits[2].argmax()
 
 
+def test_penalties_count_what_a_request_is_asked_later_and_not_what_it_has_forgotten(sampler):
+    logits = torch.linspace(1, 2, VOCAB)[None]
+    asked = request(1, prompt=(1, 2), repetition_penalty=100.0, frequency_penalty=1.0)
+    best = VOCAB - 1
+    assert sampler.draw(logits, [asked]).tokens.tolist() == [best]
+    assert sampler.draw(logits, [asked]).tokens.tolist() == [best - 1]  # Both are in flight, and then forgotten.
+    asked.turns, asked.context.given = 1, [1, 2, best - 1]
+    assert sampler.draw(logits, [asked]).tokens.tolist() == [best]
+
+
 def test_a_repetition_penalty_counts_prompt_and_answer(sampler):
     logits = torch.tensor([[0.0, 1.5, 1.6, 1.7, -1.0, *[-9.0] * (VOCAB - 5)]])
     row = request(0, prompt=[3], answer=[2], repetition_penalty=2.0)

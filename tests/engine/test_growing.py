@@ -168,7 +168,13 @@ def test_a_prompt_in_two_parts_is_answered_as_the_prompt_at_once(make):
 
 
 def test_a_penalty_counts_all_prompts_and_the_answer_between_them(make, model):
-    _, stream, drawn = grown(make(), (4, 4, 4, 4), repetition_penalty=1.7, presence_penalty=0.5)
+    llm = make()
+    job, stream, drawn = grown(llm, (4, 4, 4, 4), repetition_penalty=1.7, presence_penalty=0.5)
+    likely = [token for token in range(512) if token != IMAGE and token % 7]
+    ask(llm, job, likely, 4)
+    stream += likely
+    drawn += range(len(stream), len(stream) + 4)
+    stream += job.handle.drafts[0].tokens[-4:]
     logits = logits_of(model, stream, all_frames())
     for row in drawn:
         scores = logits[row - 1].clone()
@@ -215,6 +221,31 @@ def test_a_grown_request_that_is_preempted_begins_anew_from_pixels_that_were_kep
     for row, told in zip(range(len(tokens) - 6, len(tokens)), job.handle.drafts[0].logprobs[-6:], strict=True):
         assert told.logprob == pytest.approx(float(expected[row - 1, tokens[row]]), abs=1e-4)
         assert int(expected[row - 1].argmax()) == tokens[row]
+
+
+def test_a_step_that_fails_while_a_request_is_parked_draws_nothing_for_it(make, monkeypatch):
+    """It is parked by the token of the step before, after the step that fails was planned."""
+    expected = begin(make(), Camera(PIECES[0]), 6)
+    until(lambda: len(expected.handle.drafts[0].tokens) == 6, expected)
+    tokens = expected.handle.drafts[0].tokens
+    stop = tokens.index(tokens[3])
+    llm, failed = make(), []
+    monkeypatch.setattr(type(llm.engine.runner), "overlaps", property(lambda self: True))
+    launch = llm.engine.runner.launch
+
+    def launching(step):
+        drawing = [one for one in step.decode if one.params.stop_token_ids and one.num_answer == stop]
+        if drawing and len(step.requests) > 1 and not failed:
+            failed.append(step)
+            raise RuntimeError("injected")
+        return launch(step)
+
+    monkeypatch.setattr(llm.engine.runner, "launch", launching)
+    beside = begin(llm, Camera([1, 2, 3]), 400)
+    job = begin(llm, Camera(PIECES[0]), 40, stop_token_ids=[tokens[3]])
+    until(lambda: job.requests and job.requests[0].rests and not job.requests[0].in_flight, job)
+    until(lambda: len(beside.handle.drafts[0].tokens) > 40, beside)
+    assert failed and job.handle.drafts[0].tokens == tokens[: stop + 1]
 
 
 def test_a_request_that_waits_for_more_computes_nothing_and_holds_up_nobody(make, monkeypatch):

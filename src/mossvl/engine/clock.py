@@ -21,6 +21,11 @@ class Clock:
         self.first_token: float | None = None
         self.last_token: float | None = None
 
+    def encoding(self, watch: Stopwatch | None) -> None:
+        """A step encodes some of its frames."""
+        if watch is not None:
+            self.vision.append(watch)
+
     def token(self, now: float) -> None:
         """A token has come."""
         self.first_token = now if self.first_token is None else self.first_token

@@ -6,6 +6,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from mossvl.engine.clock import Clock
+from mossvl.engine.prompts import Prompts
 from mossvl.errors import GenerationCancelled, GenerationTimeout, MossVLError
 from mossvl.forms.grammar import Follower
 from mossvl.options import GenerationOptions, SamplingParams
@@ -15,7 +16,7 @@ from mossvl.queries.text_stream import TextStream
 from mossvl.scheduling.context import Context
 from mossvl.scheduling.prompt import Prompt
 from mossvl.scheduling.request import Request
-from mossvl.sources.source import Appended, Frame, Planned, Source
+from mossvl.sources.source import Appended, Event, Frame, Loaded, Planned, Source, Stalled
 
 STREAMING_BYTES = 32 << 20
 """Of a video that is read from a file for the first time, encoding begins when so much has been decoded."""
@@ -83,7 +84,34 @@ class Job:
         # What loads media keeps to the same limit and says more; this is for what does not come back at all.
         self.patience = time.monotonic() + 1.1 * self.source.patience
 
+    def launched(self, request: "Request[Job]", now: float) -> None:
+        """A step computes something of a request's prompts; `now` in seconds of `time.monotonic`."""
+        if self.clock.admitted is None:
+            self.clock.admitted = now
+        # Encoded now, or found in the cache: their pixels are of no more use.
+        self._drop(request, [frame for frame in request.pixels if frame < request.encoded])
+
     # --- media ---------------------------------------------------------------------------------------------------
+
+    def receive(self, event: Event, prompts: Prompts) -> None:
+        """What its source reports.
+
+        Raises:
+            ContextLengthError, PromptError: its prompt cannot be computed.
+            BaseException: what loading has failed of.
+        """
+        self.be_patient()
+        match event:
+            case Planned():
+                self.plan(event, *prompts.build(event.input_ids, event.grids, self.params.max_new_tokens))
+            case Frame():
+                self.take(event)
+            case Stalled():
+                self.patience = float("inf")
+            case Loaded():
+                self.loading = False
+                if event.error is not None:
+                    raise event.error
 
     def plan(self, planned: Planned, prompt: Prompt, room: int) -> None:
         """The prompt is known, and how many tokens an answer may have."""
@@ -130,10 +158,6 @@ class Job:
         """A frame's pixels cannot be loaded once more: they are kept for as long as the request may need them."""
         return not self.source.repeatable or frame >= request.context.prompts[0].end.frame
 
-    def use_up(self, request: "Request[Job]") -> None:
-        """A request has no more need of the pixels of frames that are encoded."""
-        self._drop(request, [frame for frame in request.pixels if frame < request.encoded])
-
     def give_up(self, request: "Request[Job]", missing: int) -> None:
         """A request lacks a frame from before others whose pixels it holds: it will have them all loaded once more.
 
@@ -148,18 +172,30 @@ class Job:
 
     # --- more to be asked ----------------------------------------------------------------------------------------
 
-    def extend(self, appended: Appended, prompt: Prompt, room: int) -> None:
-        """What was appended follows all that is known, as this prompt; so many tokens may be drawn then."""
-        (request,) = self.requests
-        request.extend(prompt, appended.digests)
-        request.pixels |= dict(enumerate(appended.patches, prompt.begin.frame))
-        self.handle.prompt_tokens += len(prompt.tokens)
-        self.handle.vision_tokens += prompt.end.vision - prompt.begin.vision
-        self.go_on(room)
+    def append(self, prompts: Prompts) -> None:
+        """What is to be appended follows all that is known, once no token is in flight.
 
-    def go_on(self, room: int) -> None:
-        """So many more tokens may be drawn; with 0, none until it is asked for."""
+        Raises:
+            ContextLengthError, PromptError: it cannot be computed.
+        """
         (request,) = self.requests
+        if request.in_flight:
+            request.hold()
+            return
+        while self.appended:
+            more, end = self.appended.popleft(), request.context.end
+            if not len(more.input_ids):
+                self.go_on(request, prompts.room(end, more.room))
+                continue
+            prompt, room = prompts.build(more.input_ids, more.grids, more.room, end)
+            request.extend(prompt, more.digests)
+            request.pixels |= dict(enumerate(more.patches, prompt.begin.frame))
+            self.handle.prompt_tokens += len(prompt.tokens)
+            self.handle.vision_tokens += prompt.end.vision - prompt.begin.vision
+            self.go_on(request, room)
+
+    def go_on(self, request: "Request[Job]", room: int) -> None:
+        """So many more tokens may be drawn; with 0, none until it is asked for."""
         request.room = request.num_answer + room
         if room:
             request.resume()

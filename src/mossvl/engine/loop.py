@@ -8,8 +8,9 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from traceback import clear_frames
+from typing import Any
 
 import torch
 
@@ -27,7 +28,7 @@ from mossvl.scheduling.pages import PageCache
 from mossvl.scheduling.request import Request
 from mossvl.scheduling.scheduler import Scheduler
 from mossvl.scheduling.step import Step
-from mossvl.sources.source import Appended, Event, Frame, Loaded, Planned, Stalled
+from mossvl.sources.source import Appended, Event, Frame, Loaded, Stalled
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +134,8 @@ class Loop:
         failed = self._failure(error)
         apart = step.apart()
         for request, own in apart.items():
-            if request.ended:
+            # What the step before drew may have ended a request, or parked it.
+            if request.ended or (own.decode and request.parked):
                 continue
             if len(apart) > 1:
                 if not self._has_pixels(own):
@@ -173,16 +175,11 @@ class Loop:
         """
         pending = self.runner.launch(step)
         self.scheduler.launched(step)
+        for job in dict.fromkeys(part.request.owner for part in step.frames):
+            job.clock.encoding(self.runner.vision_watch)
         now = time.monotonic()
-        for part in step.frames:
-            job = part.request.owner
-            if self.runner.vision_watch not in job.clock.vision and self.runner.vision_watch is not None:
-                job.clock.vision.append(self.runner.vision_watch)
         for request in step.prompted:
-            # Encoded now, or found in the cache: their pixels are of no more use.
-            request.owner.use_up(request)
-            if request.owner.clock.admitted is None:
-                request.owner.clock.admitted = now
+            request.owner.launched(request, now)
         return pending
 
     def _read_inbox(self, wait: bool) -> None:
@@ -263,19 +260,8 @@ class Loop:
             if isinstance(event, Frame):
                 job.source.release(event.patches)
             return
-        job.be_patient()
         try:
-            match event:
-                case Planned():
-                    job.plan(event, *self._prompts.build(event.input_ids, event.grids, job.params.max_new_tokens))
-                case Frame():
-                    job.take(event)
-                case Stalled():
-                    job.patience = float("inf")
-                case Loaded():
-                    job.loading = False
-                    if event.error is not None:
-                        raise event.error
+            job.receive(event, self._prompts)
             if isinstance(event, Stalled | Loaded) or job.may_begin:
                 self._submit(job)
         except Exception as error:
@@ -292,18 +278,9 @@ class Loop:
                 self.scheduler.add(request)
 
     def _append(self, job: Job) -> None:
-        """What was appended to a job follows its last token, once that is known."""
-        (request,) = job.requests
-        if request.in_flight:
-            request.hold()
-            return
+        """What was appended to a job follows all that is known."""
         try:
-            while job.appended:
-                appended, end = job.appended.popleft(), request.context.end
-                if len(appended.input_ids):
-                    job.extend(appended, *self._prompts.build(appended.input_ids, appended.grids, appended.room, end))
-                else:
-                    job.go_on(self._prompts.room(end, appended.room))
+            job.append(self._prompts)
         except Exception as error:
             self._end(job, error)
 
@@ -329,10 +306,7 @@ class Loop:
                 self._end(job, MossVLError("the model's output is not a number; check its weights and dtype"))
                 continue
             job.handle.cached_tokens = request.cached
-            told = None
-            if logprobs is not None and (wanted := job.params.logprobs) is not None:
-                best = list(zip(logprobs[2][row][:wanted], logprobs[1][row][:wanted], strict=True))
-                told = TokenLogprobs(token, logprobs[0][row], best)
+            told = None if logprobs is None else told_of(logprobs, row, token, job.params.logprobs)
             if job.add(request, token, told, now, self._ends):
                 if job.open:
                     request.park()
@@ -374,3 +348,11 @@ class Loop:
         self._read_inbox(wait=False)
         for job in list(self.jobs):
             self._end(job, self.broken)
+
+
+def told_of(logprobs: Sequence[Any], row: int, token: int, wanted: int | None) -> TokenLogprobs | None:
+    """What is told of a drawn token, if so many alternatives are wanted; `logprobs` as in `Drawn`, as lists."""
+    if wanted is None:
+        return None
+    best = list(zip(logprobs[2][row][:wanted], logprobs[1][row][:wanted], strict=True))
+    return TokenLogprobs(token, logprobs[0][row], best)

@@ -32,14 +32,7 @@ class Prompts:
             ContextLengthError: the prompt is too long, for the model or for the engine's memory.
             PromptError: it has tokens that the model does not know.
         """
-        length = begin.row + len(tokens)
-        context = self.config.text_config.max_position_embeddings
-        if length >= context:
-            videos = any(frames > 1 for frames, _, _ in grids)
-            raise ContextLengthError(
-                f"the prompt has {length} tokens, but the context is {context}, answer included; shorten the text"
-                + ", or lower the number of frames (max_frames)" * videos
-            )
+        self._check_length(begin.row + len(tokens), any(frames > 1 for frames, _, _ in grids))
         largest, known = int(tokens.max()), self.config.text_config.vocab_size
         if largest >= known:
             raise PromptError(
@@ -53,8 +46,9 @@ class Prompts:
         """How many of the `wanted` tokens may be drawn at a place.
 
         Raises:
-            ContextLengthError: none, for lack of memory.
+            ContextLengthError: none; the context or the memory is full.
         """
+        self._check_length(end.row)
         capacity = self.pages.capacity(end.vision)
         if end.row >= capacity or end.vision > self.max_vision:
             raise ContextLengthError(
@@ -63,7 +57,15 @@ class Prompts:
                 setting="EngineConfig.memory",
                 advice="; raise {}, or lower max_frames, video_fps or max_pixels",
             )
-        return max(0, min(wanted, min(self.config.text_config.max_position_embeddings, capacity) - end.row))
+        return min(wanted, min(self.config.text_config.max_position_embeddings, capacity) - end.row)
+
+    def _check_length(self, length: int, videos: bool = False) -> None:
+        context = self.config.text_config.max_position_embeddings
+        if length >= context:
+            raise ContextLengthError(
+                f"the prompt has {length} tokens, but the context is {context}, answer included; shorten the text"
+                + ", or lower the number of frames (max_frames)" * videos
+            )
 
 
 def build_prompt(
