@@ -205,6 +205,25 @@ def test_what_is_appended_while_it_speaks_follows_all_that_it_has_said(overlaps,
     assert [int(logprobs[row - 1].argmax()) for row in drawn] == draft.tokens
 
 
+def test_two_that_share_a_page_of_vision_go_on_with_frames_of_their_own(make, model):
+    llm, begun = make(page_size=2), [*PIECES[0], 11, 12, 13]
+    jobs = []
+    for _ in range(2):
+        jobs.append(begin(llm, Camera(begun)))
+        until(lambda: len(jobs[-1].handle.drafts[0].tokens) == 1, jobs[-1])
+    one, other = (job.requests[0] for job in jobs)
+    assert other.cached == 8 and other.vision_pages == one.vision_pages
+    for job, first in zip(jobs, (2, 3), strict=True):
+        ask(llm, job, [IMAGE, 5], 3, first)
+    assert other.vision_pages[:4] == one.vision_pages[:4] and other.vision_pages[4] != one.vision_pages[4]
+    for job, first in zip(jobs, (2, 3), strict=True):
+        stream = job.requests[0].context.tokens(0, job.requests[0].context.length)
+        frames = [a + b for a, b in zip(frames_of(begun, 0), frames_of([IMAGE], first), strict=True)]
+        expected = one_pass(model, stream, frames)
+        for row, told in zip(range(12, 15), job.handle.drafts[0].logprobs[1:], strict=True):
+            assert told.logprob == pytest.approx(float(expected[row - 1, stream[row]]), abs=1e-4)
+
+
 @pytest.mark.parametrize("vision_cache", [0, 1 << 30])
 def test_a_grown_request_that_is_preempted_begins_anew_from_pixels_that_were_kept(vision_cache, make, model):
     llm = make(vision_cache=vision_cache, prefix_cache=False)

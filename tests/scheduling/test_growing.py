@@ -154,7 +154,7 @@ def test_frames_that_are_appended_leave_a_shared_page_as_it_is():
     first = Asked([*begin, 1], later=[[b"a", 3]])
     machine.ask(first)
     settle(machine, first)
-    second = parked([*begin, 2], [b"b", 4])
+    second = parked([*begin, 2], [b"b", 4], [b"a", 5])
     machine.ask(second)
     settle(machine, second, first)
     shared = second.request.vision_pages[-1]
@@ -162,10 +162,10 @@ def test_frames_that_are_appended_leave_a_shared_page_as_it_is():
     for asked in (first, second):
         asked.extend()
         asked.request.resume()
-    machine.step()
+    settle(machine, second)
+    go_on(machine, second)
     copies = [copy for step in machine.steps for copy in step.copies]
     assert [copy[:2] for copy in copies] == [(second.request, shared)]
-    machine.run()
     assert first.finished and second.finished and everything_is_free(machine)
 
 
