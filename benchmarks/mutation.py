@@ -71,7 +71,10 @@ PARTS = {
         ("processing/keywords.py",), ("processing/test_keywords.py", "processing/test_apply_chat_template.py")
     ),
     "addresses": Part(("media/addresses.py",), ("media/test_addresses.py", "media/test_hosts.py")),
-    "scheduler": Part(("scheduling/scheduler.py",), ("scheduling/test_scheduler.py", "device/test_large_frames.py")),
+    "scheduler": Part(
+        ("scheduling/scheduler.py", "scheduling/allocator.py"),
+        ("scheduling/test_scheduler.py", "device/test_large_frames.py"),
+    ),
     "prompt": Part(
         ("processing/prompt.py",),
         ("processing/test_messages.py", "processing/test_golden.py", "processing/test_media_in_prompts.py"),
