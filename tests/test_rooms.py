@@ -8,7 +8,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src/mossvl"
 FLOORS = [
-    *("version", "errors", "names", "progress", "processes", "disk", "allocator", "forking"),
+    *("version", "errors", "names", "progress", "processes", "disk", "malloc", "forking"),
     *("forms", "options", "media", "checkpoints", "processing", "synthetic", "data", "kernels", "model"),
     *("queries", "scheduling", "sources", "device", "engine", "offline"),
     *("registration", "loading", "llm", "bench", "training", "tiny", "server", "cli"),

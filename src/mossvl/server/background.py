@@ -8,8 +8,8 @@ from contextlib import suppress
 
 import anyio.to_thread
 
-from mossvl.allocator import trim
 from mossvl.errors import MossVLError
+from mossvl.malloc import trim
 from mossvl.server.service import Service
 
 logger = logging.getLogger("mossvl.server")

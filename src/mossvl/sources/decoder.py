@@ -11,9 +11,9 @@ from multiprocessing.connection import Connection
 import torch
 from transformers.utils import logging
 
-from mossvl.allocator import trim, use_one_arena
 from mossvl.errors import MediaError, MossVLError
 from mossvl.forms.process import limit_memory, silence_libraries
+from mossvl.malloc import trim, use_one_arena
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.sources.files import Load
 from mossvl.sources.memory import Budget, MediaMemory
