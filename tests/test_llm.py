@@ -6,15 +6,18 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from golden_cases import CASES, MEDIA
 
 import mossvl
 from mossvl import SamplingParams
 from mossvl.device.encoder import FrameEncoder
 from mossvl.errors import GenerationCancelled, OptionError, PromptError
+from mossvl.model.loss import token_logprobs
 
 SHAPES, CLIP = str(MEDIA / "shapes.png"), str(MEDIA / "clip_10fps_6s.mp4")
 QUERY = {"prompt": "Describe", "images": [SHAPES]}
+TEXT = [{"type": "text", "text": "Describe"}]
 EIGHT = SamplingParams(max_new_tokens=8, ignore_eos=True)
 
 
@@ -138,6 +141,20 @@ def test_logprobs_are_those_of_the_model(llm):
         assert one.top[0] == (one.token, pytest.approx(one.logprob))
         assert 0 >= one.top[0][1] >= one.top[1][1] >= one.top[2][1]
     assert llm.generate(QUERY, EIGHT).logprobs is None
+
+
+@torch.no_grad()
+def test_training_gives_drawn_tokens_the_log_probabilities_that_the_engine_reports(llm, model, processor):
+    drawn = SamplingParams(max_new_tokens=12, temperature=2.0, top_k=0, seed=3, logprobs=0, ignore_eos=True)
+    result = llm.generate(QUERY, drawn)
+    prompt = processor.render([{"role": "user", "content": [{"type": "image", "image": SHAPES}, *TEXT]}])
+    inputs = processor(prompt, images=[SHAPES])
+    asked, said = inputs.pop("input_ids"), torch.tensor(result.token_ids)
+    del inputs["attention_mask"], inputs["cross_attention_mask"]
+    logits = model(input_ids=torch.cat((asked[0], said))[None], **inputs).logits[0, asked.shape[1] - 1 : -1]
+    told = torch.tensor([one.logprob for one in result.logprobs])
+    torch.testing.assert_close(token_logprobs(logits, said), told, atol=1e-4, rtol=0)
+    assert (logits.argmax(-1) != said).any()  # not only the likeliest were drawn
 
 
 # --- what is reused ----------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
-"""Checkpoints are whole or not there, and a loss that is no number ends a run."""
+"""Checkpoints are whole or not there, a loss that is no number ends a run, and another loss can be given."""
 
+import copy
 import os
 from dataclasses import replace
 
@@ -9,10 +10,22 @@ from safetensors import SafetensorError
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from mossvl.errors import TrainingError
+from mossvl.model.loss import token_logprobs
+from mossvl.options import MediaOptions
 from mossvl.tiny.recipe import Recipe
 from mossvl.tiny.train import train_stage
 from mossvl.training import trainer
-from mossvl.training.trainer import UNFINISHED, StopAfter, finish, last_checkpoint, written_whole
+from mossvl.training.batches import Packer
+from mossvl.training.examples import encode
+from mossvl.training.trainer import (
+    UNFINISHED,
+    PackedTrainer,
+    StopAfter,
+    finish,
+    last_checkpoint,
+    packed_arguments,
+    written_whole,
+)
 
 STAGE = replace(Recipe.read().stages[0], steps=3, warmup=1, decay=1)
 RECIPE = replace(Recipe.read(), batch=1, stages=[STAGE])
@@ -149,3 +162,68 @@ def test_a_weight_that_is_no_number_makes_no_checkpoint(value, tmp_path, monkeyp
     with pytest.raises(TrainingError, match="weights are no numbers at step 1"):
         train_stage(RECIPE, 0, tmp_path, 1e-9)
     assert last_checkpoint(tmp_path / STAGE.name) is None
+
+
+# --- another loss ------------------------------------------------------------------------------------------------
+
+TURNS = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "It is I, and nobody else."}]
+FORGOTTEN = 3
+"""Tokens at the beginning of the answer that count for nothing."""
+
+
+@pytest.fixture
+def example(processor):
+    return encode(processor, TURNS, MediaOptions())
+
+
+def weighted(batch):
+    """The mean over weighted tokens; weights (1, rows) are of labels, as these are of tokens."""
+    weights = batch.pop("weights")[0, batch["logits_to_keep"] + 1]
+
+    def loss(logits, labels, count):
+        return -(token_logprobs(logits, labels) * weights).sum() / weights.sum()
+
+    return loss
+
+
+def learned(model, processor, example, folder, weights=None, **given):
+    """(loss of an evaluation, weights) after two steps."""
+    model = copy.deepcopy(model).train()
+    packer = Packer(processor.image_token_id, processor.image_processor.merge_size)
+
+    def batch(examples):
+        packed = packer(examples)
+        blank = packed["labels"].shape[1] - len(example.labels)  # a picture after the text, which nobody learns
+        own = {} if weights is None else {"weights": torch.nn.functional.pad(weights, (0, blank))}
+        return {**packed, **own}
+
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=2,
+        learning_rate=1e-2,
+        per_device_train_batch_size=1,
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+        label_names=["labels"],
+        prediction_loss_only=True,
+        **packed_arguments(False),
+    )
+    loop = PackedTrainer(
+        model=model, args=arguments, data_collator=batch, train_dataset=[example] * 2, eval_dataset=[example], **given
+    )
+    loop.train()
+    return loop.evaluate()["eval_loss"], model.state_dict()
+
+
+def test_a_loss_of_weighted_tokens_learns_only_those_that_count(model, processor, example, tmp_path):
+    first = int((example.labels != -100).nonzero()[0])
+    weights = (example.labels != -100).float()[None]
+    weights[0, first : first + FORGOTTEN] = 0
+    shorter = replace(example, labels=example.labels.clone())
+    shorter.labels[first : first + FORGOTTEN] = -100
+    expected_loss, expected = learned(model, processor, shorter, tmp_path)
+    plain_loss, _ = learned(model, processor, example, tmp_path)
+    loss, found = learned(model, processor, example, tmp_path, weights, loss_of=weighted)
+    assert loss == pytest.approx(expected_loss, abs=1e-5) and loss != pytest.approx(plain_loss, abs=1e-2)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

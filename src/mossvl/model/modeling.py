@@ -14,9 +14,10 @@ from mossvl.model.configuration import MossVLConfig
 from mossvl.model.generation import CACHE, MediaGenerationMixin
 from mossvl.model.interval_backend import backend_for
 from mossvl.model.language import NewVision, TextModel
-from mossvl.model.loss import next_token_loss
+from mossvl.model.loss import Loss, followers, next_token_loss
 from mossvl.model.packed_batch import PackedBatch, group_media, image_tokens, seen_rows
 from mossvl.model.pretrained import MossVLPreTrainedModel
+from mossvl.model.signatures import extends
 from mossvl.model.vision import VisionTower
 from mossvl.model.vision_ops import PLAIN, VisionOps, equal_runs
 from mossvl.processing.pixels import Grid
@@ -103,6 +104,7 @@ class MossVLModel(MossVLPreTrainedModel):
             packed: samples that were laid out before, one after the other in `input_ids` (1, rows); it stands in for
                 masks and counts, and `pixel_values` are those of its media.
             cache: what earlier calls left; `pixel_values` are then those of new image tokens only.
+            output_hidden_states: also return what enters each layer, and the final state.
 
         Raises:
             ValueError: image tokens, frames, masks and media counts do not fit together.
@@ -234,38 +236,28 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
         """
         return load_pretrained(cls, super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
 
+    @extends(MossVLModel.forward)
     def forward(
         self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        grid_thw: Tensor | None = None,
-        media_nums_per_sample: Sequence[int] | Tensor | None = None,
-        cross_attention_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        vision_embeds: Tensor | None = None,
-        vision_index: Sequence[int] | Tensor | None = None,
-        vision_chunked_length: int | None = None,
-        packed: PackedBatch | None = None,
-        cache: MossVLCache | None = None,
-        past_key_values: MossVLCache | None = None,
-        use_cache: bool | None = None,
+        *,
         labels: Tensor | None = None,
+        loss: Loss = next_token_loss,
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: Tensor | int | None = None,
-        output_hidden_states: bool | None = None,
+        past_key_values: MossVLCache | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        **inputs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Logits (batch, text, vocab) for a batch of samples; for the other arguments see `MossVLModel.forward`.
 
         Args:
-            labels: (batch, text), -100 where there is nothing to learn; gives `loss`, the mean cross entropy of the
-                next token (or its sum over `num_items_in_batch`).
+            labels: (batch, text), -100 where there is nothing to learn; gives `loss`.
+            loss: what is made of logits, the labels that follow them, and `num_items_in_batch`. By default, the mean
+                cross entropy of the next token (or its sum over `num_items_in_batch`).
             logits_to_keep: only the last so many columns (0: all), or these columns. The loss is of these, too; the
                 last column of all has nothing to predict.
             past_key_values: the cache, by its name in transformers before 5.24.
-            output_hidden_states: also return what enters each layer, and the final state.
 
         Training on packed rows, with `labels` and columns to keep, gives the loss without the logits.
 
@@ -274,42 +266,25 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
         """
         if output_attentions:
             raise OptionError("output_attentions is not supported: attention weights are never computed as a whole")
-        cache = past_key_values if cache is None else cache
-        training = self.training and self.is_gradient_checkpointing
-        if training and (use_cache or cache is not None):
+        cache = past_key_values if inputs.get("cache") is None else inputs["cache"]
+        use_cache = inputs.get("use_cache")
+        recomputed = self.training and self.is_gradient_checkpointing
+        if recomputed and (use_cache or cache is not None):
             raise OptionError("gradient checkpointing runs layers twice and cannot fill a cache; leave use_cache out")
-        output = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            pixel_values=pixel_values,
-            grid_thw=grid_thw,
-            media_nums_per_sample=media_nums_per_sample,
-            cross_attention_mask=cross_attention_mask,
-            inputs_embeds=inputs_embeds,
-            vision_embeds=vision_embeds,
-            vision_index=vision_index,
-            vision_chunked_length=vision_chunked_length,
-            packed=packed,
-            cache=cache,
-            use_cache=self.config.text_config.use_cache and not training and labels is None
-            if use_cache is None
-            else use_cache,
-            output_hidden_states=output_hidden_states,
-        )
+        if use_cache is None:
+            use_cache = self.config.text_config.use_cache and not recomputed and labels is None
+        output = self.model(**{**inputs, "cache": cache, "use_cache": use_cache})
         columns = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(output.last_hidden_state[:, columns])
-        loss = None
+        found = None
         if labels is not None:
-            if attention_mask is not None:  # the first real token follows nothing, padding on the left included
-                before = nn.functional.pad(attention_mask[:, -labels.shape[1] :][:, :-1], (1, 0), value=1)
-                labels = labels.masked_fill(before == 0, -100)
-            followers = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:][:, columns]
-            loss = next_token_loss(logits.flatten(0, 1), followers.flatten(), num_items_in_batch)
+            following = followers(labels, inputs.get("attention_mask"))[:, columns]
+            found = loss(logits.flatten(0, 1), following.flatten(), num_items_in_batch)
         # A training loop would keep the logits, and in float32.
-        packed_columns = packed is not None and isinstance(columns, Tensor)
-        alone = loss is not None and packed_columns and self.training and torch.is_grad_enabled()
+        packed_columns = inputs.get("packed") is not None and isinstance(columns, Tensor)
+        alone = found is not None and packed_columns and self.training and torch.is_grad_enabled()
         result = CausalLMOutputWithPast(
-            loss=loss,
+            loss=found,
             logits=None if alone else logits,
             hidden_states=output.hidden_states,
             **{CACHE: getattr(output, CACHE)},

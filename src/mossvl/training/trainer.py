@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from mossvl.errors import TrainingError
 from mossvl.model.layers import CrossAttentionLayer, SelfAttentionLayer
+from mossvl.model.loss import Loss, next_token_loss
 from mossvl.model.vision import VisionBlock
 from mossvl.processes import first_process
 from mossvl.processing.pixels import PatchLayout
@@ -38,16 +39,28 @@ TOGETHER = 20
 logger = logging.getLogger(__name__)
 
 
+LossOf = Callable[[dict[str, Any]], Loss]
+"""Makes the loss of a batch that is on its device, and takes out of the batch what only the loss needs."""
+
+
+def next_tokens(batch: dict[str, Any]) -> Loss:
+    """Every label counts the same."""
+    return next_token_loss
+
+
 class PackedTrainer(Trainer):
     """`Trainer` whose batches are packed; pictures that are not yet drawn are drawn on the device.
 
     From then on, this process computes attention without cuDNN.
 
+    Args:
+        loss_of: what is learned from a batch.
+
     Attributes:
         skipped: records that could not be used so far, "FILE: line 3: why"; each is logged once.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, loss_of: LossOf = next_tokens, **kwargs: Any) -> None:
         arguments: TrainingArguments = kwargs["args"]
         # One process drives one GPU: `Trainer` would cut packed rows into one piece for each that it sees.
         arguments._n_gpu = min(arguments.n_gpu, 1)
@@ -60,6 +73,7 @@ class PackedTrainer(Trainer):
             sharding.mixed_precision_policy = replace(
                 sharding.mixed_precision_policy, cast_forward_inputs=False, output_dtype=None
             )
+        self._loss_of = loss_of
         self.skipped: set[str] = set()
         self._right = self._answers = 0
         self._output_dir = self.args.output_dir
@@ -90,7 +104,8 @@ class PackedTrainer(Trainer):
         if isinstance(inputs.get("pixel_values"), Drawn):
             drawn = inputs["pixel_values"].to(self.args.device, non_blocking=True)
             inputs = {**inputs, "pixel_values": drawn.patches(PatchLayout())}
-        return inputs
+        loss = self._loss_of(inputs)
+        return {**inputs, "loss": loss}
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: `Trainer`'s estimate knows no vision tokens, and goes through all modules at every step."""
