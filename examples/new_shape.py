@@ -5,7 +5,6 @@ python examples/new_shape.py score runs/arrow/test.jsonl    how many answers are
 """
 
 import json
-from collections import defaultdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ import typer
 from PIL import Image, ImageDraw
 
 from mossvl import MossVL
+from mossvl.evaluation import ExactAnswers, ask, tallied
 from mossvl.synthetic import COLOURS, KINDS, Scene, Thing, render
 from mossvl.synthetic.world import Split, World
 
@@ -68,17 +68,16 @@ def write(folder: Path) -> None:
 @app.command()
 def score(records: Path, checkpoint: Annotated[Path | None, typer.Option("--checkpoint", "-c")] = None) -> None:
     """Ask all questions, and count right answers."""
-    given = [json.loads(line) for line in records.read_text().splitlines()]
-    queries = [
-        {"prompt": one["prompt"], "images": [str(records.parent / image) for image in one["images"]]} for one in given
-    ]
+    tasks = []
+    for one in map(json.loads, records.read_text().splitlines()):
+        pictures = [{"type": "image", "image": str(records.parent / image)} for image in one["images"]]
+        question = {"role": "user", "content": [*pictures, {"type": "text", "text": one["prompt"]}]}
+        name = "arrows" if one["shape"] == "arrow" else "other shapes"
+        tasks.append(ExactAnswers(name, [question], [one["response"]]))
     with MossVL(checkpoint) as llm:
-        results = llm.generate(queries, raise_on_error=True)
-    right = defaultdict(list)
-    for one, result in zip(given, results, strict=True):
-        right["arrows" if one["shape"] == "arrow" else "other shapes"].append(result.text == one["response"])
-    for name, answers in sorted(right.items()):
-        print(f"{name}: {sum(answers)} of {len(answers)} right")
+        right = tallied(ask(llm, tasks))
+    for name, (total, answers) in sorted(right.items()):
+        print(f"{name}: {total:.0f} of {answers} right")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ FLOORS = [
     *("version", "errors", "names", "progress", "processes", "disk", "malloc", "forking"),
     *("forms", "options", "media", "checkpoints", "processing", "synthetic", "data", "kernels", "model"),
     *("queries", "scheduling", "sources", "device", "engine", "offline"),
-    *("registration", "loading", "llm", "bench", "training", "tiny", "server", "cli"),
+    *("registration", "loading", "llm", "evaluation", "bench", "training", "tiny", "server", "cli"),
 ]
 """The rooms of the package, from the ground up: a room imports only from those before it."""
 

@@ -10,9 +10,10 @@ import pytest
 from media.clips import plain_decode
 
 import mossvl
+from mossvl.evaluation import ask
 from mossvl.synthetic import Scene, Thing, write_picture
 from mossvl.synthetic.world import Split
-from mossvl.tiny.evaluate import answered, most_frequent, write_conversations
+from mossvl.tiny.evaluate import most_frequent, write_conversations
 
 CLIP = str(Path(__file__).parents[2] / "examples" / "clip.mp4")
 PICTURE = str(Path(__file__).parents[2] / "examples" / "shapes.png")
@@ -32,23 +33,24 @@ def tiny():
         yield llm
 
 
-def share(rights):
-    answers = [right for task in rights.values() for right in task]
-    return sum(answers) / len(answers)
+def share(llm, conversations):
+    scores = [score for _, score in ask(llm, conversations)]
+    assert len(scores) == sum(len(one.answers) for one in conversations)
+    return sum(scores) / len(scores)
 
 
 def test_files_of_the_test_split_are_answered_and_black_ones_are_not(tiny, tmp_path):
     conversations = write_conversations(tmp_path / "shown", Split.TEST, 2)
     black = write_conversations(tmp_path / "black", Split.TEST, 1, blind=True)
-    assert share(answered(tiny, conversations)) > 0.9
-    assert share(answered(tiny, black)) < 0.5
+    assert share(tiny, conversations) > 0.9
+    assert share(tiny, black) < 0.5
     assert [one.answers for one in black] == [one.answers for one in conversations[::2]]
 
 
 def test_the_most_frequent_answer_is_found(tmp_path):
     class Asked:
-        def __init__(self, task, answers):
-            self.task, self.answers = task, answers
+        def __init__(self, name, answers):
+            self.name, self.answers = name, answers
 
     shares = most_frequent([Asked("a", ["yes", "no"]), Asked("a", ["yes"]), Asked("b", ["no"])])
     assert shares == {"a": pytest.approx(2 / 3), "b": 1.0}

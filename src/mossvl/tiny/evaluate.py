@@ -11,17 +11,17 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 
 from mossvl.checkpoints.default import CHECKPOINT
+from mossvl.evaluation import ExactAnswers, ask, tallied
 from mossvl.llm import MossVL
 from mossvl.progress import progress
 from mossvl.synthetic.files import write_clip, write_picture
@@ -35,23 +35,7 @@ LARGER = 2
 BLACK = Background("plain", (0, 0, 0))
 
 
-@dataclass(frozen=True)
-class Conversation:
-    """Questions about files.
-
-    Attributes:
-        questions: user messages, with media as paths.
-        answers: expected answers.
-        video_fps: sampled frames per second.
-    """
-
-    task: str
-    questions: Sequence[dict[str, Any]]
-    answers: Sequence[str]
-    video_fps: float
-
-
-def write_conversation(folder: Path, split: Split, blind: bool, named: tuple[str, int]) -> Conversation:
+def write_conversation(folder: Path, split: Split, blind: bool, named: tuple[str, int]) -> ExactAnswers:
     """Write the files of one sample.
 
     Args:
@@ -74,10 +58,10 @@ def write_conversation(folder: Path, split: Split, blind: bool, named: tuple[str
     messages = messages_of(sample, file)
     answers = [turn.answer for turn in sample.turns]
     questions = [message for message in messages if message["role"] == "user"]
-    return Conversation(task, questions, answers, sample.video_fps)
+    return ExactAnswers(task, questions, answers, {"media_kwargs": {"video_fps": sample.video_fps}})
 
 
-def write_conversations(folder: Path, split: Split, each: int, blind: bool = False) -> list[Conversation]:
+def write_conversations(folder: Path, split: Split, each: int, blind: bool = False) -> list[ExactAnswers]:
     """Write `each` samples of every task, in one process for each core."""
     folder.mkdir()
     named = [(task, number) for task in TASKS for number in range(each)]
@@ -93,34 +77,11 @@ def write_conversations(folder: Path, split: Split, each: int, blind: bool = Fal
     return written
 
 
-def answered(llm: MossVL, conversations: Sequence[Conversation]) -> dict[str, list[bool]]:
-    """Ask all questions, turn by turn; return whether each answer of a task is right."""
-    right: defaultdict[str, list[bool]] = defaultdict(list)
-    histories: list[list[dict[str, Any]]] = [[] for _ in conversations]
-    for turn in range(max(len(conversation.questions) for conversation in conversations)):
-        active = [
-            (conversation, histories[i])
-            for i, conversation in enumerate(conversations)
-            if turn < len(conversation.questions)
-        ]
-        for conversation, messages in active:
-            messages.append(conversation.questions[turn])
-        queries = [
-            {"messages": messages, "media_kwargs": {"video_fps": conversation.video_fps}}
-            for conversation, messages in active
-        ]
-        results = llm.generate(queries, raise_on_error=True)
-        for (conversation, messages), result in zip(active, results, strict=True):
-            messages.append({"role": "assistant", "content": result.text})
-            right[conversation.task].append(result.text == conversation.answers[turn])
-    return dict(right)
-
-
-def most_frequent(conversations: Sequence[Conversation]) -> dict[str, float]:
+def most_frequent(conversations: Sequence[ExactAnswers]) -> dict[str, float]:
     """Return the share of the most frequent answer of each task."""
     answers: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for conversation in conversations:
-        answers[conversation.task].update(conversation.answers)
+        answers[conversation.name].update(conversation.answers)
     return {task: counts.most_common(1)[0][1] / counts.total() for task, counts in answers.items()}
 
 
@@ -148,15 +109,15 @@ def main(
         blind = write_conversations(black, split, each, blind=True)
         with MossVL(checkpoint) as llm:
             print("asking about pictures and clips", file=sys.stderr)
-            right = answered(llm, conversations)
+            right = tallied(ask(llm, conversations))
             print("asking about black media", file=sys.stderr)
-            guessed = answered(llm, blind)
+            guessed = tallied(ask(llm, blind))
     likely = most_frequent(conversations)
     figures = {
         task: {
-            "answers": len(right[task]),
-            "right": mean(right[task]),
-            "blind": mean(guessed[task]),
+            "answers": right[task].answers,
+            "right": right[task].mean,
+            "blind": guessed[task].mean,
             "most frequent": likely[task],
         }
         for task in right

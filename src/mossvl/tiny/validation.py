@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import TrainerControl
 
+from mossvl.evaluation import Tally
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic.tasks import TASKS
 from mossvl.synthetic.world import Split, World
@@ -56,8 +57,8 @@ class TinyTrainer(PackedTrainer):
         prepared = ((self._prepare_inputs(batch), tasks) for batch, tasks in self._questions)
         answers = accuracy(self.model, prepared)
         counts = torch.tensor([answers[task] for task in TASKS], device=self.args.device)
-        right, asked = self.accelerator.reduce(counts).T.tolist()
-        metrics = {f"eval_{task}": r / n for task, r, n in zip(TASKS, right, asked, strict=True)}
+        everywhere = self.accelerator.reduce(counts).tolist()
+        metrics = {f"eval_{task}": Tally(*both).mean for task, both in zip(TASKS, everywhere, strict=True)}
         metrics["eval_right"] = sum(metrics.values()) / len(metrics)
         self.log(metrics)
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -4,12 +4,16 @@ A greedy answer is the expected one if and only if, after every beginning of the
 is the expected next one. One pass over the whole conversation tells, for all its answers at once.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from mossvl.evaluation import Tally, tallied
+
+Batch = Mapping[str, Any]
+"""Arguments of the model's forward pass, labels among them."""
 
 
 def exact_answers(logits: Tensor, columns: Tensor, labels: Tensor) -> list[bool]:
@@ -27,9 +31,7 @@ def exact_answers(logits: Tensor, columns: Tensor, labels: Tensor) -> list[bool]
     return (wrong == 0).tolist()
 
 
-def accuracy(
-    model: nn.Module, batches: Iterable[tuple[Mapping[str, Any], Sequence[str]]]
-) -> dict[str, tuple[int, int]]:
+def accuracy(model: nn.Module, batches: Iterable[tuple[Batch, Sequence[str]]]) -> dict[str, Tally]:
     """For each name, how many answers were right, and of how many.
 
     Whether gradients are recorded is left as it is: layers that were compiled for training are not compiled once more.
@@ -37,15 +39,15 @@ def accuracy(
     Args:
         batches: arguments of the model, on its device, and a name for each answer in them, as the task it belongs to.
     """
-    found: defaultdict[str, list[bool]] = defaultdict(list)
     learning = model.training
     model.eval()
     try:
-        for batch, names in batches:
-            logits = model(**batch).logits[0].detach()
-            answers = exact_answers(logits, batch["logits_to_keep"], batch["labels"][0])
-            for name, right in zip(names, answers, strict=True):
-                found[name].append(right)
+        return tallied(_scored(model, batches))
     finally:
         model.train(learning)
-    return {name: (sum(rights), len(rights)) for name, rights in found.items()}
+
+
+def _scored(model: nn.Module, batches: Iterable[tuple[Batch, Sequence[str]]]) -> Iterator[tuple[str, float]]:
+    for batch, names in batches:
+        logits = model(**batch).logits[0].detach()
+        yield from zip(names, exact_answers(logits, batch["logits_to_keep"], batch["labels"][0]), strict=True)

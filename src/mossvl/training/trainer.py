@@ -21,6 +21,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from mossvl.errors import TrainingError
+from mossvl.evaluation import Tally
 from mossvl.model.layers import CrossAttentionLayer, SelfAttentionLayer
 from mossvl.model.loss import Loss, next_token_loss
 from mossvl.model.vision import VisionBlock
@@ -75,7 +76,7 @@ class PackedTrainer(Trainer):
             )
         self._loss_of = loss_of
         self.skipped: set[str] = set()
-        self._right = self._answers = 0
+        self._right: list[bool] = []
         self._output_dir = self.args.output_dir
         if first_process():  # With no step left, rank 0 may be writing before another rank comes here.
             shutil.rmtree(Path(self.args.output_dir, UNFINISHED), ignore_errors=True)
@@ -113,23 +114,21 @@ class PackedTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As `Trainer` does; `eval_right` is the share of answers that the model would give word by word."""
-        self._right = self._answers = 0
+        self._right = []
         return super().evaluate(*args, **kwargs)
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             output = model(**inputs)
-        answers = exact_answers(output.logits[0], inputs["logits_to_keep"], inputs["labels"][0])
-        self._right, self._answers = self._right + sum(answers), self._answers + len(answers)
+        self._right += exact_answers(output.logits[0], inputs["logits_to_keep"], inputs["labels"][0])
         return output.loss.detach(), None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As `Trainer` does, but a loss that is no number ends the run."""
         if "eval_loss" in logs:
-            counts = torch.tensor([self._right, self._answers], device=self.args.device)
-            right, answers = self.accelerator.reduce(counts).tolist()
-            logs["eval_right"] = right / max(answers, 1)
+            counts = torch.tensor(Tally.of(self._right), device=self.args.device)
+            logs["eval_right"] = Tally(*self.accelerator.reduce(counts).tolist()).mean
         super().log(logs, start_time)
         if "loss" in logs and not torch.isfinite(torch.tensor(logs["loss"])):
             raise TrainingError(
