@@ -9,13 +9,14 @@ import pytest
 
 import mossvl
 from mossvl.cli.options import GROUPS, EngineFlags, GenerationFlags, LimitFlags, ServerFlags
+from mossvl.cli.train import TrainFlags
 
 
 def test_version(command):
     assert command("--version").stdout == f"mossvl {mossvl.__version__}\n"
 
 
-@pytest.mark.parametrize("name", ["ask", "run", "serve", "frames", "inspect", "bench"])
+@pytest.mark.parametrize("name", ["ask", "run", "serve", "frames", "inspect", "train", "merge", "bench"])
 def test_every_command_has_help(command, name):
     result = command(name, "--help")
     assert result.exit_code == 0
@@ -26,13 +27,16 @@ ELSEWHERE = {
     GenerationFlags: {"n", "logprobs"},  # One answer a query, as text.
     LimitFlags: {"sources"},  # Of what one asks about oneself, nothing is kept away.
     EngineFlags: {"device", "dtype"},  # Flags of every command.
+    TrainFlags: {"checkpoint", "device", "dtype", "media_dir"}  # Those, too; the rest has a name of its own.
+    | {"data", "output", "media", "adapt"},
 }
+COMMANDS = {EngineFlags: "serve", ServerFlags: "serve", TrainFlags: "train"}
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", [*GROUPS, TrainFlags])
 def test_every_option_has_a_flag(command, group):
     assert set(group.flags) | ELSEWHERE.get(group, set()) == {field.name for field in fields(group.options)}
-    shown = command("serve" if group in (EngineFlags, ServerFlags) else "run", "--help").stdout
+    shown = command(COMMANDS.get(group, "run"), "--help").stdout
     for option, flag in group.flags.items():
         for names in flag.names or (f"--{option.replace('_', '-')}",):
             assert all(name in shown for name in names.split("/"))

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from mossvl.cli import extras
+from mossvl.options import MediaOptions
+from mossvl.training.options import Part, TrainOptions
 
 
 @pytest.fixture
@@ -31,6 +33,57 @@ def test_check_shows_an_example_with_media_if_there_is_one(command, checkpoint, 
     result = command("train", tmp_path / "data.json", "-c", checkpoint, "--check", "--workers", 0)
     assert result.exit_code == 0 and "Who 0?" in result.stdout and "Who 1?" not in result.stdout
     assert "<|image_pad|>" in result.stdout.split("Who 0?")[1]
+
+
+@pytest.mark.parametrize("flag", ["--media-dir", "--data-dir"])
+def test_paths_of_media_start_where_a_flag_says_also_by_its_older_name(flag, command, checkpoint, golden, tmp_path):
+    record = {"prompt": "Seen?", "response": "Yes.", "images": ["shapes.png"]}
+    (tmp_path / "data.jsonl").write_text(json.dumps(record))
+    asked = ["train", tmp_path / "data.jsonl", "-c", checkpoint, "--check", "--workers", 0]
+    assert command(*asked).exit_code == 2
+    assert "1 records, 0 of them bad" in command(*asked, flag, golden / "media").stdout
+
+
+def test_the_older_name_is_not_shown_and_not_mixed_with_the_new_one(command, data):
+    assert "--data-dir" not in command("train", "--help").stdout
+    both = command("train", data, "-o", "unused", "--media-dir", "a", "--data-dir", "b")
+    assert both.exit_code == 2 and "older name of --media-dir" in both.stderr
+
+
+def test_flags_become_the_options_of_the_run(command, checkpoint, data, monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr("mossvl.training.run.train", lambda options: given.append(options) or tmp_path)
+    few = [
+        "--max-steps",
+        3,
+        "--learning-rate",
+        "0.01",
+        "--bad",
+        "stop",
+        "--compile",
+        "--warmup",
+        0,
+        "--eval-data",
+        data,
+    ]
+    parts = ["--part", "vision", "--part", "merger", "--part", "vision", "--max-frames", 4]
+    assert command("train", data, "-c", checkpoint, "-o", tmp_path / "out", *few, *parts, "--full").exit_code == 0
+    assert given == [
+        TrainOptions(
+            checkpoint=str(checkpoint),
+            data=data,
+            output=tmp_path / "out",
+            max_steps=3,
+            learning_rate=0.01,
+            bad="stop",
+            compile=True,
+            warmup=0.0,
+            eval_data=data,
+            parts=(Part.VISION, Part.MERGER),
+            media=MediaOptions(max_frames=4),
+            adapt=False,
+        )
+    ]
 
 
 def test_what_would_change_nothing_or_has_no_place_to_go_is_refused(command, checkpoint, data):

@@ -3,7 +3,8 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, fields
-from typing import Annotated, Any, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, get_type_hints
 
 import typer
 
@@ -26,15 +27,46 @@ Dtype = Annotated[
 ]
 
 
+MediaDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--media-dir",
+        metavar="FOLDER",
+        help="Where relative paths of media start; by default beside the file that has them.",
+        show_default=False,
+    ),
+]
+
+
 @dataclass(frozen=True)
 class Flag:
-    """A flag's description, and its names where they do not follow from the option's."""
+    """A flag's description.
+
+    Attributes:
+        names: where they do not follow from the option's.
+        kind: what it takes, where that is not what the option is; a list is given by repeating the flag.
+    """
 
     help: str
     names: tuple[str, ...] = ()
+    kind: Any = None
 
 
-class GenerationFlags(dict[str, Any]):
+class Flags(dict[str, Any]):
+    """Those options of a dataclass that were given.
+
+    Attributes:
+        options: the dataclass.
+        panel: the heading of its flags in a command's help.
+        flags: by the option's name.
+    """
+
+    options: ClassVar[type]
+    panel: ClassVar[str]
+    flags: ClassVar[dict[str, Flag]]
+
+
+class GenerationFlags(Flags):
     """Those of `GenerationOptions` that were given. One answer a question, and text alone: no `n` and no `logprobs`."""
 
     options, panel = GenerationOptions, "Generation"
@@ -49,17 +81,19 @@ class GenerationFlags(dict[str, Any]):
         "presence_penalty": Flag("Above 0, tokens that the answer has already become less likely."),
         "frequency_penalty": Flag("The same, more so the more often they came."),
         "seed": Flag("Makes drawn answers repeatable."),
-        "stop": Flag("Text that ends the answer; may be given several times."),
-        "stop_token_ids": Flag("Token that ends the answer; may be given several times.", ("--stop-token-id",)),
+        "stop": Flag("Text that ends the answer; may be given several times.", kind=list[str]),
+        "stop_token_ids": Flag(
+            "Token that ends the answer; may be given several times.", ("--stop-token-id",), kind=list[int]
+        ),
         "ignore_eos": Flag("Go on after the model's own end token.", ("--ignore-eos",)),
-        "json_schema": Flag("The answer is JSON of this JSON schema."),
+        "json_schema": Flag("The answer is JSON of this JSON schema.", kind=str),
         "regex": Flag("The answer matches this regular expression."),
         "timeout": Flag("Seconds after which a query fails."),
         "vision_chunked_length": Flag("Frames encoded at a time; changes the memory needed, not the answer."),
     }
 
 
-class MediaFlags(dict[str, Any]):
+class MediaFlags(Flags):
     """Those of `MediaOptions` that were given."""
 
     options, panel = MediaOptions, "Media"
@@ -78,7 +112,7 @@ class MediaFlags(dict[str, Any]):
     }
 
 
-class SystemFlags(dict[str, Any]):
+class SystemFlags(Flags):
     """Those of `SystemPrompt` that were given."""
 
     options, panel = SystemPrompt, "System prompt"
@@ -94,7 +128,7 @@ class SystemFlags(dict[str, Any]):
     }
 
 
-class LimitFlags(dict[str, Any]):
+class LimitFlags(Flags):
     """Those of `MediaLimits` that were given."""
 
     options, panel = MediaLimits, "Limits"
@@ -107,7 +141,7 @@ class LimitFlags(dict[str, Any]):
     }
 
 
-class EngineFlags(dict[str, Any]):
+class EngineFlags(Flags):
     """Those of `EngineConfig` that were given."""
 
     options, panel = EngineConfig, "Engine"
@@ -132,7 +166,7 @@ class EngineFlags(dict[str, Any]):
     }
 
 
-class ServerFlags(dict[str, Any]):
+class ServerFlags(Flags):
     """Those of `ServerConfig` that were given."""
 
     options, panel = ServerConfig, "Server"
@@ -140,20 +174,24 @@ class ServerFlags(dict[str, Any]):
         "host": Flag("Address to listen on. Default: 127.0.0.1."),
         "port": Flag("Port to listen on; 0 for a free one."),
         "api_keys": Flag(
-            "Key that requests must bring; may be given several times. Also MOSSVL_API_KEY.", ("--api-key",)
+            "Key that requests must bring; may be given several times. Also MOSSVL_API_KEY.",
+            ("--api-key",),
+            kind=list[str],
         ),
         "open_to_all": Flag("Listen beyond this machine without a key.", ("--open-to-all",)),
         "origins": Flag(
             "Site (https://example.org, or *) whose pages may ask, too; may be given several times.",
             ("--allow-origin",),
+            kind=list[str],
         ),
-        "model_name": Flag("The model's name in answers; the checkpoint's by default."),
+        "model_name": Flag("The model's name in answers; the checkpoint's by default.", kind=str),
         "media_dirs": Flag(
-            "Folder whose files may be asked about; may be given several times.", ("--allow-media-dir",)
+            "Folder whose files may be asked about; may be given several times.", ("--allow-media-dir",), kind=list[str]
         ),
         "media_domains": Flag(
             "Host, with its subdomains, that media may be fetched from; may be given several times. Default: any.",
             ("--allow-media-domain",),
+            kind=list[str],
         ),
         "private_media": Flag("Media may be fetched from private addresses, too.", ("--allow-private-media",)),
         "max_queue": Flag("Requests that may wait beside those that are computed; others get 503."),
@@ -182,23 +220,16 @@ class ServerFlags(dict[str, Any]):
     }
 
 
-TYPES: dict[str, Any] = {
-    **dict.fromkeys(("stop", "api_keys", "origins", "media_dirs", "media_domains"), list[str]),
-    "stop_token_ids": list[int],
-    "json_schema": str,
-    "model_name": str,
-}
-"""What flags take, where it is not what options are; a list is given by repeating its flag."""
 GROUPS = (GenerationFlags, MediaFlags, SystemFlags, LimitFlags, EngineFlags, ServerFlags)
 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command, in place of each parameter whose type is one of `GROUPS`, one flag for each of its options."""
+    """Give a command, in place of each parameter whose type is one of `Flags`, one flag for each of its options."""
     plain: list[inspect.Parameter] = []
-    expanded: dict[str, tuple[Any, dict[str, str]]] = {}
+    expanded: dict[str, tuple[type[Flags], dict[str, str]]] = {}
     for parameter in inspect.signature(command).parameters.values():
-        group = next((group for group in GROUPS if parameter.annotation is group), None)
-        if group is None:
+        group = parameter.annotation
+        if not (isinstance(group, type) and issubclass(group, Flags)):
             plain.append(parameter)
             continue
         hints = get_type_hints(group.options)
@@ -227,7 +258,7 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
     return flagged
 
 
-def flags_of(*groups: Any) -> dict[str, str]:
+def flags_of(*groups: type[Flags]) -> dict[str, str]:
     """Flags by the settings that they set, as errors name settings: {"MediaLimits.timeout": "--media-timeout"}."""
     return {
         f"{group.options.__name__}.{name}": _names(name, flag)[0]
@@ -242,7 +273,7 @@ def _names(option: str, flag: Flag) -> tuple[str, ...]:
 
 def _flag(option: "Field[Any]", hint: Any, flag: Flag, panel: str) -> Any:
     """An annotation for typer: the option's type, or None where the flag is not given."""
-    kind = TYPES.get(option.name, hint)
+    kind = hint if flag.kind is None else flag.kind
     names = _names(option.name, flag)
     default = None if option.default is MISSING else option.default
     shown = f" Default: {default:.12g}." if isinstance(default, int | float) and not isinstance(default, bool) else ""

@@ -19,6 +19,7 @@ from mossvl.cli.options import (
     Dtype,
     GenerationFlags,
     LimitFlags,
+    MediaDir,
     MediaFlags,
     SystemFlags,
     flags_of,
@@ -56,10 +57,7 @@ def run(
     checkpoint: Checkpoint = None,
     device: Device = None,
     dtype: Dtype = None,
-    media_dir: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Where relative paths of media start.  [default: that of QUERIES]"),
-    ] = None,
+    media_dir: MediaDir = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Most queries answered together.")] = EngineConfig.max_batch,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run ended.")] = False,
     retry_errors: Annotated[

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -11,18 +10,50 @@ import typer
 
 from mossvl.cli.checkpoint import check_checkpoint, prepare, read
 from mossvl.cli.extras import need
-from mossvl.cli.options import Checkpoint, Device, Dtype, MediaFlags, with_flags
+from mossvl.cli.options import Checkpoint, Device, Dtype, Flag, Flags, MediaDir, MediaFlags, with_flags
 from mossvl.errors import DataError, OptionError
 from mossvl.options import MediaOptions
 from mossvl.processes import first_process
-from mossvl.training.options import INNER, Part, TrainOptions
+from mossvl.training.options import Part, TrainOptions
 
 
-class Bad(StrEnum):
-    """What becomes of records that cannot be used."""
+class TrainFlags(Flags):
+    """Those of `TrainOptions` that were given."""
 
-    SKIP = "skip"
-    STOP = "stop"
+    options, panel = TrainOptions, "Training"
+    flags = {
+        "eval_data": Flag("Records to evaluate with: a file, or a folder of such files."),
+        "parts": Flag(
+            "What is trained, once for each part; merger and both kinds of layers if none is given.",
+            ("--part",),
+            list[Part],
+        ),
+        "rank": Flag("Rank of adapters."),
+        "alpha": Flag("Adapters are scaled by alpha / rank."),
+        "dropout": Flag("Part of adapters' inputs that is dropped at random."),
+        "epochs": Flag("Passes over the data."),
+        "max_steps": Flag("Steps at most; 0 for as many as the epochs have."),
+        "batch": Flag("Examples packed into one row."),
+        "accumulate": Flag("Batches of a step, on each GPU."),
+        "learning_rate": Flag("Highest learning rate."),
+        "warmup": Flag("Part of the steps in which it rises to that."),
+        "weight_decay": Flag("AdamW's."),
+        "max_length": Flag("Tokens of an example; longer ones are cut."),
+        "bad": Flag("Records that cannot be used: skip them, or stop at the first. Default: skip."),
+        "gradient_checkpointing": Flag("Less memory, a third more arithmetic.", ("--gradient-checkpointing",)),
+        "vision_chunk": Flag("Frames encoded at a time."),
+        "compile": Flag("On a GPU: have layers compiled, which takes a minute or two.", ("--compile",)),
+        "save_every": Flag("Steps between checkpoints."),
+        "eval_every": Flag("Steps between evaluations."),
+        "log_every": Flag("Steps between lines of the log."),
+        "keep": Flag("Checkpoints that are kept."),
+        "workers": Flag("Processes that read and decode; 0 for none."),
+        "seed": Flag("Of shuffling and of new weights."),
+        "resume": Flag("Go on from the last checkpoint in the folder.", ("--resume",)),
+    }
+
+
+OF_ADAPTERS = ("rank", "alpha", "dropout")
 
 
 @with_flags
@@ -37,93 +68,36 @@ def train(
     check: Annotated[
         bool, typer.Option("--check", help="Read all records, say what is in them, and train nothing.")
     ] = False,
-    eval_data: Annotated[Path | None, typer.Option(metavar="DATA", help="Records to evaluate with.")] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where paths of media start; by default beside the data.", show_default=False)
-    ] = None,
+    media_dir: MediaDir = None,
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", hidden=True)] = None,
     full: Annotated[bool, typer.Option("--full", help="Train the weights themselves, not adapters (LoRA).")] = False,
-    part: Annotated[
-        list[Part] | None,
-        typer.Option(help="What is trained, once for each part; merger and both kinds of layers if none is given."),
-    ] = None,
-    rank: Annotated[int, typer.Option(help="Rank of adapters.")] = TrainOptions.rank,
-    alpha: Annotated[int, typer.Option(help="Adapters are scaled by alpha / rank.")] = TrainOptions.alpha,
-    dropout: Annotated[
-        float, typer.Option(help="Part of adapters' inputs that is dropped at random.")
-    ] = TrainOptions.dropout,
-    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = TrainOptions.epochs,
-    max_steps: Annotated[
-        int, typer.Option(help="Steps at most; 0 for as many as the epochs have.")
-    ] = TrainOptions.max_steps,
-    batch: Annotated[int, typer.Option(help="Examples packed into one row.")] = TrainOptions.batch,
-    accumulate: Annotated[int, typer.Option(help="Batches of a step, on each GPU.")] = TrainOptions.accumulate,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = TrainOptions.learning_rate,
-    warmup: Annotated[float, typer.Option(help="Part of the steps in which it rises to that.")] = TrainOptions.warmup,
-    weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = TrainOptions.weight_decay,
-    max_length: Annotated[int | None, typer.Option(help="Tokens of an example; longer ones are cut.")] = None,
-    bad: Annotated[Bad, typer.Option(help="Records that cannot be used: skip them, or stop at the first.")] = Bad.SKIP,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory, a third more arithmetic.")
-    ] = False,
-    vision_chunk: Annotated[int | None, typer.Option(help="Frames encoded at a time.")] = None,
-    compiled: Annotated[
-        bool,
-        typer.Option("--compile", help="On a GPU: have layers compiled, which takes a minute or two."),
-    ] = False,
-    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = TrainOptions.save_every,
-    eval_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = TrainOptions.eval_every,
-    log_every: Annotated[int, typer.Option(help="Steps between lines of the log.")] = TrainOptions.log_every,
-    keep: Annotated[int, typer.Option(help="Checkpoints that are kept.")] = TrainOptions.keep,
-    workers: Annotated[int, typer.Option(help="Processes that read and decode; 0 for none.")] = TrainOptions.workers,
-    seed: Annotated[int, typer.Option(help="Of shuffling and of new weights.")] = TrainOptions.seed,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
     device: Device = None,
     dtype: Dtype = None,
+    training: TrainFlags,
     media: MediaFlags,
 ) -> None:
     """Fine-tune on conversations about images and videos. docs/training.md describes the records.
 
     The result is FOLDER/adapter, for `mossvl merge`; with --full it is the checkpoint FOLDER/model.
     """
-    of_adapters = {"--rank": rank, "--alpha": alpha, "--dropout": dropout}
-    idle = [name for name, value in of_adapters.items() if value != getattr(TrainOptions, name[2:])]
+    defaults = {name: getattr(TrainOptions, name) for name in OF_ADAPTERS}
+    idle = [f"--{name}" for name, default in defaults.items() if training.get(name, default) != default]
     if full and idle:
         raise OptionError(f"{', '.join(idle)} would change nothing with --full, which trains no adapters")
+    if media_dir and data_dir:
+        raise OptionError("--data-dir is the older name of --media-dir; give one of the two")
     need("train")
     folder = check_checkpoint(checkpoint)
     options = TrainOptions(
         checkpoint=str(Path(folder).resolve()) if Path(folder).is_dir() else folder,
         data=data,
         output=output,
-        eval_data=eval_data,
-        media_dir=data_dir,
+        media_dir=media_dir or data_dir,
         adapt=not full,
-        parts=list(dict.fromkeys(part)) if part else INNER,
-        rank=rank,
-        alpha=alpha,
-        dropout=dropout,
-        epochs=epochs,
-        max_steps=max_steps,
-        batch=batch,
-        accumulate=accumulate,
-        learning_rate=learning_rate,
-        warmup=warmup,
-        weight_decay=weight_decay,
-        max_length=max_length,
-        bad="stop" if bad is Bad.STOP else "skip",
-        gradient_checkpointing=gradient_checkpointing,
-        vision_chunk=vision_chunk,
-        compile=compiled,
         device=device,
         dtype=dtype,
-        save_every=save_every,
-        eval_every=eval_every,
-        log_every=log_every,
-        keep=keep,
-        workers=workers,
-        seed=seed,
-        resume=resume,
         media=MediaOptions.from_dict(media),
+        **training,
     )
     if check:
         _check(options)

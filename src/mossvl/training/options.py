@@ -137,6 +137,7 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if not self.parts:
             raise OptionError(f"no part is trained; choose some of {', '.join(Part)}")
+        object.__setattr__(self, "parts", tuple(dict.fromkeys(self.parts)))
         positive = [
             "rank",
             "alpha",
