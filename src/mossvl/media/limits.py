@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Any, Protocol
 
 import httpx
 
 from mossvl.errors import GenerationCancelled, GenerationTimeout, OptionError
 from mossvl.media.addresses import host_name
+from mossvl.options.checks import check_options
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,28 @@ def _is_domain(domain: object) -> bool:
 
 
 @dataclass(frozen=True)
+class _Integer:
+    least: int
+
+    def __call__(self, name: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < self.least:
+            raise OptionError(f"{name} is {value!r}; give an integer {'above zero' if self.least else 'from zero on'}")
+        return value
+
+
+def _seconds(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or value <= 0:
+        raise OptionError(f"{name} is {value!r}; give seconds, a number above zero")
+    return value
+
+
+def _policy(name: str, value: Any) -> SourcePolicy:
+    if not isinstance(value, SourcePolicy):
+        raise OptionError(f"{name} is {value!r}; give a SourcePolicy")
+    return value
+
+
+@dataclass(frozen=True)
 class MediaLimits:
     """Limits on one image or one video; each is checked before the work that it limits.
 
@@ -70,24 +93,15 @@ class MediaLimits:
             `SourcePolicy`.
     """
 
-    image_pixels: int = 201_326_592
-    download_bytes: int = 1 << 30
-    timeout: float = 600.0
-    duration: float = math.inf
-    redirects: int = 5
-    sources: SourcePolicy = SourcePolicy()
+    image_pixels: Annotated[int, _Integer(1)] = 201_326_592
+    download_bytes: Annotated[int, _Integer(1)] = 1 << 30
+    timeout: Annotated[float, _seconds] = 600.0
+    duration: Annotated[float, _seconds] = math.inf
+    redirects: Annotated[int, _Integer(0)] = 5
+    sources: Annotated[SourcePolicy, _policy] = SourcePolicy()
 
     def __post_init__(self) -> None:
-        for name, least in (("image_pixels", 1), ("download_bytes", 1), ("redirects", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise OptionError(f"{name} is {value!r}; give an integer {'above zero' if least else 'from zero on'}")
-        for name in ("timeout", "duration"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or value <= 0:
-                raise OptionError(f"{name} is {value!r}; give seconds, a number above zero")
-        if not isinstance(self.sources, SourcePolicy):
-            raise OptionError(f"sources is {self.sources!r}; give a SourcePolicy")
+        check_options(self)
 
 
 DEFAULT_LIMITS = MediaLimits()

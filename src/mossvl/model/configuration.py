@@ -13,44 +13,53 @@ from transformers.activations import ACT2FN
 
 from mossvl.checkpoints.dtypes import check_dtypes, check_stored_dtype
 from mossvl.checkpoints.headers import quantizes, usable
+from mossvl.options.checks import Check, check_each
 
 LARGEST = 2**24
 """Of any size. It is far beyond all models, and no parameter of so many rows and columns overflows."""
 
 
-def _check_whole(name: str, value: Any, least: int = 1, most: int = LARGEST) -> None:
+def _whole(name: str, value: Any, least: int = 1, most: int = LARGEST) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise ValueError(f"{name} {value!r:.40} must be a whole number from {least} to {most}")
+    return value
 
 
-def _check_sizes(part: str, **sizes: int) -> None:
-    for name, value in sizes.items():
-        _check_whole(f"{part}: {name}", value)
+def _token(name: str, value: Any) -> int:
+    return _whole(name, value, least=0)
+
+
+def _positive(name: str, value: Any) -> float:
+    """A finite number above 0."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
+        raise ValueError(f"{name} {value!r:.40} must be a finite number above 0")
+    return value
+
+
+def _activation(name: str, value: str) -> str:
+    if value not in ACT2FN:
+        raise ValueError(f"{name} {value!r:.40} is no activation that is known; models have silu")
+    return value
 
 
 def _check_layers(name: str, given: Iterable[Any], layers: int) -> None:
     """Numbers of layers, of which none comes twice."""
     numbers = list(given)
     for number in numbers:
-        _check_whole(name, number, least=0, most=layers - 1)
+        _whole(name, number, least=0, most=layers - 1)
     if len(set(numbers)) != len(numbers):
         raise ValueError(f"{name} {numbers!r:.80} must be distinct")
 
 
-def _check_positive(name: str, value: Any) -> None:
-    """A finite number above 0."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:
-        raise ValueError(f"{name} {value!r:.40} must be a finite number above 0")
-
-
-def _check_activation(name: str, value: str) -> None:
-    if value not in ACT2FN:
-        raise ValueError(f"{name} {value!r:.40} is no activation that is known; models have silu")
-
-
 class MossVLPartConfig(PreTrainedConfig):
-    """What the configurations have in common."""
+    """What the configurations have in common.
+
+    Attributes:
+        checks: of settings, by their names.
+    """
+
+    checks: ClassVar[dict[str, Check]] = {}
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("num_labels", None)  # Of classifiers; transformers would make a name for each.
@@ -66,6 +75,7 @@ class MossVLPartConfig(PreTrainedConfig):
         if isinstance(quantizer, Mapping) and not quantizes(quantizer):
             del kwargs["quantization_config"]  # transformers would refuse it.
         super().__post_init__(**kwargs)
+        check_each(self, self.checks, part)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -97,6 +107,13 @@ class MossVLVisionConfig(MossVLPartConfig):
 
     model_type = "moss_vl_vision"
     base_config_key = "vision_config"
+    checks: ClassVar[dict[str, Check]] = {
+        **dict.fromkeys(("depth", "hidden_size", "intermediate_size", "num_heads", "in_channels"), _whole),
+        **dict.fromkeys(("patch_size", "temporal_patch_size", "spatial_merge_size"), _whole),
+        **dict.fromkeys(("num_position_embeddings", "out_hidden_size"), _whole),
+        "hidden_act": _activation,
+        "initializer_range": _positive,
+    }
 
     depth: int = 27
     hidden_size: int = 1152
@@ -115,27 +132,9 @@ class MossVLVisionConfig(MossVLPartConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         part = "vision_config"
-        _check_sizes(
-            part,
-            depth=self.depth,
-            hidden_size=self.hidden_size,
-            intermediate_size=self.intermediate_size,
-            num_heads=self.num_heads,
-            in_channels=self.in_channels,
-            patch_size=self.patch_size,
-            temporal_patch_size=self.temporal_patch_size,
-            spatial_merge_size=self.spatial_merge_size,
-            num_position_embeddings=self.num_position_embeddings,
-            out_hidden_size=self.out_hidden_size,
-        )
-        _check_sizes(
-            part,
-            pixels_of_a_patch=self.in_channels * self.temporal_patch_size * self.patch_size**2,
-            merged_hidden_size=self.hidden_size * self.spatial_merge_size**2,
-        )
+        _whole(f"{part}: pixels_of_a_patch", self.in_channels * self.temporal_patch_size * self.patch_size**2)
+        _whole(f"{part}: merged_hidden_size", self.hidden_size * self.spatial_merge_size**2)
         _check_layers(f"{part}: deepstack_visual_indexes", self.deepstack_visual_indexes, self.depth)
-        _check_activation(f"{part}: hidden_act", self.hidden_act)
-        _check_positive(f"{part}: initializer_range", self.initializer_range)
         if self.hidden_size % (4 * self.num_heads):
             raise ValueError(
                 f"vision_config: hidden_size {self.hidden_size} must be a multiple of 4 × num_heads "
@@ -155,6 +154,14 @@ class MossVLTextConfig(MossVLPartConfig):
 
     model_type = "moss_vl_text"
     base_config_key = "text_config"
+    checks: ClassVar[dict[str, Check]] = {
+        **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"), _whole),
+        **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "head_dim"), _whole),
+        "max_position_embeddings": _whole,
+        "hidden_act": _activation,
+        "rms_norm_eps": _positive,
+        "initializer_range": _positive,
+    }
     default_theta = 5_000_000.0
     ignore_keys_at_rope_validation: ClassVar[set[str]] = {"mrope_section", "mrope_interleaved"}
 
@@ -182,27 +189,13 @@ class MossVLTextConfig(MossVLPartConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         part = "text_config"
-        _check_sizes(
-            part,
-            vocab_size=self.vocab_size,
-            hidden_size=self.hidden_size,
-            intermediate_size=self.intermediate_size,
-            num_hidden_layers=self.num_hidden_layers,
-            num_attention_heads=self.num_attention_heads,
-            num_key_value_heads=self.num_key_value_heads,
-            head_dim=self.head_dim,
-            max_position_embeddings=self.max_position_embeddings,
-        )
-        _check_sizes(part, width_of_all_heads=self.num_attention_heads * self.head_dim)
+        _whole(f"{part}: width_of_all_heads", self.num_attention_heads * self.head_dim)
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"text_config: num_attention_heads {self.num_attention_heads} must be a multiple of "
                 f"num_key_value_heads {self.num_key_value_heads}"
             )
         _check_layers(f"{part}: cross_attention_layers", self.cross_attention_layers, self.num_hidden_layers)
-        _check_activation(f"{part}: hidden_act", self.hidden_act)
-        _check_positive(f"{part}: rms_norm_eps", self.rms_norm_eps)
-        _check_positive(f"{part}: initializer_range", self.initializer_range)
         if self.attention_dropout:
             raise ValueError(f"text_config: attention_dropout {self.attention_dropout} is not supported; it must be 0")
         self.rope_parameters = self._checked_rope(dict(self.rope_parameters or {}))
@@ -216,12 +209,12 @@ class MossVLTextConfig(MossVLPartConfig):
         rope.setdefault("mrope_section", [self.head_dim // 2 - 2 * side, side, side])
         if rope["rope_type"] != "default" or rope["mrope_interleaved"] is not True:
             raise ValueError(f"text_config: XRoPE is the default rope type, interleaved; got rope_parameters {rope}")
-        _check_positive("text_config: rope_theta", rope["rope_theta"])
+        _positive("text_config: rope_theta", rope["rope_theta"])
         sections = rope["mrope_section"]
         if not isinstance(sections, list | tuple) or len(sections) != 3:
             raise ValueError(f"text_config: mrope_section {sections!r:.80} must be three numbers: time, height, width")
         for section in sections:
-            _check_whole("text_config: mrope_section", section, least=0)
+            _whole("text_config: mrope_section", section, least=0)
         if 2 * sum(sections) != self.head_dim:
             raise ValueError(
                 f"text_config: mrope_section {sections} must add up to head_dim / 2 = {self.head_dim / 2:g}"
@@ -234,6 +227,10 @@ class MossVLConfig(MossVLPartConfig):
     """A whole MOSS-VL model. `text_config` and `vision_config` may be given as dicts."""
 
     model_type = "moss_vl"
+    checks: ClassVar[dict[str, Check]] = {
+        **dict.fromkeys(("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"), _token),
+        "vision_seq_pad_multiple": lambda name, value: _whole(f"the model: {name}", value),
+    }
     sub_configs: ClassVar[dict[str, type[PreTrainedConfig]]] = {
         "vision_config": MossVLVisionConfig,
         "text_config": MossVLTextConfig,
@@ -260,9 +257,6 @@ class MossVLConfig(MossVLPartConfig):
             self.vision_config = MossVLVisionConfig(**(self.vision_config or {}))
         self.architectures: list[str] = getattr(self, "architectures", None) or ["MossVLForConditionalGeneration"]
         super().__post_init__(**kwargs)
-        for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
-            _check_whole(name, getattr(self, name), least=0)
-        _check_sizes("the model", vision_seq_pad_multiple=self.vision_seq_pad_multiple)
         if self.vision_config.out_hidden_size != self.text_config.hidden_size:
             raise ValueError(
                 f"vision_config.out_hidden_size {self.vision_config.out_hidden_size} must equal "

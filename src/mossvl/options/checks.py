@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
-from functools import wraps
+from dataclasses import dataclass, fields
+from functools import cache, wraps
 from numbers import Real
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mossvl.errors import OptionError
 from mossvl.names import nearest
@@ -79,6 +80,13 @@ def whole(name: str, value: Any, least: float = 1, most: float = math.inf) -> in
     return int(value)
 
 
+def switch(name: str, value: Any) -> bool:
+    """`value` if it is true or false, or an `OptionError`."""
+    if not isinstance(value, bool):
+        raise OptionError(f"{name}={shown(value)} must be true or false")
+    return value
+
+
 def choice(name: str, value: Any, known: Sequence[str]) -> str:
     """`value` if it is one of those known, or an `OptionError`."""
     if value not in known:
@@ -95,3 +103,80 @@ def mapping(name: str, value: Any) -> Mapping[str, Any]:
 def pick(given: T | None, default: T) -> T:
     """What a query says, or else the default."""
     return default if given is None else given
+
+
+# --- options that say themselves how they are checked --------------------------------------------------------------
+
+
+Check = Callable[[str, Any], Any]
+"""Gives the value of the option of this name as it is kept, or raises an error."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """See `number`."""
+
+    above: float = -math.inf
+    most: float = math.inf
+
+    def __call__(self, name: str, value: Any) -> float:
+        return number(name, value, self.above, self.most)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """See `whole`."""
+
+    least: float = 1
+    most: float = math.inf
+
+    def __call__(self, name: str, value: Any) -> int:
+        return whole(name, value, self.least, self.most)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """See `choice`."""
+
+    known: tuple[str, ...]
+
+    def __call__(self, name: str, value: Any) -> str:
+        return choice(name, value, self.known)
+
+
+Switch = Annotated[bool, switch]
+Count = Annotated[int, Whole()]
+CountFrom0 = Annotated[int, Whole(0)]
+Positive = Annotated[float, Number(above=0)]
+
+
+def check_options(options: Any) -> None:
+    """Check the fields of a dataclass whose types have a check, as `Count` has, and keep what it gives; a field that
+    may be None is not checked where it is."""
+    check_each(options, checks_of(type(options)))  # type: ignore[arg-type]  # A class can be hashed.
+
+
+def check_each(options: Any, checks: Mapping[str, Check], part: str = "") -> None:
+    """Check attributes, by their names; `part` stands before these in messages."""
+    for name, check in checks.items():
+        given = getattr(options, name)
+        kept = check(f"{part}{name}", given)
+        if kept is not given:
+            object.__setattr__(options, name, kept)
+
+
+@cache
+def checks_of(cls: type) -> dict[str, Check]:
+    """The checks of a dataclass's fields."""
+    found: dict[str, Check] = {}
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        for kind in kinds:
+            if get_origin(kind) is Annotated:
+                (check,) = kind.__metadata__
+                found[name] = _unless_none(check) if NoneType in kinds else check
+    return found
+
+
+def _unless_none(check: Check) -> Check:
+    return lambda name, value: None if value is None else check(name, value)

@@ -1,9 +1,9 @@
 """Settings of an engine: their names, defaults and limits."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from mossvl.errors import OptionError
-from mossvl.options.checks import named_options, number, whole
+from mossvl.options.checks import Count, CountFrom0, Switch, check_options, named_options, number
 
 GIB = 1 << 30
 CPU_POOL_BYTES = 2 * GIB
@@ -37,27 +37,21 @@ class EngineConfig:
     device: str | None = None
     dtype: str | None = None
     memory: float | None = None
-    max_batch: int = 256
-    page_size: int = 32
-    prefill_tokens: int | None = None
-    vision_patches: int | None = None
-    mixed_prefill_tokens: int = 128
-    mixed_vision_patches: int = 1_792
-    prefix_cache: bool = True
-    vision_cache: int = GIB
-    media_cache: int = 1024
-    media_workers: int = 8
-    media_bytes: int = 2 * GIB
-    eager: bool = False
+    max_batch: Count = 256
+    page_size: Count = 32
+    prefill_tokens: Count | None = None
+    vision_patches: Count | None = None
+    mixed_prefill_tokens: Count = 128
+    mixed_vision_patches: Count = 1_792
+    prefix_cache: Switch = True
+    vision_cache: CountFrom0 = GIB
+    media_cache: CountFrom0 = 1024
+    media_workers: Count = 8
+    media_bytes: Count = 2 * GIB
+    eager: Switch = False
 
     def __post_init__(self) -> None:
-        least = {"vision_cache": 0, "media_cache": 0}
-        for option in fields(self):
-            value = getattr(self, option.name)
-            if option.type in (int, int | None) and value is not None:
-                object.__setattr__(self, option.name, whole(option.name, value, least.get(option.name, 1)))
-            elif option.type is bool and not isinstance(value, bool):
-                raise OptionError(f"{option.name}={value!r} must be true or false")
+        check_options(self)
         if self.memory is not None:
             number("memory", self.memory, above=0)
         if self.page_size & (self.page_size - 1):

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from mossvl.errors import OptionError
-from mossvl.options.checks import choice, mapping, named_options, number, pick, present, whole
+from mossvl.options.checks import Choice, Count, Number, check_options, mapping, named_options, pick, present
 
 MIN_PIXELS, MAX_PIXELS = 4_096, 16_777_216
 """Published bounds for the area of an image or of a video frame."""
@@ -36,14 +36,14 @@ class MediaOptions:
             spaced, both are the same.
     """
 
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    multi_image_max_pixels: int | None = None
-    video_max_pixels: int | None = None
-    video_fps: float | None = None
-    min_frames: int | None = None
-    max_frames: int | None = None
-    timestamps: Timestamps | None = None
+    min_pixels: Count | None = None
+    max_pixels: Count | None = None
+    multi_image_max_pixels: Count | None = None
+    video_max_pixels: Count | None = None
+    video_fps: Annotated[float, Number(above=0, most=MAX_FPS)] | None = None
+    min_frames: Count | None = None
+    max_frames: Count | None = None
+    timestamps: Annotated[Timestamps, Choice(get_args(Timestamps))] | None = None
 
     OLDER_NAMES = {"video_minlen": "min_frames", "video_maxlen": "max_frames"}
     OF_PARTS = {
@@ -53,20 +53,11 @@ class MediaOptions:
     """What a single medium of a prompt may have of its own, as keys of its part of a message."""
 
     def __post_init__(self) -> None:
-        for option in fields(self):
-            value = getattr(self, option.name)
-            if value is not None:
-                object.__setattr__(self, option.name, self._checked(option.name, value))
+        check_options(self)
         for least, most in (("min_pixels", "max_pixels"), ("min_frames", "max_frames")):
             low, high = getattr(self, least), getattr(self, most)
             if low is not None and high is not None and low > high:
                 raise OptionError(f"{least}={low} is more than {most}={high}")
-
-    @staticmethod
-    def _checked(name: str, value: Any) -> Any:
-        if name == "timestamps":
-            return choice(name, value, get_args(Timestamps))
-        return number(name, value, above=0, most=MAX_FPS) if name == "video_fps" else whole(name, value)
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any] | None) -> Self:

@@ -3,11 +3,23 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
 
 from mossvl.errors import OptionError
-from mossvl.options.checks import mapping, named_options, number, present, shown, whole
+from mossvl.options.checks import (
+    Count,
+    Number,
+    Positive,
+    Switch,
+    Whole,
+    check_options,
+    mapping,
+    named_options,
+    present,
+    shown,
+    whole,
+)
 
 JSON_SPACE = " ?"
 """Between the parts of JSON: a space at most, so that no answer runs on in white space."""
@@ -16,6 +28,36 @@ TOO_DEEP = "json_schema is nested too deeply; a schema of fewer levels can be us
 
 MIN_SCALE = 1e-3
 """Below this, dividing logits by a temperature or a penalty takes them out of float32's range."""
+
+
+Penalty = Annotated[float, Number(above=-math.nextafter(2, 3), most=2)]
+
+
+def _texts(name: str, given: Any) -> tuple[str, ...]:
+    """A text or several."""
+    texts = (given,) if isinstance(given, str) else given
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
+        raise OptionError(f"{name}={shown(given)} must be a text or a list of texts, none of them empty")
+    return tuple(texts)
+
+
+def _tokens(name: str, given: Any) -> tuple[int, ...]:
+    if not isinstance(given, list | tuple):
+        raise OptionError(f"{name}={shown(given)} must be a list of token ids")
+    return tuple(whole(name, one, least=0) for one in given)
+
+
+def _schema(name: str, given: Any) -> str:
+    """A schema as JSON."""
+    try:
+        schema = json.loads(given) if isinstance(given, str) else given
+        if isinstance(schema, Mapping):
+            return json.dumps(schema)
+    except RecursionError:
+        raise OptionError(TOO_DEEP) from None
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"{name}={shown(given)} is not JSON: {error}") from error
+    raise OptionError(f"{name}={shown(given)} must be a dict, or its JSON")
 
 
 @named_options("generation option")
@@ -44,48 +86,26 @@ class SamplingParams:
         regex: the whole answer matches this regular expression (Rust's syntax).
     """
 
-    max_new_tokens: int = 1024
-    temperature: float = 0.0
-    top_k: int = 50
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    seed: int | None = None
-    stop: tuple[str, ...] = field(default=())
-    stop_token_ids: tuple[int, ...] = field(default=())
-    logprobs: int | None = None
-    n: int = 1
-    ignore_eos: bool = False
-    json_schema: str | Mapping[str, Any] | None = None
+    max_new_tokens: Count = 1024
+    temperature: Annotated[float, Number()] = 0.0
+    top_k: Annotated[int, Whole(-1)] = 50
+    top_p: Annotated[float, Number(above=0, most=1)] = 1.0
+    min_p: Annotated[float, Number(above=-MIN_SCALE, most=1)] = 0.0
+    repetition_penalty: Annotated[float, Number(above=MIN_SCALE)] = 1.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    seed: Annotated[int, Whole(-math.inf)] | None = None
+    stop: Annotated[tuple[str, ...], _texts] = ()
+    stop_token_ids: Annotated[tuple[int, ...], _tokens] = ()
+    logprobs: Annotated[int, Whole(0, most=20)] | None = None
+    n: Annotated[int, Whole(most=128)] = 1
+    ignore_eos: Switch = False
+    json_schema: Annotated[str | Mapping[str, Any], _schema] | None = None
     regex: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.ignore_eos, bool):
-            raise OptionError(f"ignore_eos={shown(self.ignore_eos)} must be true or false")
-        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
-        if not isinstance(stop, list | tuple) or not all(isinstance(text, str) and text for text in stop):
-            raise OptionError(f"stop={shown(self.stop)} must be a text or a list of texts, none of them empty")
-        ids = self.stop_token_ids
-        if not isinstance(ids, list | tuple):
-            raise OptionError(f"stop_token_ids={shown(ids)} must be a list of token ids")
-        self._set(
-            max_new_tokens=whole("max_new_tokens", self.max_new_tokens),
-            temperature=number("temperature", self.temperature),
-            top_k=max(0, whole("top_k", self.top_k, least=-1)),
-            top_p=number("top_p", self.top_p, above=0, most=1),
-            min_p=number("min_p", self.min_p, above=-MIN_SCALE, most=1),
-            repetition_penalty=number("repetition_penalty", self.repetition_penalty, above=MIN_SCALE),
-            presence_penalty=number("presence_penalty", self.presence_penalty, above=-math.nextafter(2, 3), most=2),
-            frequency_penalty=number("frequency_penalty", self.frequency_penalty, above=-math.nextafter(2, 3), most=2),
-            seed=None if self.seed is None else whole("seed", self.seed, least=-math.inf),
-            stop=tuple(stop),
-            stop_token_ids=tuple(whole("stop_token_ids", one, least=0) for one in ids),
-            logprobs=None if self.logprobs is None else whole("logprobs", self.logprobs, least=0, most=20),
-            n=whole("n", self.n, most=128),
-            json_schema=_schema(self.json_schema),
-        )
+        check_options(self)
+        object.__setattr__(self, "top_k", max(0, self.top_k))
         self._check_form()
 
     def _check_form(self) -> None:
@@ -116,10 +136,6 @@ class SamplingParams:
         if self.json_schema is not None:
             return LLMatcher.grammar_from_json_schema(str(self.json_schema), {"whitespace_pattern": JSON_SPACE})
         return LLMatcher.grammar_from_regex(str(self.regex))
-
-    def _set(self, **checked: Any) -> None:
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
 
     @property
     def greedy(self) -> bool:
@@ -157,35 +173,11 @@ class GenerationOptions(SamplingParams):
         timeout: seconds after which the query fails.
     """
 
-    temperature: float = 1.0
-    do_sample: bool = False
-    vision_chunked_length: int = 64
-    timeout: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.do_sample, bool):
-            raise OptionError(f"do_sample={shown(self.do_sample)} must be true or false")
-        self._set(
-            vision_chunked_length=whole("vision_chunked_length", self.vision_chunked_length),
-            timeout=None if self.timeout is None else number("timeout", self.timeout, above=0),
-        )
+    temperature: Annotated[float, Number()] = 1.0
+    do_sample: Switch = False
+    vision_chunked_length: Count = 64
+    timeout: Positive | None = None
 
     @property
     def greedy(self) -> bool:
         return not self.do_sample or super().greedy
-
-
-def _schema(given: Any) -> str | None:
-    """A schema as JSON."""
-    if given is None:
-        return None
-    try:
-        schema = json.loads(given) if isinstance(given, str) else given
-        if isinstance(schema, Mapping):
-            return json.dumps(schema)
-    except RecursionError:
-        raise OptionError(TOO_DEEP) from None
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"json_schema={shown(given)} is not JSON: {error}") from error
-    raise OptionError(f"json_schema={shown(given)} must be a dict, or its JSON")

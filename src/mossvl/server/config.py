@@ -1,20 +1,21 @@
 """Settings of a server: their names, defaults and limits."""
 
 import os
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
 from mossvl.errors import OptionError
 from mossvl.media.limits import SourcePolicy
-from mossvl.options.checks import named_options, number, whole
+from mossvl.options.checks import Count, Positive, Switch, Whole, check_options, named_options
 from mossvl.options.media import MAX_PIXELS
 
 MIB = 1 << 20
 GIB = 1 << 30
 CPU_PIXELS = 1 << 20
+DECODERS = max(1, min(8, (os.cpu_count() or 2) // 2))
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -58,45 +59,38 @@ class ServerConfig:
     """
 
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: Annotated[int, Whole(0, most=65_535)] = 8000
     api_keys: tuple[str, ...] = ()
-    open_to_all: bool = False
+    open_to_all: Switch = False
     origins: tuple[str, ...] = ()
     model_name: str | None = None
     media_dirs: tuple[str, ...] = ()
     media_domains: tuple[str, ...] = ()
-    private_media: bool = False
-    max_queue: int = 256
-    max_media: int = 64
-    max_frames: int = 1024
-    max_pixels: int | None = None
-    max_image_pixels: int = 201_326_592
-    max_duration: float = 6 * 3600.0
-    max_text: int = 500_000
-    max_tokens: int = 8192
-    max_answers: int = 8
-    max_body: int = 64 * MIB
-    body_space: int = 4 * GIB
-    max_download: int = GIB
-    upload_space: int = 8 * GIB
-    upload_seconds: float = 3600.0
-    timeout: float = 600.0
-    media_timeout: float = 120.0
-    stall_timeout: float = 60.0
-    shutdown_timeout: float = 30.0
-    decoders: int = max(1, min(8, (os.cpu_count() or 2) // 2))
-    decoder_memory: int = 4 * GIB
-    log_content: bool = False
+    private_media: Switch = False
+    max_queue: Count = 256
+    max_media: Count = 64
+    max_frames: Count = 1024
+    max_pixels: Count | None = None
+    max_image_pixels: Count = 201_326_592
+    max_duration: Positive = 6 * 3600.0
+    max_text: Count = 500_000
+    max_tokens: Count = 8192
+    max_answers: Count = 8
+    max_body: Count = 64 * MIB
+    body_space: Count = 4 * GIB
+    max_download: Count = GIB
+    upload_space: Count = 8 * GIB
+    upload_seconds: Positive = 3600.0
+    timeout: Positive = 600.0
+    media_timeout: Positive = 120.0
+    stall_timeout: Positive = 60.0
+    shutdown_timeout: Positive = 30.0
+    decoders: Count = DECODERS
+    decoder_memory: Count = 4 * GIB
+    log_content: Switch = False
 
     def __post_init__(self) -> None:
-        for option in fields(self):
-            value = getattr(self, option.name)
-            if option.type in (int, int | None) and value is not None:
-                object.__setattr__(self, option.name, whole(option.name, value, 0 if option.name == "port" else 1))
-            elif option.type is float:
-                object.__setattr__(self, option.name, number(option.name, value, above=0))
-        if self.port > 65_535:
-            raise OptionError(f"port={self.port} must be at most 65535")
+        check_options(self)
         if not all(self.api_keys):
             raise OptionError("an API key is empty; leave it out, or give one of some length")
         for origin in self.origins:

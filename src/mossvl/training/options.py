@@ -9,6 +9,7 @@ from typing import Literal
 
 from mossvl.errors import CheckpointError, OptionError
 from mossvl.options import MediaOptions
+from mossvl.options.checks import Count, CountFrom0, check_options
 from mossvl.processes import num_processes
 
 
@@ -72,28 +73,28 @@ class TrainOptions:
     media_dir: Path | None = None
     adapt: bool = True
     parts: Sequence[Part] = INNER
-    rank: int = 16
-    alpha: int = 32
+    rank: Count = 16
+    alpha: Count = 32
     dropout: float = 0.0
     epochs: float = 1.0
-    max_steps: int = 0
-    batch: int = 1
-    accumulate: int = 1
+    max_steps: CountFrom0 = 0
+    batch: Count = 1
+    accumulate: Count = 1
     learning_rate: float = 1e-4
     warmup: float = 0.03
     weight_decay: float = 0.0
-    max_length: int | None = None
+    max_length: Count | None = None
     bad: Literal["skip", "stop"] = "skip"
     gradient_checkpointing: bool = False
-    vision_chunk: int | None = None
+    vision_chunk: Count | None = None
     compile: bool = False
     device: str | None = None
     dtype: str | None = None
-    save_every: int = 500
-    eval_every: int = 500
-    log_every: int = 10
-    keep: int = 2
-    workers: int = 2
+    save_every: Count = 500
+    eval_every: Count = 500
+    log_every: Count = 10
+    keep: Count = 2
+    workers: CountFrom0 = 2
     seed: int = 0
     resume: bool = False
     media: MediaOptions = field(default_factory=MediaOptions)
@@ -138,21 +139,7 @@ class TrainOptions:
         if not self.parts:
             raise OptionError(f"no part is trained; choose some of {', '.join(Part)}")
         object.__setattr__(self, "parts", tuple(dict.fromkeys(self.parts)))
-        positive = [
-            "rank",
-            "alpha",
-            "batch",
-            "accumulate",
-            "vision_chunk",
-            "save_every",
-            "eval_every",
-            "log_every",
-            "keep",
-        ]
-        for name, value in {**dict.fromkeys(positive, 1), "max_steps": 0, "workers": 0}.items():
-            given = getattr(self, name)
-            if given is not None and given < value:
-                raise OptionError(f"{name}={given} must be at least {value}")
+        check_options(self)
         if not (self.epochs > 0 and self.learning_rate > 0 and 0 <= self.warmup < 1 and 0 <= self.dropout < 1):
             raise OptionError(
                 f"epochs={self.epochs} and learning_rate={self.learning_rate} must be above 0, warmup={self.warmup} "
