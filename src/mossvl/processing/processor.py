@@ -21,14 +21,13 @@ from mossvl.processing.batch import by_prompt, padded, with_blanks
 from mossvl.processing.chat_template import check_template, render_chat
 from mossvl.processing.conversation import ConversationMixin
 from mossvl.processing.decoded import is_decoded, with_times
-from mossvl.processing.image_processor import MossVLImageProcessor, checked_channels
+from mossvl.processing.image_processor import MossVLImageProcessor
 from mossvl.processing.keywords import Keywords
+from mossvl.processing.pixel_settings import PATCHES, SCALE, checked_channels
 from mossvl.processing.pixels import normalise
 from mossvl.processing.plan import MediumPlan, num_units
 from mossvl.processing.prompt import PlannedPrompt
 from mossvl.processing.video_processor import MossVLVideoProcessor
-
-SHARED = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
 
 
 class MossVLProcessor(ConversationMixin):
@@ -47,7 +46,7 @@ class MossVLProcessor(ConversationMixin):
         frame_extract_num_threads: int | None = None,
     ) -> None:
         super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template)
-        for name in SHARED:
+        for name in (*PATCHES, *SCALE):
             if getattr(image_processor, name) != getattr(video_processor, name):
                 raise OptionError(
                     f"{name} is {getattr(image_processor, name)} for images but {getattr(video_processor, name)} for "
@@ -129,11 +128,7 @@ class MossVLProcessor(ConversationMixin):
         Raises:
             OptionError: patches of another size than this processor's, which its model could not read.
         """
-        for name, value in (
-            ("patch_size", patch_size),
-            ("temporal_patch_size", temporal_patch_size),
-            ("merge_size", merge_size),
-        ):
+        for name, value in zip(PATCHES, (patch_size, temporal_patch_size, merge_size), strict=True):
             if value != getattr(self.image_processor, name):
                 raise OptionError(f"{name}={value!r}, but this model's is {getattr(self.image_processor, name)}")
         mean, deviation = checked_channels("image_mean", image_mean), checked_channels("image_std", image_std)
@@ -297,7 +292,7 @@ class MossVLProcessor(ConversationMixin):
         Raises:
             InputError: media, placeholders, options or spans cannot be used; the message says which and why.
         """
-        asked = Keywords.of(media_kwargs, {name: getattr(self.image_processor, name) for name in SHARED[-2:]})
+        asked = Keywords.of(media_kwargs, {name: getattr(self.image_processor, name) for name in SCALE})
         return_tensors = asked.call.get("return_tensors", return_tensors)
         padding = asked.call.get("padding", padding)
         if return_tensors != "pt":

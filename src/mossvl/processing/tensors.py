@@ -3,23 +3,14 @@
 import threading
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mossvl.processing.pixel_settings import PixelSettings
 from mossvl.processing.pixels import Grid, PatchLayout, normalise
 from mossvl.processing.plan import MediumPlan
-
-
-class PixelSettings(Protocol):
-    """What the image and the video processor both hold."""
-
-    image_mean: list[float]
-    image_std: list[float]
-
-    @property
-    def layout(self) -> PatchLayout: ...
 
 
 def grid_of(plan: MediumPlan, layout: PatchLayout) -> Grid:

@@ -1,11 +1,10 @@
 """The video processor of transformers' conventions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from transformers import BatchFeature
-from transformers.image_processing_base import ImageProcessingMixin
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from mossvl.media.limits import MediaLimits
@@ -13,49 +12,38 @@ from mossvl.media.video import is_frame_list
 from mossvl.options import MediaOptions
 from mossvl.options.checks import pick, whole
 from mossvl.options.media import PIXEL_BUDGET, bounds
-from mossvl.processing.image_processor import checked_channels, checked_size
-from mossvl.processing.pixels import PatchLayout
+from mossvl.processing.pixel_settings import PixelSettings
 from mossvl.processing.plan import VideoPlan, VideoSettings, options_of, plan_videos
 from mossvl.processing.tensors import media_tensors
 
 
-class MossVLVideoProcessor(BaseVideoProcessor):
-    """Videos to patches. `size` holds areas of a frame, in pixels: `shortest_edge` least, `longest_edge` most."""
+class MossVLVideoProcessor(PixelSettings, BaseVideoProcessor):
+    """Videos to patches.
 
-    model_input_names = ["pixel_values", "grid_thw"]
+    Args:
+        video_max_pixels: area that all frames of all videos of one prompt share.
+        video_fps, min_frames, max_frames: see `MediaOptions`.
+        num_extract_threads: that decode a video.
+        settings: see `PixelSettings`.
+    """
 
     def __init__(
         self,
-        size: dict[str, int] | None = None,
+        size: Mapping[str, int] | None = None,
         video_max_pixels: int = PIXEL_BUDGET,
-        patch_size: int = 16,
-        temporal_patch_size: int = 1,
-        merge_size: int = 2,
         video_fps: float = 1.0,
         min_frames: int = 1,
         max_frames: int = 256,
         num_extract_threads: int = 4,
-        image_mean: Sequence[float] = (0.5, 0.5, 0.5),
-        image_std: Sequence[float] = (0.5, 0.5, 0.5),
-        **kwargs: Any,
+        **settings: Any,
     ) -> None:
-        ImageProcessingMixin.__init__(self, **kwargs)
-        self.size = checked_size(size)
+        super().__init__(size, **settings)
         self.video_max_pixels = whole("video_max_pixels", video_max_pixels)
-        self.patch_size = whole("patch_size", patch_size)
-        self.temporal_patch_size = whole("temporal_patch_size", temporal_patch_size)
-        self.merge_size = whole("merge_size", merge_size)
         MediaOptions(video_fps=video_fps, min_frames=min_frames, max_frames=max_frames)  # are they in range?
         self.video_fps = video_fps
         self.min_frames = min_frames
         self.max_frames = max_frames
         self.num_extract_threads = whole("num_extract_threads", num_extract_threads)
-        self.image_mean = checked_channels("image_mean", image_mean)
-        self.image_std = checked_channels("image_std", image_std)
-
-    @property
-    def layout(self) -> PatchLayout:
-        return PatchLayout(self.patch_size, self.temporal_patch_size, self.merge_size)
 
     def settings(self, options: MediaOptions) -> VideoSettings:
         """This processor's settings, as far as the options of a query do not say otherwise."""

@@ -1,0 +1,81 @@
+"""Settings of pixels that the image and the video processor have in common."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers.image_processing_base import ImageProcessingMixin
+
+from mossvl.errors import OptionError
+from mossvl.options.checks import whole
+from mossvl.options.media import MAX_PIXELS, MIN_PIXELS
+from mossvl.processing.pixels import PatchLayout
+
+DEFAULT_SIZE = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
+"""Least and most area of a picture in pixels; the published files call them edges."""
+PATCHES = ("patch_size", "temporal_patch_size", "merge_size")
+SCALE = ("image_mean", "image_std")
+
+
+class PixelSettings(ImageProcessingMixin):
+    """How large pictures are, how they are cut to patches, and how these are normalised.
+
+    Args:
+        size: areas of a picture in pixels, `shortest_edge` the least and `longest_edge` the most.
+        patch_size, temporal_patch_size, merge_size: see `PatchLayout`.
+        image_mean, image_std: of each channel, from 0 to 1.
+
+    Raises:
+        OptionError: one of them is none.
+    """
+
+    model_input_names = ["pixel_values", "grid_thw"]
+
+    def __init__(
+        self,
+        size: Mapping[str, int] | None = None,
+        patch_size: int = 16,
+        temporal_patch_size: int = 1,
+        merge_size: int = 2,
+        image_mean: Sequence[float] = (0.5, 0.5, 0.5),
+        image_std: Sequence[float] = (0.5, 0.5, 0.5),
+        **kwargs: Any,
+    ) -> None:
+        ImageProcessingMixin.__init__(self, **kwargs)
+        self.size = checked_size(size)
+        self.patch_size = whole("patch_size", patch_size)
+        self.temporal_patch_size = whole("temporal_patch_size", temporal_patch_size)
+        self.merge_size = whole("merge_size", merge_size)
+        self.image_mean = checked_channels("image_mean", image_mean)
+        self.image_std = checked_channels("image_std", image_std)
+
+    @property
+    def layout(self) -> PatchLayout:
+        return PatchLayout(self.patch_size, self.temporal_patch_size, self.merge_size)
+
+
+def checked_size(size: Any) -> dict[str, int]:
+    """`size` with both of its areas.
+
+    Raises:
+        OptionError: they are none, or the least is more than the most.
+    """
+    if not isinstance(size, Mapping | None):
+        raise OptionError(f"size={size!r:.80} must be a dict of shortest_edge and longest_edge, which are areas")
+    areas = {**DEFAULT_SIZE, **(size or {})}
+    least, most = (whole(f"size: {name}", areas[name]) for name in DEFAULT_SIZE)
+    if least > most:
+        raise OptionError(f"size: shortest_edge={least} is more than longest_edge={most}; both are areas")
+    return areas
+
+
+def checked_channels(name: str, values: Any) -> list[float]:
+    """Mean or deviation of the three channels.
+
+    Raises:
+        OptionError: they are not three finite numbers, or a deviation is not above 0.
+    """
+    numbers = isinstance(values, Sequence) and all(isinstance(one, int | float) for one in values)
+    if not numbers or len(values) != 3 or not all(math.isfinite(v) and (v > 0 or name == "image_mean") for v in values):
+        raise OptionError(f"{name}={values!r:.80} must be three numbers" + ", each above 0" * (name == "image_std"))
+    return list(values)
