@@ -76,7 +76,7 @@ PARTS = {
         ("scheduling/test_scheduler.py", "device/test_large_frames.py"),
     ),
     "prompt": Part(
-        ("processing/prompt.py",),
+        ("processing/prompt.py", "processing/messages.py", "processing/labels.py"),
         ("processing/test_messages.py", "processing/test_golden.py", "processing/test_media_in_prompts.py"),
     ),
     "plan": Part(

@@ -7,7 +7,7 @@ import pytest
 
 from mossvl.data.records import as_example, as_query, unread_keys
 from mossvl.errors import DataError
-from mossvl.processing.prompt import check_messages
+from mossvl.processing.messages import check_messages
 from mossvl.processing.system_prompt import PICTURES, VIDEO
 
 FOLDER = Path("/data")

@@ -7,7 +7,7 @@ import torch
 from golden_cases import CASES, LABELS, TABLES
 
 from mossvl.processing import sampling, sizes
-from mossvl.processing.prompt import media_of
+from mossvl.processing.messages import media_of
 from mossvl.queries.query import Query
 
 

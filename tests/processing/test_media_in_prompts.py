@@ -14,8 +14,9 @@ from PIL import Image
 from mossvl.errors import GenerationCancelled, InputError, MediaError, OptionError, PromptError
 from mossvl.media.limits import MediaLimits
 from mossvl.options import MediaOptions
+from mossvl.processing.messages import check_messages, media_of, without_special
 from mossvl.processing.pixels import PatchLayout
-from mossvl.processing.prompt import ExpandedPrompt, check_messages, check_placeholders, media_of, without_special
+from mossvl.processing.prompt import ExpandedPrompt, check_placeholders
 
 CLIP, SHAPES, TALL = str(MEDIA / "clip_10fps_6s.mp4"), str(MEDIA / "shapes.png"), str(MEDIA / "tall.png")
 

@@ -3,7 +3,8 @@
 import pytest
 
 from mossvl.errors import PromptError
-from mossvl.processing.prompt import answer_spans, check_characters, check_messages
+from mossvl.processing.labels import answer_spans
+from mossvl.processing.messages import check_characters, check_messages
 
 
 def user(content):

@@ -8,7 +8,7 @@ from golden_cases import MEDIA
 from mossvl.data.index import RecordIndex
 from mossvl.model.packed_batch import PackedBatch
 from mossvl.options import MediaOptions
-from mossvl.processing.prompt import IGNORED_LABEL
+from mossvl.processing.labels import IGNORED_LABEL
 from mossvl.training.check import SHOWN, Statistics, Tokens, reason_of, rendered
 from mossvl.training.dataset import FileExamples
 

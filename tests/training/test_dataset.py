@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from mossvl.data.index import RecordIndex
 from mossvl.errors import DataError, OptionError
 from mossvl.options import MediaOptions
-from mossvl.processing.prompt import IGNORED_LABEL
+from mossvl.processing.labels import IGNORED_LABEL
 from mossvl.training import dataset
 from mossvl.training.dataset import FileExamples
 

@@ -8,8 +8,8 @@ from typing import Any
 from mossvl.engine.engine import Engine
 from mossvl.errors import OptionError, message_of
 from mossvl.offline.query import SessionQuery
+from mossvl.processing.messages import check_messages
 from mossvl.processing.processor import MossVLProcessor
-from mossvl.processing.prompt import check_messages
 from mossvl.queries.handle import Handle
 from mossvl.queries.query import Message
 from mossvl.queries.results import Result

@@ -8,15 +8,53 @@ from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from mossvl.errors import OptionError, PromptError
-from mossvl.processing.chat_template import variables_of
-from mossvl.processing.prompt import answer_spans, check_messages, media_of
+from mossvl.processing.chat_template import render_chat, variables_of
+from mossvl.processing.labels import answer_spans
+from mossvl.processing.messages import Message, check_messages, media_of, template_turns, without_special
+from mossvl.processing.prompt import IMAGE, VIDEO
 from mossvl.processing.system_prompt import SYSTEM_PROMPT_KEYS, SystemPrompt, with_system_turn
 
-Conversation = list[dict[str, Any]]
+Conversation = list[Message]
 
 
 class ConversationMixin(ProcessorMixin):
     """What a processor makes of conversations, by its chat template and by a call of itself."""
+
+    def render(
+        self, messages: Sequence[Message], answer_follows: bool = True, template: Any = None, **names: Any
+    ) -> str:
+        """Messages → prompt text by the checkpoint's chat template, ready for an answer if one follows.
+
+        Special tokens and placeholders are removed from the texts, so that only real media get a placeholder.
+
+        Args:
+            template: in place of the checkpoint's.
+            names: what the template knows beside the messages.
+
+        Raises:
+            CheckpointError: there is no chat template, or it is broken.
+            PromptError: it refuses these messages, or a role is unknown.
+        """
+        turns = template_turns(messages, self._special)
+        known = {**self.tokenizer.special_tokens_map, "tools": None, "documents": None, **names}
+        return render_chat(template or self._template(), turns, add_generation_prompt=answer_follows, **known)
+
+    @property
+    def _special(self) -> list[str]:
+        """What no text of a message may hold."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        return [*(token.content for token in added if token.special), IMAGE, VIDEO]
+
+    def harmless(self, text: str) -> str:
+        """A text as it stands in a prompt: without special tokens and placeholders."""
+        return without_special(text, self._special)
+
+    def _template(self, given: str | None = None) -> Any:
+        """A chat template: the one that is named or given, else the one for conversations without tools."""
+        template = self.chat_template or self.tokenizer.chat_template
+        if isinstance(template, dict):
+            return template.get(given or "default", given)
+        return given or template
 
     def apply_chat_template(
         self,

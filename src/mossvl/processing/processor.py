@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,11 +18,13 @@ from mossvl.options import MediaOptions
 from mossvl.options.checks import whole
 from mossvl.processing import prompt, tensors
 from mossvl.processing.batch import by_prompt, padded, with_blanks
-from mossvl.processing.chat_template import check_template, render_chat
+from mossvl.processing.chat_template import check_template
 from mossvl.processing.conversation import ConversationMixin
 from mossvl.processing.decoded import is_decoded, with_times
 from mossvl.processing.image_processor import MossVLImageProcessor
 from mossvl.processing.keywords import Keywords
+from mossvl.processing.labels import Span, batch_labels, prompt_labels
+from mossvl.processing.messages import check_characters
 from mossvl.processing.pixel_settings import PATCHES, SCALE, checked_channels
 from mossvl.processing.pixels import normalise
 from mossvl.processing.plan import MediumPlan, num_units
@@ -141,59 +143,7 @@ class MossVLProcessor(ConversationMixin):
             other.video_processor.num_extract_threads = whole("num_extract_threads", num_extract_threads)
         return other
 
-    # --- from messages to a prompt -------------------------------------------------------------------------------
-
-    def render(
-        self, messages: Sequence[dict[str, Any]], answer_follows: bool = True, template: Any = None, **names: Any
-    ) -> str:
-        """Messages → prompt text by the checkpoint's chat template, ready for an answer if one follows.
-
-        Special tokens and placeholders are removed from the texts, so that only real media get a placeholder.
-
-        Args:
-            template: in place of the checkpoint's.
-            names: what the template knows beside the messages.
-
-        Raises:
-            CheckpointError: there is no chat template, or it is broken.
-            PromptError: it refuses these messages, or a role is unknown.
-        """
-        special = self._special
-        turns = []
-        for number, message in enumerate(messages, 1):
-            prompt.check_role(message, number)
-            content: Any = message["content"]
-            if isinstance(content, str):
-                content = prompt.without_special(content, special)
-            else:
-                content = [turn for part in _joined(content) for turn in self._template_parts(part, special)]
-            others = {name: value for name, value in message.items() if name != "content"}
-            turns.append({**_harmless(others, special), "content": content})
-        known = {**self.tokenizer.special_tokens_map, "tools": None, "documents": None, **names}
-        return render_chat(template or self._template(), turns, add_generation_prompt=answer_follows, **known)
-
-    @property
-    def _special(self) -> list[str]:
-        """What no text of a message may hold."""
-        added = self.tokenizer.added_tokens_decoder.values()
-        return [*(token.content for token in added if token.special), prompt.IMAGE, prompt.VIDEO]
-
-    def harmless(self, text: str) -> str:
-        """A text as it stands in a prompt: without special tokens and placeholders."""
-        return prompt.without_special(text, self._special)
-
-    def _template(self, given: str | None = None) -> Any:
-        """A chat template: the one that is named or given, else the one for conversations without tools."""
-        template = self.chat_template or self.tokenizer.chat_template
-        if isinstance(template, dict):
-            return template.get(given or "default", given)
-        return given or template
-
-    @staticmethod
-    def _template_parts(part: dict[str, Any], special: list[str]) -> list[dict[str, Any]]:
-        if part["type"] == "text":
-            return [{"type": "text", "text": prompt.without_special(part["text"], special)}]
-        return [{"type": part["type"]}] * (num_units(part["video"]) if part["type"] == "video" else 1)
+    # --- from text and media to a prompt -------------------------------------------------------------------------
 
     def plan(
         self, text: str, images: Sequence[Any], videos: Sequence[Any], options: MediaOptions, stack: ExitStack
@@ -227,7 +177,7 @@ class MossVLProcessor(ConversationMixin):
             prompt.IMAGE_TOKEN if plan.timestamps is None else prompt.video_text(plan.timestamps) for plan in plans
         ]
         expanded = prompt.ExpandedPrompt.expand(text, written)
-        prompt.check_characters(expanded.text)
+        check_characters(expanded.text)
         encoded = self.tokenizer(expanded.text, return_offsets_mapping=True, verbose=False)
         input_ids = torch.tensor(encoded["input_ids"], dtype=torch.long)
         frames = sum(plan.num_frames for plan in plans)
@@ -257,7 +207,7 @@ class MossVLProcessor(ConversationMixin):
         """uint8 patches → `pixel_values` on `device`; bytes are what travels there."""
         return normalise(patches.to(device), self.image_processor.image_mean, self.image_processor.image_std, dtype)
 
-    # --- from text and media to a batch --------------------------------------------------------------------------
+    # --- from prompts to a batch --------------------------------------------------------------------------
 
     def __call__(
         self,
@@ -329,53 +279,21 @@ class MossVLProcessor(ConversationMixin):
             tensors_of_media, counts = with_blanks(tensors_of_media, planned, self.image_processor.layout)
         batch = padded(planned, self.image_token_id, self.tokenizer.pad_token_id or 0, padding, side)
         if labels_spans is not None:
-            batch["labels"] = self._labels(planned, labels_spans, batch["attention_mask"])
+            batch["labels"] = batch_labels(planned, labels_spans, batch["attention_mask"], self._never_learned)
         return BatchFeature({**batch, **tensors_of_media, "media_nums_per_sample": counts})
 
-    def _labels(self, planned: list[PlannedPrompt], spans: Any, attention_mask: Tensor) -> Tensor:
-        if len(planned) == 1 and all(len(span) == 2 and isinstance(span[0], int) for span in spans):
-            spans = [spans]
-        if len(spans) != len(planned):
-            raise OptionError(f"labels_spans has {len(spans)} lists of spans for {len(planned)} prompts")
-        labels = torch.full_like(attention_mask, prompt.IGNORED_LABEL)
-        for row, (one, own) in enumerate(zip(planned, spans, strict=True)):
-            labels[row, attention_mask[row].bool()] = self.labels_of(one, own)
-        return labels
-
-    def labels_of(self, planned: PlannedPrompt, spans: Sequence[tuple[int, int]]) -> Tensor:
+    def labels_of(self, planned: PlannedPrompt, spans: Sequence[Span]) -> Tensor:
         """(tokens,) int64: the tokens that lie in these character spans [start, end) of the prompt, else -100.
 
         Raises:
             OptionError: a span is none of the prompt.
         """
-        length = len(planned.text)
-        for start, end in spans:
-            if not 0 <= start < end <= length:
-                raise OptionError(f"labels_spans: [{start}, {end}) is not a span of a prompt of {length} characters")
-        never = {
+        return prompt_labels(planned, spans, self._never_learned)
+
+    @property
+    def _never_learned(self) -> dict[str, int]:
+        return {
             "image": self.image_token_id,
             "start": self._token_id(prompt.VISION_START),
             "end": self._token_id(prompt.VISION_END),
         }
-        moved = [(planned.expanded.position(start), planned.expanded.position(end)) for start, end in spans]
-        return prompt.labels_from_spans(planned.input_ids, planned.offsets, moved, never)
-
-
-def _harmless(value: Any, special: Sequence[str]) -> Any:
-    """Whatever a message holds beside its content, without special tokens."""
-    if isinstance(value, str):
-        return prompt.without_special(value, special)
-    if isinstance(value, Mapping):
-        return {_harmless(name, special): _harmless(one, special) for name, one in value.items()}
-    return [_harmless(one, special) for one in value] if isinstance(value, list | tuple) else value
-
-
-def _joined(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Parts with texts that follow each other as one: what the template joins must not hold a token that none does."""
-    joined: list[dict[str, Any]] = []
-    for part in parts:
-        if part["type"] == "text" and joined and joined[-1]["type"] == "text":
-            joined[-1] = {"type": "text", "text": joined[-1]["text"] + part["text"]}
-        else:
-            joined.append(part)
-    return joined

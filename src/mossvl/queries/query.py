@@ -8,11 +8,9 @@ from mossvl.errors import InputError, OptionError, PromptError
 from mossvl.media.video import is_frame_list
 from mossvl.options import GenerationOptions, MediaOptions
 from mossvl.options.checks import check_names, present
-from mossvl.processing.prompt import check_characters, check_messages, media_of, texts_of
+from mossvl.processing.messages import Message as Message
+from mossvl.processing.messages import check_characters, check_messages, media_of, texts_of
 from mossvl.processing.system_prompt import SYSTEM_PROMPT_KEYS, SystemPrompt, with_system_turn
-
-Message = dict[str, Any]
-"""{"role": …, "content": a text or a list of parts}."""
 
 KEYS = frozenset({"prompt", "images", "videos", "messages", "media_kwargs", "generate_kwargs", *SYSTEM_PROMPT_KEYS})
 

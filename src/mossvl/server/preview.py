@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mossvl.options import MediaOptions
 from mossvl.processing import prompt
+from mossvl.processing.messages import check_messages, media_of
 from mossvl.processing.plan import MediumPlan, VideoPlan
 from mossvl.processing.processor import MossVLProcessor
 
@@ -33,10 +34,10 @@ def preview(processor: MossVLProcessor, part: dict[str, Any], options: MediaOpti
         MediaError: the medium cannot be read.
         OptionError: the medium's options cannot be used.
     """
-    messages = prompt.check_messages([{"role": "user", "content": [part]}])
+    messages = check_messages([{"role": "user", "content": [part]}])
     with ExitStack() as stack:
         text = processor.render(messages)
-        plans = processor.plan_media(text, *prompt.media_of(messages), options, stack)
+        plans = processor.plan_media(text, *media_of(messages), options, stack)
         frames = [frame for plan in plans for frame in _frames(plan, side)]
     first = plans[0]
     factor = processor.image_processor.layout.factor

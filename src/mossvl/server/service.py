@@ -16,8 +16,8 @@ from mossvl.llm import MossVL
 from mossvl.media.limits import MediaLimits
 from mossvl.options import MediaOptions
 from mossvl.options.media import MAX_PIXELS
+from mossvl.processing.messages import media_of
 from mossvl.processing.processor import MossVLProcessor
-from mossvl.processing.prompt import media_of
 from mossvl.queries.handle import Handle
 from mossvl.server.answers import Tokens
 from mossvl.server.config import ServerConfig

@@ -17,6 +17,7 @@ from torch import Tensor
 from mossvl.errors import MediaError
 from mossvl.media.fetch import file_version
 from mossvl.media.pictures import FrameList
+from mossvl.processing.messages import check_messages, media_of
 from mossvl.processing.pixels import Grid
 from mossvl.processing.plan import (
     ImagePlan,
@@ -28,7 +29,7 @@ from mossvl.processing.plan import (
     video_segments,
 )
 from mossvl.processing.processor import MossVLProcessor
-from mossvl.processing.prompt import PLACEHOLDER, check_messages, media_of
+from mossvl.processing.prompt import PLACEHOLDER
 from mossvl.queries.query import Message, Query
 from mossvl.queries.results import SeenMedium
 from mossvl.sources.memory import POLL_SECONDS, Budget, MediaMemory, Remembered

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mossvl.model.packed_batch import PackedBatch
-from mossvl.processing.prompt import IGNORED_LABEL
+from mossvl.processing.labels import IGNORED_LABEL
 from mossvl.training.examples import Example
 
 

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from mossvl.data.records import unread_keys
 from mossvl.errors import DataError
+from mossvl.processing.labels import IGNORED_LABEL
 from mossvl.processing.processor import MossVLProcessor
-from mossvl.processing.prompt import IGNORED_LABEL, VISION_START
+from mossvl.processing.prompt import VISION_START
 from mossvl.training.dataset import FileExamples
 from mossvl.training.examples import Example
 

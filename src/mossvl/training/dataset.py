@@ -13,8 +13,8 @@ from mossvl.data.records import as_example
 from mossvl.errors import DataError, GenerationTimeout, InputError, OptionError
 from mossvl.options import MediaOptions
 from mossvl.options.checks import whole
+from mossvl.processing.labels import IGNORED_LABEL
 from mossvl.processing.processor import MossVLProcessor
-from mossvl.processing.prompt import IGNORED_LABEL
 from mossvl.training.examples import Example, encode
 
 TRIES = 100

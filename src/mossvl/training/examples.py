@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from mossvl.options import MediaOptions
+from mossvl.processing.messages import check_messages, media_of
 from mossvl.processing.pixels import Grid
 from mossvl.processing.processor import MossVLProcessor
-from mossvl.processing.prompt import PlannedPrompt, check_messages, media_of
+from mossvl.processing.prompt import PlannedPrompt
 from mossvl.training.supervised import supervised_text
 
 

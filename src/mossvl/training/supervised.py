@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from mossvl.errors import DataError, PromptError
+from mossvl.processing.labels import answer_spans
+from mossvl.processing.messages import check_characters, check_messages
 from mossvl.processing.processor import MossVLProcessor
-from mossvl.processing.prompt import answer_spans, check_characters, check_messages
 
 
 def supervised_text(
