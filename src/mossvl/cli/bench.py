@@ -55,7 +55,7 @@ def bench(
     """
     from mossvl.bench import hardware, report
 
-    engine: Any = None
+    engine: Engine | None = None
     if set(parts) - {Part.MEDIA}:
         if not random and not checkpoint:
             raise OptionError("give a --checkpoint or --random, for weights to measure with")
@@ -99,11 +99,12 @@ def engine_to_measure(
     return Engine(random_model(None, device, dtype), config)
 
 
-def measure(part: Part, engine: Any, ceilings: dict[str, float], repeats: int) -> "Iterator[Row]":
+def measure(part: Part, engine: "Engine | None", ceilings: dict[str, float], repeats: int) -> "Iterator[Row]":
     from mossvl.bench.measure import Bench
     from mossvl.bench.media import media
 
     if part is Part.MEDIA:
         return media(repeats)
+    assert engine is not None
     rows: Iterator[Row] = getattr(Bench(engine, ceilings, repeats), part.value)()
     return rows

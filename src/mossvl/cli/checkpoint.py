@@ -4,7 +4,7 @@ import os
 import sys
 import warnings
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mossvl.checkpoints.default import default_checkpoint
 from mossvl.checkpoints.location import check_location
@@ -12,6 +12,8 @@ from mossvl.media.limits import MediaLimits
 
 if TYPE_CHECKING:
     from mossvl.llm import MossVL
+
+P = TypeVar("P")
 
 
 def check_checkpoint(given: str | None) -> str:
@@ -43,7 +45,7 @@ def open_engine(
     return llm
 
 
-def read(part: Any, folder: str) -> Any:
+def read(part: type[P], folder: str) -> P:
     """`part.from_pretrained(folder)`: a configuration, a processor or a tokenizer.
 
     Raises:
@@ -52,7 +54,7 @@ def read(part: Any, folder: str) -> Any:
     from mossvl.checkpoints.headers import usable
 
     with usable(f"{folder}: its {part.__name__}", missing=True):
-        return part.from_pretrained(folder)
+        return part.from_pretrained(folder)  # type: ignore[attr-defined]
 
 
 def prepare() -> None:

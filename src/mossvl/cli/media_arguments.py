@@ -35,7 +35,7 @@ class MediaArgument:
     segment: tuple[float, ...] = ()
 
     @property
-    def video(self) -> Any:
+    def video(self) -> str | dict[str, Any]:
         """As one of a query's videos."""
         return {"video_path": self.source, "segments": [list(self.segment)]} if self.segment else self.source
 

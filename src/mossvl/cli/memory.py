@@ -1,15 +1,16 @@
 """What media and contexts cost: tokens, and the memory of their keys and values."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mossvl.model.configuration import MossVLTextConfig
     from mossvl.processing.pixels import PatchLayout
+    from mossvl.processing.plan import MediumPlan
 
 
-def tokens_per_frame(plan: Any, layout: "PatchLayout") -> int:
+def tokens_per_frame(plan: "MediumPlan", layout: "PatchLayout") -> int:
     """Vision tokens of an image or of one frame of a video plan: one a merge block, and the separator after it."""
-    return int(plan.height // layout.factor) * int(plan.width // layout.factor) + 1
+    return (plan.height // layout.factor) * (plan.width // layout.factor) + 1
 
 
 def kv_bytes(config: "MossVLTextConfig", bytes_per_number: int = 2) -> tuple[int, int]:

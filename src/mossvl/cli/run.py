@@ -27,7 +27,7 @@ from mossvl.cli.options import (
 )
 from mossvl.data.files import other_form
 from mossvl.data.records import Line, as_query, lines_of, parse_line
-from mossvl.errors import InputError, MossVLError, OptionError, message_of
+from mossvl.errors import InputError, OptionError, message_of
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
 from mossvl.options.engine import EngineConfig
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from mossvl.queries.results import Result
 
 Answer = dict[str, Any]
+Given = dict[str, Any] | InputError
+"""A query, or the error that there is in place of one."""
 LIST = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*\{")
 
 
@@ -146,7 +148,7 @@ def unanswered(file: BinaryIO, answers: AnswerFile) -> Iterator[Line]:
     answers.check_end(0 if line is None else line.index + 1)
 
 
-def answer_all(llm: "MossVL", prepared: Iterator[tuple[Answer, Any]], done: Callable[[Answer], None]) -> None:
+def answer_all(llm: "MossVL", prepared: Iterator[tuple[Answer, Given]], done: Callable[[Answer], None]) -> None:
     """Answer queries; they are read no further ahead than keeps the engine full.
 
     Args:
@@ -155,7 +157,7 @@ def answer_all(llm: "MossVL", prepared: Iterator[tuple[Answer, Any]], done: Call
     """
     begun: dict[int, Answer] = {}
 
-    def queries() -> Iterator[tuple[Any, None]]:
+    def queries() -> Iterator[tuple[Given, None]]:
         for number, (answer, given) in enumerate(prepared):
             begun[number] = answer
             yield given, None
@@ -164,7 +166,7 @@ def answer_all(llm: "MossVL", prepared: Iterator[tuple[Answer, Any]], done: Call
         done(begun.pop(number) | outcome(result))
 
 
-def with_query(line: Line, media_dir: Path, defaults: Mapping[str, Any]) -> tuple[Answer, Any]:
+def with_query(line: Line, media_dir: Path, defaults: Mapping[str, Any]) -> tuple[Answer, Given]:
     """What the answer begins with, and the query; or the error that there is in place of one."""
     answer: Answer = {"index": line.index, "query": line.digest}
     try:
@@ -172,7 +174,7 @@ def with_query(line: Line, media_dir: Path, defaults: Mapping[str, Any]) -> tupl
         if "id" in record:
             answer["id"] = record["id"]
         query = as_query(record, media_dir)
-    except MossVLError as error:
+    except InputError as error:
         return answer, error
     for name in ("generate_kwargs", "media_kwargs"):
         own = query.get(name)

@@ -3,7 +3,7 @@
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mossvl.checkpoints.default import CHECKPOINT, NAME
 from mossvl.cli.checkpoint import check_checkpoint, prepare
@@ -11,6 +11,9 @@ from mossvl.cli.extras import need
 from mossvl.cli.options import Checkpoint, Device, Dtype, EngineFlags, ServerFlags, with_flags
 from mossvl.options.engine import EngineConfig
 from mossvl.server.config import ServerConfig
+
+if TYPE_CHECKING:
+    from mossvl.llm import MossVL
 
 TEXTS = 64
 """Prompts without media that are read at a time, however many media are being loaded."""
@@ -37,7 +40,7 @@ def serve(
     folder = check_checkpoint(checkpoint)
     from mossvl.server.run import run
 
-    def load() -> Any:
+    def load() -> "MossVL":
         prepare()
         from mossvl.llm import MossVL
 

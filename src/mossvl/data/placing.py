@@ -8,15 +8,14 @@ from typing import Any
 from mossvl.errors import DataError
 from mossvl.media.fetch import is_remote
 from mossvl.options.checks import present
-from mossvl.processing.parts import known_part
+from mossvl.processing.parts import Message, known_part
 
 PLACEHOLDER = re.compile(r"<\|image\|>|<\|video\|>|<image>|<video>")
 
 Part = dict[str, Any]
-Turn = dict[str, Any]
 
 
-def with_media(query: Mapping[str, Any]) -> list[Turn]:
+def with_media(query: Mapping[str, Any]) -> list[Message]:
     """Return the messages of a record with its media columns put in place; without places, before the first question.
 
     A place is a placeholder in a text other than an answer, or a part of type image or video that names no medium.
@@ -45,7 +44,7 @@ def with_media(query: Mapping[str, Any]) -> list[Turn]:
     return turns
 
 
-def _with_known_parts(turn: Turn) -> Turn:
+def _with_known_parts(turn: Message) -> Message:
     content = turn.get("content")
     parts = [content] if isinstance(content, dict) else content
     if not isinstance(parts, list):
@@ -53,7 +52,7 @@ def _with_known_parts(turn: Turn) -> Turn:
     return {**turn, "content": [known_part(part) if isinstance(part, dict) else part for part in parts]}
 
 
-def _places(turn: Turn, beside: bool) -> list[str]:
+def _places(turn: Message, beside: bool) -> list[str]:
     """Return the kinds of a turn's places, in order; texts have places only if the record has media columns."""
     content = turn.get("content")
     if isinstance(content, list):
@@ -81,7 +80,7 @@ def _listed(query: Mapping[str, Any], name: str) -> list[Any]:
     return given if isinstance(given, list) else [given]
 
 
-def asked(turn: Turn) -> str:
+def asked(turn: Message) -> str:
     """Return the text that may hold placeholders: the whole content of a turn other than an answer, else ""."""
     content = turn.get("content")
     return content if isinstance(content, str) and turn.get("role") != "assistant" else ""
@@ -110,7 +109,7 @@ def _parts(text: str, media: Mapping[str, Iterator[Any]]) -> Iterator[Part]:
         yield {"type": "text", "text": text[start:]}
 
 
-def _before_first_question(turns: list[Turn], media: Mapping[str, list[Any]]) -> list[Turn]:
+def _before_first_question(turns: list[Message], media: Mapping[str, list[Any]]) -> list[Message]:
     first = next((turn for turn in turns if isinstance(turn, dict) and turn.get("role") == "user"), None)
     if first is None:
         raise DataError("there are media, but no question that they could belong to")

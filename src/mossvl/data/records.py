@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mossvl.data.placing import PLACEHOLDER, Turn, asked, located, with_media
+from mossvl.data.placing import PLACEHOLDER, asked, located, with_media
 from mossvl.errors import DataError, InputError
 from mossvl.options.checks import present
-from mossvl.processing.parts import known_part
+from mossvl.processing.parts import Message, known_part
 from mossvl.processing.system_prompt import SYSTEM_PROMPT_KEYS, SystemPrompt
 
 ROLES = {
@@ -128,7 +128,7 @@ def as_query(record: Mapping[str, Any], media_dir: Path) -> dict[str, Any]:
     return located(query, media_dir)
 
 
-def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Turn]:
+def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Message]:
     """Turn a fine-tuning record into messages, answers included, media in place.
 
     Args:
@@ -174,7 +174,7 @@ def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Turn]:
     marks = [mark for turn in turns for mark in PLACEHOLDER.findall(asked(turn))]
     if marks and not any(media.values()):
         raise DataError(f"the text has the placeholder {marks[0]}, but there are no images and no videos beside it")
-    messages: list[Turn] = located({"messages": with_media({**media, "messages": turns})}, media_dir)["messages"]
+    messages: list[Message] = located({"messages": with_media({**media, "messages": turns})}, media_dir)["messages"]
     return messages
 
 
@@ -199,7 +199,7 @@ def _lists_objects(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
-def _system_turn(record: Mapping[str, Any], turns: Sequence[Turn]) -> list[Turn]:
+def _system_turn(record: Mapping[str, Any], turns: Sequence[Message]) -> list[Message]:
     """Return the system turn for the system prompt that a record gives or chooses; [] without one."""
     has_own = any(turn["role"] == "system" for turn in turns)
     contents = [turn["content"] for turn in turns]
@@ -214,7 +214,7 @@ def _system_turn(record: Mapping[str, Any], turns: Sequence[Turn]) -> list[Turn]
     return [{"role": "system", "content": text}] if text else []
 
 
-def _turns(conversations: Any) -> list[Turn]:
+def _turns(conversations: Any) -> list[Message]:
     """Turn [{"from": …, "value": …}] or [{"role": …, "content": …}], or an object of columns, into messages."""
     if isinstance(conversations, dict):
         columns = {name: values for name, values in conversations.items() if isinstance(values, list)}
@@ -238,7 +238,7 @@ def _turns(conversations: Any) -> list[Turn]:
     return turns
 
 
-def _without_answer(turns: list[Turn]) -> list[Turn]:
+def _without_answer(turns: list[Message]) -> list[Message]:
     """Drop trailing answers."""
     end = len(turns)
     while end and isinstance(turns[end - 1], dict) and turns[end - 1].get("role") == "assistant":

@@ -5,7 +5,8 @@ What no model can be made of is a `ValueError` that names part and field: before
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -78,7 +79,7 @@ class MossVLPartConfig(PreTrainedConfig):
         check_each(self, self.checks, part)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> Self:
         """As transformers does.
 
         Raises:
@@ -89,7 +90,7 @@ class MossVLPartConfig(PreTrainedConfig):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
         """As transformers does; `AutoConfig` calls this.
 
         Raises:

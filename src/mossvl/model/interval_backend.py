@@ -79,9 +79,9 @@ def _listed(chosen: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
-def _attention(compiled: bool) -> Callable[..., Any]:
+def _attention(compiled: bool) -> Callable[..., Tensor]:
     """FlexAttention; where it is not compiled, a reference without gradients."""
-    attention: Any = flex_attention
+    attention: Callable[..., Any] = flex_attention
     return torch.compile(attention, dynamic=True) if compiled else attention
 
 

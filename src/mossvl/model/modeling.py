@@ -1,7 +1,8 @@
 """MOSS-VL as Hugging Face classes."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -225,7 +226,7 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
         self.model.set_input_embeddings(value)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None, *args: Any, **kwargs: Any) -> Self:
         """Load a checkpoint as transformers does, but refuse one that does not fit.
 
         `device_map` works without accelerate too, as long as it names a single device or is "auto".
@@ -248,7 +249,7 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
         **inputs: Any,
-    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+    ) -> CausalLMOutputWithPast | tuple[object, ...]:
         """Logits (batch, text, vocab) for a batch of samples; for the other arguments see `MossVLModel.forward`.
 
         Args:

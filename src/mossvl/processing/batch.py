@@ -1,6 +1,6 @@
 """Several prompts as one batch: whose media are whose, and rows of equal length."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from mossvl.processing.prompt import IMAGE, VIDEO, PlannedPrompt
 BLANK_SIDE = 128
 
 
-def by_prompt(given: Any, texts: list[str], what: str, is_nested: Any) -> list[list[Any]]:
+def by_prompt(given: Any, texts: list[str], what: str, is_nested: Callable[[Any], bool]) -> list[list[Any]]:
     """Media for each prompt, from one list for each or one list for all."""
     if given is None:
         return [[] for _ in texts]

@@ -21,7 +21,7 @@ class ConversationMixin(ProcessorMixin):
     """What a processor makes of conversations, by its chat template and by a call of itself."""
 
     def render(
-        self, messages: Sequence[Message], answer_follows: bool = True, template: Any = None, **names: Any
+        self, messages: Sequence[Message], answer_follows: bool = True, template: str | None = None, **names: Any
     ) -> str:
         """Messages → prompt text by the checkpoint's chat template, ready for an answer if one follows.
 

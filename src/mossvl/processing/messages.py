@@ -6,11 +6,10 @@ from typing import Any
 from mossvl.errors import PromptError
 from mossvl.options import MediaOptions
 from mossvl.options.checks import check_names, present
+from mossvl.processing.parts import Message as Message
 from mossvl.processing.parts import known_medium, known_part
 from mossvl.processing.plan import Medium, num_units
 
-Message = dict[str, Any]
-"""{"role": …, "content": a text or a list of parts}."""
 PARTS = {kind: f'{{"type": "{kind}", "{kind}": …}}' for kind in ("text", "image", "video")}
 """How parts of messages are written."""
 ROLES = ("system", "user", "assistant")
@@ -99,7 +98,7 @@ def texts_of(messages: Iterable[Mapping[str, Any]]) -> Iterable[str]:
         yield from [content] if isinstance(content, str) else [part["text"] for part in content if "text" in part]
 
 
-def media_of(messages: Sequence[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
+def media_of(messages: Sequence[Message]) -> tuple[list[Any], list[Any]]:
     """Images and videos of checked messages, in order; as `Medium` where they have options of their own."""
     parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
     images = [_medium(part) for part in parts if part["type"] == "image"]

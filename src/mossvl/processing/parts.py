@@ -6,6 +6,9 @@ from typing import Any
 
 from mossvl.options.checks import present
 
+Message = dict[str, Any]
+"""{"role": …, "content": a text or a list of parts}."""
+
 
 def known_part(part: Mapping[str, Any]) -> dict[str, Any]:
     """A part as this package spells it, without null keys.

@@ -4,7 +4,8 @@ import copy
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -59,7 +60,7 @@ class MossVLProcessor(ConversationMixin):
         self.limits = MediaLimits()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> Self:
         """As transformers does; `AutoProcessor` calls this.
 
         Raises:
@@ -67,7 +68,7 @@ class MossVLProcessor(ConversationMixin):
             OSError: one is missing.
         """
         with usable(f"the processor of {pretrained_model_name_or_path}"):
-            processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            processor: Self = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
             template = processor._template()
             if template is not None:  # a model can be used without
                 check_template(template)
@@ -75,8 +76,8 @@ class MossVLProcessor(ConversationMixin):
 
     @classmethod
     def _get_arguments_from_pretrained(
-        cls, pretrained_model_name_or_path: Any, processor_dict: dict[str, Any] | None = None, **kwargs: Any
-    ) -> list[Any]:
+        cls, pretrained_model_name_or_path: str | Path, processor_dict: dict[str, Any] | None = None, **kwargs: Any
+    ) -> list[MossVLImageProcessor | PreTrainedTokenizerBase | MossVLVideoProcessor]:
         """The parts are always this package's own, whatever classes a checkpoint's files name."""
         kwargs = {name: value for name, value in kwargs.items() if name != "frame_extract_num_threads"}
         kwargs["trust_remote_code"] = False
@@ -86,7 +87,7 @@ class MossVLProcessor(ConversationMixin):
             MossVLVideoProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs),
         ]
 
-    def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+    def check_argument_for_proper_class(self, argument_name: str, argument: object) -> type:
         """transformers would look its own classes up, which without torchvision are stand-ins."""
         expected = {
             "image_processor": MossVLImageProcessor,
@@ -124,7 +125,7 @@ class MossVLProcessor(ConversationMixin):
         image_mean: Sequence[float],
         image_std: Sequence[float],
         num_extract_threads: int | None = None,
-    ) -> "MossVLProcessor":
+    ) -> Self:
         """This processor with other pixel settings; the original does not change.
 
         Raises:
@@ -214,7 +215,7 @@ class MossVLProcessor(ConversationMixin):
         text: str | Sequence[str],
         images: Any = None,
         videos: Any = None,
-        labels_spans: Any = None,
+        labels_spans: Sequence[Span] | Sequence[Sequence[Span]] | None = None,
         padding: bool | str = True,
         padding_side: str | None = None,
         blank_image_for_text: bool = False,

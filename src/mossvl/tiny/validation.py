@@ -11,11 +11,12 @@ from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic.tasks import TASKS
 from mossvl.synthetic.world import Split, World
 from mossvl.training.accuracy import accuracy
+from mossvl.training.batches import Batch
 from mossvl.training.examples import Example
-from mossvl.training.synthetic import SIZES, SyntheticPacker, encode_sample
+from mossvl.training.synthetic import SIZES, Pictures, SyntheticPacker, encode_sample
 from mossvl.training.trainer import PackedTrainer
 
-Questions = Iterator[tuple[dict[str, Any], list[str]]]
+Questions = Iterator[tuple[Batch, list[str]]]
 
 
 def questions(processor: MossVLProcessor, split: Split, seed: int | str, each: int) -> Questions:
@@ -26,7 +27,7 @@ def questions(processor: MossVLProcessor, split: Split, seed: int | str, each: i
     """
     packer = SyntheticPacker(processor.image_token_id, processor.image_processor.merge_size)
     for first, (height, width) in enumerate(SIZES):
-        examples: list[Example] = []
+        examples: list[Example[Pictures]] = []
         tasks: list[str] = []
         for task, make in TASKS.items():
             for number in range(first, each, len(SIZES)):
@@ -48,7 +49,7 @@ class TinyTrainer(PackedTrainer):
     def __init__(self, *args: Any, processor: MossVLProcessor, each: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._processor, self._each = processor, each
-        self._questions: list[tuple[dict[str, Any], list[str]]] = []
+        self._questions: list[tuple[Batch, list[str]]] = []
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         if not self._questions:

@@ -4,16 +4,13 @@ A greedy answer is the expected one if and only if, after every beginning of the
 is the expected next one. One pass over the whole conversation tells, for all its answers at once.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mossvl.evaluation import Tally, tallied
-
-Batch = Mapping[str, Any]
-"""Arguments of the model's forward pass, labels among them."""
+from mossvl.training.batches import Batch
 
 
 def exact_answers(logits: Tensor, columns: Tensor, labels: Tensor) -> list[bool]:

@@ -11,8 +11,11 @@ from mossvl.model.packed_batch import PackedBatch
 from mossvl.processing.labels import IGNORED_LABEL
 from mossvl.training.examples import Example
 
+Batch = dict[str, Any]
+"""Arguments of the model's forward pass, labels among them; and what a training loop takes out before."""
 
-def pack(examples: Sequence[Example], image_token_id: int, merge_size: int) -> dict[str, Any]:
+
+def pack(examples: Sequence[Example[Any]], image_token_id: int, merge_size: int) -> Batch:
     """Examples, one after the other, as arguments of a model's forward pass, pixels left out.
 
     Returns:
@@ -50,18 +53,17 @@ class Packer:
     merge_size: int
     vision_chunk: int | None = None
 
-    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+    def __call__(self, examples: Sequence[Example[Tensor]]) -> Batch:
         if not any(example.grids for example in examples):
             examples = [*examples, self._blank(examples[0].pixels)]
-        pixels: list[Tensor] = [example.pixels for example in examples]
         return {
             **pack(examples, self.image_token_id, self.merge_size),
-            "pixel_values": torch.cat(pixels),
+            "pixel_values": torch.cat([example.pixels for example in examples]),
             "vision_chunked_length": self.vision_chunk,
             "skipped": [line for example in examples for line in example.skipped],
         }
 
-    def _blank(self, pixels: Tensor) -> Example:
+    def _blank(self, pixels: Tensor) -> Example[Tensor]:
         """An image token and its picture, one merge block of zeros like `pixels`."""
         grid = (1, self.merge_size, self.merge_size)
         token, label = torch.tensor([self.image_token_id]), torch.tensor([IGNORED_LABEL])

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
-from typing import Self
+from typing import Any, Self
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -53,7 +53,7 @@ class Measure(Counts):
     unread: tuple[str, ...]
 
     @classmethod
-    def of(cls, processor: MossVLProcessor, example: Example, unread: Sequence[str] = ()) -> Self:
+    def of(cls, processor: MossVLProcessor, example: Example[Any], unread: Sequence[str] = ()) -> Self:
         ids = example.input_ids
         videos = int((ids == processor.tokenizer.convert_tokens_to_ids(VISION_START)).sum())
         images = len(example.grids) - videos
@@ -168,7 +168,7 @@ def reason_of(message: str) -> str:
     return DETAIL.sub("…", message)
 
 
-def rendered(processor: MossVLProcessor, example: Example) -> str:
+def rendered(processor: MossVLProcessor, example: Example[Any]) -> str:
     """The text of an example's tokens, special ones included, with ⟦ and ⟧ around what is learned."""
     pairs = zip(example.input_ids.tolist(), (example.labels != IGNORED_LABEL).tolist(), strict=True)
     parts = []

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from mossvl.data.files import Record
@@ -15,13 +16,13 @@ from mossvl.options import MediaOptions
 from mossvl.options.checks import whole
 from mossvl.processing.labels import IGNORED_LABEL
 from mossvl.processing.processor import MossVLProcessor
-from mossvl.training.examples import Example, encode
+from mossvl.training.examples import Example, P, encode
 
 TRIES = 100
 """Most bad records in a row that are passed over."""
 
 
-class FileExamples(Dataset[Example]):
+class FileExamples(Dataset[Example[Tensor]]):
     """The records of an index as examples: item i is record i, or the next one that can be used.
 
     Args:
@@ -51,7 +52,7 @@ class FileExamples(Dataset[Example]):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Example[Tensor]:
         """
         Raises:
             DataError: the record is bad and none may take its place, too many in a row are, or a file has changed.
@@ -71,7 +72,7 @@ class FileExamples(Dataset[Example]):
                 if len(skipped) == min(len(self), TRIES):
                     raise DataError(_hopeless(skipped, len(self))) from error
 
-    def encode(self, record: Record) -> Example:
+    def encode(self, record: Record) -> Example[Tensor]:
         """One record, for itself.
 
         Raises:
@@ -87,7 +88,7 @@ class FileExamples(Dataset[Example]):
             raise DataError(f"{record.where}: {why}") from error
 
 
-def shortened(example: Example, max_length: int | None, image_token_id: int) -> Example:
+def shortened(example: Example[P], max_length: int | None, image_token_id: int) -> Example[P]:
     """The example with at most so many tokens; pixels stay.
 
     Raises:

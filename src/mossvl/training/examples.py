@@ -3,21 +3,24 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from mossvl.options import MediaOptions
-from mossvl.processing.messages import check_messages, media_of
+from mossvl.processing.labels import Span
+from mossvl.processing.messages import Message, check_messages, media_of
 from mossvl.processing.pixels import Grid
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import PlannedPrompt
 from mossvl.training.supervised import supervised_text
 
+P = TypeVar("P")
+
 
 @dataclass(frozen=True)
-class Example:
+class Example(Generic[P]):
     """One encoded conversation.
 
     Attributes:
@@ -32,20 +35,18 @@ class Example:
     input_ids: Tensor
     labels: Tensor
     grids: list[Grid]
-    pixels: Any
+    pixels: P
     cut: int = 0
     skipped: tuple[str, ...] = ()
 
     @classmethod
-    def of(
-        cls, processor: MossVLProcessor, planned: PlannedPrompt, spans: Sequence[tuple[int, int]], pixels: Any
-    ) -> "Example":
+    def of(cls, processor: MossVLProcessor, planned: PlannedPrompt, spans: Sequence[Span], pixels: P) -> "Example[P]":
         """From a prompt, and the spans of its text that are learned."""
         grids = [(t, h, w) for t, h, w in planned.grid_thw.tolist()]
         return cls(planned.input_ids, processor.labels_of(planned, spans), grids, pixels)
 
 
-def encode(processor: MossVLProcessor, messages: Sequence[dict[str, Any]], options: MediaOptions) -> Example:
+def encode(processor: MossVLProcessor, messages: Sequence[Message], options: MediaOptions) -> Example[Tensor]:
     """Messages with their media → an example; media are decoded here.
 
     Raises:

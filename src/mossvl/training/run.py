@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import TrainingArguments, set_seed
 
@@ -100,8 +101,8 @@ def trainer_of(
     options: TrainOptions,
     model: MossVLLMHeadModel,
     processor: MossVLProcessor,
-    examples: Dataset[Example],
-    evaluated: Dataset[Example] | None = None,
+    examples: Dataset[Example[Tensor]],
+    evaluated: Dataset[Example[Tensor]] | None = None,
 ) -> PackedTrainer:
     """A model made ready to learn what the options say, and the loop around it.
 

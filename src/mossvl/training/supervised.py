@@ -1,17 +1,14 @@
 """What of an example is learned: the assistant's words, and the token that ends them."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from mossvl.errors import DataError, PromptError
-from mossvl.processing.labels import answer_spans
-from mossvl.processing.messages import check_characters, check_messages
+from mossvl.processing.labels import Span, answer_spans
+from mossvl.processing.messages import Message, check_characters, check_messages
 from mossvl.processing.processor import MossVLProcessor
 
 
-def supervised_text(
-    processor: MossVLProcessor, messages: Sequence[dict[str, Any]]
-) -> tuple[str, list[tuple[int, int]]]:
+def supervised_text(processor: MossVLProcessor, messages: Sequence[Message]) -> tuple[str, list[Span]]:
     """Messages → the text of the whole conversation, and the spans of it that are learned (for `labels_spans`).
 
     Raises:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mossvl.data.records import as_example
+from mossvl.processing.messages import Message
 from mossvl.processing.pixels import PatchLayout
 from mossvl.processing.plan import ImagePlan, MediumPlan, VideoPlan
 from mossvl.processing.processor import MossVLProcessor
@@ -27,7 +28,7 @@ from mossvl.synthetic.scene import Clip, Scene
 from mossvl.synthetic.tasks import TASKS
 from mossvl.synthetic.wording import Sample
 from mossvl.synthetic.world import Split, World
-from mossvl.training.batches import pack
+from mossvl.training.batches import Batch, pack
 from mossvl.training.examples import Example
 from mossvl.training.supervised import supervised_text
 
@@ -65,7 +66,7 @@ class Phase:
     tasks: Mapping[str, float]
 
 
-class SyntheticExamples(Dataset[Example]):
+class SyntheticExamples(Dataset[Example[Pictures]]):
     """`count` examples of one split.
 
     Args:
@@ -88,7 +89,7 @@ class SyntheticExamples(Dataset[Example]):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Example[Pictures]:
         height, width = random.Random(f"{self.seed} size {index // self.run}").choice(SIZES)
         phase = self.phases[bisect_right(self.phases, index, key=lambda one: one.start) - 1]
         world = World(self.split, f"{self.seed} {index}", width / height)
@@ -96,7 +97,7 @@ class SyntheticExamples(Dataset[Example]):
         return encode_sample(self.processor, TASKS[task](world), height, width)
 
 
-def messages_of(sample: Sample, file: Callable[[Scene | Clip], str] | None = None) -> list[dict[str, Any]]:
+def messages_of(sample: Sample, file: Callable[[Scene | Clip], str] | None = None) -> list[Message]:
     """A sample as a conversation, its media in their places.
 
     Args:
@@ -113,7 +114,7 @@ def messages_of(sample: Sample, file: Callable[[Scene | Clip], str] | None = Non
     return as_example({"messages": turns, "images": images, "videos": videos}, Path())
 
 
-def encode_sample(processor: MossVLProcessor, sample: Sample, height: int, width: int) -> Example:
+def encode_sample(processor: MossVLProcessor, sample: Sample, height: int, width: int) -> Example[Pictures]:
     """A sample → an example of pictures that are still to be drawn, of the prompt that files of it would give."""
     text, spans = supervised_text(processor, messages_of(sample))
     plans: list[MediumPlan] = []
@@ -180,8 +181,8 @@ class SyntheticPacker:
     image_token_id: int
     merge_size: int
 
-    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
-        pictures: list[Pictures] = [example.pixels for example in examples]
+    def __call__(self, examples: Sequence[Example[Pictures]]) -> Batch:
+        pictures = [example.pixels for example in examples]
         (size,) = {one.size for one in pictures}
         film = torch.tensor([film for one in pictures for film in one.filmed])
         drawn = Drawn(drawing([scene for one in pictures for scene in one.scenes], LAYERS), film, size)

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from peft.helpers import disable_input_dtype_casting
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
 from mossvl.errors import TrainingError
 from mossvl.evaluation import Tally
@@ -28,6 +29,7 @@ from mossvl.model.vision import VisionBlock
 from mossvl.processes import first_process
 from mossvl.processing.pixels import PatchLayout
 from mossvl.training.accuracy import exact_answers
+from mossvl.training.batches import Batch
 from mossvl.training.checkpoints import note_files, numbered
 from mossvl.training.synthetic import Drawn
 from mossvl.training.workers import quiet
@@ -40,11 +42,11 @@ TOGETHER = 20
 logger = logging.getLogger(__name__)
 
 
-LossOf = Callable[[dict[str, Any]], Loss]
+LossOf = Callable[[Batch], Loss]
 """Makes the loss of a batch that is on its device, and takes out of the batch what only the loss needs."""
 
 
-def next_tokens(batch: dict[str, Any]) -> Loss:
+def next_tokens(batch: Batch) -> Loss:
     """Every label counts the same."""
     return next_token_loss
 
@@ -81,7 +83,7 @@ class PackedTrainer(Trainer):
         if first_process():  # With no step left, rank 0 may be writing before another rank comes here.
             shutil.rmtree(Path(self.args.output_dir, UNFINISHED), ignore_errors=True)
 
-    def train(self, resume_from_checkpoint: str | None = None, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | None = None, *args: Any, **kwargs: Any) -> TrainOutput | None:
         """As `Trainer` does, but a run that is through makes no further step: its last checkpoint is loaded."""
         if resume_from_checkpoint is not None:
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint, TRAINER_STATE_NAME)))
@@ -93,10 +95,10 @@ class PackedTrainer(Trainer):
         with disable_input_dtype_casting(self.model, active=self.args.bf16):
             return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def get_train_dataloader(self) -> Any:
+    def get_train_dataloader(self) -> DataLoader[Batch]:
         return quiet(super().get_train_dataloader())
 
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def _prepare_inputs(self, inputs: Batch) -> Batch:
         inputs = dict(inputs)
         for line in set(inputs.pop("skipped", ())) - self.skipped:
             self.skipped.add(line)
@@ -108,7 +110,7 @@ class PackedTrainer(Trainer):
         loss = self._loss_of(inputs)
         return {**inputs, "loss": loss}
 
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+    def floating_point_ops(self, inputs: Batch) -> int:
         """Not counted: `Trainer`'s estimate knows no vision tokens, and goes through all modules at every step."""
         return 0
 
@@ -117,7 +119,7 @@ class PackedTrainer(Trainer):
         self._right = []
         return super().evaluate(*args, **kwargs)
 
-    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def prediction_step(self, model: nn.Module, inputs: Batch, *args: Any, **kwargs: Any) -> tuple[Tensor, None, None]:
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             output = model(**inputs)
