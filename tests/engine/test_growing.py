@@ -205,6 +205,49 @@ def test_what_is_appended_while_it_speaks_follows_all_that_it_has_said(overlaps,
     assert [int(logprobs[row - 1].argmax()) for row in drawn] == draft.tokens
 
 
+def test_a_token_that_is_being_drawn_is_said_before_what_is_appended(make, monkeypatch):
+    llm, before = make(), []
+    monkeypatch.setattr(type(llm.engine.runner), "overlaps", property(lambda self: True))
+    job = begin(llm, Camera(PIECES[0]), 400)
+    until(lambda: len(job.handle.drafts[0].tokens) > 3, job)
+    request = job.requests[0]
+
+    def event():
+        before.append((request.context.length, request.in_flight))
+        job.appended.append(Appended(torch.tensor([5]), [], [], [], 1))
+
+    llm.engine.loop.inbox.put(event)
+    until(lambda: len(request.context.prompts) == 2, job)
+    ((known, in_flight),) = before
+    assert in_flight == 1 and request.context.prompts[1].begin.row == known + 1
+
+
+def test_pixels_that_are_appended_are_kept_where_a_source_gives_its_own_again(make):
+    class Film(Camera):
+        repeatable = True
+
+        def start(self, report, first=None):
+            if first is None:
+                super().start(report)
+            else:
+                self.begun += 1
+                for number in range(first, len(self.patches)):
+                    report(Frame(number, self.patches[number], self.digests[number]))
+                report(Loaded())
+
+    llm = make(vision_cache=0, prefix_cache=False)
+    job = begin(llm, Film(PIECES[0]))
+    until(lambda: len(job.handle.drafts[0].tokens) == 1, job)
+    ask(llm, job, PIECES[1], 2, 2)
+    request, tokens = job.requests[0], list(job.handle.drafts[0].tokens)
+    assert sorted(request.pixels) == [2] and job.source.released == 2
+    until(lambda: request.rests)
+    llm.engine.loop.inbox.put(lambda: llm.engine.scheduler._preempt(request))
+    until(lambda: request.slot < 0)
+    ask(llm, job, [], 2)
+    assert job.source.begun == 2 and job.handle.drafts[0].tokens[:3] == tokens and sorted(request.pixels) == [2]
+
+
 def test_two_that_share_a_page_of_vision_go_on_with_frames_of_their_own(make, model):
     llm, begun = make(page_size=2), [*PIECES[0], 11, 12, 13]
     jobs = []
