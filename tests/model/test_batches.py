@@ -1,5 +1,7 @@
 """Samples of a batch do not know of each other."""
 
+import inspect
+
 import pytest
 import torch
 from golden_cases import CASES
@@ -152,3 +154,18 @@ def test_the_loss_does_not_depend_on_the_side_of_the_padding(model, processor):
         model(**processor(texts, labels_spans=spans, padding_side=side)).loss.item() for side in ("left", "right")
     ]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+@torch.no_grad()
+def test_both_models_take_the_same_inputs_by_place_or_by_name_and_say_so(model, reference):
+    batch = build(NAMES[:1], reference, "right")
+    ids, mask = batch["input_ids"], batch["attention_mask"].clone()
+    mask[:, :3] = 0
+    expected = model(input_ids=ids, attention_mask=mask).logits
+    assert torch.equal(model(ids, mask).logits, expected)
+    assert not torch.allclose(model(ids).logits, expected)
+    inner, outer = (inspect.signature(one.forward).parameters for one in (model.model, model))
+    assert list(outer)[: len(inner)] == list(inner)
+    assert set(outer) - set(inner) >= {"labels", "loss", "logits_to_keep", "past_key_values"}
+    with pytest.raises(TypeError, match="unknown"):
+        model(ids, unknown=1)
