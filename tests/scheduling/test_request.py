@@ -131,15 +131,15 @@ def test_a_token_is_not_drawn_before_it_is_known_which_ones_may_come(prompt, in_
 
 @pytest.mark.parametrize(
     ("computed", "in_flight", "mask", "waits"),
-    [(8, 0, b"", True), (8, 1, b"known", True), (8, 0, b"known", False), (7, 0, b"", False), (9, 0, b"", False)],
+    [(8, 0, b"", True), (8, 1, b"known", True), (8, 0, b"known", False), (7, 0, b"", False), (9, 0, b"", True)],
 )
 def test_a_request_waits_for_its_form_when_nothing_else_is_left_to_do(prompt, computed, in_flight, mask, waits):
     one = request(prompt, matcher=SimpleNamespace(mask=mask))
     one.computed, one.in_flight = computed, in_flight
-    assert one.waits_for_form is waits
+    assert one.is_complete is waits
     free = request(prompt)
     free.computed = computed
-    assert free.waits_for_form is False
+    assert free.is_complete is False
 
 
 def test_a_request_begins_with_nothing_and_as_nobody_elses(prompt):

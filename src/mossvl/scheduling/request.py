@@ -107,12 +107,12 @@ class Request(Generic[Owner]):
 
     @property
     def is_complete(self) -> bool:
-        """All that is known of it is computed, but for the row that a token is drawn from, and it may not draw."""
+        """All rows are computed but the one that the next token is drawn from, and the request may not draw yet."""
         return not self.may_draw and self.computed >= self.context.length - 1
 
     @property
     def rests(self) -> bool:
-        """There is nothing to do for it until somebody wants something more of it."""
+        """The request is parked and complete: nothing is computed for it until it is resumed or extended."""
         return self.parked and self.is_complete
 
     @property
