@@ -22,11 +22,12 @@ class _Origin:
     """What is known of this process's beginning.
 
     Attributes:
-        forked: it was forked.
-        engine, cuda: from a process in which the thread of an engine ran, or CUDA was in use.
+        forked: this process was forked.
+        engine, cuda: the parent process had an engine's thread at work, or CUDA in use.
+        cuda_here: CUDA is in use in this process, as of its last fork.
     """
 
-    forked = engine = cuda = False
+    forked = engine = cuda = cuda_here = False
 
 
 def check_fork(device: str = "cpu") -> None:
@@ -58,12 +59,15 @@ def beside_engine() -> None:
 
 
 def _computes() -> bool:
-    """Whether this thread can compute: a process that is forked from it tries."""
+    """Whether this thread can compute: a process that is forked from it tries, and must not hang."""
     import torch
 
     if torch.get_num_threads() == 1:
         return True
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:  # Nothing can be found out, and there is no memory to hang with.
+        return True
     if not child:
         with suppress(BaseException):
             torch.zeros(ENTRIES).add_(1)
@@ -72,9 +76,8 @@ def _computes() -> bool:
     deadline = time.monotonic() + SECONDS
     try:
         while time.monotonic() < deadline:
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:
-                return status == 0
+            if os.waitpid(child, os.WNOHANG)[0]:
+                return True
             time.sleep(0.002)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -85,11 +88,12 @@ def _computes() -> bool:
 
 def _before() -> None:
     in_use = getattr(sys.modules.get("torch.cuda"), "is_initialized", bool)
-    _Origin.cuda = _Origin.cuda or in_use()
+    _Origin.cuda_here = in_use()
 
 
 def _in_child() -> None:
     _Origin.forked = True
+    _Origin.cuda = _Origin.cuda or _Origin.cuda_here
 
 
 if hasattr(os, "register_at_fork"):

@@ -279,6 +279,20 @@ def test_closing_ends_although_others_keep_submitting(llm):
     assert all(isinstance(handle.wait(0).error, GenerationCancelled) for handle in handles)
 
 
+def test_a_query_is_answered_though_the_closed_engines_thread_has_not_ended(llm):
+    expected = llm.generate(GOOD).text
+    in_listener, go_on = threading.Event(), threading.Event()
+    before = llm.submit(LONG)
+    before.when_ended(lambda: (in_listener.set(), go_on.wait(60)))
+    next(iter(before.chunks()))
+    llm.engine.close(0.01)
+    assert in_listener.wait(60)
+    after = [llm.submit(GOOD) for _ in range(2)]
+    go_on.set()
+    assert [one.result(60).text for one in after] == [expected] * 2
+    assert settled(llm)
+
+
 def test_a_listener_may_close_the_engine(llm):
     closed = threading.Event()
     handle = llm.submit(GOOD)

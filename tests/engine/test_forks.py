@@ -134,3 +134,16 @@ assert [tuple(batch["grid_thw"].shape) for batch in loader] == [(2, 3)] * 4
 assert llm.generate("yes", SHORT).error is None
 """
     )
+
+
+def test_a_process_that_forks_others_goes_on_with_cuda():
+    run(
+        """
+import torch
+from mossvl.forking import check_fork
+
+torch.cuda.is_initialized = lambda: True
+in_child(lambda: refused(lambda: check_fork("cuda")))
+check_fork("cuda")
+"""
+    )

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from mossvl.errors import ContextLengthError, GenerationTimeout, MossVLError
+from mossvl.errors import ContextLengthError, GenerationTimeout, MossVLError, OptionError
 from mossvl.options import GenerationOptions
 from mossvl.sources.files import digest_of
 from mossvl.sources.source import Appended, Frame, Loaded, Planned
@@ -330,12 +330,20 @@ def test_what_is_appended_beyond_the_memory_ends_its_query_with_the_reason(make)
     assert isinstance(error, ContextLengthError) and "3006" in str(error).replace("3007", "3006")
 
 
-def test_a_query_of_several_answers_cannot_be_appended_to(make):
+@pytest.mark.parametrize(
+    "params", [{"n": 2, "temperature": 1.0}, {"stop": ["y"]}, {"regex": "yes|no", "ignore_eos": False}]
+)
+def test_an_open_query_has_one_answer_without_stop_texts_and_forms(params, make):
+    with pytest.raises(OptionError, match="one answer, no stop texts and no form"):
+        begin(make(), Camera(PIECES[0]), 1, **params)
+
+
+def test_a_query_that_is_not_open_cannot_be_appended_to(make):
     llm = make()
-    job = begin(llm, Camera(PIECES[0]), 1, n=2, temperature=1.0)
-    with pytest.raises(ValueError, match="several answers"):
-        llm.engine.loop.extend(job, Appended(torch.tensor([1]), [], [], [], 1))
-    until(lambda: all(draft.tokens for draft in job.handle.drafts))
+    handle = llm.submit("yes", GenerationOptions(max_new_tokens=50, ignore_eos=True))
+    with pytest.raises(ValueError, match="open=True"):
+        llm.engine.loop.extend(llm.engine.loop.jobs[0], Appended(torch.tensor([1]), [], [], [], 1))
+    assert len(handle.result(60).token_ids) == 50
 
 
 def test_pixels_that_a_camera_has_lost_end_their_query_and_no_step_fails(make, caplog):

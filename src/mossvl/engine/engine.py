@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from mossvl.engine.job import Job
 from mossvl.engine.loop import Inbox, Loop
-from mossvl.errors import EngineError
+from mossvl.errors import EngineError, OptionError
 from mossvl.forking import beside_engine, check_fork
 from mossvl.forms.grammar import Grammars
 from mossvl.model.modeling import MossVLLMHeadModel
@@ -54,6 +54,7 @@ class Engine:
         self.budget = Budget(self.config.media_bytes)
         self._serving = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._closed: threading.Thread | None = None
         _engines.add(self)
         weakref.finalize(self, self.loop.inbox.put, None).atexit = False
 
@@ -91,9 +92,14 @@ class Engine:
         """Answer what comes from a source; as `submit`.
 
         Args:
-            open: more will be appended (see `Loop.extend`); the query ends when it is cancelled.
+            open: prompts will be appended (see `Loop.extend`); the query ends when it is cancelled.
+
+        Raises:
+            OptionError: an open query has several answers, stop texts, or a form of its answer.
         """
         params = options if params is None else params
+        if open and (params.n > 1 or params.stop or params.grammar is not None):
+            raise OptionError("a query that prompts are appended to has one answer, no stop texts and no form")
         handle = Handle(params, source.tokenizer, whole)
         form = params.grammar
         follower = None if form is None else self.grammars.follower(form, source.tokenizer, params.n)
@@ -101,7 +107,7 @@ class Engine:
         with self.loop.lock:
             self.loop.add(job)
             if self._thread is None:
-                arguments = weakref.ref(self), self.loop.inbox
+                arguments = weakref.ref(self), self.loop.inbox, self._closed
                 self._thread = threading.Thread(target=_serve, args=arguments, name="mossvl-engine", daemon=True)
                 self._thread.start()
         return handle
@@ -122,8 +128,8 @@ class Engine:
             thread.join(timeout)
         with self.loop.lock:
             self.loop.closing -= 1
-            if self._thread is thread:
-                self._thread = None
+            if thread is not None and self._thread is thread:
+                self._thread, self._closed = None, thread
 
     @property
     def active(self) -> int:
@@ -172,8 +178,16 @@ class Engine:
             return self._thread is threading.current_thread() and not self.loop.closing
 
 
-def _serve(engine: "weakref.ref[Engine]", inbox: Inbox) -> None:
-    """The engine's thread: runs it whenever something comes; while nothing does, it holds on to nothing."""
+def _serve(engine: "weakref.ref[Engine]", inbox: Inbox, before: threading.Thread | None) -> None:
+    """The engine's thread: serves events; while it waits for one, it keeps nothing alive.
+
+    Args:
+        before: the engine's earlier thread, which may not have ended when the engine was closed. Only one thread at a
+            time reads the inbox.
+    """
+    if before is not None:
+        before.join()
+    del before
     while True:
         event = inbox.get()
         running = engine()

@@ -89,10 +89,10 @@ class Loop:
         """Append something to a job, from any thread; nothing comes of it if the job has ended.
 
         Raises:
-            ValueError: the query has several answers.
+            ValueError: the query was not begun as an open one.
         """
-        if job.params.n > 1:
-            raise ValueError("a query that has several answers cannot be appended to; ask with n=1")
+        if not job.open:
+            raise ValueError("only a query that was begun with open=True can be appended to")
         self.inbox.put(lambda: job.appended.append(appended))
 
     def run(self) -> None:

@@ -33,7 +33,8 @@ class Request(Generic[Owner]):
         room: most tokens of the answer.
         digests: for each frame, the digest of its pixels, or None as long as they are not known.
         owner: whoever waits for the answer.
-        pixels: frames that are loaded and not yet encoded: uint8 patches (patches, 3 · patch_size²).
+        pixels: frames that are loaded and not yet encoded, and all frames that cannot be loaded again: uint8 patches
+            (patches, 3 · patch_size²).
         vision_chunk: most frames encoded at a time.
         pixel_scale: mean and deviation of each channel, by which pixels are normalised.
         seed: of its random draws.
@@ -45,7 +46,7 @@ class Request(Generic[Owner]):
         unwanted: how many of these, the next ones, will be forgotten.
         decoding: its prompts have been launched; from now on it wants one row a step.
         parked: it draws nothing until it is asked to. All but the row that it would draw from is computed.
-        turns: how often it has gone on after more was asked.
+        turns: changes whenever it goes on after it was parked or extended.
         encoded: frames whose keys and values are in the cache, likewise.
         partly: how much of the next frame is encoded, if that is done in parts.
         text_pages: for each block of tokens, a page for every group of layers.

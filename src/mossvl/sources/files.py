@@ -1,7 +1,6 @@
-"""Loading of media: plans, pixels and their digests, in threads, ahead of the engine and within bounds.
+"""Loading of media: plans, pixels and their digests, ahead of the engine and within bounds.
 
-Every load runs in a daemon thread of its own and reports through a callback. Nobody ever waits for such a thread, so
-that a source that hangs holds up nothing but its own request. Files are opened, read and closed in the thread.
+Files are opened, read and closed in the thread of their `Loading`.
 """
 
 import hashlib
