@@ -27,7 +27,7 @@ from mossvl.sources.source import Source
 
 CLOSING_SECONDS = 2.0
 _engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
-"""Those that may still run when the process ends."""
+"""Engines that may still run when the process ends."""
 
 
 class Engine:
@@ -113,9 +113,9 @@ class Engine:
         return handle
 
     def close(self, timeout: float = 10.0) -> None:
-        """Cancel everything that has not ended, and end the thread; waits for that, at most `timeout` seconds.
+        """Cancel all queries and end the thread; wait at most `timeout` seconds for its end.
 
-        Queries that come meanwhile are refused. An engine that is asked again after that works again.
+        Queries are refused meanwhile. A query after `close` starts the engine again.
         """
         with self.loop.lock:
             self.loop.closing += 1
@@ -133,16 +133,16 @@ class Engine:
 
     @property
     def active(self) -> int:
-        """How many queries have not ended."""
+        """Number of queries that have not ended."""
         return len(self.loop.jobs)
 
     @property
     def broken(self) -> EngineError | None:
-        """Why nothing is answered any more, if the device has failed."""
+        """The error of every further query, once the device has failed."""
         return self.loop.broken
 
     def disown(self) -> None:
-        """This is a copy of the engine in a forked process, where it answers nothing."""
+        """Make a copy of the engine in a forked process refuse queries, and end its handles there."""
         self.loop.broken = error = EngineError(
             "this engine belongs to the process that this one was forked from, and answers only there; start this "
             "process with multiprocessing's 'spawn', and load the model in it"
@@ -153,12 +153,12 @@ class Engine:
             job.handle.disown(error)
 
     def warm_up(self, shown: bool | None = None) -> None:
-        """Compile kernels and capture graphs now, with a progress bar on a terminal; for an idle engine."""
+        """Compile kernels and capture CUDA graphs, with a progress bar on a terminal. The engine must be idle."""
         with progress(None, 0, shown is not False) as advance:
             self.runner.warm_up(lambda done, total: advance())
 
     def clear_caches(self) -> None:
-        """Forget what was computed before: kept blocks, encoded frames, digests. Waits until what runs has ended."""
+        """Clear the prefix cache, the vision cache and the media cache, once running queries have ended."""
         with self._serving:
             self.cache.clear()
             self.runner.clear()
@@ -167,9 +167,9 @@ class Engine:
     # --- the thread ----------------------------------------------------------------------------------------------
 
     def serves(self, event: Callable[[], None] | None) -> bool:
-        """Take in an event and work until there is nothing left to do → whether this thread is still the engine's.
+        """Run an event and the loop until all queries have ended; return whether this thread is still the engine's.
 
-        The lock is for the moment in which a closed engine is asked again while its old thread has not quite ended.
+        The lock keeps `clear_caches` out while queries run.
         """
         with self._serving:
             if event is not None:
@@ -197,7 +197,7 @@ def _serve(engine: "weakref.ref[Engine]", inbox: Inbox, before: threading.Thread
 
 
 def _disown() -> None:
-    """In a forked process there are no threads but the one that forked: what would wait for them is told so."""
+    """In a forked process, disown all engines: their threads do not exist there."""
     for engine in list(_engines):
         if engine._thread is not None:
             beside_engine()
@@ -210,6 +210,6 @@ if hasattr(os, "register_at_fork"):
 
 @atexit.register
 def _close_engines() -> None:
-    """A thread that is ended in the middle of a computation would take the whole process down with it."""
+    """End engines at exit: a thread that is killed within a computation would crash the process."""
     for engine in list(_engines):
         engine.close(CLOSING_SECONDS)

@@ -1,4 +1,4 @@
-"""A query on its way through the engine: its loading, its limits, and one request for each of its answers."""
+"""A query in the engine: its source, its deadlines, and one request for each of its answers."""
 
 import time
 from collections import deque
@@ -19,7 +19,7 @@ from mossvl.scheduling.request import Request
 from mossvl.sources.source import Appended, Event, Frame, Loaded, Planned, Source, Stalled
 
 STREAMING_BYTES = 32 << 20
-"""Of a video that is read from a file for the first time, encoding begins when so much has been decoded."""
+"""Encoding of a video that is not in the media cache begins when so many bytes of pixels have been decoded."""
 
 
 @dataclass(eq=False)
@@ -27,15 +27,16 @@ class Job:
     """A query in the engine.
 
     Attributes:
-        follower: of the form of the answers, if they have one.
-        options: of the query; `params`, which may be others, are for drawing tokens.
-        deadline, patience: when the query's time is over, and when its source is given up (`time.monotonic`).
-        digests: of its frames, as far as they are known; its requests share the list.
-        loading: something is being loaded.
-        submitted: its requests are with the scheduler.
-        streams: its frames are worth encoding before all of them are loaded.
-        open: what would end its answer parks it instead, as more may be appended; it ends when it is cancelled.
-        appended: what is still to be appended to it.
+        follower: of the answers' grammar, if they have one.
+        options: of the query; `params`, which may differ, are the sampling parameters.
+        deadline: when the query times out, in seconds of `time.monotonic`.
+        patience: when the source times out, unless it reports something before.
+        digests: of the frames, None until known; the requests share the list.
+        loading: the source is loading.
+        submitted: the scheduler has the requests.
+        streams: encoding may begin before all frames are loaded.
+        open: prompts may be appended. An end token or a full room parks the request; cancelling ends the job.
+        appended: prompts that wait to be appended, FIFO.
     """
 
     source: Source
@@ -61,11 +62,11 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Nothing more of it is wanted."""
+        """Whether the query has ended; its handle knows."""
         return self.handle.ended
 
     def reason_to_end(self, now: float) -> MossVLError | None:
-        """Why the query must not go on, if there is a reason."""
+        """The reason to end the query now, or None."""
         if self.handle.cancelled:
             return GenerationCancelled("cancelled before the answer was complete")
         if now > self.deadline:
@@ -80,25 +81,25 @@ class Job:
         return None
 
     def be_patient(self) -> None:
-        """The source has given a sign of life."""
-        # What loads media keeps to the same limit and says more; this is for what does not come back at all.
+        """Set the source's time-out anew."""
+        # The source enforces the same limit with a better message; this one is for a source that hangs.
         self.patience = time.monotonic() + 1.1 * self.source.patience
 
     def launched(self, request: "Request[Job]", now: float) -> None:
-        """A step computes something of a request's prompts; `now` in seconds of `time.monotonic`."""
+        """Record that a step computes a request's prompts; `now` in seconds of `time.monotonic`."""
         if self.clock.admitted is None:
             self.clock.admitted = now
-        # Encoded now, or found in the cache: their pixels are of no more use.
+        # Encoded frames, and prefix-cache hits, need no pixels.
         self._drop(request, [frame for frame in request.pixels if frame < request.encoded])
 
     # --- media ---------------------------------------------------------------------------------------------------
 
     def receive(self, event: Event, prompts: Prompts) -> None:
-        """What its source reports.
+        """Take in an event of the source.
 
         Raises:
-            ContextLengthError, PromptError: its prompt cannot be computed.
-            BaseException: what loading has failed of.
+            ContextLengthError, PromptError: the prompt cannot be computed.
+            BaseException: the error with which loading has failed.
         """
         self.be_patient()
         match event:
@@ -114,7 +115,7 @@ class Job:
                     raise event.error
 
     def plan(self, planned: Planned, prompt: Prompt, room: int) -> None:
-        """The prompt is known, and how many tokens an answer may have."""
+        """Make the requests, from the prompt and the maximum number of answer tokens."""
         handle = self.handle
         handle.input_text, handle.media = planned.input_text, planned.media
         handle.prompt_tokens, handle.vision_tokens = prompt.end.row, prompt.end.vision
@@ -136,13 +137,13 @@ class Job:
             self._watches.append(TextStream(self.source.tokenizer, self.params.stop) if self.params.stop else None)
 
     def take(self, frame: Frame) -> None:
-        """A frame has been loaded, or only its digest has become known."""
+        """Take in a frame, or only its digest."""
         self.digests[frame.number] = frame.digest
         if not frame.patches.numel():
             return
         wanting = [request for request in self.requests if not request.ended and frame.number not in request.pixels]
         if self.source.repeatable:
-            # One of them takes it: the others find what it becomes in the caches, or have it loaded again.
+            # Give pixels to one sibling; the others hit the vision cache or reload.
             wanting = [request for request in wanting if request.encoded <= frame.number][:1]
         for request in wanting:
             request.pixels[frame.number] = frame.patches
@@ -151,17 +152,17 @@ class Job:
 
     @property
     def may_begin(self) -> bool:
-        """Enough has been loaded to begin, though not everything."""
+        """Whether encoding may begin before everything is loaded."""
         return self.streams and self.source.held >= STREAMING_BYTES
 
     def keeps(self, request: "Request[Job]", frame: int) -> bool:
-        """A frame's pixels cannot be loaded once more: they are kept for as long as the request may need them."""
+        """Whether pixels of a frame are kept until the request ends, since they cannot be loaded again."""
         return not self.source.repeatable or frame >= request.context.prompts[0].end.frame
 
     def give_up(self, request: "Request[Job]", missing: int) -> None:
-        """A request lacks a frame from before others whose pixels it holds: it will have them all loaded once more.
+        """Release the pixels of all frames after a missing one; they will be loaded again with it.
 
-        What it holds may be what loading waits for, and loading must end before it can begin again.
+        A running load may wait for the memory that these pixels take, and must end before a new load begins.
         """
         self._drop(request, [frame for frame in request.pixels if frame > missing])
 
@@ -170,13 +171,13 @@ class Job:
             if not self.keeps(request, frame):
                 self.source.release(request.pixels.pop(frame))
 
-    # --- more to be asked ----------------------------------------------------------------------------------------
+    # --- appended prompts ----------------------------------------------------------------------------------------
 
     def append(self, prompts: Prompts) -> None:
-        """What is to be appended follows all that is known, once no token is in flight.
+        """Append the waiting prompts to the request, once no token is in flight.
 
         Raises:
-            ContextLengthError, PromptError: it cannot be computed.
+            ContextLengthError, PromptError: a prompt cannot be computed.
         """
         (request,) = self.requests
         if request.in_flight:
@@ -195,7 +196,7 @@ class Job:
             self.go_on(request, room)
 
     def go_on(self, request: "Request[Job]", room: int) -> None:
-        """So many more tokens may be drawn; with 0, none until it is asked for."""
+        """Let the request draw `room` more tokens; with 0, park it."""
         request.room = request.num_answer + room
         if room:
             request.resume()
@@ -207,11 +208,11 @@ class Job:
     def add(
         self, request: "Request[Job]", token: int, logprobs: TokenLogprobs | None, now: float, ends: Container[int]
     ) -> bool:
-        """Add a token to an answer, unless it ends it → whether the answer is complete, or an open one waits for more.
+        """Add a token to an answer, unless the token ends it; return whether the answer ends, or an open one parks.
 
         Args:
-            now: when it came, in seconds of `time.monotonic`.
-            ends: the model's own end tokens.
+            now: when the token arrived, in seconds of `time.monotonic`.
+            ends: end tokens of the model.
         """
         self.clock.token(now)
         number = self.requests.index(request) if len(self.requests) > 1 else 0

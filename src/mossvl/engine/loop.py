@@ -1,6 +1,6 @@
-"""The loop of an engine: decides what a step does, has it carried out, hands tokens out. It runs in one thread.
+"""The loop of an engine, in one thread: plan a step, launch it, distribute its tokens.
 
-Other threads reach what it owns through an inbox: they put events there, which the loop runs between steps.
+Other threads put events into the loop's inbox, which the loop runs between steps.
 """
 
 import logging
@@ -33,23 +33,23 @@ from mossvl.sources.source import Appended, Event, Frame, Loaded, Stalled
 logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.02
-"""How long the loop waits for news before it looks at deadlines again."""
+"""Longest wait for an event between two checks of deadlines."""
 
 Inbox = queue.SimpleQueue[Callable[[], None] | None]
-"""What other threads want of the loop's thread; None makes the thread look whether it is to end."""
+"""Events for the loop's thread; None makes the thread check whether it is to end."""
 
 
 class Loop:
-    """What the thread of an engine does.
+    """Owner of jobs, scheduler and runner; `run` is called in the engine's thread.
 
     Args:
         ends: tokens that end an answer.
 
     Attributes:
-        jobs: queries that have not ended; any thread may add one (see `add`), only the loop removes one.
-        broken: why nothing is answered any more, once the device has failed.
-        closing: how many callers wait for the thread to end; no query is taken in meanwhile.
-        lock: for these.
+        jobs: queries that have not ended. Any thread may add one (see `add`); only the loop removes one.
+        broken: the error of every further query, once the device has failed.
+        closing: number of callers of `close` that wait for the thread to end; queries are refused meanwhile.
+        lock: guards `jobs`, `broken` and `closing`.
     """
 
     def __init__(self, model: MossVLLMHeadModel, config: EngineConfig, ends: frozenset[int]) -> None:
@@ -73,7 +73,7 @@ class Loop:
         self._set_up_in: threading.Thread | None = None
 
     def add(self, job: Job) -> None:
-        """Take a query in, from any thread, which holds the lock.
+        """Add a query, from any thread that holds the lock.
 
         Raises:
             EngineError: the device has failed, or the engine is being closed.
@@ -86,7 +86,7 @@ class Loop:
         self.inbox.put(lambda: self._receive(job))
 
     def extend(self, job: Job, appended: Appended) -> None:
-        """Append something to a job, from any thread; nothing comes of it if the job has ended.
+        """Append a prompt to an open job, from any thread; a job that has ended ignores it.
 
         Raises:
             ValueError: the query was not begun as an open one.
@@ -96,7 +96,7 @@ class Loop:
         self.inbox.put(lambda: job.appended.append(appended))
 
     def run(self) -> None:
-        """Decide, run, take in what was drawn: on a GPU that of the step before, while the new one runs."""
+        """Run steps until all jobs have ended. On a GPU, a step's tokens are read while the next step runs."""
         pending: Pending[Job] | None = None
         try:
             if self._set_up_in is not threading.current_thread():
@@ -127,19 +127,19 @@ class Loop:
             self._break(error)
 
     def _launch_apart(self, step: Step[Job], error: Exception) -> None:
-        """After a step that has failed: once more, each request alone, so that it costs those that fail by themselves.
+        """After a failed step, launch each request's part alone, and end only requests that fail alone.
 
-        The tokens of the step before are known by now.
+        No token is in flight.
         """
         failed = self._failure(error)
         apart = step.apart()
         for request, own in apart.items():
-            # What the step before drew may have ended a request, or parked it.
+            # The tokens of the step before may have ended or parked a request.
             if request.ended or (own.decode and request.parked):
                 continue
             if len(apart) > 1:
                 if not self._has_pixels(own):
-                    own = Step(copies=own.copies)  # Its frames are planned again, once they are loaded again.
+                    own = Step(copies=own.copies)  # The scheduler plans the frames again when they are reloaded.
                 try:
                     self.runner.recall(request)
                     self._accept(self._launch(own))
@@ -149,7 +149,7 @@ class Loop:
             self._end(request.owner, failed)
 
     def _failure(self, error: Exception) -> MossVLError:
-        """What requests failed of that made a step fail; what the step held of the device's memory is freed.
+        """Turn the error of a failed step into one for its requests, and free the step's device memory.
 
         Raises:
             Exception: the device has failed.
@@ -161,17 +161,17 @@ class Loop:
         return failure(error)
 
     def _has_pixels(self, step: Step[Job]) -> bool:
-        """Frames that were to come from the vision cache may have been evicted by the step that failed."""
+        """Whether all frames of a step can be encoded or read: the failed step may have evicted some from the cache."""
         frames = [(part.request, frame) for part in step.frames for frame in range(part.start, part.stop)]
         return all(
             frame in request.pixels or request.digests[frame] in self.runner.vision_cache for request, frame in frames
         )
 
     def _launch(self, step: Step[Job]) -> Pending[Job]:
-        """Begin a step.
+        """Launch a step.
 
         Raises:
-            Exception: it has failed; nothing of it counts.
+            Exception: the launch has failed; the scheduler's state is as before.
         """
         pending = self.runner.launch(step)
         self.scheduler.launched(step)
@@ -183,7 +183,7 @@ class Loop:
         return pending
 
     def _read_inbox(self, wait: bool) -> None:
-        """Take in what has come; with `wait`, wait a moment for something."""
+        """Run the events of the inbox; with `wait`, wait up to IDLE_SECONDS for the first."""
         try:
             event = self.inbox.get(block=wait, timeout=IDLE_SECONDS)
             while True:
@@ -194,7 +194,7 @@ class Loop:
             return
 
     def _check(self) -> None:
-        """End what was cancelled or takes too long; begin to load what can be."""
+        """End jobs that were cancelled or timed out, append waiting prompts, and start loads."""
         now = time.monotonic()
         for job in list(self.jobs):
             if (reason := job.reason_to_end(now)) is not None:
@@ -216,8 +216,7 @@ class Loop:
     # --- forms ---------------------------------------------------------------------------------------------------
 
     def _follow(self) -> None:
-        """Begin to find out which tokens may come next in answers that are admitted: a process each, and not for all
-        that wait."""
+        """Start the grammar processes of admitted jobs; waiting jobs have none."""
         for job in [one for one in self._to_follow if one.ended or any(request.slot >= 0 for request in one.requests)]:
             self._to_follow.remove(job)
             if not job.ended:
@@ -237,17 +236,17 @@ class Loop:
     # --- media ---------------------------------------------------------------------------------------------------
 
     def _load(self, job: Job, first: int | None = None) -> None:
-        """Begin to load a job's media, or only its frames from `first` on, once more."""
+        """Start a job's source, or start it again for the frames from `first` on."""
         if not job.loading and not job.ended:
             job.loading = True
             job.be_patient()
             job.source.start(lambda event: self.inbox.put(lambda: self._media(job, event)), first)
 
     def _load_again(self, request: Request[Job], frame: int) -> None:
-        """Load pixels from a frame on that a request lacks, unless they are still to come."""
+        """Reload pixels from a missing frame on, unless a running load will report them."""
         job = request.owner
         if job.keeps(request, frame):
-            if not job.loading:  # After the step, which may hold more of it.
+            if not job.loading:  # After the step, which may hold other parts of the request.
                 error = MossVLError(f"the pixels of frame {frame} are gone, and cannot be loaded once more")
                 self.inbox.put(lambda: self._end(job, error))
             return
@@ -266,11 +265,11 @@ class Loop:
                 self._submit(job)
         except Exception as error:
             self._end(job, error)
-        except BaseException as error:  # A loading thread that was told to exit costs its request only.
+        except BaseException as error:  # For example SystemExit in a loading thread.
             self._end(job, MossVLError(f"loading the media ended with {type(error).__name__}: {error}"))
 
     def _submit(self, job: Job) -> None:
-        """Hand a job's requests to the scheduler, once."""
+        """Give a job's requests to the scheduler, once."""
         if not job.submitted and job.requests:
             job.submitted = True
             job.clock.loaded = time.monotonic()
@@ -278,7 +277,7 @@ class Loop:
                 self.scheduler.add(request)
 
     def _append(self, job: Job) -> None:
-        """What was appended to a job follows all that is known."""
+        """Append a job's waiting prompts."""
         try:
             job.append(self._prompts)
         except Exception as error:
@@ -287,7 +286,7 @@ class Loop:
     # --- answers -------------------------------------------------------------------------------------------------
 
     def _accept(self, pending: Pending[Job] | None) -> None:
-        """Take in the tokens of a step, if there is one."""
+        """Read the tokens of a launched step, if there is one, and add them to their answers."""
         if pending is None:
             return
         try:
@@ -322,7 +321,7 @@ class Loop:
                 job.handle.changed()
 
     def _end(self, job: Job, error: Exception | None) -> None:
-        """A query is over, whatever of it was still to come."""
+        """End a query: stop its source and processes, release its pages, and end its handle."""
         if job.ended:
             return
         job.source.stop()
@@ -336,13 +335,13 @@ class Loop:
         self.jobs.remove(job)
         if error is not None:
             logger.info("a query has failed", exc_info=error)
-            # The error is kept for as long as the handle; what its frames hold (pixels, caches) must not be.
+            # The handle keeps the error; its traceback would keep pixels and caches alive.
             error = error.with_traceback(None)
         job.handle.timings = job.clock.timings(max(len(draft.tokens) for draft in job.handle.drafts))
         job.handle.end(error)
 
     def _break(self, error: BaseException) -> None:
-        """The device is of no use any more: end everything, and say so to whoever comes."""
+        """End all queries, and refuse further ones: the device has failed."""
         with self.lock:
             self.broken = EngineError(f"the engine has failed and answers nothing any more: {error}")
         self._read_inbox(wait=False)
@@ -351,7 +350,7 @@ class Loop:
 
 
 def told_of(logprobs: Sequence[Any], row: int, token: int, wanted: int | None) -> TokenLogprobs | None:
-    """What is told of a drawn token, if so many alternatives are wanted; `logprobs` as in `Drawn`, as lists."""
+    """Log-probabilities of a drawn token and its likeliest alternatives; `logprobs` are those of `Drawn`, as lists."""
     if wanted is None:
         return None
     best = list(zip(logprobs[2][row][:wanted], logprobs[1][row][:wanted], strict=True))

@@ -1,4 +1,4 @@
-"""Which pages hold a request: given when it is admitted and as it grows, taken when it ends or is preempted."""
+"""Allocates pages to requests: at admission and as they grow; releases pages at the end or at preemption."""
 
 from collections.abc import Iterator
 from typing import Generic
@@ -8,14 +8,14 @@ from mossvl.scheduling.request import Owner, Request
 
 
 class Allocator(Generic[Owner]):
-    """Gives requests their pages.
+    """Allocates pages to requests.
 
     Args:
         groups: pages that one block of text needs.
         page_size: tokens of a page.
 
     Attributes:
-        copies: pages to be copied before anything else is computed, in this order: (for whom, from, to).
+        copies: pages to copy at the beginning of the next step, in this order: (request, source, target).
     """
 
     def __init__(self, cache: PageCache, groups: int, page_size: int) -> None:
@@ -23,7 +23,7 @@ class Allocator(Generic[Owner]):
         self.copies: list[tuple[Request[Owner], int, int]] = []
 
     def capacity(self, num_vision: int) -> int:
-        """Most tokens, prompts and answer, of a request with so many vision tokens that has all pages for itself."""
+        """Maximum number of text tokens of a request that has all pages and `num_vision` vision tokens."""
         spare = self.cache.num_pages - self.pages_for(num_vision)
         return max(0, spare // self.groups * self.page_size)
 
@@ -31,12 +31,12 @@ class Allocator(Generic[Owner]):
         return -(-tokens // self.page_size)
 
     def admit(self, request: Request[Owner], blocks: list[Block], reserve: int) -> bool:
-        """Give a request these blocks and the other pages it needs; False if `reserve` pages would not be left."""
+        """Allocate a request's pages beyond these cached blocks; return False if fewer than `reserve` would be left."""
         size, context = self.page_size, request.context
         frames = context.frames_between(0, len(blocks) * size)[1]
         shared = shared_vision(blocks)
         in_part = context.vision_range(0, frames)[1] % size > 0
-        # A page that is shared in part is copied, because frames of this request's own follow in it.
+        # Copy on write: frames of this request follow in a vision page that the cached blocks fill in part.
         source = shared.pop() if in_part and frames < context.num_frames else None
         vision = self.pages_for(context.num_vision) - len(shared)
         fresh = vision + self.groups * (self.pages_for(context.length) - len(blocks))
@@ -60,15 +60,15 @@ class Allocator(Generic[Owner]):
         return True
 
     def lacking(self, request: Request[Owner]) -> int:
-        """How many more pages a running request needs for what it computes next."""
+        """Number of pages that a running request lacks for its next rows and frames."""
         return self.groups * self._blocks(request) + self._vision(request)
 
     def grow(self, request: Request[Owner]) -> None:
-        """Give a running request the pages that it lacks, which must be available."""
+        """Allocate the pages that a running request lacks; they must be available."""
         blocks, vision = self._blocks(request), self._vision(request)
         pages = self.cache.allocate(self.groups * blocks + vision)
         if self._must_copy(request):
-            source = request.vision_pages.pop()  # Its block is in use, so that nobody takes it before it is copied.
+            source = request.vision_pages.pop()  # The request uses its block, which keeps the page until it is copied.
             self.copies.append((request, source, pages[0]))
             self.cache.unpin(source)
             request.shares_last_vision = False
@@ -76,13 +76,13 @@ class Allocator(Generic[Owner]):
         request.text_pages += self._in_blocks(pages[vision:])
 
     def release(self, request: Request[Owner]) -> None:
-        """Take all pages of a request."""
+        """Release all pages of a request."""
         self.cache.release(held_pages(request), request.blocks)
         self.copies = [copy for copy in self.copies if copy[0] is not request]
         request.forget_progress()
 
     def commit(self, request: Request[Owner]) -> Iterator[bytes]:
-        """Offer blocks that are complete to be kept → their keys."""
+        """Add complete blocks to the prefix cache; yield their keys."""
         size = self.page_size
         keys = request.keys(size) if self.cache.keep else []
         for number in range(request.committed, min(len(keys), request.computed // size)):
@@ -97,18 +97,18 @@ class Allocator(Generic[Owner]):
             yield keys[number]
 
     def _blocks(self, request: Request[Owner]) -> int:
-        """How many more blocks of text a running request needs."""
+        """Number of text blocks that a running request lacks."""
         rows = request.computed + request.wants_token if request.decoding else request.context.length
         return max(0, self.pages_for(rows) - len(request.text_pages))
 
     def _vision(self, request: Request[Owner]) -> int:
-        """How many more pages of vision it needs; none while it decodes, as then nothing was appended."""
+        """Number of vision pages that a running request lacks; none while it decodes."""
         if request.decoding:
             return 0
         return self.pages_for(request.context.num_vision) - len(request.vision_pages) + self._must_copy(request)
 
     def _must_copy(self, request: Request[Owner]) -> bool:
-        """Frames that were appended follow in a page that it shares."""
+        """Whether appended frames follow in a page that the request shares with a cached block."""
         return request.shares_last_vision and request.encoded < request.context.num_frames
 
     def _in_blocks(self, pages: list[int]) -> list[tuple[int, ...]]:
@@ -116,7 +116,7 @@ class Allocator(Generic[Owner]):
 
 
 def held_pages(request: Request[object]) -> Iterator[int]:
-    """Every page that a request has pinned."""
+    """Yield every page that a request has pinned."""
     for pages in request.text_pages:
         yield from pages
     yield from request.vision_pages

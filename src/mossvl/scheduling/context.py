@@ -1,4 +1,4 @@
-"""All tokens and frames of a request in their order: what was given to it, and what it has drawn. No tensors here."""
+"""The tokens and frames of a request in their order: its prompts, and the tokens drawn after each. No tensors here."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
@@ -10,33 +10,33 @@ from mossvl.scheduling.prompt import Layout, Place, Prompt
 
 
 class Context:
-    """Prompts, and after each of them the tokens that were drawn before the next one came.
+    """Prompts, each followed by the tokens that were drawn before the next prompt.
 
     Args:
-        prompt: the first.
-        answer: the list of drawn tokens; whoever reads the answer has the same list.
+        prompt: the first prompt.
+        answer: the list of drawn tokens, shared with the handle's draft.
     """
 
     def __init__(self, prompt: Prompt, answer: list[int] | None = None) -> None:
         self.prompts = [prompt]
         self.answer: list[int] = [] if answer is None else answer
         self._drawn = [0]
-        """How many tokens were drawn before each prompt."""
+        """Number of tokens drawn before each prompt."""
 
     def append(self, prompt: Prompt) -> None:
-        """A prompt follows all that is known; it was laid out for that place."""
+        """Append a prompt that was built for `end`."""
         assert prompt.begin == self.end, (prompt.begin, self.end)
         self.prompts.append(prompt)
         self._drawn.append(len(self.answer))
 
     @property
     def length(self) -> int:
-        """Tokens that are known."""
+        """Number of known tokens, prompts and answer."""
         return self.prompts[-1].end.row + len(self.answer) - self._drawn[-1]
 
     @property
     def end(self) -> Place:
-        """What follows all that is known."""
+        """Where the next prompt begins."""
         last = self.prompts[-1].end
         drawn = len(self.answer) - self._drawn[-1]
         return last._replace(row=last.row + drawn, position=last.position + drawn)
@@ -44,7 +44,7 @@ class Context:
     # --- rows ----------------------------------------------------------------------------------------------------
 
     def tokens(self, start: int, stop: int) -> list[int]:
-        """Those of the rows [start, stop), all of which are known."""
+        """Token ids of the rows [start, stop), all known."""
         found = []
         for number, first, split, last in self._pieces(start, stop):
             prompt = self.prompts[number]
@@ -59,7 +59,7 @@ class Context:
         return [token for prompt in self.prompts for token in prompt.tokens]
 
     def position(self, row: int) -> int:
-        """Rotary position of a row; of one that is drawn next, too."""
+        """Rotary position of a row, known or next."""
         prompt = self.prompts[self._prompt_at(row)]
         own = row - prompt.begin.row
         return int(prompt.positions[own]) if own < len(prompt.tokens) else row + prompt.shift
@@ -74,7 +74,7 @@ class Context:
         return np.concatenate(found)
 
     def visible(self, start: int, stop: int) -> NDArray[np.int32]:
-        """How many vision tokens each of the rows [start, stop) sees."""
+        """Number of vision tokens that each of the rows [start, stop) sees."""
         found = [np.zeros(0, dtype=np.int32)]
         for number, first, split, last in self._pieces(start, stop):
             prompt = self.prompts[number]
@@ -83,7 +83,7 @@ class Context:
         return np.concatenate(found)
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-        """(number of a prompt, first, split, last): its rows [first, split), and [split, last) drawn after it."""
+        """Yield (index of a prompt, first, split, last): prompt rows [first, split), drawn rows [split, last)."""
         number = self._prompt_at(start)
         while start < stop:
             following = self.prompts[number + 1].begin.row if number + 1 < len(self.prompts) else stop
@@ -92,7 +92,7 @@ class Context:
             start, number = last, number + 1
 
     def _prompt_at(self, row: int) -> int:
-        """Number of the prompt that a row is of, or is drawn after."""
+        """Index of the prompt that holds a row, or that the row was drawn after."""
         return bisect_right(self.prompts, row, lo=1, key=lambda prompt: prompt.begin.row) - 1
 
     # --- frames --------------------------------------------------------------------------------------------------
@@ -124,12 +124,12 @@ class Context:
         return rows * columns
 
     def frame_row(self, frame: int) -> int:
-        """Which row is a frame's image token."""
+        """Row of a frame's image token."""
         prompt = self._prompt_of(frame)
         return prompt.frame_rows[frame - prompt.begin.frame]
 
     def layouts(self, first: int, last: int) -> Iterator[tuple[Layout, int, int]]:
-        """The frames [first, last) as layouts have them: (layout, its first frame, its last)."""
+        """Yield (layout, first, last) for the frames [first, last): each layout counts its own frames from 0."""
         while first < last:
             prompt = self._prompt_of(first)
             stop = min(last, prompt.end.frame)

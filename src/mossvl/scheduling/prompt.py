@@ -1,4 +1,4 @@
-"""Tokens and frames that are given to a request at once, and where they stand. No tensors here."""
+"""A prompt as the scheduler sees it: tokens, frames, and their places in the context. No tensors here."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +13,7 @@ class Layout(Protocol):
 
     @property
     def next_position(self) -> int:
-        """Of the first token after the prompt."""
+        """Rotary position of the first token after the prompt."""
         ...
 
     def vision(self, first: int, last: int) -> Any:
@@ -22,7 +22,7 @@ class Layout(Protocol):
 
 
 class Place(NamedTuple):
-    """A point in a request's context: how much is before it, and the rotary position of the token that follows."""
+    """A point in a context: numbers of rows, frames and vision tokens before it, and the next rotary position."""
 
     row: int = 0
     frame: int = 0
@@ -35,16 +35,16 @@ START = Place()
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """A prompt, or what is appended to a request later; everything is counted from the beginning of the context."""
+    """One prompt of a request. Rows, frames and vision tokens are counted from the beginning of the context."""
 
     begin: Place
     tokens: list[int]
     positions: NDArray[np.int32]
     """(tokens,): rotary position of each (see `mossvl.model.xrope`); time, height and width are the same for text."""
     visible: NDArray[np.int32]
-    """(tokens,): how many vision tokens each sees."""
+    """(tokens,): number of vision tokens that each token sees."""
     frame_rows: list[int]
-    """Which row each frame's image token is."""
+    """Row of each frame's image token."""
     frame_ends: list[int]
     """End of each frame in the vision sequence, its separator included."""
     frame_grids: list[tuple[int, int]]
@@ -53,12 +53,12 @@ class Prompt:
 
     @cached_property
     def end(self) -> Place:
-        """What follows it."""
+        """Place after the prompt."""
         begin, frames = self.begin, len(self.frame_ends)
         vision = self.frame_ends[-1] if frames else begin.vision
         return Place(begin.row + len(self.tokens), begin.frame + frames, vision, self.layout.next_position)
 
     @property
     def shift(self) -> int:
-        """By how much the rotary positions of the tokens that are drawn after it are ahead of their rows."""
+        """Rotary position minus row, of tokens drawn after the prompt."""
         return self.end.position - self.end.row

@@ -1,4 +1,4 @@
-"""A request as the scheduler sees it: its context, what of it has been computed, and the pages that hold it."""
+"""A request as the scheduler sees it: its context, its progress, and its pages."""
 
 import secrets
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Owner = TypeVar("Owner", covariant=True)
-"""Whoever waits for an answer; the scheduler does not care."""
+"""Type of whoever waits for an answer; the scheduler does not look at it."""
 
 _numbers = count()
 
@@ -25,37 +25,37 @@ PixelScale = tuple[tuple[float, ...], tuple[float, ...]]
 
 @dataclass(eq=False)
 class Request(Generic[Owner]):
-    """One answer to be generated. What is asked may grow (see `extend`) while it is computed and answered.
+    """One answer to be generated. Prompts may be appended (see `extend`) while earlier ones are computed and answered.
 
     Attributes:
-        context: what is asked, and the answer as far as it is known.
-        params: how the answer is drawn, and when it ends.
-        room: most tokens of the answer.
-        digests: for each frame, the digest of its pixels, or None as long as they are not known.
+        context: prompts and drawn tokens.
+        params: sampling parameters and end conditions of the answer.
+        room: maximum number of tokens of the answer.
+        digests: of each frame's pixels; None until the frame is loaded.
         owner: whoever waits for the answer.
         pixels: frames that are loaded and not yet encoded, and all frames that cannot be loaded again: uint8 patches
             (patches, 3 · patch_size²).
-        vision_chunk: most frames encoded at a time.
-        pixel_scale: mean and deviation of each channel, by which pixels are normalised.
+        vision_chunk: maximum number of frames encoded at a time.
+        pixel_scale: mean and standard deviation of each channel, for normalising pixels.
         seed: of its random draws.
-        matcher: of the form of the answer, if it has one.
+        matcher: of the answer's grammar, if the answer has one.
 
     State, kept by the scheduler:
-        computed: rows whose keys and values are in the cache, or will be once what has been launched has run.
-        in_flight: tokens that are being drawn and not yet known.
-        unwanted: how many of these, the next ones, will be forgotten.
-        decoding: its prompts have been launched; from now on it wants one row a step.
-        parked: it draws nothing until it is asked to. All but the row that it would draw from is computed.
-        turns: changes whenever it goes on after it was parked or extended.
-        encoded: frames whose keys and values are in the cache, likewise.
-        partly: how much of the next frame is encoded, if that is done in parts.
-        text_pages: for each block of tokens, a page for every group of layers.
+        computed: rows whose keys and values are in pages, or will be after the launched steps.
+        in_flight: tokens that launched steps draw, not yet known on the host.
+        unwanted: how many of the tokens in flight, the next ones, will be dropped.
+        decoding: all prompts have been launched; the request takes one row a step.
+        parked: the request draws nothing until it is resumed; all rows but the last are computed.
+        turns: changes whenever the request goes on after it was parked or extended.
+        encoded: frames whose keys and values are in pages, or will be after the launched steps.
+        partly: the share of the next frame that is encoded, for a frame that is encoded in parts.
+        text_pages: for each block of tokens, a page for each group of layers.
         vision_pages: pages of the vision sequence.
-        shares_last_vision: the last of these holds a kept block's frames, and no others may be written there.
-        blocks: kept blocks that this request uses.
-        committed: blocks of its own that were offered to be kept, those it found included.
-        cached: tokens that were found in the cache when it was admitted.
-        slot: its place in the batch.
+        shares_last_vision: the last vision page belongs to a kept block, too: nothing may be written to it.
+        blocks: blocks of the prefix cache that the request uses.
+        committed: blocks offered to the prefix cache, cache hits included.
+        cached: tokens of prefix-cache hits at admission.
+        slot: place in the batch; -1 while the request is not running.
     """
 
     context: Context
@@ -92,18 +92,17 @@ class Request(Generic[Owner]):
 
     @property
     def num_answer(self) -> int:
-        """Tokens of the answer that are known."""
+        """Number of known tokens of the answer."""
         return len(self.context.answer)
 
     @property
     def wants_token(self) -> bool:
-        """A further token can be launched now; it may follow one that is still in flight, unless that decides which
-        ones may come next."""
+        """Whether a step may draw the next token. The token before may be in flight, unless a grammar needs it."""
         return self.may_draw and self.decoding and self.num_answer + self.in_flight < self.room
 
     @property
     def may_draw(self) -> bool:
-        """It is to draw, and it is known which tokens may come next."""
+        """The request is not parked, and the grammar's mask of allowed tokens, if any, is known."""
         return not self.parked and (self.matcher is None or (bool(self.matcher.mask) and not self.in_flight))
 
     @property
@@ -118,47 +117,47 @@ class Request(Generic[Owner]):
 
     @property
     def sleeps(self) -> bool:
-        """It was preempted, and nothing is computed of it until it is to draw again."""
+        """The request was preempted while it was parked: nothing is computed until it is resumed."""
         return self.parked and self.preemptions > 0
 
     # --- growing -------------------------------------------------------------------------------------------------
 
     def extend(self, prompt: Prompt, digests: Sequence[bytes | None]) -> None:
-        """Append a prompt, laid out for the end of the context, with its frames' digests; nothing is in flight."""
+        """Append a prompt that was built for `context.end`, and its frames' digests. No token may be in flight."""
         assert not self.in_flight and len(digests) == len(prompt.frame_grids)
         self.context.append(prompt)
         self.digests += digests
         self._go_on()
 
     def park(self) -> None:
-        """Draw no more for the time being, and forget tokens that are being drawn."""
+        """Stop drawing, and drop the tokens in flight."""
         self.parked, self.unwanted = True, self.in_flight
 
     def hold(self) -> None:
-        """Draw no more for the time being; a token that is being drawn is still wanted."""
+        """Stop drawing, and keep the tokens in flight."""
         self.parked = True
 
     def resume(self) -> None:
-        """Draw again, from the last token that is known; nothing is in flight."""
+        """Draw again, from the last known token. No token may be in flight."""
         assert not self.in_flight
         self.parked = False
         self._go_on()
 
     def arrived(self) -> bool:
-        """A token that was in flight is known → whether it is wanted."""
+        """Count a token in flight as arrived; return whether to keep it."""
         self.in_flight -= 1
         wanted = not self.ended and not self.unwanted
         self.unwanted -= self.unwanted > 0
         return wanted
 
     def _go_on(self) -> None:
-        """What comes next is computed as a prompt is, from tokens that are known."""
+        """Compute the next rows as prefill, from known tokens."""
         self.decoding = False
         self.computed = min(self.computed, self.context.length - 1)
         self.turns += 1
 
     def keys(self, page_size: int) -> list[bytes]:
-        """Keys of the blocks that are full and whose frames' digests are known, from the start."""
+        """Prefix-cache keys of the full blocks, from the first one, up to a frame without a digest."""
         blocks = self.context.length // page_size
         while len(self._keys) < blocks:
             start = len(self._keys) * page_size
@@ -172,7 +171,7 @@ class Request(Generic[Owner]):
         return self._keys
 
     def forget_progress(self) -> None:
-        """Nothing of it is in the cache any more."""
+        """Reset progress: all pages have been released."""
         self.computed = self.encoded = self.committed = 0
         self.partly = 0.0
         self.decoding = False

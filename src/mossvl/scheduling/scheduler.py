@@ -1,8 +1,7 @@
-"""What runs next: decides which frames, prompt tokens and answer tokens make up a step. No tensors here.
+"""The scheduler decides which frames, prefill rows and decode rows make up a step. No tensors here.
 
-`plan` decides and allocates pages; the engine carries the step out and then calls `launched`, or, if that failed, tries
-what is planned for each request apart. Requests are admitted in the order in which they came, and computed in the order
-in which they were admitted.
+`plan` decides and allocates pages. The engine then launches the step and calls `launched`; after a failed launch, the
+engine launches the step again, split by request. Admission is FIFO, and prefill follows the order of admission.
 """
 
 from collections import deque
@@ -18,9 +17,10 @@ from mossvl.scheduling.request import Owner, Request
 from mossvl.scheduling.step import FrameSpan, RowSpan, Step
 
 FEW, MANY = 2, 8
-"""Up to FEW prompts, or one for MANY requests that generate, are computed in small parts beside them."""
+"""Beside decoding requests, prefill is cut to the mixed budget if there are at most FEW prompts, or MANY decoding
+requests for each prompt."""
 LOOK_AHEAD = 256
-"""How many waiting requests are looked at for one that need not wait for another's prompt."""
+"""Number of waiting requests that admission looks at, past those that wait for a prefix another request computes."""
 
 
 class Scheduler(Generic[Owner]):
@@ -28,7 +28,7 @@ class Scheduler(Generic[Owner]):
 
     Args:
         groups: pages that one block of text needs.
-        encoded: digests of frames that need no pixels, because their encoding is kept.
+        encoded: digests of the frames in the vision cache, which need no pixels.
         budget: bounds of a step; by default, those of a GPU.
     """
 
@@ -57,7 +57,7 @@ class Scheduler(Generic[Owner]):
         self.waiting.append(request)
 
     def remove(self, request: Request[Owner]) -> None:
-        """The request has ended, whatever it was doing."""
+        """Remove a request, waiting or running, that has ended."""
         if request.slot >= 0:
             self._release(request)
             self.running.remove(request)
@@ -80,7 +80,7 @@ class Scheduler(Generic[Owner]):
         return step
 
     def _decode(self, step: Step[Owner]) -> None:
-        """Pages for all that go on, and one row for each that generates; others are preempted when pages run out."""
+        """Grow the pages of running requests, and plan one row for each decoding one; preempt when pages run out."""
         for request in list(self.running):
             if request.slot < 0 or not (request.wants_token if request.decoding else not request.rests):
                 continue
@@ -88,7 +88,7 @@ class Scheduler(Generic[Owner]):
                 step.decode.append(request)
 
     def _grow(self, request: Request[Owner]) -> bool:
-        """Give a request the pages that it lacks; False if it had to be preempted itself."""
+        """Allocate the pages that a request lacks; return False if the request itself was preempted."""
         while self.cache.available < self.pages.lacking(request):
             victim = self._victim(request)
             self._preempt(victim)
@@ -98,14 +98,14 @@ class Scheduler(Generic[Owner]):
         return True
 
     def _victim(self, request: Request[Owner]) -> Request[Owner]:
-        """Whose pages a request takes: those of the newest; of one that rests, if nobody else will free any."""
+        """Choose whom to preempt for a request: the newest busy one; a resting one if no other request is busy."""
         busy = [one for one in self.running if not one.rests]
         if busy[-1] is request and len(busy) == 1:
             return next((one for one in reversed(self.running) if one.rests), request)
         return busy[-1]
 
     def _preempt(self, request: Request[Owner]) -> None:
-        """Take a request's pages; it is computed anew later, its answer so far included."""
+        """Release a request's pages, and queue it first; its prompt and answer so far will be recomputed."""
         self._release(request)
         self.running.remove(request)
         request.preemptions += 1
@@ -113,7 +113,7 @@ class Scheduler(Generic[Owner]):
         self.waiting.appendleft(request)
 
     def _admit(self) -> None:
-        """Admit in order; only who waits for another's prompt, or for more of its own, lets others pass."""
+        """Admit in FIFO order; only requests that sleep, or wait for a prefix that another one computes, are passed."""
         for request in list(islice((one for one in self.waiting if not one.sleeps), LOOK_AHEAD)):
             if request.waits_for in self._computing:
                 continue
@@ -125,14 +125,14 @@ class Scheduler(Generic[Owner]):
                     return
 
     def _make_room(self) -> bool:
-        """Where all that run rest, and so free nothing of themselves, preempt the newest; False where none is left."""
+        """If all running requests rest, preempt the newest; return whether one was preempted."""
         if not self.running or not all(request.rests for request in self.running):
             return False
         self._preempt(self.running[-1])
         return True
 
     def _try_admit(self, request: Request[Owner]) -> bool:
-        """Admit a request, unless it waits for what another one is computing; False if there is no room for it."""
+        """Admit a request, unless it waits for a prefix that another one computes; return False if pages run out."""
         size = self.config.page_size
         keys = request.keys(size) if self.cache.keep else []
         keys = keys[: (request.context.length - 1) // size]  # At least one row must run, to draw from.
@@ -141,7 +141,7 @@ class Scheduler(Generic[Owner]):
         if request.waits_for in self._computing:
             return True
         reserve = self.pages.groups * len(self.running)
-        # Kept blocks may hold more pages than one request needs; when nobody else will free any, it does without.
+        # Pinning cached blocks may take more pages than recomputing; if no other request will free any, recompute.
         if not self.pages.admit(request, blocks, reserve) and (self.running or not self.pages.admit(request, [], 0)):
             return False
         if not request.preemptions:
@@ -156,7 +156,7 @@ class Scheduler(Generic[Owner]):
     def _prefill(self, step: Step[Owner]) -> None:
         """Plan frames and rows of prompts, in the order of admission, within the step's budget."""
         prompts = [request for request in self.running if not request.decoding and not request.is_complete]
-        # Where many requests still wait for their first token, holding back for those that have it helps nobody.
+        # Where many requests wait for their first token, small steps delay them more than they help decoding.
         beside = bool(step.decode) and (len(prompts) <= FEW or len(step.decode) >= MANY * len(prompts))
         budget = self.budget
         patches, tokens = budget.patches, budget.tokens
@@ -170,7 +170,7 @@ class Scheduler(Generic[Owner]):
             if done < request.context.num_frames:
                 done, patches = self._encode(request, step, patches)
                 if beside and step.frames:
-                    tokens = 0  # One of the two budgets a step, whichever comes first, so that both get their turn.
+                    tokens = 0  # Frames or prefill rows in a mixed step, not both: each gets its turn.
             last = request.context.length - (not request.may_draw)  # The last row draws a token.
             if done == request.context.num_frames and tokens and request.computed < last:
                 stop = min(last, request.computed + tokens)
@@ -186,13 +186,13 @@ class Scheduler(Generic[Owner]):
                 return
 
     def _is_large(self, request: Request[Owner], frame: int) -> bool:
-        """A frame is to be encoded in parts, and after what takes less."""
+        """Whether a frame is encoded in parts, after smaller work."""
         if frame == request.context.num_frames or request.digests[frame] in self.encoded:
             return False
         return self.budget.is_large(request.context.patches(frame))
 
     def _encode_in_parts(self, request: Request[Owner], step: Step[Owner], alone: bool) -> bool:
-        """Plan the next part of a large frame: a step's work if it is alone, else less; False if it lacks pixels."""
+        """Plan the next part of a large frame: a full step's work if alone, else less; False without pixels."""
         frame = request.encoded
         if not request.partly and frame not in request.pixels:
             step.missing.append((request, frame))
@@ -203,7 +203,7 @@ class Scheduler(Generic[Owner]):
         return True
 
     def _encode(self, request: Request[Owner], step: Step[Owner], patches: int) -> tuple[int, int]:
-        """Plan frames of a request → how many will then be encoded, and the patches that are left."""
+        """Plan frames of a request; return the number of frames encoded after the step, and the patches left."""
         start = stop = request.encoded
         last = min(request.context.num_frames, start + request.vision_chunk)
         while stop < last:
@@ -214,7 +214,7 @@ class Scheduler(Generic[Owner]):
                 step.missing.append((request, stop))
                 break
             cost = 0 if kept else request.context.patches(stop)
-            # One frame may exceed the budget if there is nothing else; it cannot be split.
+            # The first frame of a step may exceed the budget.
             if cost > patches and (patches <= 0 or stop > start or step.frames):
                 patches = 0
                 break
@@ -227,7 +227,7 @@ class Scheduler(Generic[Owner]):
     # --- carried out ---------------------------------------------------------------------------------------------
 
     def launched(self, step: Step[Owner]) -> None:
-        """The step runs: take it as done. Its blocks are kept from now on; what reads them is launched later."""
+        """Record a launched step as done. Later steps run after it, so its blocks may be reused at once."""
         for part in step.frames:
             part.request.partly = part.until
             if part.until == 1:

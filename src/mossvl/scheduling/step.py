@@ -1,4 +1,4 @@
-"""What a step consists of: which frames, prompt tokens and answer tokens are computed."""
+"""A step: the frames, prefill rows and decode rows that are computed together."""
 
 from dataclasses import dataclass, field
 from typing import Generic
@@ -8,10 +8,11 @@ from mossvl.scheduling.request import Owner, Request
 
 @dataclass(frozen=True)
 class FrameSpan(Generic[Owner]):
-    """Frames [start, stop) of a request, to be encoded and read.
+    """Frames [start, stop) of a request, to be encoded and written to pages.
 
     Attributes:
-        until: how much of it is then encoded, if it is one frame that is encoded in parts; it is read once that is 1.
+        until: for one large frame that is encoded in parts, the share that is encoded after the step; its keys and
+            values are written when the share is 1.
     """
 
     request: Request[Owner]
@@ -22,7 +23,7 @@ class FrameSpan(Generic[Owner]):
 
 @dataclass(frozen=True)
 class RowSpan(Generic[Owner]):
-    """Tokens [start, stop) of a request, to be computed; `draws` if the token after them is then drawn."""
+    """Rows [start, stop) of a request, to be computed; with `draws`, the step draws the token after them."""
 
     request: Request[Owner]
     start: int
@@ -35,11 +36,11 @@ class Step(Generic[Owner]):
     """One step.
 
     Attributes:
-        copies: pages to be copied first, in this order: (for whom, from, to).
-        frames: frames to be encoded, next.
-        prefill: rows of prompts.
-        decode: requests that get one row each; its token may still be in flight.
-        missing: requests that need pixels which nobody has: (request, first frame).
+        copies: pages to copy first, in this order: (request, source, target).
+        frames: frames to encode next.
+        prefill: rows of prompts, computed after the frames.
+        decode: requests with one row each; the row's token may be in flight.
+        missing: requests whose pixels must be loaded (again): (request, first missing frame).
     """
 
     copies: list[tuple[Request[Owner], int, int]] = field(default_factory=list)
@@ -57,17 +58,17 @@ class Step(Generic[Owner]):
 
     @property
     def prompted(self) -> list[Request[Owner]]:
-        """Requests of whose prompts something is computed."""
+        """Requests with page copies, frames or prefill rows in the step."""
         found = [request for request, _, _ in self.copies] + [part.request for part in self.frames]
         return list(dict.fromkeys([*found, *(rows.request for rows in self.prefill)]))
 
     @property
     def computed(self) -> list[Request[Owner]]:
-        """Requests of which text rows are computed."""
+        """Requests with text rows in the step."""
         return [*(rows.request for rows in self.prefill), *self.decode]
 
     def apart(self) -> "dict[Request[Owner], Step[Owner]]":
-        """A step for each request, of what is planned for it."""
+        """Split the step into one step for each request."""
         steps: dict[Request[Owner], Step[Owner]] = {request: Step() for request in self.requests}
         for copy in self.copies:
             steps[copy[0]].copies.append(copy)
