@@ -65,6 +65,18 @@ def test_a_process_that_dies_while_it_reads_costs_its_request_only(processes, tm
     assert processes.call(squared, 3, timeout=60).run() == 9
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_a_process_that_has_died_leaves_no_descriptor_even_if_its_error_is_kept(processes, tmp_path):
+    processes.call(squared, 3, timeout=60).run()
+    open_before, errors = len(os.listdir("/proc/self/fd")), []
+    for _ in range(3):
+        with pytest.raises(MediaError) as error:
+            processes.call(dying, str(tmp_path / "processes"), timeout=60).run()
+        errors.append(error)
+        processes.call(squared, 3, timeout=60).run()
+    assert len(os.listdir("/proc/self/fd")) == open_before
+
+
 def test_processes_that_have_died_while_they_were_idle_cost_no_request(llm, processes):
     processes.warm_up(60)
     killed = [worker.process.pid for worker in processes._idle]

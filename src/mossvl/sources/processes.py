@@ -336,4 +336,5 @@ def end(worker: Worker) -> None:
     worker.pipe.close()
     worker.process.kill()
     worker.process.join()
+    worker.process.close()  # Its descriptors, which would stay open as long as an error's traceback knows of it.
     shutil.rmtree(worker.folder, ignore_errors=True)
