@@ -153,9 +153,9 @@ class Held:
 
 
 def memory(process: Path) -> int:
-    """Of a process, in MiB, pages that it shares with others by its share."""
+    """Of a process, in MiB, with what it shares: its share of that would change with whoever else has it."""
     with suppress(OSError):
-        return int(re.search(r"Pss:\s+(\d+)", (process / "smaps_rollup").read_text())[1]) // 1024
+        return int(re.search(r"Rss:\s+(\d+)", (process / "smaps_rollup").read_text())[1]) // 1024
     return 0
 
 
