@@ -18,7 +18,7 @@ def trim() -> None:
         _malloc_trim(ctypes.c_size_t(0))
 
 
-def use_one_arena() -> None:
-    """Have threads that begin later share the main arena: for processes whose threads seldom ask for memory."""
+def limit_arenas(count: int) -> None:
+    """Have threads that begin later share so many arenas, the main one among them."""
     if _malloc_trim is not None and _mallopt is not None:
-        _mallopt(_M_ARENA_MAX, 1)
+        _mallopt(_M_ARENA_MAX, count)

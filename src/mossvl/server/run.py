@@ -11,6 +11,7 @@ import uvicorn
 
 from mossvl.errors import OptionError
 from mossvl.llm import MossVL
+from mossvl.malloc import limit_arenas
 from mossvl.server.app import create_app
 from mossvl.server.background import STARTING
 from mossvl.server.config import ServerConfig
@@ -23,6 +24,9 @@ KEEP_ALIVE_SECONDS = 30
 LAST_SECONDS = 10
 """Seconds after `shutdown_timeout` in which ended requests send their errors."""
 BACKLOG = 2048
+ARENAS = 2
+"""glibc keeps the ends of all arenas but the main one; with that one alone, the engine's steps would release and claim
+the same pages again and again."""
 LARGEST_HEADER = 64 << 10
 """Most bytes of all headers of a request."""
 
@@ -51,6 +55,7 @@ def run(config: ServerConfig, load: Callable[[], MossVL], name: str) -> None:
         Exception: the model could not be loaded.
         OptionError: the address cannot be bound.
     """
+    limit_arenas(ARENAS)
     set_up_log(config.log_content)
     listening = bound(config.host, config.port)
     service = Service(config, load, name)

@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from mossvl.errors import MediaError, MossVLError
 from mossvl.forms.process import limit_memory, silence_libraries
-from mossvl.malloc import trim, use_one_arena
+from mossvl.malloc import limit_arenas, trim
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.sources.files import Load
 from mossvl.sources.memory import Budget, MediaMemory
@@ -29,7 +29,7 @@ LIBRARIES = ("av", "av.subtitles.stream")
 
 def serve(pipe: Connection, given: bytes, memory: int, folder: str) -> None:
     """Load for one request after the other, until the pipe is closed."""
-    use_one_arena()
+    limit_arenas(1)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which lets requests end.
     logging.set_verbosity_error()
