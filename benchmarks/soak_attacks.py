@@ -36,6 +36,8 @@ Attacks = dict[str, tuple[Send, *tuple[str, ...]]]
 """By name: what sends a request, and the ends that are right."""
 LONG: dict[str, Any] = {"ignore_eos": True, "max_tokens": 5000}
 REQUEST, OPTION, MEDIUM, LATE = "400 invalid_request", "400 invalid_option", "400 invalid_media", "504 timeout"
+BUSY = "503 overloaded"
+"""Of a preview that comes while a `crowd` of them waits."""
 AT_ONCE = 40
 
 # --- what takes more than one request --------------------------------------------------------------------------------
@@ -132,7 +134,7 @@ def media() -> Attacks:
         "4 Mpx": (large(2048), "200"),
         "4 Mpx, as large as may be": (large(2048, max_pixels=1 << 20), "200"),
         "16 Mpx, as large as may be": (large(4096, max_pixels=1 << 20), "200"),
-        "16 Mpx, previewed": (large(4096, previewed=True), "200"),
+        "16 Mpx, previewed": (large(4096, previewed=True), "200", BUSY),
         "16 Mpx, client leaves": (large(4096, max_pixels=1 << 20, leaving=1), "left"),
         "16 Mpx, time is up": (large(4096, max_pixels=1 << 20, timeout=1), LATE),
         "100 Mpx of black": (shown(black(10_000)), "200"),
@@ -146,7 +148,7 @@ def media() -> Attacks:
         "4000 frames": (posting(asking("?", {"type": "video_frames", "video_frames": {"frames": frames}})), OPTION),
         "broken TIFF": (shown(tiff().replace(b"\xff\xdb", b"\xff\xfe")), MEDIUM),
         "noise": (shown(os.urandom(3000)), MEDIUM),
-        "noise, previewed": (posting({"part": at(data_url(os.urandom(999)), "video_url")}, FRAMES), MEDIUM),
+        "noise, previewed": (posting({"part": at(data_url(os.urandom(999)), "video_url")}, FRAMES), MEDIUM, BUSY),
         "picture as a video": (shown(SIGN, "video_url"), MEDIUM, "200"),
         "10,000 frames a second": (shown(CLIP, "video_url", fps=1e4), OPTION, "200"),
         "2^40 frames": (shown(CLIP, "video_url", max_frames=2**40), OPTION),
@@ -210,6 +212,6 @@ def connections() -> Attacks:
         "upload of no file": (form(b'name="file"\r\n\r\nb'), "400 missing_file"),
         "upload of nothing": (form(b'name="file"; filename="a.png"\r\n\r\n'), "400 empty_file"),
         "upload without a form": (posting(b"x" * 100_000, FILES), "400 invalid_form"),
-        "crowd": (crowd, "200 503 overloaded left", "200 left"),
+        "crowd": (crowd, f"200 {BUSY} left", "200 left"),
         "upload to a full disk": (full_disk, "503 out_of_resources"),
     }
