@@ -124,7 +124,7 @@ def descendants(pid: int) -> dict[int, str]:
 class Held:
     """What the server holds: memory in MiB, its own and of the processes that it has started; and how many of what.
 
-    Decoders live for a third of a round, and hold what their last media left: no growth can be seen in them.
+    Decoders live for a third of a round, and there may be one or two: no growth can be seen in them.
     """
 
     own: int
