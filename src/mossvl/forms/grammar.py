@@ -63,18 +63,19 @@ class Template:
             here, there = socket.socketpair()
         except OSError as error:
             raise MossVLError(f"{NO_PROCESS}: {error}") from error
-        with there, self._lock:
-            for attempt in range(2):
-                try:
-                    socket.send_fds(self._started(), [b"."], [there.fileno()])
-                    return here
-                except OSError as error:  # It may have been killed; another one is as good.
-                    self._end()
-                    self._control = None
-                    if attempt or not isinstance(error, BrokenPipeError):
-                        here.close()
-                        raise MossVLError(f"{NO_PROCESS}: {error}") from error
-        raise AssertionError("the second attempt returns or raises")
+        with there:
+            try:
+                with self._lock:
+                    try:
+                        socket.send_fds(self._started(), [b"."], [there.fileno()])
+                    except BrokenPipeError:  # The template was killed: start another one.
+                        self._end()
+                        self._control = None
+                        socket.send_fds(self._started(), [b"."], [there.fileno()])
+            except OSError as error:
+                here.close()
+                raise MossVLError(f"{NO_PROCESS}: {error}") from error
+        return here
 
     def _started(self) -> socket.socket:
         if self._control is None:
