@@ -182,6 +182,9 @@ def test_a_form_that_costs_too_much_ends_its_own_answer_while_others_go_on(form,
     assert llm.generate("Say it.", SamplingParams(regex="[a-z]{5}", max_new_tokens=9)).finish_reason == "stop"
 
 
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+
+
 def followers():
     """Processes that follow grammars for this one: those that its templates have forked."""
     parents, templates = {}, set()
@@ -201,7 +204,7 @@ def none_left(seconds=20.0):
     return not followers()
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@needs_proc
 @pytest.mark.parametrize("stage", ["preparing", "answering"])
 @pytest.mark.parametrize("ending", ["cancelled", "too late"])
 def test_the_process_of_a_form_ends_with_its_query(stage, ending, llm):
@@ -245,7 +248,7 @@ def answering(llm):
     return handle, process
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@needs_proc
 @pytest.mark.parametrize("template", ["alive", "killed"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_process_that_is_killed_from_outside_is_not_told_as_the_fault_of_its_form(number, template, llm):
@@ -261,7 +264,7 @@ def test_a_process_that_is_killed_from_outside_is_not_told_as_the_fault_of_its_f
     assert llm.generate("Say it.", SamplingParams(regex="[a-z]{5}", max_new_tokens=9)).finish_reason == "stop"
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@needs_proc
 def test_a_process_that_says_nothing_is_given_up_and_ended(llm, monkeypatch):
     monkeypatch.setattr(grammar, "LONGEST_WAIT", 1.0)
     handle, process = answering(llm)
@@ -291,7 +294,7 @@ def children_and_files(process):
     return children, len(os.listdir(f"/proc/{process}/fd"))
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@needs_proc
 def test_200_forms_leave_no_process_and_no_socket(make):
     llm = make(max_batch=16)
     params = SamplingParams(regex="[a-z]{3}", max_new_tokens=9)

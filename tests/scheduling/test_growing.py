@@ -115,13 +115,18 @@ def test_what_is_appended_after_drawn_tokens_is_computed_with_the_last_of_them()
     assert asked.request.num_answer == 5
 
 
-def test_a_token_that_was_being_drawn_when_it_was_parked_is_forgotten_and_drawn_again():
+def drawing(asked):
+    """A machine in which a request has a token in flight, and how many tokens of its answer are known."""
     machine = Machine(100, overlap=True)
-    asked = Asked(text(6), room=9)
     machine.ask(asked)
     for _ in range(3):
         machine.step()
-    known = asked.request.num_answer
+    return machine, asked.request.num_answer
+
+
+def test_a_token_that_was_being_drawn_when_it_was_parked_is_forgotten_and_drawn_again():
+    asked = Asked(text(6), room=9)
+    machine, known = drawing(asked)
     asked.request.park()
     machine.step()
     assert (asked.request.num_answer, asked.request.in_flight) == (known, 0)
@@ -134,12 +139,8 @@ def test_a_token_that_was_being_drawn_when_it_was_parked_is_forgotten_and_drawn_
 
 
 def test_a_token_that_was_being_drawn_when_it_was_held_is_known_before_more_is_appended():
-    machine = Machine(100, overlap=True)
     asked = Asked(text(6), room=9, later=[[b"a"]])
-    machine.ask(asked)
-    for _ in range(3):
-        machine.step()
-    known = asked.request.num_answer
+    machine, known = drawing(asked)
     asked.request.hold()
     machine.step()
     assert (asked.request.num_answer, asked.request.in_flight) == (known + 1, 0)
