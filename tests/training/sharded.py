@@ -20,6 +20,7 @@ from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic.world import Split
 from mossvl.training.batches import Packer
 from mossvl.training.examples import encode
+from mossvl.training.run import leave_process_group
 from mossvl.training.synthetic import Phase, SyntheticExamples, SyntheticPacker
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +54,11 @@ def model():
 def main(batches, checkpointing):
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
+    compare(batches, checkpointing)
+    leave_process_group()
+
+
+def compare(batches, checkpointing):
     mesh = init_device_mesh("cpu", (2,))
     whole, sharded = model(), model()
     expected = sum(whole(**batch()).loss for batch in batches) / 2
@@ -71,7 +77,6 @@ def main(batches, checkpointing):
     torch.testing.assert_close(mean / 2, expected.detach())
     for (name, one), other in zip(sharded.named_parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(one.grad.full_tensor(), other.grad, msg=lambda text, name=name: f"{name}: {text}")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -104,9 +104,11 @@ def train(
         return
     with saying_how_to_resume(options.folder):
         prepare()
+        from mossvl.training.run import leave_process_group
         from mossvl.training.run import train as run
 
         result = run(options)
+        leave_process_group()
     if first_process():
         print(result)
 

@@ -1,11 +1,13 @@
 """Fine-tuning from files: what `mossvl train` does."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import TrainingArguments, set_seed
@@ -85,6 +87,17 @@ def train(options: TrainOptions) -> Path:
     if not options.adapt:
         model.to(dtype)
     return trainer.save_whole("adapter" if options.adapt else "model")
+
+
+def leave_process_group() -> None:
+    """Leave the process group that the run began, if it began one; a program calls it once, before it ends.
+
+    Gloo's threads hold the tensors of their last collectives. One that frees them after Python has begun to exit
+    aborts the process.
+    """
+    gc.collect()  # A model in a cycle would keep the group, and so its threads.
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @contextmanager
