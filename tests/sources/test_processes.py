@@ -162,10 +162,14 @@ def test_a_decoding_that_cannot_be_interrupted_is_ended_with_its_process(llm, tm
     try:
         hurried.warm_up(60)
         (worker,) = hurried._idle
+        number = worker.process.pid
         with pytest.raises(GenerationTimeout, match=r"0\.5 seconds"):
             ask(llm, hurried, {"prompt": "What?", "images": [str(slow)]}).result(60)
-        worker.process.join(60)
-        assert worker.killed and not worker.process.is_alive()
+        assert hurried._free.acquire(timeout=60), "nobody has given the process back"
+        hurried._free.release()
+        assert worker.killed and hurried._idle == []
+        with pytest.raises(ProcessLookupError):
+            os.kill(number, 0)
     finally:
         hurried.close()
 
@@ -178,7 +182,7 @@ def test_functions_are_called_in_processes_and_fail_there(processes):
 
 
 def test_a_call_that_takes_too_long_or_is_stopped_gives_its_process_up(processes):
-    with pytest.raises(GenerationTimeout, match=r"more than 0\.2 seconds"):
+    with pytest.raises(GenerationTimeout, match=r"0\.2 seconds"):
         processes.call(sleeping, timeout=0.2).run()
     call = processes.call(sleeping, timeout=60)
     with ThreadPoolExecutor() as pool:
