@@ -9,11 +9,13 @@ from pydantic import BaseModel
 
 from mossvl.errors import InputError, OptionError
 from mossvl.options import SamplingParams
-from mossvl.server import problems, protocol
+from mossvl.server import problems
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError, refusal
-from mossvl.server.protocol import ChatRequest, FramesRequest
 from mossvl.server.reading import Reader
+from mossvl.server.schemas import chat, parts, response_format
+from mossvl.server.schemas.chat import ChatRequest
+from mossvl.server.schemas.frames import FramesRequest
 from mossvl.server.service import parsed
 
 SMALL = ServerConfig(max_media=2, max_frames=10, max_pixels=10_000, max_text=100, max_tokens=50, max_answers=2)
@@ -280,8 +282,10 @@ def test_what_is_wrong_with_a_preview_is_named_where_it_is():
 
 
 def test_every_form_is_known_where_places_are_told():
-    forms = {one for one in vars(protocol).values() if isinstance(one, type) and issubclass(one, BaseModel)}
-    roots = {BaseModel, protocol.Part, protocol.VideoOptions, ChatRequest, FramesRequest}
+    modules = (chat, parts, response_format)
+    defined = [one for module in modules for one in vars(module).values()]
+    forms = {one for one in defined if isinstance(one, type) and issubclass(one, BaseModel)}
+    roots = {BaseModel, parts.Part, parts.VideoOptions, ChatRequest, FramesRequest}
     assert {*problems.TAGS.values(), *problems.FORMS.values()} == forms - roots
 
 

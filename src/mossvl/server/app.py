@@ -28,8 +28,9 @@ from mossvl.server.description import body_of, responses
 from mossvl.server.errors import GONE, RequestError, error_response, unavailable
 from mossvl.server.forms import uploaded
 from mossvl.server.middleware import Gate
-from mossvl.server.protocol import ChatRequest, FramesRequest
 from mossvl.server.samples import SAMPLES
+from mossvl.server.schemas.chat import ChatRequest
+from mossvl.server.schemas.frames import FramesRequest
 from mossvl.server.service import Service
 from mossvl.server.streams import ClientGone, while_connected
 from mossvl.server.uploads import Upload

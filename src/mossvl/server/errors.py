@@ -104,3 +104,10 @@ def error_body(error: RequestError) -> dict[str, Any]:
     if len(message) > LONGEST_MESSAGE:
         message = f"{message[: LONGEST_MESSAGE - 1]}…"
     return {"error": {"message": message, "type": kind, "code": error.code, "param": error.param}}
+
+
+def check_limit(what: str, given: int, most: int, flag: str, param: str | None = None) -> None:
+    """Raise a RequestError if `given` exceeds `most`; `param` is the request's field, by default `what`."""
+    if given > most:
+        message = f"{what}: {given} is more than this server allows, {most} ({flag}); ask for less"
+        raise RequestError(400, "invalid_option", message, param or what)

@@ -8,20 +8,18 @@ from pydantic.fields import FieldInfo
 
 from mossvl.names import nearest
 from mossvl.server.errors import RequestError
-from mossvl.server.protocol import (
-    ChatMessage,
+from mossvl.server.schemas.chat import ChatMessage, StreamOptions
+from mossvl.server.schemas.parts import (
     FramesPart,
     FramesSource,
     ImagePart,
     ImageSource,
-    JsonSchema,
-    ResponseFormat,
-    StreamOptions,
     TextPart,
     TimedFrame,
     VideoPart,
     VideoSource,
 )
+from mossvl.server.schemas.response_format import JsonSchema, ResponseFormat
 
 TAGS: dict[str, type[BaseModel]] = {
     "text": TextPart,

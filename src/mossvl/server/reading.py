@@ -1,28 +1,24 @@
 """From a validated request to a query, within the server's limits."""
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mossvl.errors import OptionError, PromptError
+from mossvl.errors import PromptError
 from mossvl.media.data_url import after_scheme, is_data_url
 from mossvl.options import MediaOptions, SamplingParams
 from mossvl.options.media import MAX_PIXELS
 from mossvl.queries.query import Message, Query
 from mossvl.server.config import ServerConfig
-from mossvl.server.errors import RequestError
-from mossvl.server.protocol import (
-    LONGEST_FORM,
-    UNSUPPORTED,
-    ChatMessage,
-    ChatRequest,
+from mossvl.server.errors import RequestError, check_limit
+from mossvl.server.parameters import sampling_of
+from mossvl.server.schemas.chat import UNSUPPORTED, ChatMessage, ChatRequest
+from mossvl.server.schemas.parts import (
     FramesPart,
     FramesSource,
     ImagePart,
     ImageSource,
-    ResponseFormat,
     TextPart,
     VideoPart,
     VideoSource,
@@ -72,10 +68,10 @@ class Reader:
                 raise RequestError(400, "unsupported", f"{name} is not supported; leave it out", name)
         parts = [part for message in request.messages if isinstance(message.content, list) for part in message.content]
         media = [part for part in parts if not isinstance(part, TextPart)]
-        self._limit("number of media", len(media), self.config.max_media, "--max-media", "messages")
+        check_limit("number of media", len(media), self.config.max_media, "--max-media", "messages")
         texts = [message.content for message in request.messages if isinstance(message.content, str)]
         texts += [part.text for part in parts if isinstance(part, TextPart)]
-        self._limit("number of characters", sum(map(len, texts)), self.config.max_text, "--max-text", "messages")
+        check_limit("number of characters", sum(map(len, texts)), self.config.max_text, "--max-text", "messages")
         timeout = min(request.timeout or self.config.timeout, self.config.timeout)
         query = Query.from_dict(
             {
@@ -85,7 +81,7 @@ class Reader:
             }
         )
         include_usage = request.stream_options is not None and bool(request.stream_options.include_usage)
-        return Asked(query, self._params(request), bool(request.stream), include_usage)
+        return Asked(query, sampling_of(request, self.config), bool(request.stream), include_usage)
 
     def medium(self, part: ImagePart | VideoPart | FramesPart, place: str = "messages") -> dict[str, Any]:
         """Return a medium as a content part of our messages.
@@ -107,10 +103,10 @@ class Reader:
             found = {"type": "video", "video": {"video_path": source, "segments": segments} if segments else source}
         else:
             given = part.video_frames
-            self._limit("number of frames", len(given.frames), self.config.max_frames, "--max-frames", place)
+            check_limit("number of frames", len(given.frames), self.config.max_frames, "--max-frames", place)
             found = {"type": "video", "video": [(one.timestamp, self._place(one.url)) for one in given.frames]}
         for name in ("min_pixels", "max_pixels"):
-            self._limit(name, getattr(given, name) or 0, self.config.max_pixels or MAX_PIXELS, "--max-pixels", place)
+            check_limit(name, getattr(given, name) or 0, self.config.max_pixels or MAX_PIXELS, "--max-pixels", place)
         names = MediaOptions.OF_PARTS[found["type"]]
         own = {name: getattr(given, RENAMED.get(name, name)) for name in names}
         return found | {name: value for name, value in own.items() if value is not None}
@@ -122,7 +118,7 @@ class Reader:
             RequestError: the videos' own `max_frames` exceed the limit.
         """
         own = [most for most in map(_most_frames, media) if most]
-        self._limit("max_frames of all videos", sum(own), self.config.max_frames, "--max-frames", place)
+        check_limit("max_frames of all videos", sum(own), self.config.max_frames, "--max-frames", place)
         return {"max_frames": max(1, min(self.max_frames, self.config.max_frames - sum(own)))}
 
     def _message(self, message: ChatMessage) -> Message:
@@ -156,44 +152,6 @@ class Reader:
             url = f"file://{url[5:]}"
         return self.file_of(url.removeprefix(UPLOAD)) if url.startswith(UPLOAD) else url
 
-    def _params(self, request: ChatRequest) -> SamplingParams:
-        """Return the sampling parameters.
-
-        Raises:
-            OptionError: an option is out of range, or two options exclude each other.
-            RequestError: an option exceeds a limit.
-        """
-        if request.top_logprobs is not None and not request.logprobs:
-            raise OptionError("top_logprobs needs logprobs: true")
-        self._limit("n", request.n or 1, self.config.max_answers, "--max-answers")
-        name = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
-        wanted = getattr(request, name) or self.config.max_tokens
-        self._limit(name, wanted, self.config.max_tokens, "--max-tokens")
-        given: dict[str, Any] = {
-            "max_new_tokens": wanted,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "top_k": request.top_k,
-            "min_p": request.min_p,
-            "stop": request.stop,
-            "stop_token_ids": request.stop_token_ids,
-            "seed": request.seed,
-            "n": request.n,
-            "logprobs": (request.top_logprobs or 0) if request.logprobs else None,
-            "presence_penalty": request.presence_penalty,
-            "frequency_penalty": request.frequency_penalty,
-            "repetition_penalty": request.repetition_penalty,
-            "ignore_eos": request.ignore_eos,
-            **_form(request.response_format),
-        }
-        return SamplingParams.from_dict(given, top_k=0)
-
-    def _limit(self, what: str, given: int, most: int, flag: str, param: str | None = None) -> None:
-        """Raise a RequestError if `given` exceeds `most`; `param` is the request's field, by default `what`."""
-        if given > most:
-            message = f"{what}: {given} is more than this server allows, {most} ({flag}); ask for less"
-            raise RequestError(400, "invalid_option", message, param or what)
-
 
 def _most_frames(part: Any) -> int:
     """Return the frames that a part reserves for itself, at least one for each segment."""
@@ -202,25 +160,6 @@ def _most_frames(part: Any) -> int:
     if isinstance(part, VideoPart):
         return max(part.video_url.max_frames or 0, len(part.video_url.segments or ()))
     return 0
-
-
-def _form(wanted: ResponseFormat | None) -> dict[str, Any]:
-    """Return the answer's constraint as options of `SamplingParams`."""
-    match wanted:
-        case ResponseFormat(type="json_object"):
-            return {"json_schema": {"type": "object"}}
-        case ResponseFormat(type="json_schema"):
-            if wanted.json_schema is None:
-                raise OptionError('response_format of type "json_schema" needs json_schema: {"schema": …}')
-            schema = json.dumps(wanted.json_schema.schema_)
-            if len(schema) > LONGEST_FORM:
-                raise OptionError(f"the JSON schema has {len(schema)} characters; at most {LONGEST_FORM} are allowed")
-            return {"json_schema": schema}
-        case ResponseFormat(type="regex"):
-            if wanted.pattern is None:
-                raise OptionError('response_format of type "regex" needs a pattern')
-            return {"regex": wanted.pattern}
-    return {}
 
 
 def check_size(body: bytes) -> None:

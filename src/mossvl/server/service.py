@@ -25,8 +25,9 @@ from mossvl.server.errors import RequestError, refusal, unavailable
 from mossvl.server.metrics import Metrics
 from mossvl.server.preview import preview
 from mossvl.server.problems import first_problem
-from mossvl.server.protocol import ChatRequest, FramesRequest
 from mossvl.server.reading import Asked, Reader, check_size
+from mossvl.server.schemas.chat import ChatRequest
+from mossvl.server.schemas.frames import FramesRequest
 from mossvl.server.uploads import Uploads
 from mossvl.sources.processes import LoadingProcesses, RemoteCall
 from mossvl.version import __version__

@@ -1,0 +1,1 @@
+"""Schemas of requests, in the formats of public APIs with extensions."""
