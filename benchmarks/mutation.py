@@ -101,6 +101,7 @@ PARTS = {
             "training/test_run.py::test_weights_are_written_in_the_precision_that_is_asked_for",
             "training/test_run.py::test_evaluation_and_gradient_checkpointing",
             "training/test_run.py::test_what_cannot_be_trained_on_is_refused",
+            "training/test_sharding.py::test_two_processes_train_and_go_on_and_the_first_one_speaks",
         ),
     ),
     "server limits": Part(("server/middleware.py",), ("server/test_middleware.py",)),
