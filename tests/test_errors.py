@@ -43,6 +43,12 @@ def test_an_error_from_another_process_says_the_same(sent, error):
     assert message_of(other, {"MediaLimits.image_pixels": "X"}).endswith("raise X")
 
 
+def test_a_setting_that_the_reader_cannot_change_is_not_advised():
+    error = MediaError("more than 5 redirects", setting="MediaLimits.redirects", advice="; raise {}")
+    assert str(refusal(error)) == "more than 5 redirects"
+    assert str(error) == "more than 5 redirects; raise MediaLimits.redirects"
+
+
 def test_what_a_message_quotes_is_left_as_it_is():
     error = MossVLError("{0} MediaLimits.timeout {}", setting="MediaLimits.timeout", advice="; raise {}")
     assert error.told({"MediaLimits.timeout": "--t"}) == "{0} MediaLimits.timeout {}; raise --t"

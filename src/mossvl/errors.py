@@ -13,7 +13,8 @@ class MossVLError(Exception):
     Args:
         message: what was given, and what was expected.
         setting: the setting to change, by its Python name: "MediaLimits.timeout".
-        advice: appended to the message, with the setting's name in place of `{}`: "; raise {}".
+        advice: appended to the message, with the setting's name in place of `{}`: "; raise {}". Readers who know other
+            names of settings, but none of this one, are not given it.
     """
 
     names: Mapping[str, str] = {}
@@ -28,8 +29,9 @@ class MossVLError(Exception):
 
     def told(self, names: Mapping[str, str]) -> str:
         """Return the message, with the setting named as in `names`, and without control characters but for newlines."""
-        setting = self.setting or ""
-        return printable(super().__str__() + self.advice.format(names.get(setting, setting)))
+        name = names.get(self.setting or "") if names else self.setting
+        advice = "" if self.setting and name is None else self.advice
+        return printable(super().__str__() + advice.format(name))
 
     def plain(self) -> Self:
         """Return the error without its traceback and cause, for another process."""

@@ -99,6 +99,7 @@ def test_questions_follow_each_other_in_one_conversation(command):
         (["MEDIA/clip_10fps_6s.mp4#t=20,30", "What?"], "outside the video"),
         (["What?", "--top-p", "2", "--sample"], "top_p=2.0"),
         (["What?", "--temperature", "0.5"], "add --sample"),
+        (["What?", "--min-p", "0.5"], "--min-p without --sample"),
         (["What?", "--temperature", "0.5", "--seed", "1"], "add --sample"),
         (["What?", "--max-frames", "2", "--min-frames", "3"], "min_frames=3 is more than max_frames=2"),
         (["What?", "--download-bytes", "0"], "download_bytes is 0"),

@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+from golden_cases import MEDIA
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ from mossvl.checkpoints.weights import load_weights
 from mossvl.device.fused_products import FusedProducts, FusedWeights
 from mossvl.llm import MossVL
 from mossvl.loading import cast
-from mossvl.model.layers import PlainProducts, RMSNorm, SelfAttentionLayer
+from mossvl.model.layers import CrossAttentionLayer, PlainProducts, RMSNorm, SelfAttentionLayer
 
 
 class ByteLinear(nn.Module):
@@ -55,10 +57,11 @@ class ByteWeight:
 
 
 def in_bytes(model: nn.Module) -> nn.Module:
-    """Self-attention layers with maps of bytes; the others stay as they are."""
+    """The decoder layers with maps of bytes."""
     for layer in model.modules():
-        if isinstance(layer, SelfAttentionLayer):
-            for part in (layer.self_attn, layer.mlp):
+        if isinstance(layer, SelfAttentionLayer | CrossAttentionLayer):
+            attn = layer.self_attn if isinstance(layer, SelfAttentionLayer) else layer.cross_attn
+            for part in (attn, layer.mlp):
                 for name, one in list(part.named_children()):
                     if isinstance(one, nn.Linear):
                         setattr(part, name, ByteLinear(one))
@@ -98,11 +101,13 @@ def test_maps_of_several_kinds_compute_themselves(quantized):
     assert weights.of(attn.q_proj, attn.k_proj) is weights.of(attn.q_proj, attn.k_proj) is not None
 
 
-def test_the_engine_answers_as_the_model_with_another_kind_of_weight(quantized, processor):
-    query = {"prompt": "What is there?"}
+@pytest.mark.parametrize("images", [[], [MEDIA / "shapes.png"]], ids=["text", "image"])
+def test_the_engine_answers_as_the_model_with_another_kind_of_weight(quantized, processor, images):
+    query = {"prompt": "What is there?", "images": [str(one) for one in images]}
     with MossVL(quantized, processor) as llm:
         answer = llm.submit(query, SamplingParams(max_new_tokens=8, ignore_eos=True)).result(60)
-    inputs = processor(text=answer.input_text, return_tensors="pt")
+    pictures = [Image.open(one) for one in images] or None
+    inputs = processor(text=answer.input_text, images=pictures, return_tensors="pt")
     ids = quantized.generate(**inputs, max_new_tokens=8, min_new_tokens=8, do_sample=False)
     assert answer.token_ids == ids[0, inputs["input_ids"].shape[1] :].tolist()
 

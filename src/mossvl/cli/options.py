@@ -287,7 +287,7 @@ def check_effect(flags: GenerationFlags) -> None:
     Raises:
         OptionError: there is such a flag, but no --sample.
     """
-    idle = [name for name in ("temperature", "top_k", "top_p", "seed") if name in flags]
+    idle = [name for name in ("temperature", "top_k", "top_p", "min_p", "seed") if name in flags]
     if idle and not flags.get("do_sample") and flags.get("temperature", 1) > 0:
         given = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
         raise OptionError(f"{given} without --sample would change nothing; add --sample")

@@ -83,9 +83,8 @@ class Executor:
         positions = to_device(rows.positions, self.device)
         rope = rotary(self.model.config.text_config, positions, tokens.dtype)
         backend = self._vision_writer(to_device(rows.slots, self.device))
-        for layer in self.language.layers:
+        for layer, device in zip(self.language.layers, self.pool.devices, strict=True):
             if isinstance(layer, CrossAttentionLayer):
-                device = layer.cross_attn.k_proj.weight.device
                 layer.read(tokens.to(device), (rope[0].to(device), rope[1].to(device)), backend)
 
     def compute(self, rows: TextRows) -> Output:
