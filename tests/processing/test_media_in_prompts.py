@@ -37,6 +37,22 @@ def test_every_segment_is_a_unit_with_its_own_placeholder(processor):
     assert processor.render(message).count("<|video|>") == 3
 
 
+def test_times_of_a_segment_count_from_its_start_if_that_is_asked_for(processor):
+    video = {"video_path": CLIP, "segments": [[0, 1.5], [2.0], [3.5, 6]], "times": "segment"}
+    plans = plan_video(processor, video, video_fps=2)
+    assert [plan.timestamps for plan in plans] == [(0, 0.5, 1.0), (0,), (0, 0.5, 1, 1.5, 2)]
+    in_the_clip = plan_video(processor, {**video, "times": "clip"}, video_fps=2)
+    assert [plan.indices for plan in plans] == [plan.indices for plan in in_the_clip]
+    assert in_the_clip[2].timestamps == (3.5, 4, 4.5, 5, 5.5)
+
+
+def test_a_frame_that_is_shown_before_its_segment_is_told_with_the_start_of_the_segment(processor):
+    pictures = [Image.new("RGB", (64, 64), (number, 0, 0)) for number in range(3)]
+    frames = list(zip((0.0, 1.0, 9.0), pictures, strict=True))
+    (plan,) = plan_video(processor, {"video_path": frames, "segments": [[5, 9.5]], "times": "segment"}, video_fps=2)
+    assert (plan.indices, plan.timestamps) == ((1, 2), (0, 4))
+
+
 def test_a_segments_part_of_the_bounds_is_its_part_of_the_length(processor):
     video = {"video_path": CLIP, "segments": [[0, 1], [2, 5]]}
     assert [plan.num_frames for plan in plan_video(processor, video, video_fps=10, max_frames=8)] == [2, 6]
@@ -73,6 +89,7 @@ def test_bad_segments_are_refused(segments, words, processor):
     ("video", "error", "words"),
     [
         ({"path": CLIP}, OptionError, "key of a video"),
+        ({"video_path": CLIP, "segments": [[0, 1]], "times": "start"}, OptionError, "'clip' or 'segment'"),
         ({"segments": [[0, 1]]}, MediaError, 'needs "video_path"'),
         ({"video_path": None}, MediaError, 'needs "video_path"'),
         (3, MediaError, None),

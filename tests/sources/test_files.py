@@ -38,6 +38,7 @@ QUERIES = {
     "smaller frames": asked(VIDEO, max_pixels=8192),
     "segments": asked({"type": "video", "video": PARTS}),
     "other segments": asked({"type": "video", "video": {**PARTS, "segments": [[0, 1], [3, 5]]}}),
+    "times of segments": asked({"type": "video", "video": {**PARTS, "times": "segment"}}),
     "image and video": asked(IMAGE, VIDEO),
     "video and image": asked(VIDEO, IMAGE),
     "video twice": asked(VIDEO, {"type": "video", "video": PARTS}, VIDEO),

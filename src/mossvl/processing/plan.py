@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from mossvl.media.image import Image, open_image
 from mossvl.media.limits import MediaLimits
 from mossvl.media.video import Clip, open_clip
 from mossvl.options import MediaOptions, Timestamps
-from mossvl.options.checks import check_names, present
+from mossvl.options.checks import check_names, choice, present
 from mossvl.processing import sampling, sizes
 from mossvl.processing.pixels import PatchLayout, resize
 
@@ -139,17 +139,31 @@ def source_of(medium: Any) -> Any:
     return medium.source if isinstance(medium, Medium) else medium
 
 
-def video_segments(video: Any) -> tuple[Any, Sequence[Any] | None]:
+class GivenVideo(NamedTuple):
+    """A video as it was given.
+
+    Attributes:
+        segments: None for the whole clip.
+        times: "clip": times of frames count from the start of the clip; "segment": from the start of their segment.
+    """
+
+    source: Any
+    segments: Sequence[Any] | None = None
+    times: str = "clip"
+
+
+def video_segments(video: Any) -> GivenVideo:
     """A video as given → its source, and its segments if it names any.
 
     Raises:
         MediaError: a dict has no "video_path".
+        OptionError: a key of a dict is unknown, or its "times" are.
     """
     video = source_of(video)
     if not isinstance(video, dict):
-        return video, None
+        return GivenVideo(video)
     video = present(video)
-    check_names(video, ("video_path", "segments"), "key of a video")
+    check_names(video, ("video_path", "segments", "times"), "key of a video")
     if video.get("video_path") is None:
         raise MediaError(f'a video given as a dict needs "video_path": {video!r:.200}')
     segments = video.get("segments")
@@ -157,12 +171,12 @@ def video_segments(video: Any) -> tuple[Any, Sequence[Any] | None]:
         raise MediaError(
             f"{video['video_path']}: segments={segments!r:.200} must be a list of [start, end] or [instant]"
         )
-    return video["video_path"], segments
+    return GivenVideo(video["video_path"], segments, choice("times", video.get("times", "clip"), ("clip", "segment")))
 
 
 def num_units(video: Any) -> int:
     """How many placeholders a video takes: one, or one for each segment."""
-    _, segments = video_segments(video)
+    segments = video_segments(video).segments
     return 1 if segments is None else len(segments)
 
 
@@ -183,16 +197,18 @@ def plan_videos(
     """
     clips = []
     for video in videos:
-        source, segments = video_segments(video)
-        clip = stack.enter_context(open_clip(source, limits=limits, num_threads=num_threads))
-        name = source_name(source) if isinstance(source, str | Path) else "the video"
-        clips.append((clip, None if segments is None else sampling.check_segments(segments, clip.duration, name)))
+        given = video_segments(video)
+        clip = stack.enter_context(open_clip(given.source, limits=limits, num_threads=num_threads))
+        name = source_name(given.source) if isinstance(given.source, str | Path) else "the video"
+        if given.segments is not None:
+            given = given._replace(segments=sampling.check_segments(given.segments, clip.duration, name))
+        clips.append((clip, given))
 
     most_of_all = _most_frames(videos, [clip for clip, _ in clips], settings)
     sampled = [
         (clip, own, indices, times)
-        for (clip, segments), own, most in zip(clips, settings, most_of_all, strict=True)
-        for indices, times in _sample(clip, segments, own, most)
+        for (clip, given), own, most in zip(clips, settings, most_of_all, strict=True)
+        for indices, times in _told(given, _sample(clip, given.segments, own, most))
     ]
     volumes = [len(indices) * clip.height * clip.width for clip, _, indices, _ in sampled]
     plans = []
@@ -227,8 +243,20 @@ Sample = tuple[list[int], Sequence[float]]
 """Indices of frames, and the times that are told of them."""
 
 
+def _told(given: GivenVideo, units: list[Sample]) -> list[Sample]:
+    """The frames of each unit, with the times that are told of them: a frame that is shown when its segment starts,
+    and before, counts from that start on."""
+    if given.segments is None or given.times == "clip":
+        return units
+    starts = [segment[0] for segment in given.segments]
+    return [
+        (indices, [max(0.0, time - start) for time in times])
+        for (indices, times), start in zip(units, starts, strict=True)
+    ]
+
+
 def _sample(
-    clip: Clip, segments: list[sampling.Segment] | None, settings: VideoSettings, max_frames: int
+    clip: Clip, segments: Sequence[sampling.Segment] | None, settings: VideoSettings, max_frames: int
 ) -> list[Sample]:
     """The frames of each unit of a video.
 
@@ -256,7 +284,7 @@ def _sample_clip(clip: Clip, settings: VideoSettings, max_frames: int, published
 
 
 def _sample_segments(
-    clip: Clip, segments: list[sampling.Segment], settings: VideoSettings, max_frames: int, published: bool
+    clip: Clip, segments: Sequence[sampling.Segment], settings: VideoSettings, max_frames: int, published: bool
 ) -> list[Sample]:
     units = sampling.segment_times(segments, settings.video_fps, settings.min_frames, max_frames)
     shown = [[clip.index_at(time) for time in times] for times in units]

@@ -147,7 +147,7 @@ class Load(Loading):
         """All that the plans of a prompt's media depend on; None if some of them are no files."""
         if not versions or None in versions:
             return None
-        processor, segments = self.processor, [video_segments(video)[1] for video in videos]
+        processor, segments = self.processor, [video_segments(video)[1:] for video in videos]
         settings = (
             repr(processor.image_processor.settings(self.query.media)),
             repr(processor.video_processor.settings(self.query.media)),
