@@ -53,7 +53,10 @@ class Part:
 
 PARTS = {
     "xrope": Part(("model/xrope.py",), ("model/test_xrope.py",)),
-    "request": Part(("scheduling/request.py",), ("scheduling/test_request.py", "scheduling/test_scheduler.py")),
+    "request": Part(
+        ("scheduling/request.py",),
+        ("scheduling/test_request.py", "scheduling/test_budgets.py", "scheduling/test_scheduler.py"),
+    ),
     "cache keys": Part(
         ("sources/files.py:_prompt_key,_medium_keys,digest_of,_versions,_remembered",), ("sources/test_files.py",)
     ),
@@ -73,7 +76,7 @@ PARTS = {
     "addresses": Part(("media/addresses.py",), ("media/test_addresses.py", "media/test_hosts.py")),
     "scheduler": Part(
         ("scheduling/scheduler.py", "scheduling/allocator.py"),
-        ("scheduling/test_scheduler.py", "device/test_large_frames.py"),
+        ("scheduling/test_budgets.py", "scheduling/test_scheduler.py", "device/test_large_frames.py"),
     ),
     "prompt": Part(
         ("processing/prompt.py", "processing/messages.py", "processing/labels.py"),
