@@ -107,7 +107,7 @@ PARTS = {
             "training/test_sharding.py::test_two_processes_train_and_go_on_and_the_first_one_speaks",
         ),
     ),
-    "server limits": Part(("server/middleware.py",), ("server/test_middleware.py",)),
+    "server limits": Part(("server/middleware.py",), ("server/test_bodies.py", "server/test_middleware.py")),
 }
 """The quickest first."""
 
