@@ -1,4 +1,4 @@
-"""A web server on this machine that behaves well or badly, and a look at open files."""
+"""A web server on this machine that behaves well or badly, clips made when asked for, and a look at open files."""
 
 import gzip
 import os
@@ -9,6 +9,8 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+
+from .clips import KINDS, Made, plain_decode, write_clip
 
 MEDIA = Path(__file__).parent.parent / "golden" / "media"
 
@@ -126,6 +128,21 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     yield f"http://127.0.0.1:{web.server_port}"
     web.shutdown()
     web.server_close()
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
+    """A clip of KINDS and all its frames, made when first asked for."""
+    folder = tmp_path_factory.mktemp("clips")
+    clips: dict[str, Made] = {}
+
+    def make(name: str) -> Made:
+        if name not in clips:
+            path = write_clip(folder / name, **KINDS[name])
+            clips[name] = Made(path, plain_decode(path))
+        return clips[name]
+
+    return make
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
+"""Every frame is that of a plain decode, at the time and in the position that its file says."""
+
 import json
-import tempfile
-import threading
-import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,71 +10,13 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from av.stream import Disposition
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from mossvl.errors import GenerationCancelled, GenerationTimeout, InputError, MediaError
-from mossvl.media.limits import MediaLimits
+from mossvl.errors import InputError
 from mossvl.media.video import Clip, open_clip
 
-from .clips import picture, plain_decode, write_clip
-
-VFR = [0, 1, 2, 5, 6, 20, 21, 22, 40, 41, 42, 60, 90, 91, 92, 93]
-OPEN_GOP = {"preset": "veryfast", "x264-params": "open-gop=1:b-adapt=0:min-keyint=8"}
-FAST_VP9 = {"deadline": "realtime", "cpu-used": "8"}
-
-# name: how to write it
-KINDS: dict[str, dict[str, Any]] = {
-    "long-gop.mp4": {"frames": 40},
-    "short-gop.mp4": {"frames": 40, "gop": 5},
-    "intra.mp4": {"frames": 12, "gop": 1},
-    "b-frames.mp4": {"frames": 40, "gop": 12, "b_frames": 3, "options": {"preset": "veryfast"}},
-    "b-frames.mkv": {"frames": 40, "gop": 12, "b_frames": 3, "options": {"preset": "veryfast"}},
-    "b-frames.ts": {"frames": 40, "gop": 12, "b_frames": 2},
-    "open-gop.mp4": {"frames": 40, "gop": 8, "b_frames": 3, "options": OPEN_GOP},
-    "open-gop.ts": {"frames": 40, "gop": 8, "b_frames": 3, "options": OPEN_GOP},
-    "intra-refresh.mp4": {"frames": 60, "gop": 10, "options": {"x264-params": "intra-refresh=1"}},
-    "variable-rate.mp4": {"frames": 16, "gop": 5, "b_frames": 2, "pts": VFR, "rate": 30},
-    "variable-rate.mkv": {"frames": 16, "gop": 5, "b_frames": 2, "pts": VFR, "rate": 30},
-    "late-start.mp4": {"frames": 20, "gop": 5, "b_frames": 2, "pts": range(100, 120)},
-    "one-frame.mp4": {"frames": 1},
-    "two-frames.mp4": {"frames": 2},
-    "three-frames.mp4": {"frames": 3, "b_frames": 2},
-    "ten-bit.mkv": {"frames": 12, "gop": 5, "pix_fmt": "yuv420p10le"},
-    "odd-size.mkv": {"frames": 12, "gop": 5, "pix_fmt": "yuv444p", "size": (33, 47)},
-    "fragmented.mp4": {"frames": 20, "gop": 5, "container": {"movflags": "frag_keyframe+empty_moov"}},
-    "mpeg4.avi": {"frames": 30, "gop": 8, "codec": "mpeg4"},
-    "mpeg4-b.avi": {"frames": 30, "gop": 8, "codec": "mpeg4", "b_frames": 2},
-    "h264-b.avi": {"frames": 30, "gop": 8, "b_frames": 2},
-    "mpeg2.mpg": {"frames": 40, "gop": 8, "codec": "mpeg2video", "b_frames": 2, "rate": 25},
-    "vp9.webm": {"frames": 30, "gop": 8, "codec": "libvpx-vp9", "options": FAST_VP9},
-    "raw.h264": {"frames": 30, "gop": 8, "b_frames": 2},
-    "animation.gif": {"frames": 12, "codec": "gif", "pix_fmt": "rgb8"},
-    "animation.png": {"frames": 8, "codec": "apng", "pix_fmt": "rgb24", "format": "apng"},
-}
-
-
-@dataclass
-class Made:
-    path: Path
-    frames: list[np.ndarray]
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
-    """A clip of KINDS and all its frames, made when first asked for."""
-    folder = tmp_path_factory.mktemp("clips")
-    clips: dict[str, Made] = {}
-
-    def make(name: str) -> Made:
-        if name not in clips:
-            path = write_clip(folder / name, **KINDS[name])
-            clips[name] = Made(path, plain_decode(path))
-        return clips[name]
-
-    return make
+from .clips import KINDS, Made, picture, plain_decode, write_clip, write_silence
 
 
 def assert_reads(clip: Clip, frames: list[np.ndarray], indices: list[int]) -> None:
@@ -237,15 +177,6 @@ def test_frames_that_an_edit_list_hides_do_not_count(tmp_path: Path, golden: Pat
         assert_reads(clip, frames[15:35], [0, 7, 8, 19])
 
 
-def write_silence(out: Any, stream: Any) -> None:
-    frame = av.AudioFrame.from_ndarray(np.zeros((1, 4608), np.float32), format="fltp", layout="mono")
-    frame.sample_rate, frame.pts = 44100, 0
-    resampled = av.AudioResampler(stream.format, "mono", 44100, frame_size=stream.codec_context.frame_size or 1152)
-    for part in resampled.resample(frame):
-        out.mux(stream.encode(part))
-    out.mux(stream.encode(None))
-
-
 @pytest.mark.parametrize("begins", [0, 10, 25])
 def test_a_player_shows_the_first_frame_when_the_file_says(tmp_path: Path, begins: int) -> None:
     path = tmp_path / "late.mp4"
@@ -267,148 +198,6 @@ def test_a_player_begins_at_zero_where_a_file_begins_before_it(tmp_path: Path) -
     path = write_clip(tmp_path / "early.ts", 20, pts=range(954_430, 954_450))  # Across the end of 33 bits.
     with open_clip(path) as clip:
         assert clip.start < -0.5 and clip.player_start == pytest.approx(0, abs=1e-6)
-
-
-def test_audio_is_no_video(tmp_path: Path) -> None:
-    with av.open(str(tmp_path / "sound.m4a"), "w") as out:
-        write_silence(out, out.add_stream("aac", rate=44100))
-    with pytest.raises(MediaError, match=r"sound\.m4a: has no video stream \(it has: audio\)"):
-        open_clip(tmp_path / "sound.m4a")
-
-
-def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
-    with av.open(str(tmp_path / "song.mp3"), "w") as out:
-        sound = out.add_stream("libmp3lame", rate=44100)
-        cover: Any = out.add_stream("png")
-        cover.width, cover.height, cover.pix_fmt = 64, 48, "rgb24"
-        cover.disposition = Disposition.attached_pic
-        out.mux(cover.encode(av.VideoFrame.from_ndarray(picture(0, 48, 64), format="rgb24")))
-        write_silence(out, sound)
-    with av.open(str(tmp_path / "song.mp3")) as container:
-        assert container.streams.video, "the cover is there"
-    with pytest.raises(MediaError, match="no video stream"):
-        open_clip(tmp_path / "song.mp3")
-
-
-@pytest.mark.parametrize("content", [b"plain text, no video at all\n" * 99, b"\0" * 4096, b"\x1aE\xdf\xa3"])
-def test_what_is_no_video_is_a_media_error_that_names_it(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "thing.mp4"
-    path.write_bytes(content)
-    with pytest.raises(MediaError, match=r"thing\.mp4"):
-        open_clip(path)
-
-
-@pytest.mark.parametrize("source", [3, None, b"bytes"])
-def test_other_types_are_refused(source: Any) -> None:
-    with pytest.raises(MediaError, match="type"):
-        open_clip(source)
-
-
-def test_frames_over_the_pixel_limit_are_refused(golden: Path) -> None:
-    with pytest.raises(MediaError, match="160 x 120 pixels, more than the 10000"):
-        open_clip(golden / "media" / "clip_10fps_6s.mp4", MediaLimits(image_pixels=10_000))
-
-
-def test_frames_over_the_limit_are_not_decoded_when_the_header_hides_them(golden: Path) -> None:
-    with pytest.raises(MediaError, match="10000 pixels"):
-        _ = open_clip(golden / "media" / "clip_portrait.webm", MediaLimits(image_pixels=10_000)).size
-
-
-def test_opening_stops_when_time_is_up(golden: Path) -> None:
-    with pytest.raises(GenerationTimeout, match=r"clip_40s\.mp4"):
-        open_clip(golden / "media" / "clip_40s.mp4", MediaLimits(timeout=1e-6))
-
-
-def test_reading_stops_when_time_is_up(made: Callable[[str], Made]) -> None:
-    with open_clip(made("long-gop.mp4").path) as clip:
-        clip.limits = MediaLimits(timeout=1e-6)
-        with pytest.raises(GenerationTimeout):
-            next(clip.read([39]))
-
-
-def test_a_slow_consumer_does_not_run_out_of_time(made: Callable[[str], Made]) -> None:
-    with open_clip(made("two-frames.mp4").path, MediaLimits(timeout=0.5)) as clip:
-        for _ in clip.read([0, 1]):
-            time.sleep(0.6)
-
-
-def test_cancelling_stops_between_frames(made: Callable[[str], Made]) -> None:
-    cancel = threading.Event()
-    with open_clip(made("short-gop.mp4").path) as clip:
-        frames = clip.read(range(40), cancel=cancel)
-        next(frames)
-        cancel.set()
-        with pytest.raises(GenerationCancelled):
-            next(frames)
-
-
-OpenFiles = Callable[[Path], list[str]]
-
-
-def test_a_read_clip_holds_no_file(made: Callable[[str], Made], open_files: OpenFiles) -> None:
-    path = made("short-gop.mp4").path
-    clip = open_clip(path)
-    list(clip.read([1, 2]))
-    assert open_files(path) == []
-    clip.close()
-
-
-def test_closing_a_clip_that_was_never_read_closes_its_file(made: Callable[[str], Made], open_files: OpenFiles) -> None:
-    path = made("short-gop.mp4").path
-    open_clip(path).close()
-    assert open_files(path) == []
-
-
-def test_closing_a_clip_ends_its_readings(made: Callable[[str], Made], open_files: OpenFiles) -> None:
-    path = made("short-gop.mp4").path
-    clip = open_clip(path)
-    frames = clip.read(range(40))
-    next(frames)
-    clip.close()
-    assert open_files(path) == []
-
-
-def test_an_error_closes_the_file(made: Callable[[str], Made], open_files: OpenFiles) -> None:
-    path = made("short-gop.mp4").path
-    clip = open_clip(path)
-    cancel = threading.Event()
-    cancel.set()
-    with pytest.raises(GenerationCancelled):
-        list(clip.read([3], cancel=cancel))
-    assert open_files(path) == []
-
-
-def test_a_refused_file_is_closed(tmp_path: Path, open_files: OpenFiles) -> None:
-    write_clip(tmp_path / "clip.mp4", 3)
-    with pytest.raises(MediaError):
-        open_clip(tmp_path / "clip.mp4", MediaLimits(image_pixels=100))
-    assert open_files(tmp_path) == []
-
-
-def test_a_closed_clip_cannot_be_read(made: Callable[[str], Made]) -> None:
-    clip = open_clip(made("short-gop.mp4").path)
-    clip.close()
-    with pytest.raises(MediaError, match="closed"):
-        clip.read([0])
-
-
-@pytest.mark.parametrize("kind", ["mp4", "gif", "webp", "frames"])
-def test_a_clip_over_the_longest_duration_is_refused(
-    tmp_path: Path, kind: str, open_files: Callable[[Path], list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    path = tmp_path / f"clip.{kind}"
-    if kind == "mp4":
-        write_clip(path, 20, rate=10)
-    pictures = [Image.fromarray(np.full((8, 8, 3), 10 * number, np.uint8)) for number in range(20)]
-    if kind in ("gif", "webp"):
-        pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=100)
-    source: Any = [(number / 10, picture) for number, picture in enumerate(pictures)] if kind == "frames" else path
-    with open_clip(source, MediaLimits(duration=2.01)) as clip:
-        assert clip.duration == pytest.approx(2)
-    with pytest.raises(MediaError, match=r"2 seconds long, more than the 1\.5 allowed; .* MediaLimits\.duration"):
-        open_clip(source, MediaLimits(duration=1.5))
-    assert open_files(tmp_path) == []
 
 
 def test_the_shape_of_pixels_is_not_corrected(tmp_path: Path) -> None:
