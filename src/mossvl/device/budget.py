@@ -1,4 +1,4 @@
-"""How much a step of a model does on its device."""
+"""The step budget for a model on its device."""
 
 from torch import nn
 
@@ -8,13 +8,13 @@ from mossvl.options.engine import EngineConfig
 from mossvl.scheduling.budget import GPU_PATCHES, GPU_TOKENS, StepBudget
 
 CPU_FLOPS = 25e9
-"""About half a second on a small machine."""
+"""FLOPs of a step on a CPU: about half a second on a small machine."""
 LEAST_TOKENS, LEAST_PATCHES = 64, 256
-"""On a CPU, however much work they are: with fewer, most of the time goes into reading the weights."""
+"""Minimum budget on a CPU: with fewer, most of the time goes into reading the weights."""
 
 
 def budget_for(config: EngineConfig, model: MossVLLMHeadModel) -> StepBudget:
-    """For a model where its weights are."""
+    """The budget from the settings; where they leave it open, one that fits the device of the weights."""
     weight = model.model.language_model.embed_tokens.weight
     even = even_patches(model.model.visual)
     if weight.device.type != "cpu":
@@ -34,5 +34,5 @@ def num_weights(module: nn.Module) -> int:
 
 
 def even_patches(tower: VisionTower) -> float:
-    """Patches of a frame whose attention takes as many FLOPs as the linears of the blocks do."""
+    """Patches n of a frame whose attention takes as many FLOPs, 4 n² · hidden, as a block's linears, 2 n · weights."""
     return num_weights(tower.blocks[0]) / (2 * tower.config.hidden_size)

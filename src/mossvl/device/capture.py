@@ -1,4 +1,4 @@
-"""Capturing work on a GPU as a graph."""
+"""Capture of CUDA graphs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ import torch
 
 @contextmanager
 def capturing(device: torch.device, memory: Any) -> Iterator[torch.cuda.CUDAGraph]:
-    """What is launched inside becomes the graph that is given.
+    """Capture the kernels that are launched inside; yield their graph.
 
     Args:
-        memory: the pool of a graph that is never replayed at the same time, or None for memory of its own.
+        memory: the memory pool of a graph that is never replayed at the same time; None for a pool of its own.
     """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=memory, stream=_stream(device), capture_error_mode="thread_local"):
@@ -22,5 +22,5 @@ def capturing(device: torch.device, memory: Any) -> Iterator[torch.cuda.CUDAGrap
 
 @cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """One for each device, since libraries keep memory for every stream. (PyTorch's own belongs to one device.)"""
+    """One stream per device, since libraries keep memory per stream. PyTorch's capture stream is on one device only."""
     return torch.cuda.Stream(device)

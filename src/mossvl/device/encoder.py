@@ -1,4 +1,4 @@
-"""Frames' pixels in, their vision tokens out: in one batch, in smaller ones when memory runs out."""
+"""Encodes frames to vision tokens, in one batch, or in smaller ones when the device's memory runs out."""
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -15,23 +15,23 @@ from mossvl.processing.pixels import Grid
 from mossvl.scheduling.request import PixelScale, Request
 
 Frame = tuple[Request[object], int]
-"""A request, and which of its frames."""
+"""(request, index of its frame)."""
 
 EncodePixels = Callable[[Tensor, Sequence[Grid]], Tensor]
-"""From uint8 patches and their grids to (vision tokens, hidden)."""
+"""(uint8 patches (patches, features), their grids) → (vision tokens, hidden)."""
 
 
 class FrameEncoder:
-    """Encodes frames whose pixels are there, and keeps what comes out in the vision cache.
+    """Encodes frames whose pixels are loaded, and puts their vision tokens into the vision cache.
 
     Args:
-        device: where the vision tokens are wanted.
-        most_patches: of one batch, as a rule.
-        fast: the tower is computed with the kernels of `mossvl.kernels`.
-        graphs: small batches of sizes that come often are captured as CUDA graphs.
+        device: device of the vision tokens that are returned.
+        most_patches: usual maximum number of patches of a batch.
+        fast: compute the tower with the kernels of `mossvl.kernels`.
+        graphs: capture small batches whose grids recur as CUDA graphs.
 
     Attributes:
-        halvings: how often frames were encoded in smaller batches because memory did not suffice.
+        halvings: how often a batch was halved because memory ran out.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class FrameEncoder:
         self._begun: tuple[Request[object], LargeFrame] | None = None
 
     def set_up(self) -> None:
-        """Let libraries load what they load once for every thread that computes: no later query waits for it."""
+        """Make libraries load their per-thread state in the calling thread now, so that no query waits for it."""
         config, weight = self.model.visual.config, self.model.visual.patch_embed.proj.weight
         if self.fast and weight.dtype != torch.float32:
             from mossvl.device.triton_vision import set_up_attention
@@ -61,24 +61,28 @@ class FrameEncoder:
             set_up_attention(config.num_heads, config.hidden_size // config.num_heads, weight)
 
     def warm_up(self) -> None:
-        """Compile the kernels that frames need."""
+        """Compile the tower's kernels."""
         config, rows = self.model.visual.config, 8
         pixels = torch.zeros((rows * rows, self._staging.width), dtype=torch.uint8)
         ops = self._ops(((0.5,) * config.in_channels, (0.5,) * config.in_channels))
         self.model.encode_vision(self._staging.upload([pixels]), [(1, rows, rows)], ops=ops)
 
     def clear(self) -> None:
-        """Forget what was computed with weights that may have changed."""
+        """Drop everything computed from the weights, which may have changed."""
         self.cache.clear()
         self._by_scale.clear()
 
     def give_up(self) -> None:
-        """Free a large frame whose request has ended, or must begin it anew."""
+        """Drop the large frame in progress if its request has ended or will encode the frame from the start."""
         if self._begun is not None and not self._begun[0].partly:
             self._begun = None
 
     def encode(self, frames: Sequence[Frame]) -> dict[tuple[int, int], Tensor]:
-        """Vision tokens, separator included, of each (request's number, frame)."""
+        """Encode frames → for each (request number, frame), its vision tokens (tokens, hidden), separator included.
+
+        Raises:
+            torch.OutOfMemoryError: a single frame does not fit into the device's memory.
+        """
         encoded: dict[tuple[int, int], Tensor] = {}
         for scale, same in groupby(frames, key=lambda one: one[0].pixel_scale):
             group = list(same)
@@ -90,7 +94,7 @@ class FrameEncoder:
         return encoded
 
     def advance(self, request: Request[object], frame: int, until: float) -> Tensor | None:
-        """Go on with a request's large frame until this much of it is done → its vision tokens, once that is 1."""
+        """Encode a large frame up to the share `until` → its vision tokens (tokens, hidden) if that is 1, else None."""
         grid = request.context.grid(frame)
         begun, self._begun = self._begun, None
         if begun is None or begun[0] is not request:
@@ -127,7 +131,7 @@ class FrameEncoder:
         return self._by_scale[scale](pixels, grids).to(self.device)
 
     def _pixel_encoder(self, scale: PixelScale) -> EncodePixels:
-        model = self.model  # Not `self`, which would keep itself alive through what it keeps.
+        model = self.model  # Not `self`: `_by_scale` would make that a reference cycle.
         ops = self._ops(scale)
         if not self.fast or not self.graphs:
             return lambda pixels, grids: model.encode_vision(pixels, grids, ops=ops)

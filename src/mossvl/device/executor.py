@@ -1,6 +1,6 @@
-"""Carries steps out on a device: the language model with its pages. What a step is comes as arrays (`StepArrays`).
+"""Carries out steps, given as arrays (`StepArrays`), with the language model and its pages on a device.
 
-An executor knows no request, so that several, each with a part of the model, can carry out the same step.
+An executor knows no requests, so that several executors, each with a part of the model, can carry out the same step.
 """
 
 from collections.abc import Callable
@@ -28,20 +28,19 @@ if TYPE_CHECKING:
     from mossvl.device.triton_backend import PromptTiles
 
 GRAPH_SPLITS = (4, 16)
-"""In how many parts the text and vision tokens are split that a captured step's tiles see: tiles are few there, and
-what they see may be much."""
+"""Splits of the text tokens and vision tokens that a tile sees in a captured step, where tiles are few."""
 
 Output = tuple[Tensor, Tensor]
-"""Logits (draws, vocab) and the likeliest tokens (draws,)."""
+"""(logits (draws, vocab), likeliest tokens (draws,) int64)."""
 
 
 class Executor:
-    """The language model on its device, with keys and values of all requests.
+    """The language model on its device, with the keys and values of all requests.
 
     Attributes:
-        last_tokens: (slots + 1,) int64, the token that each slot's request has drawn last; the last slot takes the
-            draws of padding rows.
-        graphs: of steps, where steps are captured.
+        last_tokens: (slots + 1,) int64, the last drawn token of the request in each batch slot; the last slot is that
+            of padding rows.
+        graphs: CUDA graphs of steps; None if steps are not captured.
     """
 
     def __init__(self, model: MossVLLMHeadModel, config: EngineConfig) -> None:
@@ -49,7 +48,7 @@ class Executor:
         self.language = model.model.language_model
         text = model.config.text_config
         self.device = self.language.embed_tokens.weight.device
-        dtype = self.language.norm.weight.dtype  # That of keys and values; weights may be stored in others.
+        dtype = self.language.norm.weight.dtype  # Of keys and values; weights may have others.
         devices = [next(layer.parameters()).device for layer in self.language.layers]
         num_pages = count_pages(config, text, self.device, dtype)
         self.pool = PagePool(text, devices, dtype, num_pages, config.page_size)
@@ -65,21 +64,21 @@ class Executor:
             if not config.eager:
                 from mossvl.device import graphs
 
-                step = WeakMethod(self._captured_step)  # Else an executor would outlive its engine until collected.
+                step = WeakMethod(self._captured_step)  # A strong reference would be a cycle.
                 self.graphs = graphs.StepGraphs(config.max_batch, self.device, lambda *given: step()(*given))  # type: ignore[misc]
 
     def is_captured(self, rows: TextRows) -> bool:
-        """There is a graph for these rows."""
+        """Whether a graph fits these rows."""
         return self.graphs is not None and self.graphs.kind_of(rows) is not None
 
     def prepare(self, step: StepArrays) -> None:
-        """Copy pages, and bring the page tables up to date."""
+        """Copy pages, then update the page tables."""
         for source, target in step.copies:
             self.pool.copy(source, target)
         self.tables.apply(step.tables)
 
     def read(self, rows: VisionRows, tokens: Tensor) -> None:
-        """Write keys and values of vision tokens (vision rows, hidden) for all cross-attention layers."""
+        """Compute and store keys and values of vision tokens (vision rows, hidden) in all cross-attention layers."""
         positions = to_device(rows.positions, self.device)
         rope = rotary(self.model.config.text_config, positions, tokens.dtype)
         backend = self._vision_writer(to_device(rows.slots, self.device))
@@ -88,18 +87,18 @@ class Executor:
                 layer.read(tokens.to(device), (rope[0].to(device), rope[1].to(device)), backend)
 
     def compute(self, rows: TextRows) -> Output:
-        """Logits, by a graph if one fits; the likeliest tokens are taken for drawn until `drawn` says others."""
+        """Compute text rows, by replay if a graph fits. The likeliest tokens become the last tokens, until `drawn`."""
         kind = self.graphs.kind_of(rows) if self.graphs is not None else None
         if self.graphs is not None and kind is not None:
             return self.graphs.run(kind, rows)
         return self._step(*self._on_device(rows))
 
     def drawn(self, slots: Tensor, tokens: Tensor) -> None:
-        """These tokens (n,) were drawn for these slots (n,)."""
+        """Set the last tokens (n,) int64 of batch slots (n,) int64."""
         self.last_tokens[to_device(slots, self.device)] = tokens.clamp(min=0)
 
     def _vision_writer(self, slots: Tensor) -> VisionBackend:
-        """The backend that writes vision tokens' keys and values to these slots."""
+        """The backend that writes vision tokens' keys and values to these KV slots."""
         if not self.fast:
             return PagedAttention(self.pool, self.tables, vision_slots=slots)
         from mossvl.device.triton_backend import VisionWriter
@@ -107,7 +106,7 @@ class Executor:
         return VisionWriter(self.pool, self.weights, slots)
 
     def _on_device(self, rows: TextRows) -> tuple[StepInputs, TextBackend]:
-        """The inputs of a step that is not captured, and its backend."""
+        """Inputs and backend of a step that is not captured."""
         packed = to_device(rows.packed(len(rows.tokens), padding_slot=self.config.max_batch), self.device)
         inputs = StepInputs.of(packed, len(rows.draw_rows), rows.sees)
         if not self.fast:
@@ -137,14 +136,14 @@ class Executor:
         return logits, likely
 
     def _captured_step(self, inputs: StepInputs, tiles: Tensor | None) -> Output:
-        """`_step` from device tensors alone."""
+        """`_step` from device tensors alone, as a graph replays it."""
         from mossvl.device.triton_backend import PromptTiles
 
         prompts = None if tiles is None else PromptTiles(tiles, len(inputs.tokens), *GRAPH_SPLITS)
         return self._step(inputs, self._fast_attention(inputs, prompts))
 
     def warm_up(self, report: Callable[[int, int], None]) -> None:
-        """Compile kernels, and capture graphs; `report` takes how many are done, and how many there are."""
+        """Compile kernels and capture all graphs; `report` is called with (graphs captured, graphs in all)."""
         if self.graphs is None:
             return
         from mossvl.device.triton_backend import warm_up_prompts

@@ -1,7 +1,7 @@
-"""Products whose weights are fused: maps that read the same rows are one product, with what surrounds it in one kernel.
+"""Products with fused weights: linears of the same input are one product, with norm, activation or residual fused in.
 
-What a weight is (its dtype, its scales, how rows are multiplied by it) is known to its `FusedWeight` alone. The backend
-finds it by the modules of the maps; a new kind of weight is a class of modules, and one entry in the table of kinds.
+Only a `FusedWeight` knows the dtype and scales of its weight, and how rows are multiplied by it. The backend finds a
+fused weight by the linears' modules. A new kind of weight is a class of modules, and one entry in the table of kinds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,47 +16,50 @@ SILU = type(ACT2FN["silu"])
 
 
 class FusedWeight(Protocol):
-    """The weight of maps that read the same rows x, (rows, in); results are in x's dtype."""
+    """The weight of linears with the same input x, (rows, in features); results have x's dtype."""
 
     def project(self, x: Tensor, norm: RMSNorm | None) -> Tensor:
-        """All maps of x, or of norm(x), side by side: (rows, sum of out features)."""
+        """All linears of x, or of norm(x), side by side: (rows, sum of out features)."""
         ...
 
     def swiglu(self, x: Tensor, norm: RMSNorm) -> Tensor:
-        """Of two maps, gate and up: silu(gate(norm(x))) · up(norm(x)), (rows, out features)."""
+        """silu(gate(norm(x))) · up(norm(x)), (rows, out features), if the two linears are gate and up."""
         ...
 
     def add(self, residual: Tensor, x: Tensor, gate: Tensor | None = None, sees: Tensor | None = None) -> Tensor:
-        """Of one map: residual + map(x), or residual + tanh(gate) · sees · map(x); gate is (1,), sees (rows, 1)."""
+        """residual + linear(x), or residual + tanh(gate) · sees · linear(x), for a single linear.
+
+        gate is (1,), sees (rows, 1).
+        """
         ...
 
 
 Fuse = Callable[[Sequence[nn.Module]], FusedWeight | None]
-"""From maps of one class to their fused weight; None if they cannot be one, so that each computes itself."""
+"""Fuses linears of one class; None if they cannot be fused, and each is computed by its own module."""
 
 
 class FusedWeights:
     """Cache of fused weights, by modules; valid while parameters keep their storage.
 
     Args:
-        kinds: how maps of a class (exactly that one) are fused; maps of other classes, or of several, never are.
+        kinds: how linears are fused, by their exact class; linears of other classes, or of several, are not fused.
     """
 
     def __init__(self, kinds: Mapping[type[nn.Module], Fuse]) -> None:
         self._kinds = kinds
         self._found: dict[tuple[nn.Module, ...], FusedWeight | None] = {}
 
-    def of(self, *maps: nn.Module) -> FusedWeight | None:
-        """The fused weight of these maps, if there is one."""
-        if maps not in self._found:
-            classes = {type(one) for one in maps}
+    def of(self, *linears: nn.Module) -> FusedWeight | None:
+        """The fused weight of these linears; None if they are not fused."""
+        if linears not in self._found:
+            classes = {type(one) for one in linears}
             fuse = self._kinds.get(classes.pop()) if len(classes) == 1 else None
-            self._found[maps] = fuse(maps) if fuse is not None else None
-        return self._found[maps]
+            self._found[linears] = fuse(linears) if fuse is not None else None
+        return self._found[linears]
 
 
 class FusedProducts(PlainProducts):
-    """The `Products` of fused weights; maps that have none compute themselves."""
+    """`Products` with fused weights; linears that have none are computed by their modules."""
 
     def __init__(self, weights: FusedWeights) -> None:
         self._weights = weights

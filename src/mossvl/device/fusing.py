@@ -1,7 +1,7 @@
-"""Weights of plain linear maps that read the same rows, side by side in memory, so that they are one tensor.
+"""Fuses weights of plain linears with the same input: side by side in memory, they are one tensor.
 
-The parameters keep their names and shapes: they become views of the joint storage. Nothing else needs to know; where
-they have been moved apart again (by `.to(…)`, or by an adapter in a map's place), `joined` finds nothing.
+The parameters keep their names and shapes, as views of the fused storage. Once `.to(…)` has moved them apart, or an
+adapter has replaced a linear, `joined` returns None.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from mossvl.model.layers import Attention, CrossAttentionLayer, SelfAttentionLay
 
 
 def groups(model: nn.Module) -> Iterator[list[nn.Module]]:
-    """The maps that are used together: queries, keys and values (keys and values of vision tokens), gate and up."""
+    """Yield the linears to fuse: q, k and v of self-attention, k and v of cross-attention, gate and up of each MLP."""
     for layer in model.modules():
         if isinstance(layer, SelfAttentionLayer):
             attn: Attention = layer.self_attn
@@ -26,7 +26,7 @@ def groups(model: nn.Module) -> Iterator[list[nn.Module]]:
 
 @torch.no_grad()
 def fuse(model: nn.Module) -> None:
-    """Move the weights of each group side by side; one group at a time is held twice."""
+    """Move the weights of each group side by side; only one group at a time is in memory twice."""
     for linears in groups(model):
         if not all(type(linear) is nn.Linear for linear in linears) or joined(linears) is not None:
             continue
@@ -39,7 +39,10 @@ def fuse(model: nn.Module) -> None:
 
 
 def joined(linears: Sequence[nn.Module]) -> Tensor | None:
-    """The weights of these maps as one, (sum of out features, in features); None if they do not lie side by side."""
+    """The weights of plain linears as one view, (sum of out features, in features).
+
+    None if a linear is not plain or has a bias, or if the weights do not lie side by side.
+    """
     weights: list[Tensor] = []
     for linear in linears:
         if type(linear) is not nn.Linear or linear.bias is not None:

@@ -1,4 +1,4 @@
-"""Steps captured as CUDA graphs, so that nothing but one launch is left of them on the CPU."""
+"""Steps captured as CUDA graphs: the CPU launches a step once, not kernel by kernel."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,14 +13,20 @@ from mossvl.device.inputs import StepInputs, TextRows
 from mossvl.device.triton_backend import prompt_tiles
 
 PROMPT_ROWS = (32, 64, 96, 128, 160, 224)
-"""Numbers of rows of steps with prompts; the last is for a chunk beside requests that decode."""
+"""Numbers of rows of the graphs with prefill rows; the last fits a prefill chunk beside decoding requests."""
 MOST_SEQUENCES = 16
-"""Of a step with prompts."""
+"""Maximum number of requests in a captured step with prefill rows."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Steps that share a graph: so many rows, at most so many tiles of prompts (0: all rows decode), vision or not."""
+    """What the steps that share a graph have in common.
+
+    Attributes:
+        rows: number of rows, padding rows included.
+        tiles: maximum number of tiles of prefill rows; 0 if all rows decode.
+        vision: cross-attention layers are computed.
+    """
 
     rows: int
     tiles: int
@@ -28,11 +34,11 @@ class Kind:
 
 
 class StepGraphs:
-    """Graphs of steps, one for each `Kind`, captured when it is first needed (`captured`).
+    """CUDA graphs of steps, one for each `Kind`, captured at its first use.
 
     Args:
-        step: from `StepInputs`, and tiles of prompts (tiles, 3) int32 or None, to (logits, likeliest tokens); called
-            while a graph is captured.
+        step: what is captured: (`StepInputs`, tiles of prefill rows (tiles, 3) int32 or None) → (logits (draws, vocab),
+            likeliest tokens (draws,) int64).
     """
 
     def __init__(
@@ -49,7 +55,7 @@ class StepGraphs:
         self._memory: Any = None
 
     def kind_of(self, rows: TextRows) -> Kind | None:
-        """The graph that these rows fit, or None."""
+        """The kind of graph that fits these rows; None if none does."""
         vision = rows.sees
         count = len(rows.tokens)
         if not rows.num_prefill:
@@ -61,18 +67,21 @@ class StepGraphs:
         return Kind(size, size // 32 + MOST_SEQUENCES, vision)
 
     def decode_kind(self, count: int, vision: bool) -> Kind:
-        """The graph in which so many requests decode."""
+        """The smallest kind for `count` decoding requests."""
         return Kind(next(size for size in self.decode_sizes if size >= count), 0, vision)
 
     def kinds(self) -> list[Kind]:
-        """All there can be."""
+        """All kinds."""
         decode = [(size, 0) for size in self.decode_sizes]
-        prompts = [(size, size // 32 + MOST_SEQUENCES) for size in PROMPT_ROWS]
-        return [Kind(*size, vision) for size in (*decode, *prompts) for vision in (True, False)]
+        prefill = [(size, size // 32 + MOST_SEQUENCES) for size in PROMPT_ROWS]
+        return [Kind(*size, vision) for size in (*decode, *prefill) for vision in (True, False)]
 
     def run(self, kind: Kind, rows: TextRows) -> tuple[Tensor, Tensor]:
-        """Logits (draws, vocab) and the likeliest tokens (draws,) of a step; the logits are valid until the next run
-        but one, so that a step may have two parts."""
+        """Replay a step → (logits (draws, vocab), likeliest tokens (draws,) int64).
+
+        A run with prefill rows overwrites the outputs of the last such run; a run of decode rows, those of the last
+        such run.
+        """
         graph, (logits, tokens) = self.captured(kind)
         host = rows.packed(kind.rows, self._padding_slot)
         self._rows[:, : kind.rows].copy_(torch.from_numpy(host).pin_memory(), non_blocking=True)
@@ -86,7 +95,7 @@ class StepGraphs:
         return logits[:draws], tokens[:draws]
 
     def captured(self, kind: Kind) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]:
-        """A graph, and what its replays put out."""
+        """The graph of a kind, and the outputs that its replays write."""
         if kind not in self._graphs:
             self._graphs[kind] = self._capture(kind)
         return self._graphs[kind]
@@ -94,36 +103,35 @@ class StepGraphs:
     def _capture(self, kind: Kind) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]:
         self._rows.zero_()
         self._tiles.zero_()
-        self._rows[4] = self._padding_slot  # While a graph is captured all rows are padding rows, which write nothing.
+        self._rows[4] = self._padding_slot  # All are padding rows, which store nothing.
         draws, tiles = (MOST_SEQUENCES, self._tiles[: kind.tiles]) if kind.tiles else (None, None)
 
         def step() -> tuple[Tensor, Tensor]:
             return self._step(StepInputs.of(self._rows[:, : kind.rows], draws, kind.vision), tiles)
 
-        # Kernels are compiled, and libraries set up, outside of the graph; on the stream of all other work, since
-        # libraries keep memory for every stream.
+        # Warm-up: compile kernels, set up libraries. On the stream of all other work: libraries keep memory per stream.
         logits, _ = step()
-        places = self._places(kind.tiles > 0, logits)
+        buffers = self._output_buffers(kind.tiles > 0, logits)
         with capturing(self.device, self._memory) as graph:
             logits, tokens = step()
-            outputs = places[0][: len(logits)].copy_(logits), places[1][: len(tokens)].copy_(tokens)
+            outputs = buffers[0][: len(logits)].copy_(logits), buffers[1][: len(tokens)].copy_(tokens)
         self._memory = graph.pool()
         return graph, outputs
 
-    def _places(self, prompts: bool, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Where graphs put logits and tokens: one place for all that decode, one for all with prompts.
+    def _output_buffers(self, prefill: bool, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Buffers of logits and tokens: one pair for all graphs with prefill rows, one for all others.
 
-        Each graph's own logits would add up to more than a gigabyte; and graphs share the memory that they work in, so
-        that what one has left there may be gone after another has run.
+        Logits of each graph would add up to more than a gigabyte; in the memory pool that the graphs share, the next
+        replay may overwrite them.
         """
-        if prompts not in self._outputs:
-            most = MOST_SEQUENCES if prompts else self.decode_sizes[-1]
+        if prefill not in self._outputs:
+            most = MOST_SEQUENCES if prefill else self.decode_sizes[-1]
             tokens = torch.empty(most, dtype=torch.long, device=self.device)
-            self._outputs[prompts] = logits.new_empty((most, logits.shape[1])), tokens
-        return self._outputs[prompts]
+            self._outputs[prefill] = logits.new_empty((most, logits.shape[1])), tokens
+        return self._outputs[prefill]
 
 
 def decode_sizes(max_batch: int) -> list[int]:
-    """Numbers of rows for which there are graphs: few rows of filling, and not too many graphs."""
+    """Numbers of rows of the decode graphs, ascending: few padding rows, and not too many graphs."""
     steps = [1, 2, 4, 8, 16, 24, 32, 48, 64, *range(96, max_batch + 32, 32)]
     return [size for size in steps if size < max_batch] + [max_batch]

@@ -1,4 +1,8 @@
-"""A step as arrays: which rows are computed, where they stand, what they see, and where their keys and values go."""
+"""A step as arrays: its rows' tokens and positions, what they see, and where their keys and values are stored.
+
+A batch slot is a request's row in the page tables (`Request.slot`); a KV slot is a token's place in the pages:
+page · page size + its offset in the page.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +18,13 @@ from mossvl.scheduling.step import FrameSpan, RowSpan
 
 @dataclass(frozen=True)
 class RequestRows:
-    """The rows of one request in a step: rows [start, start + rows) of the batch are tokens up to `length` of it."""
+    """The rows of one request in a step: rows [start, start + rows) are its last text tokens up to `length`.
+
+    Attributes:
+        slot: its batch slot.
+        length: its text tokens, these rows included.
+        num_vision: vision tokens of all its frames.
+    """
 
     start: int
     rows: int
@@ -24,23 +34,23 @@ class RequestRows:
 
 
 def to_device(array: NDArray[np.generic] | Tensor, device: torch.device) -> Tensor:
-    """A copy on the device, without waiting for it where that is a GPU."""
+    """The array as a tensor on the device; the copy to a GPU is asynchronous."""
     host = array if isinstance(array, Tensor) else torch.from_numpy(array)
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
 @dataclass(frozen=True)
 class TextRows:
-    """The text rows of a step: prompts' rows first, then one row for each request that decodes.
+    """The text rows of a step: prefill rows first, then one row for each decoding request.
 
     Attributes:
         sequences: the rows of each request.
-        tokens: (rows,) int64 ids; -1 for the token that a decoding request has drawn last, which is on the device.
+        tokens: (rows,) int64 ids; -1 in decode rows, whose token is in `Executor.last_tokens`.
         positions: (rows,) int64 rotary positions.
-        visible: (rows,) int32 vision tokens seen.
-        lengths: (rows,) int32 text tokens seen, the row itself included.
-        slots: (rows,) int64 place in the batch.
-        num_prefill: rows of prompts.
+        visible: (rows,) int32 number of vision tokens seen.
+        lengths: (rows,) int32 number of text tokens seen, the row itself included.
+        slots: (rows,) int64 batch slots.
+        num_prefill: number of prefill rows.
         draw_rows: rows from which a token is drawn.
     """
 
@@ -87,13 +97,13 @@ class TextRows:
 
     @property
     def sees(self) -> bool:
-        """Some rows see something."""
+        """Whether a row sees vision tokens."""
         return bool(self.visible.any())
 
     def packed(self, rows: int, padding_slot: int) -> NDArray[np.int64]:
-        """(6, rows): tokens, positions, visible, lengths, slots, and the rows from which tokens are drawn.
+        """(6, rows) int64: tokens, positions, visible, lengths, slots and `draw_rows`.
 
-        Padding rows have `padding_slot`; draws beyond these are from the last row.
+        Padding rows have `padding_slot`; padded draws are from the last row.
         """
         host = np.zeros((6, rows), dtype=np.int64)
         host[4], host[5] = padding_slot, rows - 1
@@ -104,10 +114,10 @@ class TextRows:
 
 @dataclass(frozen=True)
 class VisionRows:
-    """Vision tokens of frames that are read in a step.
+    """The vision tokens whose keys and values a step stores.
 
     Attributes:
-        slots: (vision rows,) int64, where their keys and values go: page · page_size + place in it.
+        slots: (vision rows,) int64 KV slots.
         positions: (3, vision rows) int64 rotary positions.
     """
 
@@ -127,7 +137,7 @@ class VisionRows:
 
 
 Entries = NDArray[np.int64]
-"""(2, entries): where in a flat table, and which page."""
+"""(2, entries): index in the flattened table, page."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +150,12 @@ class TableUpdate:
 
 @dataclass(frozen=True)
 class StepArrays:
-    """A step without its requests: all that is needed to carry it out, but the vision tokens and the draws.
+    """A step without its requests: what an executor needs to carry it out, apart from the vision tokens.
 
     Attributes:
-        copies: pages to be copied first, in this order: (from, to).
-        tables: entries of page tables to be written next.
-        vision: where the vision tokens go whose frames are read, if there are any.
+        copies: pages to copy first, in this order: (source, target).
+        tables: entries of page tables to write next.
+        vision: the vision tokens to store, if any.
         text: text rows, in parts that are computed one after the other.
     """
 
@@ -157,12 +167,12 @@ class StepArrays:
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What a step computes from, all on the device; see `TextRows`. Padding rows have a slot that no request has.
+    """The arrays of `TextRows` on the device. Padding rows have a batch slot that no request has.
 
     Attributes:
-        tokens: (rows,) int64, -1 for the token that was drawn last.
-        drawing: (draws,) int64 rows from which tokens are drawn; None for all.
-        vision: some rows see something.
+        tokens: (rows,) int64; -1 for the last token of the batch slot.
+        drawing: (draws,) int64 rows from which a token is drawn; None for all rows.
+        vision: rows may see vision tokens: cross-attention layers are computed.
     """
 
     tokens: Tensor
@@ -175,7 +185,7 @@ class StepInputs:
 
     @classmethod
     def of(cls, packed: Tensor, draws: int | None, vision: bool) -> "StepInputs":
-        """From `TextRows.packed` on the device; `draws` tokens are drawn, or one from every row (None)."""
+        """From `TextRows.packed` on the device; `draws` is the number of draws, None for one from every row."""
         tokens, positions, visible, lengths, slots, drawing = packed.unbind()
         drawing_ = None if draws is None else drawing[:draws]
         return cls(tokens, positions, visible.int(), lengths.int(), slots, drawing_, vision)

@@ -1,4 +1,4 @@
-"""A frame that is too large for one step is encoded in parts, a few a step."""
+"""Encodes a frame that is too large for one step, in parts."""
 
 from collections.abc import Generator
 
@@ -10,17 +10,21 @@ from mossvl.model.vision import VisionBlock, VisionTower
 from mossvl.model.vision_ops import VisionOps
 
 GPU_PAIRS, CPU_PAIRS = 1 << 26, 1 << 22
-"""Pairs of patches of which a part of an attention consists: they keep the device busy, and not for long."""
+"""(query, key) pairs in a part of attention: they keep the device busy, but not for long."""
 ROWS = 4096
-"""Patches that are merged at a time, and on a CPU those that a linear takes in a part; on a GPU it takes all."""
+"""Patches that the merger takes at a time; on a CPU each linear, too. On a GPU a linear takes all patches."""
 
 
 class LargeFrame:
-    """A frame, as far as it is encoded.
+    """The encoding of one frame, in progress.
 
     Args:
         pixels: (patches, features) uint8, on the device.
         grid: patch rows and columns.
+
+    Attributes:
+        done: share of the work that is done.
+        tokens: the tower's output (tokens, hidden), once all is done.
     """
 
     def __init__(self, tower: VisionTower, pixels: Tensor, grid: tuple[int, int], ops: VisionOps) -> None:
@@ -29,7 +33,7 @@ class LargeFrame:
         self._parts = _encode(tower, pixels, grid, ops)
 
     def advance(self, until: float) -> Tensor | None:
-        """Go on until this much of all is done → what the tower gives of the frame (tokens, hidden), once that is 1."""
+        """Encode up to the share `until` → the tower's output (tokens, hidden) if all is done, else None."""
         while self.tokens is None and (until >= 1 or self.done < until):
             try:
                 self.done += next(self._parts)
@@ -41,12 +45,12 @@ class LargeFrame:
 def _encode(
     tower: VisionTower, pixels: Tensor, grid: tuple[int, int], ops: VisionOps
 ) -> Generator[float, None, Tensor]:
-    """As the tower's `forward`; yields how much of all a part was."""
+    """As the tower's `forward` for one frame; yields the share of the work that each part was."""
     patches = len(pixels)
     queries = max(1, (GPU_PAIRS if pixels.is_cuda else CPU_PAIRS) // patches)
     linear = 1 / len(tower.blocks) / (1 + patches / even_patches(tower))
     attention = 1 / len(tower.blocks) - linear
-    quarter = linear / 4 / patches  # of a patch, for each of the four linears
+    quarter = linear / 4 / patches  # share of one patch in one of the four linears
     frames = ops.frames(tower.pos_embed.weight, [(1, *grid)], tower.config)
     runs = _runs(patches, patches if pixels.is_cuda else ROWS)
     streams = [
@@ -58,20 +62,20 @@ def _encode(
     deepstack = []
     for index, block in enumerate(tower.blocks):
         assert isinstance(block, VisionBlock)
-        made = []
+        projected = []
         for number, (start, stop) in enumerate(runs):
             streams[number], normed = ops.norm(streams[number], block.norm1)
-            made.append(block.attn.qkv(normed))
+            projected.append(block.attn.qkv(normed))
             yield quarter * (stop - start)
-        qkv = made[0] if len(made) == 1 else torch.cat(made)
-        del made, normed
-        attended = []
+        qkv = projected[0] if len(projected) == 1 else torch.cat(projected)
+        del projected, normed
+        parts = []
         for part in ops.attention_in_parts(qkv.unflatten(-1, (3, block.attn.num_heads, -1)), frames, queries):
-            attended.append(part.flatten(-2))
+            parts.append(part.flatten(-2))
             yield attention * len(part) / patches
-        heard = torch.cat(attended)
+        attended = torch.cat(parts)
         for number, (start, stop) in enumerate(runs):
-            x = ops.add(streams[number], block.attn.proj, heard[start:stop])
+            x = ops.add(streams[number], block.attn.proj, attended[start:stop])
             x, normed = ops.norm(x, block.norm2)
             yield quarter * (stop - start)
             activated = block.mlp(normed, ops)
@@ -86,5 +90,5 @@ def _encode(
 
 
 def _runs(patches: int, rows: int) -> list[tuple[int, int]]:
-    """(start, end) of consecutive runs of patches, so many each."""
+    """Consecutive runs of at most `rows` patches, (start, stop) each."""
     return [(start, min(patches, start + rows)) for start in range(0, patches, rows)]

@@ -1,4 +1,4 @@
-"""Attention over pages with PyTorch's own kernels, request by request: on any device, with no compiler."""
+"""Attention over pages with PyTorch's own kernels, request by request: on any device, without a compiler."""
 
 import torch
 from torch import Tensor
@@ -12,11 +12,11 @@ from mossvl.model.xrope import Rope, rotate
 
 
 class PagedAttention(PlainProducts):
-    """A backend whose keys and values live in pages.
+    """A `Backend` whose keys and values are in pages.
 
     Args:
-        rows: the step's text rows; None while vision tokens are read.
-        vision_slots: (vision tokens,) int64, where the vision tokens that are read go.
+        rows: the step's text rows; None to store vision tokens.
+        vision_slots: (vision rows,) int64 KV slots of the vision tokens to store.
     """
 
     def __init__(
@@ -26,10 +26,10 @@ class PagedAttention(PlainProducts):
         if rows is not None:
             size = pool.page_size
             blocks = torch.from_numpy((rows.lengths - 1) // size).long().to(tables.text.device)
-            places = torch.from_numpy((rows.lengths - 1) % size).to(tables.text.device)
+            offsets = torch.from_numpy((rows.lengths - 1) % size).to(tables.text.device)
             slots = torch.from_numpy(rows.slots).to(tables.text.device)
             self._text_slots = [
-                tables.text[slots, group, blocks].long() * size + places for group in range(pool.groups)
+                tables.text[slots, group, blocks].long() * size + offsets for group in range(pool.groups)
             ]
             visible = torch.from_numpy(rows.visible).long()
             self._visibility = [Visibility(visible[one.start : one.start + one.rows]) for one in rows.sequences]
@@ -61,8 +61,8 @@ class PagedAttention(PlainProducts):
     def _store(self, layer: int, k: Tensor, v: Tensor, slots: Tensor) -> None:
         keys, values = self.pool.layer(layer)
         slots = slots.to(keys.device)
-        pages, places = slots // self.pool.page_size, slots % self.pool.page_size
-        keys[pages, :, places], values[pages, :, places] = k.to(keys.dtype), v.to(values.dtype)
+        pages, offsets = slots // self.pool.page_size, slots % self.pool.page_size
+        keys[pages, :, offsets], values[pages, :, offsets] = k.to(keys.dtype), v.to(values.dtype)
 
     def _gather(self, layer: int, table: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """The first `length` keys and values of a sequence, (length, kv heads, head_dim) each."""

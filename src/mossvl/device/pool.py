@@ -10,22 +10,23 @@ from mossvl.model.configuration import MossVLTextConfig
 from mossvl.options.engine import CPU_POOL_BYTES, EngineConfig
 
 DEFAULT_FRACTION = 0.88
+"""Of a GPU's memory, for weights and pages together, unless `memory` says otherwise."""
 MOST_CPU_PAGES = 1 << 14
 
 
 class PagePool:
     """Keys and values in pages.
 
-    A page holds `page_size` tokens of `span` layers, as many as there are cross-attention layers: vision tokens for all
-    of them, or text tokens for a group of self-attention layers. Memory is thus shared between text and vision, in
-    whatever proportion requests need.
+    A page holds `page_size` tokens in as many layers as there are cross-attention layers: vision tokens in all of
+    these, or text tokens in a group of self-attention layers. So text and vision share the memory in whatever
+    proportion requests need.
 
     Args:
-        devices: where each decoder layer is; layers of one page may lie on different devices.
+        devices: device of each decoder layer; the layers of a page may be on different devices.
 
     Attributes:
-        groups: groups of self-attention layers, that is, pages for a block of text.
-        place: for each layer, (its place in a page, its group); the group of a cross-attention layer is `groups`.
+        groups: number of groups of self-attention layers, which is the number of pages of a block of text.
+        place: for each layer, (its index in a page, its group); the group of a cross-attention layer is `groups`.
     """
 
     def __init__(
@@ -53,17 +54,19 @@ class PagePool:
         return self._keys[key], self._values[key]
 
     def copy(self, source: int, target: int) -> None:
+        """Copy a page."""
         for pools in (self._keys, self._values):
             for pool in pools.values():
                 pool[target].copy_(pool[source])
 
     @property
     def bytes(self) -> int:
+        """Memory of all pages."""
         return sum(pool.nbytes for pools in (self._keys, self._values) for pool in pools.values())
 
 
 def places(config: MossVLTextConfig) -> tuple[int, int, list[tuple[int, int]]]:
-    """(layers of a page, groups of self-attention layers, for each layer its place and group)."""
+    """(number of layers in a page, `PagePool.groups`, `PagePool.place`)."""
     crossing = sorted(config.cross_attention_layers)
     own = [layer for layer in range(config.num_hidden_layers) if layer not in crossing]
     span = len(crossing) or len(own)
@@ -74,10 +77,10 @@ def places(config: MossVLTextConfig) -> tuple[int, int, list[tuple[int, int]]]:
 
 
 def count_pages(config: EngineConfig, text: MossVLTextConfig, device: torch.device, dtype: torch.dtype) -> int:
-    """How many pages fit.
+    """Number of pages that fit into the memory of the settings, or of the device.
 
     Raises:
-        OptionError: none do.
+        OptionError: fewer than four pages fit.
     """
     span = places(text)[0]
     page = span * 2 * text.num_key_value_heads * text.head_dim * config.page_size * dtype.itemsize
@@ -91,7 +94,7 @@ def count_pages(config: EngineConfig, text: MossVLTextConfig, device: torch.devi
         room = min(int(CPU_POOL_BYTES * (config.memory or 1)), MOST_CPU_PAGES * page)
     if room < 4 * page:
         raise OptionError(
-            f"memory={config.memory!r} leaves {max(room, 0):,} bytes for keys and values, but a page takes {page:,}; "
-            "raise memory, or use a smaller page_size or another device"
+            f"memory={config.memory!r} leaves {max(room, 0):,} bytes for keys and values, but a page takes {page:,} "
+            "and 4 pages are the minimum; raise memory, or use a smaller page_size or another device"
         )
     return room // page

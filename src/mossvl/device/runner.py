@@ -1,4 +1,4 @@
-"""Carries a step out: copies pages, encodes frames, runs text rows, draws tokens."""
+"""Carries out steps: copies pages, encodes frames, computes text rows, draws tokens."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,13 @@ from mossvl.scheduling.step import FrameSpan, Step
 
 @dataclass
 class Pending(Generic[Owner]):
-    """A step that was launched: whose tokens it draws, and how to get at them."""
+    """A launched step.
+
+    Attributes:
+        requests: the requests that draw, in the order of `drawn`.
+        drawn: the draws; on the host only when `ready` has happened.
+        ready: end of the copy from a GPU to the host; None on a CPU.
+    """
 
     requests: list[Request[Owner]]
     drawn: Drawn
@@ -31,7 +37,7 @@ class Pending(Generic[Owner]):
 
     @classmethod
     def of(cls, requests: list[Request[Owner]], drawn: Drawn) -> "Pending[Owner]":
-        """Start the copy of what is drawn to the host; nothing waits for it."""
+        """Start copying the draws to the host, without waiting for the copy."""
         if not drawn.tokens.is_cuda:
             return cls(requests, drawn)
 
@@ -45,18 +51,18 @@ class Pending(Generic[Owner]):
         return cls(requests, copied, ready)
 
     def wait(self) -> Drawn:
-        """What was drawn, on the host; raises what went wrong on the device."""
+        """Wait for the draws, on the host. Raises errors of the device."""
         if self.ready is not None:
             self.ready.synchronize()
         return self.drawn
 
 
 class Runner:
-    """Makes arrays of steps, has them carried out, and draws tokens.
+    """Turns steps into arrays, has the executor carry them out, and draws tokens.
 
     Attributes:
         executor: computes the language model over pages.
-        vision_watch: how long the last step that encoded frames took for that.
+        vision_watch: how long the last encoding of frames takes; None before the first.
     """
 
     def __init__(self, model: MossVLLMHeadModel, config: EngineConfig, budget: StepBudget) -> None:
@@ -73,26 +79,26 @@ class Runner:
 
     @property
     def overlaps(self) -> bool:
-        """Whether a step runs beside the next one's preparation."""
+        """Whether a launched step runs while the host plans the next one."""
         return self.device.type == "cuda"
 
     def set_up(self) -> None:
-        """Make the calling thread ready to compute."""
+        """Prepare the calling thread for computing."""
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         self.encoder.set_up()
 
     def check_device(self) -> None:
-        """Raises if the device is of no use any more, as after an error in a kernel."""
+        """Raise if the device has become unusable, as after an error in a kernel."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def clear(self) -> None:
-        """Forget what was computed with weights that may have changed."""
+        """Drop everything computed from the weights, which may have changed."""
         self.encoder.clear()
 
     def recall(self, request: Request[object]) -> None:
-        """Set what a step that has failed may have changed of a request whose tokens are all known."""
+        """Restore a request's state on the device after a failed step. None of its tokens may be in flight."""
         self.executor.drawn(
             torch.tensor([request.slot]),
             torch.tensor(request.context.tokens(request.context.length - 1, request.context.length)),
@@ -102,22 +108,22 @@ class Runner:
 
     @torch.inference_mode()
     def launch(self, step: Step[Owner]) -> Pending[Owner]:
-        """Begin a step → its tokens to come, which may be none."""
+        """Launch a step → its draws, to be waited for; there may be none."""
         self.encoder.give_up()
         arrays, requests = self._arrays(step)
         self.executor.prepare(arrays)
         self.table_log.written(step.computed)
         if step.frames:
             self.vision_watch = Stopwatch(self.device)
-            self._read(step.frames, arrays.vision)
+            self._compute_vision(step.frames, arrays.vision)
             self.vision_watch.stop()
         if not arrays.text:
-            # Nothing is drawn, but the loop waits for the step all the same, so that it never runs far ahead of a GPU.
+            # The loop waits for steps without draws, too, so that it never runs far ahead of a GPU.
             return Pending.of([], Drawn(self.executor.last_tokens[:0]))
         return Pending.of(requests, self._draw(requests, arrays.text))
 
     def _arrays(self, step: Step[Owner]) -> tuple[StepArrays, list[Request[Owner]]]:
-        """A step as arrays, and the requests that draw in it, in the order of the rows that they draw from."""
+        """A step as arrays, and the requests that draw, in the order of their rows."""
         whole = [part for part in step.frames if part.until == 1]
         vision = VisionRows.build(whole, self.executor.pool.page_size) if whole else None
         text, requests = self._text(step)
@@ -125,27 +131,27 @@ class Runner:
         return StepArrays(copies, self.table_log.missing(step.computed), vision, text), requests
 
     def _text(self, step: Step[Owner]) -> tuple[list[TextRows], list[Request[Owner]]]:
-        """Text rows in one part or two, and the requests that draw, in their order."""
+        """Text rows in one part or two, and the requests that draw, in the order of their rows."""
         if not step.prefill and not step.decode:
             return [], []
         first = [rows.request for rows in step.prefill if rows.draws]
         rows = TextRows.build(step.prefill, step.decode)
         if self.executor.graphs is None or not step.prefill or not step.decode or self.executor.is_captured(rows):
             return [rows], first + step.decode
-        # Too much for one graph: those who decode do not wait for a prompt's kernels to be launched one by one.
+        # No graph fits: replay the decode rows first, so that they do not wait for the launches of prefill kernels.
         return [TextRows.build([], step.decode), TextRows.build(step.prefill, [])], step.decode + first
 
     # --- vision --------------------------------------------------------------------------------------------------
 
-    def _read(self, parts: Sequence[FrameSpan[object]], rows: VisionRows | None) -> None:
-        """Encode frames, and write keys and values of those that are whole."""
+    def _compute_vision(self, parts: Sequence[FrameSpan[object]], rows: VisionRows | None) -> None:
+        """Encode frames, and store keys and values of those that are encoded whole."""
         tokens = self._encode(parts)
         if rows is not None:
             self.executor.read(rows, torch.cat(tokens))
 
     def _encode(self, parts: Sequence[FrameSpan[object]]) -> list[Tensor]:
-        """Vision tokens of each frame that is whole, in their order; of a large frame, only a part may be encoded."""
-        kept: dict[tuple[int, int], Tensor] = {}
+        """Vision tokens of the frames that are encoded whole, in order; a large frame may be encoded in part."""
+        encoded: dict[tuple[int, int], Tensor] = {}
         fresh: list[tuple[Request[object], int]] = []
         large: list[FrameSpan[object]] = []
         for part in parts:
@@ -156,14 +162,14 @@ class Runner:
                 elif tokens is None:
                     fresh.append((part.request, frame))
                 else:
-                    kept[part.request.number, frame] = tokens
-        kept |= self.encoder.encode(fresh)
+                    encoded[part.request.number, frame] = tokens
+        encoded |= self.encoder.encode(fresh)
         for part in large:
             tokens = self.encoder.advance(part.request, part.start, part.until)
             if tokens is not None:
-                kept[part.request.number, part.start] = tokens
+                encoded[part.request.number, part.start] = tokens
         whole = [part for part in parts if part.until == 1]
-        return [kept[part.request.number, frame] for part in whole for frame in range(part.start, part.stop)]
+        return [encoded[part.request.number, frame] for part in whole for frame in range(part.start, part.stop)]
 
     # --- text ----------------------------------------------------------------------------------------------------
 
@@ -178,10 +184,10 @@ class Runner:
         return drawn
 
     def warm_up(self, report: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Compile kernels, and capture graphs of text, now instead of when they are first needed.
+        """Compile kernels, and capture the graphs of text rows, before a step needs them.
 
         Args:
-            report: takes how many are done, and how many there are.
+            report: called with (graphs captured, graphs in all).
         """
         if self.executor.graphs is None:
             return

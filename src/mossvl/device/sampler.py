@@ -1,4 +1,4 @@
-"""From logits to tokens, for all rows of a step at once, each with its request's own parameters."""
+"""Draws tokens from logits, for all rows of a step at once, each with its request's sampling parameters."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -10,20 +10,21 @@ from mossvl.device.inputs import to_device
 from mossvl.scheduling.request import Request
 
 NOT_A_NUMBER = -1
-"""Drawn in place of a token where logits are no numbers."""
+"""Drawn in place of a token where the largest logit is not finite."""
 LARGEST = 1e6
-"""Temperatures and penalties beyond have no other effect; logits would leave the range of float32."""
+"""Upper bound of temperatures and penalties: larger ones have the same effect, but overflow float32."""
 MOST_CANDIDATES = 1024
-"""Beyond this `top_k`, all tokens are sorted."""
+"""With a larger `top_k`, all tokens are sorted."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What was drawn from n rows.
+    """The draws from n rows.
 
     Attributes:
-        tokens: (n,) int64.
-        logprobs: (n,) of the tokens, and of the likeliest alternatives (n, k) with their ids (n, k); None if unwanted.
+        tokens: (n,) int64; `NOT_A_NUMBER` where the largest logit is not finite.
+        logprobs: float32 (n,) of the tokens, float32 (n, k) of the k likeliest tokens, and the ids of these, int64
+            (n, k); None if no request asks for them.
     """
 
     tokens: Tensor
@@ -31,10 +32,10 @@ class Drawn:
 
 
 class Sampler:
-    """Draws tokens. What a request draws depends on its seed and on the number of the token, not on its neighbours.
+    """Draws tokens. Chance depends on a request's seed and the number of the token, not on the rest of the batch.
 
     Args:
-        slots: places in the batch; one more is for padding rows.
+        slots: number of batch slots, without that of padding rows.
     """
 
     def __init__(self, vocab_size: int, slots: int, device: torch.device) -> None:
@@ -45,7 +46,7 @@ class Sampler:
         self._parameters: tuple[tuple[int, ...], dict[str, Tensor]] | None = None
 
     def draw(self, logits: Tensor, requests: Sequence[Request[object]]) -> Drawn:
-        """One token from each row of logits (n, vocab)."""
+        """Draw a token from each row of logits (n, vocab), for n requests."""
         tokens = likeliest(logits)
         scores: Tensor | None = None
         penalised = any(request.params.penalises for request in requests)
@@ -69,7 +70,7 @@ class Sampler:
         return Drawn(tokens, self._logprobs(logits, tokens, requests))
 
     def forget(self, request: Request[object]) -> None:
-        """Count a request's tokens anew when next it draws."""
+        """Recount a request's tokens at its next draw with penalties."""
         self._tenants.pop(request.slot, None)
 
     # --- penalties -----------------------------------------------------------------------------------------------
@@ -89,7 +90,7 @@ class Sampler:
         return scores - presence * (counts > 0) - frequency * counts
 
     def _seen(self, requests: Sequence[Request[object]]) -> tuple[Tensor, Tensor]:
-        """Which tokens prompts hold (slots, vocab) bool, and how often answers do (slots, vocab) int32."""
+        """Tokens in the prompts (slots + 1, vocab) bool, and their counts in the answers (slots + 1, vocab) int32."""
         if self._prompt is None or self._answer is None:
             shape = self.slots + 1, self.vocab_size
             self._prompt = torch.zeros(shape, dtype=torch.bool, device=self.device)
@@ -99,11 +100,11 @@ class Sampler:
             if not request.params.penalises or self._tenants.get(request.slot) == tenant:
                 continue
             self._tenants[request.slot] = tenant
-            asked = to_device(torch.tensor(request.context.given), self.device)
-            said = to_device(torch.tensor(request.context.answer, dtype=torch.long), self.device)
+            prompt_ids = to_device(torch.tensor(request.context.given), self.device)
+            answer_ids = to_device(torch.tensor(request.context.answer, dtype=torch.long), self.device)
             self._prompt[request.slot] = False
-            self._prompt[request.slot, asked] = True
-            self._answer[request.slot] = torch.bincount(said, minlength=self.vocab_size)
+            self._prompt[request.slot, prompt_ids] = True
+            self._answer[request.slot] = torch.bincount(answer_ids, minlength=self.vocab_size)
         return self._prompt, self._answer
 
     def _count(self, tokens: Tensor, requests: Sequence[Request[object]]) -> None:
@@ -113,29 +114,29 @@ class Sampler:
             (slots, tokens.clamp(min=0)), torch.ones_like(slots, dtype=torch.int32), accumulate=True
         )
 
-    # --- chance --------------------------------------------------------------------------------------------------
+    # --- random draws --------------------------------------------------------------------------------------------
 
     def _random(self, scores: Tensor, requests: Sequence[Request[object]]) -> Tensor:
-        given = self._given(requests)
-        scores = scores / given["temperature"]
+        columns = self._columns(requests)
+        scores = scores / columns["temperature"]
         candidates = max(self._top_k(request) for request in requests)
         if candidates > MOST_CANDIDATES:
             values, ids = scores.sort(dim=-1, descending=True)
         else:
             values, ids = scores.topk(candidates, dim=-1)
         ranks = torch.arange(values.shape[1], device=values.device)
-        values = values.masked_fill(ranks >= given["top_k"], -torch.inf)
-        chances = values.softmax(-1)
-        before = chances.cumsum(-1) - chances
-        dropped = (before >= given["top_p"]) | (chances < given["min_p"] * chances[:, :1])
+        values = values.masked_fill(ranks >= columns["top_k"], -torch.inf)
+        probs = values.softmax(-1)
+        before = probs.cumsum(-1) - probs
+        dropped = (before >= columns["top_p"]) | (probs < columns["min_p"] * probs[:, :1])
         dropped[:, 0] = False
         values = values.masked_fill(dropped, -torch.inf)
         numbers = to_device(torch.tensor([one.num_answer + one.in_flight for one in requests]), ids.device)[:, None]
-        noise = -torch.log(-torch.log(uniform(given["seed"], numbers, ids)))
+        noise = -torch.log(-torch.log(uniform(columns["seed"], numbers, ids)))
         return ids.gather(1, (values.double() + noise).argmax(-1, keepdim=True))[:, 0]
 
-    def _given(self, requests: Sequence[Request[object]]) -> dict[str, Tensor]:
-        """Parameters as columns (n, 1); made once for as long as the same requests run."""
+    def _columns(self, requests: Sequence[Request[object]]) -> dict[str, Tensor]:
+        """Sampling parameters as columns (n, 1) on the device; cached while the same requests draw."""
         numbers = tuple(request.number for request in requests)
         if self._parameters is None or self._parameters[0] != numbers:
             columns = {
@@ -155,7 +156,7 @@ class Sampler:
     def _logprobs(
         self, logits: Tensor, tokens: Tensor, requests: Sequence[Request[object]]
     ) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Of the logits as the model gave them, before penalties and temperature."""
+        """`Drawn.logprobs`: of the model's logits, before penalties, masks and temperature."""
         wanted = [request.params.logprobs for request in requests if request.params.logprobs is not None]
         if not wanted:
             return None
@@ -165,29 +166,29 @@ class Sampler:
 
 
 def allowed_tokens(masks: Collection[bytes], vocab_size: int) -> Tensor:
-    """bool (masks, vocab_size): which tokens may come next."""
+    """bool (masks, vocab_size): the allowed next tokens of masks with one bit a token, lowest bit first."""
     packed = torch.stack([torch.frombuffer(bytearray(mask), dtype=torch.uint8) for mask in masks])
     bits = packed[:, :, None] >> torch.arange(8, dtype=torch.uint8) & 1
     return bits.flatten(1)[:, :vocab_size].bool()
 
 
 def likeliest(logits: Tensor) -> Tensor:
-    """(n, vocab) → (n,) int64; `NOT_A_NUMBER` where the greatest is none, for NaN is greater than all."""
+    """Argmax of logits (n, vocab) → (n,) int64; `NOT_A_NUMBER` in rows with a NaN or an infinite largest logit."""
     best, tokens = logits.max(-1)
     return torch.where(best.isfinite(), tokens, NOT_A_NUMBER)
 
 
 def uniform(seed: Tensor, number: Tensor, token: Tensor) -> Tensor:
-    """Numbers in (0, 1), float64, that look random and depend on nothing but these integers; shapes are broadcast.
+    """Pseudo-random numbers in (0, 1), float64, that depend on these integers alone; shapes are broadcast.
 
-    An integer hash in counter mode: the same on every device, whatever the order in which things are computed.
+    An integer hash in counter mode: the numbers are the same on every device, in any order of computation.
     """
     stream = _mixed(_mixed(_mixed(seed & 0xFFFFFFFF) ^ (seed >> 32)) ^ number)
     return (_mixed(_mixed(token) ^ stream).double() + 0.5) / 2**32
 
 
 def _mixed(x: Tensor) -> Tensor:
-    """A permutation of 32-bit integers that scatters its input's bits (xor-shifts and odd multiplications)."""
+    """One step of SplitMix32: a permutation of 32-bit integers that scatters the bits of its input."""
     x = (x + 0x9E3779B9) & 0xFFFFFFFF  # Zero would stay zero.
     for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
         x = ((x ^ (x >> shift)) * factor) & 0xFFFFFFFF

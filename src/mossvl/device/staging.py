@@ -1,4 +1,4 @@
-"""The way of pixels to the device."""
+"""Upload of pixels to the device."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 class Staging:
-    """Two pinned buffers, used in turn, so that the next pixels are gathered while the last ones travel.
+    """Two pinned buffers, used in turn: the CPU fills one while the GPU copies the other.
 
-    They are made once and touched at once: fresh memory costs more than what is copied into it.
+    Buffers are made and touched once, since the page faults of new memory cost more than the copy into it.
 
     Args:
-        rows, width: size of a buffer, in bytes: patches, and bytes of one; larger uploads make it grow.
+        rows, width: initial patches of a buffer, and bytes of a patch; a larger upload replaces the buffer.
     """
 
     def __init__(self, device: torch.device, rows: int, width: int) -> None:
@@ -28,7 +28,7 @@ class Staging:
         return torch.zeros((rows, self.width), dtype=torch.uint8).pin_memory()
 
     def upload(self, parts: Sequence[Tensor]) -> Tensor:
-        """Parts (rows, width) uint8 in host memory → one tensor on the device; the copy is not waited for."""
+        """Parts (rows, width) uint8 in host memory → one tensor on the device; the copy to a GPU is asynchronous."""
         if not self._buffers:
             return (parts[0] if len(parts) == 1 else torch.cat(list(parts))).to(self.device)
         rows = sum(len(part) for part in parts)

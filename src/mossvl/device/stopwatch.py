@@ -1,4 +1,4 @@
-"""How long work on a device takes."""
+"""Measures how long work on a device takes."""
 
 import time
 
@@ -6,7 +6,7 @@ import torch
 
 
 class Stopwatch:
-    """Seconds between its making and `stop`, of work on a device: nothing waits until they are asked for."""
+    """Time of a device between construction and `stop`; only `seconds` waits for the device."""
 
     def __init__(self, device: torch.device) -> None:
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
@@ -20,7 +20,7 @@ class Stopwatch:
             event.record()
 
     def seconds(self) -> float | None:
-        """None if the device has failed."""
+        """The time in seconds; None if the device has failed."""
         if not self._events:
             return self._ended - self._begun
         begun, ended = self._events

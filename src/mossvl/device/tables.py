@@ -1,4 +1,4 @@
-"""Page tables on a device, and what is to be written into them."""
+"""Page tables on a device, and the log of their entries."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ from mossvl.device.pool import PagePool
 from mossvl.scheduling.request import Request
 
 MOST_VISION_TOKENS = 1 << 20
-"""Of one request."""
+"""Maximum number of vision tokens of a request."""
 
 
 class Tables:
-    """Which pages each slot has: text (slots + 1, groups, blocks) and vision (slots + 1, blocks) int32.
+    """The pages of each batch slot: text (slots + 1, groups, blocks) and vision (slots + 1, blocks) int32.
 
-    Padding rows have the last slot.
+    The last slot is that of padding rows.
     """
 
     def __init__(self, pool: PagePool, slots: int, context: int, device: torch.device) -> None:
@@ -35,11 +35,11 @@ class Tables:
 
 
 class TableLog:
-    """What the tables hold, so that each entry is written once.
+    """Logs which entries the page tables hold, so that each is written once.
 
     Args:
-        text_shape: (groups, blocks) of a slot.
-        vision_blocks: of a slot.
+        text_shape: (groups, blocks) of a batch slot.
+        vision_blocks: vision blocks of a batch slot.
     """
 
     def __init__(self, text_shape: Sequence[int], vision_blocks: int) -> None:
@@ -47,7 +47,7 @@ class TableLog:
         self._known: dict[int, tuple[tuple[int, int, bool], int, int]] = {}
 
     def missing(self, requests: Sequence[Request[object]]) -> TableUpdate:
-        """Entries for the pages of these requests that the tables do not hold."""
+        """The entries of these requests that the tables do not hold."""
         text, vision = [np.empty((2, 0), dtype=np.int64)], [np.empty((2, 0), dtype=np.int64)]
         for request in requests:
             blocks, pages = self._held(request)
@@ -64,20 +64,20 @@ class TableLog:
         return TableUpdate(np.concatenate(text, axis=1), np.concatenate(vision, axis=1))
 
     def written(self, requests: Sequence[Request[object]]) -> None:
-        """The tables hold all pages of these requests."""
+        """Log that the tables hold all entries of these requests."""
         for request in requests:
             self._known[request.slot] = _tenant(request), len(request.text_pages), len(request.vision_pages)
 
     def forget(self, request: Request[object]) -> None:
-        """Write all pages of a request when next it is computed."""
+        """Drop a request from the log: its next step writes all its entries."""
         self._known.pop(request.slot, None)
 
     def _held(self, request: Request[object]) -> tuple[int, int]:
-        """Blocks of text and pages of vision of a request that the tables hold."""
+        """(text blocks, vision pages) of a request that the tables hold."""
         tenant, blocks, pages = self._known.get(request.slot, (None, 0, 0))
         return (blocks, pages) if tenant == _tenant(request) else (0, 0)
 
 
 def _tenant(request: Request[object]) -> tuple[int, int, bool]:
-    """Who holds a slot: its pages are others after a preemption, and one is when it shares it no longer."""
+    """Who holds a batch slot, and with which pages: preemption changes all, the end of sharing the last vision page."""
     return request.number, request.preemptions, request.shares_last_vision

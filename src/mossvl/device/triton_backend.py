@@ -28,14 +28,14 @@ from mossvl.model.xrope import Rope
 
 
 class DenseWeight:
-    """Weights of plain linear maps, (sum of out features, in features), by Triton kernels and PyTorch's products."""
+    """The `FusedWeight` of plain linears: (sum of out features, in features)."""
 
     def __init__(self, weight: Tensor) -> None:
         self._weight = weight
 
     @classmethod
     def of(cls, linears: Sequence[nn.Module]) -> "DenseWeight | None":
-        """Of linear maps that have no bias and whose weights lie side by side."""
+        """None if a linear has a bias, or if the weights do not lie side by side."""
         weight = joined(linears)
         return None if weight is None else cls(weight)
 
@@ -50,17 +50,17 @@ class DenseWeight:
 
 
 KINDS: Mapping[type[nn.Module], Fuse] = {nn.Linear: DenseWeight.of}
-"""The classes of maps that have kernels."""
+"""How linears are fused, by their class."""
 
 
 @dataclass(frozen=True)
 class PromptTiles:
-    """Prompt rows, the first of a step, in tiles.
+    """The prefill rows of a step, which come first, in tiles.
 
     Attributes:
-        tiles: (tiles, 3) int32: place in the batch, first row, number of rows.
-        rows: how many.
-        own_splits, seen_splits: in how many parts text tokens and vision tokens are split.
+        tiles: (tiles, 3) int32: batch slot, first row, number of rows.
+        rows: number of prefill rows.
+        own_splits, seen_splits: number of splits of the text tokens, and of the vision tokens, that a tile sees.
     """
 
     tiles: Tensor
@@ -70,13 +70,13 @@ class PromptTiles:
 
 
 class FastAttention(FusedProducts):
-    """The part of a `Backend` that computes text rows over pages: prompt rows first, then rows that decode.
+    """The `TextBackend` over pages: prefill rows first, then decode rows.
 
     Args:
-        slots: (rows,) int64 places in the batch.
-        lengths: (rows,) int32 text tokens seen, the row itself included; 0 for padding rows.
-        visible: (rows,) int32 vision tokens seen.
-        prompts: None if all rows decode.
+        slots: (rows,) int64 batch slots.
+        lengths: (rows,) int32 number of text tokens seen, the row itself included; 0 for padding rows.
+        visible: (rows,) int32 number of vision tokens seen.
+        prompts: the prefill rows; None if all rows decode.
     """
 
     def __init__(
@@ -92,10 +92,10 @@ class FastAttention(FusedProducts):
         super().__init__(weights)
         self.pool, self.tables = pool, tables
         self.lengths, self.visible, self.prompts = lengths, visible, prompts
-        self.places = slots.int()
+        self._slots = slots.int()
         last = (lengths.long() - 1).clamp(min=0)
         pages = tables.text[slots, :, last // pool.page_size].T.long()
-        # Where each row's keys and values go, (groups, rows): page · page size + place; -1 is nowhere.
+        # (groups, rows) KV slots; -1 stores nothing.
         self.text_slots = torch.where(lengths > 0, pages * pool.page_size + last % pool.page_size, -1).contiguous()
 
     def self_attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor, attn: Attention, rope: Rope) -> Tensor:
@@ -120,13 +120,13 @@ class FastAttention(FusedProducts):
             tiles = self.prompts.tiles
             parts.append(prefill_attention(q[:count], keys, values, tables, tiles, seen[:count], scale, splits))
         if count < len(q):
-            places = self.places[count:]
-            parts.append(decode_attention(q[count:], keys, values, tables, places, seen[count:], scale))
+            slots = self._slots[count:]
+            parts.append(decode_attention(q[count:], keys, values, tables, slots, seen[count:], scale))
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).flatten(-2)
 
 
 class VisionWriter(FusedProducts):
-    """The part of a `Backend` that writes vision tokens' keys and values to slots (vision tokens,) int64."""
+    """The `VisionBackend` over pages: writes keys and values to KV slots (vision rows,) int64."""
 
     def __init__(self, pool: PagePool, weights: FusedWeights, slots: Tensor) -> None:
         super().__init__(weights)
@@ -138,7 +138,7 @@ class VisionWriter(FusedProducts):
 
 
 def prompt_tiles(sequences: Sequence[RequestRows]) -> NDArray[np.int32]:
-    """(tiles, 3): place in the batch, first row, number of rows."""
+    """Cut the rows of requests into tiles: (tiles, 3) int32, batch slot, first row, number of rows."""
     tiles = []
     for one in sequences:
         ends = one.start + one.rows
@@ -147,7 +147,7 @@ def prompt_tiles(sequences: Sequence[RequestRows]) -> NDArray[np.int32]:
 
 
 def in_tiles(pool: PagePool, rows: TextRows, device: torch.device) -> PromptTiles | None:
-    """The prompt rows of a step."""
+    """The prefill rows of a step; None if it has none."""
     count = rows.num_prefill
     if not count:
         return None
@@ -159,7 +159,7 @@ def in_tiles(pool: PagePool, rows: TextRows, device: torch.device) -> PromptTile
 
 
 def warm_up_prompts(pool: PagePool, tables: Tables, heads: int) -> None:
-    """Compile the attention of prompts for all numbers of splits that may be chosen."""
+    """Compile prefill attention for every number of splits that may be chosen."""
     keys, values = pool.layer(0)
     device = keys.device
     q = torch.zeros((TILE_ROWS, heads, keys.shape[3]), dtype=keys.dtype, device=device)

@@ -1,4 +1,4 @@
-"""`VisionOps` for inference on a GPU: the kernels of `mossvl.kernels.vision`, and products that do more."""
+"""`VisionOps` for inference on a GPU: the kernels of `mossvl.kernels.vision`, and fused matrix products."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -16,21 +16,21 @@ from mossvl.model.vision_ops import PLAIN, Frames, Stream, attend_by_frame, atte
 from mossvl.processing.pixels import Grid
 
 TABLE_BYTES = 256 * 2**20
-"""How much memory positions of recent grids may take."""
+"""Maximum memory of cached `Frames`."""
 
 MANY_PATCHES = 8_192
-"""From so many patches on, it pays to set an attention up; and launching its kernels takes less time than they do."""
+"""Patches of a batch from which setting cuDNN's attention up pays, and launches take less time than the kernels."""
 
 
 def set_up_attention(heads: int, width: int, like: Tensor) -> None:
-    """Have cuDNN load what it loads in every thread that calls it, a second's work, by computing nothing of use."""
+    """Make cuDNN load its per-thread state in the calling thread, which takes a second, by an attention over zeros."""
     q = like.new_zeros((1, heads, 64, width))
     with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH]):
         F.scaled_dot_product_attention(q, q, q)
 
 
 def binary_runs(runs: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """(frames, patches) cut into powers of two of frames, the largest first, so that few numbers of frames occur."""
+    """Cut runs (frames, patches) into powers of two of frames, largest first: attention is set up for few shapes."""
     cut = []
     for frames, patches in runs:
         cut += [(1 << bit, patches) for bit in reversed(range(frames.bit_length())) if frames >> bit & 1]
@@ -39,13 +39,18 @@ def binary_runs(runs: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 @dataclass
 class Shift:
-    """A vector to be added to every row of a stream: the biases of all linears that were added to it so far."""
+    """The sum of the biases of all linears added to a residual stream, which its tensor lacks.
+
+    Attributes:
+        value: (hidden,) float32; None for 0.
+        following: the shift after each linear that was ever added next.
+    """
 
     value: Tensor | None = None
     following: "dict[nn.Module, Shift]" = field(default_factory=dict)
 
     def plus(self, linear: nn.Linear) -> "Shift":
-        """Computed once for each linear that ever follows, since a tower adds its linears in one order."""
+        """The shift after a linear; cached, since a tower always adds its linears in one order."""
         if linear not in self.following:
             bias = linear.bias.float()
             self.following[linear] = Shift(bias if self.value is None else self.value + bias)
@@ -53,14 +58,14 @@ class Shift:
 
 
 class TritonOps:
-    """`VisionOps` for inference with one tower whose weights change no more.
+    """`VisionOps` for inference with one tower, whose weights must not change.
 
-    The residual stream is a tensor without the biases of the linears that were added to it, and the sum of those
-    biases. So a linear is added by the matrix product itself, in place, and the next norm adds the biases as it reads.
+    The residual stream is (tensor, `Shift`): the linears that were added, without their biases, and the sum of the
+    biases. So the matrix product itself adds a linear, in place, and the next norm adds the biases as it reads.
 
     Args:
-        mean, std: of uint8 pixels over 255, by channel.
-        often: the same grids will come many times, however small they are.
+        mean, std: by channel, of uint8 pixels / 255.
+        often: grids recur, so that setting cuDNN's attention up pays for small batches, too.
     """
 
     def __init__(
@@ -82,7 +87,11 @@ class TritonOps:
         return patches.to(weight)
 
     def frames(self, table: Tensor, grids: Sequence[Grid], config: MossVLVisionConfig) -> Frames:
-        """One entry for each patch of each distinct frame; those of recent calls are kept."""
+        """Frames with one entry for each patch of each frame size; cached by grids.
+
+        Raises:
+            RuntimeError: gradients are enabled.
+        """
         if torch.is_grad_enabled():
             raise RuntimeError("TritonOps computes no gradients; call it under torch.no_grad()")
         key = tuple(grids)
@@ -111,7 +120,7 @@ class TritonOps:
         return x, layer_norm(value, norm, shift.value)
 
     def add(self, x: Stream, linear: nn.Linear, h: Tensor) -> Stream:
-        if type(linear) is not nn.Linear:  # an adapter's
+        if type(linear) is not nn.Linear:  # an adapter
             return self.value(x) + linear(h), self._no_shift
         value, shift = x
         return value.addmm_(h, linear.weight.t()), shift.plus(linear)
@@ -129,16 +138,21 @@ class TritonOps:
         return attend_in_parts(q, k, v, queries, self._attend)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """PyTorch's choice, cuDNN, takes about two thirds of flash attention's time, but 35 ms to set up for every new
-        (frames, patches): too much for images of ever new sizes."""
+        """Attention by PyTorch's choice, cuDNN, or by flash attention.
+
+        cuDNN takes about two thirds of the time, but 35 ms to set up for every new (frames, patches): too much for
+        images of ever new sizes.
+        """
         if q.dtype == torch.float32 or self.often or q.shape[0] * k.shape[2] >= MANY_PATCHES:
             return F.scaled_dot_product_attention(q, k, v)
         with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
             return F.scaled_dot_product_attention(q, k, v)
 
     def activated(self, linear: nn.Linear, act: nn.Module, x: Tensor) -> Tensor:
-        """GELU in the product's epilogue, before rounding. cuBLASLt does so in half precision; elsewhere it would be an
-        operation of its own, or less precise than float32 asks for."""
+        """act(linear(x)). In half precision, cuBLASLt computes GELU in the product's epilogue, before rounding.
+
+        Elsewhere, the GELU of `_addmm_activation` would be a separate operation, or too imprecise for float32.
+        """
         fits = type(linear) is nn.Linear and isinstance(act, GELUTanh)
         if fits and x.is_cuda and x.dtype in (torch.bfloat16, torch.float16):
             return torch._addmm_activation(linear.bias, x, linear.weight.t(), use_gelu=True)

@@ -1,4 +1,4 @@
-"""Encoded frames, kept by the digest of their pixels, so that the same picture elsewhere need not be encoded again."""
+"""Cache of encoded frames by the digest of their pixels: the same picture is not encoded twice."""
 
 from collections import OrderedDict
 
@@ -6,10 +6,13 @@ from torch import Tensor
 
 
 class VisionCache:
-    """The vision tokens of frames, (tokens, hidden) each, separator included; the least recently used go first.
+    """The vision tokens of frames, (tokens, hidden) each, separator included; evicts the least recently used.
 
     Args:
-        capacity: bytes.
+        capacity: maximum size in bytes.
+
+    Attributes:
+        bytes: size of all vision tokens held.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -30,7 +33,7 @@ class VisionCache:
         return self._kept[digest]
 
     def put(self, digest: bytes | None, tokens: Tensor) -> None:
-        """Keep a frame's tokens; a copy, so that what they were part of can be freed."""
+        """Keep a copy of a frame's tokens, so that the batch of which they are a view can be freed."""
         if digest is None or digest in self._kept or tokens.nbytes > self.capacity:
             return
         while self.bytes + tokens.nbytes > self.capacity:

@@ -1,4 +1,4 @@
-"""The vision tower captured as CUDA graphs, for batches that take less time than launching their kernels one by one."""
+"""The vision tower captured as CUDA graphs, for batches whose kernels take less time than their launches."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
@@ -13,12 +13,12 @@ from mossvl.device.triton_vision import MANY_PATCHES, TritonOps
 from mossvl.processing.pixels import Grid
 
 OFTEN = 4
-"""So many batches of the same grids are encoded before they get a graph."""
+"""Batches of the same grids that are encoded before one is captured."""
 MOST_GRAPHS = 32
 PATIENCE = 64
-"""So many more before a graph that had to make room is made again: making one costs as much as ten batches."""
+"""Batches, beyond `OFTEN`, before an evicted graph is captured again: a capture costs as much as ten batches."""
 MOST_COUNTED = 4096
-"""Grids whose batches are counted."""
+"""Maximum number of grids whose batches are counted."""
 
 
 @dataclass
@@ -26,8 +26,8 @@ class VisionGraph:
     """A captured batch.
 
     Attributes:
-        output: where replays put the vision tokens.
-        ops: holds the tables that the graph reads.
+        output: (vision tokens, hidden), which each replay overwrites.
+        ops: owner of the tables that the graph reads.
     """
 
     graph: torch.cuda.CUDAGraph
@@ -36,11 +36,11 @@ class VisionGraph:
 
 
 class VisionGraphs:
-    """Encodes batches of pixels, by a graph where their grids have come often and are small.
+    """Encodes batches of pixels, by replay of a graph if their grids are small and recur.
 
     Args:
-        encode: from uint8 patches on the device and their grids to (vision tokens, hidden), with some `TritonOps`.
-        ops: makes them; takes whether what they compute comes often.
+        encode: (uint8 patches on the device, their grids, `TritonOps`) → (vision tokens, hidden).
+        ops: makes `TritonOps`, given whether grids recur (`TritonOps.often`).
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class VisionGraphs:
 
     def _capture(self, key: tuple[Grid, ...], pixels: Tensor) -> VisionGraph:
         while len(self._graphs) >= MOST_GRAPHS:
-            torch.cuda.synchronize(pixels.device)  # It may be running.
+            torch.cuda.synchronize(pixels.device)  # A replay of the evicted graph may be running.
             evicted = next(iter(self._graphs))
             del self._graphs[evicted]
             self._counts[evicted] = -PATIENCE
         ops = self._new_ops(True)
-        self._encode(pixels, key, ops)  # Tables are made, and libraries set up, outside of the graph.
+        self._encode(pixels, key, ops)  # Warm-up: make tables, set up libraries.
         with capturing(pixels.device, self._memory) as graph:
             output = self._encode(pixels, key, ops)
         self._memory = graph.pool()
