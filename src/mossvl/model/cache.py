@@ -13,7 +13,7 @@ class SampleLayer(CacheLayerMixin):
     """One layer's keys and values: for each sample (tokens, kv heads, head_dim).
 
     Serves self-attention layers (one row per text token) and cross-attention layers (one per vision token). Samples
-    that share a prompt, as beams do, share its tensors: growing makes new tensors and never writes into old ones.
+    that share a prompt, as beams do, share its tensors: an update makes new tensors and never writes into old ones.
     """
 
     is_sliding = False
@@ -48,7 +48,10 @@ class SampleLayer(CacheLayerMixin):
             self.values = [self.values[i] for i in index]
 
     def extend(self, other: "SampleLayer", samples: int, others: int) -> None:
-        """Append another layer's samples. Either may hold nothing yet: text-only samples fill no cross layers."""
+        """Append the `others` samples of another layer to the `samples` of this one.
+
+        Either layer may be empty: text-only samples fill no cross-attention layers.
+        """
         for name in ("keys", "values"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine or theirs:
@@ -68,14 +71,14 @@ class SampleLayer(CacheLayerMixin):
         return -1
 
     get_max_cache_shape = get_max_length
-    """Its name in older versions of transformers."""
+    """Name of `get_max_length` in older versions of transformers."""
 
 
 class MossVLCache(Cache):
-    """What a MOSS-VL forward pass must know of earlier calls: keys and values, and where each sample stands.
+    """State of earlier forward passes: keys and values, and the positions of each sample.
 
     Attributes:
-        columns: columns of the padded input_ids seen so far.
+        columns: number of columns of input_ids so far, padding included.
         next_positions: for each sample, the rotary position of its next token.
         vision_ends: for each sample, the ends of its frames in its vision sequence, (frames,) int64 on the CPU.
     """
@@ -87,7 +90,7 @@ class MossVLCache(Cache):
         self.vision_ends: list[Tensor] = []
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Columns of input_ids held, padding included: what `generate` counts in."""
+        """Number of columns of input_ids so far, padding included, as `generate` counts them."""
         return self.columns
 
     def get_max_length(self, layer_idx: int | None = None) -> int:

@@ -1,6 +1,7 @@
 """Configuration of MOSS-VL: the vision tower, the language model, and the two together.
 
-What no model can be made of is a `ValueError` that names part and field: before anything of that size is made.
+A configuration of which no model can be made raises a `ValueError` that names part and field, before anything is
+allocated.
 """
 
 import math
@@ -17,7 +18,7 @@ from mossvl.checkpoints.headers import quantizes, usable
 from mossvl.options.checks import Check, check_each
 
 LARGEST = 2**24
-"""Of any size. It is far beyond all models, and no parameter of so many rows and columns overflows."""
+"""Upper bound of every size: far beyond all models, yet the bytes of a parameter of such sides do not overflow."""
 
 
 def _whole(name: str, value: Any, least: int = 1, most: int = LARGEST) -> int:
@@ -40,12 +41,12 @@ def _positive(name: str, value: Any) -> float:
 
 def _activation(name: str, value: str) -> str:
     if value not in ACT2FN:
-        raise ValueError(f"{name} {value!r:.40} is no activation that is known; models have silu")
+        raise ValueError(f"{name} {value!r:.40} is not an activation of transformers, such as silu")
     return value
 
 
 def _check_layers(name: str, given: Iterable[Any], layers: int) -> None:
-    """Numbers of layers, of which none comes twice."""
+    """Check that numbers of layers are in range and distinct."""
     numbers = list(given)
     for number in numbers:
         _whole(name, number, least=0, most=layers - 1)
@@ -54,16 +55,16 @@ def _check_layers(name: str, given: Iterable[Any], layers: int) -> None:
 
 
 class MossVLPartConfig(PreTrainedConfig):
-    """What the configurations have in common.
+    """Base class of the configurations.
 
     Attributes:
-        checks: of settings, by their names.
+        checks: the check of each setting, by name.
     """
 
     checks: ClassVar[dict[str, Check]] = {}
 
     def __post_init__(self, **kwargs: Any) -> None:
-        kwargs.pop("num_labels", None)  # Of classifiers; transformers would make a name for each.
+        kwargs.pop("num_labels", None)  # For classifiers only; transformers would make a name for each label.
         methods = [name for name in kwargs if callable(getattr(type(self), name, None))]
         if methods:
             raise ValueError(f"{', '.join(methods)} is not the name of a setting")
@@ -74,28 +75,28 @@ class MossVLPartConfig(PreTrainedConfig):
         if quantizer is not None and not isinstance(quantizer, Mapping) and not hasattr(quantizer, "to_dict"):
             raise ValueError(f"{part}quantization_config {quantizer!r:.80} must be an object {{…}} or null")
         if isinstance(quantizer, Mapping) and not quantizes(quantizer):
-            del kwargs["quantization_config"]  # transformers would refuse it.
+            del kwargs["quantization_config"]  # It quantizes nothing, but transformers would refuse it.
         super().__post_init__(**kwargs)
         check_each(self, self.checks, part)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> Self:
-        """As transformers does.
+        """As in transformers.
 
         Raises:
-            CheckpointError: there is a configuration, but no model can be made of it.
-            OSError: there is none.
+            CheckpointError: no model can be made of the configuration.
+            OSError: there is no configuration.
         """
         with usable(f"the configuration of {pretrained_model_name_or_path}"):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
-        """As transformers does; `AutoConfig` calls this.
+        """As in transformers, whose `AutoConfig` calls this method.
 
         Raises:
-            CheckpointError: no model can be made of it.
-            OptionError: nothing can be computed in a `dtype` that is given.
+            CheckpointError: no model can be made of the configuration.
+            OptionError: the given `dtype` is not one to compute in.
         """
         check_dtypes(kwargs.get("dtype", kwargs.get("torch_dtype")))
         with usable("the configuration"):
@@ -202,14 +203,17 @@ class MossVLTextConfig(MossVLPartConfig):
         self.rope_parameters = self._checked_rope(dict(self.rope_parameters or {}))
 
     def _checked_rope(self, rope: dict[str, Any]) -> dict[str, Any]:
-        """`rope_parameters`, whole."""
+        """`rope_parameters` with defaults filled in."""
         rope.setdefault("rope_type", "default")
         rope.setdefault("rope_theta", self.default_theta)
         rope.setdefault("mrope_interleaved", True)
         side = 5 * self.head_dim // 32  # 20 of the published 64 frequencies, for height and for width
         rope.setdefault("mrope_section", [self.head_dim // 2 - 2 * side, side, side])
         if rope["rope_type"] != "default" or rope["mrope_interleaved"] is not True:
-            raise ValueError(f"text_config: XRoPE is the default rope type, interleaved; got rope_parameters {rope}")
+            raise ValueError(
+                f"text_config: rope_parameters {rope} must have rope_type 'default' and mrope_interleaved true, "
+                "as XRoPE has"
+            )
         _positive("text_config: rope_theta", rope["rope_theta"])
         sections = rope["mrope_section"]
         if not isinstance(sections, list | tuple) or len(sections) != 3:
@@ -238,7 +242,7 @@ class MossVLConfig(MossVLPartConfig):
     }
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "past_key_values"]
 
-    if TYPE_CHECKING:  # what they are once __post_init__ is through
+    if TYPE_CHECKING:  # after __post_init__
         text_config: MossVLTextConfig
         vision_config: MossVLVisionConfig
     else:

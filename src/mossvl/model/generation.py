@@ -1,4 +1,4 @@
-"""`generate` of transformers over prompts with media: they enter once, and beams share them."""
+"""`generate` of transformers for prompts with media, which are encoded once and shared by beams."""
 
 from dataclasses import fields
 from typing import Any
@@ -15,19 +15,19 @@ from mossvl.model.configuration import MossVLConfig
 MEDIA_INPUTS = ("pixel_values", "grid_thw", "media_nums_per_sample", "vision_embeds", "vision_index")
 CACHE = next(one.name for one in fields(CausalLMOutputWithPast) if one.name in ("cache", "past_key_values"))
 """How this version of transformers calls the cache: `cache` from 5.24 on, `past_key_values` before."""
-ONE_BY_ONE = "tokens are drawn one by one, since the cache cannot be cut"
+ONE_BY_ONE = "tokens are drawn one by one, since the cache cannot be cropped"
 UNSUPPORTED = {
     "assistant_model": ONE_BY_ONE,
     "assistant_early_exit": ONE_BY_ONE,
     "prompt_lookup_num_tokens": ONE_BY_ONE,
     "use_mtp": ONE_BY_ONE,
-    "prefill_chunk_size": "a prompt enters at once, with its media; vision_chunked_length bounds their memory",
+    "prefill_chunk_size": "a prompt is prefilled at once, with its media; vision_chunked_length bounds their memory",
 }
 """Options of `generate` that this model refuses, and why."""
 
 
 class MediaGenerationMixin(GenerationMixin):
-    """What `generate` asks of a model whose prompts have media."""
+    """`generate` for a model whose prompts have media."""
 
     config: MossVLConfig
 
@@ -35,7 +35,7 @@ class MediaGenerationMixin(GenerationMixin):
         """As in transformers.
 
         Raises:
-            OptionError: an option that this model cannot follow: assisted decoding, or another cache than its own.
+            OptionError: an option is not supported: assisted decoding, chunked prefill, or another cache.
         """
         config = kwargs.get("generation_config") or self.generation_config
         for name, why in UNSUPPORTED.items():
@@ -51,12 +51,12 @@ class MediaGenerationMixin(GenerationMixin):
         is_first_iteration: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Media enter with the prompt; later steps find their keys and values in the cache.
+        """Pass media with the prompt only: in later steps, their keys and values are in the cache.
 
         Raises:
-            OptionError: prompts are padded on the right, where the answer has to go on.
+            OptionError: prompts are padded on the right, where the answer continues.
         """
-        kwargs.pop("tokenizer", None)  # `generate` was given it to look for `stop_strings`.
+        kwargs.pop("tokenizer", None)  # `generate` itself needs it, for `stop_strings`.
         if is_first_iteration and attention_mask is not None and not attention_mask[:, -1].all():
             raise OptionError("prompts are padded on the right; to generate, pad them on the left: padding_side='left'")
         inputs = super().prepare_inputs_for_generation(
@@ -93,7 +93,7 @@ class MediaGenerationMixin(GenerationMixin):
     ) -> tuple[Tensor | None, dict[str, Any]]:
         """Repeat every sample `expand_size` times for beams; the repetitions read the same media, encoded once."""
         media = {name: model_kwargs.pop(name) for name in MEDIA_INPUTS if name in model_kwargs}
-        # By name: in some versions of transformers this is a static method, in others one of the model.
+        # Keyword arguments: some versions of transformers have a static method here, others an instance method.
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
             expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
         )

@@ -10,12 +10,12 @@ from mossvl.model.xrope import Rope, rotary
 
 
 class NewVision(NamedTuple):
-    """Vision tokens that are new in a call.
+    """The vision tokens that are new in a call.
 
     Attributes:
         tokens: (vision rows, hidden).
         positions: (3, vision rows) rotary positions.
-        backend: keeps their keys and values.
+        backend: stores their keys and values.
     """
 
     tokens: Tensor
@@ -24,7 +24,7 @@ class NewVision(NamedTuple):
 
 
 class TextModel(nn.Module):
-    """All samples' text in packed rows, (rows, hidden); `backend` keeps the samples apart."""
+    """The decoder over packed rows of all samples, (rows, hidden)."""
 
     def __init__(self, config: MossVLTextConfig) -> None:
         super().__init__()
@@ -51,10 +51,13 @@ class TextModel(nn.Module):
         Args:
             x: (rows, hidden) embeddings.
             positions: (3, rows) rotary positions.
-            backend: computes, keeps samples apart and remembers their keys and values.
-            sees: (rows, 1), 1 for rows that see a frame, else 0; None when no row does, and cross layers are skipped.
-            vision: vision tokens that are new in this call, which the cross layers read first.
-            states: if given, what enters each layer and the result are appended to it.
+            backend: computes, keeps the samples apart and stores their keys and values.
+            sees: (rows, 1), 1 for rows that see a frame, else 0; None skips cross-attention layers, if no row does.
+            vision: new vision tokens; cross-attention layers store their keys and values first.
+            states: a list to which each layer's input and the result are appended.
+
+        Returns:
+            (rows, hidden), after the final norm.
         """
         rope = rotary(self.config, positions, x.dtype)
         read: tuple[Tensor, Rope, VisionBackend] | tuple[()] = ()

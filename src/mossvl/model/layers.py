@@ -1,8 +1,8 @@
 """The decoder's layers, defined once for every way the model is run.
 
-Text tokens of all samples lie in packed rows, (rows, hidden), without padding. A layer says what is computed from what;
-how it is computed, how rows of different samples are kept apart, and where keys and values are stored, is decided by
-the backend that is passed in: `model.packed_backend` has the plain one, `device` those over pages.
+Text tokens of all samples lie in packed rows, (rows, hidden), without padding. A layer says what is computed; the
+backend that is passed in decides how it is computed, how rows of different samples are kept apart, and where keys and
+values are stored: `model.packed_backend` has the plain backend, `device` those over pages.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from mossvl.model.xrope import Rope
 
 
 class Products(Protocol):
-    """Products of packed rows x, (rows, hidden), with what surrounds them.
+    """Matrix products of packed rows x, (rows, hidden), with the norm, activation or residual around them.
 
-    Where a model is cut over several devices, sums over them belong into `add` and `add_gated`.
+    With tensor parallelism, the sums over ranks belong in `add` and `add_gated`.
     """
 
     def project(self, x: Tensor, linears: Sequence[nn.Linear], norm: "RMSNorm | None" = None) -> list[Tensor]:
-        """Each linear map of the (normalised) rows."""
+        """Each linear of x, or of norm(x): (rows, out features) each."""
         ...
 
     def swiglu(self, x: Tensor, norm: "RMSNorm", mlp: "MLP") -> Tensor:
@@ -44,7 +44,7 @@ class Products(Protocol):
 class TextAttention(Protocol):
     """Attention of packed text rows: q is (rows, heads, d), k and v (rows, kv heads, d).
 
-    They are handed over as projected: the attention normalises (`q_norm`, `k_norm`) and rotates queries and keys.
+    q, k and v are projections: the backend normalises (`q_norm`, `k_norm`) and rotates queries and keys.
     """
 
     def self_attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor, attn: "Attention", rope: Rope) -> Tensor:
@@ -55,35 +55,35 @@ class TextAttention(Protocol):
         ...
 
     def cross_attention(self, layer: int, q: Tensor, attn: "Attention", rope: Rope) -> Tensor:
-        """Each text row attends to the visible prefix of its sample's vision tokens; zeros where it sees nothing.
+        """Each text row attends to the visible prefix of its sample's vision tokens.
 
-        Returns (rows, heads · d).
+        Returns (rows, heads · d), zeros in rows that see no vision tokens.
         """
         ...
 
 
 class VisionStore(Protocol):
-    """Where keys and values of vision tokens go, (vision rows, kv heads, d) as projected."""
+    """Storage of the keys and values of vision tokens: k and v are projections, (vision rows, kv heads, d)."""
 
     def store_vision(self, layer: int, k: Tensor, v: Tensor, attn: "Attention", rope: Rope) -> None:
-        """Keep normalised and rotated keys, and values, of vision tokens that are new in this call."""
+        """Normalise and rotate the keys of new vision tokens, and store keys and values."""
         ...
 
 
 class TextBackend(Products, TextAttention, Protocol):
-    """What text rows are computed with."""
+    """A backend for text rows."""
 
 
 class VisionBackend(Products, VisionStore, Protocol):
-    """What vision tokens are read with."""
+    """A backend for new vision tokens."""
 
 
 class Backend(TextBackend, VisionBackend, Protocol):
-    """Both."""
+    """A backend for text rows and new vision tokens."""
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x²) + eps) · weight, in float32 inside."""
+    """x / sqrt(mean(x²) + eps) · weight (arXiv:1910.07467), computed in float32."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class RMSNorm(nn.Module):
 
 
 class MLP(nn.Module):
-    """The parts of SwiGLU."""
+    """The parts of SwiGLU (arXiv:2002.05202); the backend computes it."""
 
     def __init__(self, config: MossVLTextConfig) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class MLP(nn.Module):
 
 
 class Attention(nn.Module):
-    """The parts of grouped-query attention with normalised and rotated queries and keys."""
+    """The parts of grouped-query attention with normalised and rotated queries and keys; the backend computes it."""
 
     def __init__(self, config: MossVLTextConfig) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class Attention(nn.Module):
 
 
 class SelfAttentionLayer(GradientCheckpointingLayer):
-    """A decoder block whose text rows attend to each other."""
+    """A decoder layer whose text rows attend to each other."""
 
     def __init__(self, config: MossVLTextConfig, index: int) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class SelfAttentionLayer(GradientCheckpointingLayer):
 
 
 class CrossAttentionLayer(GradientCheckpointingLayer):
-    """A decoder block whose text rows read vision tokens, through two gates that start closed."""
+    """A decoder layer whose text rows attend to vision tokens; its two tanh gates start closed, at 0."""
 
     def __init__(self, config: MossVLTextConfig, index: int) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class CrossAttentionLayer(GradientCheckpointingLayer):
         self.cross_attn_mlp_gate = nn.Parameter(torch.zeros(1))
 
     def read(self, vision: Tensor, rope: Rope, backend: VisionBackend) -> None:
-        """Keys and values of vision tokens (vision rows, hidden); `rope` are their angles."""
+        """Compute and store keys and values of vision tokens (vision rows, hidden); `rope` holds their angles."""
         attn = self.cross_attn
         k, v = map(attn.heads, backend.project(vision, (attn.k_proj, attn.v_proj)))
         backend.store_vision(self.index, k, v, attn, rope)
@@ -176,7 +176,8 @@ class CrossAttentionLayer(GradientCheckpointingLayer):
     ) -> Tensor:
         """`sees` (rows, 1) is 1 for rows that see a frame and 0 for the others, which pass unchanged.
 
-        `vision` (vision rows, hidden) are vision tokens to be read first, into `store`; `vision_rope` their angles.
+        `vision` (vision rows, hidden) are new vision tokens, with angles `vision_rope`; first, `store` stores their
+        keys and values.
         """
         if vision is not None and vision_rope is not None and store is not None:
             self.read(vision, vision_rope, store)
@@ -189,7 +190,7 @@ class CrossAttentionLayer(GradientCheckpointingLayer):
 
 
 class PlainProducts:
-    """The `Products` as the modules themselves compute them, whatever stands in their place."""
+    """`Products` that call the modules, which an adapter may have replaced."""
 
     def project(self, x: Tensor, linears: Sequence[nn.Linear], norm: RMSNorm | None = None) -> list[Tensor]:
         x = x if norm is None else norm(x)

@@ -1,7 +1,7 @@
-"""What is learned from next tokens, computed some rows of logits at a time.
+"""The loss of next tokens, computed some rows of logits at a time.
 
-Of the published vocabulary, logits of a thousand rows are 0.3 GiB in bfloat16; in float32, with what a softmax and its
-gradient need, they would be 2 GiB, the most that training holds.
+With the published vocabulary, logits of 1,000 rows take 0.3 GiB in bfloat16; in float32, with the softmax and its
+gradient, they would take 2 GiB, more than anything else in training.
 """
 
 from typing import Protocol
@@ -12,21 +12,21 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 FLOATS = 2**27
-"""Logits that are float32 at a time, half a GiB."""
+"""Maximum number of logits in float32 at a time: half a GiB."""
 UNLEARNED = -100
-"""The label of a row from which nothing is learned."""
+"""The label of a row that has no loss: `ignore_index` of PyTorch's cross entropy."""
 
 
 class Loss(Protocol):
-    """What the forward pass makes of logits and labels; see `next_token_loss`, which is the default."""
+    """A loss that the forward pass computes; by default, `next_token_loss`."""
 
     def __call__(self, logits: Tensor, labels: Tensor, count: Tensor | int | None = None, /) -> Tensor:
         """The loss, a scalar.
 
         Args:
             logits: (rows, vocabulary) of the columns that are kept, sample after sample.
-            labels: (rows,) int64, the token that follows each, -100 where there is nothing to learn.
-            count: rows with a label in all batches of the step, which the loss is a part of; None if nobody knows.
+            labels: (rows,) int64, the token that follows each row, or -100 for no loss.
+            count: number of rows with a label in all batches of the training step; None if unknown.
         """
         ...
 
@@ -36,8 +36,11 @@ def next_token_loss(logits: Tensor, labels: Tensor, count: Tensor | int | None =
 
     Args:
         logits: (rows, vocabulary).
-        labels: (rows,) int64, -100 where there is nothing to learn.
-        count: what the sum over the rows is divided by; how many have a label, if None.
+        labels: (rows,) int64, -100 for no loss.
+        count: divisor of the sum over the rows; None for the number of rows with a label.
+
+    Returns:
+        A float32 scalar.
     """
     labels = labels.to(logits.device)
     count = (labels != UNLEARNED).sum() if count is None else count
@@ -45,7 +48,7 @@ def next_token_loss(logits: Tensor, labels: Tensor, count: Tensor | int | None =
 
 
 def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
-    """Log-probabilities of tokens, as the engine reports them; the backward pass computes each part's softmax again.
+    """Log-probabilities of tokens, as the engine reports them; the backward pass recomputes the softmax.
 
     Args:
         logits: (rows, vocabulary).
@@ -67,11 +70,11 @@ def _logprobs(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 def followers(labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-    """The label that each column predicts: its follower's, and none for the last.
+    """Shift labels so that each column has the label of the next column, and the last column -100.
 
     Args:
         labels: (batch, text) int64.
-        attention_mask: (batch, text so far), 0 for padding, which predicts no first token, wherever it lies.
+        attention_mask: (batch, text so far), 0 for padding. Padding, on either side, predicts no token.
     """
     if attention_mask is not None:
         before = F.pad(attention_mask[:, -labels.shape[1] :][:, :-1], (1, 0), value=1)

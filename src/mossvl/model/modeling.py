@@ -47,9 +47,9 @@ class MossVLModel(MossVLPreTrainedModel):
 
         Args:
             pixel_values: (patches, channels · temporal_patch · patch²), normalised, or uint8 pixels.
-            grid_thw: (media, 3) frames, patch rows and patch columns; or as many numbers in lists.
+            grid_thw: (media, 3) frames, patch rows and patch columns; or a list of such triples.
             chunk: frames encoded at a time (all if None); bounds the memory, changes no result.
-            ops: what the tower computes with.
+            ops: the operations of the tower.
 
         Returns:
             (vision tokens, hidden): pass it to `forward` as `vision_embeds`, with `grid_thw`, to encode media once.
@@ -59,7 +59,7 @@ class MossVLModel(MossVLPreTrainedModel):
         return self.separated(self.visual(pixel_values, grids, chunk, ops), grids)
 
     def separated(self, merged: Tensor, grids: Sequence[Grid]) -> Tensor:
-        """What the vision tower gives of media, (tokens, hidden), with the separator after every frame."""
+        """The vision tower's output (tokens, hidden) with the separator after every frame, (vision tokens, hidden)."""
         separator = self.separator_token.to(merged)
         runs = [
             (frames, patches // self.config.vision_config.spatial_merge_size**2)
@@ -94,21 +94,26 @@ class MossVLModel(MossVLPreTrainedModel):
         Args:
             input_ids: (batch, text); or `inputs_embeds` (batch, text, hidden).
             attention_mask: (batch, text so far), 0 for padding.
-            pixel_values: (patches, channels · temporal_patch · patch²) of all media of the batch in order.
+            pixel_values: (patches, channels · temporal_patch · patch²) of all media of the batch in order, as
+                `encode_vision` takes them.
             grid_thw: (media, 3) frames, patch rows, patch columns. Every frame has one image token in its sample.
             media_nums_per_sample: how many media each sample has; may be left out for a batch of one.
-            cross_attention_mask: (batch, 1, text, frames) bool, True where hidden. `input_ids` says the same; with
-                `inputs_embeds` it is what tells where the image tokens are.
+            cross_attention_mask: (batch, 1, text, frames) bool, True where a frame is hidden from a token. It must
+                agree with `input_ids`; with `inputs_embeds`, it locates the image tokens.
             vision_embeds: the result of `encode_vision` in place of `pixel_values`.
             vision_index: (batch,) which entry of `media_nums_per_sample` each sample reads, when samples share media.
             vision_chunked_length: frames encoded at a time.
-            packed: samples that were laid out before, one after the other in `input_ids` (1, rows); it stands in for
-                masks and counts, and `pixel_values` are those of its media.
-            cache: what earlier calls left; `pixel_values` are then those of new image tokens only.
-            output_hidden_states: also return what enters each layer, and the final state.
+            packed: the layout of samples that lie one after the other in `input_ids` (1, rows). It replaces masks,
+                grids and counts; `pixel_values` are those of its media.
+            cache: keys and values of earlier calls; `pixel_values` are then those of new image tokens only.
+            output_hidden_states: also return each layer's input, and the final state.
+
+        Returns:
+            `last_hidden_state` (batch, text, hidden), 0 at padding; the cache, if any; `hidden_states`, if asked for.
 
         Raises:
             ValueError: image tokens, frames, masks and media counts do not fit together.
+            OptionError: the cache is not a `MossVLCache`.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
@@ -118,7 +123,7 @@ class MossVLModel(MossVLPreTrainedModel):
             given = input_ids if inputs_embeds is None else inputs_embeds
             if grid_thw is not None or cache is not None or given is None or len(given) != 1:
                 raise ValueError("packed samples are one row of input_ids, bring their own grids, and have no cache")
-            # Embedded as rows: a view of them would be compiled for by itself, and not be found when recomputed.
+            # Embed rows, not (1, rows): compiled layers would be compiled again for a view, and again to recompute it.
             rows_in = self.language_model.embed_tokens(given[0]) if inputs_embeds is None else given[0]
             if vision_embeds is None and pixel_values is not None and packed.grids:
                 vision_embeds = self.encode_vision(pixel_values, packed.grids, vision_chunked_length)
@@ -168,7 +173,7 @@ class MossVLModel(MossVLPreTrainedModel):
         padded: Callable[[Tensor], Tensor],
         output_hidden_states: bool | None,
     ) -> BaseModelOutputWithPast:
-        """Packed rows (rows, hidden) through the language model; `padded` gives states the form of the inputs."""
+        """Run the language model on packed rows (rows, hidden); `padded` restores the shape of the inputs."""
         if vision_embeds is not None and not len(vision_embeds):
             vision_embeds = None
         given = 0 if vision_embeds is None else len(vision_embeds)
@@ -207,7 +212,7 @@ class MossVLModel(MossVLPreTrainedModel):
 class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
     """MOSS-VL with its head: what the published checkpoints hold, and `generate`.
 
-    Users meet it as `MossVLForConditionalGeneration`, which adds the offline methods.
+    Users load it as `MossVLForConditionalGeneration`, which adds the offline methods.
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
@@ -227,7 +232,7 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None, *args: Any, **kwargs: Any) -> Self:
-        """Load a checkpoint as transformers does, but refuse one that does not fit.
+        """Load a checkpoint as in transformers, but refuse one that does not fit.
 
         `device_map` works without accelerate too, as long as it names a single device or is "auto".
 
@@ -253,17 +258,17 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
         """Logits (batch, text, vocab) for a batch of samples; for the other arguments see `MossVLModel.forward`.
 
         Args:
-            labels: (batch, text), -100 where there is nothing to learn; gives `loss`.
-            loss: what is made of logits, the labels that follow them, and `num_items_in_batch`. By default, the mean
-                cross entropy of the next token (or its sum over `num_items_in_batch`).
-            logits_to_keep: only the last so many columns (0: all), or these columns. The loss is of these, too; the
-                last column of all has nothing to predict.
+            labels: (batch, text) int64, -100 for no loss; with labels, the loss is returned, too.
+            loss: computes the loss from logits, the labels of the next tokens, and `num_items_in_batch`. By default, it
+                is the mean cross entropy (or its sum over `num_items_in_batch`).
+            logits_to_keep: number of last columns (0: all), or indices of columns, of which logits and loss are
+                computed. The last column of `labels` predicts nothing.
             past_key_values: the cache, by its name in transformers before 5.24.
 
-        Training on packed rows, with `labels` and columns to keep, gives the loss without the logits.
+        Training on packed rows, with `labels` and indices of columns, returns the loss without the logits.
 
         Raises:
-            OptionError: `output_attentions` was asked for; attention weights are never computed as a whole.
+            OptionError: `output_attentions` was asked for, or a cache with gradient checkpointing.
         """
         if output_attentions:
             raise OptionError("output_attentions is not supported: attention weights are never computed as a whole")
@@ -277,16 +282,16 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
         output = self.model(**{**inputs, "cache": cache, "use_cache": use_cache})
         columns = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(output.last_hidden_state[:, columns])
-        found = None
+        computed_loss = None
         if labels is not None:
             following = followers(labels, inputs.get("attention_mask"))[:, columns]
-            found = loss(logits.flatten(0, 1), following.flatten(), num_items_in_batch)
-        # A training loop would keep the logits, and in float32.
+            computed_loss = loss(logits.flatten(0, 1), following.flatten(), num_items_in_batch)
+        # A training loop would keep returned logits, in float32.
         packed_columns = inputs.get("packed") is not None and isinstance(columns, Tensor)
-        alone = found is not None and packed_columns and self.training and torch.is_grad_enabled()
+        loss_only = computed_loss is not None and packed_columns and self.training and torch.is_grad_enabled()
         result = CausalLMOutputWithPast(
-            loss=found,
-            logits=None if alone else logits,
+            loss=computed_loss,
+            logits=None if loss_only else logits,
             hidden_states=output.hidden_states,
             **{CACHE: getattr(output, CACHE)},
         )

@@ -1,7 +1,7 @@
 """Attention over packed rows with PyTorch's own kernels, sample by sample.
 
-Every sample's attention has exactly its own shape, whatever runs beside it: no padding, and no dense mask over vision
-tokens, because what a text row sees is a prefix of its sample's vision sequence, that is, one integer.
+Every sample's attention has its own shape, whatever the rest of the batch: no padding, and no dense mask over vision
+tokens, because a text row sees a prefix of its sample's vision sequence, which is one integer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from mossvl.model.layers import Attention, PlainProducts
 from mossvl.model.xrope import Rope, rotate
 
 TILE_ROWS = 64
-"""Rows with different visibility that are computed in one call, under a mask of their own; bounds that mask's size."""
+"""Maximum number of rows of different visibility in one attention call, which bounds the size of its mask."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
@@ -38,10 +38,10 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Visibility:
-    """What each row of a sample sees: a prefix of the sample's vision tokens.
+    """The prefix of a sample's vision tokens that each of its rows sees.
 
     Args:
-        visible: (rows,) int64 on the CPU, how many vision tokens each row sees; never decreasing.
+        visible: (rows,) int64 on the CPU, number of vision tokens that each row sees; never decreasing.
     """
 
     def __init__(self, visible: Tensor) -> None:
@@ -50,7 +50,7 @@ class Visibility:
         self.tiles = [(start, stop, counts[start], counts[stop - 1]) for start, stop in _tiles(counts)]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention of each row to what it sees; zeros where that is nothing.
+        """Attention of each row to the vision tokens that it sees; zeros where it sees none.
 
         Memory is linear in keys, not queries × keys.
         """
@@ -67,7 +67,7 @@ class Visibility:
 
 
 def _tiles(visible: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Cut rows into pieces: blind rows and long runs that see the same stand alone, short runs are joined."""
+    """Cut rows into tiles: rows that see nothing, and long runs of equal visibility, alone; short runs merged."""
     start = stop = 0
     for prefix, run in groupby(visible):
         length = len(list(run))
@@ -87,11 +87,11 @@ class PackedAttention(PlainProducts):
     """The plain `Backend`: rows of several samples, each sample computed by itself.
 
     Args:
-        lengths: text rows of each sample in this call.
-        visible: (text rows,) int64 on the CPU, how many vision tokens of its sample each row sees.
-        vision_lengths: new vision tokens of each group of media in this call.
-        vision_index: for each sample, which group of media it reads.
-        cache: keeps keys and values between calls, if given.
+        lengths: number of text rows of each sample in this call.
+        visible: (text rows,) int64 on the CPU, number of its sample's vision tokens that each row sees.
+        vision_lengths: number of new vision tokens of each group of media.
+        vision_index: for each sample, the index of the group of media that it reads.
+        cache: keys and values of earlier calls, which this call extends.
     """
 
     def __init__(

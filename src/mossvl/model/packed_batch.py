@@ -1,6 +1,6 @@
-"""From a padded batch to packed rows: which rows are real, where they stand, and what they see.
+"""Packs a padded batch into rows without padding, with their positions and what they see.
 
-Everything here is bookkeeping on the CPU; tensors are int64 or bool.
+All tensors are on the CPU, and int64 unless stated.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ def image_tokens(
     """For each sample, (rows,) bool: which of its real tokens are image tokens.
 
     Args:
-        input_ids: (batch, text), or None, and then the mask tells: a row that sees more than the row before is one.
-        cross_attention_mask: (batch, 1, text, frames) bool, True where hidden.
+        input_ids: (batch, text); if None, an image token is a row that sees more frames than the row before.
+        cross_attention_mask: (batch, 1, text, frames) bool, True where a frame is hidden from a token.
         real: (batch, text) bool, False for padding.
 
     Raises:
-        ValueError: the two do not say the same.
+        ValueError: `input_ids` and `cross_attention_mask` disagree.
     """
     found, seen = None, None
     if input_ids is not None:
@@ -51,7 +51,7 @@ def group_media(
 ) -> list[list[Grid]]:
     """Split `grid_thw` (media, 3) into groups of `counts` media, one for each of `samples` (None: any number).
 
-    Without counts, a single sample takes all.
+    Without counts, a single sample has all media.
 
     Raises:
         ValueError: the counts do not add up, or are missing for a batch.
@@ -71,14 +71,16 @@ def group_media(
 
 
 def seen_rows(rows: Tensor, lengths: Sequence[int], groups: Sequence[list[Grid]], what: str) -> Tensor:
-    """The rows of the groups that are seen; a blank image beside a text-only sample never is.
+    """The rows of the groups that a sample sees; none sees the blank image of a text-only sample.
 
     Args:
-        rows: (rows, …) of all groups as given, `lengths` of each.
-        groups: the same groups, empty where they are not seen.
+        rows: (rows, …) of all groups.
+        lengths: number of rows of each group.
+        groups: the same groups, empty where no sample sees them.
+        what: what the rows are, for the error.
 
     Raises:
-        ValueError: there are not as many rows as the media have.
+        ValueError: the number of rows is not that of the media.
     """
     if sum(lengths) != len(rows):
         raise ValueError(f"grid_thw describes {sum(lengths)} {what}, but {len(rows)} were given")
@@ -95,21 +97,21 @@ class PackedBatch:
     positions: Tensor
     """(3, rows): rotary positions of the text."""
     visible: Tensor
-    """(rows,): how many vision tokens of its sample each row sees."""
+    """(rows,): number of its sample's vision tokens that each row sees."""
     groups: list[list[Grid]]
     """The media of this call, in groups."""
     reads: list[int]
-    """For each sample, which group it reads."""
+    """For each sample, the index of the group that it reads."""
     vision_positions: Tensor
     """(3, vision rows): rotary positions of this call's vision tokens."""
     vision_lengths: list[int]
     """Vision tokens of each group, separators included."""
     next_positions: list[int]
-    """Where each sample's next token goes."""
+    """Rotary position of each sample's next token."""
     frames: list[int]
-    """Frames of each sample, those of earlier calls included."""
+    """Number of frames of each sample, those of earlier calls included."""
     frame_ends: Tensor
-    """(all frames,): the end of each in its sample's vision sequence."""
+    """(all frames,): the end of each frame in its sample's vision sequence."""
     attends: Tensor
     """(4, rows) int32: a row attends to the rows [first, second) and the vision tokens [third, fourth) of this call."""
 
@@ -119,13 +121,13 @@ class PackedBatch:
         return [grid for group in self.groups for grid in group]
 
     def pin_memory(self) -> "PackedBatch":
-        """With its tensors in memory that a GPU copies from by itself; a `DataLoader` calls this."""
+        """The batch in pinned memory; `DataLoader` calls this method."""
         values: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
         pinned = {name: one.contiguous().pin_memory() for name, one in values.items() if isinstance(one, Tensor)}
         return type(self)(**{**values, **pinned})
 
     def remember(self, cache: MossVLCache, columns: int) -> None:
-        """What the next call must know: where each sample stands, after so many more columns."""
+        """Store the positions of each sample in the cache, for the next call; `columns` is the width of this one."""
         cache.columns += columns
         cache.next_positions = self.next_positions
         cache.vision_ends = list(self.frame_ends.split(self.frames))
@@ -139,13 +141,16 @@ class PackedBatch:
         merge: int,
         cache: MossVLCache | None,
     ) -> "PackedBatch":
-        """Lay out every sample after what the cache holds.
+        """Lay out the rows of every sample, after those in the cache.
 
         Args:
             is_image: for each sample, (rows,) bool: which of its tokens are image tokens.
-            groups: media; those that no reader has an image token for are left out, as they are never seen.
-            reads: for each sample, the group that it reads.
-            merge: patches on the side of a merge block.
+            groups: groups of media; those whose readers have no image tokens are left out.
+            reads: for each sample, the index of the group that it reads.
+            merge: side of a merge block, in patches.
+
+        Raises:
+            ValueError: groups, frames, image tokens or the cache do not fit together.
         """
         samples = len(is_image)
         if len(reads) != samples or any(not 0 <= group < len(groups) for group in reads):
@@ -198,7 +203,7 @@ class PackedBatch:
 
 
 def _intervals(lengths: Sequence[int], reads: Sequence[int], vision_lengths: Sequence[int], visible: Tensor) -> Tensor:
-    """`PackedBatch.attends`, for samples that no cache holds anything of."""
+    """`PackedBatch.attends`, without a cache."""
     samples = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     ends = torch.tensor(lengths).cumsum(0)
     vision_ends = torch.tensor(vision_lengths).cumsum(0)

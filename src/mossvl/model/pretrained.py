@@ -1,4 +1,4 @@
-"""What both Hugging Face classes of MOSS-VL have in common: how they are named, started and loaded."""
+"""Base of the Hugging Face classes of MOSS-VL: their names, initial weights and attention."""
 
 import functools
 import logging
@@ -28,7 +28,7 @@ class MossVLPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
-        """Whatever is asked for, the built-in attention runs; nothing beyond PyTorch needs to be installed."""
+        """Always choose the built-in attention, which needs no package beyond PyTorch."""
         if attn_implementation not in (None, "sdpa"):
             _log_attention_once(repr(attn_implementation))
         return "sdpa"

@@ -1,4 +1,4 @@
-"""Arguments that several methods have in common, stated once."""
+"""Methods that take the arguments of another method, stated once."""
 
 import functools
 import inspect
@@ -9,8 +9,10 @@ R = TypeVar("R")
 
 
 def extends(base: Callable[..., Any]) -> Callable[[Callable[..., R]], Callable[..., R]]:
-    """A decorator of a method with named arguments of its own: it takes those of `base` as well, by place or by name,
-    and says so in its signature, which transformers reads. The method finds them in its `**inputs`, as far as given."""
+    """Decorate a method that has keyword-only arguments: it takes the arguments of `base`, too, by position or keyword.
+
+    Its signature, which transformers inspects, lists them. The method receives the given ones in its `**inputs`.
+    """
     this, *inputs = inspect.signature(base).parameters.values()
     names = [parameter.name for parameter in inputs]
 

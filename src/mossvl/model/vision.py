@@ -1,7 +1,7 @@
-"""The vision tower: patches in, one vector for every 2 × 2 block of patches out. Frames never see each other.
+"""The vision tower: patches in, one vector for every merge block (2 × 2 patches) out. Frames never see each other.
 
-The modules say what is computed; a `VisionOps` object says with what: `PLAIN` (PyTorch; training, any device) unless a
-caller passes another one.
+The modules say what is computed; a `VisionOps` decides how: `PLAIN` (PyTorch; training, any device) unless a caller
+passes another one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ def split_frames(grids: Sequence[Grid], chunk: int | None) -> Iterator[list[Grid
 
 
 class PatchEmbed(nn.Module):
-    """One linear map per patch; stored with the shape of the convolution that it is."""
+    """(patches, features) → (patches, hidden): a linear, whose weight has the shape of a convolution over patches."""
 
     def __init__(self, config: MossVLVisionConfig) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class VisionAttention(nn.Module):
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor, frames: Frames, ops: VisionOps) -> Tensor:
-        """(patches, hidden) → the same, before `proj`: the block adds its output to the residual stream."""
+        """(patches, hidden) → (patches, hidden), without `proj`, which the block adds to the residual stream."""
         return ops.attention(self.qkv(x).unflatten(-1, (3, self.num_heads, -1)), frames).flatten(-2)
 
 
@@ -67,7 +67,7 @@ class VisionMLP(nn.Module):
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, x: Tensor, ops: VisionOps) -> Tensor:
-        """(patches, hidden) → (patches, intermediate), before `linear_fc2`."""
+        """(patches, hidden) → (patches, intermediate), without `linear_fc2`, which the block adds."""
         return ops.activated(self.linear_fc1, self.act_fn, x)
 
 
@@ -87,7 +87,7 @@ class VisionBlock(GradientCheckpointingLayer):
 
 
 class Merger(nn.Module):
-    """The last block's output and the deepstack outputs, side by side, four patches to one language-model vector."""
+    """Maps merge blocks, with the last block's output and the deepstack outputs side by side, to vision tokens."""
 
     def __init__(self, config: MossVLVisionConfig) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Merger(nn.Module):
         self.linear_fc2 = nn.Linear(width, config.out_hidden_size)
 
     def forward(self, levels: Sequence[Tensor], ops: VisionOps) -> Tensor:
-        """Tensors of (patches, hidden), the last block's first → (patches / 4, out_hidden)."""
+        """Tensors of (patches, hidden), the last block's first → (patches / merge², out_hidden)."""
         x = ops.norms(levels, self.norms)
         return self.linear_fc2(F.gelu(self.linear_fc1(x.view(-1, self.patches * x.shape[-1]))))
 
@@ -120,11 +120,11 @@ class VisionTower(nn.Module):
 
         Args:
             pixel_values: (patches, channels · temporal_patch · patch²), frame after frame, in each frame by merge
-                blocks (block row, block column, row in block, column in block). uint8 ones are pixels, and `ops`
-                normalises them; others are normalised.
+                blocks (block row, block column, row in block, column in block). uint8 values are pixels,
+                which `ops` normalises; other dtypes must be normalised.
             grids: frames, patch rows and patch columns of each medium.
-            chunk: how many frames to encode at a time; bounds the memory, changes no result.
-            ops: what to compute with.
+            chunk: frames encoded at a time (all if None); bounds the memory, changes no result.
+            ops: the operations of the modules.
 
         Returns:
             (patches / merge², out_hidden).

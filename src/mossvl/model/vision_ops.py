@@ -1,4 +1,4 @@
-"""What the vision tower's layers are computed with, and the plain way: PyTorch's own operations."""
+"""The operations of the vision tower, and their plain implementation in PyTorch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +14,12 @@ from mossvl.model.xrope import Rope, rotate
 from mossvl.processing.pixels import Grid, normalise
 
 Stream = Any
-"""The residual stream between layers; each `VisionOps` has its own form, and only it looks inside."""
+"""The residual stream between layers, in a form that only its `VisionOps` knows."""
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Which rows are a frame, and where each patch is in its frame."""
+    """Which rows are one frame, and the position of each patch in its frame."""
 
     runs: tuple[tuple[int, int], ...]
     """(frames, patches in each) of consecutive frames of the same length."""
@@ -28,51 +28,51 @@ class Frames:
     rope: Rope
     """float32 cos and sin, (entries, head_dim)."""
     entry: Tensor | None = None
-    """(patches,) int32: the entry of each row; None where there is one for every row."""
+    """(patches,) int32: the entry of each patch; None if every patch has its own, in order."""
 
     def rows(self, start: int, stop: int) -> "Frames":
-        """For `VisionOps.start` of some of the rows."""
+        """The part that `VisionOps.start` needs for the rows [start, stop)."""
         if self.entry is not None:
             return replace(self, entry=self.entry[start:stop])
         return replace(self, positions=self.positions[start:stop])
 
 
 class VisionOps(Protocol):
-    """The operations that the tower's modules ask for. Rows are patches; `norm` is an nn.LayerNorm."""
+    """The operations of the tower's modules. Rows are patches."""
 
     def pixels(self, patches: Tensor, weight: Tensor) -> Tensor:
-        """Patches (rows, features) on `weight`'s device in its dtype; uint8 ones are normalised."""
+        """Patches (rows, features) on `weight`'s device in its dtype; uint8 patches are normalised."""
         ...
 
     def frames(self, table: Tensor, grids: Sequence[Grid], config: MossVLVisionConfig) -> Frames:
-        """`table` is the square of learned positions, (side², hidden)."""
+        """The frames of `grids`; `table` is the square of learned positions, (side², hidden)."""
         ...
 
     def start(self, x: Tensor, frames: Frames) -> Stream:
-        """Embedded patches (rows, hidden), learned positions added, as a residual stream."""
+        """A residual stream: embedded patches x (rows, hidden), plus learned positions. May overwrite x."""
         ...
 
     def norm(self, x: Stream, norm: nn.LayerNorm) -> tuple[Stream, Tensor]:
-        """The stream, and its normed value (rows, hidden)."""
+        """The stream, and its normalised value (rows, hidden)."""
         ...
 
     def add(self, x: Stream, linear: nn.Linear, h: Tensor) -> Stream:
-        """The stream with linear(h) added. The stream that was given is used up."""
+        """The stream with linear(h) added. May overwrite the stream x."""
         ...
 
     def value(self, x: Stream) -> Tensor:
-        """What the stream holds, (rows, hidden); later calls of `add` leave it as it is."""
+        """The value of the stream, (rows, hidden), which later calls of `add` do not overwrite."""
         ...
 
     def attention(self, qkv: Tensor, frames: Frames) -> Tensor:
-        """Every frame attends to itself, q and k rotated: (rows, 3, heads, head_dim) → (rows, heads, head_dim).
+        """Attention within each frame, with rotated q and k: (rows, 3, heads, head_dim) → (rows, heads, head_dim).
 
-        `qkv` is used up.
+        May overwrite `qkv`.
         """
         ...
 
     def attention_in_parts(self, qkv: Tensor, frames: Frames, queries: int) -> Iterator[Tensor]:
-        """As `attention`, of one frame: so many of its rows at a time."""
+        """As `attention`, for one frame, `queries` rows at a time."""
         ...
 
     def activated(self, linear: nn.Linear, act: nn.Module, x: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class VisionOps(Protocol):
         ...
 
     def norms(self, levels: Sequence[Tensor], norms: nn.ModuleList) -> Tensor:
-        """Each level (rows, hidden) normed by its own norm, side by side: (rows, levels · hidden)."""
+        """Each level (rows, hidden), normalised by its own norm, side by side: (rows, levels · hidden)."""
         ...
 
 
@@ -89,8 +89,9 @@ class PlainOps:
     """PyTorch's operations: differentiable, on every device, for modules that an adapter may have replaced."""
 
     mean: Sequence[float] = (0.5, 0.5, 0.5)
-    """Of uint8 pixels over 255, by channel."""
+    """By channel, of uint8 pixels / 255."""
     std: Sequence[float] = (0.5, 0.5, 0.5)
+    """Like `mean`."""
 
     def pixels(self, patches: Tensor, weight: Tensor) -> Tensor:
         if patches.dtype == torch.uint8:
@@ -138,13 +139,13 @@ PLAIN = PlainOps()
 
 
 def same_sizes(grids: Sequence[Grid]) -> list[Grid]:
-    """Consecutive media whose frames have the same size, as one medium each."""
+    """Merge consecutive media whose frames have the same size into one."""
     runs = groupby(grids, key=lambda grid: grid[1:])
     return [(sum(frames for frames, _, _ in run), *size) for size, run in runs]
 
 
 def equal_runs(grids: Sequence[Grid]) -> tuple[tuple[int, int], ...]:
-    """(frames, patches) of consecutive frames of the same number of patches."""
+    """(frames, patches in each) of consecutive frames with the same number of patches."""
     lengths = [rows * columns for frames, rows, columns in grids for _ in range(frames)]
     return tuple((len(list(run)), patches) for patches, run in groupby(lengths))
 
@@ -152,7 +153,7 @@ def equal_runs(grids: Sequence[Grid]) -> tuple[tuple[int, int], ...]:
 def attend_by_frame(
     q: Tensor, k: Tensor, v: Tensor, runs: Sequence[tuple[int, int]], attend: Callable[[Tensor, Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """(rows, heads, head_dim) each → the same; `attend` takes (frames, heads, patches, head_dim), a batch a run."""
+    """(rows, heads, head_dim) each → the same; `attend` takes (frames, heads, patches, head_dim) of a run."""
     sizes = [frames * patches for frames, patches in runs]
     outputs = []
     for (frames, _), *parts in zip(runs, *(part.split(sizes) for part in (q, k, v)), strict=True):
@@ -164,7 +165,7 @@ def attend_by_frame(
 def attend_in_parts(
     q: Tensor, k: Tensor, v: Tensor, queries: int, attend: Callable[[Tensor, Tensor, Tensor], Tensor]
 ) -> Iterator[Tensor]:
-    """As `attend_by_frame` of one frame, so many rows of `q` at a time."""
+    """As `attend_by_frame` for one frame, `queries` rows of q at a time."""
     keys, values = (part.transpose(0, 1)[None] for part in (k, v))
     for part in q.split(queries):
         yield attend(part.transpose(0, 1)[None], keys, values)[0].transpose(0, 1)
@@ -176,7 +177,7 @@ def by_blocks(x: Tensor, merge: int) -> Tensor:
 
 
 def learned_positions(table: Tensor, grid: Grid, merge: int) -> Tensor:
-    """The square of learned positions (side², hidden), stretched to a grid: bilinear, corners aligned; float32."""
+    """Learned positions (side², hidden) → (patches, hidden) float32: bilinear interpolation, corners aligned."""
     frames, rows, columns = grid
     side = int(len(table) ** 0.5)
     square = table.float().T.reshape(1, -1, side, side)
@@ -185,7 +186,7 @@ def learned_positions(table: Tensor, grid: Grid, merge: int) -> Tensor:
 
 
 def rotary_angles(grid: Grid, merge: int, half: int, device: torch.device) -> Tensor:
-    """float32 (patches, 2 · half): the first half of the frequencies turn with the row, the rest with the column."""
+    """(patches, 2 · half) float32: the first half of the frequencies turn with the row, the rest with the column."""
     frames, rows, columns = grid
     inverse = 10000.0 ** -(torch.arange(0, half, 2, device=device).float() / half)
     y, x = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij")

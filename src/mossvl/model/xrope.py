@@ -19,12 +19,12 @@ Rope = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class TextLayout:
-    """Where the text tokens of one sample stand, and its frames. All tensors are int64 on the CPU."""
+    """Positions of the text tokens and frames of one sample. All tensors are int64 on the CPU."""
 
     text: Tensor
     """(text,): position of every text token, the same for time, height and width."""
     visible_frames: Tensor
-    """(text,): how many frames each text token sees."""
+    """(text,): number of frames that each text token sees."""
     frame_sizes: Tensor
     """(frames, 2): merged rows and columns of every frame."""
     origins: Tensor
@@ -34,7 +34,7 @@ class TextLayout:
     frame_ends: Tensor
     """(frames,): end of each frame in the vision sequence, its separator included."""
     next_position: int
-    """Where the next token goes."""
+    """Position of the next token."""
 
     def vision(self, first: int = 0, last: int | None = None) -> Tensor:
         """(3, vision) int64: positions of the vision tokens of the frames [first, last), separators included."""
@@ -48,7 +48,7 @@ def layout(is_image: Tensor, frame_sizes: Tensor, start: int = 0) -> TextLayout:
     Args:
         is_image: (text,) bool, True where the token is an image token; one per frame.
         frame_sizes: (frames, 2) int64, merged rows and columns of every frame in prompt order.
-        start: position of the first token, more than 0 when a cache holds what came before.
+        start: position of the first token; above 0 if a cache holds earlier tokens.
 
     Raises:
         ValueError: the number of image tokens is not the number of frames.
@@ -116,7 +116,7 @@ def rotary(config: MossVLTextConfig, positions: Tensor, dtype: torch.dtype) -> R
 
 
 def rotate(x: Tensor, rope: Rope) -> Tensor:
-    """Turn x (rows, heads, head_dim) by its rows' angles; the two halves of a head are the two coordinates."""
+    """Rotate x (rows, heads, head_dim) by its rows' angles: element j with element j + head_dim / 2."""
     cos, sin = (table.unsqueeze(-2) for table in rope)
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
