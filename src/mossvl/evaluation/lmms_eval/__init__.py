@@ -1,0 +1,16 @@
+"""The plug-in of lmms-eval, `--model moss_vl`: see docs/evaluation.md."""
+
+from typing import Any
+
+
+def manifest() -> Any:
+    """The plug-in's `ModelManifest`, which lmms-eval finds by the entry point; imports neither torch nor the model."""
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+    classes = f"{__name__}.model"
+    return ModelManifest(
+        model_id="moss_vl",
+        simple_class_path=f"{classes}.SimpleMossVL",
+        chat_class_path=f"{classes}.ChatMossVL",
+        aliases=("mossvl",),
+    )

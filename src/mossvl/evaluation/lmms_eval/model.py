@@ -1,0 +1,211 @@
+"""The model classes of the plug-in: all requests of a rank go to the engine together, and come back in order."""
+
+import gc
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.model import lmms
+from lmms_eval.models.model_utils.gen_metrics import log_metrics
+from loguru import logger
+
+from mossvl.errors import GenerationTimeout, InputError, ResourceError, message_of
+from mossvl.evaluation.lmms_eval.arguments import Arguments
+from mossvl.evaluation.lmms_eval.requests import messages_of, params_of, question_of
+from mossvl.evaluation.lmms_eval.rounds import Asked, ChatRounds, Rounds, SimpleRounds
+from mossvl.llm import MossVL
+from mossvl.options import SamplingParams
+from mossvl.processes import num_processes
+from mossvl.processing.messages import Message
+from mossvl.processing.system_prompt import with_system_prompt
+from mossvl.progress import progress
+from mossvl.queries.results import Result
+
+TOLD = 3
+"""Failures of a run that are told as they happen, the others by their number."""
+ONE_REQUEST = (InputError, GenerationTimeout, ResourceError)
+"""Errors of a request, which leave the others as they are."""
+
+
+class BaseMossVL(lmms):
+    """MOSS-VL on its engine.
+
+    Args:
+        given: the model's arguments; see `Arguments`.
+
+    Raises:
+        MossVLError: an argument cannot be used, or the checkpoint cannot be loaded.
+    """
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__()
+        rank = os.environ.get("LOCAL_RANK", "0")
+        several = num_processes() > 1 and torch.cuda.is_available()
+        if "system_prompt" in given:
+            given["system_prompt"] = self._resolve_system_prompt(str(given["system_prompt"]))
+        self.arguments = Arguments.of(given, f"cuda:{rank}" if several else None)
+        self._rank, self._world_size = int(os.environ.get("RANK") or 0), num_processes()
+        self.llm = MossVL(self.arguments.checkpoint, config=self.arguments.engine)
+        self.llm.processor.limits = self.arguments.limits
+        self._idle: set[str] = set()
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors that ranks exchange belong."""
+        accelerator = getattr(self, "accelerator", None)
+        return torch.device("cpu") if accelerator is None else accelerator.device
+
+    def clean(self) -> None:
+        """End the engine and free the model's memory, for a judge that is to be loaded."""
+        self.llm.close()
+        del self.llm
+        gc.collect()
+        super().clean()
+
+    # --- what lmms-eval asks for ---------------------------------------------------------------------------------
+
+    def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
+        """Answers, in order. A request that cannot be answered has an empty one, unless `strict` was given."""
+        asked = (None if padding(one) else self._asked(one) for one in requests)
+        outputs = [_output(result) for result in self._answers(asked, len(requests))]
+        for one, output in zip(requests, outputs, strict=True):
+            self.cache_hook.add_partial("generate_until", (one.args[0], _generation(one)), output.text)
+        return outputs
+
+    def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[list[str]]:
+        """The answers of each conversation; the first rounds of all of them are asked together, then the second."""
+        conversations = [None if padding(one) else self._rounds(one) for one in requests]
+        running = [one for one in conversations if one is not None]
+        while running:
+            asked = (self._query(one.messages(), one.params) for one in running)
+            for one, result in zip(running, self._answers(asked, len(running)), strict=True):
+                one.answered("" if result is None else result.text)
+            running = [one for one in running if one.goes_on()]
+        return [[] if one is None else one.answers for one in conversations]
+
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[Any]:
+        raise NotImplementedError
+
+    # --- the engine ----------------------------------------------------------------------------------------------
+
+    def _asked(self, request: Instance) -> Asked:
+        raise NotImplementedError
+
+    def _rounds(self, request: Instance) -> Rounds:
+        raise NotImplementedError
+
+    def _document(self, task: str, split: str, number: int) -> Mapping[str, Any]:
+        return self.task_dict[task][split][number]
+
+    def _query(self, messages: Sequence[Message], params: SamplingParams) -> Asked:
+        query = {"messages": list(messages), "media_kwargs": self.arguments.media}
+        return with_system_prompt(query, self.arguments.system), params
+
+    def _params(self, given: Mapping[str, Any]) -> SamplingParams:
+        params, idle = params_of(given, self.arguments.sampling)
+        for name in sorted(set(idle) - self._idle):
+            logger.warning(f"{name}={given[name]!r} of the task has no effect: MOSS-VL's engine does not know it")
+        self._idle.update(idle)
+        return params
+
+    def _answers(self, asked: Iterator[Asked | None], total: int) -> list[Result | None]:
+        """Results in order; None for what was not asked, or failed.
+
+        Documents are read, and their media prepared, no further ahead than keeps the engine full.
+        """
+        begun, numbers = time.monotonic(), []
+        results: list[Result | None] = [None] * total
+
+        def queries() -> Iterator[Asked]:
+            for number, query in enumerate(asked):
+                if query is not None:
+                    numbers.append(number)
+                    yield query
+
+        failures = 0
+        with progress(total, 0, self.rank == 0) as advance:
+            for place, result in self.llm.as_completed(queries()):
+                if result.error is None:
+                    results[numbers[place]] = result
+                else:
+                    failures += 1
+                    self._failed(result.error, failures)
+                advance()
+        self._tell([one for one in results if one is not None], len(numbers), failures, time.monotonic() - begun)
+        return results
+
+    def _failed(self, error: Exception, failures: int) -> None:
+        """Raise what ends the run; tell the first of other failures."""
+        if self.arguments.strict or not isinstance(error, ONE_REQUEST):
+            raise error
+        if failures <= TOLD:
+            logger.warning(f"a request has an empty answer: {message_of(error)}")
+
+    def _tell(self, results: Sequence[Result], asked: int, failures: int, seconds: float) -> None:
+        new = sum(one.usage.new_tokens for one in results)
+        further = {
+            "rank": self.rank,
+            "total_requests": asked,
+            "failed_requests": failures,
+            "prompt_tokens": sum(one.usage.prompt_tokens for one in results),
+            "vision_tokens": sum(one.usage.vision_tokens for one in results),
+        }
+        log_metrics(
+            total_elapsed_time=seconds,
+            total_gen_tokens=new,
+            avg_speed=new / seconds if seconds else 0.0,
+            additional_metrics=further,
+        )
+        if failures:
+            logger.error(f"{failures} of {asked} requests could not be answered; their answers are empty")
+
+
+class ChatMossVL(BaseMossVL):
+    """For tasks as messages: parts stand where the task puts them."""
+
+    is_simple: ClassVar[bool] = False
+
+    def _asked(self, request: Instance) -> Asked:
+        _, to_messages, generation, number, task, split = request.args
+        messages = to_messages(self._document(task, split, number))
+        return self._query(messages_of(messages, self.arguments.clip_times), self._params(generation or {}))
+
+    def _rounds(self, request: Instance) -> Rounds:
+        _, to_messages, generation, number, task, split = request.args
+        document = self._document(task, split, number)
+        return ChatRounds(document, to_messages, self._params(generation or {}), self.arguments.clip_times)
+
+
+class SimpleMossVL(BaseMossVL):
+    """For tasks as a text and visuals, which come first (`--force_simple`)."""
+
+    is_simple: ClassVar[bool] = True
+
+    def _asked(self, request: Instance) -> Asked:
+        text, generation, to_visual, number, task, split = request.args
+        visuals = to_visual(self._document(task, split, number))
+        return self._query(question_of(visuals, text, self.arguments.clip_times), self._params(generation or {}))
+
+    def _rounds(self, request: Instance) -> Rounds:
+        text, generation, to_visual, to_text, number, task, split = request.args
+        document, times = self._document(task, split, number), self.arguments.clip_times
+        return SimpleRounds(document, to_text, to_visual(document), text, self._params(generation or {}), times)
+
+
+def padding(request: Instance) -> bool:
+    """Whether it is a copy that makes all ranks have as many requests, whose answer nobody reads."""
+    return bool((request.metadata or {}).get("__padding_only__"))
+
+
+def _generation(request: Instance) -> Mapping[str, Any]:
+    return next((one for one in request.args if isinstance(one, dict)), {})
+
+
+def _output(result: Result | None) -> GenerationResult:
+    if result is None:
+        return GenerationResult(text="", token_counts=TokenCounts())
+    counts = TokenCounts(input_tokens=result.usage.prompt_tokens, output_tokens=result.usage.new_tokens)
+    return GenerationResult(text=result.text, token_counts=counts)
