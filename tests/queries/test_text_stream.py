@@ -88,3 +88,27 @@ def test_the_end_of_an_answer_does_not_depend_on_how_its_tokens_came(processor, 
     text.push(tokens[cut:])
     text.finish(cut=True)
     assert text.text == "a\ufffd"
+
+
+def test_a_stop_text_counts_where_it_ends_after_the_least_length(processor):
+    words = st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=2)
+
+    @given(st.text("abc ", max_size=20), words, st.integers(0, 12), st.integers(1, 5))
+    def check(written, stops, least, together):
+        tokens = processor.tokenizer(written)["input_ids"]
+        exempt = len(processor.tokenizer.decode(tokens[:least]))
+        expected, stopped = written, False
+        for count in range(least, len(tokens) + 1):
+            so_far = processor.tokenizer.decode(tokens[:count])
+            found = [so_far.find(stop, max(0, exempt - len(stop) + 1)) for stop in stops]
+            if any(start >= 0 for start in found):
+                expected, stopped = so_far[: min(start for start in found if start >= 0)], True
+                break
+        text = TextStream(processor.tokenizer, stops, least)
+        for start in range(0, len(tokens), together):
+            text.push(tokens[start : start + together])
+        text.finish()
+        assert text.stopped == stopped
+        assert text.text == expected or together > 1
+
+    check()

@@ -85,9 +85,16 @@ class GenerationFlags(Flags):
         "stop_token_ids": Flag(
             "Token that ends the answer; may be given several times.", ("--stop-token-id",), kind=list[int]
         ),
+        "min_tokens": Flag("Tokens before which nothing ends the answer."),
+        "logit_bias": Flag('Added to the logits of these tokens, as JSON: {"TOKEN": BIAS}.', kind=str),
         "ignore_eos": Flag("Go on after the model's own end token.", ("--ignore-eos",)),
+        "skip_special_tokens": Flag(
+            "Leave special tokens out of the answer.", ("--skip-special-tokens/--no-skip-special-tokens",)
+        ),
         "json_schema": Flag("The answer is JSON of this JSON schema.", kind=str),
         "regex": Flag("The answer matches this regular expression."),
+        "choice": Flag("A text that the answer may be; given once for each.", kind=list[str]),
+        "grammar": Flag("The answer is of this grammar, in Lark's syntax or GBNF."),
         "timeout": Flag("Seconds after which a query fails."),
         "vision_chunked_length": Flag("Frames encoded at a time; changes the memory needed, not the answer."),
     }

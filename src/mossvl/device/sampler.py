@@ -44,20 +44,25 @@ class Sampler:
         self._answer: Tensor | None = None
         self._tenants: dict[int, tuple[int, int, int]] = {}
         self._parameters: tuple[tuple[int, ...], dict[str, Tensor]] | None = None
+        self._biases: tuple[tuple[int, ...], Tensor, Tensor] | None = None
 
     def draw(self, logits: Tensor, requests: Sequence[Request[object]]) -> Drawn:
         """Draw a token from each row of logits (n, vocab), for n requests."""
         tokens = likeliest(logits)
         scores: Tensor | None = None
+        if any(request.params.logit_bias for request in requests):
+            scores = self._biased(logits.float(), requests)
         penalised = any(request.params.penalises for request in requests)
         if penalised:
-            scores = self._penalised(logits.float(), requests)
+            scores = self._penalised(logits.float() if scores is None else scores, requests)
         masks = {row: one.matcher.mask for row, one in enumerate(requests) if one.matcher is not None}
         if masks:
             scores = logits.float() if scores is None else scores
             forbidden = to_device(~allowed_tokens(list(masks.values()), self.vocab_size), logits.device)
             rows = to_device(torch.tensor(list(masks)), logits.device)
             scores = scores.index_put((rows,), scores[rows].masked_fill(forbidden, -torch.inf))
+        if early := [row for row, request in enumerate(requests) if is_early(request)]:
+            scores = self._endless(logits.float() if scores is None else scores, early, requests)
         if scores is not None:
             tokens = torch.where(tokens == NOT_A_NUMBER, tokens, scores.argmax(-1))
         random = [row for row, request in enumerate(requests) if not request.params.greedy]
@@ -72,6 +77,35 @@ class Sampler:
     def forget(self, request: Request[object]) -> None:
         """Recount a request's tokens at its next draw with penalties."""
         self._tenants.pop(request.slot, None)
+
+    # --- biases and ends -----------------------------------------------------------------------------------------
+
+    def _biased(self, scores: Tensor, requests: Sequence[Request[object]]) -> Tensor:
+        numbers = tuple(request.number for request in requests)
+        if self._biases is None or self._biases[0] != numbers:
+            entries = [
+                (row, token, bias)
+                for row, request in enumerate(requests)
+                for token, bias in (request.params.logit_bias or {}).items()
+            ]
+            rows, tokens, biases = zip(*entries, strict=True)
+            places = to_device(torch.tensor([rows, tokens]), scores.device)
+            self._biases = numbers, places, to_device(torch.tensor(biases), scores.device)
+        _, places, values = self._biases
+        return scores.index_put((places[0], places[1]), values, accumulate=True)
+
+    def _endless(self, scores: Tensor, early: list[int], requests: Sequence[Request[object]]) -> Tensor:
+        """Scores in which these rows have no end token, unless a form leaves them nothing else."""
+        known = self.vocab_size
+        places = [(place, token) for place, row in enumerate(early) for token in requests[row].stops if token < known]
+        if not places:
+            return scores
+        rows = to_device(torch.tensor(early), scores.device)
+        place, token = to_device(torch.tensor(places), scores.device).T
+        own = scores[rows]
+        left = own.index_put((place, token), own.new_tensor(-torch.inf))
+        left = torch.where(left.isneginf().all(-1, keepdim=True), own, left)
+        return scores.index_put((rows,), left)
 
     # --- penalties -----------------------------------------------------------------------------------------------
 
@@ -131,7 +165,7 @@ class Sampler:
         dropped = (before >= columns["top_p"]) | (probs < columns["min_p"] * probs[:, :1])
         dropped[:, 0] = False
         values = values.masked_fill(dropped, -torch.inf)
-        numbers = to_device(torch.tensor([one.num_answer + one.in_flight for one in requests]), ids.device)[:, None]
+        numbers = to_device(torch.tensor([number_of(one) for one in requests]), ids.device)[:, None]
         noise = -torch.log(-torch.log(uniform(columns["seed"], numbers, ids)))
         return ids.gather(1, (values.double() + noise).argmax(-1, keepdim=True))[:, 0]
 
@@ -163,6 +197,16 @@ class Sampler:
         scores = logits.float().log_softmax(-1)
         best, ids = scores.topk(max(*wanted, 1), dim=-1)
         return scores.gather(1, tokens.clamp(min=0)[:, None])[:, 0], best, ids
+
+
+def number_of(request: Request[object]) -> int:
+    """Return how many tokens a request has drawn, those in flight included."""
+    return request.num_answer + request.in_flight
+
+
+def is_early(request: Request[object]) -> bool:
+    """Return whether the request's answer may not end with its next token."""
+    return number_of(request) < request.params.min_tokens
 
 
 def allowed_tokens(masks: Collection[bytes], vocab_size: int) -> Tensor:

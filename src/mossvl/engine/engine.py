@@ -46,10 +46,10 @@ class Engine:
         self.model, self.config = model, config or EngineConfig()
         ends = model.generation_config.eos_token_id if model.generation_config is not None else None
         ends = model.config.text_config.eos_token_id if ends is None else ends
-        ends = frozenset(ends if isinstance(ends, list | tuple) else [ends])
-        self.loop = Loop(model, self.config, ends)
+        self.ends = frozenset(ends if isinstance(ends, list | tuple) else [ends])
+        self.loop = Loop(model, self.config)
         self.runner, self.scheduler, self.cache = self.loop.runner, self.loop.scheduler, self.loop.cache
-        self.grammars = Grammars(model.config.text_config.vocab_size, ends)
+        self.grammars = Grammars(model.config.text_config.vocab_size, self.ends)
         self.media_memory = MediaMemory(self.config.media_cache)
         self.budget = Budget(self.config.media_bytes)
         self._serving = threading.Lock()
@@ -95,15 +95,21 @@ class Engine:
             open: prompts will be appended (see `Loop.extend`); the query ends when it is cancelled.
 
         Raises:
-            OptionError: an open query has several answers, stop texts, or a form of its answer.
+            OptionError: an open query has several answers, stop texts, a least length or a form of its answer; or
+                `logit_bias` has a token that the model does not know.
         """
         params = options if params is None else params
-        if open and (params.n > 1 or params.stop or params.grammar is not None):
-            raise OptionError("a query that prompts are appended to has one answer, no stop texts and no form")
+        if open and (params.n > 1 or params.stop or params.min_tokens or not params.free):
+            raise OptionError(
+                "a query that prompts are appended to has one answer, no stop texts, no min_tokens and no form"
+            )
+        known = self.model.config.text_config.vocab_size
+        if params.logit_bias and (largest := max(params.logit_bias)) >= known:
+            raise OptionError(f"logit_bias has the token {largest}, but the model knows {known}: ids are below that")
         handle = Handle(params, source.tokenizer, whole)
-        form = params.grammar
+        form = params.form
         follower = None if form is None else self.grammars.follower(form, source.tokenizer, params.n)
-        job = Job(source, options, params, handle, follower, open=open)
+        job = Job(source, options, params, handle, self.ends, follower, open=open)
         with self.loop.lock:
             self.loop.add(job)
             if self._thread is None:

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mossvl.engine.clock import Clock
@@ -27,6 +27,7 @@ class Job:
     """A query in the engine.
 
     Attributes:
+        ends: end tokens of the model.
         follower: of the answers' grammar, if they have one.
         options: of the query; `params`, which may differ, are the sampling parameters.
         deadline: when the query times out, in seconds of `time.monotonic`.
@@ -43,6 +44,7 @@ class Job:
     options: GenerationOptions
     params: SamplingParams
     handle: Handle
+    ends: frozenset[int]
     follower: Follower | None = None
     clock: Clock = field(default_factory=Clock)
     deadline: float = float("inf")
@@ -64,6 +66,11 @@ class Job:
     def ended(self) -> bool:
         """Whether the query has ended; its handle knows."""
         return self.handle.ended
+
+    @property
+    def stops(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        return frozenset(self.params.stop_token_ids) | (frozenset() if self.params.ignore_eos else self.ends)
 
     def reason_to_end(self, now: float) -> MossVLError | None:
         """The reason to end the query now, or None."""
@@ -127,6 +134,7 @@ class Job:
                 room,
                 self.digests,
                 self,
+                stops=self.stops,
                 vision_chunk=self.options.vision_chunked_length,
                 pixel_scale=self.source.pixel_scale,
                 matcher=self.follower.matchers[number] if self.follower else None,
@@ -134,7 +142,7 @@ class Job:
             if self.params.seed is not None:
                 request.seed = (self.params.seed + number) % 2**63
             self.requests.append(request)
-            self._watches.append(TextStream(self.source.tokenizer, self.params.stop) if self.params.stop else None)
+            self._watches.append(TextStream.of(self.source.tokenizer, self.params) if self.params.stop else None)
 
     def take(self, frame: Frame) -> None:
         """Take in a frame, or only its digest."""
@@ -205,19 +213,16 @@ class Job:
 
     # --- answers -------------------------------------------------------------------------------------------------
 
-    def add(
-        self, request: "Request[Job]", token: int, logprobs: TokenLogprobs | None, now: float, ends: Container[int]
-    ) -> bool:
+    def add(self, request: "Request[Job]", token: int, logprobs: TokenLogprobs | None, now: float) -> bool:
         """Add a token to an answer, unless the token ends it; return whether the answer ends, or an open one parks.
 
         Args:
             now: when the token arrived, in seconds of `time.monotonic`.
-            ends: end tokens of the model.
         """
         self.clock.token(now)
         number = self.requests.index(request) if len(self.requests) > 1 else 0
-        draft, params = self.handle.drafts[number], self.params
-        stops = token in params.stop_token_ids or (token in ends and not params.ignore_eos)
+        draft = self.handle.drafts[number]
+        stops = token in request.stops
         if stops and not self.open:
             draft.finish_reason = "stop"
             return True

@@ -42,9 +42,6 @@ Inbox = queue.SimpleQueue[Callable[[], None] | None]
 class Loop:
     """Owner of jobs, scheduler and runner; `run` is called in the engine's thread.
 
-    Args:
-        ends: tokens that end an answer.
-
     Attributes:
         jobs: queries that have not ended. Any thread may add one (see `add`); only the loop removes one.
         broken: the error of every further query, once the device has failed.
@@ -52,7 +49,7 @@ class Loop:
         lock: guards `jobs`, `broken` and `closing`.
     """
 
-    def __init__(self, model: MossVLLMHeadModel, config: EngineConfig, ends: frozenset[int]) -> None:
+    def __init__(self, model: MossVLLMHeadModel, config: EngineConfig) -> None:
         self.model, self.config = model, config
         budget = budget_for(config, model)
         self.runner = Runner(model, config, budget)
@@ -67,7 +64,6 @@ class Loop:
         self.lock = threading.Lock()
         self.broken: EngineError | None = None
         self.closing = 0
-        self._ends = ends
         self._to_load: deque[Job] = deque()
         self._to_follow: list[Job] = []
         self._set_up_in: threading.Thread | None = None
@@ -306,7 +302,7 @@ class Loop:
                 continue
             job.handle.cached_tokens = request.cached
             told = None if logprobs is None else told_of(logprobs, row, token, job.params.logprobs)
-            if job.add(request, token, told, now, self._ends):
+            if job.add(request, token, told, now):
                 if job.open:
                     request.park()
                 else:

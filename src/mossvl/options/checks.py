@@ -87,6 +87,13 @@ def switch(name: str, value: Any) -> bool:
     return value
 
 
+def text(name: str, value: Any) -> str:
+    """`value` if it is a text, or an `OptionError`."""
+    if not isinstance(value, str):
+        raise OptionError(f"{name}={shown(value)} must be a text")
+    return value
+
+
 def choice(name: str, value: Any, known: Sequence[str]) -> str:
     """`value` if it is one of those known, or an `OptionError`."""
     if value not in known:

@@ -3,12 +3,14 @@
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from mossvl.errors import OptionError
 from mossvl.options.checks import (
     Count,
+    CountFrom0,
     Number,
     Positive,
     Switch,
@@ -16,15 +18,17 @@ from mossvl.options.checks import (
     check_options,
     mapping,
     named_options,
+    number,
     present,
     shown,
+    text,
     whole,
 )
 
-JSON_SPACE = " ?"
-"""Between the parts of JSON: a space at most, so that no answer runs on in white space."""
-
 TOO_DEEP = "json_schema is nested too deeply; a schema of fewer levels can be used"
+
+LARGEST_BIAS = 100.0
+"""Beyond, a bias of a token has no other effect."""
 
 MIN_SCALE = 1e-3
 """Below this, dividing logits by a temperature or a penalty takes them out of float32's range."""
@@ -45,6 +49,29 @@ def _tokens(name: str, given: Any) -> tuple[int, ...]:
     if not isinstance(given, list | tuple):
         raise OptionError(f"{name}={shown(given)} must be a list of token ids")
     return tuple(whole(name, one, least=0) for one in given)
+
+
+def _biases(name: str, given: Any) -> dict[int, float]:
+    """Biases by token id, or their JSON, in which ids are texts; those beyond `LARGEST_BIAS` are cut to it."""
+    with suppress(ValueError, RecursionError):
+        given = json.loads(given) if isinstance(given, str) else given
+    if not isinstance(given, Mapping):
+        raise OptionError(f"{name}={shown(given)} must be a dict of biases by token id, or its JSON")
+    biases = {}
+    for token, bias in given.items():
+        if isinstance(token, str) and token.isascii() and token.isdecimal() and len(token) < 20:
+            token = int(token)
+        bias = number(f"{name}[{shown(token, 40)}]", bias)
+        biases[whole(f"a token id of {name}", token, least=0)] = max(-LARGEST_BIAS, min(LARGEST_BIAS, bias))
+    return biases
+
+
+def _salt(name: str, given: Any) -> str:
+    """A text that can be hashed."""
+    with suppress(UnicodeEncodeError):
+        if isinstance(given, str) and given.encode():
+            return given
+    raise OptionError(f"{name}={shown(given)} must be a text, and not empty")
 
 
 def _schema(name: str, given: Any) -> str:
@@ -78,12 +105,19 @@ class SamplingParams:
         seed: makes drawn answers repeatable, whatever runs beside; any integer (modulo 2^63).
         stop: texts that end the answer; they are not part of it.
         stop_token_ids: tokens that end the answer, beside the model's own; they are not part of it.
+        min_tokens: tokens before which no end token, and no stop text, ends the answer; where a form allows nothing
+            but the end, it ends all the same.
+        logit_bias: added to the logits of these tokens, by id, before penalties; cut to between -100 and 100.
         logprobs: for each token, how many of the likeliest alternatives are reported with their log-probabilities (0:
             the token's own alone); None for none.
         n: answers to be drawn.
         ignore_eos: go on after the model's own end token.
-        json_schema: the answer is JSON of this schema, a dict or its JSON; {"type": "object"} is any object.
+        skip_special_tokens: leave special tokens out of the answer's text.
+        json_schema: the answer is JSON of this schema, a dict or its JSON; {"type": "object"} is any object, but an
+            object with `properties` has these alone, unless the schema has `additionalProperties`.
         regex: the whole answer matches this regular expression (Rust's syntax).
+        choice: the answer is one of these texts.
+        grammar: the answer is of this grammar, in Lark's syntax or GBNF (`root ::= …`).
     """
 
     max_new_tokens: Count = 1024
@@ -97,45 +131,65 @@ class SamplingParams:
     seed: Annotated[int, Whole(-math.inf)] | None = None
     stop: Annotated[tuple[str, ...], _texts] = ()
     stop_token_ids: Annotated[tuple[int, ...], _tokens] = ()
+    min_tokens: CountFrom0 = 0
+    logit_bias: Annotated[Mapping[int, float], _biases] | None = None
     logprobs: Annotated[int, Whole(0, most=20)] | None = None
     n: Annotated[int, Whole(most=128)] = 1
     ignore_eos: Switch = False
+    skip_special_tokens: Switch = True
     json_schema: Annotated[str | Mapping[str, Any], _schema] | None = None
-    regex: str | None = None
+    regex: Annotated[str, text] | None = None
+    choice: Annotated[tuple[str, ...], _texts] | None = None
+    grammar: Annotated[str, text] | None = None
+
+    FORMS: ClassVar = ("json_schema", "regex", "choice", "grammar")
+    """Options that say which form the answer has."""
 
     def __post_init__(self) -> None:
         check_options(self)
         object.__setattr__(self, "top_k", max(0, self.top_k))
+        if self.min_tokens > self.max_new_tokens:
+            raise OptionError(
+                f"min_tokens={self.min_tokens} is more than max_new_tokens={self.max_new_tokens}; lower it"
+            )
         self._check_form()
 
     def _check_form(self) -> None:
         """Raise an `OptionError` if the form of the answer is none."""
-        if self.free:
+        given = self._forms
+        if not given:
             return
-        if (self.json_schema is not None and self.regex is not None) or self.ignore_eos:
-            raise OptionError("json_schema, regex and ignore_eos exclude each other; give one of them")
+        if len(given) > 1 or self.ignore_eos:
+            raise OptionError(f"{', '.join(self.FORMS)} and ignore_eos exclude each other; give one of them")
         from mossvl.forms.grammar import problem_of
 
-        if self.json_schema is None and not isinstance(self.regex, str):
-            raise OptionError(f"regex={shown(self.regex)} must be a text")
         try:
-            reason = problem_of(str(self.grammar))
+            reason = problem_of(str(self.form))
+        except RecursionError:
+            reason = TOO_DEEP
         except ValueError as error:  # It is nested too deeply, or has characters or numbers that are none.
             reason = TOO_DEEP if "recursion limit" in str(error) else str(error)
         if reason:
-            name = "regex" if self.json_schema is None else "json_schema"
-            raise OptionError(f"{name}={shown(getattr(self, name))} cannot be used: {reason}")
+            raise OptionError(f"{given[0]}={shown(getattr(self, given[0]))} cannot be used: {reason}")
 
     @property
-    def grammar(self) -> str | None:
-        """The form of the answer, as llguidance takes it; None if it is free."""
+    def form(self) -> str | None:
+        """The form of the answer, as llguidance takes it; None if it is free.
+
+        Raises:
+            ValueError: it is none.
+        """
         if self.free:
             return None
-        from llguidance import LLMatcher
+        from mossvl.forms import languages
 
-        if self.json_schema is not None:
-            return LLMatcher.grammar_from_json_schema(str(self.json_schema), {"whitespace_pattern": JSON_SPACE})
-        return LLMatcher.grammar_from_regex(str(self.regex))
+        (name,) = self._forms
+        return str(getattr(languages, name)(getattr(self, name)))
+
+    @property
+    def _forms(self) -> list[str]:
+        """Names of the options of `FORMS` that are given."""
+        return [name for name in self.FORMS if getattr(self, name) is not None]
 
     @property
     def greedy(self) -> bool:
@@ -144,12 +198,13 @@ class SamplingParams:
     @property
     def plain(self) -> bool:
         """The likeliest token is drawn, and nothing more is asked."""
-        return self.greedy and not self.penalises and self.logprobs is None and self.free
+        changed = self.penalises or self.logit_bias or self.min_tokens
+        return self.greedy and not changed and self.logprobs is None and self.free
 
     @property
     def free(self) -> bool:
         """The answer may have any form."""
-        return self.json_schema is None and self.regex is None
+        return not self._forms
 
     @property
     def penalises(self) -> bool:

@@ -63,7 +63,7 @@ class Handle:
     """
 
     def __init__(self, params: SamplingParams, tokenizer: Any, whole: bool = False) -> None:
-        self.drafts = [Draft(TextStream(tokenizer, params.stop), whole) for _ in range(params.n)]
+        self.drafts = [Draft(TextStream.of(tokenizer, params), whole) for _ in range(params.n)]
         self.error: Exception | None = None
         self.input_text = ""
         self.prompt_tokens = self.vision_tokens = self.cached_tokens = 0

@@ -38,6 +38,7 @@ class Request(Generic[Owner]):
         vision_chunk: maximum number of frames encoded at a time.
         pixel_scale: mean and standard deviation of each channel, for normalising pixels.
         seed: of its random draws.
+        stops: tokens that end the answer.
         matcher: of the answer's grammar, if the answer has one.
 
     State, kept by the scheduler:
@@ -64,6 +65,7 @@ class Request(Generic[Owner]):
     digests: list[bytes | None]
     owner: Owner
     pixels: "dict[int, Tensor]" = field(default_factory=dict)
+    stops: frozenset[int] = frozenset()
     vision_chunk: int = 64
     pixel_scale: PixelScale = ((0.5,) * 3, (0.5,) * 3)
     seed: int = field(default_factory=lambda: secrets.randbits(63))

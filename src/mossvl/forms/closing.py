@@ -1,0 +1,71 @@
+"""JSON schemas whose objects are closed: they have the properties that are listed, unless the schema says otherwise.
+
+This is how the strict modes of public APIs read a schema; JSON Schema itself would let any other property in.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+OWN = ("properties", "patternProperties")
+"""An object that lists properties is closed; one that lists none is any object."""
+OPEN = ("additionalProperties", "unevaluatedProperties")
+"""The schema says itself what else an object may have."""
+BRANCHES = ("allOf", "anyOf", "oneOf")
+BESIDE = (*BRANCHES, "$ref", "then", "else", "dependentSchemas")
+"""Other schemas of the same object."""
+NAMED = ("properties", "patternProperties", "$defs", "definitions")
+"""Schemas by name."""
+VALUES = ("items", "prefixItems", "additionalItems", "additionalProperties")
+"""Schemas of what an array or an object holds."""
+
+
+def closed(schema: Any) -> Any:
+    """Return a copy of a schema in which objects that list properties have no others.
+
+    Objects that several schemas describe together (`allOf`, or `properties` beside `$ref`) stay as they are, since to
+    close one of these schemas would forbid the properties of the others.
+
+    Raises:
+        RecursionError: the schema is nested too deeply.
+    """
+    partial: set[str] = set()
+    while True:  # Until no further reference is found to a schema that describes an object in part.
+        known = len(partial)
+        result = _closed(schema, "#" not in partial, partial)
+        if len(partial) == known:
+            return result
+
+
+def _closed(schema: Any, whole: bool, partial: set[str]) -> Any:
+    """Return a copy of a schema, closed if it alone describes its object.
+
+    Args:
+        partial: references to schemas that describe an object in part; those that are found are added.
+    """
+    if not isinstance(schema, Mapping):
+        return schema
+    beside = [name for name in BESIDE if name in schema and (name not in BRANCHES or _list_properties(schema[name]))]
+    own = any(name in schema for name in OWN)
+    alone = whole and len(beside) + own < 2
+    result = dict(schema)
+    for name, value in schema.items():
+        if name in BRANCHES and isinstance(value, list):
+            inner = alone and (name != "allOf" or len(value) == 1)
+            result[name] = [_closed(one, inner, partial) for one in value]
+        elif name in NAMED and isinstance(value, Mapping):
+            result[name] = {key: _closed(one, f"#/{name}/{key}" not in partial, partial) for key, one in value.items()}
+        elif name in VALUES:
+            several = isinstance(value, list)
+            result[name] = [_closed(one, True, partial) for one in value] if several else _closed(value, True, partial)
+    if not alone and isinstance(schema.get("$ref"), str):
+        partial.add(schema["$ref"])
+    if alone and own and not any(name in schema for name in OPEN):
+        result["additionalProperties"] = False
+    return result
+
+
+def _list_properties(branches: Any) -> bool:
+    """Whether some of these schemas list properties, or refer to schemas that may."""
+    if not isinstance(branches, list):
+        return True
+    return any(isinstance(one, Mapping) and any(name in one for name in (*OWN, *BESIDE)) for one in branches)
