@@ -1,4 +1,4 @@
-"""Several prompts as one batch: whose media are whose, and rows of equal length."""
+"""Several prompts as one batch: media assigned to prompts, rows padded to one length."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,10 +13,19 @@ from mossvl.processing.plan import num_units
 from mossvl.processing.prompt import IMAGE, VIDEO, PlannedPrompt
 
 BLANK_SIDE = 128
+"""Side of a blank image, in pixels."""
 
 
 def by_prompt(given: Any, texts: list[str], what: str, is_nested: Callable[[Any], bool]) -> list[list[Any]]:
-    """Media for each prompt, from one list for each or one list for all."""
+    """Media of each prompt, from one list for each prompt or one list for all prompts.
+
+    Args:
+        what: "images" or "videos".
+        is_nested: whether an item of `given` is a prompt's list of media.
+
+    Raises:
+        PromptError: the number of lists is not the number of prompts.
+    """
     if given is None:
         return [[] for _ in texts]
     items = list(given) if isinstance(given, list | tuple) and not is_frame_list(given) else [given]
@@ -26,7 +35,7 @@ def by_prompt(given: Any, texts: list[str], what: str, is_nested: Callable[[Any]
         return [list(item or []) for item in items]
     placeholder = IMAGE if what == "images" else VIDEO
     wanted = [one.count(placeholder) for one in texts]
-    taken: list[list[Any]] = []
+    by_text: list[list[Any]] = []
     rest = iter(items)
     for count in wanted:
         own: list[Any] = []
@@ -35,18 +44,22 @@ def by_prompt(given: Any, texts: list[str], what: str, is_nested: Callable[[Any]
             if item is None:
                 break
             own.append(item)
-        taken.append(own)
-    taken[-1] += list(rest)
-    return taken
+        by_text.append(own)
+    by_text[-1] += list(rest)  # The check of placeholders refuses media that are left over.
+    return by_text
 
 
 def padded(
     planned: Sequence[PlannedPrompt], image_token_id: int, pad_token_id: int, padding: bool | str, side: str
 ) -> dict[str, Tensor]:
-    """Prompts of different lengths as rows of one batch: `input_ids`, `attention_mask` and `cross_attention_mask`.
+    """Pad prompts to one batch.
+
+    Returns:
+        `input_ids` and `attention_mask` (batch, text) int64, `cross_attention_mask` (batch, 1, text, frames) bool, True
+        where hidden.
 
     Raises:
-        OptionError: they are not to be padded, and would have to be.
+        OptionError: the prompts have different lengths, but `padding` is off.
     """
     if len({len(one.input_ids) for one in planned}) > 1 and padding in (False, "do_not_pad"):
         raise OptionError("prompts of different lengths need padding=True to become one batch")
@@ -67,17 +80,17 @@ def padded(
 def with_blanks(
     media: dict[str, Tensor], planned: Sequence[PlannedPrompt], layout: PatchLayout
 ) -> tuple[dict[str, Tensor], list[int]]:
-    """Put a blank image where a prompt has no media: normalised pixels that are all zero, a grey square.
+    """Give each prompt without media a blank image, whose normalised pixels are all zero.
 
     Returns:
-        `pixel_values` and `grid_thw`, and how many media each prompt has.
+        `pixel_values` and `grid_thw`, and the number of media of each prompt.
     """
     blank_grid = torch.tensor([[1, *layout.grid(BLANK_SIDE, BLANK_SIDE)]])
     blank = torch.zeros(int(blank_grid.prod()), 3 * layout.patch_size**2)
     patches = [int(one.grid_thw.prod(1).sum()) for one in planned]
-    own = iter(media["pixel_values"].split(patches) if media else [])
+    parts = iter(media["pixel_values"].split(patches) if media else [])
     pixels, grids = [], []
-    for one, part in ((one, next(own, None)) for one in planned):
+    for one, part in ((one, next(parts, None)) for one in planned):
         pixels.append(blank if part is None or not one.plans else part)
         grids.append(one.grid_thw if one.plans else blank_grid)
     tensors_of_media = {"pixel_values": torch.cat(pixels), "grid_thw": torch.cat(grids)}

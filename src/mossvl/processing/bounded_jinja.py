@@ -1,8 +1,8 @@
-"""Jinja for templates that nobody has looked at: they can neither hang nor fill the memory.
+"""Jinja for untrusted chat templates: rendering ends, and its memory is bounded.
 
-A template means what it means to transformers, but each step of a loop, each call, and each value that is made,
-compared or written costs what it weighs, of a budget that grows with the messages. What makes much of little at once
-(padding, formats with a width) is not there, and products are paid for before they are made. So every template ends.
+Templates render as in transformers, within a budget of characters that grows with the messages. Each step of a loop,
+each call, and each value that is made, compared or written is charged by its size. Products, joins, replacements and
+indentation are charged before they are computed; padding and formats with a width are refused.
 """
 
 import json
@@ -24,11 +24,11 @@ from jinja2.utils import Cycler, Joiner
 from jinja2.visitor import NodeTransformer
 
 BUDGET = 2**22
-"""Characters that a template may make of short messages."""
+"""Budget of a rendering, in characters, whatever its messages."""
 PER_CHARACTER = 64
-"""And of each character of the messages."""
+"""Further budget for each character of the messages."""
 STEP = 16
-"""What a step of a loop, a call, or an item of a list costs, in characters."""
+"""Cost, in characters, of a run of a loop or macro, an item of a list, or a number."""
 FILTERS = (
     "abs", "attr", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "groupby",
     "int", "items", "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "reverse",
@@ -48,29 +48,32 @@ METHODS = {
     LoopContext: ("changed", "cycle"),
     Cycler: ("next", "reset"),
 }
-"""What may be called of a value, by its type."""
-QUICK_TESTS = (
+"""Methods that a template may call, by the type of the value."""
+CONSTANT_TIME_TESTS = (
     "boolean", "callable", "defined", "false", "float", "integer", "iterable", "mapping", "none", "number",
     "sequence", "string", "true", "undefined",
 )  # fmt: skip
-"""Tests that take no time, whatever is tested."""
-JINJAS_OWN = ("_loop_vars", "_block_vars")
+"""Tests that take constant time; they are not charged."""
+JINJA_ARGUMENTS = ("_loop_vars", "_block_vars")
 """Arguments that Jinja adds to calls within loops and blocks."""
-WEIGHED, SEARCHED, STEPPED, CONCATENATED = "(weighed)", "(searched)", "(stepped)", "(concatenated)"
-"""Filters that no template can name."""
+CHARGED, SEARCHED, STEPPED, CONCATENATED = "(charged)", "(searched)", "(stepped)", "(concatenated)"
+"""Filters that `Metering` inserts; no template can name them."""
 FORMAT_WIDTH = re.compile(r"%[^%a-zA-Z]*[\d*]")
 
 
 class Refusal(TemplateError):
-    """A template's own `raise_exception`."""
+    """A template called `raise_exception`."""
 
 
-class Spent(Exception):
-    """The budget is used up."""
+class BudgetExceeded(Exception):
+    """A rendering costs more than its budget."""
 
 
 class Bounded(ImmutableSandboxedEnvironment):
-    """Jinja as transformers sets it up, with a budget for each thread's rendering."""
+    """Jinja as transformers sets it up, with a budget for each thread's rendering.
+
+    A rendering raises `BudgetExceeded`, or `SecurityError` for a call or a format that is not supported.
+    """
 
     intercepted_binops = frozenset({"+", "*", "%", "**"})
 
@@ -78,13 +81,13 @@ class Bounded(ImmutableSandboxedEnvironment):
         super().__init__(trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[Generation, loopcontrols])
         self._thread = threading.local()
         self._thread.left = BUDGET
-        self.filters = {name: self._charged(self.filters[name]) for name in FILTERS}
+        self.filters = {name: self._charged_filter(self.filters[name]) for name in FILTERS}
         self.filters |= {"join": self._join, "replace": self._replace, "indent": self._indent, "tojson": self._json}
         self.filters |= {
-            WEIGHED: pass_context(lambda _, value: self._weighed(value)),
-            SEARCHED: pass_context(lambda _, value: value if isinstance(value, dict) else self._weighed(value)),
+            CHARGED: pass_context(lambda _, value: self._charged(value)),
+            SEARCHED: pass_context(lambda _, value: value if isinstance(value, dict) else self._charged(value)),
             STEPPED: pass_context(lambda _, cost: self._step(cost)),
-            CONCATENATED: pass_context(lambda _, values: "".join(map(str, self._weighed(values)))),
+            CONCATENATED: pass_context(lambda _, values: "".join(map(str, self._charged(values)))),
         }
         self.globals = {name: self.globals[name] for name in ("range", "dict", "namespace", "cycler", "joiner")}
         self.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
@@ -93,7 +96,7 @@ class Bounded(ImmutableSandboxedEnvironment):
     # --- the budget ----------------------------------------------------------------------------------------------
 
     def begin(self, messages: Sequence[Mapping[str, Any]]) -> None:
-        """A new budget for this thread."""
+        """Set this thread's budget, for rendering these messages."""
         self._thread.left = most = 2**62
         self._charge(messages)
         self._thread.left = BUDGET + PER_CHARACTER * (most - self._thread.left)
@@ -101,14 +104,14 @@ class Bounded(ImmutableSandboxedEnvironment):
     def _spend(self, cost: int) -> None:
         self._thread.left = left = self._thread.left - cost
         if left < 0:
-            raise Spent
+            raise BudgetExceeded
 
     def _step(self, cost: int) -> bool:
         self._spend(cost)
         return True
 
     def _charge(self, value: Any) -> None:
-        """Spend what a value weighs, with all that is in it."""
+        """Charge a value by its size, nested values included."""
         if isinstance(value, str):
             self._spend(len(value))
         elif isinstance(value, (list, tuple)):
@@ -123,38 +126,38 @@ class Bounded(ImmutableSandboxedEnvironment):
         else:
             self._spend(STEP * (1 + len(value)) if isinstance(value, range) else STEP)
 
-    def _weighed(self, value: Any) -> Any:
-        if type(value) is str:  # nearly always
+    def _charged(self, value: Any) -> Any:
+        if type(value) is str:  # the usual case
             self._spend(len(value))
         else:
             self._charge(value)
         return value
 
-    # --- what is paid for before it is made ------------------------------------------------------------------------
+    # --- filters, operators and calls, charged before they are computed --------------------------------------------
 
-    def _charged(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A filter whose arguments and result are paid for."""
+    def _charged_filter(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The filter, with its arguments and result charged."""
 
         @wraps(function)
         def charged(*args: Any, **kwargs: Any) -> Any:
             self._charge((*args, *kwargs.values()))
-            return self._weighed(function(*args, **kwargs))
+            return self._charged(function(*args, **kwargs))
 
         return charged
 
     def _join(self, value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
-        values = self._weighed(list(value))
+        values = self._charged(list(value))
         self._spend(len(values) * len(str(d)))
         context = nodes.EvalContext(self)
-        return self._weighed(sync_do_join(context, values, str(d), attribute))
+        return self._charged(sync_do_join(context, values, str(d), attribute))
 
     def _replace(self, s: Any, old: Any, new: Any, count: int | None = None) -> str:
-        text, before, after = (str(self._weighed(one)) for one in (s, old, new))
+        text, before, after = (str(self._charged(one)) for one in (s, old, new))
         self._spend((1 + text.count(before)) * len(after))
         return text.replace(before, after, -1 if count is None else count)
 
     def _indent(self, s: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
-        text = str(self._weighed(s))
+        text = str(self._charged(s))
         self._spend((1 + len(text.splitlines())) * (width if isinstance(width, int) else len(width)))
         return do_indent(text, width, first, blank)
 
@@ -165,7 +168,7 @@ class Bounded(ImmutableSandboxedEnvironment):
         self._charge(value)
         width = len(str(separators)) + (len(indent) if isinstance(indent, str) else indent or 0) * _depth(value)
         self._spend((before - self._thread.left) // STEP * width)
-        return self._weighed(
+        return self._charged(
             json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
         )
 
@@ -175,32 +178,32 @@ class Bounded(ImmutableSandboxedEnvironment):
             return left + right
         self._charge((left, right))
         if operator == "%" and isinstance(left, str) and FORMAT_WIDTH.search(left):
-            raise SecurityError(f"{left!r:.80} has a width; chat templates have none")
+            raise SecurityError(f"the format {left!r:.80} has a width, which chat templates may not use")
         if operator == "*":
             for one, times in ((left, right), (right, left)):
                 if isinstance(one, str | list | tuple) and isinstance(times, int):
                     self._spend(max(times, 0) * (len(one) + 1))
-            self._check_digits(_bits(left) + _bits(right))
+            self._check_bits(_bits(left) + _bits(right))
         if operator == "**":
-            self._check_digits(_bits(left) * abs(right) if isinstance(right, int) else 0)
-        return self._weighed(super().call_binop(context, operator, left, right))
+            self._check_bits(_bits(left) * abs(right) if isinstance(right, int) else 0)
+        return self._charged(super().call_binop(context, operator, left, right))
 
     @staticmethod
-    def _check_digits(bits: int) -> None:
+    def _check_bits(bits: int) -> None:
         if bits > 256:
-            raise SecurityError("a number has too many digits")
+            raise SecurityError("an integer has more than 256 bits, which chat templates may not use")
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call what chat templates call."""
+        """Call a macro, a global function, or a method of `METHODS`; refuse all others."""
         self, function = __self, __obj
-        own = {name: kwargs.pop(name) for name in JINJAS_OWN if name in kwargs}
+        own = {name: kwargs.pop(name) for name in JINJA_ARGUMENTS if name in kwargs}
         self._charge((*args, *kwargs.values()))
         owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
         known = isinstance(function, Macro | LoopContext | Joiner | Undefined) or any(
             function is one for one in self._functions
         )
         if not known and not any(isinstance(owner, kind) and name in names for kind, names in METHODS.items()):
-            raise SecurityError(f"{name or function!r:.80} is not called in chat templates")
+            raise SecurityError(f"chat templates may not call {name or function!r:.80}")
         if isinstance(owner, str):
             self._charge(owner)
             if name == "join":
@@ -209,18 +212,18 @@ class Bounded(ImmutableSandboxedEnvironment):
                 return self._replace(owner, *args, **kwargs)
         elif isinstance(owner, list | tuple):
             self._charge(owner)
-        return self._weighed(super().call(__context, function, *args, **kwargs, **own))
+        return self._charged(super().call(__context, function, *args, **kwargs, **own))
 
     def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
         return super()._generate(Metering().visit(source), *args, **kwargs)
 
 
 class Metering(NodeTransformer):
-    """Puts what is paid for into a template's syntax tree."""
+    """Inserts charges into a template's syntax tree."""
 
     def visit_Output(self, node: nodes.Output) -> nodes.Output:
         self.generic_visit(node)
-        node.nodes = [one if isinstance(one, nodes.TemplateData) else _filtered(one, WEIGHED) for one in node.nodes]
+        node.nodes = [one if isinstance(one, nodes.TemplateData) else _filtered(one, CHARGED) for one in node.nodes]
         return node
 
     def visit_For(self, node: nodes.For) -> nodes.For:
@@ -230,7 +233,7 @@ class Metering(NodeTransformer):
         return self.visit_Macro(node, visited=True)
 
     def visit_Macro(self, node: Any, visited: bool = False) -> Any:
-        """What is done many times: a step, and the text that stands in it."""
+        """Charge each run of a body (of a macro or a loop): one step, and the template's own text in the body."""
         if not visited:
             self.generic_visit(node)
         written = sum(len(one.data) for part in node.body for one in part.find_all(nodes.TemplateData))
@@ -243,38 +246,38 @@ class Metering(NodeTransformer):
 
     def visit_Tuple(self, node: nodes.Tuple) -> nodes.Expr:
         self.generic_visit(node)
-        return _filtered(node, WEIGHED) if node.ctx == "load" else node
+        return _filtered(node, CHARGED) if node.ctx == "load" else node
 
     def visit_List(self, node: nodes.List | nodes.Dict) -> nodes.Expr:
         self.generic_visit(node)
-        return _filtered(node, WEIGHED)
+        return _filtered(node, CHARGED)
 
     visit_Dict = visit_List
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:
         self.generic_visit(node)
-        return _filtered(node, WEIGHED) if isinstance(node.arg, nodes.Slice) else node
+        return _filtered(node, CHARGED) if isinstance(node.arg, nodes.Slice) else node
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:
-        """Comparing for equality with what stands in the template is quick, whatever is compared."""
+        """Charge the operands, except of an equality with a constant, whose length bounds the time."""
         self.generic_visit(node)
         if len(node.ops) == 1 and node.ops[0].op in ("eq", "ne") and isinstance(node.ops[0].expr, nodes.Const):
             return node
-        node.expr = node.expr if isinstance(node.expr, nodes.Const) else _filtered(node.expr, WEIGHED)
+        node.expr = node.expr if isinstance(node.expr, nodes.Const) else _filtered(node.expr, CHARGED)
         for operand in node.ops:
-            operand.expr = _filtered(operand.expr, SEARCHED if operand.op in ("in", "notin") else WEIGHED)
+            operand.expr = _filtered(operand.expr, SEARCHED if operand.op in ("in", "notin") else CHARGED)
         return node
 
     def visit_Test(self, node: nodes.Test) -> nodes.Test:
         self.generic_visit(node)
-        if node.name not in QUICK_TESTS:
-            node.node = _filtered(node.node, WEIGHED)
-            node.args = [_filtered(one, WEIGHED) for one in node.args or ()]
+        if node.name not in CONSTANT_TIME_TESTS:
+            node.node = _filtered(node.node, CHARGED)
+            node.args = [_filtered(one, CHARGED) for one in node.args or ()]
         return node
 
 
 class Generation(Extension):
-    """`{% generation %}`, in which templates put answers for those who learn from them; its content is written."""
+    """`{% generation %}`, which marks assistants' turns for training: only its content is rendered."""
 
     tags = {"generation"}
 
@@ -306,5 +309,5 @@ def raise_exception(message: Any) -> None:
 
 def strftime_now(format: str) -> str:
     if FORMAT_WIDTH.search(format):
-        raise SecurityError(f"{format!r:.80} has a width; chat templates have none")
+        raise SecurityError(f"the format {format!r:.80} has a width, which chat templates may not use")
     return datetime.now().strftime(format)

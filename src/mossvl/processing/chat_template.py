@@ -1,4 +1,4 @@
-"""The chat template of a checkpoint: a program of others, which makes a prompt of messages."""
+"""The chat template of a checkpoint: an untrusted Jinja program that renders messages as a prompt."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -8,22 +8,22 @@ from jinja2 import Template
 from jinja2.meta import find_undeclared_variables
 
 from mossvl.errors import CheckpointError, PromptError
-from mossvl.processing.bounded_jinja import Bounded, Refusal, Spent
+from mossvl.processing.bounded_jinja import Bounded, BudgetExceeded, Refusal
 
 LONGEST = 2**18
-"""Characters of a template."""
+"""Most characters of a template."""
 
 
 def render_chat(source: Any, messages: Sequence[Mapping[str, Any]], /, **names: Any) -> str:
-    """Messages as a chat template writes them.
+    """Render messages with a chat template.
 
     Args:
         source: the template.
-        names: what it knows beside the messages, under transformers' names.
+        names: the template's other variables, under transformers' names.
 
     Raises:
-        CheckpointError: the template is broken, or needs more than messages of this length may need.
-        PromptError: it refuses these messages.
+        CheckpointError: the template is broken, or exceeds the budget for messages of this length.
+        PromptError: the template refuses these messages (`raise_exception`).
     """
     _check_text(source)
     try:
@@ -32,21 +32,21 @@ def render_chat(source: Any, messages: Sequence[Mapping[str, Any]], /, **names: 
         return template.render(messages=messages, **names)
     except Refusal as error:
         raise PromptError(f"the checkpoint's chat template refuses these messages: {error.message!s:.300}") from error
-    except Spent as error:
+    except BudgetExceeded as error:
         raise CheckpointError(
-            "the chat template does not end, or makes far more text than it is given; get the checkpoint's file again"
+            "the chat template does not end, or makes far more text than its input; get the checkpoint's file again"
         ) from error
-    except Exception as error:  # Anything may go wrong in a program.
+    except Exception as error:  # A template may raise anything.
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"the chat template fails: {type(error).__name__}: {reason}") from error
 
 
 @lru_cache(16)
 def variables_of(source: Any) -> frozenset[str]:
-    """Names that a template asks for.
+    """Names of the variables that a template reads.
 
     Raises:
-        CheckpointError: it is no template.
+        CheckpointError: the source is not a valid template.
     """
     _check_text(source)
     try:
@@ -68,10 +68,10 @@ def _check_text(source: Any) -> None:
 
 
 def check_template(source: Any) -> None:
-    """Refuse a template that fails of what every conversation has.
+    """Render typical conversations, so that a broken template fails when its checkpoint is loaded.
 
     Raises:
-        CheckpointError: it does.
+        CheckpointError: the template fails.
     """
     question: dict[str, Any] = {"role": "user", "content": "What is it?"}
     parts: dict[str, Any] = {
@@ -83,5 +83,5 @@ def check_template(source: Any) -> None:
         try:
             render_chat(source, messages, add_generation_prompt=True)
         except PromptError as error:
-            if messages is not turns:  # not every model has system prompts
+            if messages is not turns:  # A template may refuse system prompts.
                 raise CheckpointError(str(error)) from error

@@ -1,4 +1,4 @@
-"""`apply_chat_template` of transformers' processors: conversations with media in them, in one call to model inputs."""
+"""`apply_chat_template` of transformers' processors: from conversations with media to model inputs, in one call."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from mossvl.errors import OptionError, PromptError
 from mossvl.processing.chat_template import render_chat, variables_of
-from mossvl.processing.labels import answer_spans
+from mossvl.processing.labels import IGNORED_LABEL, answer_spans
 from mossvl.processing.messages import Message, check_messages, media_of, template_turns, without_special
 from mossvl.processing.prompt import IMAGE, VIDEO
 from mossvl.processing.system_prompt import SYSTEM_PROMPT_KEYS, SystemPrompt, with_system_turn
@@ -18,39 +18,40 @@ Conversation = list[Message]
 
 
 class ConversationMixin(ProcessorMixin):
-    """What a processor makes of conversations, by its chat template and by a call of itself."""
+    """A processor's methods for conversations: the chat template, then a call of the processor."""
 
     def render(
         self, messages: Sequence[Message], answer_follows: bool = True, template: str | None = None, **names: Any
     ) -> str:
-        """Messages → prompt text by the checkpoint's chat template, ready for an answer if one follows.
+        """Render messages as a prompt, with the checkpoint's chat template.
 
         Special tokens and placeholders are removed from the texts, so that only real media get a placeholder.
 
         Args:
-            template: in place of the checkpoint's.
-            names: what the template knows beside the messages.
+            answer_follows: end the prompt with the beginning of the assistant's turn (`add_generation_prompt`).
+            template: replaces the checkpoint's template.
+            names: the template's other variables.
 
         Raises:
             CheckpointError: there is no chat template, or it is broken.
-            PromptError: it refuses these messages, or a role is unknown.
+            PromptError: the template refuses these messages, or a role is unknown.
         """
         turns = template_turns(messages, self._special)
-        known = {**self.tokenizer.special_tokens_map, "tools": None, "documents": None, **names}
-        return render_chat(template or self._template(), turns, add_generation_prompt=answer_follows, **known)
+        variables = {**self.tokenizer.special_tokens_map, "tools": None, "documents": None, **names}
+        return render_chat(template or self._template(), turns, add_generation_prompt=answer_follows, **variables)
 
     @property
     def _special(self) -> list[str]:
-        """What no text of a message may hold."""
+        """Special tokens and placeholders, which are removed from the texts of messages."""
         added = self.tokenizer.added_tokens_decoder.values()
         return [*(token.content for token in added if token.special), IMAGE, VIDEO]
 
-    def harmless(self, text: str) -> str:
-        """A text as it stands in a prompt: without special tokens and placeholders."""
+    def without_special(self, text: str) -> str:
+        """A text without special tokens and placeholders, as a prompt holds it."""
         return without_special(text, self._special)
 
     def _template(self, given: str | None = None) -> Any:
-        """A chat template: the one that is named or given, else the one for conversations without tools."""
+        """The chat template: `given` (its name among several, or its source), else the default one."""
         template = self.chat_template or self.tokenizer.chat_template
         if isinstance(template, dict):
             return template.get(given or "default", given)
@@ -71,24 +72,25 @@ class ConversationMixin(ProcessorMixin):
         processor_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """A conversation, or a list of them, as text; or with `tokenize`, as model inputs, its media loaded.
+        """Render a conversation, or a batch of conversations; with `tokenize`, make model inputs and load the media.
 
         Args:
             conversation: messages whose content is a text or a list of parts (see docs/offline.md); `{"type": "image"}`
                 alone takes the next of the `images` in `processor_kwargs`.
             chat_template: another template, or the name of one of several.
-            return_assistant_tokens_mask: add `assistant_masks` (batch, text), 1 for what assistants said.
-            return_tensors: "pt", also by default; "np"; or None, for lists of unpadded `input_ids`.
-            return_dict: give all inputs, not `input_ids` alone.
-            processor_kwargs, kwargs: as for a call of the processor; what the template knows by name goes to it, and
-                keys of `SystemPrompt` choose the system prompt of conversations that have none.
+            return_assistant_tokens_mask: add `assistant_masks` (batch, text) int64, 1 for tokens of assistants' turns.
+            return_tensors: "pt" (the default), "np", or None for lists of unpadded `input_ids`.
+            return_dict: return all inputs, not `input_ids` alone.
+            processor_kwargs, kwargs: arguments of a call of the processor. In `kwargs`, the template's variables go to
+                the template, and keys of `SystemPrompt` choose the system prompt of conversations without one.
 
         Returns:
-            text, or a text for each conversation; `input_ids` (batch, text); or a `BatchFeature` as from a call, but
-            without `cross_attention_mask`, which follows from `input_ids`.
+            Without `tokenize`, the text, or a text for each conversation. With it, `input_ids` (batch, text), or a
+            `BatchFeature` as from a call, but without `cross_attention_mask`, which follows from `input_ids`.
 
         Raises:
-            InputError: a message, its media or an option cannot be used.
+            CheckpointError: the chat template is broken or missing.
+            InputError: a message, a medium or an option cannot be used.
         """
         template = self._template(chat_template)
         known = variables_of(template)
@@ -96,7 +98,7 @@ class ConversationMixin(ProcessorMixin):
         for name, value in (("tools", tools), ("documents", documents)):
             if value:
                 if name not in known:
-                    raise OptionError(f"{name}: this chat template knows none; leave it out")
+                    raise OptionError(f"{name} is not supported by this chat template; leave it out")
                 render[name] = value
         render["template"] = template
         conversations, batch = conversations_of(conversation)
@@ -112,46 +114,47 @@ class ConversationMixin(ProcessorMixin):
             return texts if batch else texts[0]
         call = {**(processor_kwargs or {}), **kwargs}
         images, videos = media_for(conversations, call.pop("images", None), call.pop("videos", None))
-        form = call.pop("return_tensors", "pt") if return_tensors == "auto" else return_tensors
-        if form not in ("pt", "np", None):
-            raise OptionError(f"return_tensors={form!r} is not supported; give 'pt', 'np' or None")
+        if return_tensors == "auto":
+            return_tensors = call.pop("return_tensors", "pt")
+        if return_tensors not in ("pt", "np", None):
+            raise OptionError(f"return_tensors={return_tensors!r} is not supported; give 'pt', 'np' or None")
         call |= {"images": images, "videos": videos}
         out = assistant_masks(self, texts, call) if return_assistant_tokens_mask else self(texts, **call)
-        inputs = in_form(out, form)
+        inputs = converted(out, return_tensors)
         return inputs if return_dict else inputs["input_ids"]
 
 
-class _Later:
-    """Stands for a medium that its part does not name: it is given beside the conversation."""
+class _Unnamed:
+    """The source of a part that names none: the medium is given beside the conversation."""
 
 
-LATER = _Later()
+UNNAMED = _Unnamed()
 
 
 def conversations_of(given: Any) -> tuple[list[Conversation], bool]:
-    """Conversations as given, one or a batch → a list of them, checked; and whether they were a batch.
+    """Check one conversation or a batch; return a list of conversations, and whether `given` was a batch.
 
     Raises:
-        PromptError: something is no conversation.
+        InputError: a message is malformed (see `check_messages`).
     """
     first = given[0] if isinstance(given, list | tuple) and given else None
     batch = isinstance(first, list | tuple) or hasattr(first, "messages")
     listed = given if batch else [given]
-    return [check_messages(_with_places(getattr(one, "messages", one))) for one in listed], batch
+    return [check_messages(_mark_unnamed(getattr(one, "messages", one))) for one in listed], batch
 
 
-def _with_places(messages: Any) -> Any:
-    """Messages in which {"type": "image"} or {"type": "video"} alone stand for media given elsewhere."""
+def _mark_unnamed(messages: Any) -> Any:
+    """Give each part {"type": "image"} or {"type": "video"} without a source the source `UNNAMED`."""
     if not isinstance(messages, list | tuple):
         return messages
 
-    def placed(part: Any) -> Any:
+    def marked(part: Any) -> Any:
         kind = part.get("type") if isinstance(part, dict) else None
-        alone = kind in ("image", "video") and all(part[name] is None for name in part if name != "type")
-        return {"type": kind, kind: LATER} if alone else part
+        unnamed = kind in ("image", "video") and all(part[name] is None for name in part if name != "type")
+        return {"type": kind, kind: UNNAMED} if unnamed else part
 
     return [
-        {**message, "content": [placed(part) for part in message["content"]]}
+        {**message, "content": [marked(part) for part in message["content"]]}
         if isinstance(message, dict) and isinstance(message.get("content"), list | tuple)
         else message
         for message in messages
@@ -159,10 +162,10 @@ def _with_places(messages: Any) -> Any:
 
 
 def with_system(messages: Conversation, system: SystemPrompt) -> Conversation:
-    """A conversation with the system prompt that is chosen for it.
+    """Prepend the system prompt that `system` chooses for a conversation.
 
     Raises:
-        OptionError: that of the mode is not known.
+        OptionError: the mode's fixed prompt is not known.
     """
     own = messages[0]["role"] == "system"
     return with_system_turn(messages, system.text(bool(media_of(messages)[1]), own))
@@ -171,11 +174,11 @@ def with_system(messages: Conversation, system: SystemPrompt) -> Conversation:
 def prompt_of(
     processor: ConversationMixin, messages: Conversation, answer_follows: bool, goes_on: bool, **render: Any
 ) -> str:
-    """A conversation as its template writes it; with `goes_on`, open after the last message's text.
+    """Render a conversation; with `goes_on` (`continue_final_message`), end the prompt with the last message's text.
 
     Raises:
-        OptionError: an answer cannot both begin and go on.
-        PromptError: the last message has no text that could go on.
+        OptionError: `answer_follows` and `goes_on` are both given.
+        PromptError: the last message does not end with a text, or the template changes that text.
     """
     if not goes_on:
         return processor.render(messages, answer_follows, **render)
@@ -184,37 +187,37 @@ def prompt_of(
     content = messages[-1]["content"]
     last = content if isinstance(content, str) else (content[-1].get("text") if content else None)
     if not isinstance(last, str) or not last.strip():
-        raise PromptError("continue_final_message: the last message ends with no text that could go on")
+        raise PromptError("continue_final_message: the last message does not end with a text; end it with one")
     whole: str = processor.render(messages, False, **render)
-    written = processor.harmless(last).rstrip()
-    before, found, _ = whole.rpartition(written)
-    if not found or not written:
-        raise PromptError("continue_final_message: the chat template does not write the last message's text as it is")
-    return before + written
+    ending = processor.without_special(last).rstrip()
+    before, found, _ = whole.rpartition(ending)
+    if not found or not ending:
+        raise PromptError("continue_final_message: the chat template does not render the last message's text unchanged")
+    return before + ending
 
 
 def media_for(
     conversations: Sequence[Conversation], images: Any, videos: Any
 ) -> tuple[list[list[Any]], list[list[Any]]]:
-    """Images and videos of each conversation; places in it are filled from those given beside it, in order.
+    """Images and videos of each conversation; parts without a source take those given beside it, in order.
 
     Raises:
-        PromptError: there are more places than media, or fewer.
+        PromptError: the number of parts without a source is not the number of media given.
     """
     found = [media_of(messages) for messages in conversations]
     filled = []
     for number, (what, given) in enumerate((("images", images), ("videos", videos))):
         beside = list(_each(given))
-        places = sum(one is LATER for media in found for one in media[number])
-        if places != len(beside):
-            raise PromptError(f"{places} parts of the messages name no source, but {len(beside)} {what} are given")
+        unnamed = sum(one is UNNAMED for media in found for one in media[number])
+        if unnamed != len(beside):
+            raise PromptError(f"{unnamed} parts of the messages name no source, but {len(beside)} {what} are given")
         rest = iter(beside)
-        filled.append([[next(rest) if one is LATER else one for one in media[number]] for media in found])
+        filled.append([[next(rest) if one is UNNAMED else one for one in media[number]] for media in found])
     return filled[0], filled[1]
 
 
 def _each(given: Any) -> Iterator[Any]:
-    """Media given beside conversations, one by one; they may be nested by conversation."""
+    """Media given beside conversations, one by one, flattened if nested by conversation."""
     for one in given if isinstance(given, list | tuple) else [] if given is None else [given]:
         if isinstance(one, list | tuple):
             yield from one
@@ -223,16 +226,15 @@ def _each(given: Any) -> Iterator[Any]:
 
 
 def assistant_masks(processor: ConversationMixin, texts: Sequence[str], call: dict[str, Any]) -> BatchFeature:
-    """Model inputs, with 1 in `assistant_masks` (batch, text) for what assistants said, the token that ends it
-    included."""
+    """Model inputs with `assistant_masks` (batch, text) int64: 1 for tokens of assistants' turns and their end."""
     out = processor(texts, **call, labels_spans=[answer_spans(text) for text in texts])
-    out["assistant_masks"] = (out.pop("labels") != -100).long()
+    out["assistant_masks"] = (out.pop("labels") != IGNORED_LABEL).long()
     return out
 
 
-def in_form(inputs: BatchFeature, return_tensors: str | None) -> BatchFeature:
+def converted(inputs: BatchFeature, return_tensors: str | None) -> BatchFeature:
     """Model inputs as tensors ("pt"), as arrays ("np") or, for text, as lists without padding (None)."""
-    inputs.pop("cross_attention_mask")  # `input_ids` says the same, and what collates batches cannot pad it.
+    inputs.pop("cross_attention_mask")  # It follows from `input_ids`, and collators cannot pad it.
     inputs["media_nums_per_sample"] = torch.tensor(inputs["media_nums_per_sample"])
     if return_tensors == "np":
         return BatchFeature({name: value.numpy() for name, value in inputs.items()})

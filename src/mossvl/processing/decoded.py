@@ -1,4 +1,4 @@
-"""Videos that were decoded elsewhere, as transformers hands them on: frames, and beside them when they were taken."""
+"""Decoded videos, as transformers passes them: frames, and metadata with their times."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,8 +15,7 @@ CHANNELS = (1, 3, 4)
 
 
 def is_decoded(video: Any) -> bool:
-    """Whether a video is frames without times: (frames, height, width, 3) or (frames, 3, height, width), or a list of
-    pictures."""
+    """Whether a video is frames without times: (frames, height, width, 3), (frames, 3, height, width), or a list."""
     if isinstance(video, np.ndarray | Tensor):
         return video.ndim == 4
     if not isinstance(video, list | tuple) or not video or is_frame_list(video):
@@ -27,15 +26,18 @@ def is_decoded(video: Any) -> bool:
 
 
 def with_times(videos: Sequence[Any], metadata: Any) -> list[Any]:
-    """Videos whose decoded frames have the times that metadata tell; other videos as they are.
+    """Give decoded videos the times of their frames; other videos are returned as they are.
 
     Args:
-        videos: of all prompts, in order.
-        metadata: for each video, or for a single one alone: a dict or `VideoMetadata` with `fps`, and `frames_indices`
-            where frames were left out; None where there is nothing to tell.
+        videos: videos of all prompts, in order.
+        metadata: one for each video, or a single one for a single video: a dict or `VideoMetadata` with `fps`, and
+            `frames_indices` if frames were left out; None for a video that is not decoded.
+
+    Returns:
+        the videos; decoded ones as lists of (seconds, frame).
 
     Raises:
-        MediaError: nothing tells when decoded frames were taken, or it does not fit them.
+        MediaError: metadata is missing for a decoded video, or does not match its frames.
     """
     listed = _flat(metadata)
     if metadata is not None and len(listed) != len(videos):
@@ -54,29 +56,29 @@ def _timed(video: Any, metadata: Any) -> Any:
         return Medium(_timed(video.source, metadata), video.options)
     if not is_decoded(video):
         return video
-    frames = _pictures(video)
+    frames = _frames(video)
     return list(zip(_times(len(frames), metadata), frames, strict=True))
 
 
-def _pictures(video: Any) -> list[Any]:
+def _frames(video: Any) -> list[Any]:
     if isinstance(video, np.ndarray) and video.shape[1] in CHANNELS and video.shape[3] not in CHANNELS:
         video = video.transpose(0, 2, 3, 1)
     return list(video)
 
 
 def _times(count: int, metadata: Any) -> list[float]:
-    """Seconds at which `count` frames were taken."""
+    """Times of `count` frames, in seconds."""
     names = ("fps", "frames_indices", "duration", "total_num_frames")
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         name: metadata.get(name) if isinstance(metadata, Mapping) else getattr(metadata, name, None) for name in names
     }
-    fps, indices = told["fps"], told["frames_indices"]
-    if fps is None and told["duration"] and told["total_num_frames"]:
-        fps = told["total_num_frames"] / told["duration"]
+    fps, indices = values["fps"], values["frames_indices"]
+    if fps is None and values["duration"] and values["total_num_frames"]:
+        fps = values["total_num_frames"] / values["duration"]
     if not isinstance(fps, int | float) or not fps > 0:
         raise MediaError(
-            "a video of decoded frames does not tell when they were taken; give video_metadata={'fps': frames a second "
-            "(and 'frames_indices', where some were left out)}, or pairs (seconds, picture)"
+            "a video of decoded frames has no times; give video_metadata={'fps': frames per second (and "
+            "'frames_indices', if frames were left out)}, or pairs (seconds, frame)"
         )
     numbers = list(range(count)) if indices is None else [int(index) for index in indices]
     if len(numbers) != count:

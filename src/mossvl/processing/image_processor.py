@@ -1,4 +1,4 @@
-"""The image processor of transformers' conventions."""
+"""The image processor, with transformers' interface."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -20,7 +20,7 @@ class MossVLImageProcessor(PixelSettings, BaseImageProcessor):
     """Images to patches.
 
     Args:
-        multi_image_max_pixels: area that several images of one prompt share.
+        multi_image_max_pixels: area in pixels that several images of one prompt share.
         settings: see `PixelSettings`.
     """
 
@@ -31,7 +31,7 @@ class MossVLImageProcessor(PixelSettings, BaseImageProcessor):
         self.multi_image_max_pixels = whole("multi_image_max_pixels", multi_image_max_pixels)
 
     def settings(self, options: MediaOptions) -> ImageSettings:
-        """This processor's settings, as far as the options of a query do not say otherwise."""
+        """A query's options, with this processor's settings as defaults."""
         return ImageSettings(
             **bounds("pixels", options, self.size["shortest_edge"], self.size["longest_edge"]),
             multi_image_max_pixels=pick(options.multi_image_max_pixels, self.multi_image_max_pixels),
@@ -40,12 +40,24 @@ class MossVLImageProcessor(PixelSettings, BaseImageProcessor):
     def plan(
         self, images: Sequence[Any], options: MediaOptions, limits: MediaLimits, stack: ExitStack
     ) -> list[ImagePlan]:
-        """Open the images of one prompt and settle their sizes; `stack` closes them."""
+        """Open the images of one prompt and compute their sizes; `stack` closes them.
+
+        Raises:
+            MediaError: an image cannot be read.
+            OptionError: options exclude each other, or would make an image too large.
+        """
         settings = [self.settings(options_of(image, options)) for image in images]
         return plan_images(images, settings, self.layout, limits, stack)
 
     def __call__(self, images: Any, limits: MediaLimits | None = None, **media_kwargs: Any) -> BatchFeature:
-        """The images of one prompt → `pixel_values` (patches, 768) float32 and `grid_thw` (images, 3)."""
+        """Process the images of one prompt.
+
+        Returns:
+            `pixel_values` (patches, 3 · patch_size²) float32 and `grid_thw` (images, 3) int64.
+
+        Raises:
+            InputError: an image or an option cannot be used.
+        """
         images = images if isinstance(images, list | tuple) else [images]
         with ExitStack() as stack:
             options = MediaOptions.from_dict(media_kwargs)
@@ -56,4 +68,4 @@ class MossVLImageProcessor(PixelSettings, BaseImageProcessor):
 
 
 MossVLImageProcessorFast = MossVLImageProcessor
-"""The name that published checkpoints use."""
+"""The class name in published checkpoints."""

@@ -1,4 +1,4 @@
-"""Keyword arguments of transformers' processors: each is followed, says what happens anyway, or is refused by name."""
+"""Keyword arguments of transformers' processors: each is applied, has no effect, or is refused by name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,9 +10,9 @@ from mossvl.options.checks import whole
 from mossvl.processing.plan import Medium
 
 ALL_FRAMES = 2**31
-"""As `min_frames` and `max_frames`: every frame there is."""
+"""`min_frames` and `max_frames` that sample every frame."""
 ANY = object()
-SAME_ANYWAY: dict[str, tuple[Any, ...]] = {
+NO_EFFECT: dict[str, tuple[Any, ...]] = {
     "add_special_tokens": (True, False),
     "data_format": ("channels_first",),
     "device": ("cpu",),
@@ -43,20 +43,20 @@ SAME_ANYWAY: dict[str, tuple[Any, ...]] = {
     "truncation": (False,),
     "verbose": (True, False),
 }
-"""Values that ask for what is done without being asked. What has no other value here is refused."""
+"""Values that ask for what the processor always does; other values of these arguments are refused."""
 GROUPS = {"text_kwargs": "text", "images_kwargs": "image", "videos_kwargs": "video", "common_kwargs": None}
 OF_CALL = ("padding", "padding_side", "return_tensors")
 
 
 @dataclass
 class Keywords:
-    """What keyword arguments of transformers' kind ask for.
+    """Keyword arguments of transformers' processors, as this package's options.
 
     Attributes:
         media: options of all media of a prompt.
-        own: options of its images, and of its videos, alone.
-        call: `padding`, `padding_side` and `return_tensors`, where a group has them.
-        video_metadata: when the frames of decoded videos were taken; None if nothing tells.
+        own: options of its images alone ("image"), and of its videos alone ("video").
+        call: `padding`, `padding_side` and `return_tensors`, if given.
+        video_metadata: times of the frames of decoded videos (see `with_times`).
     """
 
     media: MediaOptions = field(default_factory=MediaOptions)
@@ -66,13 +66,13 @@ class Keywords:
 
     @classmethod
     def of(cls, given: Mapping[str, Any], pixel_scale: Mapping[str, Any]) -> "Keywords":
-        """Sort keyword arguments; those that are None are not there.
+        """Sort keyword arguments; None is as if the argument were not given.
 
         Args:
-            pixel_scale: the processor's `image_mean` and `image_std`, which may be given as they are.
+            pixel_scale: the processor's `image_mean` and `image_std`, the only values supported for these arguments.
 
         Raises:
-            OptionError: one is unknown, or asks for what is not done.
+            OptionError: an argument is unknown, or its value is not supported.
         """
         found = cls()
         groups: dict[str | None, dict[str, Any]] = {None: {}, "text": {}, "image": {}, "video": {}}
@@ -89,17 +89,15 @@ class Keywords:
         for kind, group in groups.items():
             for name, value in group.items():
                 if value is not None:
-                    # Only sizes can be of images or of videos alone; the rest says itself what it is about.
-                    place = (
-                        kind if name in ("size", "min_pixels", "max_pixels") and kind in ("image", "video") else None
-                    )
-                    found._take(name, value, options[place], pixel_scale)
+                    # Only sizes apply to images and to videos; every other option names its kind.
+                    of_kind = name in ("size", "min_pixels", "max_pixels") and kind in ("image", "video")
+                    found._take(name, value, options[kind if of_kind else None], pixel_scale)
         found.media = MediaOptions.from_dict(options.pop(None))
         found.own = {str(kind): MediaOptions.from_dict(own) for kind, own in options.items() if own}
         return found
 
     def medium(self, kind: str, source: Any) -> Any:
-        """A medium with the options that media of its kind have; its own go before them."""
+        """A medium with the options of its kind; the medium's own options take precedence."""
         if (options := self.own.get(kind)) is None:
             return source
         if isinstance(source, Medium):
@@ -131,16 +129,16 @@ class Keywords:
                 tuple(kept),
             ):
                 raise OptionError(f"{name}={value!r} is not supported; this processor's is {kept}")
-        elif name in SAME_ANYWAY:
-            if not any(same is ANY or value == same for same in SAME_ANYWAY[name]):
-                kept = SAME_ANYWAY[name][0]
+        elif name in NO_EFFECT:
+            if not any(same is ANY or value == same for same in NO_EFFECT[name]):
+                kept = NO_EFFECT[name][0]
                 raise OptionError(f"{name}={value!r:.80} is not supported; leave it out, or give {kept!r}")
         else:
-            options[name] = value  # Known or not: MediaOptions says it.
+            options[name] = value  # MediaOptions refuses unknown names.
 
 
 def _areas(size: Any) -> dict[str, Any]:
-    """transformers' `size` as this package's bounds; like in published files, the edges are areas."""
+    """transformers' `size` as `min_pixels` and `max_pixels`: as in published files, its edges are areas in pixels."""
     names = {"shortest_edge": "min_pixels", "longest_edge": "max_pixels"}
     given = size if isinstance(size, Mapping) else None
     if given is None or not given or not given.keys() <= names.keys():
@@ -153,4 +151,4 @@ def _areas(size: Any) -> dict[str, Any]:
 
 def _refuse_audio(name: str, value: Any) -> None:
     if value is not None and not (isinstance(value, list | tuple | Mapping) and not value):
-        raise OptionError(f"{name} is not supported: the model hears nothing; leave it out")
+        raise OptionError(f"{name} is not supported: the model takes no audio; leave it out")

@@ -1,4 +1,4 @@
-"""Messages: what they may be, the media in them, and what a chat template gets of them."""
+"""Messages: their checks, their media, and their form for a chat template."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,20 +11,20 @@ from mossvl.processing.parts import known_medium, known_part
 from mossvl.processing.plan import Medium, num_units
 
 PARTS = {kind: f'{{"type": "{kind}", "{kind}": …}}' for kind in ("text", "image", "video")}
-"""How parts of messages are written."""
+"""Parts of messages as errors show them, by type."""
 ROLES = ("system", "user", "assistant")
-"""Whose a message may be."""
 
 
 def check_messages(messages: Any) -> list[Message]:
-    """Messages whose content is a text, or a list of parts: {"type": "text" | "image" | "video", that name: …}.
+    """Check messages; make each content a text, or a list of parts {"type": KIND, KIND: …} of the kinds in `PARTS`.
 
-    A medium's part may have options of its own beside that, such as `max_frames` (see `MediaOptions.OF_PARTS`). Other
-    spellings of parts are read, too (see `known_part`).
+    The part of a medium may also have options, such as `max_frames` (see `MediaOptions.OF_PARTS`). Other libraries'
+    parts are converted (see `known_part`).
 
     Raises:
         OptionError: a part has an option that is unknown or out of range.
-        PromptError: something is not a message, its role is none of `ROLES`, or a part has no known type.
+        PromptError: a message is not a dict with a role and a content, its role is not in `ROLES`, or a part has no
+            known type.
     """
     if not isinstance(messages, list | tuple) or not messages:
         raise PromptError(f"messages={messages!r} must be a list of messages, and not empty")
@@ -70,14 +70,18 @@ def _part(part: Any, number: int) -> dict[str, Any]:
 
 
 def check_role(message: Mapping[str, Any], number: int) -> None:
-    """Refuse a role that is none: templates write it as it is, so that one with special tokens would be more turns."""
+    """Refuse a role that is not in `ROLES`: templates write roles as they are, so special tokens could forge a turn.
+
+    Raises:
+        PromptError: the role is unknown; the error names the message by `number`.
+    """
     role = message.get("role")
     if role not in ROLES:
         raise PromptError(f"message {number} has the role {role!r:.80}; expected one of {', '.join(ROLES)}")
 
 
 def check_characters(text: str) -> None:
-    """Refuse what no tokenizer can read.
+    """Refuse a text that cannot be encoded in UTF-8.
 
     Raises:
         PromptError: the text holds a lone surrogate.
@@ -99,7 +103,7 @@ def texts_of(messages: Iterable[Mapping[str, Any]]) -> Iterable[str]:
 
 
 def media_of(messages: Sequence[Message]) -> tuple[list[Any], list[Any]]:
-    """Images and videos of checked messages, in order; as `Medium` where they have options of their own."""
+    """Images and videos of checked messages, in order; a medium with options of its own is a `Medium`."""
     parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
     images = [_medium(part) for part in parts if part["type"] == "image"]
     return images, [_medium(part) for part in parts if part["type"] == "video"]
@@ -114,10 +118,10 @@ def _medium(part: dict[str, Any]) -> Any:
 
 
 def template_turns(messages: Sequence[Message], special: Sequence[str]) -> list[Message]:
-    """Messages as a chat template gets them: without special tokens, with a part for each placeholder.
+    """Checked messages for a chat template: texts without special tokens, one part for each placeholder.
 
     Args:
-        special: special tokens and placeholders, which no text may hold.
+        special: special tokens and placeholders, which are removed from all texts.
 
     Raises:
         PromptError: a role is unknown.
@@ -129,16 +133,16 @@ def template_turns(messages: Sequence[Message], special: Sequence[str]) -> list[
         if isinstance(content, str):
             content = without_special(content, special)
         else:
-            content = [turn for part in _joined(content) for turn in _template_parts(part, special)]
+            content = [own for part in _joined(content) for own in _template_parts(part, special)]
         others = {name: value for name, value in message.items() if name != "content"}
-        turns.append({**_harmless(others, special), "content": content})
+        turns.append({**_cleaned(others, special), "content": content})
     return turns
 
 
 def without_special(text: str, special: Sequence[str]) -> str:
-    """Text in which no special token and no placeholder is left, so that it cannot claim a turn, a medium or a time.
+    """Remove special tokens and placeholders, so that a text cannot forge a turn, a medium or a timestamp.
 
-    One pass: a token is removed as soon as its last character is there, also where a removal has joined its parts.
+    In one pass: a token is removed at its last character, also if earlier removals have joined its halves.
     """
     by_end: dict[str, list[str]] = {}
     for token in special:
@@ -153,17 +157,17 @@ def without_special(text: str, special: Sequence[str]) -> str:
     return "".join(kept)
 
 
-def _harmless(value: Any, special: Sequence[str]) -> Any:
-    """Whatever a message holds beside its content, without special tokens."""
+def _cleaned(value: Any, special: Sequence[str]) -> Any:
+    """Remove special tokens from all texts within a value, keys included."""
     if isinstance(value, str):
         return without_special(value, special)
     if isinstance(value, Mapping):
-        return {_harmless(name, special): _harmless(one, special) for name, one in value.items()}
-    return [_harmless(one, special) for one in value] if isinstance(value, list | tuple) else value
+        return {_cleaned(name, special): _cleaned(one, special) for name, one in value.items()}
+    return [_cleaned(one, special) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _joined(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Merge adjacent texts before special tokens are removed: two halves could form one."""
+    """Merge adjacent texts before special tokens are removed: two halves could form a token."""
     joined: list[dict[str, Any]] = []
     for part in parts:
         if part["type"] == "text" and joined and joined[-1]["type"] == "text":

@@ -1,4 +1,4 @@
-"""Parts of messages, as other libraries spell them and as this one does."""
+"""Parts of messages: other libraries' forms converted to this package's."""
 
 import base64
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ Message = dict[str, Any]
 
 
 def known_part(part: Mapping[str, Any]) -> dict[str, Any]:
-    """A part as this package spells it, without null keys.
+    """Convert a part of OpenAI or transformers to this package's form, and drop null keys.
 
-    OpenAI's {"type": "image_url", "image_url": {"url": …}} and "video_url", and transformers' {"type": "image", "url" |
-    "path" | "base64": …} become {"type": "image" | "video", that name: …}. What is none of these stays as it is.
+    OpenAI's {"type": "image_url", "image_url": {"url": …}} and transformers' {"type": "image", "url" | "path" |
+    "base64": …} become {"type": "image", "image": …}; likewise for videos. Other parts are returned as they are.
     """
     found = present(part)
     for kind in ("image", "video"):
@@ -33,7 +33,10 @@ def known_part(part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def known_medium(medium: Any, kind: str) -> Any:
-    """A medium, also if it is one of a table's columns: {"bytes": the file, or its base64; "path": …}, either null."""
+    """Convert a medium of a dataset's table, {"bytes": the file or its base64, "path": …}, to a source.
+
+    Either key may be null or missing. Other media are returned as they are.
+    """
     if not isinstance(medium, Mapping) or not medium.keys() <= {"bytes", "path"}:
         return medium
     content = medium.get("bytes")

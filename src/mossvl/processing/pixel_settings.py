@@ -1,4 +1,4 @@
-"""Settings of pixels that the image and the video processor have in common."""
+"""Settings that the image and the video processor share. A picture is an image or a frame of a video."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,21 +12,21 @@ from mossvl.options.media import MAX_PIXELS, MIN_PIXELS
 from mossvl.processing.pixels import PatchLayout
 
 DEFAULT_SIZE = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
-"""Least and most area of a picture in pixels; the published files call them edges."""
+"""Bounds for the area of a picture, in pixels; published files call them edges."""
 PATCHES = ("patch_size", "temporal_patch_size", "merge_size")
 SCALE = ("image_mean", "image_std")
 
 
 class PixelSettings(ImageProcessingMixin):
-    """How large pictures are, how they are cut to patches, and how these are normalised.
+    """How pictures are resized, cut into patches and normalised.
 
     Args:
-        size: areas of a picture in pixels, `shortest_edge` the least and `longest_edge` the most.
+        size: bounds for the area of a picture in pixels: `shortest_edge` the lower, `longest_edge` the upper.
         patch_size, temporal_patch_size, merge_size: see `PatchLayout`.
-        image_mean, image_std: of each channel, from 0 to 1.
+        image_mean, image_std: mean and standard deviation of each channel, whose values go from 0 to 1.
 
     Raises:
-        OptionError: one of them is none.
+        OptionError: a value is malformed or out of range.
     """
 
     model_input_names = ["pixel_values", "grid_thw"]
@@ -55,25 +55,25 @@ class PixelSettings(ImageProcessingMixin):
 
 
 def checked_size(size: Any) -> dict[str, int]:
-    """`size` with both of its areas.
+    """Check `size`, and add the default of a bound that is missing.
 
     Raises:
-        OptionError: they are none, or the least is more than the most.
+        OptionError: a bound is not a positive integer, or the lower one is more than the upper one.
     """
     if not isinstance(size, Mapping | None):
-        raise OptionError(f"size={size!r:.80} must be a dict of shortest_edge and longest_edge, which are areas")
+        raise OptionError(f"size={size!r:.80} must be a dict of shortest_edge and longest_edge, areas in pixels")
     areas = {**DEFAULT_SIZE, **(size or {})}
     least, most = (whole(f"size: {name}", areas[name]) for name in DEFAULT_SIZE)
     if least > most:
-        raise OptionError(f"size: shortest_edge={least} is more than longest_edge={most}; both are areas")
+        raise OptionError(f"size: shortest_edge={least} is more than longest_edge={most}; both are areas in pixels")
     return areas
 
 
 def checked_channels(name: str, values: Any) -> list[float]:
-    """Mean or deviation of the three channels.
+    """Check the mean or the standard deviation of the three channels.
 
     Raises:
-        OptionError: they are not three finite numbers, or a deviation is not above 0.
+        OptionError: `values` are not three finite numbers, or a deviation is not above 0.
     """
     numbers = isinstance(values, Sequence) and all(isinstance(one, int | float) for one in values)
     if not numbers or len(values) != 3 or not all(math.isfinite(v) and (v > 0 or name == "image_mean") for v in values):

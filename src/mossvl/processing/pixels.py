@@ -1,4 +1,4 @@
-"""From pictures to patches: resizing, cutting, normalising."""
+"""From pictures (images, or frames of videos) to patches: resizing, cutting, normalising."""
 
 import functools
 from collections.abc import Sequence
@@ -16,7 +16,11 @@ Grid = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class PatchLayout:
-    """How a picture is cut: square patches of `patch_size` pixels, in blocks of `merge_size` × `merge_size` patches."""
+    """How a picture is cut: square patches of `patch_size` pixels, in blocks of `merge_size` × `merge_size` patches.
+
+    Raises:
+        OptionError: `temporal_patch_size` is not 1.
+    """
 
     patch_size: int = 16
     temporal_patch_size: int = 1
@@ -28,11 +32,11 @@ class PatchLayout:
 
     @property
     def factor(self) -> int:
-        """Sides of a picture are multiples of so many pixels."""
+        """Side of a merge block, in pixels; a picture's sides are multiples of it."""
         return self.patch_size * self.merge_size
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Patch rows and columns of a picture."""
+        """Patch rows and columns of a picture of this size in pixels."""
         return height // self.patch_size, width // self.patch_size
 
     def cut(self, pictures: Tensor) -> Tensor:
@@ -44,7 +48,7 @@ class PatchLayout:
 
 
 def resize(picture: Tensor, height: int, width: int) -> Tensor:
-    """Bicubic with antialiasing on uint8 (3, H, W), which gives the reference implementation's numbers."""
+    """uint8 (3, H, W) → (3, height, width): bicubic with antialiasing, bit for bit as the reference implementation."""
     if picture.shape[1:] == (height, width):
         return picture
     return F.interpolate(picture[None], (height, width), mode="bicubic", antialias=True)[0]
@@ -61,5 +65,5 @@ def normalise(
 
 @functools.lru_cache(16)
 def _scale(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(channels, 1) each; kept, because a copy to a GPU would wait for all that it has to do before."""
+    """`mean` and `std`, (channels, 1) float32 each; cached, because a copy to a GPU waits for its queued work."""
     return torch.tensor(mean, device=device)[:, None], torch.tensor(std, device=device)[:, None]

@@ -1,7 +1,7 @@
-"""What will be looked at, settled before a single pixel is decoded: sizes, frames, timestamps.
+"""Plans of media, made before any pixel is decoded: sizes, frames, timestamps.
 
-A plan tells everything that the prompt needs. Pixels then stream out of it frame by frame, so that a long video is
-never held whole.
+A plan holds everything that the prompt needs; its `frames` then decodes pixels frame by frame, so that a long video is
+never held in memory. A unit is a video, or a segment of a video: each unit has a plan and a placeholder.
 """
 
 import threading
@@ -27,7 +27,7 @@ from mossvl.processing.pixels import PatchLayout, resize
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """An image, and the size (pixels) it will be resized to."""
+    """An image, and the size in pixels to which it is resized."""
 
     source: Image
     height: int
@@ -39,14 +39,14 @@ class ImagePlan:
         return 1
 
     def frames(self, cancel: threading.Event | None = None, start: int = 0) -> Iterator[Tensor]:
-        """The resized image, uint8 (3, height, width)."""
+        """The resized image, uint8 (3, height, width); nothing if `start` is above 0."""
         if not start:
             yield resize(self.source.load(), self.height, self.width)
 
 
 @dataclass(frozen=True)
 class VideoPlan:
-    """A video or one segment of it: the frames that will be seen, at which times, resized to which size (pixels)."""
+    """A unit: the indices of its sampled frames, their timestamps in seconds, and their size in pixels."""
 
     source: Clip
     height: int
@@ -59,7 +59,7 @@ class VideoPlan:
         return len(self.indices)
 
     def frames(self, cancel: threading.Event | None = None, start: int = 0) -> Iterator[Tensor]:
-        """Resized frames, uint8 (3, height, width), as they are decoded, from the frame with the number `start` on."""
+        """Decode and resize the sampled frames, from number `start` on: uint8 (3, height, width) each."""
         for frame in self.source.read(self.indices[start:], cancel=cancel):
             yield resize(torch.from_numpy(frame).permute(2, 0, 1), self.height, self.width)
 
@@ -69,17 +69,17 @@ MediumPlan = ImagePlan | VideoPlan
 
 @dataclass(frozen=True)
 class Medium:
-    """An image or a video with options of its own, which go before those of its prompt."""
+    """An image or a video with options of its own, which take precedence over those of its prompt."""
 
     source: Any
     options: MediaOptions
 
 
 def options_of(medium: Any, options: MediaOptions) -> MediaOptions:
-    """How a medium is seen whose prompt has these options.
+    """The options of a medium, with those of its prompt as defaults.
 
     Raises:
-        OptionError: its own and those of the prompt exclude each other.
+        OptionError: the medium's options and those of the prompt exclude each other.
     """
     return medium.options.over(options) if isinstance(medium, Medium) else options
 
@@ -113,7 +113,12 @@ def plan_images(
     limits: MediaLimits,
     stack: ExitStack,
 ) -> list[ImagePlan]:
-    """Open the images of one prompt, each with its settings, and settle their sizes. `stack` closes them."""
+    """Open the images of one prompt, each with its settings, and compute their sizes; `stack` closes them.
+
+    Raises:
+        MediaError: an image cannot be read.
+        OptionError: `min_pixels` would make an image too large.
+    """
     opened = [stack.enter_context(open_image(source_of(image), limits)) for image in images]
     bounds = [(own.min_pixels, own.max_pixels) for own in settings]
     shapes = [(image.height, image.width) for image in opened]
@@ -126,7 +131,7 @@ def plan_images(
 
 
 def _allowed(size: tuple[int, int], limits: MediaLimits) -> tuple[int, int]:
-    """A picture is not made larger than it might be when it is read."""
+    """Hold a resized picture to the limit of decoded ones."""
     if size[0] * size[1] > limits.image_pixels:
         raise OptionError(
             f"min_pixels would make a picture of {size[1]} × {size[0]} pixels; the limit is {limits.image_pixels}"
@@ -135,7 +140,7 @@ def _allowed(size: tuple[int, int], limits: MediaLimits) -> tuple[int, int]:
 
 
 def source_of(medium: Any) -> Any:
-    """What was given as a medium, without options of its own."""
+    """A medium without options of its own."""
     return medium.source if isinstance(medium, Medium) else medium
 
 
@@ -153,11 +158,11 @@ class GivenVideo(NamedTuple):
 
 
 def video_segments(video: Any) -> GivenVideo:
-    """A video as given → its source, and its segments if it names any.
+    """The source of a video, its segments or None, and how their times count.
 
     Raises:
-        MediaError: a dict has no "video_path".
-        OptionError: a key of a dict is unknown, or its "times" are.
+        MediaError: a dict has no "video_path", or its "segments" are not a list.
+        OptionError: a dict has an unknown key, or unknown "times".
     """
     video = source_of(video)
     if not isinstance(video, dict):
@@ -175,7 +180,7 @@ def video_segments(video: Any) -> GivenVideo:
 
 
 def num_units(video: Any) -> int:
-    """How many placeholders a video takes: one, or one for each segment."""
+    """Number of units of a video, and so of its placeholders: one, or one for each segment."""
     segments = video_segments(video).segments
     return 1 if segments is None else len(segments)
 
@@ -188,12 +193,14 @@ def plan_videos(
     num_threads: int,
     stack: ExitStack,
 ) -> list[VideoPlan]:
-    """Open the videos of one prompt, each with its settings, and settle frames, timestamps and sizes.
+    """Open the videos of one prompt, each with its settings, and choose frames, timestamps and sizes.
 
-    One plan for each video unit; `stack` closes the clips.
+    Returns:
+        one plan for each unit; `stack` closes the clips.
 
     Raises:
-        MediaError: a video cannot be read, or a segment does not lie in it.
+        MediaError: a video cannot be read, or has no such segment.
+        OptionError: `min_pixels` would make a frame too large.
     """
     clips = []
     for video in videos:
@@ -204,11 +211,11 @@ def plan_videos(
             given = given._replace(segments=sampling.check_segments(given.segments, clip.duration, name))
         clips.append((clip, given))
 
-    most_of_all = _most_frames(videos, [clip for clip, _ in clips], settings)
+    max_frames = _most_frames(videos, [clip for clip, _ in clips], settings)
     sampled = [
         (clip, own, indices, times)
-        for (clip, given), own, most in zip(clips, settings, most_of_all, strict=True)
-        for indices, times in _told(given, _sample(clip, given.segments, own, most))
+        for (clip, given), own, most in zip(clips, settings, max_frames, strict=True)
+        for indices, times in _timestamped(given, _sample(clip, given.segments, own, most))
     ]
     volumes = [len(indices) * clip.height * clip.width for clip, _, indices, _ in sampled]
     plans = []
@@ -222,9 +229,9 @@ def plan_videos(
 
 
 def _most_frames(videos: Sequence[Any], clips: Sequence[Clip], settings: Sequence[VideoSettings]) -> list[int]:
-    """Most frames of each video: its own number, or its part of what those without one share.
+    """Most frames of each video: its own `max_frames`, or its share of the prompt's.
 
-    Parts go by the durations of whole clips, whatever segments of them are seen: that is the published rule.
+    Shares are in proportion to the durations of whole clips, whatever their segments: that is the published rule.
     """
     most = [min(own.max_frames, max(1, own.video_max_pixels // own.min_pixels)) for own in settings]
     sharing = [
@@ -240,12 +247,14 @@ def _most_frames(videos: Sequence[Any], clips: Sequence[Clip], settings: Sequenc
 
 
 Sample = tuple[list[int], Sequence[float]]
-"""Indices of frames, and the times that are told of them."""
+"""Indices of frames, and their timestamps in seconds."""
 
 
-def _told(given: GivenVideo, units: list[Sample]) -> list[Sample]:
-    """The frames of each unit, with the times that are told of them: a frame that is shown when its segment starts,
-    and before, counts from that start on."""
+def _timestamped(given: GivenVideo, units: list[Sample]) -> list[Sample]:
+    """Shift the timestamps of each unit to start at its segment, if `times` is "segment".
+
+    A frame that is already shown when its segment starts gets 0.
+    """
     if given.segments is None or given.times == "clip":
         return units
     starts = [segment[0] for segment in given.segments]
@@ -258,10 +267,10 @@ def _told(given: GivenVideo, units: list[Sample]) -> list[Sample]:
 def _sample(
     clip: Clip, segments: Sequence[sampling.Segment] | None, settings: VideoSettings, max_frames: int
 ) -> list[Sample]:
-    """The frames of each unit of a video.
+    """Sample each unit of a video.
 
-    Where frames are evenly spaced, or that is asked for, by the published rule. Else evenly in time, each frame once
-    and told with the time from when on it is shown.
+    The published rule applies to even clips, and with `timestamps="published"`. Other clips are sampled evenly in time:
+    each frame once, its timestamp the time from which it is shown.
     """
     published = clip.even or settings.timestamps == "published"
     if segments is None:
@@ -270,9 +279,9 @@ def _sample(
 
 
 def _sample_clip(clip: Clip, settings: VideoSettings, max_frames: int, published: bool) -> Sample:
-    # What is shown for long is sampled several times, and seen once: there may be more times than frames.
-    most = clip.num_frames if published else max_frames
-    count = sampling.frame_count(most, clip.duration, settings.video_fps, settings.min_frames, max_frames)
+    # Sampling in time hits a long frame several times, so the number of frames does not bound the number of times.
+    available = clip.num_frames if published else max_frames
+    count = sampling.frame_count(available, clip.duration, settings.video_fps, settings.min_frames, max_frames)
     if published:
         indices = sampling.frame_indices(clip.num_frames, count)
         if not clip.given_times:

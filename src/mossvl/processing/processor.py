@@ -37,7 +37,10 @@ class MossVLProcessor(ConversationMixin):
     """Tokenizer, image processor and video processor in one.
 
     Attributes:
-        limits: what media may cost (pixels of one image, bytes and seconds of a download); change it to change them.
+        limits: limits of media (pixels of an image, bytes and seconds of a download); may be replaced.
+
+    Raises:
+        OptionError: the image and the video processor have different patch or normalisation settings.
     """
 
     def __init__(
@@ -61,16 +64,16 @@ class MossVLProcessor(ConversationMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> Self:
-        """As transformers does; `AutoProcessor` calls this.
+        """Load a processor, as transformers does; `AutoProcessor` calls this.
 
         Raises:
-            CheckpointError: a file of tokenizer or processors is there, but cannot be used.
-            OSError: one is missing.
+            CheckpointError: a file of the tokenizer or of a processor cannot be used, or the chat template is broken.
+            OSError: a file is missing.
         """
         with usable(f"the processor of {pretrained_model_name_or_path}"):
             processor: Self = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
             template = processor._template()
-            if template is not None:  # a model can be used without
+            if template is not None:  # A checkpoint may have no template.
                 check_template(template)
             return processor
 
@@ -78,7 +81,7 @@ class MossVLProcessor(ConversationMixin):
     def _get_arguments_from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, processor_dict: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[MossVLImageProcessor | PreTrainedTokenizerBase | MossVLVideoProcessor]:
-        """The parts are always this package's own, whatever classes a checkpoint's files name."""
+        """Load this package's image and video processor, whatever classes a checkpoint's files name."""
         kwargs = {name: value for name, value in kwargs.items() if name != "frame_extract_num_threads"}
         kwargs["trust_remote_code"] = False
         return [
@@ -88,7 +91,7 @@ class MossVLProcessor(ConversationMixin):
         ]
 
     def check_argument_for_proper_class(self, argument_name: str, argument: object) -> type:
-        """transformers would look its own classes up, which without torchvision are stand-ins."""
+        """Check against this package's classes: without torchvision, transformers' own are dummies."""
         expected = {
             "image_processor": MossVLImageProcessor,
             "tokenizer": PreTrainedTokenizerBase,
@@ -107,7 +110,7 @@ class MossVLProcessor(ConversationMixin):
 
     @property
     def pixel_scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and deviation of each channel, by which pixels are normalised."""
+        """Mean and standard deviation of each channel, by which pixels are normalised."""
         return tuple(self.image_processor.image_mean), tuple(self.image_processor.image_std)
 
     @property
@@ -126,10 +129,10 @@ class MossVLProcessor(ConversationMixin):
         image_std: Sequence[float],
         num_extract_threads: int | None = None,
     ) -> Self:
-        """This processor with other pixel settings; the original does not change.
+        """A copy of this processor with other pixel settings.
 
         Raises:
-            OptionError: patches of another size than this processor's, which its model could not read.
+            OptionError: the patch settings differ from this processor's, which the model needs; or a value is invalid.
         """
         for name, value in zip(PATCHES, (patch_size, temporal_patch_size, merge_size), strict=True):
             if value != getattr(self.image_processor, name):
@@ -149,7 +152,7 @@ class MossVLProcessor(ConversationMixin):
     def plan(
         self, text: str, images: Sequence[Any], videos: Sequence[Any], options: MediaOptions, stack: ExitStack
     ) -> PlannedPrompt:
-        """Open a prompt's media and settle everything but their pixels.
+        """Open a prompt's media and compute everything but pixels.
 
         Args:
             text: the prompt, with `<|image|>` and `<|video|>` placeholders.
@@ -157,6 +160,7 @@ class MossVLProcessor(ConversationMixin):
 
         Raises:
             MediaError: an image or a video cannot be used.
+            OptionError: options exclude each other, or would make a picture too large.
             PromptError: placeholders and media do not match.
         """
         return self.lay_out(text, self.plan_media(text, images, videos, options, stack))
@@ -164,7 +168,7 @@ class MossVLProcessor(ConversationMixin):
     def plan_media(
         self, text: str, images: Sequence[Any], videos: Sequence[Any], options: MediaOptions, stack: ExitStack
     ) -> list[MediumPlan]:
-        """The first half of `plan`: the media, in the order of their placeholders."""
+        """The first half of `plan`: plans of the media, in the order of their placeholders."""
         kinds = prompt.check_placeholders(text, len(images), sum(num_units(video) for video in videos))
         rest = {
             prompt.IMAGE: iter(self.image_processor.plan(images, options, self.limits, stack)),
@@ -173,11 +177,11 @@ class MossVLProcessor(ConversationMixin):
         return [next(rest[kind]) for kind in kinds]
 
     def lay_out(self, text: str, plans: list[MediumPlan]) -> PlannedPrompt:
-        """The second half of `plan`: the prompt with its media written out, as tokens."""
-        written = [
+        """The second half of `plan`: expand the placeholders and tokenise the prompt."""
+        expansions = [
             prompt.IMAGE_TOKEN if plan.timestamps is None else prompt.video_text(plan.timestamps) for plan in plans
         ]
-        expanded = prompt.ExpandedPrompt.expand(text, written)
+        expanded = prompt.ExpandedPrompt.expand(text, expansions)
         check_characters(expanded.text)
         encoded = self.tokenizer(expanded.text, return_offsets_mapping=True, verbose=False)
         input_ids = torch.tensor(encoded["input_ids"], dtype=torch.long)
@@ -201,11 +205,11 @@ class MossVLProcessor(ConversationMixin):
     def pixel_chunks(
         self, plans: Sequence[MediumPlan], frames: int, cancel: threading.Event | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Media as uint8 patches (patches, 768) with their grid_thw, at most `frames` frames at a time."""
+        """Decode media to uint8 patches and `grid_thw`, at most `frames` frames at a time (see `tensors.chunks`)."""
         return tensors.chunks(plans, self.image_processor, frames, cancel)
 
     def normalise(self, patches: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """uint8 patches → `pixel_values` on `device`; bytes are what travels there."""
+        """uint8 patches (patches, 768) → `pixel_values` on `device`: moved as bytes, normalised there in float32."""
         return normalise(patches.to(device), self.image_processor.image_mean, self.image_processor.image_std, dtype)
 
     # --- from prompts to a batch --------------------------------------------------------------------------
@@ -228,30 +232,31 @@ class MossVLProcessor(ConversationMixin):
             text: a prompt or several, with `<|image|>` and `<|video|>` placeholders in them.
             images: images in the order of their placeholders, over all prompts or as one list for each prompt.
             videos: videos, likewise.
-            labels_spans: character spans [start, end) of `text` to be learned: a list for each prompt (or one list, for
-                one prompt); adds `labels`.
+            labels_spans: character spans [start, end) of `text` with loss: a list for each prompt (or one list, for one
+                prompt); adds `labels`.
             padding: pad to the longest prompt, on `padding_side` (the tokenizer's, by default).
             blank_image_for_text: give prompts without media a blank image that no token sees, as some trainers expect.
-            media_kwargs: see `MediaOptions`; each prompt has the budgets for itself. transformers' own names (`fps`,
-                `num_frames`, `video_metadata`, `images_kwargs`, …) are known, too.
+            media_kwargs: see `MediaOptions`; budgets are for each prompt. transformers' names (`fps`, `num_frames`,
+                `video_metadata`, `images_kwargs`, …) are also accepted (see `Keywords`).
 
         Returns:
-            `input_ids` and `attention_mask` (batch, text), `cross_attention_mask` (batch, 1, text, frames) bool with
-            True where hidden, `media_nums_per_sample`; with media, `pixel_values` (patches, 768) float32 and
-            `grid_thw` (media, 3); with spans, `labels` (batch, text), -100 where there is nothing to learn.
+            `input_ids` and `attention_mask` (batch, text) int64, `cross_attention_mask` (batch, 1, text, frames) bool,
+            True where hidden, and the list `media_nums_per_sample`; with media, `pixel_values` (patches, 768) float32
+            and `grid_thw` (media, 3) int64; with spans, `labels` (batch, text) int64, -100 for tokens without loss.
 
         Raises:
             InputError: media, placeholders, options or spans cannot be used; the message says which and why.
         """
-        asked = Keywords.of(media_kwargs, {name: getattr(self.image_processor, name) for name in SCALE})
-        return_tensors = asked.call.get("return_tensors", return_tensors)
-        padding = asked.call.get("padding", padding)
+        keywords = Keywords.of(media_kwargs, {name: getattr(self.image_processor, name) for name in SCALE})
+        return_tensors = keywords.call.get("return_tensors", return_tensors)
+        padding = keywords.call.get("padding", padding)
         if return_tensors != "pt":
             raise OptionError(f"return_tensors={return_tensors!r} is not supported; only 'pt' is")
-        side = asked.call.get("padding_side", padding_side) or self.tokenizer.padding_side
+        side = keywords.call.get("padding_side", padding_side) or self.tokenizer.padding_side
         if padding not in (True, False, "longest", "do_not_pad") or side not in ("left", "right"):
             raise OptionError(
-                f"padding={padding!r}, padding_side={side!r}: pad to the longest prompt, 'left' or 'right'"
+                f"padding={padding!r}, padding_side={side!r} is not supported; pad to the longest prompt with "
+                "padding=True, on the side 'left' or 'right'"
             )
         texts = [text] if isinstance(text, str) else list(text)
         if not texts:
@@ -265,12 +270,12 @@ class MossVLProcessor(ConversationMixin):
             "videos",
             lambda item: isinstance(item, list | tuple) and not is_frame_list(item) and not is_decoded(item),
         )
-        timed = iter(with_times([video for own in all_videos for video in own], asked.video_metadata))
-        all_videos = [[asked.medium("video", next(timed)) for _ in own] for own in all_videos]
-        all_images = [[asked.medium("image", image) for image in own] for own in all_images]
+        timed = iter(with_times([video for own in all_videos for video in own], keywords.video_metadata))
+        all_videos = [[keywords.medium("video", next(timed)) for _ in own] for own in all_videos]
+        all_images = [[keywords.medium("image", image) for image in own] for own in all_images]
         with ExitStack() as stack:
             planned = [
-                self.plan(*prompt_and_media, asked.media, stack)
+                self.plan(*prompt_and_media, keywords.media, stack)
                 for prompt_and_media in zip(texts, all_images, all_videos, strict=True)
             ]
             media = [plan for one in planned for plan in one.plans]
@@ -280,19 +285,19 @@ class MossVLProcessor(ConversationMixin):
             tensors_of_media, counts = with_blanks(tensors_of_media, planned, self.image_processor.layout)
         batch = padded(planned, self.image_token_id, self.tokenizer.pad_token_id or 0, padding, side)
         if labels_spans is not None:
-            batch["labels"] = batch_labels(planned, labels_spans, batch["attention_mask"], self._never_learned)
+            batch["labels"] = batch_labels(planned, labels_spans, batch["attention_mask"], self._excluded_tokens)
         return BatchFeature({**batch, **tensors_of_media, "media_nums_per_sample": counts})
 
     def labels_of(self, planned: PlannedPrompt, spans: Sequence[Span]) -> Tensor:
-        """(tokens,) int64: the tokens that lie in these character spans [start, end) of the prompt, else -100.
+        """(tokens,) int64: the tokens inside these character spans [start, end) of the prompt, else -100.
 
         Raises:
-            OptionError: a span is none of the prompt.
+            OptionError: a span is empty, or not within the prompt.
         """
-        return prompt_labels(planned, spans, self._never_learned)
+        return prompt_labels(planned, spans, self._excluded_tokens)
 
     @property
-    def _never_learned(self) -> dict[str, int]:
+    def _excluded_tokens(self) -> dict[str, int]:
         return {
             "image": self.image_token_id,
             "start": self._token_id(prompt.VISION_START),

@@ -1,4 +1,4 @@
-"""The prompt: its placeholders, and what stands in their place when its media are written out."""
+"""The prompt: its placeholders, and their expansion into timestamps and image tokens."""
 
 import re
 from bisect import bisect_right
@@ -19,45 +19,46 @@ PLACEHOLDER = re.compile(f"({re.escape(IMAGE)}|{re.escape(VIDEO)})")
 
 
 def video_text(timestamps: Iterable[float]) -> str:
-    """What a video becomes in the prompt: the absolute time of each frame, and the frame's token."""
+    """The expansion of a video's placeholder: for each frame, its timestamp (seconds) and an image token."""
     frames = (f"{TIME_START}{time:.1f} seconds{TIME_END}{IMAGE_TOKEN}" for time in timestamps)
     return f"{VISION_START}{''.join(frames)}{VISION_END}"
 
 
 @dataclass(frozen=True)
 class ExpandedPrompt:
-    """A prompt with its media written out."""
+    """A prompt with its placeholders expanded."""
 
     text: str
     starts: list[int]
-    """Where, in the original text, the pieces between placeholders start; and where they do in `text`."""
+    """Positions in the original text at which the pieces between placeholders start."""
     new_starts: list[int]
+    """Positions of the same pieces in `text`."""
 
     @classmethod
     def expand(cls, text: str, media: Sequence[str]) -> "ExpandedPrompt":
-        """Replace each placeholder by the text of its medium; kinds must have been checked."""
+        """Replace each placeholder by the text of its medium; `check_placeholders` must have passed."""
         pieces, starts, new_starts = [], [0], [0]
         position = new_position = 0
         replacements = iter(media)
         for piece in PLACEHOLDER.split(text):
             placeholder = piece in (IMAGE, VIDEO)
-            written = next(replacements) if placeholder else piece
-            position, new_position = position + len(piece), new_position + len(written)
-            pieces.append(written)
+            expansion = next(replacements) if placeholder else piece
+            position, new_position = position + len(piece), new_position + len(expansion)
+            pieces.append(expansion)
             if placeholder:
                 starts.append(position)
                 new_starts.append(new_position)
         return cls("".join(pieces), starts, new_starts)
 
     def position(self, original: int) -> int:
-        """Where a character of the original text is now."""
+        """Position in `text` of a character of the original text."""
         piece = bisect_right(self.starts, original) - 1
         return self.new_starts[piece] + original - self.starts[piece]
 
 
 @dataclass(frozen=True)
 class PlannedPrompt:
-    """One prompt, ready but for its pixels."""
+    """A prompt and the plans of its media: all model inputs but the pixels."""
 
     text: str
     """The prompt as rendered, with a placeholder for each medium."""
@@ -65,18 +66,18 @@ class PlannedPrompt:
     input_ids: Tensor
     """(tokens,) int64."""
     offsets: list[tuple[int, int]]
-    """Each token's characters in the expanded text."""
+    """Each token's characters [start, end) in the expanded text."""
     plans: list[MediumPlan]
-    """Media in prompt order."""
+    """Plans of the media, in the order of their placeholders."""
     grid_thw: Tensor
-    """(media, 3): frames, patch rows, patch columns."""
+    """(media, 3) int64: frames, patch rows, patch columns."""
 
 
 def check_placeholders(text: str, images: int, videos: int) -> list[str]:
     """The placeholders of a prompt in order.
 
     Raises:
-        PromptError: their numbers are not those of the media; both are named.
+        PromptError: the number of placeholders of a kind is not the number of its media.
     """
     found = PLACEHOLDER.findall(text)
     for placeholder, what, given in ((IMAGE, "images", images), (VIDEO, "videos or video segments", videos)):

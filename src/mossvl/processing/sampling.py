@@ -1,4 +1,7 @@
-"""Which frames of a video are looked at. Times are in seconds from the start of the clip."""
+"""Sampling of frames, by the published rules where a docstring does not say otherwise.
+
+Times are in seconds from the start of the clip.
+"""
 
 import math
 from collections.abc import Sequence
@@ -9,11 +12,11 @@ import numpy as np
 from mossvl.errors import MediaError
 
 Segment = tuple[float, float] | tuple[float]
-"""[start, end) of a video, or a single instant."""
+"""[start, end) of a video, or [instant], in seconds."""
 
 
 def frame_count(total: int, duration: float, fps: float, min_frames: int, max_frames: int) -> int:
-    """How many frames to sample: `fps` times the duration, within min_frames … max_frames and the frames there are."""
+    """Number of frames to sample: `fps` times the duration, within `min_frames` … `max_frames`, at most `total`."""
     wanted = max(math.ceil(duration * fps - 1e-6), min_frames)
     return max(1, min(wanted, max_frames, total))
 
@@ -24,19 +27,19 @@ def frame_indices(total: int, count: int) -> list[int]:
 
 
 def clip_times(last: float, duration: float, count: int) -> list[float]:
-    """Times at which to look at a clip whose frames are not evenly spaced: `count` of them, evenly spaced from 0.
+    """`count` times, evenly spaced from 0, at which to sample a clip whose frames are not evenly spaced.
 
-    The last of them is that of the last frame, as in the published rule; or later, if that frame is shown for so long
-    that the others would be less than duration / count apart.
+    The last one is the time `last` of the last frame, as in the published rule. If that frame is shown so long that
+    times would be less than duration / count apart, the last one is later.
     """
     return np.linspace(0, max(last, duration * (1 - 1 / count)), count).tolist()
 
 
 def each_once(shown: Sequence[int], least: int) -> list[int]:
-    """Each of the frames `shown` (ascending indices, with repetitions) once.
+    """Remove repetitions from the ascending indices `shown` of frames.
 
-    Where that leaves fewer than `least`, some of the frames between them are taken, too, as far as there are any; never
-    more than were asked for.
+    If fewer than `least` remain, add unsampled frames between the first and the last one, while there are any; the
+    result is never longer than `shown`.
     """
     once = np.unique(shown)
     between = np.setdiff1d(np.arange(once[0], once[-1]), once)
@@ -47,7 +50,10 @@ def each_once(shown: Sequence[int], least: int) -> list[int]:
 
 
 def allocate_frames(durations: Sequence[float], max_frames: int) -> list[int]:
-    """Share `max_frames` among the videos of a prompt: one each, the rest by duration, largest remainders first."""
+    """Share `max_frames` among the videos of a prompt: one each, the rest by duration, largest remainders first.
+
+    Each video gets at least one, also if `max_frames` is less than the number of videos.
+    """
     rest = max_frames - len(durations)
     if rest <= 0:
         return [1] * len(durations)
@@ -61,10 +67,14 @@ def allocate_frames(durations: Sequence[float], max_frames: int) -> list[int]:
 
 
 def check_segments(segments: Sequence[Sequence[float]], duration: float, name: str) -> list[Segment]:
-    """Segments as given by a user, checked and cut to the clip.
+    """Check a user's segments, and cut them to the clip.
+
+    Args:
+        duration: of the clip.
+        name: of the clip, for errors.
 
     Raises:
-        MediaError: a segment is empty, reversed, negative, not finite, or outside the clip.
+        MediaError: there are no segments, or one is empty, reversed, negative, not finite, or outside the clip.
     """
     checked: list[Segment] = []
     for segment in segments:
@@ -90,7 +100,7 @@ def segment_length(segment: Segment) -> float:
 
 
 def segment_parts(segments: Sequence[Segment], frames: int) -> list[int]:
-    """A number of frames shared by the segments of a video, by their lengths: at least one each."""
+    """Share `frames` among the segments of a video, in proportion to their lengths: at least one each."""
     lengths = [segment_length(segment) for segment in segments]
     total = sum(lengths)
     return [max(1, int(frames * length / total)) if length else 1 for length in lengths]
@@ -99,7 +109,7 @@ def segment_parts(segments: Sequence[Segment], frames: int) -> list[int]:
 def segment_times(segments: Sequence[Segment], fps: float, min_frames: int, max_frames: int) -> list[list[float]]:
     """Sampled times of each segment of one video: evenly spaced, the end excluded.
 
-    A segment's part of `min_frames` and `max_frames` is its part of the segments' total length.
+    The segments share `min_frames` and `max_frames` (see `segment_parts`).
     """
     bounds = (segment_parts(segments, frames) for frames in (min_frames, max_frames))
     times = []

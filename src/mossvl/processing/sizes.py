@@ -1,4 +1,7 @@
-"""How large pictures become: sides are multiples of a merge block, areas stay within budgets. Sizes are in pixels."""
+"""Sizes of resized pictures, in pixels: sides are multiples of a merge block's, areas stay within budgets.
+
+The rules are those of the published processors.
+"""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +23,7 @@ def _rounded(length: int, factor: int) -> int:
 
 
 def _shrunk(height: int, width: int, factor: int, ratio: float) -> tuple[int, int]:
-    """Sides over `ratio`, rounded down to multiples of `factor`."""
+    """Sides divided by `ratio`, rounded down to multiples of `factor`, at least `factor`."""
     return (
         max(factor, math.floor(height / ratio / factor) * factor),
         max(factor, math.floor(width / ratio / factor) * factor),
@@ -48,10 +51,11 @@ def image_size(height: int, width: int, factor: int, min_pixels: int, max_pixels
 
 
 def image_budgets(sizes: Sequence[tuple[int, int]], budget: int, bounds: Sequence[tuple[int, int]]) -> list[int]:
-    """Each image's own maximum area: several images of one prompt share `budget` in proportion to their areas.
+    """The largest area of each image: several images of one prompt share `budget` in proportion to their areas.
 
     Args:
-        bounds: least and most pixels of each.
+        sizes: height and width of each image.
+        bounds: `min_pixels` and `max_pixels` of each image.
     """
     if len(sizes) < 2:
         return [most for _, most in bounds]

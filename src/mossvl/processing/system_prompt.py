@@ -1,6 +1,6 @@
-"""Which system prompt a conversation begins with: its own, or a fixed one that newer checkpoints were trained with.
+"""The system prompt of a conversation: its own, or a fixed one with which newer checkpoints were trained.
 
-This is the one definition for queries, the offline methods, records of data files and the command line.
+Queries, the offline methods, records of data files and the command line share this definition.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,31 +21,31 @@ THINKING_MODES = {
     **dict.fromkeys(("no_thinking", "default", "standard"), False),
     **dict.fromkeys(("deep_thinking", "thinking", "reasoning"), True),
 }
-"""Names of modes, and whether the model is asked to think first."""
+"""Names of modes, and whether a mode asks the model to think first."""
 SYSTEM_PROMPT_TYPES = {
     **dict.fromkeys(("text_image", "text", "image", "text-image", "image_text", "image-text"), PICTURES),
     "video": VIDEO,
 }
-"""Names of what conversations are about, and the system prompts for it."""
+"""Names of types of conversations, and their fixed system prompts."""
 TYPES_TOLD = ("text_image", "text", "image", "video")
-"""Those that an error names; the others are `text_image`, spelled in another way."""
+"""Types that errors and the command line name; the others are spellings of `text_image`."""
 
 
 @named_options("key of a system prompt")
 @dataclass(frozen=True)
 class SystemPrompt:
-    """What is said of a conversation's system prompt; where nothing is, it has none.
+    """Options that choose the system prompt of a conversation; without any, there is none.
 
     Attributes:
-        system_prompt: its text, which counts whatever else is given; an empty one is as if it were not given.
-        thinking_mode: the fixed prompt of this mode: one of `THINKING_MODES`.
-        system_prompt_type: the fixed prompt for this: one of `SYSTEM_PROMPT_TYPES`; by default "video" for a
-            conversation with a video, and "text_image" for others.
-        use_default_system_prompt: true for a fixed prompt where neither of the two is given, too; false for none.
+        system_prompt: the text; if not empty, the other options have no effect.
+        thinking_mode: choose the fixed prompt of this mode: one of `THINKING_MODES`.
+        system_prompt_type: choose the fixed prompt of this type: one of `SYSTEM_PROMPT_TYPES`; by default "video" for
+            a conversation with a video, "text_image" for others.
+        use_default_system_prompt: true chooses a fixed prompt even without mode and type; false chooses none.
 
     Raises:
-        OptionError: a value is unknown (the nearest known one is named).
-        PromptError: `system_prompt` is no text.
+        OptionError: a value is unknown; the error names the nearest known one.
+        PromptError: `system_prompt` is not a text.
     """
 
     system_prompt: str | None = None
@@ -63,15 +63,15 @@ class SystemPrompt:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
-        """From the keys of a query or of a record, which may have others, too."""
+        """From a query or a record; keys other than `SYSTEM_PROMPT_KEYS` are ignored."""
         return cls(**{name: given[name] for name in SYSTEM_PROMPT_KEYS if name in given})
 
     def text(self, video: bool, has_own: bool = False) -> str | None:
-        """The system prompt that a conversation is given; None for none.
+        """The system prompt to prepend to a conversation; None for none.
 
         Args:
-            video: there is a video in it.
-            has_own: it begins with a system turn, beside which no fixed prompt is chosen.
+            video: the conversation has a video.
+            has_own: the conversation begins with a system turn; then no fixed prompt is chosen.
 
         Raises:
             OptionError: the mode's fixed prompt is not known.
@@ -96,13 +96,13 @@ SYSTEM_PROMPT_KEYS = tuple(one.name for one in fields(SystemPrompt))
 
 
 def with_system_turn(messages: Sequence[Mapping[str, Any]], text: str | None) -> list[dict[str, Any]]:
-    """Messages that begin with this system prompt, if there is one, and none of their own."""
+    """Prepend the system prompt `text`, unless it is empty or the messages begin with a system turn."""
     own = [dict(message) for message in messages]
     return own if not text or own[0]["role"] == "system" else [{"role": "system", "content": text}, *own]
 
 
 def with_system_prompt(query: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
-    """A query, with a default's keys of the system prompt where it has none of them itself."""
+    """A query, with the keys of `default` if the query has no key of `SYSTEM_PROMPT_KEYS`."""
     own = any(query.get(name) is not None for name in SYSTEM_PROMPT_KEYS)
     return dict(query) if own else {**query, **default}
 

@@ -1,4 +1,4 @@
-"""Plans carried out: from media to tensors, all at once or in chunks of frames."""
+"""From plans of media to tensors, all at once or in chunks of frames."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,11 +21,11 @@ def grid_of(plan: MediumPlan, layout: PatchLayout) -> Grid:
 def chunks(
     plans: Sequence[MediumPlan], settings: PixelSettings, frames: int, cancel: threading.Event | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Media in order, at most `frames` frames at a time.
+    """Decode media in order, at most `frames` frames at a time.
 
     Yields:
-        uint8 patches (patches, 3 · patch_size²), not yet normalised, and their grid_thw (parts, 3); a video may come in
-        several parts.
+        uint8 patches (patches, 3 · patch_size²), not normalised, and their `grid_thw` (parts, 3) int64; a video may be
+        split into several parts.
     """
     layout = settings.layout
     grids = [
@@ -48,7 +48,7 @@ def chunks(
 
 
 def media_tensors(plans: Sequence[MediumPlan], settings: PixelSettings) -> dict[str, Any]:
-    """`pixel_values` (patches, 3 · patch_size²) float32 and `grid_thw` (media, 3) int64 of media in order."""
+    """Decode media: `pixel_values` (patches, 3 · patch_size²) float32 and `grid_thw` (media, 3) int64, in order."""
     grids = torch.tensor([grid_of(plan, settings.layout) for plan in plans], dtype=torch.long).view(-1, 3)
     size = 3 * settings.layout.patch_size**2
     pixels = torch.empty(int(grids.prod(1).sum()), size)

@@ -1,4 +1,4 @@
-"""The video processor of transformers' conventions."""
+"""The video processor, with transformers' interface."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -21,9 +21,9 @@ class MossVLVideoProcessor(PixelSettings, BaseVideoProcessor):
     """Videos to patches.
 
     Args:
-        video_max_pixels: area that all frames of all videos of one prompt share.
+        video_max_pixels: area in pixels that all frames of all videos of one prompt share.
         video_fps, min_frames, max_frames: see `MediaOptions`.
-        num_extract_threads: that decode a video.
+        num_extract_threads: threads that decode a video.
         settings: see `PixelSettings`.
     """
 
@@ -39,14 +39,14 @@ class MossVLVideoProcessor(PixelSettings, BaseVideoProcessor):
     ) -> None:
         super().__init__(size, **settings)
         self.video_max_pixels = whole("video_max_pixels", video_max_pixels)
-        MediaOptions(video_fps=video_fps, min_frames=min_frames, max_frames=max_frames)  # are they in range?
+        MediaOptions(video_fps=video_fps, min_frames=min_frames, max_frames=max_frames)  # raises if out of range
         self.video_fps = video_fps
         self.min_frames = min_frames
         self.max_frames = max_frames
         self.num_extract_threads = whole("num_extract_threads", num_extract_threads)
 
     def settings(self, options: MediaOptions) -> VideoSettings:
-        """This processor's settings, as far as the options of a query do not say otherwise."""
+        """A query's options, with this processor's settings as defaults."""
         return VideoSettings(
             **bounds("pixels", options, self.size["shortest_edge"], self.size["longest_edge"]),
             **bounds("frames", options, self.min_frames, self.max_frames),
@@ -58,13 +58,25 @@ class MossVLVideoProcessor(PixelSettings, BaseVideoProcessor):
     def plan(
         self, videos: Sequence[Any], options: MediaOptions, limits: MediaLimits, stack: ExitStack
     ) -> list[VideoPlan]:
-        """Open the videos of one prompt and settle frames and sizes, a plan for each unit; `stack` closes them."""
+        """Open the videos of one prompt and choose frames and sizes, one plan for each unit; `stack` closes them.
+
+        Raises:
+            MediaError: a video cannot be read, or has no such segment.
+            OptionError: options exclude each other, or would make a frame too large.
+        """
         settings = [self.settings(options_of(video, options)) for video in videos]
         return plan_videos(videos, settings, self.layout, limits, self.num_extract_threads, stack)
 
     def __call__(self, videos: Any, limits: MediaLimits | None = None, **media_kwargs: Any) -> BatchFeature:
-        """The videos of one prompt → `pixel_values` (patches, 768) float32, `grid_thw` (units, 3) and, for each unit,
-        the `timestamps` of its frames in seconds."""
+        """Process the videos of one prompt.
+
+        Returns:
+            `pixel_values` (patches, 3 · patch_size²) float32, `grid_thw` (units, 3) int64 and, for each unit, the
+            `timestamps` of its frames in seconds.
+
+        Raises:
+            InputError: a video or an option cannot be used.
+        """
         videos = list(videos) if isinstance(videos, list | tuple) and not is_frame_list(videos) else [videos]
         with ExitStack() as stack:
             options = MediaOptions.from_dict(media_kwargs)
