@@ -1,1 +1,1 @@
-"""Fine-tuning: examples, what of them is learned, and the loop."""
+"""Fine-tuning: examples with labels, packed batches, and the training loop."""

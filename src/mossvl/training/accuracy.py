@@ -1,7 +1,7 @@
-"""How many answers a model would give exactly, without generating them.
+"""Exact match of greedy answers, by teacher forcing: without generating them.
 
-A greedy answer is the expected one if and only if, after every beginning of the expected one, the likeliest next token
-is the expected next one. One pass over the whole conversation tells, for all its answers at once.
+A greedy answer equals the expected one if and only if the likeliest token after each of its prefixes is the expected
+next token. One forward pass over a conversation tests all its answers.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,35 +13,36 @@ from mossvl.evaluation import Tally, tallied
 from mossvl.training.batches import Batch
 
 
-def exact_answers(logits: Tensor, columns: Tensor, labels: Tensor) -> list[bool]:
-    """Whether each answer of a packed batch is exactly as expected, in order.
+def exact_answers(logits: Tensor, rows: Tensor, labels: Tensor) -> list[bool]:
+    """Whether each greedy answer of a packed batch equals the expected one, in order.
 
     Args:
-        logits: (columns, vocabulary) of the columns whose next token is learned.
-        columns: (columns,) int64; an answer's are next to each other, and no two answers touch.
-        labels: (rows,) int64.
+        logits: (answer rows, vocabulary), of any floating dtype.
+        rows: (answer rows,) int64: rows of the batch whose next token has loss. Those of one answer are consecutive; a
+            gap separates two answers.
+        labels: (rows of the batch,) int64.
     """
-    right = logits.argmax(-1) == labels[columns + 1]
-    answer = (columns.diff(prepend=columns[:1]) > 1).cumsum(0)
+    right = logits.argmax(-1) == labels[rows + 1]
+    answer = (rows.diff(prepend=rows[:1]) > 1).cumsum(0)
     count = int(answer[-1]) + 1 if len(answer) else 0
     wrong = torch.zeros(count, dtype=torch.long, device=logits.device).index_add_(0, answer, (~right).long())
     return (wrong == 0).tolist()
 
 
 def accuracy(model: nn.Module, batches: Iterable[tuple[Batch, Sequence[str]]]) -> dict[str, Tally]:
-    """For each name, how many answers were right, and of how many.
+    """For each name, the number of exact answers, and of all answers.
 
-    Whether gradients are recorded is left as it is: layers that were compiled for training are not compiled once more.
+    Gradients are not switched off: layers that were compiled for training would be compiled again.
 
     Args:
-        batches: arguments of the model, on its device, and a name for each answer in them, as the task it belongs to.
+        batches: arguments of the model, on its device, and a name for each of their answers, such as its task's.
     """
-    learning = model.training
+    was_training = model.training
     model.eval()
     try:
         return tallied(_scored(model, batches))
     finally:
-        model.train(learning)
+        model.train(was_training)
 
 
 def _scored(model: nn.Module, batches: Iterable[tuple[Batch, Sequence[str]]]) -> Iterator[tuple[str, float]]:

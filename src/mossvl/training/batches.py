@@ -1,4 +1,4 @@
-"""Examples in one row, without padding: what a step of training computes from."""
+"""Packing: the collators' batches, whose examples follow each other without padding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from mossvl.processing.labels import IGNORED_LABEL
 from mossvl.training.examples import Example
 
 Batch = dict[str, Any]
-"""Arguments of the model's forward pass, labels among them; and what a training loop takes out before."""
+"""Arguments of the model's forward pass, labels included; and keys that the training loop removes first."""
 
 
 def pack(examples: Sequence[Example[Any]], image_token_id: int, merge_size: int) -> Batch:
-    """Examples, one after the other, as arguments of a model's forward pass, pixels left out.
+    """Pack examples into arguments of a model's forward pass, all but the pixels.
 
     Returns:
-        `input_ids` and `labels` (1, rows) int64; `logits_to_keep` (columns,) int64, those whose next token is learned;
-        `packed`, the layout. No row sees another example.
+        `input_ids` and `labels` (1, rows) int64; `logits_to_keep` (answer rows,) int64, the rows whose next token has
+        loss; `packed`, the layout. No row sees another example.
     """
     labels = torch.cat([example.labels for example in examples])
     return {
@@ -39,10 +39,10 @@ def pack(examples: Sequence[Example[Any]], image_token_id: int, merge_size: int)
 
 @dataclass(frozen=True)
 class Packer:
-    """Makes batches of examples from files, for a DataLoader.
+    """Collator of examples from files, for a DataLoader.
 
-    A batch of texts alone gets a blank picture that nobody learns from or reads: every step runs all parts of the
-    model, as processes that share weights or gradients must.
+    A batch without media gets a blank image without loss: ranks that share weights or gradients must run all parts of
+    the model in every step.
 
     Args:
         image_token_id, merge_size: of the model.
@@ -64,7 +64,7 @@ class Packer:
         }
 
     def _blank(self, pixels: Tensor) -> Example[Tensor]:
-        """An image token and its picture, one merge block of zeros like `pixels`."""
+        """An image token and its image: one merge block of zeros, of the dtype and width of `pixels`."""
         grid = (1, self.merge_size, self.merge_size)
         token, label = torch.tensor([self.image_token_id]), torch.tensor([IGNORED_LABEL])
         return Example(token, label, [grid], pixels.new_zeros(self.merge_size**2, pixels.shape[1]))

@@ -1,4 +1,4 @@
-"""What data hold, before anything is trained on them: numbers, what is bad, and texts as a model will see them."""
+"""Preflight of training data: statistics, bad records, and samples as the model will see them."""
 
 import re
 import statistics
@@ -20,21 +20,21 @@ from mossvl.training.dataset import FileExamples
 from mossvl.training.examples import Example
 
 SHOWN = 20
-"""Bad records that are kept with their lines."""
+"""Bad records whose lines are kept."""
 DETAIL = re.compile(r"(?<!\w)'[^']*'|\"[^\"]*\"|\S*/\S*|[^\s(]*\d[^\s):]*")
-"""What differs between messages of the same reason: quoted texts, paths, numbers."""
+"""Details that differ between messages with the same reason: quoted texts, paths, numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Of one example, or of many.
+    """Counts of one example, or their sums over many.
 
     Attributes:
-        learned: tokens that are learned.
-        images, videos: each segment of a video counts.
-        frames: of videos.
-        vision_tokens: what the vision tower gives to the language model, separators of frames included.
-        cut: examples of which tokens were cut off.
+        learned: tokens with loss.
+        images, videos: number of images and of videos; each segment of a video counts.
+        frames: sampled frames of videos.
+        vision_tokens: rows of the vision sequence, separators of frames included.
+        cut: number of truncated examples.
     """
 
     learned: int
@@ -47,7 +47,7 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class Measure(Counts):
-    """One example: its text's `tokens`, and the keys of its record that were not read."""
+    """Counts of one example, its number of text `tokens`, and the `unread` keys of its record."""
 
     tokens: int
     unread: tuple[str, ...]
@@ -71,7 +71,7 @@ class Measure(Counts):
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens of the texts; all 0 where there is no example."""
+    """Lengths of the examples' texts, in tokens; all 0 without examples."""
 
     least: int = 0
     median: int = 0
@@ -85,15 +85,15 @@ class Tokens:
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics(Counts):
-    """What all examples are together.
+    """Statistics of all records; counts are sums over the good ones.
 
     Attributes:
-        records: good and bad ones.
-        bad: how many records cannot be used, by reason, most frequent first; details in reasons are "…".
-        bad_lines: "FILE: line 3: why" of the first of them.
-        samples: places of the first good record and another one; if any has media, one of the two does.
-        tokens: of the texts of good examples, which `Counts` are of, too.
-        unread: how many of these have a key that is not read, by key.
+        records: number of records, good and bad.
+        bad: number of bad records by reason, most frequent first; details in reasons are "…".
+        bad_lines: "FILE: line 3: why" of the first `SHOWN` bad records.
+        samples: indices of the first good record and another one; one of them has media if any good record has.
+        tokens: lengths of the good examples' texts.
+        unread: number of good records with an unread key, by key.
     """
 
     records: int
@@ -108,7 +108,7 @@ class Statistics(Counts):
         """Encode every record, media included.
 
         Args:
-            workers: processes that do so; 0 for this one.
+            workers: number of DataLoader workers; 0 for this process.
 
         Raises:
             DataError: a file has changed since it was indexed.
@@ -119,12 +119,12 @@ class Statistics(Counts):
         sums: Counter[str] = Counter()
         unread: Counter[str] = Counter()
         samples: list[int] = []
-        seeing = False
-        for place, result in enumerate(DataLoader(_Measures(examples), batch_size=None, num_workers=workers)):
+        media_sampled = False
+        for index, result in enumerate(DataLoader(_Measures(examples), batch_size=None, num_workers=workers)):
             if isinstance(result, Measure):
-                if len(samples) < 2 or (result.vision_tokens and not seeing):
-                    samples = [*samples[:1], place]
-                    seeing |= result.vision_tokens > 0
+                if len(samples) < 2 or (result.vision_tokens and not media_sampled):
+                    samples = [*samples[:1], index]
+                    media_sampled |= result.vision_tokens > 0
                 lengths.append(result.tokens)
                 unread.update(result.unread)
                 sums.update({one.name: getattr(result, one.name) for one in fields(Counts)})
@@ -145,7 +145,7 @@ class Statistics(Counts):
 
 
 class _Measures(Dataset[Measure | tuple[str, str]]):
-    """The measure of each record, or (line, reason) of a bad one."""
+    """The `Measure` of each good record, or ("FILE: line 3: why", reason) of a bad one."""
 
     def __init__(self, examples: FileExamples) -> None:
         self.examples = examples
@@ -164,15 +164,15 @@ class _Measures(Dataset[Measure | tuple[str, str]]):
 
 
 def reason_of(message: str) -> str:
-    """A message without what is particular to one record, so that messages alike can be counted."""
+    """A message with its details replaced by "…", so that messages can be counted by reason."""
     return DETAIL.sub("…", message)
 
 
 def rendered(processor: MossVLProcessor, example: Example[Any]) -> str:
-    """The text of an example's tokens, special ones included, with ⟦ and ⟧ around what is learned."""
+    """The text of an example's tokens, special tokens included, with ⟦ and ⟧ around tokens with loss."""
     pairs = zip(example.input_ids.tolist(), (example.labels != IGNORED_LABEL).tolist(), strict=True)
     parts = []
-    for learned, group in groupby(pairs, key=lambda pair: pair[1]):
+    for with_loss, group in groupby(pairs, key=lambda pair: pair[1]):
         text = processor.tokenizer.decode([token for token, _ in group], clean_up_tokenization_spaces=False)
-        parts.append(f"⟦{text}⟧" if learned else text)
+        parts.append(f"⟦{text}⟧" if with_loss else text)
     return "".join(parts)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: whether their files are still as they were written, and the one from which the run goes on."""
+"""Checkpoints of a run: the integrity of their files, and the one to resume from."""
 
 import hashlib
 import json
@@ -12,36 +12,36 @@ from mossvl.errors import CheckpointError
 from mossvl.processes import first_process
 
 FILES = "files.json"
-"""The file of a checkpoint that lists the others, with their sizes and hashes."""
+"""The manifest of a checkpoint: size and SHA-256 of each other file."""
 
 logger = logging.getLogger(__name__)
 
 
 def numbered(folder: Path) -> list[Path]:
-    """The checkpoints of a folder by their steps, the earliest first; whole or not."""
+    """The checkpoints in a folder, damaged ones included, by step in ascending order."""
     found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
 def note_files(checkpoint: Path) -> None:
-    """List the files of a checkpoint in it."""
+    """Write the manifest of a checkpoint."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path != checkpoint / FILES)
-    with ThreadPoolExecutor() as pool:  # hashing takes about a second for a gigabyte
-        noted = list(pool.map(_noted, files))
+    with ThreadPoolExecutor() as pool:  # Hashing takes about a second per gigabyte.
+        entries = list(pool.map(_entry, files))
     names = [path.relative_to(checkpoint).as_posix() for path in files]
-    (checkpoint / FILES).write_text(json.dumps(dict(zip(names, noted, strict=True)), indent=1))
+    (checkpoint / FILES).write_text(json.dumps(dict(zip(names, entries, strict=True)), indent=1))
 
 
-def _noted(path: Path) -> dict[str, Any]:
+def _entry(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint: its first file that is not as it was written; None if all are."""
+    """The first difference between a checkpoint's files and its manifest, in words; None if there is none."""
     try:
-        noted = json.loads((checkpoint / FILES).read_bytes())
-        expected = {checkpoint / name: dict(one) for name, one in noted.items()}
+        manifest = json.loads((checkpoint / FILES).read_bytes())
+        expected = {checkpoint / name: dict(one) for name, one in manifest.items()}
         if not expected:
             return f"{FILES} lists nothing"
     except FileNotFoundError:
@@ -55,26 +55,26 @@ def damage(checkpoint: Path) -> str | None:
         if path.stat().st_size != one.get("bytes"):
             return f"{name} has {path.stat().st_size} bytes instead of {one.get('bytes')}"
     with ThreadPoolExecutor() as pool:
-        for path, found in zip(expected, pool.map(_read, expected), strict=True):
+        for path, found in zip(expected, pool.map(_entry_if_readable, expected), strict=True):
             if found != expected[path]:
                 return f"{path.relative_to(checkpoint)} {'has other content' if found else 'cannot be read'}"
     return None
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _entry_if_readable(path: Path) -> dict[str, Any] | None:
     try:
-        return _noted(path)
+        return _entry(path)
     except OSError:
         return None
 
 
 def resumable(folder: Path) -> Path | None:
-    """The checkpoint of the latest step that is whole; None where there are no checkpoints.
+    """The latest undamaged checkpoint in a folder; None if there are no checkpoints.
 
-    Later ones that are damaged are named on a line of the log.
+    A line of the log names the damaged checkpoints that are skipped.
 
     Raises:
-        CheckpointError: all are damaged.
+        CheckpointError: all checkpoints are damaged.
     """
     damaged: list[str] = []
     for checkpoint in reversed(numbered(folder)):

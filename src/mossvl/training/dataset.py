@@ -1,4 +1,4 @@
-"""Examples from data files, read and encoded as they are asked for."""
+"""Examples from data files, read and encoded on access."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,19 +19,19 @@ from mossvl.processing.processor import MossVLProcessor
 from mossvl.training.examples import Example, P, encode
 
 TRIES = 100
-"""Most bad records in a row that are passed over."""
+"""Bad records in a row after which an access fails."""
 
 
 class FileExamples(Dataset[Example[Tensor]]):
-    """The records of an index as examples: item i is record i, or the next one that can be used.
+    """The records of an index as examples: item i is record i, or the next good record.
 
     Args:
-        media_dir: where relative paths of media start.
-        max_length: most tokens of an example; what is behind them is cut off.
-        bad: "skip" puts the next good record in the place of a bad one and says so in `Example.skipped`; "stop" raises.
+        media_dir: the folder of relative paths of media.
+        max_length: tokens to which examples are truncated.
+        bad: "skip" replaces a bad record with the next good one, and reports it in `Example.skipped`; "stop" raises.
 
     Raises:
-        OptionError: `max_length` or `bad` is none of these.
+        OptionError: `max_length` or `bad` is invalid.
     """
 
     def __init__(
@@ -53,9 +53,10 @@ class FileExamples(Dataset[Example[Tensor]]):
         return len(self.index)
 
     def __getitem__(self, index: int) -> Example[Tensor]:
-        """
+        """The example of record `index`, or of the next good record.
+
         Raises:
-            DataError: the record is bad and none may take its place, too many in a row are, or a file has changed.
+            DataError: the record is bad and `bad` is "stop"; too many records in a row are bad; or a file has changed.
             IndexError: there is no such record.
         """
         if not 0 <= index < len(self):
@@ -73,26 +74,26 @@ class FileExamples(Dataset[Example[Tensor]]):
                     raise DataError(_hopeless(skipped, len(self))) from error
 
     def encode(self, record: Record) -> Example[Tensor]:
-        """One record, for itself.
+        """Encode one record, media included.
 
         Raises:
-            DataError: it cannot be used; "FILE: line 3: why", in one line.
+            DataError: the record is bad; "FILE: line 3: why", in one line.
         """
         try:
             if isinstance(record.value, DataError):
                 raise record.value
             example = encode(self.processor, as_example(record.value, self.media_dir), self.options)
-            return shortened(example, self.max_length, self.processor.image_token_id)
+            return truncated(example, self.max_length, self.processor.image_token_id)
         except (InputError, GenerationTimeout) as error:
             why = " ".join(str(error).split()).removeprefix(f"{record.place} ")
             raise DataError(f"{record.where}: {why}") from error
 
 
-def shortened(example: Example[P], max_length: int | None, image_token_id: int) -> Example[P]:
-    """The example with at most so many tokens; pixels stay.
+def truncated(example: Example[P], max_length: int | None, image_token_id: int) -> Example[P]:
+    """Truncate an example to `max_length` tokens; pixels stay.
 
     Raises:
-        DataError: a medium, or all that is learned, would be cut off.
+        DataError: an image token, or all tokens with loss, would be cut off.
     """
     tokens = len(example.input_ids)
     if max_length is None or tokens <= max_length:

@@ -1,4 +1,4 @@
-"""A conversation as a model learns from it: tokens, what of them is learned, and pixels."""
+"""Examples: encoded conversations, with labels and pixels."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -25,11 +25,11 @@ class Example(Generic[P]):
 
     Attributes:
         input_ids: (tokens,) int64.
-        labels: (tokens,) int64, -100 where there is nothing to learn.
+        labels: (tokens,) int64, -100 for tokens without loss.
         grids: frames, patch rows and patch columns of each medium.
-        pixels: uint8 (patches, 3 · patch_size²) of all media; or whatever stands for them until a batch is on a device.
-        cut: how many tokens were cut off at the end.
-        skipped: what was wrong with the records in whose place this one stands, a line for each.
+        pixels: uint8 (patches, 3 · patch_size²) of all media; or their substitute until a batch is on its device.
+        cut: number of tokens that were cut off at the end.
+        skipped: "FILE: line 3: why" of each bad record that this example replaces.
     """
 
     input_ids: Tensor
@@ -41,17 +41,19 @@ class Example(Generic[P]):
 
     @classmethod
     def of(cls, processor: MossVLProcessor, planned: PlannedPrompt, spans: Sequence[Span], pixels: P) -> "Example[P]":
-        """From a prompt, and the spans of its text that are learned."""
+        """From a prompt, and the spans of its text that have loss."""
         grids = [(t, h, w) for t, h, w in planned.grid_thw.tolist()]
         return cls(planned.input_ids, processor.labels_of(planned, spans), grids, pixels)
 
 
 def encode(processor: MossVLProcessor, messages: Sequence[Message], options: MediaOptions) -> Example[Tensor]:
-    """Messages with their media → an example; media are decoded here.
+    """Encode messages, and decode their media.
 
     Raises:
-        DataError: there is nothing to learn.
-        MediaError, PromptError: a medium cannot be used, or messages are malformed.
+        DataError: no token has loss.
+        MediaError: a medium cannot be used.
+        OptionError: an option of a medium is invalid.
+        PromptError: the messages are malformed.
     """
     checked = check_messages(messages)
     text, spans = supervised_text(processor, checked)

@@ -1,4 +1,4 @@
-"""Adapters into weights."""
+"""Merging of an adapter into the weights of its checkpoint."""
 
 import tempfile
 from pathlib import Path
@@ -9,12 +9,13 @@ from mossvl.training.trainer import finish
 
 
 def merge(adapter: Path, output: Path, checkpoint: str | None = None, dtype: str = "bfloat16") -> None:
-    """Write a checkpoint with an adapter's changes in its weights, under the published names.
+    """Merge an adapter into its checkpoint, and write the result with the published weight names.
 
     Args:
         adapter: a folder that `mossvl train` wrote.
         output: a new folder.
-        checkpoint: what the adapter was trained for, where that is no longer where it was.
+        checkpoint: the checkpoint that the adapter was trained on, if it has moved.
+        dtype: of the merged weights.
 
     Raises:
         CheckpointError: the adapter or its checkpoint cannot be loaded, or `output` exists.

@@ -1,4 +1,4 @@
-"""What a run of fine-tuning is told. Nothing here needs PyTorch, so that `mossvl train --help` is quick."""
+"""Options of a run of fine-tuning. This module does not import PyTorch, so that `mossvl train --help` is quick."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from mossvl.processes import num_processes
 
 
 class Part(StrEnum):
-    """Where parameters belong."""
+    """Parts of the model that can be trained; see `part_of` of `training/parts.py`."""
 
     VISION = "vision"
     MERGER = "merger"
@@ -38,6 +38,7 @@ FREE = {
 }
 """Options that may change when a run is resumed."""
 INNER = (Part.MERGER, Part.CROSS_ATTENTION, Part.SELF_ATTENTION)
+"""Parts that are trained by default."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +48,24 @@ class TrainOptions:
     Args:
         checkpoint: the folder to start from.
         data: a file of records, or a folder of such files.
-        output: where checkpoints go, and at the end `model`, or `adapter`; None only where nothing is trained.
-        eval_data: records to evaluate with, every `eval_every` steps and at the end.
-        media_dir: where relative paths of media start; by default beside the data.
-        adapt: train adapters of this `rank` (LoRA), scaled by `alpha` / `rank`; else the weights themselves.
-        parts: what is trained.
-        epochs, max_steps: how long; `max_steps` counts if it is above 0.
-        batch, accumulate: examples of a step are `batch` · `accumulate` · GPUs; each batch is one packed row.
-        max_length: tokens of an example; longer ones are cut.
-        bad: skip records that cannot be used, or stop at the first.
-        gradient_checkpointing: compute layers twice, for less memory.
+        output: the folder of checkpoints and of the result (`adapter` or `model`); None only if nothing is trained.
+        eval_data: records to evaluate on, every `eval_every` steps and at the end.
+        media_dir: the folder of relative paths of media; by default that of the data.
+        adapt: train adapters (LoRA) of `rank`, scaled by `alpha` / `rank`, with `dropout`; else the weights themselves.
+        parts: the parts of the model to train.
+        epochs, max_steps: length of the run; `max_steps` overrides `epochs` if above 0.
+        batch, accumulate: a step has `batch` · `accumulate` · world size examples; each batch is one packed row.
+        learning_rate: the peak, reached after the share `warmup` of all steps; a cosine decay follows.
+        weight_decay: of AdamW.
+        max_length: tokens to which examples are truncated.
+        bad: "skip" bad records, or "stop" at the first.
+        gradient_checkpointing: recompute activations in the backward pass, for less memory.
         vision_chunk: frames encoded at a time; None for all of a batch.
-        compile: have layers compiled, on a GPU.
-        keep: how many checkpoints are kept.
-        resume: go on from the last checkpoint in `output`.
+        compile: compile layers, on a GPU.
+        save_every, eval_every, log_every: in steps.
+        keep: number of checkpoints that are kept.
+        workers: processes that read and decode records, on each rank.
+        resume: resume from the latest undamaged checkpoint in `output`.
 
     Raises:
         OptionError: a number is out of range, or no part is chosen.
@@ -104,16 +109,14 @@ class TrainOptions:
         """The `output` of a run that trains.
 
         Raises:
-            OptionError: none is named.
+            OptionError: `output` is None.
         """
         if self.output is None:
             raise OptionError("no output (--output); name a folder for checkpoints and the result")
         return self.output
 
     def differences(self, file: Path) -> list[str]:
-        """What decides what is learned and was another in the run that noted its options in a file.
-
-        Each is told as "max_steps=6 (was 3)".
+        """Fixed options that differ from those in a file of `note`, each as "max_steps=6 (was 3)".
 
         Raises:
             CheckpointError: the file is damaged.
@@ -121,19 +124,21 @@ class TrainOptions:
         noted = _noted(file) if file.is_file() else {}
         return [
             f"{name}={value} (was {noted[name]})"
-            for name, value in self._deciding().items()
+            for name, value in self._fixed().items()
             if name in noted and noted[name] != value
         ]
 
     def note(self, file: Path) -> None:
+        """Write the fixed options to a file, atomically."""
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(self._deciding(), indent=1))
+        unfinished.write_text(json.dumps(self._fixed(), indent=1))
         unfinished.replace(file)
 
-    def _deciding(self) -> dict[str, str]:
-        deciding = {one.name: str(getattr(self, one.name)) for one in fields(self) if one.name not in FREE}
-        return {**deciding, "parts": " ".join(self.parts), "processes": str(num_processes())}
+    def _fixed(self) -> dict[str, str]:
+        """Options that must not change when the run is resumed, as texts."""
+        fixed = {one.name: str(getattr(self, one.name)) for one in fields(self) if one.name not in FREE}
+        return {**fixed, "parts": " ".join(self.parts), "processes": str(num_processes())}
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -148,7 +153,7 @@ class TrainOptions:
 
 
 def _noted(file: Path) -> dict[str, str]:
-    """The options that a run noted."""
+    """Read a file of `TrainOptions.note`."""
     try:
         noted = json.loads(file.read_text())
         if isinstance(noted, dict):

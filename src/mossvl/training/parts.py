@@ -1,4 +1,4 @@
-"""The parts of the model that can be trained or left as they are, one by one."""
+"""Parts of the model: what to train, what to freeze, and which modules get adapters."""
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING
@@ -17,8 +17,10 @@ TEXT = "model.language_model."
 
 
 def part_of(name: str, config: MossVLConfig) -> Part:
-    """The part that a module or a parameter belongs to, by its name. Separators go with the merger, the final norm with
-    the head; a layer has its norms, gates and MLP."""
+    """The part of a module or a parameter, by its name.
+
+    The separator token belongs to the merger, the final norm to the head; norms, gates and MLP belong to their layer.
+    """
     if name.startswith(("model.visual.merger", "model.separator_token")):
         return Part.MERGER
     if name.startswith("model.visual."):
@@ -32,7 +34,7 @@ def part_of(name: str, config: MossVLConfig) -> Part:
 
 
 def train_only(model: MossVLLMHeadModel, parts: Collection[Part]) -> None:
-    """Let the parameters of these parts learn, and no others. Where the head is the embeddings, one is both."""
+    """Freeze all parameters but those of these parts. If the head is tied to the embeddings, each part implies both."""
     if model.config.tie_word_embeddings and {Part.EMBEDDINGS, Part.LM_HEAD} & set(parts):
         parts = {*parts, Part.EMBEDDINGS, Part.LM_HEAD}
     for name, parameter in model.named_parameters():
@@ -40,11 +42,12 @@ def train_only(model: MossVLLMHeadModel, parts: Collection[Part]) -> None:
 
 
 def lora(model: MossVLLMHeadModel, parts: Collection[Part], rank: int, alpha: int, dropout: float) -> "LoraConfig":
-    """Adapters for all linear maps of these parts; embeddings and head, which low ranks suit badly, learn whole, and
-    stay one matrix where they are one.
+    """Configure adapters: all linear layers of these parts are target modules.
+
+    Embeddings and head, for which low ranks work badly, are trained whole, and stay tied if they are.
 
     Raises:
-        OptionError: there would be no adapter.
+        OptionError: `parts` has no part with linear layers.
     """
     from peft import LoraConfig
 

@@ -1,4 +1,4 @@
-"""Fine-tuning from files: what `mossvl train` does."""
+"""Fine-tuning from files: the run of `mossvl train`."""
 
 import gc
 from collections.abc import Iterator
@@ -27,14 +27,15 @@ from mossvl.training.parts import lora, train_only
 from mossvl.training.trainer import PackedTrainer, compile_layers, packed_arguments
 
 NOTED = "options.json"
+"""The file of `TrainOptions.note` in the output folder."""
 
 
 def examples_of(options: TrainOptions, path: Path, processor: MossVLProcessor) -> FileExamples:
     """The records of a file or folder as examples.
 
     Raises:
-        DataError: there are none.
-        OptionError: the processor normalises pixels in another way than models in training do.
+        DataError: there are no records.
+        OptionError: the processor's mean and standard deviation are not 0.5, with which training normalises pixels.
     """
     if processor.pixel_scale != ((0.5,) * 3, (0.5,) * 3):
         raise OptionError(
@@ -48,13 +49,14 @@ def examples_of(options: TrainOptions, path: Path, processor: MossVLProcessor) -
 
 
 def train(options: TrainOptions) -> Path:
-    """Fine-tune, and give the folder of the result.
+    """Fine-tune, and return the folder of the result.
 
     Raises:
-        CheckpointError: the checkpoint cannot be loaded, or there are some to resume from, but all are damaged.
+        CheckpointError: the checkpoint cannot be loaded, or all checkpoints to resume from are damaged.
         DataError: the data cannot be used.
-        OptionError: no output is named, there is nothing to resume, or something that would be overwritten.
-        TrainingError: the run cannot go on.
+        OptionError: no output is named; there is no checkpoint to resume from, or one that would be overwritten; or an
+            option that must not change differs from the run to resume.
+        TrainingError: the loss or the weights are not finite, or a checkpoint cannot be written.
     """
     last = resumable(options.folder) if options.resume else None
     if options.resume and last is None:
@@ -64,8 +66,8 @@ def train(options: TrainOptions) -> Path:
     differing = options.differences(options.folder / NOTED) if options.resume else []
     if differing:
         raise OptionError(
-            f"{', '.join(differing)}: the run in {options.folder} is resumed as it began; to train its result further, "
-            "begin in another folder"
+            f"{', '.join(differing)}: the run in {options.folder} resumes only with the options that it began with; "
+            "give these, or train the result further in another folder"
         )
     device = loading.resolve_device(options.device)
     if device.index:
@@ -90,19 +92,19 @@ def train(options: TrainOptions) -> Path:
 
 
 def leave_process_group() -> None:
-    """Leave the process group that the run began, if it began one; a program calls it once, before it ends.
+    """Destroy the run's process group, if there is one; a program calls this once, before it ends.
 
-    Gloo's threads hold the tensors of their last collectives. One that frees them after Python has begun to exit
-    aborts the process.
+    Gloo's threads hold the tensors of their last collectives. A thread that frees tensors while Python exits aborts the
+    process.
     """
-    gc.collect()  # A model in a cycle would keep the group, and so its threads.
+    gc.collect()  # A model in a reference cycle would keep the group and its threads alive.
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Errors of processes that read data without the traceback that PyTorch puts before their messages."""
+    """Remove the traceback that PyTorch puts before the messages of errors from DataLoader workers."""
     try:
         yield
     except MossVLError as error:
@@ -117,10 +119,10 @@ def trainer_of(
     examples: Dataset[Example[Tensor]],
     evaluated: Dataset[Example[Tensor]] | None = None,
 ) -> PackedTrainer:
-    """A model made ready to learn what the options say, and the loop around it.
+    """Prepare a model for training (adapters, frozen parts, dtypes, compilation), and make its trainer.
 
     Raises:
-        OptionError: nothing would learn, or vision is to be cut into chunks where weights are in pieces.
+        OptionError: there would be no adapter, or `vision_chunk` is given with sharded weights.
     """
     trained: Any = model
     if options.adapt:
@@ -128,17 +130,17 @@ def trainer_of(
 
         trained = get_peft_model(model, lora(model, options.parts, options.rank, options.alpha, options.dropout))
         adapter = trained.active_peft_config
-        adapter.target_modules = sorted(adapter.target_modules)  # a set would be written in another order each time
+        adapter.target_modules = sorted(adapter.target_modules)  # A set would be saved in another order each time.
     else:
         train_only(model, options.parts)
     device = loading.resolve_device(options.device)
-    one_precision = device.type == "cpu" and not options.adapt  # without autocast, layers take no other than their own
+    all_float32 = device.type == "cpu" and not options.adapt  # Without autocast, weights cannot differ in dtype.
     for parameter in trained.parameters():
-        if parameter.requires_grad or one_precision:  # small steps would be lost in a lower precision
+        if parameter.requires_grad or all_float32:  # A lower precision would round small updates away.
             parameter.data = parameter.data.float()
     if options.compile and device.type == "cuda":
         if Part.SELF_ATTENTION in options.parts:
-            # Else the first layer, whose input alone needs no gradient, would be compiled once more.
+            # Otherwise only the first layer's input would need no gradient, and the layer would be compiled twice.
             model.enable_input_require_grads()
         compile_layers(model)
     trainer = PackedTrainer(
@@ -151,8 +153,8 @@ def trainer_of(
     )
     if options.vision_chunk and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise OptionError(
-            f"vision_chunk={options.vision_chunk}: processes with pieces of the vision tower must run it equally "
-            "often; leave it out, and lower max_frames or max_pixels instead"
+            f"vision_chunk={options.vision_chunk}: ranks with shards of the vision tower must run it equally often; "
+            "leave vision_chunk out, and lower max_frames or max_pixels instead"
         )
     return trainer
 

@@ -1,4 +1,4 @@
-"""What of an example is learned: the assistant's words, and the token that ends them."""
+"""The spans of a conversation that have loss: the assistant's answers, each with its closing `<|im_end|>`."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,11 @@ from mossvl.processing.processor import MossVLProcessor
 
 
 def supervised_text(processor: MossVLProcessor, messages: Sequence[Message]) -> tuple[str, list[Span]]:
-    """Messages → the text of the whole conversation, and the spans of it that are learned (for `labels_spans`).
+    """Render a conversation → its text, and the character spans of the text that have loss (`labels_spans`).
 
     Raises:
-        DataError: there is nothing to learn: no answer, or only empty ones.
+        DataError: there is no answer, or only empty ones; or the text holds a lone surrogate.
+        OptionError: an option of a medium is invalid.
         PromptError: the messages are malformed.
     """
     text = processor.render(check_messages(messages), answer_follows=False)

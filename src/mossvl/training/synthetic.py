@@ -1,7 +1,7 @@
-"""Examples of the procedural world, made as they are needed and drawn on the device that learns from them.
+"""Examples of the procedural world, made on access, their pictures drawn on the device of the model.
 
-Example number i is the same in every run: it is made of the seed and i. So a run that is resumed sees what an
-uninterrupted one sees, and processes need to share nothing.
+Example i depends on the seed and i alone: a resumed run sees the examples of an uninterrupted one, and ranks share no
+state. A picture is an image or a frame of a clip.
 """
 
 import functools
@@ -33,18 +33,18 @@ from mossvl.training.examples import Example
 from mossvl.training.supervised import supervised_text
 
 SIZES = ((128, 128), (96, 160), (160, 96), (96, 128), (128, 96))
-"""Height and width of pictures, in pixels: what mossvl-tiny's processor makes of files of common shapes."""
+"""Height and width of pictures in pixels, as mossvl-tiny's processor resizes files of common shapes."""
 LAYERS = 8
-"""Room for things in each picture, always the same, so that drawing is compiled once."""
+"""Layers of each drawing, a constant so that drawing is compiled once."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What stands for an example's pixels until they are drawn.
+    """Substitute for an example's pixels until they are drawn.
 
     Attributes:
-        scenes: one for each picture or sampled frame, in order.
-        filmed: which of them come from a clip.
+        scenes: the scene of each picture, in order.
+        filmed: whether each picture is a frame of a clip.
         size: height and width, in pixels.
     """
 
@@ -55,11 +55,11 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Phase:
-    """What is asked from some example on.
+    """The tasks of a range of examples.
 
     Args:
-        start: number of its first example.
-        tasks: by name, how often each is asked, as parts of their sum.
+        start: index of the first example.
+        tasks: weights of the tasks by name; an example's task is drawn in proportion to them.
     """
 
     start: int
@@ -70,11 +70,11 @@ class SyntheticExamples(Dataset[Example[Pictures]]):
     """`count` examples of one split.
 
     Args:
-        phases: by `start`, which is 0 for the first.
-        run: so many examples after each other have pictures of the same size.
+        phases: in ascending order of `start`, which is 0 for the first phase.
+        run: number of consecutive examples whose pictures have one size.
 
     Raises:
-        ValueError: a phase names an unknown task.
+        ValueError: a phase names an unknown task, or there is no phase.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class SyntheticExamples(Dataset[Example[Pictures]]):
 
 
 def messages_of(sample: Sample, file: Callable[[Scene | Clip], str] | None = None) -> list[Message]:
-    """A sample as a conversation, its media in their places.
+    """A sample as a conversation, with its media.
 
     Args:
-        file: gives the path of a medium, which is then in its place.
+        file: returns the path of a medium's file, which then takes the place of the medium.
     """
     turns = [
         {"role": role, "content": text}
@@ -115,31 +115,31 @@ def messages_of(sample: Sample, file: Callable[[Scene | Clip], str] | None = Non
 
 
 def encode_sample(processor: MossVLProcessor, sample: Sample, height: int, width: int) -> Example[Pictures]:
-    """A sample → an example of pictures that are still to be drawn, of the prompt that files of it would give."""
+    """Encode a sample; its tokens are those that files of its media would give. Pictures are drawn later."""
     text, spans = supervised_text(processor, messages_of(sample))
     plans: list[MediumPlan] = []
     scenes: list[Scene] = []
-    film: list[bool] = []
+    from_clip: list[bool] = []
     for medium in sample.media:
         if isinstance(medium, Clip):
             times = medium.sampled(sample.video_fps)
             plans.append(VideoPlan(cast(Any, None), height, width, tuple(range(len(times))), times))
             scenes += [medium.at(time) for time in times]
-            film += [True] * len(times)
+            from_clip += [True] * len(times)
         else:
             plans.append(ImagePlan(cast(Any, None), height, width))
             scenes.append(medium)
-            film.append(False)
-    return Example.of(processor, processor.lay_out(text, plans), spans, Pictures(scenes, film, (height, width)))
+            from_clip.append(False)
+    return Example.of(processor, processor.lay_out(text, plans), spans, Pictures(scenes, from_clip, (height, width)))
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A batch's pictures, to be drawn on a device.
+    """The pictures of a batch, as tensors from which a device draws them.
 
     Attributes:
-        drawing: all of them.
-        filmed: (pictures,) bool, which of them come from clips.
+        drawing: the drawing of all pictures.
+        filmed: (pictures,) bool: whether each picture is a frame of a clip.
         size: height and width, in pixels.
     """
 
@@ -155,7 +155,7 @@ class Drawn:
         return Drawn(self.drawing.pin_memory(), self.filmed.pin_memory(), self.size)
 
     def patches(self, layout: PatchLayout) -> Tensor:
-        """uint8 (patches, 3 · patch_size²), drawn where the tensors are."""
+        """Draw the pictures on the tensors' device: uint8 (patches, 3 · patch_size²)."""
         pictures = _compiled() if self.filmed.is_cuda else _pictures
         return layout.cut(pictures(self.drawing, self.filmed, *self.size).permute(0, 3, 1, 2))
 
@@ -166,13 +166,15 @@ def _pictures(given: Drawing, film: Tensor, height: int, width: int) -> Tensor:
 
 @functools.cache
 def _compiled() -> Callable[..., Tensor]:
-    """On a GPU, the hundreds of operations of a picture as a few kernels."""
+    """Compiled drawing: a picture's hundreds of operations become a few kernels."""
     return torch.compile(_pictures, dynamic=True)
 
 
 @dataclass(frozen=True)
 class SyntheticPacker:
-    """Makes batches of synthetic examples, for a DataLoader; `patches` then draws their pictures.
+    """Collator of synthetic examples, for a DataLoader; `pixel_values` is a `Drawn`.
+
+    The pictures of a batch must have one size.
 
     Args:
         image_token_id, merge_size: of the model.

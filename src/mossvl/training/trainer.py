@@ -1,4 +1,4 @@
-"""The training loop: transformers' `Trainer` over packed batches, whose checkpoints are whole or not there."""
+"""The training loop: transformers' `Trainer` over packed batches, with checkpoints that appear only when complete."""
 
 import logging
 import os
@@ -36,43 +36,43 @@ from mossvl.training.workers import quiet
 
 UNFINISHED = "unfinished"
 """The folder in which a checkpoint is written before it gets its name."""
-TOGETHER = 20
-"""Steps between which several processes agree on whether it is time to stop."""
+AGREE_EVERY = 20
+"""Steps between two agreements of several ranks on whether to stop."""
 
 logger = logging.getLogger(__name__)
 
 
 LossOf = Callable[[Batch], Loss]
-"""Makes the loss of a batch that is on its device, and takes out of the batch what only the loss needs."""
+"""Makes the loss of a batch on its device, and removes from the batch the keys that only the loss needs."""
 
 
 def next_tokens(batch: Batch) -> Loss:
-    """Every label counts the same."""
+    """The default loss: all tokens with loss have the same weight."""
     return next_token_loss
 
 
 class PackedTrainer(Trainer):
-    """`Trainer` whose batches are packed; pictures that are not yet drawn are drawn on the device.
+    """`Trainer` for packed batches; it draws the pictures of a `Drawn` on the device.
 
-    From then on, this process computes attention without cuDNN.
+    It switches cuDNN's attention off for the whole process.
 
     Args:
-        loss_of: what is learned from a batch.
+        loss_of: makes the loss of each batch.
 
     Attributes:
-        skipped: records that could not be used so far, "FILE: line 3: why"; each is logged once.
+        skipped: "FILE: line 3: why" of the bad records so far; each is logged once.
     """
 
     def __init__(self, *args: Any, loss_of: LossOf = next_tokens, **kwargs: Any) -> None:
         arguments: TrainingArguments = kwargs["args"]
-        # One process drives one GPU: `Trainer` would cut packed rows into one piece for each that it sees.
+        # One process drives one GPU: `Trainer` would split packed rows over all visible GPUs.
         arguments._n_gpu = min(arguments.n_gpu, 1)
         super().__init__(*args, **kwargs)
-        # cuDNN's attention plans for 10 ms at each new number of pictures, which is every step's; others do not plan.
+        # cuDNN's attention takes 10 ms to plan for each new number of pictures, that is in nearly every step.
         torch.backends.cuda.enable_cudnn_sdp(False)
         sharding = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
         if sharding is not None and isinstance(sharding.mixed_precision_policy, MixedPrecisionPolicy):
-            # Angles of rotation and the loss stay in float32; autocast lowers what a product needs lower.
+            # Keep rotary angles and the loss in float32; autocast lowers the inputs of products.
             sharding.mixed_precision_policy = replace(
                 sharding.mixed_precision_policy, cast_forward_inputs=False, output_dtype=None
             )
@@ -80,18 +80,18 @@ class PackedTrainer(Trainer):
         self.skipped: set[str] = set()
         self._right: list[bool] = []
         self._output_dir = self.args.output_dir
-        if first_process():  # With no step left, rank 0 may be writing before another rank comes here.
+        if first_process():  # In a run without steps left, rank 0 may write here before other ranks have started.
             shutil.rmtree(Path(self.args.output_dir, UNFINISHED), ignore_errors=True)
 
     def train(self, resume_from_checkpoint: str | None = None, *args: Any, **kwargs: Any) -> TrainOutput | None:
-        """As `Trainer` does, but a run that is through makes no further step: its last checkpoint is loaded."""
+        """As `Trainer` does; if the checkpoint to resume from is of the last step, only load it and return None."""
         if resume_from_checkpoint is not None:
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint, TRAINER_STATE_NAME)))
             if state.global_step >= (self.args.max_steps if self.args.max_steps > 0 else state.max_steps):
                 self._load_from_checkpoint(resume_from_checkpoint)
                 self.state = state
                 return None
-        # Autocast lowers what adapters get; they would raise it to the precision of their weights before.
+        # PEFT would cast the inputs of adapters to float32, before autocast casts them down again.
         with disable_input_dtype_casting(self.model, active=self.args.bf16):
             return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -111,11 +111,11 @@ class PackedTrainer(Trainer):
         return {**inputs, "loss": loss}
 
     def floating_point_ops(self, inputs: Batch) -> int:
-        """Not counted: `Trainer`'s estimate knows no vision tokens, and goes through all modules at every step."""
+        """0: `Trainer`'s estimate ignores vision tokens, and walks all modules at every step."""
         return 0
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As `Trainer` does; `eval_right` is the share of answers that the model would give word by word."""
+        """As `Trainer` does; `eval_right` is the share of exact greedy answers (see `training/accuracy.py`)."""
         self._right = []
         return super().evaluate(*args, **kwargs)
 
@@ -127,7 +127,11 @@ class PackedTrainer(Trainer):
         return output.loss.detach(), None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As `Trainer` does, but a loss that is no number ends the run."""
+        """As `Trainer` does, but a loss that is not finite ends the run.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
         if "eval_loss" in logs:
             counts = torch.tensor(Tally.of(self._right), device=self.args.device)
             logs["eval_right"] = Tally(*self.accelerator.reduce(counts).tolist()).mean
@@ -144,62 +148,66 @@ class PackedTrainer(Trainer):
         return self._output_dir
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write all files of a checkpoint beside its place, then move it there.
+        """Write a checkpoint into the folder `UNFINISHED`, then rename it.
 
         Raises:
-            TrainingError: it cannot be written, or weights or loss are no numbers; earlier ones are as they were.
+            TrainingError: the checkpoint cannot be written, or weights or loss are not finite; earlier checkpoints are
+                unchanged.
         """
-        step, place = self.state.global_step, Path(self.args.output_dir)
+        step, output = self.state.global_step, Path(self.args.output_dir)
         if not self._finite(model):
-            raise TrainingError(f"loss or weights are no numbers at step {step}; that makes no checkpoint")
-        self._output_dir = str(place / UNFINISHED)
+            raise TrainingError(
+                f"loss or weights are no numbers at step {step}, so no checkpoint is written; begin again with a lower "
+                "learning rate, or go on from the last checkpoint with --resume"
+            )
+        self._output_dir = str(output / UNFINISHED)
         try:
-            with written_whole(place / UNFINISHED, f"the checkpoint of step {step}"):
+            with written_whole(output / UNFINISHED, f"the checkpoint of step {step}"):
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     for written in list(Path(self._output_dir).iterdir()):
                         note_files(written)
-                        finish(written, place / written.name)
+                        finish(written, output / written.name)
         finally:
-            self._output_dir = str(place)
+            self._output_dir = str(output)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            # One of a later step is damaged, and must not be what is kept in place of this one.
+            # Protect this checkpoint from rotation: any checkpoint of a later step is damaged.
             rotate_checkpoints(
-                output_dir=str(place),
+                output_dir=str(output),
                 save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=str(place / f"{PREFIX_CHECKPOINT_DIR}-{step}"),
+                best_model_checkpoint=str(output / f"{PREFIX_CHECKPOINT_DIR}-{step}"),
             )
 
     def _finite(self, model: nn.Module) -> bool:
-        """Whether the loss and what learns are numbers, on all processes; each looks at its own pieces of weights."""
-        learned = (one for one in model.parameters() if one.requires_grad)
-        pieces = (one.to_local() if isinstance(one, DTensor) else one for one in learned)
-        wrong = torch.stack([~torch.isfinite(one).all() for one in (self._tr_loss, *pieces)]).any()
+        """Whether the loss and the trained weights are finite on all ranks; each rank checks its own shards."""
+        trained = (one for one in model.parameters() if one.requires_grad)
+        shards = (one.to_local() if isinstance(one, DTensor) else one for one in trained)
+        wrong = torch.stack([~torch.isfinite(one).all() for one in (self._tr_loss, *shards)]).any()
         return not self.accelerator.reduce(wrong.long())
 
     def save_whole(self, name: str) -> Path:
-        """Write the model, and the processor if the trainer has one, as a folder of the output.
+        """Write the model, and the processor if the trainer has one, to the folder `name` of the output; return it.
 
         Raises:
-            TrainingError: it cannot be written.
+            TrainingError: the folder cannot be written.
         """
-        place = Path(self.args.output_dir)
-        with written_whole(place / UNFINISHED, f"{place / name}"):
-            self.save_model(str(place / UNFINISHED / name))
+        output = Path(self.args.output_dir)
+        with written_whole(output / UNFINISHED, f"{output / name}"):
+            self.save_model(str(output / UNFINISHED / name))
             if self.args.should_save:
-                finish(place / UNFINISHED / name, place / name)
+                finish(output / UNFINISHED / name, output / name)
         self.accelerator.wait_for_everyone()
-        return place / name
+        return output / name
 
 
 @contextmanager
 def written_whole(staging: Path, what: str) -> Iterator[None]:
-    """Around writing into a folder that is there only meanwhile.
+    """A context in which `what` is written into the folder `staging`, which is removed afterwards.
 
     Raises:
-        TrainingError: something could not be written.
+        TrainingError: writing has failed.
     """
     try:
         yield
@@ -213,7 +221,7 @@ def written_whole(staging: Path, what: str) -> Iterator[None]:
 
 
 def finish(written: Path, place: Path) -> None:
-    """Have a folder's files on the disk for good, then give it its name; one of that name is replaced."""
+    """Flush the files of the folder `written` to the disk (fsync), then rename it to `place`, which it replaces."""
     for file in [*written.rglob("*"), written]:
         descriptor = os.open(file, os.O_RDONLY)
         try:
@@ -225,7 +233,7 @@ def finish(written: Path, place: Path) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the latest step in a folder that is complete by its names; its files are not read."""
+    """The checkpoint of the latest step in a folder that has a trainer state; no file is read."""
     return next((path for path in reversed(numbered(folder)) if (path / TRAINER_STATE_NAME).is_file()), None)
 
 
@@ -233,30 +241,29 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def packed_arguments(gpu: bool) -> dict[str, Any]:
-    """What `TrainingArguments` are for packed batches in every run."""
+    """`TrainingArguments` that all runs with packed batches share."""
     return {
         "bf16": gpu,
         "dataloader_pin_memory": gpu,
         "accelerator_config": {"non_blocking": gpu},
         "remove_unused_columns": False,
-        "logging_nan_inf_filter": False,  # it would wait for the GPU at every step; `log` looks instead
+        "logging_nan_inf_filter": False,  # The filter would wait for the GPU at every step; `log` checks instead.
         "report_to": ["tensorboard"],
     }
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Have the forward of layers compiled, each kind once; what is hooked around it (pieces of weights that come from
-    other GPUs, recomputing) stays outside."""
+    """Compile the forward of each layer; hooks around it (gathering of shards, recomputation) are not compiled."""
     for layer in model.modules():
         if isinstance(layer, SelfAttentionLayer | CrossAttentionLayer | VisionBlock):
             layer.forward = torch.compile(layer.forward, dynamic=True)  # type: ignore[method-assign]
 
 
 class StopAfter(TrainerCallback):
-    """Ends a run after some time, with a checkpoint to resume from.
+    """Stops a run after some time, with a checkpoint to resume from.
 
     Args:
-        seconds: from the start of the training.
+        seconds: wall time from the start of the training.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -269,15 +276,15 @@ class StopAfter(TrainerCallback):
         self.begun = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if args.world_size > 1 and state.global_step % TOGETHER:
+        if args.world_size > 1 and state.global_step % AGREE_EVERY:
             return
         late = torch.tensor(time.monotonic() - self.begun > self.seconds, device=args.device)
-        if args.world_size > 1:  # all stop, or none
+        if args.world_size > 1:  # All ranks must stop at the same step.
             torch.distributed.broadcast(late, 0)
         if late:
             control.should_save = control.should_training_stop = True
 
 
 def workers() -> int:
-    """Processes that make examples for each process that trains: one for each core that it has for itself, but one."""
+    """Number of DataLoader workers of each rank: its share of the machine's cores, less one for itself."""
     return max(1, (os.cpu_count() or 2) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1)

@@ -1,4 +1,4 @@
-"""Processes that make examples."""
+"""Workers of a DataLoader."""
 
 import sys
 from collections.abc import Callable
@@ -12,18 +12,18 @@ T = TypeVar("T")
 
 
 def quiet(loader: DataLoader[T]) -> DataLoader[T]:
-    """The same loader, whose workers print no traceback when a run is told to end in the middle of a transfer."""
+    """Keep the loader's workers from printing a traceback when the run ends during a transfer; return the loader."""
     loader.worker_init_fn = partial(_set_up, loader.worker_init_fn)
     return loader
 
 
 def _set_up(then: Callable[[int], None] | None, worker: int) -> None:
-    """In a worker. The thread that hands tensors over tells `sys.excepthook` when the other end goes away."""
-    told = sys.excepthook
+    """In a worker: silence the thread that sends tensors, which reports a lost connection to `sys.excepthook`."""
+    previous = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if not issubclass(kind, EOFError | ConnectionError):
-            told(kind, error, trace)
+            previous(kind, error, trace)
 
     sys.excepthook = hook
     if then is not None:
