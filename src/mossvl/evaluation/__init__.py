@@ -1,4 +1,4 @@
-"""Tasks, what is asked and what answers are worth; the plug-in of lmms-eval; reports of benchmarks."""
+"""Tasks (queries in, scores out), the plug-in of lmms-eval, and reports of benchmarks."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ __all__ = ["ExactAnswers", "Tally", "Task", "ask", "tallied"]
 
 
 def __getattr__(name: str) -> Any:
-    """Names of `tasks` are imported when they are first used: reports and the plug-in's name need no model."""
+    """Import names of `tasks` on first use: reports, and the look-up of the plug-in, need no model."""
     if name in __all__:
         return getattr(import_module("mossvl.evaluation.tasks"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

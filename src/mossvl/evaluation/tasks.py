@@ -1,4 +1,4 @@
-"""Asking and scoring: the same for benchmarks, for training, and for the examples."""
+"""Tasks, and their asking and scoring, for benchmarks, training and the examples."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,30 +11,30 @@ from mossvl.queries.query import Message
 
 
 class Task(Protocol):
-    """Something to be found out in one query, or in several that follow from each other."""
+    """One query, or a sequence of queries that may depend on earlier answers, and the scores of the answers."""
 
     @property
     def name(self) -> str:
-        """What its scores are counted under; many tasks may have the same."""
+        """The name under which scores are tallied; several tasks may share it."""
         ...
 
     def query(self, answers: Sequence[str]) -> Mapping[str, Any] | None:
-        """The query that comes after so many answers, as `MossVL.submit` takes it; None where it is through."""
+        """The query after these answers, as `MossVL.submit` takes it; None if the task is finished."""
         ...
 
     def score(self, answers: Sequence[str]) -> float:
-        """What the last of the answers is worth, from 0 to 1."""
+        """The score of the last of these answers, from 0 to 1."""
         ...
 
 
 @dataclass(frozen=True)
 class ExactAnswers:
-    """A conversation, each of whose answers is right if it is the expected text; questions follow on the model's own.
+    """A task of exact match: a conversation in which each question follows the model's own answers.
 
     Attributes:
         questions: messages of the user.
-        answers: what is expected, as many.
-        options: what a query has beside its messages, as `media_kwargs`.
+        answers: the expected text for each question.
+        options: keys of the queries beside `messages`, such as `media_kwargs`.
     """
 
     name: str
@@ -54,7 +54,7 @@ class ExactAnswers:
 
 
 class Tally(NamedTuple):
-    """Several answers' scores together: their sum, and how many they are."""
+    """The sum of several scores, and their number."""
 
     total: float
     answers: int
@@ -65,18 +65,18 @@ class Tally(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """0 where there are none."""
+        """The mean score; 0 without answers."""
         return self.total / max(self.answers, 1)
 
 
 def ask(llm: MossVL, tasks: Sequence[Task], params: SamplingParams | None = None) -> Iterator[tuple[str, float]]:
-    """Ask the first queries of all tasks together, then the second ones, and so on.
+    """Ask the first queries of all tasks as one batch, then the second queries, and so on.
 
     Args:
-        params: in place of the queries' own `generate_kwargs`.
+        params: replaces the queries' own `generate_kwargs`.
 
     Yields:
-        the name of the task and the score, of each answer.
+        (name of the task, score) of each answer.
 
     Raises:
         MossVLError: a query cannot be answered.
@@ -94,7 +94,7 @@ def ask(llm: MossVL, tasks: Sequence[Task], params: SamplingParams | None = None
 
 
 def tallied(scored: Iterable[tuple[str, float]]) -> dict[str, Tally]:
-    """Scores by name, in the order in which names come first."""
+    """Tallies by name, in the order in which the names first appear."""
     scores: defaultdict[str, list[float]] = defaultdict(list)
     for name, score in scored:
         scores[name].append(score)
