@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 OWN = ("properties", "patternProperties")
-"""An object that lists properties is closed; one that lists none is any object."""
+"""Keys that list properties: an object with one of them is closed, an object without stays open."""
 OPEN = ("additionalProperties", "unevaluatedProperties")
-"""The schema says itself what else an object may have."""
+"""Keys by which a schema itself allows or forbids further properties."""
 BRANCHES = ("allOf", "anyOf", "oneOf")
 BESIDE = (*BRANCHES, "$ref", "then", "else", "dependentSchemas")
-"""Other schemas of the same object."""
+"""Keys of further schemas of the same object."""
 NAMED = ("properties", "patternProperties", "$defs", "definitions")
-"""Schemas by name."""
+"""Keys of mappings from names to schemas."""
 VALUES = ("items", "prefixItems", "additionalItems", "additionalProperties")
-"""Schemas of what an array or an object holds."""
+"""Keys of schemas for the values of an array or an object."""
 
 
 def closed(schema: Any) -> Any:
@@ -40,7 +40,8 @@ def _closed(schema: Any, whole: bool, partial: set[str]) -> Any:
     """Return a copy of a schema, closed if it alone describes its object.
 
     Args:
-        partial: references to schemas that describe an object in part; those that are found are added.
+        whole: no other schema describes the same object.
+        partial: references to schemas that describe an object in part; references found here are added.
     """
     if not isinstance(schema, Mapping):
         return schema

@@ -1,4 +1,7 @@
-"""Answers of a given form: for every token, which ones may come next. Processes of their own find out."""
+"""Structured output: processes follow answers in a grammar, and compute masks of allowed next tokens.
+
+`languages.py` makes the grammar, in llguidance's syntax, of the form that a user gives.
+"""
 
 import os
 import pickle
@@ -20,30 +23,30 @@ from mossvl.errors import MossVLError, OptionError, ResourceError
 from mossvl.forms.reasons import told
 
 MEMORY = 256 << 20
-"""Bytes that the grammar of a query may take, for all its answers."""
+"""Bytes that a query's process may allocate for its grammar and all its answers."""
 SECONDS, STEP_SECONDS = 10.0, 2.0
-"""Of a core's time: to prepare a grammar, and to find out what may follow a token."""
+"""CPU time in seconds: to prepare a grammar, and to compute the mask after a token."""
 CHECK_SECONDS = 0.5
-"""Of a core's time, in which most grammars that are none are found out at once."""
+"""CPU time of `problem_of` in seconds, enough to find most invalid grammars."""
 PATIENCE, LONGEST_WAIT = 10.0, 60.0
-"""Seconds on the clock, on a machine that is busy: for that check, and for anything else that a process finds out."""
+"""Wall time in seconds, for a busy machine: of `problem_of`, and of any other reply of a process."""
 
 TOO_LONG, FAILED = (str(-signal.SIGPROF),), ("2",)
 TOO_MUCH = ("1", *(str(-number) for number in (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)))
-"""How a process has ended that needed more time or memory than it may have, or in which a library failed."""
+"""Exit statuses of a process that ran out of CPU time, in which llguidance failed, or that ran out of memory."""
 NO_PROCESS = "no process can be started for the form of an answer"
 PROGRAM = Path(__file__).with_name("process.py")
 
 Report = Callable[[int, bytes, MossVLError | None], None]
-"""Takes the number of an answer and the mask of what may come next, or an error."""
+"""Takes the number of an answer and its mask of allowed next tokens; or any number, an empty mask and an error."""
 
 
 class Template:
-    """A process that forks others, which have what they need from it.
+    """A process that loads llguidance and a tokenizer once, and forks a process for each query.
 
     Args:
-        given: a tokenizer's JSON, the size of the vocabulary and the tokens that end an answer; None to check grammars
-            without a tokenizer.
+        given: the tokenizer's JSON, the size of the model's vocabulary and the tokens that end an answer; None to check
+            grammars without a tokenizer.
     """
 
     def __init__(self, given: tuple[str, int, list[int]] | None = None) -> None:
@@ -54,7 +57,7 @@ class Template:
         self.process: subprocess.Popen[bytes] | None = None
 
     def fork(self) -> socket.socket:
-        """A socket to a new process.
+        """Fork a process, and return the socket to it; start the template before, if it is not running.
 
         Raises:
             MossVLError: no process can be started.
@@ -68,7 +71,7 @@ class Template:
                 with self._lock:
                     try:
                         socket.send_fds(self._started(), [b"."], [there.fileno()])
-                    except BrokenPipeError:  # The template was killed: start another one.
+                    except BrokenPipeError:  # The template was killed: start a new one.
                         self._end()
                         self._control = None
                         socket.send_fds(self._started(), [b"."], [there.fileno()])
@@ -81,7 +84,7 @@ class Template:
         if self._control is None:
             here, there = socket.socketpair()
             command = [sys.executable, str(PROGRAM), str(there.fileno()), *sys.path]
-            with there:  # Ctrl-C is not for the process, which ends with its socket.
+            with there:  # A new session keeps Ctrl-C from the process, which ends with its socket.
                 self.process = subprocess.Popen(
                     command, stdin=subprocess.PIPE, pass_fds=[there.fileno()], start_new_session=True
                 )
@@ -101,10 +104,10 @@ def _end(process: "subprocess.Popen[bytes]", control: socket.socket, pid: int) -
 
 
 class Matcher:
-    """One answer, as far as it goes, within its grammar.
+    """The state of one answer in its grammar.
 
     Attributes:
-        mask: which tokens may come next, a bit for each, the lowest first; empty as long as that is not known.
+        mask: allowed next tokens, one bit per token, least significant bit first; empty until known.
     """
 
     def __init__(self, follower: "Follower", number: int) -> None:
@@ -112,13 +115,13 @@ class Matcher:
         self.mask = b""
 
     def accept(self, token: int) -> None:
-        """The token was drawn."""
+        """Advance by a token that was drawn; the mask is empty until the process replies."""
         self.mask = b""
         self._follower.tell(self._number, token)
 
 
 class Follower:
-    """Follows the answers to a query, in a process, and reports from a thread what may come next in them.
+    """Follows a query's answers in a process, and reports their masks from a thread.
 
     Attributes:
         matchers: one for each answer.
@@ -131,15 +134,15 @@ class Follower:
         self._socket: socket.socket | None = None
         self._stopped = False
         self._asked: dict[int, float] = {}
-        """When the process was asked of an answer, as long as it has not replied (`time.monotonic`)."""
+        """Answers for which the process owes a reply, with the time of the request (`time.monotonic`)."""
 
     def start(self, report: Report) -> None:
-        """Begin; `report` is called from the thread, an error at most once, and last."""
+        """Start a thread, which starts the process and calls `report`; an error is reported at most once, and last."""
         self._asked = dict.fromkeys(range(len(self.matchers)), time.monotonic())
         threading.Thread(target=self._run, args=(report,), name="mossvl-grammar", daemon=True).start()
 
     def stop(self) -> None:
-        """The query has ended, and with it the process."""
+        """End the process, when the query has ended."""
         with self._lock:
             self._stopped = True
             if self._socket is not None:
@@ -147,19 +150,19 @@ class Follower:
                     self._socket.shutdown(socket.SHUT_RDWR)
 
     def tell(self, number: int, token: int) -> None:
-        """An answer goes on with a token."""
+        """Send the process the next token of an answer."""
         assert self._socket is not None
         self._asked[number] = time.monotonic()
-        with suppress(OSError):  # That the process is no more is told by the thread.
+        with suppress(OSError):  # If the process has ended, the thread reports it.
             self._socket.sendall(pickle.dumps((number, token)))
 
     def overdue(self, now: float) -> ResourceError | None:
-        """That the process does not reply, if it has not for too long."""
+        """An error if the process owes a reply for more than `LONGEST_WAIT`; `now` in seconds of `time.monotonic`."""
         if not self._asked or now - min(list(self._asked.values()), default=now) < LONGEST_WAIT:
             return None
         return ResourceError(
-            f"the process that follows the form of the answer has said nothing for {LONGEST_WAIT:g} seconds, so that "
-            "this machine seems to have too much to do; ask again later"
+            f"the process that follows the form of the answer has said nothing for {LONGEST_WAIT:g} seconds; this "
+            "machine may be overloaded, ask again later"
         )
 
     def _run(self, report: Report) -> None:
@@ -179,12 +182,18 @@ class Follower:
                     report(number, mask, None)
                     prepared = True
         except Exception as error:
-            report(0, b"", error if isinstance(error, MossVLError) else MossVLError(f"no grammar works here: {error}"))
+            if not isinstance(error, MossVLError):
+                error = MossVLError(f"the form of the answer cannot be followed: {type(error).__name__}: {error}")
+            report(0, b"", error)
 
 
 def ask(own: socket.socket, grammar: str, answers: int, seconds: float) -> Iterator[tuple[int | None, bytes, str]]:
-    """What a process says of a grammar: answer, mask, or why the answer cannot go on; and last (None, b"", how the
-    process has ended, or "" if nobody knows)."""
+    """Send a process a grammar, and yield its replies.
+
+    Yields:
+        (number of an answer, mask, reason why the answer cannot continue, or ""); last, (None, b"", exit status of the
+        process, or "" if unknown).
+    """
     with suppress(EOFError, OSError, pickle.UnpicklingError), own.makefile("rb") as replies:
         own.sendall(pickle.dumps((MEMORY, grammar, answers, seconds, STEP_SECONDS)))
         while True:
@@ -193,7 +202,7 @@ def ask(own: socket.socket, grammar: str, answers: int, seconds: float) -> Itera
 
 
 def end_of_process(status: str, prepared: bool) -> MossVLError:
-    """What it means for an answer that its process has ended in this way."""
+    """The error of an answer whose process has ended; `prepared`: the process had replied before."""
     seconds, what = (STEP_SECONDS, "what may follow a token") if prepared else (SECONDS, "the form")
     if status in TOO_LONG:
         return unusable(f"to find out {what} takes more than {seconds:g} seconds of a core's time; give a simpler form")
@@ -202,8 +211,8 @@ def end_of_process(status: str, prepared: bool) -> MossVLError:
     if status in FAILED:
         return unusable(f"to find out {what} has failed; give a simpler form")
     return ResourceError(
-        f"the process that finds out {what} was ended from outside{f' (status {status})' if status else ''}, as "
-        "happens where memory runs out; ask again"
+        f"the process that follows the form of the answer was ended from outside"
+        f"{f' (status {status})' if status else ''}, as happens if memory runs out; ask again"
     )
 
 
@@ -212,11 +221,11 @@ def unusable(reason: str) -> OptionError:
 
 
 class Grammars:
-    """Makes followers. A tokenizer is prepared once, which takes about a second for a large one.
+    """Makes followers. Each tokenizer has one template, whose start takes about a second for a large vocabulary.
 
     Args:
         vocab_size: of the model.
-        ends: tokens that end an answer.
+        ends: ids of the tokens that end an answer.
     """
 
     def __init__(self, vocab_size: int, ends: Collection[int]) -> None:
@@ -246,7 +255,11 @@ if hasattr(os, "register_at_fork"):
 
 @lru_cache(maxsize=256)
 def problem_of(grammar: str) -> str:
-    """Why a grammar is none, or nothing can match it; an empty text otherwise, or if that takes long to find out."""
+    """Why a grammar is invalid, or matches no text; "" if it is usable, or if the check takes too long.
+
+    Raises:
+        MossVLError: no process can be started.
+    """
     with _checkers[0].fork() as own:
         own.settimeout(PATIENCE)
         number, _, reason = next(ask(own, grammar, 1, CHECK_SECONDS))

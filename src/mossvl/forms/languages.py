@@ -1,6 +1,7 @@
-"""The languages in which the form of an answer is given → llguidance's.
+"""From the form of an answer to a grammar in llguidance's syntax.
 
-Each function takes the value of the option of its name (see `SamplingParams`), and raises a ValueError if it is none.
+Each function takes the value of the option of its name (see `SamplingParams`), and raises a ValueError if the value is
+invalid.
 """
 
 import json
@@ -13,22 +14,22 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 from mossvl.forms.closing import closed
 
 JSON_SPACE = " ?"
-"""Between the parts of JSON: a space at most, so that no answer runs on in white space."""
+"""White space between tokens of JSON: one space at most, so that no answer is endless white space."""
 RULE_OF_GBNF = re.compile(r"^[ \t]*[A-Za-z][\w-]*[ \t]*::=", re.MULTILINE)
 MOST_RULES = 1000
-"""Rules of a grammar in GBNF: to translate it takes time that grows with their square."""
+"""Most rules of a grammar in GBNF, whose translation takes time quadratic in their number."""
 META = re.compile(r"([\\.+*?()|\[\]{}^$#&~-])")
-"""What means something in a regular expression."""
+"""Metacharacters of regular expressions."""
 
 
 def json_schema(schema: str) -> str:
-    """JSON of a schema, given as JSON. Objects have the properties that it lists, unless it says otherwise."""
+    """JSON that matches a schema, given as JSON; its objects are closed (see `closed`)."""
     given = json.dumps(closed(json.loads(schema)))
     return str(LLMatcher.grammar_from_json_schema(given, {"whitespace_pattern": JSON_SPACE}))
 
 
 def regex(pattern: str) -> str:
-    """A regular expression in Rust's syntax."""
+    """Text that matches a regular expression in Rust's syntax."""
     return str(LLMatcher.grammar_from_regex(pattern))
 
 
@@ -48,6 +49,6 @@ def grammar(rules: str) -> str:
             rules = gbnf_to_lark(rules)
         except RecursionError:
             raise ValueError("it is nested too deeply") from None
-        except Exception as error:  # Of the library, which raises nothing more special.
+        except Exception as error:  # llguidance raises no narrower type.
             raise ValueError(str(error)) from error
     return str(LLMatcher.grammar_from_lark(rules))

@@ -1,9 +1,9 @@
-"""Processes that follow grammars: an evil one costs its own process's time and memory, and nobody else's.
+"""Processes that follow grammars: a hostile grammar costs only its own process's time and memory.
 
-Run as a program, this is a template: it loads what grammars need once, and forks a process for whoever sends it one end
-of a socket. That process prepares one grammar, and says which tokens may come next. When it has ended, the template
-says how. It ends when the other end of its socket is closed, whatever it is doing: if it does not, the template kills
-it. It imports nothing of this package, and neither PyTorch nor transformers.
+Run as a program, this module is a template: it loads llguidance and a tokenizer once, and forks a process for each
+socket that it is sent. The process prepares one grammar, and computes masks of allowed next tokens. It ends when the
+other end of its socket is closed; if it is busy, the template kills it. After its end, the template sends its exit
+status. The module imports nothing of this package, and neither PyTorch nor transformers.
 """
 
 import os
@@ -20,14 +20,14 @@ from queue import SimpleQueue
 from typing import Any
 
 LONGEST_REASON = 4000
-"""Characters of what is said of a grammar."""
-STATUS, ADJUSTMENT = "/proc/self/status", "/proc/self/oom_score_adj"
+"""Most characters of a reason why a grammar is refused."""
+STATUS, OOM_SCORE = "/proc/self/status", "/proc/self/oom_score_adj"
 NICENESS = 5
-"""Steps of the engine come first."""
+"""Lowers the priority of the processes below that of the engine's steps."""
 
 
 def limit_memory(more: int) -> None:
-    """Let this process have so many more bytes than it has (on Linux), and leave no core file when it dies."""
+    """Limit this process to `more` bytes of data beside those that it has (on Linux), and disable core files."""
     if os.path.exists(STATUS):
         resource.setrlimit(resource.RLIMIT_DATA, (used() + more,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -43,9 +43,9 @@ def used() -> int:
 
 
 def silence_libraries() -> None:
-    """From now on, what libraries write about what they are given is lost, as it is no line of a server's log.
+    """Discard what libraries print and warn about their input, as it does not belong into a server's log.
 
-    Failures of Python, which are ours, still reach stderr.
+    Tracebacks of Python still reach stderr.
     """
     warnings.simplefilter("ignore")
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
@@ -54,7 +54,7 @@ def silence_libraries() -> None:
 
 
 def main(control: socket.socket) -> None:
-    """Fork a process for every socket that comes, until nobody can send one any more."""
+    """Fork a process for every socket that arrives at `control`, until the other end of `control` is closed."""
     from llguidance import LLTokenizer
 
     given = pickle.load(sys.stdin.buffer)
@@ -63,10 +63,10 @@ def main(control: socket.socket) -> None:
         try:
             tokenizer = LLTokenizer(given[0], n_vocab=given[1], eos_token=given[2])
         except Exception as error:
-            unusable = f"the tokenizer cannot be followed: {error}"
+            unusable = f"the tokenizer is not supported: {error}"
     processes = Processes(control)
     while True:
-        for file in processes.news():
+        for file in processes.wait():
             if file != control.fileno():
                 continue
             message, sockets, _, _ = socket.recv_fds(control, 1, 1)
@@ -81,7 +81,7 @@ def main(control: socket.socket) -> None:
 
 
 class Processes:
-    """Those that were forked, and the template's end of what each of them says: so it can say how one has ended."""
+    """The forked processes, each with a duplicate of its socket, over which the template sends its exit status."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -97,21 +97,26 @@ class Processes:
 
     def add(self, process: int, own: socket.socket) -> None:
         self._sockets[process] = own
-        self._poll.register(own, 0)  # That the other end is closed is told all the same.
+        self._poll.register(own, 0)  # Poll reports a closed other end without an event mask.
 
-    def news(self) -> list[int]:
-        """Wait until something has come; kill what nobody waits for any more, and say of what has ended how."""
+    def wait(self) -> list[int]:
+        """Wait for events; kill processes whose socket is closed, and reap those that have ended.
+
+        Returns:
+            file descriptors with events.
+        """
         ready = [file for file, _ in self._poll.poll()]
         if self._alarm.fileno() in ready:
             self._alarm.recv(4096)
-            self._take_ended()
+            self._reap()
         for process, own in self._sockets.items():
             if own.fileno() in ready:
                 self._poll.unregister(own)
                 os.kill(process, signal.SIGKILL)
         return ready
 
-    def _take_ended(self) -> None:
+    def _reap(self) -> None:
+        """Send the exit statuses of processes that have ended."""
         with suppress(ChildProcessError):
             while True:
                 process, status = os.waitpid(-1, os.WNOHANG)
@@ -130,12 +135,12 @@ class Processes:
 
 
 def _serve(own: socket.socket, tokenizer: Any, unusable: str) -> None:
-    """Read in one thread and compute in another, so that the end of the socket is seen at once. Does not return."""
+    """Read the socket in this thread and compute in another, so that a closed socket is seen at once; never return."""
     try:
         silence_libraries()
-        if os.path.exists(ADJUSTMENT):
-            with open(ADJUSTMENT, "w") as file:
-                file.write("1000")  # Where memory runs out for all, this process goes first.
+        if os.path.exists(OOM_SCORE):
+            with open(OOM_SCORE, "w") as file:
+                file.write("1000")  # The OOM killer takes this process first.
         os.nice(NICENESS)
         tasks: SimpleQueue[Any] = SimpleQueue()
         messages = own.makefile("rb")
@@ -152,41 +157,41 @@ def _serve(own: socket.socket, tokenizer: Any, unusable: str) -> None:
 
 
 def _work(own: socket.socket, tokenizer: Any, unusable: str, tasks: "SimpleQueue[Any]") -> None:
-    """Prepare a grammar, then take in tokens of its answers; replies are (answer, mask, reason why there is none).
+    """Prepare a grammar, then consume tokens of its answers; replies are (number of the answer, mask, reason or "").
 
-    Without a tokenizer, the only reply is the reason why the grammar is none, or an empty one.
+    Without a tokenizer, the only reply has the reason why the grammar is invalid, or "".
     """
     from llguidance import LLMatcher
 
-    def tell(number: int, mask: bytes, reason: str) -> None:
+    def reply(number: int, mask: bytes, reason: str) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
         own.sendall(pickle.dumps((number, mask, reason.partition("<state>")[0][:LONGEST_REASON])))
 
     try:
         grammar, answers, seconds, step_seconds = tasks.get()
-        signal.setitimer(signal.ITIMER_PROF, seconds)  # Kills the process, unless it is stopped before.
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF kills the process, unless `reply` stops the timer.
         if tokenizer is None:
-            tell(0, b"", unusable or LLMatcher.validate_grammar(grammar) or _unmatched(grammar))
+            reply(0, b"", unusable or LLMatcher.validate_grammar(grammar) or _unmatched(grammar))
             return
         first = LLMatcher(tokenizer, grammar, log_level=0)
         mask = first.compute_bitmask()
         matchers = [first, *(first.deep_copy() for _ in range(answers - 1))]
         for number in range(answers):
-            tell(number, mask, first.get_error())
+            reply(number, mask, first.get_error())
         while True:
             number, token = tasks.get()
             signal.setitimer(signal.ITIMER_PROF, step_seconds)
             matcher = matchers[number]
             mask = matcher.compute_bitmask() if matcher.consume_token(token) else b""
-            tell(number, mask, matcher.get_error())
+            reply(number, mask, matcher.get_error())
     except MemoryError:
         os._exit(1)
-    except BaseException:  # Also what a panic of the library becomes.
+    except BaseException:  # A panic of llguidance raises a BaseException.
         os._exit(2)
 
 
 def _unmatched(grammar: str) -> str:
-    """Why nothing can match a grammar; an empty text if something can."""
+    """Why a grammar matches no text; "" if it matches one."""
     from llguidance import LLMatcher, LLTokenizer
 
     matcher = LLMatcher(LLTokenizer("byte"), grammar, log_level=0)

@@ -1,9 +1,9 @@
-"""Why a form cannot be used, in words of whoever gave it: what llguidance says is for who writes its grammars."""
+"""Why a form cannot be used, in terms of what the user gave; llguidance's errors are about its own grammar."""
 
 import re
 
 LONGEST = 200
-"""Characters that are told."""
+"""Most characters of a message."""
 TOO_LARGE = "it is too large; give a simpler form"
 NOTHING = "nothing can match it"
 REASONS = [
@@ -20,14 +20,14 @@ REASONS = [
     ),
     (r"Pointer '(?P<what>[^\n]*)' does not exist", "$ref names '{what}', which it does not have"),
 ]
-"""What is looked for in the library's words, the more special ones first, and what is told."""
+"""(pattern of llguidance's error, message), the more specific patterns first."""
 
 
 def told(reason: str) -> str:
-    """The library's words in ours; where they have no match, what is left without positions in its own grammar."""
-    for pattern, words in REASONS:
+    """The message for an error of llguidance: by `REASONS`, or else the error without positions in its grammar."""
+    for pattern, message in REASONS:
         if found := re.search(pattern, reason, re.DOTALL):
-            return _line(words.format_map(found.groupdict()))
+            return _line(message.format_map(found.groupdict()))
     return _line(re.sub(r"^at \d+\(\d+\): |\n *\d+ \|.*", "", reason, flags=re.DOTALL))
 
 
