@@ -79,6 +79,15 @@ def llm(make):
     return make()
 
 
+@pytest.fixture(scope="session")
+def server():
+    """A server with mossvl-tiny, for all tests that need nothing special of it."""
+    from running import serving
+
+    with serving() as running:
+        yield running
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:

@@ -1,0 +1,55 @@
+"""OpenAI's own client for Python."""
+
+from typing import Literal
+
+import pytest
+from pydantic import BaseModel
+
+openai = pytest.importorskip("openai", reason="no openai; .ci/clients installs it")
+
+QUESTION = "What is written there?"
+
+
+class Thing(BaseModel):
+    colour: Literal["red", "blue"]
+    seen: bool
+
+
+@pytest.fixture(scope="module")
+def client(base_url, key):
+    with openai.OpenAI(base_url=base_url, api_key=key, max_retries=0) as client:
+        yield client
+
+
+def asking(question: str, image: str | None = None) -> list[dict]:
+    parts = [{"type": "image_url", "image_url": {"url": image}}] if image else []
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
+
+
+def test_a_picture_is_answered(client, sign):
+    answer = client.chat.completions.create(model="mossvl-tiny", messages=asking(QUESTION, sign))
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("MOSS", "stop")
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+def test_an_answer_is_streamed(client, clip):
+    video = {"type": "video_url", "video_url": {"url": clip}}
+    question = {"type": "text", "text": "When does the blue star appear?"}
+    messages = [{"role": "user", "content": [video, question]}]
+    chunks = client.chat.completions.create(model="mossvl-tiny", messages=messages, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "2.0 seconds"
+
+
+def test_the_helper_of_streams_ends_with_the_whole_answer(client, sign):
+    with client.chat.completions.stream(model="mossvl-tiny", messages=asking(QUESTION, sign)) as stream:
+        kinds = [event.type for event in stream]
+        answer = stream.get_final_completion()
+    assert answer.choices[0].message.content == "MOSS"
+    assert {"chunk", "content.delta", "content.done"} <= set(kinds)
+
+
+def test_an_answer_is_parsed_by_a_model_of_pydantics(client):
+    answer = client.beta.chat.completions.parse(
+        model="mossvl-tiny", messages=asking("Which colour is it?"), response_format=Thing
+    )
+    assert isinstance(answer.choices[0].message.parsed, Thing)
