@@ -17,6 +17,7 @@ from mossvl.device.inputs import StepArrays, StepInputs, TextRows, VisionRows, t
 from mossvl.device.paged_backend import PagedAttention
 from mossvl.device.pool import PagePool, count_pages
 from mossvl.device.sampler import likeliest
+from mossvl.device.scores import Scores, scores_of
 from mossvl.device.tables import Tables
 from mossvl.model.layers import CrossAttentionLayer, TextBackend, VisionBackend
 from mossvl.model.modeling import MossVLLMHeadModel
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 GRAPH_SPLITS = (4, 16)
 """Splits of the text tokens and vision tokens that a tile sees in a captured step, where tiles are few."""
+
+SCORED_ROWS = 256
+"""Rows whose logits are in memory at a time, to score prompts."""
 
 Output = tuple[Tensor, Tensor]
 """(logits (draws, vocab), likeliest tokens (draws,) int64)."""
@@ -93,6 +97,19 @@ class Executor:
             return self.graphs.run(kind, rows)
         return self._step(*self._on_device(rows))
 
+    def compute_scored(self, rows: TextRows) -> tuple[Output, Scores]:
+        """Compute text rows, some of which are scored."""
+        assert rows.scored is not None
+        inputs, backend = self._on_device(rows)
+        hidden = self._hidden(inputs, backend)
+        parts = []
+        for start in range(0, len(rows.scored.rows), SCORED_ROWS):  # As logits of all rows would take much memory.
+            part = slice(start, start + SCORED_ROWS)
+            (logits,) = backend.project(hidden[to_device(rows.scored.rows[part], hidden.device)], (self.model.lm_head,))
+            targets = to_device(rows.scored.targets[part], self.device)
+            parts.append(scores_of(logits.to(self.device), targets, rows.scored.most))
+        return self._output(hidden, inputs, backend), Scores(*map(torch.cat, zip(*parts, strict=True)))
+
     def drawn(self, slots: Tensor, tokens: Tensor) -> None:
         """Set the last tokens (n,) int64 of batch slots (n,) int64."""
         self.last_tokens[to_device(slots, self.device)] = tokens.clamp(min=0)
@@ -122,10 +139,17 @@ class Executor:
         return FastAttention(self.pool, self.tables, self.weights, *rows, prompts)
 
     def _step(self, inputs: StepInputs, backend: TextBackend) -> Output:
+        return self._output(self._hidden(inputs, backend), inputs, backend)
+
+    def _hidden(self, inputs: StepInputs, backend: TextBackend) -> Tensor:
+        """Hidden states (rows, hidden), normalised."""
         tokens = torch.where(inputs.tokens < 0, self.last_tokens[inputs.slots], inputs.tokens)
         embeds = self.language.embed_tokens(tokens)
         sees = (inputs.visible > 0)[:, None].to(embeds.dtype) if inputs.vision else None
-        hidden = self.language(embeds, inputs.positions.expand(3, -1), backend, sees)
+        hidden: Tensor = self.language(embeds, inputs.positions.expand(3, -1), backend, sees)
+        return hidden
+
+    def _output(self, hidden: Tensor, inputs: StepInputs, backend: TextBackend) -> Output:
         slots = inputs.slots
         if inputs.drawing is not None:
             hidden, slots = hidden[inputs.drawing.to(hidden.device)], slots[inputs.drawing]

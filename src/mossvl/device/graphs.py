@@ -58,6 +58,8 @@ class StepGraphs:
         """The kind of graph that fits these rows; None if none does."""
         vision = rows.sees
         count = len(rows.tokens)
+        if rows.scored is not None:
+            return None
         if not rows.num_prefill:
             return self.decode_kind(count, vision)
         # Keep one padding row: padded draws read its logits.

@@ -40,6 +40,35 @@ def to_device(array: NDArray[np.generic] | Tensor, device: torch.device) -> Tens
 
 
 @dataclass(frozen=True)
+class ScoredRows:
+    """Prefill rows whose next token is known, and gets a log-probability.
+
+    Attributes:
+        rows: (n,) int64 rows of the batch.
+        targets: (n,) int64 id of the token after each.
+        most: number of the likeliest tokens to be told beside it, 1 at least.
+    """
+
+    rows: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    most: int
+
+    @classmethod
+    def build(cls, prefill: Sequence[RowSpan[object]]) -> "ScoredRows | None":
+        """The scored rows of a step, in the order of its prefill; None if there are none."""
+        rows: list[int] = []
+        targets: list[int] = []
+        at, most = 0, 1
+        for span in prefill:
+            if scored := span.scored:
+                rows += range(at + scored.start - span.start, at + scored.stop - span.start)
+                targets += span.request.context.tokens(scored.start + 1, scored.stop + 1)
+                most = max(most, span.request.params.prompt_logprobs or 1)
+            at += span.stop - span.start
+        return cls(np.array(rows), np.array(targets), most) if rows else None
+
+
+@dataclass(frozen=True)
 class TextRows:
     """The text rows of a step: prefill rows first, then one row for each decoding request.
 
@@ -52,6 +81,7 @@ class TextRows:
         slots: (rows,) int64 batch slots.
         num_prefill: number of prefill rows.
         draw_rows: rows from which a token is drawn.
+        scored: rows that tell log-probabilities of prompts, if there are any.
     """
 
     sequences: list[RequestRows]
@@ -62,6 +92,7 @@ class TextRows:
     slots: NDArray[np.int64]
     num_prefill: int
     draw_rows: list[int]
+    scored: ScoredRows | None = None
 
     @classmethod
     def build(cls, prefill: Sequence[RowSpan[object]], decode: Sequence[Request[object]]) -> "TextRows":
@@ -93,7 +124,8 @@ class TextRows:
             sequences.append(RequestRows(at, 1, request.slot, request.computed + 1, num_vision))
             draw_rows.append(at)
             at += 1
-        return cls(sequences, tokens, positions, visible, lengths, slots, num_prefill, draw_rows)
+        scored = ScoredRows.build(prefill)
+        return cls(sequences, tokens, positions, visible, lengths, slots, num_prefill, draw_rows, scored)
 
     @property
     def sees(self) -> bool:

@@ -1,7 +1,7 @@
 """Carries out steps: copies pages, encodes frames, computes text rows, draws tokens."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Generic
 
 import torch
@@ -11,6 +11,7 @@ from mossvl.device.encoder import FrameEncoder
 from mossvl.device.executor import Executor
 from mossvl.device.inputs import StepArrays, TextRows, VisionRows
 from mossvl.device.sampler import Drawn, Sampler
+from mossvl.device.scores import Scores
 from mossvl.device.stopwatch import Stopwatch
 from mossvl.device.tables import TableLog
 from mossvl.device.vision_cache import VisionCache
@@ -28,27 +29,32 @@ class Pending(Generic[Owner]):
     Attributes:
         requests: the requests that draw, in the order of `drawn`.
         drawn: the draws; on the host only when `ready` has happened.
+        scored: requests with the rows that `scores` are of, in this order.
+        scores: of prompts' tokens; on the host as the draws are; None if no rows are scored.
         ready: end of the copy from a GPU to the host; None on a CPU.
     """
 
     requests: list[Request[Owner]]
     drawn: Drawn
+    scored: list[tuple[Request[Owner], range]] = field(default_factory=list)
+    scores: Scores | None = None
     ready: "torch.cuda.Event | None" = None
 
-    @classmethod
-    def of(cls, requests: list[Request[Owner]], drawn: Drawn) -> "Pending[Owner]":
-        """Start copying the draws to the host, without waiting for the copy."""
+    def copied(self) -> "Pending[Owner]":
+        """Start copying draws and scores to the host, without waiting for the copy."""
+        drawn, scores = self.drawn, self.scores
         if not drawn.tokens.is_cuda:
-            return cls(requests, drawn)
+            return self
 
         def to_host(tensor: Tensor) -> Tensor:
             return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
         logprobs = None if drawn.logprobs is None else tuple(map(to_host, drawn.logprobs))
         copied = Drawn(to_host(drawn.tokens), logprobs)  # type: ignore[arg-type]
+        scores = None if scores is None else Scores(*map(to_host, scores))
         ready = torch.cuda.Event()
         ready.record()
-        return cls(requests, copied, ready)
+        return replace(self, drawn=copied, scores=scores, ready=ready)
 
     def wait(self) -> Drawn:
         """Wait for the draws, on the host. Raises errors of the device."""
@@ -119,8 +125,10 @@ class Runner:
             self.vision_watch.stop()
         if not arrays.text:
             # The loop waits for steps without draws, too, so that it never runs far ahead of a GPU.
-            return Pending.of([], Drawn(self.executor.last_tokens[:0]))
-        return Pending.of(requests, self._draw(requests, arrays.text))
+            return Pending[Owner]([], Drawn(self.executor.last_tokens[:0])).copied()
+        drawn, scores = self._draw(requests, arrays.text)
+        scored = [(rows.request, rows.scored) for rows in step.prefill if rows.scored]
+        return Pending(requests, drawn, scored, scores).copied()
 
     def _arrays(self, step: Step[Owner]) -> tuple[StepArrays, list[Request[Owner]]]:
         """A step as arrays, and the requests that draw, in the order of their rows."""
@@ -173,15 +181,21 @@ class Runner:
 
     # --- text ----------------------------------------------------------------------------------------------------
 
-    def _draw(self, requests: Sequence[Request[object]], text: Sequence[TextRows]) -> Drawn:
-        """Compute text rows, and draw a token for each of these requests."""
-        outputs = [self.executor.compute(rows) for rows in text]
+    def _draw(self, requests: Sequence[Request[object]], text: Sequence[TextRows]) -> tuple[Drawn, Scores | None]:
+        """Compute text rows, and draw a token for each of these requests; score the rows that are to be scored."""
+        outputs, scores = [], None
+        for rows in text:
+            if rows.scored is None:
+                outputs.append(self.executor.compute(rows))
+            else:
+                output, scores = self.executor.compute_scored(rows)
+                outputs.append(output)
         logits, tokens = outputs[0] if len(outputs) == 1 else map(torch.cat, zip(*outputs, strict=True))
         if all(request.params.plain for request in requests):
-            return Drawn(tokens)
+            return Drawn(tokens), scores
         drawn = self.sampler.draw(logits, requests)
         self.executor.drawn(torch.tensor([request.slot for request in requests]), drawn.tokens)
-        return drawn
+        return drawn, scores
 
     def warm_up(self, report: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Compile kernels, and capture the graphs of text rows, before a step needs them.

@@ -99,9 +99,11 @@ class Engine:
                 `logit_bias` has a token that the model does not know.
         """
         params = options if params is None else params
-        if open and (params.n > 1 or params.stop or params.min_tokens or not params.free):
+        many = params.n > 1 or params.prompt_logprobs is not None
+        if open and (many or params.stop or params.min_tokens or not params.free):
             raise OptionError(
-                "a query that prompts are appended to has one answer, no stop texts, no min_tokens and no form"
+                "a query that prompts are appended to has one answer, no stop texts and no form, no min_tokens and no "
+                "prompt_logprobs"
             )
         known = self.model.config.text_config.vocab_size
         if params.logit_bias and (largest := max(params.logit_bias)) >= known:

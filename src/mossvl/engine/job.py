@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
 from mossvl.engine.clock import Clock
 from mossvl.engine.prompts import Prompts
@@ -11,7 +12,7 @@ from mossvl.errors import GenerationCancelled, GenerationTimeout, MossVLError
 from mossvl.forms.grammar import Follower
 from mossvl.options import GenerationOptions, SamplingParams
 from mossvl.queries.handle import Handle
-from mossvl.queries.results import TokenLogprobs
+from mossvl.queries.results import Logprob, TokenLogprobs
 from mossvl.queries.text_stream import TextStream
 from mossvl.scheduling.context import Context
 from mossvl.scheduling.prompt import Prompt
@@ -127,6 +128,9 @@ class Job:
         handle.input_text, handle.media = planned.input_text, planned.media
         handle.prompt_tokens, handle.vision_tokens = prompt.end.row, prompt.end.vision
         self.digests, self.streams = planned.digests, planned.streams
+        scored = self.params.prompt_logprobs is not None
+        if scored:
+            handle.prompt_logprobs = [None] * len(prompt.tokens)
         for number, draft in enumerate(handle.drafts):
             request = Request(
                 Context(prompt, draft.tokens),
@@ -135,6 +139,7 @@ class Job:
                 self.digests,
                 self,
                 stops=self.stops,
+                scores_from=first_scored(planned, len(prompt.tokens)) if scored and not number else None,
                 vision_chunk=self.options.vision_chunked_length,
                 pixel_scale=self.source.pixel_scale,
                 matcher=self.follower.matchers[number] if self.follower else None,
@@ -213,6 +218,16 @@ class Job:
 
     # --- answers -------------------------------------------------------------------------------------------------
 
+    def tell_prompt(
+        self, request: "Request[Job]", place: int, logprob: float, rank: int, best: Iterable[tuple[int, float]]
+    ) -> None:
+        """Add the log-probability of the prompt's token at a place, and of the likeliest tokens there, best first."""
+        told = {request.context.prompts[0].tokens[place]: Logprob(logprob, rank)}
+        for number, (token, other) in enumerate(islice(best, self.params.prompt_logprobs), 1):
+            told.setdefault(token, Logprob(other, number))
+        assert self.handle.prompt_logprobs is not None
+        self.handle.prompt_logprobs[place] = told
+
     def add(self, request: "Request[Job]", token: int, logprobs: TokenLogprobs | None, now: float) -> bool:
         """Add a token to an answer, unless the token ends it; return whether the answer ends, or an open one parks.
 
@@ -240,3 +255,8 @@ class Job:
         elif request.num_answer >= request.room:
             draft.finish_reason = "length"
         return draft.finish_reason is not None
+
+
+def first_scored(planned: Planned, length: int) -> int:
+    """Return the first row of a prompt after which a token is scored: of all tokens, or of the continuation alone."""
+    return length - 1 - planned.continued if planned.continued else 0

@@ -17,6 +17,7 @@ import torch
 from mossvl.device.budget import budget_for
 from mossvl.device.runner import Pending, Runner
 from mossvl.device.sampler import NOT_A_NUMBER
+from mossvl.device.scores import Scores
 from mossvl.engine.failures import failure
 from mossvl.engine.job import Job
 from mossvl.engine.prompts import Prompts
@@ -292,6 +293,8 @@ class Loop:
         now = time.monotonic()
         tokens = drawn.tokens.tolist()
         logprobs = None if drawn.logprobs is None else [part.tolist() for part in drawn.logprobs]
+        if pending.scores is not None:
+            told_prompts(pending.scored, pending.scores)
         changed: dict[int, Job] = {}
         for row, (request, token) in enumerate(zip(pending.requests, tokens, strict=True)):
             if not request.arrived():
@@ -351,3 +354,11 @@ def told_of(logprobs: Sequence[Any], row: int, token: int, wanted: int | None) -
         return None
     best = list(zip(logprobs[2][row][:wanted], logprobs[1][row][:wanted], strict=True))
     return TokenLogprobs(token, logprobs[0][row], best)
+
+
+def told_prompts(scored: Sequence[tuple[Request[Job], range]], scores: Scores) -> None:
+    """Hand out log-probabilities of prompts' tokens, in the order of the requests' rows."""
+    told = zip(*(part.tolist() for part in scores), strict=True)
+    for request, rows in scored:
+        for row, (logprob, rank, best, ids) in zip(rows, told, strict=False):
+            request.owner.tell_prompt(request, row + 1, logprob, rank, zip(ids, best, strict=True))

@@ -110,6 +110,8 @@ class SamplingParams:
         logit_bias: added to the logits of these tokens, by id, before penalties; cut to between -100 and 100.
         logprobs: for each token, how many of the likeliest alternatives are reported with their log-probabilities (0:
             the token's own alone); None for none.
+        prompt_logprobs: for each token of the prompt, how many of the likeliest tokens are reported with their
+            log-probabilities (0: the prompt's own alone); None for none. What the prefix cache has is computed again.
         n: answers to be drawn.
         ignore_eos: go on after the model's own end token.
         skip_special_tokens: leave special tokens out of the answer's text.
@@ -134,6 +136,7 @@ class SamplingParams:
     min_tokens: CountFrom0 = 0
     logit_bias: Annotated[Mapping[int, float], _biases] | None = None
     logprobs: Annotated[int, Whole(0, most=20)] | None = None
+    prompt_logprobs: Annotated[int, Whole(0, most=20)] | None = None
     n: Annotated[int, Whole(most=128)] = 1
     ignore_eos: Switch = False
     skip_special_tokens: Switch = True

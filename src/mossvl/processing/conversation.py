@@ -50,6 +50,11 @@ class ConversationMixin(ProcessorMixin):
         """A text without special tokens and placeholders, as a prompt holds it."""
         return without_special(text, self._special)
 
+    def continuation(self, text: str) -> torch.Tensor:
+        """Tokens (tokens,) int64 of the text of an answer, without special tokens."""
+        encoded = self.tokenizer(self.harmless(text), add_special_tokens=False, verbose=False)
+        return torch.tensor(encoded["input_ids"], dtype=torch.long)
+
     def _template(self, given: str | None = None) -> Any:
         """The chat template: `given` (its name among several, or its source), else the default one."""
         template = self.chat_template or self.tokenizer.chat_template

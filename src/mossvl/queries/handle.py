@@ -11,7 +11,7 @@ from typing import Any
 
 from mossvl.errors import GenerationCancelled, GenerationTimeout
 from mossvl.options import SamplingParams
-from mossvl.queries.results import Answer, Result, SeenMedium, Timings, TokenLogprobs, Usage
+from mossvl.queries.results import Answer, Logprob, Result, SeenMedium, Timings, TokenLogprobs, Usage
 from mossvl.queries.text_stream import TextStream
 from mossvl.queries.waker import Waker
 
@@ -69,6 +69,7 @@ class Handle:
         self.prompt_tokens = self.vision_tokens = self.cached_tokens = 0
         self.media: list[SeenMedium] = []
         self.timings = Timings()
+        self.prompt_logprobs: list[dict[int, Logprob] | None] | None = None
         self.ended = False
         self._cancelled = threading.Event()
         self._wants_logprobs = params.logprobs is not None
@@ -207,7 +208,7 @@ class Handle:
         ]
         new = sum(len(draft.tokens) for draft in self.drafts)
         usage = Usage(self.prompt_tokens, self.vision_tokens, self.cached_tokens, new)
-        return Result(answers, usage, self.timings, self.media, self.input_text, self.error)
+        return Result(answers, usage, self.timings, self.media, self.input_text, self.error, self.prompt_logprobs)
 
     @property
     def was_cancelled(self) -> bool:

@@ -1,7 +1,7 @@
 """A query as users write it, checked, and the messages that it becomes in its session."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from mossvl.errors import InputError, OptionError, PromptError
@@ -22,6 +22,7 @@ class Query:
     Attributes:
         turn: the messages that the query adds to its session.
         explicit: the query came as `messages`, which stand alone instead of continuing a session.
+        continuation: text whose tokens follow the prompt's, as if they had been drawn; see `mossvl.evaluation.scoring`.
         system_prompt: of a conversation that begins with this query; see `mossvl.processing.system_prompt`.
     """
 
@@ -30,6 +31,7 @@ class Query:
     system_prompt: str | None
     media: MediaOptions
     generation: GenerationOptions
+    continuation: str = field(default="", kw_only=True)
 
     @classmethod
     def from_dict(cls, given: object, **generation_defaults: Any) -> Self:

@@ -1,6 +1,7 @@
 """What users get: answers, what they cost, how long they took, and what was seen."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -11,6 +12,32 @@ class TokenLogprobs:
     logprob: float
     top: list[tuple[int, float]]
     """The likeliest tokens, best first."""
+
+
+class Logprob(NamedTuple):
+    """Of a token that could stand in a place of a prompt.
+
+    Attributes:
+        logprob: log-probability, natural.
+        rank: 1 for the likeliest token of the place.
+    """
+
+    logprob: float
+    rank: int
+
+
+class Score(NamedTuple):
+    """How likely a model finds a continuation of a query.
+
+    Attributes:
+        logprob: sum of the log-probabilities of its tokens.
+        greedy: greedy decoding would have given these tokens.
+        tokens: number of its tokens.
+    """
+
+    logprob: float
+    greedy: bool
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -88,7 +115,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Result:
-    """Everything known about a query that has ended; `text`, `token_ids`, … are those of its first answer."""
+    """Everything known about a query that has ended; `text`, `token_ids`, … are those of its first answer.
+
+    Attributes:
+        prompt_logprobs: for each token of the prompt (one image token for every frame), its `Logprob` and those of the
+            `prompt_logprobs` likeliest tokens, by id; None for the first token, which nothing comes before, and where
+            only a continuation is scored. None if not asked for.
+    """
 
     answers: list[Answer]
     usage: Usage
@@ -96,6 +129,7 @@ class Result:
     media: list[SeenMedium]
     input_text: str
     error: Exception | None = None
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
 
     @classmethod
     def of_error(cls, error: Exception) -> "Result":

@@ -39,6 +39,8 @@ class Request(Generic[Owner]):
         pixel_scale: mean and standard deviation of each channel, for normalising pixels.
         seed: of its random draws.
         stops: tokens that end the answer.
+        scores_from: first row of those still to be computed after which a token of the prompt gets a log-probability;
+            None if no more do.
         matcher: of the answer's grammar, if the answer has one.
 
     State, kept by the scheduler:
@@ -66,6 +68,7 @@ class Request(Generic[Owner]):
     owner: Owner
     pixels: "dict[int, Tensor]" = field(default_factory=dict)
     stops: frozenset[int] = frozenset()
+    scores_from: int | None = None
     vision_chunk: int = 64
     pixel_scale: PixelScale = ((0.5,) * 3, (0.5,) * 3)
     seed: int = field(default_factory=lambda: secrets.randbits(63))
@@ -121,6 +124,18 @@ class Request(Generic[Owner]):
     def sleeps(self) -> bool:
         """The request was preempted while it was parked: nothing is computed until it is resumed."""
         return self.parked and self.preemptions > 0
+
+    @property
+    def reusable(self) -> int:
+        """Number of rows that the prefix cache may have: at least one must run, to draw from, and those to score."""
+        last = self.context.length - 1
+        return last if self.scores_from is None else min(last, self.scores_from)
+
+    def scored(self, stop: int) -> None:
+        """Record that the rows before `stop` were launched."""
+        if self.scores_from is not None:
+            done = stop >= self.context.prompts[0].end.row
+            self.scores_from = None if done else max(self.scores_from, stop)
 
     # --- growing -------------------------------------------------------------------------------------------------
 

@@ -135,9 +135,10 @@ class Scheduler(Generic[Owner]):
         """Admit a request, unless it waits for a prefix that another one computes; return False if pages run out."""
         size = self.config.page_size
         keys = request.keys(size) if self.cache.keep else []
-        keys = keys[: (request.context.length - 1) // size]  # At least one row must run, to draw from.
-        blocks = self.cache.match(keys)
-        request.waits_for = keys[len(blocks)] if len(blocks) < len(keys) else None
+        keys = keys[: (request.context.length - 1) // size]
+        usable = keys[: request.reusable // size]
+        blocks = self.cache.match(usable)
+        request.waits_for = usable[len(blocks)] if len(blocks) < len(usable) else None
         if request.waits_for in self._computing:
             return True
         reserve = self.pages.groups * len(self.running)
@@ -234,6 +235,7 @@ class Scheduler(Generic[Owner]):
                 part.request.encoded, part.request.partly = part.stop, 0.0
         for rows in step.prefill:
             rows.request.computed = rows.stop
+            rows.request.scored(rows.stop)
             if rows.draws:
                 rows.request.in_flight += 1
                 rows.request.decoding = True

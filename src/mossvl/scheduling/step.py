@@ -30,6 +30,12 @@ class RowSpan(Generic[Owner]):
     stop: int
     draws: bool
 
+    @property
+    def scored(self) -> range:
+        """The rows after which a token of the prompt gets a log-probability."""
+        first, end = self.request.scores_from, self.request.context.prompts[0].end.row
+        return range(0) if first is None else range(max(self.start, first), min(self.stop, end - 1))
+
 
 @dataclass
 class Step(Generic[Owner]):

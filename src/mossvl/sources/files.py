@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mossvl.errors import MediaError
@@ -95,7 +96,9 @@ class Load(Loading):
         merge = self.processor.image_processor.layout.merge_size
         seen = [seen_medium(plan, grid, merge) for plan, grid in zip(plans, grids, strict=True)]
         streams = any(isinstance(plan, VideoPlan) and not isinstance(plan.source, FrameList) for plan in plans)
-        return Planned(text, planned.input_ids, grids, seen, list(self._expected), streams)
+        more = self.processor.continuation(self.query.continuation)
+        tokens = torch.cat((planned.input_ids, more))
+        return Planned(text, tokens, grids, seen, list(self._expected), streams, len(more))
 
     def _load_medium(self, plan: MediumPlan, key: Hashable | None, number: int, start: int) -> None:
         """Load the frames of one medium from its frame `start` on; `number` counts the frames before it."""

@@ -31,6 +31,7 @@ class Planned:
         media: what will be seen, as told to users.
         digests: of those frames that were seen before; None for the others.
         streams: worth encoding before all of it is loaded.
+        continued: how many of the last tokens are the query's continuation.
     """
 
     input_text: str
@@ -39,6 +40,7 @@ class Planned:
     media: list[SeenMedium]
     digests: list[bytes | None]
     streams: bool
+    continued: int = 0
 
 
 @dataclass(frozen=True)
