@@ -52,7 +52,7 @@ class ConversationMixin(ProcessorMixin):
 
     def continuation(self, text: str) -> torch.Tensor:
         """Tokens (tokens,) int64 of the text of an answer, without special tokens."""
-        encoded = self.tokenizer(self.harmless(text), add_special_tokens=False, verbose=False)
+        encoded = self.tokenizer(self.without_special(text), add_special_tokens=False, verbose=False)
         return torch.tensor(encoded["input_ids"], dtype=torch.long)
 
     def _template(self, given: str | None = None) -> Any:
