@@ -18,7 +18,7 @@ from mossvl.scheduling.context import Context
 from mossvl.scheduling.pages import PageCache
 from mossvl.scheduling.prompt import START, Place, Prompt
 from mossvl.scheduling.request import Request
-from mossvl.scheduling.scheduler import FEW, MANY, Scheduler
+from mossvl.scheduling.scheduler import FEW, MANY, Scheduler, priority_of
 from mossvl.scheduling.step import RowSpan, Step
 
 IMAGE, MERGE = 1_000_000, 2
@@ -59,6 +59,8 @@ class Asked:
     known: bool = True
     formed: bool = False
     later: list[list[Item]] = field(default_factory=list)
+    priority: int = 0
+    salt: str | None = None
     finished: bool = False
     request: Request = field(init=False)
 
@@ -67,7 +69,8 @@ class Asked:
         self.turns = 1 + len(self.later)
         self.pictures = pictures_of(self.items)
         prompt, digests = prompt_of(self.items), self._digests(self.items)
-        self.request = Request(Context(prompt), SamplingParams(), self.room, digests, self, seed=0)
+        params = SamplingParams(priority=self.priority, cache_salt=self.salt)
+        self.request = Request(Context(prompt), params, self.room, digests, self, seed=0)
         if self.loaded:
             self.load(0, len(self.pictures))
         if self.formed:
@@ -95,9 +98,9 @@ class Asked:
             self.request.pixels[frame] = PIXELS
 
     def history(self, row: int) -> int:
-        """What stands for everything up to a row, itself included."""
+        """What stands for everything up to a row, itself and the salt included."""
         while len(self._histories) <= row:
-            before = self._histories[-1] if self._histories else 0
+            before = self._histories[-1] if self._histories else hash(self.salt) if self.salt else 0
             item = self.token(len(self._histories))
             self._histories.append(hash((before, *item) if isinstance(item, bytes) else (before, -2 - item)))
         return self._histories[row]
@@ -323,14 +326,16 @@ class Machine:
     def _check_order(
         self, queue: list[Request], running: list[Request], busy: list[Request], lost: list[Request]
     ) -> None:
-        """Only the newest are preempted, and those that rest only for the last that does not; who waits is passed only
-        while another computes what it needs, or while there is nothing to do for it."""
+        """Only the newest of the highest numbers are preempted, and those that rest only for the last that does not;
+        who waits is passed only by lower numbers, while another computes what it needs, or while there is nothing to do
+        for it."""
         kept = [request for request in running if request not in lost]
         still = [request for request in busy if request not in lost]
-        assert self.scheduler.running[: len(kept)] == kept and busy[: len(still)] == still
+        admitted = [request for request in self.scheduler.running if request not in kept]
+        assert self.scheduler.running == sorted((*kept, *admitted), key=priority_of) and busy[: len(still)] == still
         assert all(request in busy for request in lost) or len(still) <= 1
         queue = [request for request in (*lost, *queue) if not request.sleeps or request.slot >= 0]
-        admitted = self.scheduler.running[len(kept) :]
+        queue.sort(key=priority_of)
         assert [request for request in queue if request.slot >= 0] == admitted
         waiting = [request for request in self.scheduler.waiting if not request.sleeps]
         assert [request for request in queue if request.slot < 0] == waiting

@@ -210,6 +210,8 @@ SETTINGS = st.builds(
     late=st.sampled_from([0, 0.3, 1]),
     formed=st.sampled_from([0, 0, 0.3, 1]),
     growing=st.sampled_from([0, 0, 0.3, 1]),
+    ranked=st.sampled_from([0, 0, 0.5, 1]),
+    salted=st.sampled_from([0, 0, 0.5, 1]),
 )
 
 

@@ -27,6 +27,8 @@ class Setting:
     late: float
     formed: float
     growing: float = 0.0
+    ranked: float = 0.0
+    salted: float = 0.0
 
     def machine(self) -> Machine:
         return Machine(
@@ -82,8 +84,8 @@ class Trace:
 
     def _bound(self) -> int:
         # The oldest makes progress in every step, however often all others have to begin anew.
-        # Where some of them rest, these may have to begin anew as often as others, or they, grow.
-        turns = 1 + sum(one.turns for one in self.asked if one.turns > 1)
+        # Where lower numbers come, or some of them rest, these may begin anew as often as others, or they, grow.
+        turns = 1 + sum(one.turns for one in self.asked if one.turns > 1 or one.priority)
         return self.waited + turns * sum(2 * one.work + 9 * len(one.pictures) + 9 for one in self.asked)
 
     def _ask(self) -> None:
@@ -114,6 +116,8 @@ class Trace:
             known=not late or rng.random() < 0.5,
             formed=rng.random() < self.setting.formed,
             later=parts[1:],
+            priority=rng.randrange(-1, 3) if rng.random() < self.setting.ranked else 0,
+            salt=rng.choice("ab") if rng.random() < self.setting.salted else None,
         )
         if asked.later and rng.random() < 0.5:
             asked.request.park()
@@ -204,7 +208,7 @@ class Trace:
     def _check_parts(self, one: Asked) -> None:
         """What was asked in parts has the rows and the keys of one prompt of everything."""
         context, digests = one.request.context, one.request.digests
-        whole = Asked([one.token(row) for row in range(context.length)]).request
+        whole = Asked([one.token(row) for row in range(context.length)], salt=one.salt).request
         assert (context.positions(0, context.length) == whole.context.positions(0, context.length)).all()
         assert (context.visible(0, context.length) == whole.context.visible(0, context.length)).all()
         assert None in digests or one.request.keys(self.setting.page_size) == whole.keys(self.setting.page_size)

@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 import time
-from collections import deque
+from bisect import insort_right
 from collections.abc import Callable, Sequence
 from traceback import clear_frames
 from typing import Any
@@ -65,7 +65,7 @@ class Loop:
         self.lock = threading.Lock()
         self.broken: EngineError | None = None
         self.closing = 0
-        self._to_load: deque[Job] = deque()
+        self._to_load: list[Job] = []
         self._to_follow: list[Job] = []
         self._set_up_in: threading.Thread | None = None
 
@@ -200,13 +200,13 @@ class Loop:
                 self._append(job)
         busy = sum(job.loading for job in self.jobs)
         while self._to_load and busy < self.config.media_workers:
-            job = self._to_load.popleft()
+            job = self._to_load.pop(0)
             if not job.ended:
                 busy += 1
                 self._load(job)
 
     def _receive(self, job: Job) -> None:
-        self._to_load.append(job)
+        insort_right(self._to_load, job, key=lambda job: job.params.priority)
         if job.follower is not None:
             self._to_follow.append(job)
 

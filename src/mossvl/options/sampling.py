@@ -102,6 +102,10 @@ class SamplingParams:
         repetition_penalty: above 1, tokens of the prompt and of the answer so far become less likely (as in CTRL).
         presence_penalty: subtracted from the logits of tokens that the answer has; between -2 and 2.
         frequency_penalty: subtracted once for each time that the answer has a token; between -2 and 2.
+        priority: of two waiting queries, the one with the lower number is admitted first (of equal ones, the earlier),
+            and of two running ones, the one with the higher number is preempted first, if memory runs out. A query
+            waits for as long as others with lower numbers come.
+        cache_salt: the prefix cache serves only queries of the same salt.
         seed: makes drawn answers repeatable, whatever runs beside; any integer (modulo 2^63).
         stop: texts that end the answer; they are not part of it.
         stop_token_ids: tokens that end the answer, beside the model's own; they are not part of it.
@@ -130,6 +134,8 @@ class SamplingParams:
     repetition_penalty: Annotated[float, Number(above=MIN_SCALE)] = 1.0
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
+    priority: Annotated[int, Whole(-math.inf)] = 0
+    cache_salt: Annotated[str, _salt] | None = None
     seed: Annotated[int, Whole(-math.inf)] | None = None
     stop: Annotated[tuple[str, ...], _texts] = ()
     stop_token_ids: Annotated[tuple[int, ...], _tokens] = ()

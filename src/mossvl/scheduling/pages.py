@@ -50,6 +50,11 @@ def block_key(before: bytes, tokens: Sequence[int], frames: Iterable[bytes]) -> 
     return digest.digest()
 
 
+def salt_key(salt: str | None) -> bytes:
+    """What stands for the key before the first block; of another length than the keys of blocks."""
+    return b"" if salt is None else hashlib.blake2b(salt.encode(), digest_size=32).digest()
+
+
 def shared_vision(blocks: Sequence[Block]) -> list[int]:
     """The pages of the vision sequence of kept blocks; of two that hold the same tokens, the fuller, later one."""
     pages = dict(pair for block in blocks for pair in block.vision)

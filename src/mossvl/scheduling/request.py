@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from mossvl.forms.grammar import Matcher
 from mossvl.options import SamplingParams
 from mossvl.scheduling.context import Context
-from mossvl.scheduling.pages import Block, block_key
+from mossvl.scheduling.pages import Block, block_key, salt_key
 from mossvl.scheduling.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class Request(Generic[Owner]):
             frames = self.digests[first:last]
             if any(digest is None for digest in frames):
                 break
-            before = self._keys[-1] if self._keys else b""
+            before = self._keys[-1] if self._keys else salt_key(self.params.cache_salt)
             tokens = self.context.tokens(start, start + page_size)
             self._keys.append(block_key(before, tokens, (digest for digest in frames if digest is not None)))
         return self._keys

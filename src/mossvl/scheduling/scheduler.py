@@ -1,10 +1,11 @@
 """The scheduler decides which frames, prefill rows and decode rows make up a step. No tensors here.
 
 `plan` decides and allocates pages. The engine then launches the step and calls `launched`; after a failed launch, the
-engine launches the step again, split by request. Admission is FIFO, and prefill follows the order of admission.
+engine launches the step again, split by request. Waiting and running requests are in the order of their priority, the
+lowest number first; of equal priority, admission is FIFO, and prefill follows the order of admission.
 """
 
-from collections import deque
+from bisect import insort_left, insort_right
 from collections.abc import Container
 from itertools import islice
 from typing import Generic
@@ -45,7 +46,7 @@ class Scheduler(Generic[Owner]):
         self.pages: Allocator[Owner] = Allocator(cache, groups, config.page_size)
         self.encoded = encoded
         self.budget = budget or StepBudget.of(config)
-        self.waiting: deque[Request[Owner]] = deque()
+        self.waiting: list[Request[Owner]] = []
         self.running: list[Request[Owner]] = []
         self.preemptions = 0
         self._slots = list(range(config.max_batch - 1, -1, -1))
@@ -54,7 +55,7 @@ class Scheduler(Generic[Owner]):
     # --- requests come and go ------------------------------------------------------------------------------------
 
     def add(self, request: Request[Owner]) -> None:
-        self.waiting.append(request)
+        insort_right(self.waiting, request, key=priority_of)
 
     def remove(self, request: Request[Owner]) -> None:
         """Remove a request, waiting or running, that has ended."""
@@ -98,22 +99,25 @@ class Scheduler(Generic[Owner]):
         return True
 
     def _victim(self, request: Request[Owner]) -> Request[Owner]:
-        """Choose whom to preempt for a request: the newest busy one; a resting one if no other request is busy."""
+        """Choose whom to preempt: the last busy one, newest of the highest number; a resting one if no other is busy.
+
+        It comes after all that the step has already been planned for.
+        """
         busy = [one for one in self.running if not one.rests]
         if busy[-1] is request and len(busy) == 1:
             return next((one for one in reversed(self.running) if one.rests), request)
         return busy[-1]
 
     def _preempt(self, request: Request[Owner]) -> None:
-        """Release a request's pages, and queue it first; its prompt and answer so far will be recomputed."""
+        """Release a request's pages, and queue it before its equals; prompt and answer so far will be recomputed."""
         self._release(request)
         self.running.remove(request)
         request.preemptions += 1
         self.preemptions += 1
-        self.waiting.appendleft(request)
+        insort_left(self.waiting, request, key=priority_of)
 
     def _admit(self) -> None:
-        """Admit in FIFO order; only requests that sleep, or wait for a prefix that another one computes, are passed."""
+        """Admit in order; only requests that sleep, or wait for a prefix that another one computes, are passed."""
         for request in list(islice((one for one in self.waiting if not one.sleeps), LOOK_AHEAD)):
             if request.waits_for in self._computing:
                 continue
@@ -151,7 +155,7 @@ class Scheduler(Generic[Owner]):
             self._computing.setdefault(key, request)
         request.slot = self._slots.pop()
         self.waiting.remove(request)
-        self.running.append(request)
+        insort_right(self.running, request, key=priority_of)
         return True
 
     def _prefill(self, step: Step[Owner]) -> None:
@@ -251,3 +255,7 @@ class Scheduler(Generic[Owner]):
         self._computing = {key: one for key, one in self._computing.items() if one is not request}
         self._slots.append(request.slot)
         self.pages.release(request)
+
+
+def priority_of(request: Request[object]) -> int:
+    return request.params.priority
