@@ -10,6 +10,8 @@ from mossvl.options import SamplingParams
 from mossvl.queries.query import Query, QueryLike
 from mossvl.queries.results import Result, Score
 
+SCORING = SamplingParams(max_new_tokens=1, prompt_logprobs=0)
+
 
 def score(
     llm: MossVL, queries: Iterable[QueryLike], continuations: Iterable[str], progress: bool | None = None
@@ -30,9 +32,8 @@ def score(
         OptionError: a continuation is no text or has no token, or there are not as many of them as queries.
         MossVLError: a query cannot be answered.
     """
-    given = [_continued(llm, query, continuation) for query, continuation in _pairs(queries, continuations)]
-    params = SamplingParams(max_new_tokens=1, prompt_logprobs=0)
-    return [_score(result) for result in llm.generate(given, params, progress=progress, raise_on_error=True)]
+    given = [continued(llm, query, continuation) for query, continuation in _pairs(queries, continuations)]
+    return [score_of(result) for result in llm.generate(given, SCORING, progress=progress, raise_on_error=True)]
 
 
 def _pairs(queries: Iterable[QueryLike], continuations: Iterable[str]) -> Iterator[tuple[QueryLike, str]]:
@@ -42,7 +43,13 @@ def _pairs(queries: Iterable[QueryLike], continuations: Iterable[str]) -> Iterat
     return zip(queries, continuations, strict=True)
 
 
-def _continued(llm: MossVL, query: QueryLike, continuation: str) -> Query:
+def continued(llm: MossVL, query: QueryLike, continuation: str) -> Query:
+    """A query with a continuation, to be asked with `SCORING`.
+
+    Raises:
+        OptionError: the continuation is no text or has no token.
+        InputError: the query is malformed.
+    """
     if not isinstance(continuation, str) or not len(llm.processor.continuation(continuation)):
         raise OptionError(f"continuation={continuation!r:.100} must be a text, and not empty")
     if isinstance(query, InputError):
@@ -50,7 +57,7 @@ def _continued(llm: MossVL, query: QueryLike, continuation: str) -> Query:
     return replace(query if isinstance(query, Query) else SessionQuery.from_dict(query), continuation=continuation)
 
 
-def _score(result: Result) -> Score:
-    """The continuation's tokens alone have log-probabilities."""
+def score_of(result: Result) -> Score:
+    """The score of what was asked with `SCORING`: the continuation's tokens alone have log-probabilities."""
     told = [next(iter(one.values())) for one in result.prompt_logprobs or () if one is not None]
     return Score(sum(one.logprob for one in told), all(one.rank == 1 for one in told), len(told))

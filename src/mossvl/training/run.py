@@ -1,13 +1,11 @@
 """Fine-tuning from files: the run of `mossvl train`."""
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import TrainingArguments, set_seed
@@ -89,17 +87,6 @@ def train(options: TrainOptions) -> Path:
     if not options.adapt:
         model.to(dtype)
     return trainer.save_whole("adapter" if options.adapt else "model")
-
-
-def leave_process_group() -> None:
-    """Destroy the run's process group, if there is one; a program calls this once, before it ends.
-
-    Gloo's threads hold the tensors of their last collectives. A thread that frees tensors while Python exits aborts the
-    process.
-    """
-    gc.collect()  # A model in a reference cycle would keep the group and its threads alive.
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The model classes of the plug-in: all requests of a rank go to the engine together, and come back in order."""
 
+import atexit
 import gc
 import os
 import time
@@ -7,18 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from loguru import logger
 
 from mossvl.errors import GenerationTimeout, InputError, ResourceError, message_of
 from mossvl.evaluation.lmms_eval.arguments import Arguments
+from mossvl.evaluation.lmms_eval.outputs import answer_output, loss_output
 from mossvl.evaluation.lmms_eval.requests import messages_of, params_of, question_of
 from mossvl.evaluation.lmms_eval.rounds import Asked, ChatRounds, Rounds, SimpleRounds
+from mossvl.evaluation.scoring import SCORING, continued
 from mossvl.llm import MossVL
 from mossvl.options import SamplingParams
-from mossvl.processes import num_processes
+from mossvl.processes import leave_process_group, num_processes
 from mossvl.processing.messages import Message
 from mossvl.processing.system_prompt import with_system_prompt
 from mossvl.progress import progress
@@ -51,6 +54,8 @@ class BaseMossVL(lmms):
         self.llm = MossVL(self.arguments.checkpoint, config=self.arguments.engine)
         self.llm.processor.limits = self.arguments.limits
         self._idle: set[str] = set()
+        if num_processes() > 1:
+            atexit.register(leave_process_group)  # lmms-eval leaves it to the end of Python.
 
     @property
     def device(self) -> torch.device:
@@ -70,7 +75,7 @@ class BaseMossVL(lmms):
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """Answers, in order. A request that cannot be answered has an empty one, unless `strict` was given."""
         asked = (None if padding(one) else self._asked(one) for one in requests)
-        outputs = [_output(result) for result in self._answers(asked, len(requests))]
+        outputs = [answer_output(result) for result in self._answers(asked, len(requests))]
         for one, output in zip(requests, outputs, strict=True):
             self.cache_hook.add_partial("generate_until", (one.args[0], _generation(one)), output.text)
         return outputs
@@ -86,8 +91,10 @@ class BaseMossVL(lmms):
             running = [one for one in running if one.goes_on()]
         return [[] if one is None else one.answers for one in conversations]
 
-    def loglikelihood(self, requests: Sequence[Instance]) -> list[Any]:
-        raise NotImplementedError
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[GenerationResult]:
+        """The loss of each continuation, and whether it is the greedy answer; see `loss_output`."""
+        asked = (None if padding(one) else self._continued(one) for one in requests)
+        return [loss_output(result) for result in self._answers(asked, len(requests))]
 
     # --- the engine ----------------------------------------------------------------------------------------------
 
@@ -103,6 +110,19 @@ class BaseMossVL(lmms):
     def _query(self, messages: Sequence[Message], params: SamplingParams) -> Asked:
         query = {"messages": list(messages), "media_kwargs": self.arguments.media}
         return with_system_prompt(query, self.arguments.system), params
+
+    def _continued(self, request: Instance) -> Asked:
+        """A question with the continuation to score. Its first blank is left out, as it follows on the template's
+        line break. Where a task compares with the likelihood of the continuation alone, nothing is asked."""
+        text, continuation, *rest = request.args
+        visuals = None
+        if rest:
+            to_visual, number, task, split = rest
+            document = self._document(task, split, number)
+            visuals = to_visual(document)
+            continuation = continuation(document) if callable(continuation) else continuation
+        query, _ = self._query(question_of(visuals, text, self.arguments.clip_times), SCORING)
+        return continued(self.llm, query, str(continuation).removeprefix(" ")), SCORING
 
     def _params(self, given: Mapping[str, Any]) -> SamplingParams:
         params, idle = params_of(given, self.arguments.sampling)
@@ -202,10 +222,3 @@ def padding(request: Instance) -> bool:
 
 def _generation(request: Instance) -> Mapping[str, Any]:
     return next((one for one in request.args if isinstance(one, dict)), {})
-
-
-def _output(result: Result | None) -> GenerationResult:
-    if result is None:
-        return GenerationResult(text="", token_counts=TokenCounts())
-    counts = TokenCounts(input_tokens=result.usage.prompt_tokens, output_tokens=result.usage.new_tokens)
-    return GenerationResult(text=result.text, token_counts=counts)

@@ -33,8 +33,9 @@ def messages_of(given: Sequence[Mapping[str, Any]], clip_times: str) -> list[Mes
     messages = []
     for message in given:
         content = message["content"]
-        parts = content if isinstance(content, str) else [_part(part, clip_times) for part in content]
-        messages.append({"role": message["role"], "content": parts})
+        if not isinstance(content, str):
+            content = [part if isinstance(part, str) else _part(part, clip_times) for part in content]
+        messages.append({"role": message["role"], "content": content})
     return messages
 
 

@@ -6,8 +6,9 @@ from typing import Any, Protocol
 from mossvl.evaluation.lmms_eval.requests import messages_of, question_of
 from mossvl.options import SamplingParams
 from mossvl.processing.messages import Message
+from mossvl.queries.query import QueryLike
 
-Asked = tuple[dict[str, Any], SamplingParams]
+Asked = tuple[QueryLike, SamplingParams]
 """A query, and how its answer is drawn."""
 
 
