@@ -7,10 +7,12 @@ import torch
 from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from mossvl.errors import OptionError, PromptError
+from mossvl.errors import CheckpointError, OptionError, PromptError
+from mossvl.options.checks import check_names
+from mossvl.options.rendering import OF_PROMPT, Rendering
 from mossvl.processing.chat_template import render_chat, variables_of
 from mossvl.processing.labels import IGNORED_LABEL, answer_spans
-from mossvl.processing.messages import Message, check_messages, media_of, template_turns, without_special
+from mossvl.processing.messages import Message, check_messages, cleaned, media_of, template_turns, without_special
 from mossvl.processing.prompt import IMAGE, VIDEO
 from mossvl.processing.system_prompt import SYSTEM_PROMPT_KEYS, SystemPrompt, with_system_turn
 
@@ -36,19 +38,24 @@ class ConversationMixin(ProcessorMixin):
             CheckpointError: there is no chat template, or it is broken.
             PromptError: the template refuses these messages, or a role is unknown.
         """
-        turns = template_turns(messages, self._special)
+        turns = template_turns(messages, self.removed)
         variables = {**self.tokenizer.special_tokens_map, "tools": None, "documents": None, **names}
         return render_chat(template or self._template(), turns, add_generation_prompt=answer_follows, **variables)
 
     @property
-    def _special(self) -> list[str]:
+    def template_variables(self) -> frozenset[str]:
+        """Names that the chat template asks for."""
+        return variables_of(self._template())
+
+    @property
+    def removed(self) -> list[str]:
         """Special tokens and placeholders, which are removed from the texts of messages."""
         added = self.tokenizer.added_tokens_decoder.values()
         return [*(token.content for token in added if token.special), IMAGE, VIDEO]
 
     def without_special(self, text: str) -> str:
         """A text without special tokens and placeholders, as a prompt holds it."""
-        return without_special(text, self._special)
+        return without_special(text, self.removed)
 
     def continuation(self, text: str) -> torch.Tensor:
         """Tokens (tokens,) int64 of the text of an answer, without special tokens."""
@@ -199,6 +206,27 @@ def prompt_of(
     if not found or not ending:
         raise PromptError("continue_final_message: the chat template does not render the last message's text unchanged")
     return before + ending
+
+
+def query_prompt(processor: ConversationMixin, messages: Conversation, options: Rendering) -> str:
+    """Render the conversation of a query.
+
+    Raises:
+        CheckpointError: the template is broken.
+        OptionError: the template has no variable of a name that is given, or cannot use its value.
+        PromptError: see `prompt_of`.
+    """
+    given = options.chat_template_kwargs or {}
+    known = processor.template_variables - {*OF_PROMPT, *processor.tokenizer.special_tokens_map}
+    # A switch that is off asks for nothing of a template without it.
+    check_names([name for name in given if given[name]], known, "variable of this chat template")
+    values = cleaned({name: value for name, value in given.items() if name in known}, processor.removed)
+    try:
+        return prompt_of(processor, messages, options.answer_follows, options.continue_final_message, **values)
+    except CheckpointError as error:
+        if not values:
+            raise
+        raise OptionError(f"chat_template_kwargs: {error}") from error
 
 
 def media_for(

@@ -135,7 +135,7 @@ def template_turns(messages: Sequence[Message], special: Sequence[str]) -> list[
         else:
             content = [own for part in _joined(content) for own in _template_parts(part, special)]
         others = {name: value for name, value in message.items() if name != "content"}
-        turns.append({**_cleaned(others, special), "content": content})
+        turns.append({**cleaned(others, special), "content": content})
     return turns
 
 
@@ -157,13 +157,13 @@ def without_special(text: str, special: Sequence[str]) -> str:
     return "".join(kept)
 
 
-def _cleaned(value: Any, special: Sequence[str]) -> Any:
+def cleaned(value: Any, special: Sequence[str]) -> Any:
     """Remove special tokens from all texts within a value, keys included."""
     if isinstance(value, str):
         return without_special(value, special)
     if isinstance(value, Mapping):
-        return {_cleaned(name, special): _cleaned(one, special) for name, one in value.items()}
-    return [_cleaned(one, special) for one in value] if isinstance(value, list | tuple) else value
+        return {cleaned(name, special): cleaned(one, special) for name, one in value.items()}
+    return [cleaned(one, special) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _joined(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

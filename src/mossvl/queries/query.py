@@ -8,11 +8,18 @@ from mossvl.errors import InputError, OptionError, PromptError
 from mossvl.media.video import is_frame_list
 from mossvl.options import GenerationOptions, MediaOptions
 from mossvl.options.checks import check_names, present
+from mossvl.options.rendering import Rendering
 from mossvl.processing.messages import Message as Message
 from mossvl.processing.messages import check_characters, check_messages, media_of, texts_of
 from mossvl.processing.system_prompt import SYSTEM_PROMPT_KEYS, SystemPrompt, with_system_turn
 
-KEYS = frozenset({"prompt", "images", "videos", "messages", "media_kwargs", "generate_kwargs", *SYSTEM_PROMPT_KEYS})
+KEYS = frozenset(
+    {
+        *("prompt", "images", "videos", "messages", "media_kwargs", "generate_kwargs"),
+        *SYSTEM_PROMPT_KEYS,
+        *(option.name for option in fields(Rendering)),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,7 @@ class Query:
     Attributes:
         turn: the messages that the query adds to its session.
         explicit: the query came as `messages`, which stand alone instead of continuing a session.
+        rendering: how the chat template writes the conversation.
         continuation: text whose tokens follow the prompt's, as if they had been drawn; see `mossvl.evaluation.scoring`.
         system_prompt: of a conversation that begins with this query; see `mossvl.processing.system_prompt`.
     """
@@ -31,6 +39,7 @@ class Query:
     system_prompt: str | None
     media: MediaOptions
     generation: GenerationOptions
+    rendering: Rendering = field(default_factory=Rendering, kw_only=True)
     continuation: str = field(default="", kw_only=True)
 
     @classmethod
@@ -83,6 +92,7 @@ class Query:
             system_prompt=system_prompt,
             media=MediaOptions.from_dict(given.get("media_kwargs")),
             generation=GenerationOptions.from_dict(given.get("generate_kwargs"), **generation_defaults),
+            rendering=Rendering.of(given),
             **cls.own_fields(given),
         )
 
@@ -110,7 +120,10 @@ class Query:
         """The session after the query has ended with `answer`; unchanged without an answer (None)."""
         if answer is None:
             return list(session)
-        return [*self.messages(session), {"role": "assistant", "content": answer}]
+        messages = self.messages(session)
+        if self.rendering.continue_final_message:
+            return [*messages[:-1], continued(messages[-1], answer)]
+        return [*messages, {"role": "assistant", "content": answer}]
 
 
 QueryLike = str | Mapping[str, Any] | Query | InputError
@@ -125,6 +138,15 @@ def _user_message(prompt: object, images: Any, videos: Any) -> Message:
     parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in as_list(images)]
     parts += [{"type": "video", "video": video} for video in as_list(videos)]
     return {"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}
+
+
+def continued(message: Message, answer: str) -> Message:
+    """Return a message that ends with a text, with the answer that continues it."""
+    content = message["content"]
+    if isinstance(content, str):
+        return {**message, "content": content.rstrip() + answer}
+    last = {**content[-1], "text": content[-1]["text"].rstrip() + answer}
+    return {**message, "content": [*content[:-1], last]}
 
 
 def as_list(media: Any) -> list[Any]:

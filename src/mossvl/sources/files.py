@@ -17,6 +17,7 @@ from torch import Tensor
 from mossvl.errors import MediaError
 from mossvl.media.fetch import file_version
 from mossvl.media.pictures import FrameList
+from mossvl.processing.conversation import query_prompt
 from mossvl.processing.messages import check_messages, media_of
 from mossvl.processing.pixels import Grid
 from mossvl.processing.plan import (
@@ -62,7 +63,7 @@ class Load(Loading):
 
     def _load_from(self, stack: ExitStack, first: int | None) -> None:
         messages = check_messages(self.messages)
-        text = self.processor.render(messages)
+        text = query_prompt(self.processor, messages, self.query.rendering)
         media = media_of(messages)
         versions = _versions(*media)  # Before the files are opened: of a file that changes now, nothing is kept.
         key = self._prompt_key(text, *media, versions)
