@@ -5,15 +5,12 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
 
 from mossvl.errors import InputError, OptionError
 from mossvl.options import SamplingParams
-from mossvl.server import problems
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError, refusal
 from mossvl.server.reading import Reader
-from mossvl.server.schemas import chat, parts, response_format
 from mossvl.server.schemas.chat import ChatRequest
 from mossvl.server.schemas.frames import FramesRequest
 from mossvl.server.service import parsed
@@ -175,7 +172,7 @@ def test_answers_may_be_sent_back_as_they_came_and_options_may_be_null():
     answer = {"role": "assistant", "content": None, "refusal": None, "annotations": [], "tool_calls": None}
     nulls = dict.fromkeys(("stream", "stream_options", "n", "temperature", "tools", "logit_bias", "stop", "seed"))
     asked = read(messages=[*HELLO, answer, *HELLO], **nulls, tool_choice="none")
-    assert asked.query.turn[1] == {"role": "assistant", "content": ""} and not asked.stream
+    assert asked.query.turn[1] == {"role": "assistant", "content": ""}
 
 
 @pytest.mark.parametrize(
@@ -281,12 +278,30 @@ def test_what_is_wrong_with_a_preview_is_named_where_it_is():
     assert beyond.value.param == "part"
 
 
-def test_every_form_is_known_where_places_are_told():
-    modules = (chat, parts, response_format)
-    defined = [one for module in modules for one in vars(module).values()]
-    forms = {one for one in defined if isinstance(one, type) and issubclass(one, BaseModel)}
-    roots = {BaseModel, parts.Part, parts.VideoOptions, ChatRequest, FramesRequest}
-    assert {*problems.TAGS.values(), *problems.FORMS.values()} == forms - roots
+@pytest.mark.parametrize(
+    ("given", "param", "known"),
+    [
+        ({"response_format": {"type": "text", "x": 1}}, "response_format.x", "type, json_schema, pattern"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "x": 1}}},
+            "response_format.json_schema.x",
+            "name, description, schema, strict",
+        ),
+        (
+            {"messages": asking({"type": "video_frames", "video_frames": {"frames": [{"url": "u", "x": 1}]}})},
+            "messages.0.content.0.video_frames.frames.0.x",
+            "timestamp, url",
+        ),
+        (
+            {"messages": asking({"type": "image_url", "image_url": {"url": "u", "x": 1}})},
+            "messages.0.content.0.image_url.x",
+            "url, detail, min_pixels, max_pixels",
+        ),
+    ],
+)
+def test_an_unknown_key_is_told_with_the_keys_of_its_place(given, param, known):
+    error = refused({"messages": HELLO, **given})
+    assert (error.param, str(error)) == (param, f"{param}: unknown key; known here: {known}")
 
 
 @pytest.mark.parametrize(("own", "left"), [([1], 8), ([6], 4), ([2, 5], 3), ([10], 1)])

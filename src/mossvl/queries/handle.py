@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -149,26 +149,10 @@ class Handle:
         if self.error is not None:
             raise self.error
 
-    async def changes(self, poll: float | None = None) -> AsyncGenerator[None]:
+    def changes(self, poll: float | None = None) -> AsyncGenerator[None]:
         """Yields at once, whenever something has changed (or nothing has for `poll` seconds), and last when the query
         has ended; for asyncio. Closing it early, also by a cancelled task, cancels the query."""
-        news = asyncio.Event()
-        tell = partial(Waker.here().set, news)
-        self.listen(tell)
-        try:
-            while True:
-                news.clear()
-                ended = self.ended
-                yield
-                if ended:
-                    return
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(poll):
-                        await news.wait()
-        finally:
-            self._forget(tell)
-            if not self.ended:
-                self.cancel()
+        return changes_of([self], poll)
 
     async def ending(self) -> Result:
         """As `wait`, for asyncio. Cancelling the task cancels the query."""
@@ -178,16 +162,17 @@ class Handle:
         try:
             await ended.wait()
         except asyncio.CancelledError:
-            self._forget(tell)
+            self.forget(tell)
             self.cancel()
             raise
         return self.result_now
 
     def __await__(self) -> Generator[Any, None, Result]:
         """`await handle`: the result, for asyncio; raises what the query failed of."""
-        return self._awaited().__await__()
+        return self.succeeding().__await__()
 
-    async def _awaited(self) -> Result:
+    async def succeeding(self) -> Result:
+        """As `result`, for asyncio. Cancelling the task cancels the query."""
         await self.ending()
         return self.result()
 
@@ -228,7 +213,8 @@ class Handle:
                 return
         listener()
 
-    def _forget(self, listener: Callable[[], object]) -> None:
+    def forget(self, listener: Callable[[], object]) -> None:
+        """Call `listener` no more."""
         with self._changed:
             for listeners in (self._listeners, self._awaiting):
                 if listener in listeners:
@@ -256,6 +242,34 @@ class Handle:
             awaiting = list(self._awaiting)
         self.changed()
         _call(awaiting)
+
+
+async def changes_of(handles: Sequence[Handle], poll: float | None = None) -> AsyncGenerator[None]:
+    """As `Handle.changes`, of several queries: until all have ended, or one has failed, which cancels the others."""
+    news = asyncio.Event()
+    tell = partial(Waker.here().set, news)
+    for handle in handles:
+        handle.listen(tell)
+    try:
+        while True:
+            news.clear()
+            ended = over(handles)
+            yield
+            if ended:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(poll):
+                    await news.wait()
+    finally:
+        for handle in handles:
+            handle.forget(tell)
+            if not handle.ended:
+                handle.cancel()
+
+
+def over(handles: Sequence[Handle]) -> bool:
+    """Whether all of these queries have ended, or one has failed."""
+    return all(handle.ended for handle in handles) or any(handle.error is not None for handle in handles)
 
 
 def _call(listeners: list[Callable[[], object]]) -> None:

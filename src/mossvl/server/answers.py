@@ -1,11 +1,8 @@
-"""Chat completions and their chunks in OpenAI's format; `mossvl` adds the media as the model saw them, and timings."""
+"""What answers of every API tell: tokens with log-probabilities, token counts, media as the model saw them, timings."""
 
-import json
-import time
 from dataclasses import asdict
 from typing import Any
 
-from mossvl.queries.handle import Handle
 from mossvl.queries.results import Result, TokenLogprobs, Usage
 
 REASONS = {"stop": "stop", "length": "length"}
@@ -43,74 +40,6 @@ class Tokens:
                 for one in drawn
             ]
         }
-
-
-class Completion:
-    """A completion with its `n` answers, whole or in chunks.
-
-    Args:
-        request_id: of the request.
-        usage: end a stream with a chunk of token counts.
-    """
-
-    def __init__(self, request_id: str, model: str, handle: Handle, tokens: Tokens, usage: bool) -> None:
-        self.handle = handle
-        self._tokens, self._usage = tokens, usage
-        self._head = {"id": f"chatcmpl-{request_id}", "created": int(time.time()), "model": model}
-        count = len(handle.drafts)
-        self._told = [0] * count
-        self._ended = [False] * count
-
-    def whole(self, result: Result) -> bytes:
-        """Return the completion of a successful query as JSON; many log-probabilities make this slow."""
-        choices = [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": answer.text, "refusal": None},
-                "finish_reason": REASONS[answer.finish_reason],
-                "logprobs": None if answer.logprobs is None else self._tokens.logprobs(answer.logprobs),
-            }
-            for index, answer in enumerate(result.answers)
-        ]
-        cost = {"usage": usage_of(result.usage), "mossvl": seen(result)}
-        return json.dumps(self._head | {"object": "chat.completion", "choices": choices} | cost).encode()
-
-    def opening(self) -> list[dict[str, Any]]:
-        """Return the first chunks of a stream, which have a role and no text."""
-        pieces = range(len(self.handle.drafts))
-        return [self._piece([self._choice(index, {"role": "assistant", "content": ""})]) for index in pieces]
-
-    def news(self) -> list[dict[str, Any]]:
-        """Return chunks of what was generated since the last call."""
-        pieces = []
-        for index, draft in enumerate(self.handle.drafts):
-            if self._ended[index]:
-                continue
-            reason = draft.finish_reason
-            text, drawn = self.handle.take(index), draft.logprobs[self._told[index] :]
-            self._told[index] += len(drawn)
-            if text or drawn:
-                logprobs = self._tokens.logprobs(drawn) if drawn else None
-                pieces.append(self._piece([self._choice(index, {"content": text}, logprobs)]))
-            if reason in REASONS:
-                self._ended[index] = True
-                pieces.append(self._piece([self._choice(index, {}, reason=REASONS[reason])]))
-        return pieces
-
-    def closing(self, result: Result) -> list[dict[str, Any]]:
-        """Return the last chunk of a successful stream, with its usage, if the client asked for it."""
-        if not self._usage:
-            return []
-        return [self._piece([]) | {"usage": usage_of(result.usage), "mossvl": seen(result)}]
-
-    def _piece(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return self._head | {"object": "chat.completion.chunk", "choices": choices}
-
-    @staticmethod
-    def _choice(
-        index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, reason: str | None = None
-    ) -> dict[str, Any]:
-        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:

@@ -1,11 +1,8 @@
 """The HTTP routes: OpenAI's API, health and metrics, and the web page."""
 
 import asyncio
-import json
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +17,9 @@ from starlette.requests import ClientDisconnect
 
 from mossvl.checkpoints.default import NAME
 from mossvl.errors import MossVLError
-from mossvl.queries.handle import Handle
-from mossvl.server.answers import Completion
+from mossvl.server.answering import answered
 from mossvl.server.background import cut_off, start, tidy_up, watch_lag
-from mossvl.server.chat import streamed
+from mossvl.server.chat import ChatExchange
 from mossvl.server.description import body_of, responses
 from mossvl.server.errors import GONE, RequestError, error_response, unavailable
 from mossvl.server.forms import uploaded
@@ -35,8 +31,6 @@ from mossvl.server.service import Service
 from mossvl.server.streams import ClientGone, while_connected
 from mossvl.server.uploads import Upload
 from mossvl.version import __version__
-
-logger = logging.getLogger("mossvl.server")
 
 PAGE = Path(__file__).parent / "page"
 MOST_WAITING = 32
@@ -121,19 +115,7 @@ def _add_chat(app: FastAPI, service: Service) -> None:
     @app.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest), responses=errors)
     async def chat(request: Request) -> Response:
         """Answer a conversation with texts, images and videos, whole or as server-sent events."""
-        tokens, body = service.ready.tokens, await request.body()
-        request_id = request.state.request_id
-        asked, handle = await anyio.to_thread.run_sync(service.begin, body, request_id)
-        loop = asyncio.get_running_loop()
-        tell = partial(loop.run_in_executor, None, ended, service, handle, request_id)
-        handle.when_ended(lambda: loop.call_soon_threadsafe(tell))
-        completion = Completion(request_id, service.name, handle, tokens, asked.usage)
-        if asked.stream:
-            return await streamed(service, request, handle, completion)
-        result = await while_connected(request, handle.ending())
-        if result.error is not None:
-            raise result.error
-        return Response(await anyio.to_thread.run_sync(completion.whole, result), media_type="application/json")
+        return await answered(service, request, ChatExchange)
 
     @app.get("/v1/models", responses=responses(401, 503))
     async def models() -> dict[str, Any]:
@@ -155,19 +137,6 @@ def described(service: Service) -> dict[str, Any]:
         {"name": one["name"], "url": f"/samples/{one['file']}", "questions": one["questions"]} for one in samples
     ]
     return found
-
-
-def ended(service: Service, handle: Handle, request_id: str) -> None:
-    """Record an ended query in the metrics and the log.
-
-    Runs in the event loop's thread pool, because counting a long answer is slow; the loop logs what this raises.
-    """
-    result = handle.result_now
-    service.metrics.ended(result, [draft.times for draft in handle.drafts])
-    if service.config.log_content:
-        logger.info(
-            "%s gets: %s", request_id, json.dumps([answer.text for answer in result.answers], ensure_ascii=False)
-        )
 
 
 # --- media -----------------------------------------------------------------------------------------------------------

@@ -1,83 +1,85 @@
-"""Streaming of an answer from the engine to a client."""
+"""Chat completions and their chunks, OpenAI's; `mossvl` adds the media as the model saw them, and timings."""
 
-import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from functools import partial
+import json
+import time
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
-from starlette.requests import Request
-
-from mossvl.queries.handle import Handle
-from mossvl.server.answers import Completion
-from mossvl.server.errors import error_body
-from mossvl.server.service import Service
-from mossvl.server.streams import ALIVE, DONE, EventStream, event, while_connected
-
-ALIVE_SECONDS = 10.0
-"""Silence after which a stream sends a keep-alive."""
+from mossvl.queries.results import Result
+from mossvl.server.answers import REASONS, seen, usage_of
+from mossvl.server.exchange import Caller, Exchange
+from mossvl.server.reading import Asked, Reader
+from mossvl.server.schemas.chat import ChatRequest
+from mossvl.server.streams import DONE
 
 
-async def streamed(service: Service, request: Request, handle: Handle, completion: Completion) -> EventStream:
-    """Stream an answer, after its first token or `ALIVE_SECONDS`; an earlier failure sets the HTTP status.
+class ChatExchange(Exchange[ChatRequest]):
+    """A chat completion with its `n` answers, whole or in chunks."""
 
-    Raises:
-        ClientGone: the client left before the first token.
-        MossVLError: the query failed before the first token.
-    """
-    changes = handle.changes(ALIVE_SECONDS)
-    try:
-        await while_connected(request, first_token(changes, handle))
-        if handle.ended and handle.error is not None:
-            raise handle.error
-    except BaseException:
-        await changes.aclose()
-        raise
-    pieces = events(service, changes, handle, completion)
-    return EventStream(pieces, service.config.stall_timeout, partial(left, service))
+    form = ChatRequest
+    done: ClassVar[bytes] = DONE
 
+    def __init__(self, request: ChatRequest, caller: Caller) -> None:
+        super().__init__(request, caller)
+        self._head = {"id": f"chatcmpl-{caller.request_id}", "created": int(time.time()), "model": caller.model}
+        self._told: list[int] = []
+        self._ended: list[bool] = []
 
-async def first_token(changes: AsyncGenerator[None], handle: Handle) -> None:
-    """Wait until the first token, the query's end, or `ALIVE_SECONDS`."""
-    loop = asyncio.get_running_loop()
-    begun = loop.time()
-    while not (handle.ended or any(draft.tokens for draft in handle.drafts)):
-        if loop.time() - begun > ALIVE_SECONDS or await anext(changes, False) is False:
-            return
+    @property
+    def stream(self) -> bool:
+        return bool(self.request.stream)
 
+    def asked(self, reader: Reader) -> list[Asked]:
+        return [reader.read(self.request)]
 
-async def events(
-    service: Service, changes: AsyncGenerator[None], handle: Handle, completion: Completion
-) -> AsyncGenerator[bytes]:
-    """Yield an answer's chunks as server-sent events, with keep-alives between them."""
-    loop = asyncio.get_running_loop()
-    async with aclosing(changes):
-        for piece in completion.opening():
-            yield event(piece)
-        last, told = handle.ended, loop.time()
-        while True:
-            news = completion.news()
-            for piece in news:
-                yield event(piece)
-            if last:
-                break
-            if news:
-                told = loop.time()
-            elif loop.time() - told >= ALIVE_SECONDS:
-                told = loop.time()
-                yield ALIVE
-            last = await anext(changes, False) is False or handle.ended
-    result = handle.result_now
-    if result.error is not None:
-        refused = service.told(result.error)
-        service.metrics.errors.labels(refused.code).inc()
-        yield event(error_body(refused))
-        return
-    for piece in completion.closing(result):
-        yield event(piece)
-    yield DONE
+    def whole(self, results: Sequence[Result]) -> bytes:
+        """Return the completion as JSON; many log-probabilities make this slow."""
+        (result,) = results
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": answer.text, "refusal": None},
+                "finish_reason": REASONS[answer.finish_reason],
+                "logprobs": None if answer.logprobs is None else self.caller.tokens.logprobs(answer.logprobs),
+            }
+            for index, answer in enumerate(result.answers)
+        ]
+        cost = {"usage": usage_of(result.usage), "mossvl": seen(result)}
+        return json.dumps(self._head | {"object": "chat.completion", "choices": choices} | cost).encode()
 
+    def opening(self) -> list[dict[str, Any]]:
+        count = len(self.handle.drafts)
+        self._told, self._ended = [0] * count, [False] * count
+        return [self._piece([self._choice(index, {"role": "assistant", "content": ""})]) for index in range(count)]
 
-def left(service: Service, how: str) -> None:
-    """Count a stream that its client did not read to the end."""
-    if how != "sent":
-        service.metrics.disconnects.labels(how).inc()
+    def news(self) -> list[dict[str, Any]]:
+        pieces = []
+        for index, draft in enumerate(self.handle.drafts):
+            if self._ended[index]:
+                continue
+            reason = draft.finish_reason
+            text, drawn = self.handle.take(index), draft.logprobs[self._told[index] :]
+            self._told[index] += len(drawn)
+            if text or drawn:
+                logprobs = self.caller.tokens.logprobs(drawn) if drawn else None
+                pieces.append(self._piece([self._choice(index, {"content": text}, logprobs)]))
+            if reason in REASONS:
+                self._ended[index] = True
+                pieces.append(self._piece([self._choice(index, {}, reason=REASONS[reason])]))
+        return pieces
+
+    def closing(self, results: Sequence[Result]) -> list[dict[str, Any]]:
+        """Return a chunk of token counts, if the client asked for it."""
+        options, (result,) = self.request.stream_options, results
+        if options is None or not options.include_usage:
+            return []
+        return [self._piece([]) | {"usage": usage_of(result.usage), "mossvl": seen(result)}]
+
+    def _piece(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return self._head | {"object": "chat.completion.chunk", "choices": choices}
+
+    @staticmethod
+    def _choice(
+        index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, reason: str | None = None
+    ) -> dict[str, Any]:
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}

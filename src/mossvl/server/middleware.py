@@ -1,6 +1,7 @@
 """Middleware for every request: request id, API key, origin, limits of the body, one line in the log."""
 
 import asyncio
+import hashlib
 import hmac
 import logging
 import re
@@ -58,7 +59,8 @@ class Gate:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
         begun, status = time.monotonic(), GONE
         uploading = scope["path"] == UPLOADS
         room = self._disk if uploading else self._memory
@@ -77,7 +79,7 @@ class Gate:
             await send(message)
 
         try:
-            self._check(scope["path"], headers)
+            state["key"] = self._check(scope["path"], headers)
             length = headers.get("content-length", "0")
             body.expect(int(length) if length.isdecimal() else 0)
             await self._app(scope, body.receive, with_id)
@@ -99,18 +101,25 @@ class Gate:
             asked = [told(text) for text in (client, scope["method"], scope["path"])]
             logger.log(level, "%s %s %d %.0f ms", request_id, " ".join(asked), status, took)
 
-    def _check(self, path: str, headers: Headers) -> None:
-        """Raise a RequestError without a valid API key; on a server without keys, on a foreign origin or host."""
+    def _check(self, path: str, headers: Headers) -> str:
+        """Return what stands for the API key that a request brings; "" where none is needed.
+
+        Raises:
+            RequestError: the key is missing or invalid; on a server without keys, the origin or host is a foreign one.
+        """
         if not self._keys:
             self._check_site(headers)
-            return
+            return ""
         if not path.startswith(PROTECTED):
-            return
+            return ""
         scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            given = headers.get("x-api-key", "")  # Anthropic's clients send it so.
         # All keys are compared, so that the time does not depend on which one matches.
         known = [hmac.compare_digest(given.encode("latin-1"), key) for key in self._keys]
-        if scheme.lower() != "bearer" or not any(known):
+        if not any(known):
             raise RequestError(401, "invalid_api_key", "no valid API key; send Authorization: Bearer KEY")
+        return hashlib.sha256(given.encode("latin-1")).hexdigest()
 
     def _check_site(self, headers: Headers) -> None:
         """Raise a RequestError on a foreign Origin (cross-site request) or Host (DNS rebinding)."""

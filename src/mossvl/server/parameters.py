@@ -9,10 +9,14 @@ from mossvl.server.config import ServerConfig
 from mossvl.server.errors import check_limit
 from mossvl.server.schemas.chat import ChatRequest
 from mossvl.server.schemas.response_format import LONGEST_FORM, ResponseFormat
+from mossvl.server.schemas.sampling import SamplingFields
+
+OF_QUERIES = ("timeout",)
+"""Fields of requests that are no sampling parameters."""
 
 
 def sampling_of(request: ChatRequest, config: ServerConfig) -> SamplingParams:
-    """Return the sampling parameters.
+    """Return the sampling parameters of a chat request.
 
     Raises:
         OptionError: an option is out of range, or two options exclude each other.
@@ -20,28 +24,33 @@ def sampling_of(request: ChatRequest, config: ServerConfig) -> SamplingParams:
     """
     if request.top_logprobs is not None and not request.logprobs:
         raise OptionError("top_logprobs needs logprobs: true")
-    check_limit("n", request.n or 1, config.max_answers, "--max-answers")
     name = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
-    wanted = getattr(request, name) or config.max_tokens
-    check_limit(name, wanted, config.max_tokens, "--max-tokens")
-    given: dict[str, Any] = {
-        "max_new_tokens": wanted,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "top_k": request.top_k,
-        "min_p": request.min_p,
-        "stop": request.stop,
-        "stop_token_ids": request.stop_token_ids,
-        "seed": request.seed,
-        "n": request.n,
-        "logprobs": (request.top_logprobs or 0) if request.logprobs else None,
-        "presence_penalty": request.presence_penalty,
-        "frequency_penalty": request.frequency_penalty,
-        "repetition_penalty": request.repetition_penalty,
-        "ignore_eos": request.ignore_eos,
+    return params_of(
+        request,
+        config,
+        name,
+        n=request.n,
+        stop=request.stop,
+        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         **_form(request.response_format),
-    }
-    return SamplingParams.from_dict(given, top_k=0)
+    )
+
+
+def params_of(request: SamplingFields, config: ServerConfig, length: str, **own: Any) -> SamplingParams:
+    """Return sampling parameters: the fields that all APIs share, and an API's own.
+
+    Args:
+        length: the request's field for the most tokens of an answer.
+
+    Raises:
+        OptionError: an option is out of range, or two options exclude each other.
+        RequestError: an option exceeds a limit.
+    """
+    check_limit("n", own.get("n") or 1, config.max_answers, "--max-answers")
+    wanted = getattr(request, length) or config.max_tokens
+    check_limit(length, wanted, config.max_tokens, "--max-tokens")
+    shared = {name: getattr(request, name) for name in SamplingFields.model_fields if name not in OF_QUERIES}
+    return SamplingParams.from_dict({**shared, **own, "max_new_tokens": wanted}, top_k=0)
 
 
 def _form(wanted: ResponseFormat | None) -> dict[str, Any]:

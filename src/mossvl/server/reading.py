@@ -40,9 +40,6 @@ class Asked:
 
     query: Query
     params: SamplingParams
-    stream: bool
-    usage: bool
-    """End a stream with a chunk of token counts."""
 
 
 class Reader:
@@ -80,8 +77,7 @@ class Reader:
                 "generate_kwargs": {"timeout": timeout},
             }
         )
-        include_usage = request.stream_options is not None and bool(request.stream_options.include_usage)
-        return Asked(query, sampling_of(request, self.config), bool(request.stream), include_usage)
+        return Asked(query, sampling_of(request, self.config))
 
     def medium(self, part: ImagePart | VideoPart | FramesPart, place: str = "messages") -> dict[str, Any]:
         """Return a medium as a content part of our messages.

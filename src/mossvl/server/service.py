@@ -5,7 +5,8 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from mossvl.queries.handle import Handle
 from mossvl.server.answers import Tokens
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError, refusal, unavailable
+from mossvl.server.exchange import Caller, Exchange
 from mossvl.server.metrics import Metrics
 from mossvl.server.preview import preview
 from mossvl.server.problems import first_problem
@@ -136,29 +138,35 @@ class Service:
 
     # --- requests ------------------------------------------------------------------------------------------------
 
-    def begin(self, body: bytes, request_id: str) -> tuple[Asked, Handle]:
-        """Check a request and submit it to the engine.
+    def begin(self, kind: type[Exchange[Any]], body: bytes, request_id: str, key: str) -> Exchange[Any]:
+        """Check a request of an API and submit its queries to the engine.
+
+        Args:
+            key: stands for the API key that the request brought.
 
         Raises:
             MossVLError: the request cannot be used, or the queue is full.
         """
         ready = self.ready
-        asked = ready.reader.read(parsed(ChatRequest, body))
+        caller = Caller(request_id, key, self.name, ready.tokens)
+        exchange = kind(parsed(kind.form, body), caller)
+        queries = exchange.asked(ready.reader)
         if self.config.log_content:
             logger.info("%s asks: %r", request_id, DATA_URL.sub("data:…", body.decode(errors="replace")))
-        engine = ready.llm.engine
+        engine, count = ready.llm.engine, len(queries)
         with self._admitting:
             active = engine.active + self._beginning
-            if active >= engine.config.max_batch + self.config.max_queue:
+            if active + count > engine.config.max_batch + self.config.max_queue:
                 raise unavailable(
                     "overloaded", f"{active} requests are running or waiting; try again later (--max-queue)"
                 )
-            self._beginning += 1
+            self._beginning += count
         try:
-            return asked, ready.begin(asked)
+            exchange.handles = ready.begin_all(queries)
         finally:
             with self._admitting:
-                self._beginning -= 1
+                self._beginning -= count
+        return exchange
 
     def frames(self, body: bytes) -> RemoteCall[dict[str, Any]]:
         """Return a call that previews a medium in a decoder process.
@@ -237,6 +245,17 @@ class _Ready:
 
     def __init__(self, llm: MossVL, decoding: LoadingProcesses, reader: Reader, tokens: Tokens) -> None:
         self.llm, self.decoding, self.reader, self.tokens = llm, decoding, reader, tokens
+
+    def begin_all(self, queries: Sequence[Asked]) -> list[Handle]:
+        """Submit queries that belong together: all, or none."""
+        handles = []
+        with ExitStack() as undo:
+            for asked in queries:
+                handle = self.begin(asked)
+                undo.callback(handle.cancel)
+                handles.append(handle)
+            undo.pop_all()
+        return handles
 
     def begin(self, asked: Asked) -> Handle:
         """Submit a query; its media, if there are any, are loaded by a decoder process."""

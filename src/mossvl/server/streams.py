@@ -23,8 +23,9 @@ class ClientGone(Exception):
 
 
 def event(content: dict[str, Any]) -> bytes:
-    """Encode JSON as a server-sent event."""
-    return PIECE % json.dumps(content, ensure_ascii=False).encode()
+    """Encode JSON as a server-sent event, under the name of its `type`, if it has one."""
+    name = f"event: {content['type']}\n".encode() if "type" in content else b""
+    return name + PIECE % json.dumps(content, ensure_ascii=False).encode()
 
 
 async def gone(receive: Receive) -> None:

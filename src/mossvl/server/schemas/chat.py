@@ -6,12 +6,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mossvl.server.schemas.parts import MANY, Content
 from mossvl.server.schemas.response_format import ResponseFormat
+from mossvl.server.schemas.sampling import SamplingFields, StopTexts, StreamOptions
 
 UNSUPPORTED = (
     "tools", "tool_choice", "functions", "function_call", "logit_bias", "audio", "prediction", "web_search_options",
 )  # fmt: skip
 """Keys that are refused unless they are empty, "none" or "auto"."""
-StopText = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class ChatMessage(BaseModel):
@@ -31,15 +31,8 @@ class ChatMessage(BaseModel):
     reasoning_content: Any = None
 
 
-class StreamOptions(BaseModel):
-    include_usage: bool | None = None
-    include_obfuscation: Any = None
-
-
-class ChatRequest(BaseModel):
+class ChatRequest(SamplingFields):
     """A request for a chat completion."""
-
-    model_config = ConfigDict(extra="forbid")
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MANY, fail_fast=True)]
     model: str | None = None
@@ -48,22 +41,10 @@ class ChatRequest(BaseModel):
     n: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     max_tokens: int | None = Field(None, ge=1, description="The older name of max_completion_tokens.")
-    temperature: float | None = Field(None, ge=0, le=2, description="0, the default, is greedy decoding.")
-    top_p: float | None = Field(None, gt=0, le=1)
-    stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
-    seed: int | None = None
+    stop: StopTexts | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
     response_format: ResponseFormat | None = None
-    # Extensions.
-    top_k: int | None = Field(None, ge=-1)
-    min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, gt=0)
-    stop_token_ids: list[int] | None = Field(None, max_length=1000)
-    ignore_eos: bool | None = None
-    timeout: float | None = Field(None, gt=0, description="Seconds.")
     # Accepted and ignored.
     modalities: Any = None
     parallel_tool_calls: Any = None

@@ -1,0 +1,95 @@
+"""A request and its answer in the words of one API: what differs between the APIs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel
+
+from mossvl.queries.handle import Handle
+from mossvl.queries.results import Result
+from mossvl.server.answers import Tokens
+from mossvl.server.errors import RequestError, error_body
+from mossvl.server.reading import Asked, Reader
+from mossvl.server.streams import ALIVE
+
+Form = TypeVar("Form", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, and whom.
+
+    Attributes:
+        request_id: of the request.
+        key: stands for the API key that the request brought; "" on a server without keys.
+        model: the model's name in responses.
+    """
+
+    request_id: str
+    key: str
+    model: str
+    tokens: Tokens
+
+
+class Exchange(ABC, Generic[Form]):
+    """A request and its answer, whole or as events of a stream.
+
+    An event is a JSON object; one with a `type` is sent under this name.
+
+    Attributes:
+        form: schema of the request's body.
+        names: the API's names for fields of a chat request, in errors.
+        alive: a stream's keep-alive.
+        done: the end of a successful stream.
+        handles: the queries of the request, once they are submitted.
+    """
+
+    form: ClassVar[type[BaseModel]]
+    names: ClassVar[Mapping[str, str]] = {}
+    alive: ClassVar[bytes] = ALIVE
+    done: ClassVar[bytes] = b""
+
+    def __init__(self, request: Form, caller: Caller) -> None:
+        self.request, self.caller = request, caller
+        self.handles: Sequence[Handle] = ()
+
+    @property
+    def handle(self) -> Handle:
+        """The query of a request that has one."""
+        return self.handles[0]
+
+    @property
+    @abstractmethod
+    def stream(self) -> bool:
+        """Whether the client wants a stream."""
+
+    @abstractmethod
+    def asked(self, reader: Reader) -> list[Asked]:
+        """Return the queries of the request.
+
+        Raises:
+            InputError: a part of the request cannot be used.
+            RequestError: the request exceeds a limit or needs an unsupported feature.
+        """
+
+    @abstractmethod
+    def whole(self, results: Sequence[Result]) -> bytes:
+        """Return the answer as JSON, when all queries have succeeded."""
+
+    @abstractmethod
+    def opening(self) -> list[dict[str, Any]]:
+        """Return the first events of a stream, which have no text."""
+
+    @abstractmethod
+    def news(self) -> list[dict[str, Any]]:
+        """Return events of what was generated since the last call."""
+
+    @abstractmethod
+    def closing(self, results: Sequence[Result]) -> list[dict[str, Any]]:
+        """Return the last events of a successful stream."""
+
+    def failed(self, refused: RequestError) -> list[dict[str, Any]]:
+        """Return the last events of a stream whose query has failed."""
+        return [error_body(refused)]
