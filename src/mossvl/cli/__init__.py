@@ -1,1 +1,1 @@
-"""The command line: `mossvl ask`, `run`, `frames` and `inspect`."""
+"""The command line `mossvl`: one file for each command, and what commands share."""

@@ -1,4 +1,4 @@
-"""The answer file of `mossvl run`: whole lines only, whatever happens, and none of them twice."""
+"""The answer file of `mossvl run`: whole lines, also after a crash, and one for each query."""
 
 import json
 import os
@@ -20,25 +20,25 @@ from mossvl.data.records import Line
 from mossvl.errors import DataError, InputError
 
 MOST_LINES = 1 << 28
-"""An index beyond this is no index."""
+"""Upper bound of an index; a line with a larger one is not an answer."""
 
 
 class AnswerFile:
-    """A JSON-lines file of answers, in the order in which they were finished.
+    """A JSON-lines file of answers, in the order in which queries end.
 
-    Every line is written by one call, so that a crash leaves at most one cut line, at the end; `begin` removes it. What
-    is known of earlier answers takes 8 bytes each.
+    Each line is one write call, so that a crash truncates at most the last line, which `begin` removes. An earlier
+    answer takes 8 bytes of memory.
 
     Args:
-        path: the file; nothing is changed in it before `begin`.
-        resume: go on where an earlier run ended.
-        overwrite: drop what is there.
+        path: the file; its content is unchanged before `begin`.
+        resume: keep the answers of an earlier run.
+        overwrite: drop the answers of an earlier run.
         retry_errors: with `resume`, drop answers that are errors, so that their queries are asked again.
 
     Raises:
-        InputError: there are answers but neither `resume` nor `overwrite`; or it cannot be written, or another run
-            is writing it.
-        DataError: with `resume`, it holds something else than answers.
+        InputError: the file is not empty and neither `resume` nor `overwrite` is set, the file cannot be written, or
+            another run is writing it.
+        DataError: with `resume`, a line is not an answer.
     """
 
     def __init__(self, path: Path, resume: bool = False, overwrite: bool = False, retry_errors: bool = False) -> None:
@@ -74,7 +74,7 @@ class AnswerFile:
         return file
 
     def _read(self) -> None:
-        """Learn which queries are answered, and where the last whole line ends."""
+        """Find the answered queries, and the end of the last whole line."""
         for number, line in enumerate(self._lines(), 1):
             index, digest, failed = _parse_answer(line, self.path, number)
             self._size += len(line)
@@ -83,7 +83,7 @@ class AnswerFile:
                 self._remember(index, digest)
 
     def _lines(self) -> Iterator[bytes]:
-        """Whole lines."""
+        """Yield the whole lines, without a truncated last one."""
         self._file.seek(0)
         with open(self._file.fileno(), "rb", closefd=False) as file:
             for line in file:
@@ -98,33 +98,33 @@ class AnswerFile:
         self._digests[index] = digest
 
     def has(self, line: Line) -> bool:
-        """Whether a query is answered.
+        """Whether the query of a line is answered.
 
         Raises:
-            DataError: there is an answer, but to another query.
+            DataError: the answer at the line's index is to another query.
         """
         known = self._digests[line.index] if line.index < len(self._digests) else 0
-        if known and known != _number(line.digest):
+        if known and known != _as_int(line.digest):
             raise DataError(
-                f"{self.path}: its answer {line.index} is to another query than line {line.number} of the input; "
-                "resume with the file it was begun with, or use another --output"
+                f"{self.path}: answer {line.index} is to another query than line {line.number} of the input; resume "
+                "with the input file of the first run, or use another --output"
             )
         return bool(known)
 
     def check_end(self, lines: int) -> None:
-        """Called with the number of queries there are.
+        """Check that no answer lies beyond the input, which has so many lines.
 
         Raises:
-            DataError: there are answers to more.
+            DataError: an answer does.
         """
         if len(self._digests) > lines:
             raise DataError(
-                f"{self.path}: it has an answer {len(self._digests) - 1}, but there are only {lines} queries; "
-                "resume with the file it was begun with, or use another --output"
+                f"{self.path}: the file has an answer {len(self._digests) - 1}, but there are only {lines} queries; "
+                "resume with the input file of the first run, or use another --output"
             )
 
     def begin(self) -> None:
-        """Make the file ready: no cut line, and no answers that are to be given anew."""
+        """Remove a truncated last line and, with `retry_errors`, answers that are errors."""
         if not self._regular:
             return
         self._file.truncate(self._size)
@@ -133,7 +133,7 @@ class AnswerFile:
             self.failed = 0
 
     def _drop_errors(self) -> None:
-        """Replace the file by one without its errors."""
+        """Replace the file atomically by one without errors."""
         handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".part", dir=self.path.parent)
         try:
             with os.fdopen(handle, "wb") as kept:
@@ -150,13 +150,13 @@ class AnswerFile:
         self._file = self._open()
 
     def write(self, answer: dict[str, Any]) -> None:
-        """Append an answer."""
-        # Half a surrogate pair, which JSON can hold but UTF-8 cannot, is written as JSON's own escape.
+        """Append an answer; a write that fails is undone."""
+        # UTF-8 cannot encode lone surrogates: they become JSON escapes.
         data = json.dumps(answer, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
         try:
             written = self._file.write(data)
             if written != len(data):
-                raise OSError(f"{self.path}: only a part of a line could be written; the disk may be full")
+                raise OSError(f"{self.path}: only part of a line was written; the disk may be full")
         except BaseException:
             if self._regular:
                 with suppress(OSError):
@@ -178,15 +178,16 @@ class AnswerFile:
         self.close()
 
 
-def _number(digest: str) -> int:
+def _as_int(digest: str) -> int:
+    """Convert a hexadecimal digest to an integer that is not 0, which stands for no answer."""
     return int(digest, 16) or 1
 
 
 def _parse_answer(line: bytes, path: Path, number: int) -> tuple[int, int, bool]:
-    """(index, digest of the query, whether it is an error) of an answer."""
+    """Return an answer's index, the digest of its query, and whether the answer is an error."""
     try:
         answer = json.loads(line)
-        index, digest, failed = answer["index"], _number(answer["query"]), "error" in answer
+        index, digest, failed = answer["index"], _as_int(answer["query"]), "error" in answer
         if type(index) is not int or not 0 <= index < MOST_LINES or digest >= 1 << 64:
             raise ValueError("no index")
     except (ValueError, TypeError, KeyError, RecursionError) as error:

@@ -33,15 +33,15 @@ Media = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="MEDIA",
-        help="Images and videos, in the order in which the model sees them: files or http(s) URLs. "
-        "video.mp4#t=10,20 is a part of a video, video.mp4#t=4.5 a single frame.",
+        help="Images and videos, in the order of the prompt: files or http(s) URLs. video.mp4#t=10,20 is a segment, "
+        "video.mp4#t=4.5 one frame (seconds).",
         show_default=False,
     ),
 ]
-Question = Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask.")]
+Question = Annotated[str, typer.Argument(metavar="QUESTION", help="Question about the media.")]
 Then = Annotated[
     list[str] | None,
-    typer.Option(metavar="QUESTION", help="What to ask next, in the same conversation; may be given several times."),
+    typer.Option(metavar="QUESTION", help="Follow-up question in the same conversation; repeatable."),
 ]
 
 
@@ -59,10 +59,10 @@ def ask(
     dtype: Dtype = None,
     then: Then = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON object with everything known, a line for each question.")
+        bool, typer.Option("--json", help="Print a JSON object for each question, once its answer is complete.")
     ] = False,
 ) -> None:
-    """Ask a question about images and videos; the answer appears on stdout as it is generated."""
+    """Ask a question about images and videos; the answer is streamed to stdout."""
     questions = [question, *(then or [])]
     check_question(question, "the last argument")
     for text in then or []:
@@ -71,7 +71,7 @@ def ask(
     GenerationOptions.from_dict(generation)
     check_effect(generation)
     MediaOptions.from_dict(media)
-    SystemPrompt(**system).text(video=False)  # refuses here what cannot be used
+    SystemPrompt(**system).text(video=False)  # Check before loading.
     allowed = MediaLimits(**limits)
     folder = check_checkpoint(checkpoint)
 
@@ -92,10 +92,10 @@ def ask(
 
 
 def check_question(question: str, what: str) -> None:
-    """Refuse what is hardly meant as one; `what` says where it stands.
+    """Refuse a question that is empty or a file, and so hardly meant; `what` names the argument in messages.
 
     Raises:
-        PromptError: it is empty, or a file.
+        PromptError: the question is empty, or a file.
     """
     if not question.strip():
         raise PromptError(f"{what} is a question, but it is empty")
@@ -104,7 +104,7 @@ def check_question(question: str, what: str) -> None:
 
 
 def _stream(handle: "Handle") -> None:
-    """Write the answer to stdout piece by piece; a line that was begun is ended, whatever happens."""
+    """Stream the answer to stdout; end its line also when the query fails."""
     begun = False
     try:
         for chunk in handle:
@@ -120,7 +120,7 @@ def _stream(handle: "Handle") -> None:
 
 
 def report(result: "Result", media: list[MediaArgument]) -> dict[str, Any]:
-    """Everything known about an answer; sizes are [width, height] in pixels, times in seconds."""
+    """Return the object of --json; sizes are [width, height] in pixels, times in seconds."""
     seen = [
         {"source": one.source, "kind": one.kind, **describe(medium)}
         for one, medium in zip(media, result.media, strict=True)
@@ -137,7 +137,7 @@ def report(result: "Result", media: list[MediaArgument]) -> dict[str, Any]:
 
 
 def describe(medium: "SeenMedium") -> dict[str, Any]:
-    """An image or video as it was and as the model saw it."""
+    """Return a medium's original size, size for the model, vision tokens and timestamps."""
     described: dict[str, Any] = {
         "size": [medium.width, medium.height],
         "model_size": [medium.model_width, medium.model_height],

@@ -1,4 +1,4 @@
-"""`mossvl bench`: what the engine does on this machine."""
+"""`mossvl bench`: benchmarks of the engine on this machine."""
 
 import sys
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mossvl.cli.checkpoint import check_checkpoint, prepare
-from mossvl.cli.options import Checkpoint, Device, Dtype
+from mossvl.cli.options import Checkpoint, Device, Dtype, EngineFlags
 from mossvl.errors import OptionError
 from mossvl.options.engine import EngineConfig
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Part(StrEnum):
-    """What is measured."""
+    """Part of the benchmark."""
 
     LATENCY = "latency"
     THROUGHPUT = "throughput"
@@ -29,29 +29,29 @@ class Part(StrEnum):
 
 def bench(
     *,
-    parts: Annotated[list[Part], typer.Argument(metavar="PART…", help="latency, throughput, prefill, media.")],
+    parts: Annotated[
+        list[Part], typer.Argument(metavar="PART…", help="Parts to measure: latency, throughput, prefill, media.")
+    ],
     checkpoint: Checkpoint = None,
     random: Annotated[
-        bool, typer.Option("--random", help="Random weights of the published size, in place of a checkpoint.")
+        bool, typer.Option("--random", help="Random weights of the published size in place of a checkpoint.")
     ] = False,
     device: Device = None,
     dtype: Dtype = None,
-    memory: Annotated[
-        float | None, typer.Option(help="Part of the device's memory, or bytes for pages.", show_default=False)
-    ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, help="Most requests computed together.")] = EngineConfig.max_batch,
-    eager: Annotated[bool, typer.Option("--eager", help="No CUDA graphs.")] = False,
-    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each figure; the median counts.")] = 5,
+    memory: Annotated[float | None, typer.Option(help=EngineFlags.flags["memory"].help, show_default=False)] = None,
+    max_batch: Annotated[int, typer.Option(min=1, help=EngineFlags.flags["max_batch"].help)] = EngineConfig.max_batch,
+    eager: Annotated[bool, typer.Option("--eager", help=EngineFlags.flags["eager"].help)] = False,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each figure, which is their median.")] = 5,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write all figures as JSON.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write all figures to a file, as JSON.")
     ] = None,
     markdown: Annotated[
-        Path | None, typer.Option("--markdown", metavar="FILE", help="Write tables there instead of to stdout.")
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Write tables to a file instead of to stdout.")
     ] = None,
 ) -> None:
     """Measure the engine with prompts of random tokens and pixels, on a GPU; `media` needs neither GPU nor weights.
 
-    First tokens are timed from prompts whose pixels are decoded and resized; `media` times how they get there.
+    Times to first token exclude decoding and resizing, which `media` measures.
     """
     from mossvl.bench import hardware, report
 
@@ -90,7 +90,7 @@ def engine_to_measure(
     from mossvl.engine.engine import Engine
     from mossvl.loading import load, random_model, resolve_device
 
-    # What is measured is in memory already: nothing is gained by loading only some of it at a time.
+    # Pixels are in memory already: the prompts of all requests can load at once.
     config = EngineConfig(memory=memory, max_batch=max_batch, eager=eager, media_workers=max_batch)
     if resolve_device(device).type != "cuda":
         raise OptionError("latency, throughput and prefill are measured on a GPU, and there is none here")

@@ -1,4 +1,4 @@
-"""Opening a checkpoint for a command: found or explained, and without the chatter of the libraries below."""
+"""Opens checkpoints for commands, without progress bars and warnings of libraries."""
 
 import os
 import sys
@@ -17,10 +17,10 @@ P = TypeVar("P")
 
 
 def check_checkpoint(given: str | None) -> str:
-    """The checkpoint as given, once it is sure that there could be one; mossvl-tiny's if none is given.
+    """Return the given checkpoint, or mossvl-tiny; imports nothing heavy.
 
     Raises:
-        CheckpointError: there is no such folder.
+        CheckpointError: the checkpoint is neither a folder nor a repository's name.
     """
     if given is None:
         return str(default_checkpoint())
@@ -31,7 +31,7 @@ def check_checkpoint(given: str | None) -> str:
 def open_engine(
     checkpoint: str, device: str | None, dtype: str | None, limits: MediaLimits, **options: Any
 ) -> "MossVL":
-    """The model behind an engine, with `limits` on media and the engine's `options`.
+    """Load a checkpoint into an engine, with limits on media and options of `EngineConfig`.
 
     Raises:
         MossVLError: see `mossvl.MossVL`.
@@ -46,10 +46,10 @@ def open_engine(
 
 
 def read(part: type[P], folder: str) -> P:
-    """`part.from_pretrained(folder)`: a configuration, a processor or a tokenizer.
+    """Return `part.from_pretrained(folder)`: a configuration, a processor or a tokenizer.
 
     Raises:
-        CheckpointError: its file is missing or cannot be used.
+        CheckpointError: a file is missing or malformed.
     """
     from mossvl.checkpoints.headers import usable
 
@@ -60,7 +60,7 @@ def read(part: type[P], folder: str) -> P:
 def prepare() -> None:
     """Register the package's classes, and keep progress bars and warnings of libraries off stderr.
 
-    Warnings are left to a TRANSFORMERS_VERBOSITY in the environment, if there is one.
+    If TRANSFORMERS_VERBOSITY is set in the environment, warnings follow it.
     """
     from huggingface_hub.utils.tqdm import disable_progress_bars
     from transformers.utils import logging
@@ -77,7 +77,7 @@ def prepare() -> None:
 
 
 def _status(text: str) -> AbstractContextManager[object]:
-    """A line with a spinner while something takes long; nothing where stderr is no terminal."""
+    """Show `text` with a spinner, if stderr is a terminal."""
     if not sys.stderr.isatty():
         return nullcontext()
     from rich.console import Console

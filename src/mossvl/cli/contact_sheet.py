@@ -1,4 +1,4 @@
-"""Frames of a video side by side on one picture, each with its time."""
+"""Contact sheet: the frames of a video in a grid, each with its timestamp."""
 
 import math
 import os
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MAX_WIDTH, MAX_HEIGHT, MIN_WIDTH = 2400, 16_000, 480
 SHAPE = 4 / 3
-"""Width over height that a sheet comes near to."""
+"""Target of a sheet's width / height."""
 MARGIN, GAP = 24, 12
 TITLE_SIZE, TEXT_SIZE, LABEL_SIZE = 24, 16, 16
 STRIP = LABEL_SIZE + 8
@@ -25,7 +25,7 @@ PAPER, INK, FAINT = "#16181d", "#f2f2f2", "#9aa0aa"
 
 @dataclass(frozen=True)
 class SheetLayout:
-    """Where frames go: `columns` in a row, each `width` × `height` pixels in a cell of `cell` pixels' width."""
+    """A grid of frames, each `width` × `height` pixels and centred in a cell that is `cell` pixels wide."""
 
     columns: int
     rows: int
@@ -35,7 +35,7 @@ class SheetLayout:
 
     @classmethod
     def fit(cls, frames: int, width: int, height: int, label: int) -> "SheetLayout":
-        """Arrange `frames` frames of width × height; cells are at least `label` pixels wide. Frames never grow."""
+        """Lay out frames of width × height pixels in cells at least `label` pixels wide; never enlarge frames."""
         room = MAX_WIDTH - 2 * MARGIN + GAP
         columns = round(math.sqrt(frames * SHAPE * (height + STRIP + GAP) / (max(width, label) + GAP)))
         columns = min(max(columns, 1), frames, room // (label + GAP))
@@ -46,7 +46,7 @@ class SheetLayout:
         return cls(columns, rows, *thumb, max(thumb[0], label))
 
     def corner(self, index: int) -> tuple[int, int]:
-        """Left and top of a frame within the block of frames."""
+        """Return left and top of a frame in the grid, in pixels."""
         row, column = divmod(index, self.columns)
         left = column * (self.cell + GAP) + (self.cell - self.width) // 2
         return left, row * (self.height + STRIP + GAP)
@@ -55,12 +55,12 @@ class SheetLayout:
 def draw_sheet(
     frames: "Iterable[Image.Image]", timestamps: Sequence[float], size: tuple[int, int], title: str, text: str
 ) -> "Image.Image":
-    """A contact sheet.
+    """Draw a contact sheet.
 
     Args:
-        frames: as many as `timestamps`, taken one by one, all of `size` (width, height).
-        timestamps: seconds.
-        title, text: the two lines at the top; what is too long for the sheet is cut.
+        frames: one for each timestamp, read one at a time, all of `size` (width, height).
+        timestamps: in seconds.
+        title, text: the two lines at the top, truncated to the sheet's width.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -88,7 +88,7 @@ def draw_sheet(
 
 
 def cut(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont", width: float) -> str:
-    """`text`, or as much of it as fits."""
+    """Truncate `text` to `width` pixels, with an ellipsis."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:
@@ -97,10 +97,10 @@ def cut(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont", width: 
 
 
 def save_png(image: "Image.Image", path: Path) -> None:
-    """Write the whole file or nothing.
+    """Write a PNG file atomically.
 
     Raises:
-        InputError: it cannot be written there.
+        InputError: the file cannot be written.
     """
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)

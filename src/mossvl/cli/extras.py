@@ -1,4 +1,4 @@
-"""What the extras of the package bring, and whether it is there."""
+"""Checks that the extras of the package are installed."""
 
 import re
 from importlib import metadata
@@ -7,14 +7,14 @@ from mossvl.errors import OptionError
 
 
 def need(extra: str) -> None:
-    """See that everything of an extra is installed.
+    """Check that the requirements of an extra are installed.
 
     Raises:
-        OptionError: something is missing; says what brings it.
+        OptionError: a requirement is missing; the message says how to install the extra.
     """
     try:
         requirements = metadata.requires("mossvl") or []
-    except metadata.PackageNotFoundError:  # run from its sources alone
+    except metadata.PackageNotFoundError:  # The package runs from its sources, not installed.
         return
     names = [requirement for requirement in requirements if re.search(rf"extra == ['\"]{extra}['\"]", requirement)]
     missing = [name for name in (re.split(r"[^\w.-]", requirement)[0] for requirement in names) if not installed(name)]

@@ -1,4 +1,4 @@
-"""`mossvl frames`: what the model will see of a video, and what it costs."""
+"""`mossvl frames`: the frames of a video that the model will see, their tokens and memory."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 def frames(
     video: Annotated[
         str,
-        typer.Argument(help="A file or http(s) URL; video.mp4#t=10,20 is a part of it, #t=4.5 a single frame."),
+        typer.Argument(
+            help="Video: a file or http(s) URL. video.mp4#t=10,20 is a segment, #t=4.5 one frame (seconds)."
+        ),
     ],
     media: MediaFlags,
     limits: LimitFlags,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="PNG", help="Write the frames as a contact sheet.")
+        Path | None, typer.Option("--output", "-o", metavar="PNG", help="Draw the frames as a contact sheet.")
     ] = None,
     checkpoint: Annotated[
         str | None,
@@ -42,13 +44,13 @@ def frames(
             "--checkpoint",
             "-c",
             metavar="FOLDER",
-            help="Take settings from this checkpoint instead of the published 11B one, and count text tokens.",
+            help="Checkpoint whose settings apply; text tokens are counted, too. Default: the published 11B model.",
         ),
     ] = None,
 ) -> None:
-    """Show which frames of a video the model will see, at which size, and what they cost.
+    """Show the frames of a video that the model will see: timestamps, size, vision tokens, memory.
 
-    Without -c, the model is the published one of 11 billion parameters, and not mossvl-tiny, which sees and costs less.
+    Without -c, the settings are those of the published model of 11 billion parameters, not of mossvl-tiny.
     """
     seen = parse_video(video)
     options, allowed = MediaOptions.from_dict(media), MediaLimits(**limits)
@@ -69,10 +71,10 @@ def frames(
 
 
 def _settings(folder: str | None) -> "tuple[MossVLVideoProcessor, MossVLTextConfig]":
-    """Those of a checkpoint, or the published ones.
+    """Read the video processor and configuration of a checkpoint; return the published ones without a checkpoint.
 
     Raises:
-        CheckpointError: the checkpoint's files cannot be read.
+        CheckpointError: a file of the checkpoint is missing or malformed.
     """
     from mossvl.checkpoints.headers import require_model_type
     from mossvl.model.configuration import MossVLConfig

@@ -1,4 +1,4 @@
-"""`mossvl inspect`: what is in a checkpoint, and whether it is what its configuration asks for."""
+"""`mossvl inspect`: contents of a checkpoint, and differences from its configuration."""
 
 import json
 import math
@@ -24,7 +24,7 @@ PARTS = (
     ("model.language_model.norm.", "norm and separator"),
     ("model.separator_token", "norm and separator"),
 )
-"""Beginnings of names, and the part that they belong to; decoder layers are told apart by the configuration."""
+"""Prefixes of tensor names, and their parts of the model; the configuration says which decoder layer is which kind."""
 
 ORDER = (
     *("vision tower", "merger", "embeddings", "self-attention layers", "cross-attention layers"),
@@ -33,12 +33,12 @@ ORDER = (
 
 
 def inspect(
-    checkpoint: Annotated[str, typer.Argument(metavar="FOLDER", help="The folder of a checkpoint.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    checkpoint: Annotated[str, typer.Argument(metavar="FOLDER", help="Folder of a checkpoint.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Show what a checkpoint holds and list every difference from what its configuration asks for.
+    """Show the contents of a checkpoint, and every difference from its configuration; reads headers only.
 
-    Only headers are read. The exit code is 1 where there are differences, and 2 where it is no MOSS-VL checkpoint.
+    The exit code is 1 if there are differences, and 2 if the folder is not a MOSS-VL checkpoint.
     """
     folder = Path(check_checkpoint(checkpoint))
     if not folder.is_dir():
@@ -54,10 +54,10 @@ def inspect(
 
 
 def examine(folder: Path) -> dict[str, Any]:
-    """Everything that the command tells.
+    """Return the object of --json.
 
     Raises:
-        CheckpointError: it is no MOSS-VL checkpoint, or a file is missing or broken.
+        CheckpointError: the folder is not a MOSS-VL checkpoint, or a file is missing or broken.
     """
     from mossvl.checkpoints.headers import read_headers, require_model_type, without_ignored
     from mossvl.checkpoints.strict import header_differences
@@ -83,7 +83,7 @@ def examine(folder: Path) -> dict[str, Any]:
 
 
 def summary(config: "MossVLConfig") -> dict[str, Any]:
-    """The sizes that tell models apart."""
+    """Return the sizes of the language model and the vision tower."""
     text, vision = config.text_config, config.vision_config
     return {
         "text": {
@@ -109,7 +109,7 @@ def summary(config: "MossVLConfig") -> dict[str, Any]:
 
 
 def parameters(tensors: "dict[str, TensorInfo]", config: "MossVLConfig") -> dict[str, int]:
-    """Numbers by part of the model, and their total."""
+    """Count parameters by part of the model, and in total."""
     crossing = {str(layer) for layer in config.text_config.cross_attention_layers}
     counts: Counter[str] = Counter()
     for name, info in tensors.items():
@@ -125,7 +125,7 @@ def _part(name: str, crossing: set[str]) -> str:
 
 
 def _dtypes(tensors: "dict[str, TensorInfo]") -> dict[str, int]:
-    """Parameters of each type, the most used first."""
+    """Count parameters by dtype, the most frequent first."""
     counts: Counter[str] = Counter()
     for info in tensors.values():
         counts[str(info.dtype).removeprefix("torch.")] += math.prod(info.shape)
@@ -162,8 +162,8 @@ def _print(found: dict[str, Any]) -> None:
     console.print(table)
     console.print()
     if not found["differences"]:
-        console.print("Names and shapes are those that the configuration asks for.")
+        console.print("Names and shapes are those that the configuration requires.")
         return
-    console.print(f"{len(found['differences'])} differences from what the configuration asks for:")
+    console.print(f"{len(found['differences'])} differences from the configuration:")
     for line in found["differences"]:
         console.print(f"  {line}")

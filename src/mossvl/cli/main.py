@@ -1,4 +1,4 @@
-"""The command `mossvl`: its subcommands, and how whatever goes wrong ends in one line and an exit code."""
+"""The command `mossvl`: its subcommands, and the error line and exit code of every failure."""
 
 import errno
 import io
@@ -26,20 +26,20 @@ FAILED, MISUSED = 1, 2
 BROKEN_PIPE = 141
 """What a shell reports for a program that SIGPIPE ended."""
 PATIENCE = 1.0
-"""Seconds that threads get to end by themselves."""
+"""Seconds to wait for threads that load media at exit."""
 
 
 def complain(message: str) -> None:
-    """One line on stderr, whatever the message holds."""
+    """Print an error as one line on stderr."""
     print(f"mossvl: error: {' '.join(message.split(chr(10)))}", file=sys.stderr)
 
 
 class Commands(TyperGroup):
-    """Turns expected failures into one line; a traceback is left for bugs only."""
+    """Turns expected errors into one line; only bugs print a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")  # A terminal that lacks a character is no reason to fail.
+            sys.stdout.reconfigure(errors="replace")  # The terminal's encoding may lack a character.
         try:
             with stoppable():
                 return super().invoke(ctx)
@@ -63,8 +63,8 @@ class Commands(TyperGroup):
 
 
 def _discard_stdout() -> None:
-    """Nobody reads stdout any more: what is still in its buffer must not raise again at exit."""
-    with suppress(io.UnsupportedOperation, ValueError):  # Not a file, but a buffer that stands in for stdout.
+    """Redirect a closed stdout, whose buffer would raise again when it is flushed at exit."""
+    with suppress(io.UnsupportedOperation, ValueError):  # stdout is a buffer in memory.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -99,14 +99,14 @@ def main(
 
 
 def app() -> NoReturn:
-    """Where the installed command starts."""
+    """Entry point of the installed command."""
     code: int | str | None = 0
     try:
         commands(prog_name="mossvl")
     except SystemExit as ended:
         code = ended.code
     if code and _media_threads_linger():
-        # Python would end them in the middle of a decoder, which aborts the whole process now and then.
+        # At exit, Python would kill the threads within a decoder, which may abort the process.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code if isinstance(code, int) else FAILED)
@@ -114,7 +114,7 @@ def app() -> NoReturn:
 
 
 def _media_threads_linger() -> bool:
-    """Whether media are still being loaded that nobody waits for; they get a moment to end."""
+    """Whether threads that load media are still alive after PATIENCE seconds."""
     deadline = time.monotonic() + PATIENCE
     lingering = [thread for thread in threading.enumerate() if thread.name == "mossvl-media"]
     for thread in lingering:

@@ -1,4 +1,4 @@
-"""Images and videos as they are written on the command line."""
+"""Arguments of the command line that name images and videos."""
 
 import mimetypes
 import re
@@ -22,12 +22,12 @@ TIME = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)")
 
 @dataclass(frozen=True)
 class MediaArgument:
-    """One image or video.
+    """An image or video that an argument names.
 
     Attributes:
         source: a path or a URL.
         kind: "image" or "video".
-        segment: seconds: () for all of it, (start, end) for a part, (instant,) for one frame.
+        segment: in seconds; (start, end), (instant,) for one frame, or () for the whole medium.
     """
 
     source: str
@@ -36,23 +36,23 @@ class MediaArgument:
 
     @property
     def video(self) -> str | dict[str, Any]:
-        """As one of a query's videos."""
+        """The video as an item of a query's `videos`."""
         return {"video_path": self.source, "segments": [list(self.segment)]} if self.segment else self.source
 
     @property
     def part(self) -> dict[str, Any]:
-        """As part of a message."""
+        """The medium as a content part of a message."""
         return {"type": self.kind, self.kind: self.video if self.kind == "video" else self.source}
 
 
 def parse_media(argument: str) -> MediaArgument:
     """Read `[image:|video:]PATH-OR-URL[#t=START,END | #t=INSTANT]`.
 
-    Something with a time is a video. Otherwise the content of a file tells, and the extension of a URL. A file whose
-    whole name is `argument` is that file.
+    A medium with a time is a video; otherwise a file's content or a URL's extension decides. An argument that is the
+    name of a file is that file.
 
     Raises:
-        MediaError: no such file, no such time, or nothing tells whether a URL is an image or a video.
+        MediaError: the file is missing, the time is malformed, or the extension of a URL does not tell its kind.
     """
     if Path(argument).is_file():
         return MediaArgument(argument, kind_of(argument))
@@ -60,7 +60,7 @@ def parse_media(argument: str) -> MediaArgument:
     source, mark, fragment = argument.removeprefix(prefix).partition("#t=")
     if not is_remote(source):
         with local_file(source, MediaLimits()):
-            pass  # It is there, and readable.
+            pass  # Check that the file is readable.
     if not mark:
         return MediaArgument(source, prefix.removesuffix(":") or kind_of(source))
     if prefix.startswith("image"):
@@ -69,7 +69,7 @@ def parse_media(argument: str) -> MediaArgument:
 
 
 def parse_video(argument: str) -> MediaArgument:
-    """As `parse_media`, of what can only be a video."""
+    """As `parse_media`, for an argument that must be a video."""
     if Path(argument).is_file():
         return MediaArgument(argument, "video")
     return parse_media(f"video:{argument.removeprefix('video:')}")
@@ -81,11 +81,11 @@ def parse_segment(text: str, argument: str) -> tuple[float, ...]:
     seconds = tuple(time for time in times if time is not None)
     if len(seconds) != len(times) or len(times) > 2:
         raise MediaError(
-            f"{argument}: {text!r} is not a time; write #t=START,END for a part of a video or #t=INSTANT for a frame, "
-            "in seconds or as [hours:]minutes:seconds"
+            f"{argument}: {text!r} is not a time; write #t=START,END for a segment or #t=INSTANT for a frame, in "
+            "seconds or as [hours:]minutes:seconds"
         )
     if len(seconds) == 2 and seconds[0] >= seconds[1]:
-        raise MediaError(f"{argument}: the part must end after it starts")
+        raise MediaError(f"{argument}: the segment must end after its start")
     return seconds
 
 
@@ -101,10 +101,10 @@ def parse_time(text: str) -> float | None:
 
 
 def kind_of(source: str) -> str:
-    """Whether a path or URL is an "image" or a "video"; an animation counts as an image.
+    """Return "image" or "video" for a path or URL; an animated image is an image.
 
     Raises:
-        MediaError: there is no such file, or nothing tells what a URL is.
+        MediaError: the file is missing, or the extension of a URL does not tell its kind.
     """
     from mossvl.media.formats import open_pillow
 
@@ -112,19 +112,20 @@ def kind_of(source: str) -> str:
     if is_remote(source):
         if not guessed:
             raise MediaError(
-                f"{source_name(source)}: its name does not tell what it is; write image:URL or video:URL instead"
+                f"{source_name(source)}: the URL does not tell whether it is an image or a video; write "
+                "image:URL or video:URL"
             )
         return guessed
     with local_file(source, MediaLimits()) as path:
         try:
             with open_pillow(source, path, MediaLimits()):
                 return "image"
-        except MediaError:  # No image, or a broken one: then its name tells which error the user should see.
+        except MediaError:  # No image, or a broken one: the name decides which error the user gets.
             return guessed or "video"
 
 
 def _guessed_kind(source: str) -> str:
-    """ "image", "video" or "" by the name alone, or by the type that a data URL states."""
+    """Return "image", "video" or "" by the extension, or by the media type of a data URL."""
     if is_data_url(source):
         kind: str | None = media_type(source)
     else:

@@ -1,4 +1,4 @@
-"""What media and contexts cost: tokens, and the memory of their keys and values."""
+"""Vision tokens of media, and memory of keys and values."""
 
 from typing import TYPE_CHECKING
 
@@ -9,19 +9,19 @@ if TYPE_CHECKING:
 
 
 def tokens_per_frame(plan: "MediumPlan", layout: "PatchLayout") -> int:
-    """Vision tokens of an image or of one frame of a video plan: one a merge block, and the separator after it."""
+    """Vision tokens of an image or a frame: one for each merge block, and the separator."""
     return (plan.height // layout.factor) * (plan.width // layout.factor) + 1
 
 
 def kv_bytes(config: "MossVLTextConfig", bytes_per_number: int = 2) -> tuple[int, int]:
-    """Bytes of keys and values of one text token (self-attention layers) and of one vision token (cross-attention)."""
+    """Bytes of keys and values of a text token (self-attention layers) and of a vision token (cross-attention)."""
     crossing = len(config.cross_attention_layers)
     one_layer = 2 * config.num_key_value_heads * config.head_dim * bytes_per_number
     return (config.num_hidden_layers - crossing) * one_layer, crossing * one_layer
 
 
 def readable_bytes(count: float) -> str:
-    """`12.3 MiB`"""
+    """Format a number of bytes: `12.3 MiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""Flags shared by the commands. Their names and defaults are those of the option dataclasses."""
+"""Flags that commands share; names and defaults come from the option dataclasses."""
 
 import inspect
 from collections.abc import Callable
@@ -15,15 +15,21 @@ from mossvl.options.engine import EngineConfig
 from mossvl.processing.system_prompt import THINKING_MODES, TYPES_TOLD, SystemPrompt
 from mossvl.server.config import ServerConfig
 
-CHECKPOINT_HELP = "The model's checkpoint; mossvl-tiny, which comes with the package, if none is given."
+CHECKPOINT_HELP = "Checkpoint: a folder, or a repository on the model hub. Default: mossvl-tiny, part of the package."
 Checkpoint = Annotated[
     str | None,
     typer.Option("--checkpoint", "-c", envvar="MOSSVL_CHECKPOINT", metavar="FOLDER", help=CHECKPOINT_HELP),
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; a GPU if there is one.", show_default=False)]
+Device = Annotated[
+    str | None,
+    typer.Option(help="Device: cpu, cuda, cuda:1, … Default: cuda if there is a GPU, else cpu.", show_default=False),
+]
 Dtype = Annotated[
     str | None,
-    typer.Option(help="bfloat16, float32 or float16; bfloat16 on a GPU and float32 on a CPU.", show_default=False),
+    typer.Option(
+        help="Dtype of weights: bfloat16, float32 or float16. Default: bfloat16 on a GPU, float32 on a CPU.",
+        show_default=False,
+    ),
 ]
 
 
@@ -32,19 +38,22 @@ MediaDir = Annotated[
     typer.Option(
         "--media-dir",
         metavar="FOLDER",
-        help="Where relative paths of media start; by default beside the file that has them.",
+        help="Base folder of relative media paths. Default: the folder of the file that names them.",
         show_default=False,
     ),
 ]
 
 
+OF_CHECKPOINT = " Default: the checkpoint's."
+
+
 @dataclass(frozen=True)
 class Flag:
-    """A flag's description.
+    """A flag of the command line.
 
     Attributes:
-        names: where they do not follow from the option's.
-        kind: what it takes, where that is not what the option is; a list is given by repeating the flag.
+        names: by default one, made of the option's name.
+        kind: type of the value; by default the option's. A list makes the flag repeatable.
     """
 
     help: str
@@ -53,12 +62,12 @@ class Flag:
 
 
 class Flags(dict[str, Any]):
-    """Those options of a dataclass that were given.
+    """The options of a dataclass that a command was given as flags, by name.
 
     Attributes:
         options: the dataclass.
-        panel: the heading of its flags in a command's help.
-        flags: by the option's name.
+        panel: heading of the flags in a command's help.
+        flags: the flags, by option name.
     """
 
     options: ClassVar[type]
@@ -67,162 +76,178 @@ class Flags(dict[str, Any]):
 
 
 class GenerationFlags(Flags):
-    """Those of `GenerationOptions` that were given. One answer a question, and text alone: no `n` and no `logprobs`."""
+    """Flags of `GenerationOptions`, without `n` and `logprobs`: commands print one answer, as text."""
 
     options, panel = GenerationOptions, "Generation"
     flags = {
-        "max_new_tokens": Flag("Most tokens of the answer."),
-        "do_sample": Flag("Draw tokens at random instead of taking the likeliest.", ("--sample", "--do-sample")),
-        "temperature": Flag("With --sample: below 1 for less random, above 1 for more random answers."),
-        "top_k": Flag("With --sample: draw from so many of the likeliest tokens; 0 or -1 for all."),
-        "top_p": Flag("With --sample: draw from the likeliest tokens that make up this probability."),
-        "min_p": Flag("With --sample: draw from tokens at least so likely, compared with the likeliest."),
-        "repetition_penalty": Flag("Above 1, tokens that were there already become less likely."),
-        "presence_penalty": Flag("Above 0, tokens that the answer has already become less likely."),
-        "frequency_penalty": Flag("The same, more so the more often they came."),
-        "seed": Flag("Makes drawn answers repeatable."),
-        "stop": Flag("Text that ends the answer; may be given several times.", kind=list[str]),
+        "max_new_tokens": Flag("Maximum number of tokens of an answer."),
+        "do_sample": Flag("Sample tokens instead of decoding greedily.", ("--sample", "--do-sample")),
+        "temperature": Flag("With --sample: sampling temperature; below 1 less random, above 1 more."),
+        "top_k": Flag("With --sample: sample from this number of likeliest tokens; 0 or -1: all."),
+        "top_p": Flag("With --sample: sample from the likeliest tokens with this total probability."),
+        "min_p": Flag(
+            "With --sample: sample from tokens with this fraction of the likeliest one's probability, or more."
+        ),
+        "repetition_penalty": Flag("Above 1: make tokens of the prompt and the answer less likely."),
+        "presence_penalty": Flag("Subtract this from the logits of tokens that the answer contains; from -2 to 2."),
+        "frequency_penalty": Flag(
+            "Subtract this from a token's logit for each of its occurrences in the answer; from -2 to 2."
+        ),
+        "seed": Flag("With --sample: random seed, for reproducible answers. Default: none."),
+        "stop": Flag("Stop string, which ends the answer and is not part of it; repeatable.", kind=list[str]),
         "stop_token_ids": Flag(
-            "Token that ends the answer; may be given several times.", ("--stop-token-id",), kind=list[int]
+            "Stop token, which ends the answer and is not part of it; repeatable.", ("--stop-token-id",), kind=list[int]
         ),
-        "min_tokens": Flag("Tokens before which nothing ends the answer."),
-        "logit_bias": Flag('Added to the logits of these tokens, as JSON: {"TOKEN": BIAS}.', kind=str),
-        "ignore_eos": Flag("Go on after the model's own end token.", ("--ignore-eos",)),
+        "min_tokens": Flag("Minimum number of tokens of an answer; nothing ends the answer before."),
+        "logit_bias": Flag('Add these to the logits of tokens, as JSON: {"TOKEN": BIAS}.', kind=str),
+        "ignore_eos": Flag("Continue after the model's end token.", ("--ignore-eos",)),
         "skip_special_tokens": Flag(
-            "Leave special tokens out of the answer.", ("--skip-special-tokens/--no-skip-special-tokens",)
+            "Leave special tokens out of the answer. Default: on.",
+            ("--skip-special-tokens/--no-skip-special-tokens",),
         ),
-        "json_schema": Flag("The answer is JSON of this JSON schema.", kind=str),
-        "regex": Flag("The answer matches this regular expression."),
-        "choice": Flag("A text that the answer may be; given once for each.", kind=list[str]),
-        "grammar": Flag("The answer is of this grammar, in Lark's syntax or GBNF."),
-        "timeout": Flag("Seconds after which a query fails."),
-        "vision_chunked_length": Flag("Frames encoded at a time; changes the memory needed, not the answer."),
+        "json_schema": Flag("Constrain the answer to JSON of this schema.", kind=str),
+        "regex": Flag("Constrain the answer to this regular expression (Rust's syntax)."),
+        "choice": Flag("Constrain the answer to this text, or to one of several; repeatable.", kind=list[str]),
+        "grammar": Flag("Constrain the answer to this grammar (Lark's syntax or GBNF)."),
+        "timeout": Flag("Time limit of a query, in seconds. Default: none."),
+        "vision_chunked_length": Flag("Frames encoded at a time; affects memory, not answers."),
     }
 
 
 class MediaFlags(Flags):
-    """Those of `MediaOptions` that were given."""
+    """Flags of `MediaOptions`."""
 
     options, panel = MediaOptions, "Media"
     flags = {
-        "min_pixels": Flag("Least area of an image or video frame."),
-        "max_pixels": Flag("Most area of an image or video frame."),
-        "multi_image_max_pixels": Flag("Area that the images of a prompt share."),
-        "video_max_pixels": Flag("Area that all frames of the videos of a prompt share."),
-        "video_fps": Flag("Frames taken of a second of video."),
-        "min_frames": Flag("Least frames of a video."),
-        "max_frames": Flag("Most frames, shared by the videos of a prompt."),
+        "min_pixels": Flag("Minimum area of an image or frame, in pixels; smaller ones are enlarged." + OF_CHECKPOINT),
+        "max_pixels": Flag(
+            "Maximum area of an image or frame, in pixels; larger ones are scaled down." + OF_CHECKPOINT
+        ),
+        "multi_image_max_pixels": Flag("Maximum total area of several images of a prompt, in pixels." + OF_CHECKPOINT),
+        "video_max_pixels": Flag("Maximum total area of all frames of a prompt, in pixels." + OF_CHECKPOINT),
+        "video_fps": Flag("Sampled frames per second of video." + OF_CHECKPOINT),
+        "min_frames": Flag("Minimum number of frames of a video." + OF_CHECKPOINT),
+        "max_frames": Flag("Maximum number of frames of all videos of a prompt." + OF_CHECKPOINT),
         "timestamps": Flag(
-            "Times told of frames. Published: counted by the average rate, even where frames are not evenly spaced. "
-            "Default: actual."
+            "Timestamps of frames: their actual times, or as the published code computes them, by the average frame "
+            "rate. Default: actual."
         ),
     }
 
 
 class SystemFlags(Flags):
-    """Those of `SystemPrompt` that were given."""
+    """Flags of `SystemPrompt`."""
 
     options, panel = SystemPrompt, "System prompt"
     flags = {
-        "system_prompt": Flag("The system prompt.", ("--system",)),
-        "thinking_mode": Flag(f"In place of one, the fixed one of this mode: {', '.join(THINKING_MODES)}."),
+        "system_prompt": Flag("System prompt; overrides the other flags here.", ("--system",)),
+        "thinking_mode": Flag(f"Fixed system prompt of this mode: {', '.join(THINKING_MODES)}."),
         "system_prompt_type": Flag(
-            f"The fixed one for this: {', '.join(TYPES_TOLD)}. Default: video where there is a video, else text_image."
+            f"Fixed system prompt of this type: {', '.join(TYPES_TOLD)}. Default: video if there is a video, else "
+            "text_image."
         ),
         "use_default_system_prompt": Flag(
-            "A fixed one, whether or not a mode or a type is given.", ("--use-default-system-prompt",)
+            "Fixed system prompt, also without a mode or type.", ("--use-default-system-prompt",)
         ),
     }
 
 
 class LimitFlags(Flags):
-    """Those of `MediaLimits` that were given."""
+    """Flags of `MediaLimits`."""
 
     options, panel = MediaLimits, "Limits"
     flags = {
-        "image_pixels": Flag("Largest image or video frame that is opened, in pixels.", ("--max-image-pixels",)),
-        "download_bytes": Flag("Largest download of an image or a video."),
-        "timeout": Flag("Seconds that loading an image or a video may take; inf for no limit.", ("--media-timeout",)),
-        "duration": Flag("Seconds of the longest video; inf for no limit.", ("--max-duration",)),
-        "redirects": Flag("How often a download may be sent on to another URL.", ("--max-redirects",)),
+        "image_pixels": Flag(
+            "Maximum area of an image or frame, in pixels; larger ones are refused.", ("--max-image-pixels",)
+        ),
+        "download_bytes": Flag("Maximum size of a download, in bytes."),
+        "timeout": Flag(
+            "Time limit of one download, scan or read of a medium, in seconds; inf: none.", ("--media-timeout",)
+        ),
+        "duration": Flag("Maximum duration of a video, in seconds; inf: no limit.", ("--max-duration",)),
+        "redirects": Flag("Maximum number of redirects of a download.", ("--max-redirects",)),
     }
 
 
 class EngineFlags(Flags):
-    """Those of `EngineConfig` that were given."""
+    """Flags of `EngineConfig`."""
 
     options, panel = EngineConfig, "Engine"
     flags = {
         "memory": Flag(
-            "For keys and values: up to 1, the part of a GPU that weights and pages may fill; above, bytes."
+            "Memory for keys and values: up to 1, fraction of the device's memory for weights and pages together; "
+            "above 1, bytes of pages. Default: 0.88 of a GPU, 2 GiB on a CPU."
         ),
-        "max_batch": Flag("Most requests that are computed together."),
-        "page_size": Flag("Tokens of a page of keys and values."),
-        "prefill_tokens": Flag("Most prompt tokens computed in one step."),
-        "vision_patches": Flag("Most patches encoded in one step."),
-        "mixed_prefill_tokens": Flag("The same, of prompt tokens, beside requests that are generating."),
-        "mixed_vision_patches": Flag("The same, of patches, beside requests that are generating."),
+        "max_batch": Flag("Maximum number of running requests; others wait (FIFO)."),
+        "page_size": Flag("Tokens of a page of keys and values, and of a prefix cache block; a power of two."),
+        "prefill_tokens": Flag("Maximum number of prompt tokens of a step. Default: 4,096 on a GPU, less on a CPU."),
+        "vision_patches": Flag("Maximum number of patches of a step. Default: 57,344 on a GPU, less on a CPU."),
+        "mixed_prefill_tokens": Flag("Maximum number of prompt tokens of a step that also decodes."),
+        "mixed_vision_patches": Flag("Maximum number of patches of a step that also decodes."),
         "prefix_cache": Flag(
-            "Keep what was computed for requests that begin alike.", ("--prefix-cache/--no-prefix-cache",)
+            "Reuse keys and values of prompts that begin alike. Default: on.", ("--prefix-cache/--no-prefix-cache",)
         ),
-        "vision_cache": Flag("Bytes for encoded pictures that are kept; 0 for none."),
-        "media_cache": Flag("Clips whose frames are remembered; 0 for none."),
-        "media_workers": Flag("Requests whose media are loaded at the same time."),
-        "media_bytes": Flag("Decoded pixels that may wait in memory, in bytes."),
-        "eager": Flag("No CUDA graphs: a faster start, and slower answers.", ("--eager",)),
+        "vision_cache": Flag("Maximum size of the cache of encoded frames, in bytes; 0: no cache."),
+        "media_cache": Flag("Media whose digests are cached, so that a known file is not decoded again; 0: no cache."),
+        "media_workers": Flag("Requests whose media load at the same time."),
+        "media_bytes": Flag("Maximum size of decoded pixels that wait for encoding, in bytes."),
+        "eager": Flag("Disable CUDA graphs: faster start, slower answers.", ("--eager",)),
     }
 
 
 class ServerFlags(Flags):
-    """Those of `ServerConfig` that were given."""
+    """Flags of `ServerConfig`."""
 
     options, panel = ServerConfig, "Server"
     flags = {
         "host": Flag("Address to listen on. Default: 127.0.0.1."),
-        "port": Flag("Port to listen on; 0 for a free one."),
+        "port": Flag("Port to listen on; 0: a free port."),
         "api_keys": Flag(
-            "Key that requests must bring; may be given several times. Also MOSSVL_API_KEY.",
+            "API key: requests must bring one of the keys; repeatable. Also MOSSVL_API_KEY.",
             ("--api-key",),
             kind=list[str],
         ),
-        "open_to_all": Flag("Listen beyond this machine without a key.", ("--open-to-all",)),
+        "open_to_all": Flag("Allow listening beyond this machine without an API key.", ("--open-to-all",)),
         "origins": Flag(
-            "Site (https://example.org, or *) whose pages may ask, too; may be given several times.",
+            "Origin (https://example.org, or * for all) that CORS allows; repeatable.",
             ("--allow-origin",),
             kind=list[str],
         ),
-        "model_name": Flag("The model's name in answers; the checkpoint's by default.", kind=str),
+        "model_name": Flag("Model name in responses. Default: the checkpoint's name.", kind=str),
         "media_dirs": Flag(
-            "Folder whose files may be asked about; may be given several times.", ("--allow-media-dir",), kind=list[str]
+            "Folder whose files requests may name; repeatable. Default: none.", ("--allow-media-dir",), kind=list[str]
         ),
         "media_domains": Flag(
-            "Host, with its subdomains, that media may be fetched from; may be given several times. Default: any.",
+            "Domain, subdomains included, from which media may be fetched; repeatable. Default: any.",
             ("--allow-media-domain",),
             kind=list[str],
         ),
-        "private_media": Flag("Media may be fetched from private addresses, too.", ("--allow-private-media",)),
-        "max_queue": Flag("Requests that may wait beside those that are computed; others get 503."),
-        "max_media": Flag("Images and videos of a request."),
-        "max_frames": Flag("Frames of all videos of a request."),
+        "private_media": Flag("Allow fetching media from private addresses.", ("--allow-private-media",)),
+        "max_queue": Flag("Maximum number of waiting requests, beside the running ones; others get 503."),
+        "max_media": Flag("Maximum number of images and videos of a request."),
+        "max_frames": Flag("Maximum number of frames of all videos of a request."),
         "max_pixels": Flag(
-            "Most pixels of a picture that the model sees. Default: 16,777,216; 1,048,576 where it runs on a CPU."
+            "Maximum area of an image or frame for the model, in pixels; larger ones are scaled down. Default: "
+            "16,777,216; 1,048,576 on a CPU."
         ),
-        "max_image_pixels": Flag("Largest image or video frame that is decoded, in pixels."),
-        "max_duration": Flag("Seconds of the longest video."),
-        "max_text": Flag("Characters of the texts of a request."),
-        "max_tokens": Flag("Tokens of an answer."),
-        "max_answers": Flag("Answers to one request (n)."),
-        "max_body": Flag("Bytes of a request, data: URLs included."),
-        "body_space": Flag("Bytes of the bodies of all running requests together."),
-        "max_download": Flag("Bytes of a file that is fetched or uploaded."),
-        "upload_space": Flag("Bytes of all uploaded files together; the oldest go first."),
-        "upload_seconds": Flag("How long an uploaded file is kept after its last use."),
-        "timeout": Flag("Seconds that a request may take; it may ask for less."),
-        "media_timeout": Flag("Seconds that fetching, opening or reading a medium may take."),
-        "stall_timeout": Flag("Seconds that a client may take to send or to read the next piece."),
-        "shutdown_timeout": Flag("Seconds that running requests get when the server is stopped."),
-        "decoders": Flag("Processes that decode media."),
-        "decoder_memory": Flag("Bytes that each of them may use."),
+        "max_image_pixels": Flag("Maximum area of an image or frame that is decoded, in pixels."),
+        "max_duration": Flag("Maximum duration of a video, in seconds."),
+        "max_text": Flag("Maximum number of characters of all texts of a request."),
+        "max_tokens": Flag("Maximum number of tokens of an answer; also the default of a request."),
+        "max_answers": Flag("Maximum number of answers to a request (n)."),
+        "max_body": Flag("Maximum size of a request's body, data: URLs included, in bytes."),
+        "body_space": Flag("Maximum size of the bodies of all running requests, in bytes; others get 503."),
+        "max_download": Flag("Maximum size of a file that is fetched or uploaded, in bytes."),
+        "upload_space": Flag(
+            "Maximum size of all uploaded files, in bytes; the least recently used are removed first."
+        ),
+        "upload_seconds": Flag("Seconds that an uploaded file is kept after its last use."),
+        "timeout": Flag("Time limit of a request, waiting included, in seconds; a request may set a shorter one."),
+        "media_timeout": Flag("Time limit of fetching, opening or reading a medium, in seconds."),
+        "stall_timeout": Flag("Time limit of a client to send or read the next chunk, in seconds."),
+        "shutdown_timeout": Flag("Seconds that running requests have to end at shutdown."),
+        "decoders": Flag("Number of decoder processes, which load media."),
+        "decoder_memory": Flag("Maximum memory of a decoder process, beyond its memory at start, in bytes (Linux)."),
         "log_content": Flag("Write texts of requests and answers to the log.", ("--log-content",)),
     }
 
@@ -231,7 +256,7 @@ GROUPS = (GenerationFlags, MediaFlags, SystemFlags, LimitFlags, EngineFlags, Ser
 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command, in place of each parameter whose type is one of `Flags`, one flag for each of its options."""
+    """Decorator of a command: expand each parameter whose type is a subclass of `Flags` into that class's flags."""
     plain: list[inspect.Parameter] = []
     expanded: dict[str, tuple[type[Flags], dict[str, str]]] = {}
     for parameter in inspect.signature(command).parameters.values():
@@ -266,7 +291,7 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def flags_of(*groups: type[Flags]) -> dict[str, str]:
-    """Flags by the settings that they set, as errors name settings: {"MediaLimits.timeout": "--media-timeout"}."""
+    """Return the flag of each setting that an error may name: {"MediaLimits.timeout": "--media-timeout"}."""
     return {
         f"{group.options.__name__}.{name}": _names(name, flag)[0]
         for group in groups
@@ -279,7 +304,7 @@ def _names(option: str, flag: Flag) -> tuple[str, ...]:
 
 
 def _flag(option: "Field[Any]", hint: Any, flag: Flag, panel: str) -> Any:
-    """An annotation for typer: the option's type, or None where the flag is not given."""
+    """Return typer's annotation of a flag; the value of a flag that is not given is None."""
     kind = hint if flag.kind is None else flag.kind
     names = _names(option.name, flag)
     default = None if option.default is MISSING else option.default
@@ -289,10 +314,10 @@ def _flag(option: "Field[Any]", hint: Any, flag: Flag, panel: str) -> Any:
 
 
 def check_effect(flags: GenerationFlags) -> None:
-    """Refuse flags that shape random draws where nothing is drawn.
+    """Refuse flags of sampling if decoding is greedy.
 
     Raises:
-        OptionError: there is such a flag, but no --sample.
+        OptionError: such a flag is given without --sample.
     """
     idle = [name for name in ("temperature", "top_k", "top_p", "min_p", "seed") if name in flags]
     if idle and not flags.get("do_sample") and flags.get("temperature", 1) > 0:

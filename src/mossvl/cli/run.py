@@ -1,4 +1,4 @@
-"""`mossvl run`: a file of queries to a file of answers, which survives being stopped at any moment."""
+"""`mossvl run`: answer a file of queries; a run that was stopped can be resumed."""
 
 import os
 import re
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 Answer = dict[str, Any]
 Given = dict[str, Any] | InputError
-"""A query, or the error that there is in place of one."""
+"""A query, or the error of a line that is not one."""
 LIST = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*\{")
 
 
@@ -49,9 +49,9 @@ def run(
     *,
     queries: Annotated[
         str,
-        typer.Argument(metavar="QUERIES", help="A JSON-lines file of queries or fine-tuning records; - for stdin."),
+        typer.Argument(metavar="QUERIES", help="JSON-lines file of queries or fine-tuning records; - for stdin."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Answers, one JSON object a line.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="JSON-lines file of answers.")],
     generation: GenerationFlags,
     media: MediaFlags,
     system: SystemFlags,
@@ -60,24 +60,26 @@ def run(
     device: Device = None,
     dtype: Dtype = None,
     media_dir: MediaDir = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Most queries answered together.")] = EngineConfig.max_batch,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run ended.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Maximum number of running queries.")] = EngineConfig.max_batch,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the answers in the file, and answer the other queries.")
+    ] = False,
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="With --resume: repeat queries whose answer is an error.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Drop the answers that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Drop the answers in the file.")] = False,
 ) -> None:
-    """Answer a file of queries; flags are defaults for what a query does not say itself.
+    """Answer a file of queries; flags are defaults for options that a query leaves out.
 
-    A query that fails is answered by its error, and the run goes on; the exit code is then 1.
+    The answer of a query that fails is its error, and the exit code is then 1; other queries are not affected.
     """
     if resume and overwrite:
-        raise OptionError("--resume keeps the answers that are there, --overwrite drops them; give one of the two")
+        raise OptionError("--resume keeps the answers in the file, --overwrite drops them; give one of the two")
     if retry_errors and not resume:
-        raise OptionError("--retry-errors is for --resume; add it")
+        raise OptionError("--retry-errors without --resume has no effect; add --resume")
     GenerationOptions.from_dict(generation)
     MediaOptions.from_dict(media)
-    SystemPrompt(**system).text(video=False)  # refuses here what cannot be used
+    SystemPrompt(**system).text(video=False)  # Check before loading.
     allowed = MediaLimits(**limits)
     folder = check_checkpoint(checkpoint)
     check_output(queries, output)
@@ -103,7 +105,11 @@ def run(
 
 
 def check_output(queries: str, output: Path) -> None:
-    """Refuse to write answers over queries, or to no file."""
+    """Refuse an output that is stdout, or the file of queries.
+
+    Raises:
+        InputError: the output is one of these.
+    """
     if str(output) == "-":
         raise InputError("-o -: answers go to a file, from which --resume goes on; name one")
     if output.exists() and os.path.exists(queries) and os.path.samefile(queries, output):
@@ -112,6 +118,11 @@ def check_output(queries: str, output: Path) -> None:
 
 @contextmanager
 def open_queries(queries: str) -> Iterator[BinaryIO]:
+    """Open a file of queries, or stdin for "-".
+
+    Raises:
+        InputError: the file cannot be read, or is not JSON lines.
+    """
     if queries == "-":
         yield sys.stdin.buffer
         return
@@ -123,12 +134,16 @@ def open_queries(queries: str) -> Iterator[BinaryIO]:
         if file.seekable():
             wrong = other_form(file)
             if wrong is not None or LIST.match(file.peek()):
-                raise InputError(f"{queries}: {wrong or 'a list; expected an object a line'}")
+                raise InputError(f"{queries}: {wrong or 'a list; expected one object a line'}")
         yield file
 
 
 def count(file: BinaryIO, answers: AnswerFile) -> int | None:
-    """The number of queries, and whether the answers fit them; None for a stream, which can be read once only."""
+    """Count the queries, or return None for a pipe, which can be read only once.
+
+    Raises:
+        DataError: an answer is to another query, or to none.
+    """
     if not file.seekable():
         return None
     start, total = file.tell(), 0
@@ -141,6 +156,11 @@ def count(file: BinaryIO, answers: AnswerFile) -> int | None:
 
 
 def unanswered(file: BinaryIO, answers: AnswerFile) -> Iterator[Line]:
+    """Yield the lines without an answer.
+
+    Raises:
+        DataError: an answer is to another query, or to none.
+    """
     line = None
     for line in lines_of(file):
         if not answers.has(line):
@@ -149,11 +169,11 @@ def unanswered(file: BinaryIO, answers: AnswerFile) -> Iterator[Line]:
 
 
 def answer_all(llm: "MossVL", prepared: Iterator[tuple[Answer, Given]], done: Callable[[Answer], None]) -> None:
-    """Answer queries; they are read no further ahead than keeps the engine full.
+    """Answer queries, which are read only as far ahead as keeps the engine full.
 
     Args:
-        prepared: what an answer begins with, and its query or the error that there is instead.
-        done: takes each answer when it is finished.
+        prepared: the first keys of each answer, and its query or error.
+        done: called with each complete answer, in the order in which queries end.
     """
     begun: dict[int, Answer] = {}
 
@@ -167,7 +187,7 @@ def answer_all(llm: "MossVL", prepared: Iterator[tuple[Answer, Given]], done: Ca
 
 
 def with_query(line: Line, media_dir: Path, defaults: Mapping[str, Any]) -> tuple[Answer, Given]:
-    """What the answer begins with, and the query; or the error that there is in place of one."""
+    """Return the first keys of a line's answer, and its query or error."""
     answer: Answer = {"index": line.index, "query": line.digest}
     try:
         record = parse_line(line)
@@ -184,6 +204,7 @@ def with_query(line: Line, media_dir: Path, defaults: Mapping[str, Any]) -> tupl
 
 
 def outcome(result: "Result") -> Answer:
+    """Return the keys of an answer that the result gives."""
     told = {
         "text": result.text,
         "finish": result.finish_reason,
@@ -195,6 +216,7 @@ def outcome(result: "Result") -> Answer:
 
 @contextmanager
 def saying_how_to_resume(answers: AnswerFile) -> Iterator[None]:
+    """Add to the message of an interrupted run how to resume it."""
     try:
         yield
     except KeyboardInterrupt as stopped:
@@ -203,7 +225,7 @@ def saying_how_to_resume(answers: AnswerFile) -> Iterator[None]:
 
 
 def conclude(answers: AnswerFile, new: int, seconds: float) -> None:
-    """The last line on stderr; exit code 1 where there are errors."""
+    """Print the number of answers and the first error to stderr; exit with 1 if an answer is an error."""
     failed = f", {answers.failed} of them errors" if answers.failed else ""
     found = f"{answers.answered} answers in {answers.path}{failed}"
     if answers.first_error is not None:

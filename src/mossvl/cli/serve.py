@@ -1,4 +1,4 @@
-"""`mossvl serve`: an OpenAI-compatible server, and a page."""
+"""`mossvl serve`: an OpenAI-compatible server with a web page."""
 
 import os
 from contextlib import suppress
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mossvl.llm import MossVL
 
 TEXTS = 64
-"""Prompts without media that are read at a time, however many media are being loaded."""
+"""Requests without media that load at the same time, beside those that a decoder process loads."""
 
 
 @with_flags
@@ -28,13 +28,13 @@ def serve(
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Answer requests of OpenAI's clients, and of people, on a page; until Ctrl-C or SIGTERM."""
+    """Serve OpenAI-compatible requests and a web page, until Ctrl-C or SIGTERM."""
     need("serve")
     if key := os.environ.get("MOSSVL_API_KEY"):
         server["api_keys"] = [*server.get("api_keys", []), key]
     given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in server.items()}
     config = ServerConfig(**given)
-    # Requests that wait for a decoder hold up none that needs no decoder.
+    # Requests that wait for a decoder process must not delay requests without media.
     engine.setdefault("media_workers", config.decoders + TEXTS)
     settings = EngineConfig(device=device, dtype=dtype, **engine)
     folder = check_checkpoint(checkpoint)
@@ -46,10 +46,10 @@ def serve(
 
         return MossVL(folder, config=settings)
 
-    with suppress(KeyboardInterrupt):  # It was told to stop, and has.
+    with suppress(KeyboardInterrupt):  # The server has stopped at a signal.
         run(config, load, config.model_name or name_of(folder))
 
 
 def name_of(folder: str) -> str:
-    """What a model is called: as its checkpoint's folder, or its repository."""
+    """Return the name of a checkpoint's folder, or its repository's."""
     return NAME if folder == str(CHECKPOINT) else Path(folder).resolve().name if Path(folder).is_dir() else folder

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as exceptions, so that what is open gets closed whichever of them comes."""
+"""Ctrl-C and SIGTERM as exceptions, so that context managers close what is open."""
 
 import signal
 import threading
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the command to end."""
+    """SIGINT or SIGTERM has stopped the command."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -16,13 +16,13 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise `Stopped` at SIGINT and SIGTERM; a signal that the caller's shell ignores stays ignored."""
+    """Raise `Stopped` at SIGINT and SIGTERM; a signal that the shell has set to be ignored stays ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, _: object) -> None:
-        # Processes that read data may have been told, too; PyTorch would raise an error of its own for each that ends.
+        # The signal may also end worker processes of a DataLoader: PyTorch would raise an error for each.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         raise Stopped(number)
 

@@ -18,38 +18,41 @@ from mossvl.training.options import Part, TrainOptions
 
 
 class TrainFlags(Flags):
-    """Those of `TrainOptions` that were given."""
+    """Flags of `TrainOptions`."""
 
     options, panel = TrainOptions, "Training"
     flags = {
-        "eval_data": Flag("Records to evaluate with: a file, or a folder of such files."),
+        "eval_data": Flag("Records to evaluate with: a file, or a folder of such files. Default: none."),
         "parts": Flag(
-            "What is trained, once for each part; merger and both kinds of layers if none is given.",
+            "Part of the model to train; repeatable. Default: merger, cross-attention and self-attention.",
             ("--part",),
             list[Part],
         ),
-        "rank": Flag("Rank of adapters."),
-        "alpha": Flag("Adapters are scaled by alpha / rank."),
-        "dropout": Flag("Part of adapters' inputs that is dropped at random."),
-        "epochs": Flag("Passes over the data."),
-        "max_steps": Flag("Steps at most; 0 for as many as the epochs have."),
-        "batch": Flag("Examples packed into one row."),
-        "accumulate": Flag("Batches of a step, on each GPU."),
-        "learning_rate": Flag("Highest learning rate."),
-        "warmup": Flag("Part of the steps in which it rises to that."),
-        "weight_decay": Flag("AdamW's."),
-        "max_length": Flag("Tokens of an example; longer ones are cut."),
-        "bad": Flag("Records that cannot be used: skip them, or stop at the first. Default: skip."),
-        "gradient_checkpointing": Flag("Less memory, a third more arithmetic.", ("--gradient-checkpointing",)),
-        "vision_chunk": Flag("Frames encoded at a time."),
-        "compile": Flag("On a GPU: have layers compiled, which takes a minute or two.", ("--compile",)),
+        "rank": Flag("Rank of the adapters (LoRA)."),
+        "alpha": Flag("Scale of the adapters: alpha / rank."),
+        "dropout": Flag("Dropout of the adapters' inputs, from 0 to below 1."),
+        "epochs": Flag("Number of passes over the data."),
+        "max_steps": Flag("Number of optimizer steps, in place of --epochs; 0: as many as the epochs have."),
+        "batch": Flag("Examples of a batch, packed into one sequence, on each GPU."),
+        "accumulate": Flag("Batches of an optimizer step, on each GPU (gradient accumulation)."),
+        "learning_rate": Flag("Peak learning rate."),
+        "warmup": Flag("Fraction of steps in which the learning rate rises to its peak."),
+        "weight_decay": Flag("Weight decay of AdamW."),
+        "max_length": Flag("Maximum number of tokens of an example; longer ones are truncated. Default: none."),
+        "bad": Flag("Skip bad records, or stop at the first. Default: skip."),
+        "gradient_checkpointing": Flag(
+            "Compute layers again in the backward pass: less memory, a third more arithmetic.",
+            ("--gradient-checkpointing",),
+        ),
+        "vision_chunk": Flag("Frames encoded at a time; affects memory. Default: all frames of a batch."),
+        "compile": Flag("Compile layers on a GPU, which takes one to two minutes at the start.", ("--compile",)),
         "save_every": Flag("Steps between checkpoints."),
         "eval_every": Flag("Steps between evaluations."),
-        "log_every": Flag("Steps between lines of the log."),
-        "keep": Flag("Checkpoints that are kept."),
-        "workers": Flag("Processes that read and decode; 0 for none."),
-        "seed": Flag("Of shuffling and of new weights."),
-        "resume": Flag("Go on from the last checkpoint in the folder.", ("--resume",)),
+        "log_every": Flag("Steps between log lines."),
+        "keep": Flag("Number of checkpoints to keep, the newest."),
+        "workers": Flag("Worker processes that read and decode; 0: none."),
+        "seed": Flag("Random seed of shuffling and of new weights."),
+        "resume": Flag("Continue from the last checkpoint in the output folder.", ("--resume",)),
     }
 
 
@@ -59,26 +62,29 @@ OF_ADAPTERS = ("rank", "alpha", "dropout")
 @with_flags
 def train(
     *,
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="A file of records, or a folder of such files.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="File of records, or folder of such files.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FOLDER", help="Where everything goes; not needed with --check."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="Folder for checkpoints, logs and the result; required without --check.",
+        ),
     ] = None,
     checkpoint: Checkpoint = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Read all records, say what is in them, and train nothing.")
-    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Preflight: read and report all data, train nothing.")] = False,
     media_dir: MediaDir = None,
     data_dir: Annotated[Path | None, typer.Option("--data-dir", hidden=True)] = None,
-    full: Annotated[bool, typer.Option("--full", help="Train the weights themselves, not adapters (LoRA).")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Train weights in place of adapters (LoRA).")] = False,
     device: Device = None,
     dtype: Dtype = None,
     training: TrainFlags,
     media: MediaFlags,
 ) -> None:
-    """Fine-tune on conversations about images and videos. docs/training.md describes the records.
+    """Fine-tune on conversations about images and videos; docs/training.md describes the records.
 
-    The result is FOLDER/adapter, for `mossvl merge`; with --full it is the checkpoint FOLDER/model.
+    The result is the adapter FOLDER/adapter, for `mossvl merge`; with --full, the checkpoint FOLDER/model.
     """
     defaults = {name: getattr(TrainOptions, name) for name in OF_ADAPTERS}
     idle = [f"--{name}" for name, default in defaults.items() if training.get(name, default) != default]
@@ -113,11 +119,11 @@ def train(
 
 
 def _check(options: TrainOptions) -> None:
-    """Read everything, and say what is in it.
+    """Read all records, and print statistics, bad records and samples.
 
     Raises:
-        DataError: no record can be used.
-        typer.Exit: some cannot.
+        DataError: all records of a file are bad.
+        typer.Exit: some records are bad.
     """
     prepare()
     from mossvl.processing.processor import MossVLProcessor
@@ -125,7 +131,7 @@ def _check(options: TrainOptions) -> None:
     from mossvl.training.run import examples_of
 
     processor = read(MossVLProcessor, options.checkpoint)
-    bad_ones = 0
+    total_bad = 0
     for path in (options.data, options.eval_data):
         if path is None:
             continue
@@ -148,16 +154,16 @@ def _check(options: TrainOptions) -> None:
             )
         if bad == found.records:
             raise DataError(f"{path}: every record is bad; see the lines above")
-        bad_ones += bad
+        total_bad += bad
         for place in found.samples:
             print(f"\n{rendered(processor, examples.encode(examples.index.read(place)))}")
-    if bad_ones:
+    if total_bad:
         raise typer.Exit(1)
 
 
 @contextmanager
 def saying_how_to_resume(output: Path) -> Iterator[None]:
-    """Tell who stops a run how it goes on."""
+    """Add to the message of an interrupted run how to resume it."""
     try:
         yield
     except KeyboardInterrupt as stopped:
@@ -170,12 +176,21 @@ def saying_how_to_resume(output: Path) -> Iterator[None]:
 
 def merge(
     *,
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="A folder that `mossvl train` wrote.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="A new folder, for a checkpoint.")],
-    checkpoint: Checkpoint = None,
-    dtype: Annotated[str, typer.Option(help="Of the weights that are written.")] = "bfloat16",
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Adapter folder that `mossvl train` wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="New folder for the checkpoint.")],
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            "-c",
+            envvar="MOSSVL_CHECKPOINT",
+            metavar="FOLDER",
+            help="Checkpoint that the adapter was trained for. Default: the one that the adapter names.",
+        ),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Dtype of the written weights.")] = "bfloat16",
 ) -> None:
-    """Write a checkpoint with an adapter's changes in its weights."""
+    """Merge an adapter into the weights of its checkpoint."""
     need("train")
     prepare()
     from mossvl.training.merge import merge as merged
