@@ -1,4 +1,4 @@
-"""Checks of options: names, numbers, choices; every refusal says what was given and what was expected."""
+"""Checks of options. Every error says what was given and what was expected."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 
 def present(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a mapping holds: a null key is as if it were not there, since exports of tables give every row every key."""
+    """Return a mapping without null values: exported tables give every row every key."""
     return {name: value for name, value in given.items() if value is not None}
 
 
 def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Raise an `OptionError` for the first unknown option; it names the known one that is near, or else all of them."""
+    """Raise an `OptionError` for the first unknown name, with the nearest known name or all known names."""
     known = sorted(known)
     for name in given:
         if name not in known:
@@ -30,7 +30,7 @@ def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
 
 
 def named_options(what: str) -> Callable[[type[T]], type[T]]:
-    """A decorator of dataclasses: an unknown argument is an `OptionError` that names the nearest known one."""
+    """Decorator of dataclasses: an unknown argument raises an `OptionError` that names the nearest known one."""
 
     def decorate(cls: type[T]) -> type[T]:
         init = cls.__init__
@@ -47,7 +47,7 @@ def named_options(what: str) -> Callable[[type[T]], type[T]]:
 
 
 def shown(value: Any, most: int = 200) -> str:
-    """A value as messages tell it; some have no text: integers of thousands of digits, deeply nested lists."""
+    """Return the truncated `repr` of a value, or its type if `repr` fails (huge integers, deeply nested lists)."""
     try:
         return f"{value!r:.{most}}"
     except (ValueError, RecursionError):
@@ -55,7 +55,7 @@ def shown(value: Any, most: int = 200) -> str:
 
 
 def number(name: str, value: Any, above: float = -math.inf, most: float = math.inf) -> float:
-    """`value` as a finite number greater than `above` and at most `most`, or an `OptionError`."""
+    """Return `value` as a finite number above `above` and at most `most`, or raise an `OptionError`."""
     try:
         checked = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
     except OverflowError:
@@ -70,7 +70,7 @@ def number(name: str, value: Any, above: float = -math.inf, most: float = math.i
 
 
 def whole(name: str, value: Any, least: float = 1, most: float = math.inf) -> int:
-    """`value` as an integer of at least `least` and at most `most`, or an `OptionError`."""
+    """Return `value` as an integer from `least` to `most`, or raise an `OptionError`."""
     if number(name, value) % 1:
         raise OptionError(f"{name}={shown(value, 40)} must be a whole number")
     if value < least or value > most:
@@ -81,42 +81,43 @@ def whole(name: str, value: Any, least: float = 1, most: float = math.inf) -> in
 
 
 def switch(name: str, value: Any) -> bool:
-    """`value` if it is true or false, or an `OptionError`."""
+    """Return `value` if it is true or false, or raise an `OptionError`."""
     if not isinstance(value, bool):
         raise OptionError(f"{name}={shown(value)} must be true or false")
     return value
 
 
 def text(name: str, value: Any) -> str:
-    """`value` if it is a text, or an `OptionError`."""
+    """Return `value` if it is a text, or raise an `OptionError`."""
     if not isinstance(value, str):
         raise OptionError(f"{name}={shown(value)} must be a text")
     return value
 
 
 def choice(name: str, value: Any, known: Sequence[str]) -> str:
-    """`value` if it is one of those known, or an `OptionError`."""
+    """Return `value` if it is one of `known`, or raise an `OptionError`."""
     if value not in known:
         raise OptionError(f"{name}={value!r:.40} must be {' or '.join(map(repr, known))}")
     return str(value)
 
 
 def mapping(name: str, value: Any) -> Mapping[str, Any]:
+    """Return `value` if it is a mapping, or raise an `OptionError`."""
     if not isinstance(value, Mapping):
         raise OptionError(f"{name}={shown(value, 40)} must be a dict of options")
     return value
 
 
 def pick(given: T | None, default: T) -> T:
-    """What a query says, or else the default."""
+    """Return `given`, or the default if `given` is None."""
     return default if given is None else given
 
 
-# --- options that say themselves how they are checked --------------------------------------------------------------
+# --- checks in the annotations of fields ---------------------------------------------------------------------------
 
 
 Check = Callable[[str, Any], Any]
-"""Gives the value of the option of this name as it is kept, or raises an error."""
+"""Takes the name and value of an option; returns the value to store, or raises an `OptionError`."""
 
 
 @dataclass(frozen=True)
@@ -158,13 +159,15 @@ Positive = Annotated[float, Number(above=0)]
 
 
 def check_options(options: Any) -> None:
-    """Check the fields of a dataclass whose types have a check, as `Count` has, and keep what it gives; a field that
-    may be None is not checked where it is."""
+    """Check the fields of a dataclass whose types have a check (such as `Count`), and store the checked values.
+
+    None passes where a field's type allows it.
+    """
     check_each(options, checks_of(type(options)))  # type: ignore[arg-type]  # A class can be hashed.
 
 
 def check_each(options: Any, checks: Mapping[str, Check], part: str = "") -> None:
-    """Check attributes, by their names; `part` stands before these in messages."""
+    """Check attributes by name, and store the checked values; messages have `part` before the name."""
     for name, check in checks.items():
         given = getattr(options, name)
         kept = check(f"{part}{name}", given)
@@ -174,7 +177,7 @@ def check_each(options: Any, checks: Mapping[str, Check], part: str = "") -> Non
 
 @cache
 def checks_of(cls: type) -> dict[str, Check]:
-    """The checks of a dataclass's fields."""
+    """Return the checks of a dataclass's fields, by name."""
     found: dict[str, Check] = {}
     for name, hint in get_type_hints(cls, include_extras=True).items():
         kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)

@@ -12,26 +12,28 @@ CPU_POOL_BYTES = 2 * GIB
 @named_options("engine option")
 @dataclass(frozen=True)
 class EngineConfig:
-    """What an engine may use, and how it works.
+    """Settings of an engine.
 
     Attributes:
-        device, dtype: where and in what the model is loaded; see `mossvl.load`. Ignored for a model that is given.
-        memory: for keys and values: up to 1, the part of the device's memory that weights and pages may fill together;
-            above, bytes of pages. By default 0.88 of a GPU, and 2 GiB on a CPU.
-        max_batch: most requests that are computed together; the others wait in order.
-        page_size: tokens of a page; a power of two. Prompts are reused in blocks of so many tokens.
-        prefill_tokens, vision_patches: most prompt tokens computed, and patches encoded, in one step. By default 4,096
-            and 57,344 on a GPU, and on a CPU as many as it computes in about half a second, but 64 and 256 at least.
-            A frame that is more work than eight times `mixed_vision_patches` is encoded in parts.
-        mixed_prefill_tokens, mixed_vision_patches: the same, beside requests that are generating: they bound how long a
-            prompt can hold up other answers' next tokens.
-        prefix_cache: keep what was computed for requests that begin with the same tokens and pixels.
-        vision_cache: bytes for encoded frames, kept for the same picture elsewhere; 0 keeps none.
-        media_cache: clips whose frames' digests are remembered, so that a question about the same file need not decode
-            it again; 0 remembers none.
-        media_workers: requests whose media are loaded at the same time.
-        media_bytes: decoded pixels that wait in memory.
+        device, dtype: for loading a checkpoint, as in `mossvl.load`; ignored for a model that is loaded already.
+        memory: for keys and values: up to 1, fraction of the device's memory for weights and pages together; above 1,
+            bytes of pages. By default 0.88 of a GPU, and 2 GiB on a CPU.
+        max_batch: maximum number of running requests; others wait (FIFO).
+        page_size: tokens of a page, and of a block of the prefix cache; a power of two.
+        prefill_tokens, vision_patches: maximum number of prompt tokens, and of patches, in one step. By default 4,096
+            and 57,344 on a GPU; on a CPU about half a second's work, but at least 64 and 256. A frame that is more work
+            than eight times `mixed_vision_patches` is encoded in parts.
+        mixed_prefill_tokens, mixed_vision_patches: the same for a step that also decodes: they bound how long a prompt
+            delays other answers.
+        prefix_cache: reuse keys and values of prompts that begin with the same tokens and pixels.
+        vision_cache: maximum size of the cache of encoded frames, in bytes; 0 for no cache.
+        media_cache: media whose digests are cached, so that a known file is not decoded again; 0 for no cache.
+        media_workers: requests whose media load at the same time.
+        media_bytes: maximum size of decoded pixels that wait for encoding.
         eager: no CUDA graphs.
+
+    Raises:
+        OptionError: an option is unknown or out of range.
     """
 
     device: str | None = None

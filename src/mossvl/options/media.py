@@ -8,32 +8,34 @@ from mossvl.errors import OptionError
 from mossvl.options.checks import Choice, Count, Number, check_options, mapping, named_options, pick, present
 
 MIN_PIXELS, MAX_PIXELS = 4_096, 16_777_216
-"""Published bounds for the area of an image or of a video frame."""
+"""Published minimum and maximum area of an image or video frame, in pixels."""
 
 PIXEL_BUDGET = 201_326_592
-"""Published area that several images, or all frames, of one prompt share."""
+"""Published maximum total area of several images, or of all frames, of a prompt, in pixels."""
 
 MAX_FPS = 100_000
 
 Timestamps = Literal["actual", "published"]
-"""Which times a prompt tells of frames; see `MediaOptions`. The first one is the default."""
+"""How timestamps of frames are computed; see `MediaOptions`. The first is the default."""
 
 
 @named_options("media option")
 @dataclass(frozen=True)
 class MediaOptions:
-    """How the media of one query are sampled and resized; None leaves it to the checkpoint's processor.
+    """How the media of a query are sampled and resized; None for the value of the checkpoint's processor.
 
     Attributes:
-        min_pixels, max_pixels: bounds for the area of an image or of one video frame.
-        multi_image_max_pixels: area that several images of one prompt share.
-        video_max_pixels: area that all frames of all videos of one prompt share.
-        video_fps: frames sampled per second.
-        min_frames, max_frames: bounds for their number; `max_frames` is shared by the videos of one prompt.
-        timestamps: "actual" (the default): where frames are not evenly spaced, they are sampled evenly in time, and
-            told with the times from when on they are shown. "published": as the published code does, which counts
-            frames and divides by their average rate, and so tells wrong times of such clips. Where frames are evenly
-            spaced, both are the same.
+        min_pixels, max_pixels: minimum and maximum area of an image or video frame, in pixels.
+        multi_image_max_pixels: maximum total area of several images of a prompt, in pixels.
+        video_max_pixels: maximum total area of all video frames of a prompt, in pixels.
+        video_fps: sampled frames per second.
+        min_frames, max_frames: minimum number of frames of a video, and maximum number of all videos of a prompt.
+        timestamps: "actual" (the default): frames that are not evenly spaced are sampled evenly in time, with their
+            presentation times as timestamps. "published": frame numbers divided by the average rate, as in the
+            published code, which are wrong for such clips. For evenly spaced frames, both are the same.
+
+    Raises:
+        OptionError: an option is unknown or out of range, or a minimum is above its maximum.
     """
 
     min_pixels: Count | None = None
@@ -50,7 +52,7 @@ class MediaOptions:
         "image": ("min_pixels", "max_pixels"),
         "video": ("min_pixels", "max_pixels", "video_fps", "min_frames", "max_frames", "timestamps"),
     }
-    """What a single medium of a prompt may have of its own, as keys of its part of a message."""
+    """Options that a content part of a message may set for its medium, by kind."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -61,19 +63,19 @@ class MediaOptions:
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any] | None) -> Self:
-        """From `media_kwargs`. None values are defaults; the older names `video_minlen`, `video_maxlen` are known."""
+        """Make options of `media_kwargs`, which may use the older names `video_minlen` and `video_maxlen`."""
         given = {} if given is None else mapping("media_kwargs", given)
         renamed = {cls.OLDER_NAMES.get(name, name): value for name, value in present(given).items()}
         return cls(**renamed)
 
     def over(self, others: "MediaOptions") -> "MediaOptions":
-        """These options, and where they leave something open, the others."""
+        """Return these options, completed by the others where these are None."""
         own = {option.name: getattr(self, option.name) for option in fields(self)}
         return replace(others, **{name: value for name, value in own.items() if value is not None})
 
 
 def bounds(what: str, options: MediaOptions, low: int, high: int) -> dict[str, int]:
-    """min_… and max_… of a query, or the defaults; a bound that is given alone moves the default of the other."""
+    """Return min_… and max_… of a query, or the defaults `low` and `high`, moved to fit a bound that is given alone."""
     least, most = getattr(options, f"min_{what}"), getattr(options, f"max_{what}")
     if least is None:
         least = min(low, pick(most, high))

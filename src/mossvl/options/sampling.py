@@ -25,20 +25,20 @@ from mossvl.options.checks import (
     whole,
 )
 
-TOO_DEEP = "json_schema is nested too deeply; a schema of fewer levels can be used"
+TOO_DEEP = "json_schema is nested too deeply; use a schema of fewer levels"
 
 LARGEST_BIAS = 100.0
-"""Beyond, a bias of a token has no other effect."""
+"""Larger biases have the same effect as this one."""
 
 MIN_SCALE = 1e-3
-"""Below this, dividing logits by a temperature or a penalty takes them out of float32's range."""
+"""Smallest temperature or penalty: dividing logits by less would exceed float32's range."""
 
 
 Penalty = Annotated[float, Number(above=-math.nextafter(2, 3), most=2)]
 
 
 def _texts(name: str, given: Any) -> tuple[str, ...]:
-    """A text or several."""
+    """Return texts, given as one text or a list, as a tuple."""
     texts = (given,) if isinstance(given, str) else given
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
         raise OptionError(f"{name}={shown(given)} must be a text or a list of texts, none of them empty")
@@ -52,7 +52,7 @@ def _tokens(name: str, given: Any) -> tuple[int, ...]:
 
 
 def _biases(name: str, given: Any) -> dict[int, float]:
-    """Biases by token id, or their JSON, in which ids are texts; those beyond `LARGEST_BIAS` are cut to it."""
+    """Return biases by token id, clamped to `LARGEST_BIAS`; they are given as a dict or its JSON."""
     with suppress(ValueError, RecursionError):
         given = json.loads(given) if isinstance(given, str) else given
     if not isinstance(given, Mapping):
@@ -67,7 +67,7 @@ def _biases(name: str, given: Any) -> dict[int, float]:
 
 
 def _salt(name: str, given: Any) -> str:
-    """A text that can be hashed."""
+    """Return a text that is not empty and can be hashed."""
     with suppress(UnicodeEncodeError):
         if isinstance(given, str) and given.encode():
             return given
@@ -75,7 +75,7 @@ def _salt(name: str, given: Any) -> str:
 
 
 def _schema(name: str, given: Any) -> str:
-    """A schema as JSON."""
+    """Return a schema, which is given as a dict or as JSON, as JSON."""
     try:
         schema = json.loads(given) if isinstance(given, str) else given
         if isinstance(schema, Mapping):
@@ -90,40 +90,40 @@ def _schema(name: str, given: Any) -> str:
 @named_options("generation option")
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens of an answer are drawn, and when it ends.
+    """How the tokens of an answer are sampled, and when the answer ends.
 
     Attributes:
-        max_new_tokens: most tokens of the answer.
-        temperature: below 1 for less random, above for more random answers; 0 or less (or below 0.001, where it would
-            come to the same) means the likeliest token.
-        top_k: draw from so many of the likeliest tokens; 0 or -1 for all.
-        top_p: draw from the likeliest tokens that make up this probability.
-        min_p: draw from tokens at least so likely, compared with the likeliest one.
-        repetition_penalty: above 1, tokens of the prompt and of the answer so far become less likely (as in CTRL).
-        presence_penalty: subtracted from the logits of tokens that the answer has; between -2 and 2.
-        frequency_penalty: subtracted once for each time that the answer has a token; between -2 and 2.
-        priority: of two waiting queries, the one with the lower number is admitted first (of equal ones, the earlier),
-            and of two running ones, the one with the higher number is preempted first, if memory runs out. A query
-            waits for as long as others with lower numbers come.
+        max_new_tokens: maximum number of tokens of the answer.
+        temperature: sampling temperature; below 0.001, decoding is greedy.
+        top_k: sample from this number of likeliest tokens; 0 or -1 for all.
+        top_p: sample from the likeliest tokens with this total probability.
+        min_p: sample from tokens with this fraction of the likeliest one's probability, or more.
+        repetition_penalty: above 1, tokens of the prompt and the answer become less likely (as in CTRL).
+        presence_penalty: subtracted from the logits of tokens that the answer contains; from -2 to 2.
+        frequency_penalty: subtracted from a token's logit for each of its occurrences in the answer; from -2 to 2.
+        priority: waiting queries are admitted in ascending order (FIFO among equals); of running ones, the highest number
+            is preempted first. A query waits for as long as others with lower numbers arrive.
         cache_salt: the prefix cache serves only queries of the same salt.
-        seed: makes drawn answers repeatable, whatever runs beside; any integer (modulo 2^63).
-        stop: texts that end the answer; they are not part of it.
-        stop_token_ids: tokens that end the answer, beside the model's own; they are not part of it.
-        min_tokens: tokens before which no end token, and no stop text, ends the answer; where a form allows nothing
-            but the end, it ends all the same.
-        logit_bias: added to the logits of these tokens, by id, before penalties; cut to between -100 and 100.
-        logprobs: for each token, how many of the likeliest alternatives are reported with their log-probabilities (0:
-            the token's own alone); None for none.
-        prompt_logprobs: for each token of the prompt, how many of the likeliest tokens are reported with their
-            log-probabilities (0: the prompt's own alone); None for none. What the prefix cache has is computed again.
-        n: answers to be drawn.
-        ignore_eos: go on after the model's own end token.
+        seed: makes sampling reproducible, whatever the batch; any integer (modulo 2^63).
+        stop: stop strings, which end the answer and are not part of it.
+        stop_token_ids: stop tokens, which end the answer and are not part of it, beside the model's end tokens.
+        min_tokens: number of tokens before which no end token, stop token or stop string ends the answer; a form that
+            allows only the end does.
+        logit_bias: added to the logits of these tokens, by id, before penalties; clamped to -100 … 100.
+        logprobs: report the log-probability of each token, and this number of likeliest alternatives with theirs, up to
+            20; None for no log-probabilities.
+        prompt_logprobs: the same for the tokens of the prompt, which are computed even if the prefix cache has them.
+        n: number of answers.
+        ignore_eos: continue after the model's end tokens.
         skip_special_tokens: leave special tokens out of the answer's text.
-        json_schema: the answer is JSON of this schema, a dict or its JSON; {"type": "object"} is any object, but an
-            object with `properties` has these alone, unless the schema has `additionalProperties`.
-        regex: the whole answer matches this regular expression (Rust's syntax).
-        choice: the answer is one of these texts.
-        grammar: the answer is of this grammar, in Lark's syntax or GBNF (`root ::= …`).
+        json_schema: constrains the answer to JSON of this schema, a dict or its JSON; {"type": "object"} is any object,
+            but an object with `properties` has these alone, unless the schema has `additionalProperties`.
+        regex: constrains the answer to this regular expression (Rust's syntax), which the whole answer matches.
+        choice: constrains the answer to one of these texts.
+        grammar: constrains the answer to this grammar, in Lark's syntax or GBNF (`root ::= …`).
+
+    Raises:
+        OptionError: an option is unknown or out of range, or the form of the answer cannot be used.
     """
 
     max_new_tokens: Count = 1024
@@ -152,7 +152,7 @@ class SamplingParams:
     grammar: Annotated[str, text] | None = None
 
     FORMS: ClassVar = ("json_schema", "regex", "choice", "grammar")
-    """Options that say which form the answer has."""
+    """Options that constrain the form of the answer."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -164,7 +164,7 @@ class SamplingParams:
         self._check_form()
 
     def _check_form(self) -> None:
-        """Raise an `OptionError` if the form of the answer is none."""
+        """Raise an `OptionError` if the form of the answer cannot be used."""
         given = self._forms
         if not given:
             return
@@ -176,17 +176,17 @@ class SamplingParams:
             reason = problem_of(str(self.form))
         except RecursionError:
             reason = TOO_DEEP
-        except ValueError as error:  # It is nested too deeply, or has characters or numbers that are none.
+        except ValueError as error:  # Too deep a schema, a lone surrogate, or a number that is not JSON.
             reason = TOO_DEEP if "recursion limit" in str(error) else str(error)
         if reason:
             raise OptionError(f"{given[0]}={shown(getattr(self, given[0]))} cannot be used: {reason}")
 
     @property
     def form(self) -> str | None:
-        """The form of the answer, as llguidance takes it; None if it is free.
+        """The form of the answer, as a grammar of llguidance; None if the answer is free.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the form is malformed.
         """
         if self.free:
             return None
@@ -197,7 +197,7 @@ class SamplingParams:
 
     @property
     def _forms(self) -> list[str]:
-        """Names of the options of `FORMS` that are given."""
+        """The options of `FORMS` that are given, by name."""
         return [name for name in self.FORMS if getattr(self, name) is not None]
 
     @property
@@ -206,13 +206,13 @@ class SamplingParams:
 
     @property
     def plain(self) -> bool:
-        """The likeliest token is drawn, and nothing more is asked."""
+        """Whether decoding is greedy, with unchanged logits, no log-probabilities and no form."""
         changed = self.penalises or self.logit_bias or self.min_tokens
         return self.greedy and not changed and self.logprobs is None and self.free
 
     @property
     def free(self) -> bool:
-        """The answer may have any form."""
+        """Whether the answer may have any form."""
         return not self._forms
 
     @property
@@ -221,7 +221,7 @@ class SamplingParams:
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any] | None, **defaults: Any) -> Self:
-        """From `generate_kwargs`; None values are defaults."""
+        """Make parameters of `generate_kwargs`; a None value is the default."""
         given = {} if given is None else mapping("generate_kwargs", given)
         return cls(**defaults | present(given))
 
@@ -229,12 +229,12 @@ class SamplingParams:
 @named_options("generation option")
 @dataclass(frozen=True)
 class GenerationOptions(SamplingParams):
-    """`SamplingParams` with the published names and defaults, and what belongs to a query beside them.
+    """`SamplingParams` with the published names and defaults, and further options of a query.
 
     Attributes:
-        do_sample: draw tokens at random; otherwise the likeliest is taken, whatever the temperature.
-        vision_chunked_length: frames that the vision tower encodes at a time; changes memory, not answers.
-        timeout: seconds after which the query fails.
+        do_sample: sample tokens; otherwise decoding is greedy, whatever the temperature.
+        vision_chunked_length: frames that the vision tower encodes at a time; affects memory, not answers.
+        timeout: time limit of the query, in seconds.
     """
 
     temperature: Annotated[float, Number()] = 1.0
