@@ -11,7 +11,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mossvl import forking as forking  # From now on, it sees forks.
+from mossvl import forking as forking  # Before all else: it registers hooks for forks.
 from mossvl.version import __version__ as __version__
 
 OLDEST_TRANSFORMERS = "5.12"
@@ -22,8 +22,8 @@ if tuple(map(int, _installed.split(".")[:2])) < tuple(map(int, OLDEST_TRANSFORME
         f"pip install 'transformers>={OLDEST_TRANSFORMERS}'"
     )
 
-# PyTorch's threads wait busily for each other, for some microseconds and then asleep: where other programs want the
-# cores, too, much longer waits would make small operations many times slower. Has an effect before PyTorch is imported.
+# Let OpenMP threads spin for microseconds only, then sleep: where other programs share the cores, long spinning makes
+# small operations many times slower. PyTorch reads the setting when it is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Public names are imported when they are first used."""
+    """Import a public name when it is first used."""
     if name in _MODULES:
         return getattr(import_module(f"mossvl.{_MODULES[name]}"), name)
     if name == "errors":
@@ -87,7 +87,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'mossvl' has no attribute {name!r}")
 
 
-# Registering imports torch and transformers, which takes seconds. The command `mossvl` does it when it needs them, so
+# Registering imports torch and transformers, which takes seconds. The command `mossvl` registers when it needs them, so
 # that its help appears at once.
 _started = sys.orig_argv[1:3]
 if _started != ["-m", "mossvl"] and not (_started and Path(_started[0]).stem == "mossvl"):

@@ -12,7 +12,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def room_for_temporary_files() -> Iterator[None]:
-    """Turn a full disk, while a temporary file is written, into an error of the machine rather than of the input.
+    """Turn the OSError of a full disk, while a temporary file is written, into a ResourceError.
 
     Raises:
         ResourceError: the disk is full.
@@ -23,6 +23,6 @@ def room_for_temporary_files() -> Iterator[None]:
         if error.errno not in FULL:
             raise
         raise ResourceError(
-            f"there is no room for temporary files ({error.strerror}); free some in their folder, or set TMPDIR "
-            "to another folder"
+            f"there is no room for temporary files ({error.strerror}); free space in their folder, or set "
+            "TMPDIR to another folder"
         ) from error

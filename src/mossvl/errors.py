@@ -13,8 +13,8 @@ class MossVLError(Exception):
     Args:
         message: what was given, and what was expected.
         setting: the setting to change, by its Python name: "MediaLimits.timeout".
-        advice: appended to the message, with the setting's name in place of `{}`: "; raise {}". Readers who know other
-            names of settings, but none of this one, are not given it.
+        advice: appended to the message, with the setting's name in place of `{}`: "; raise {}". The advice is left out
+            for a reader who has names of settings, but none of this one.
     """
 
     names: Mapping[str, str] = {}
@@ -28,7 +28,7 @@ class MossVLError(Exception):
         return self.told(self.names)
 
     def told(self, names: Mapping[str, str]) -> str:
-        """Return the message, with the setting named as in `names`, and without control characters but for newlines."""
+        """Return the message, with the setting named as in `names`, and control characters escaped."""
         name = names.get(self.setting or "") if names else self.setting
         advice = "" if self.setting and name is None else self.advice
         return printable(super().__str__() + advice.format(name))
@@ -94,8 +94,8 @@ def message_of(error: BaseException, names: Mapping[str, str] | None = None) -> 
 
 
 def printable(text: str) -> str:
-    """Escape, as Python does, what should reach no terminal and no log: control characters (but for newlines), marks
-    that change the direction of writing, lone surrogates."""
+    """Escape, as Python does, what must reach no terminal and no log: control characters except newlines,
+    bidirectional marks, lone surrogates."""
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in text)

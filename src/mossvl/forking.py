@@ -1,7 +1,7 @@
-"""Whether a process that was forked from another one can compute.
+"""Whether a forked process can compute.
 
-A fork copies one thread, and what libraries remember of the others: PyTorch then waits for ever for threads that are no
-more, if the thread that forked had computed with them before. Nothing tells that but to compute.
+A fork copies only the thread that forks. If that thread had computed with PyTorch's thread pool, PyTorch in the child
+waits for ever for threads that do not exist there. Only a trial computation shows it.
 """
 
 import os
@@ -13,34 +13,34 @@ from contextlib import suppress
 from mossvl.errors import EngineError
 
 SECONDS = 5.0
-"""A computation of microseconds that has not ended by then never ends."""
+"""Time-out of the trial computation, which takes microseconds."""
 ENTRIES = 1 << 18
-"""Of a tensor: enough for PyTorch to share the work among its threads."""
+"""Elements of the trial tensor: enough for PyTorch to use its thread pool."""
 
 
 class _Origin:
-    """What is known of this process's beginning.
+    """How this process began.
 
     Attributes:
-        forked: this process was forked.
-        engine, cuda: the parent process had an engine's thread at work, or CUDA in use.
-        cuda_here: CUDA is in use in this process, as of its last fork.
+        forked: whether the process was forked.
+        engine, cuda: whether the parent ran an engine's thread, or used CUDA.
+        cuda_here: whether this process used CUDA when it last forked.
     """
 
     forked = engine = cuda = cuda_here = False
 
 
 def check_fork(device: str = "cpu") -> None:
-    """Refuse to compute where that would never end, or where CUDA is of no use.
+    """Refuse to compute in a forked process where a computation would hang, or CUDA fail.
 
     Args:
-        device: the type of the one to compute on.
+        device: type of the device to compute on.
 
     Raises:
         EngineError: this process was forked from one that had computed before.
     """
     reason = ""
-    if _Origin.engine:  # It may hold for ever what that thread had taken for a moment.
+    if _Origin.engine:  # A lock that the thread held is never released here.
         reason = "an engine was at work"
     elif _Origin.cuda and device == "cuda":
         reason = "CUDA was in use"
@@ -54,19 +54,19 @@ def check_fork(device: str = "cpu") -> None:
 
 
 def beside_engine() -> None:
-    """This process was forked from one in which the thread of an engine ran."""
+    """Record that the parent ran the thread of an engine."""
     _Origin.engine = True
 
 
 def _computes() -> bool:
-    """Whether this thread can compute: a process that is forked from it tries, and must not hang."""
+    """Whether this thread can compute: a trial computation in a forked process must not hang."""
     import torch
 
     if torch.get_num_threads() == 1:
         return True
     try:
         child = os.fork()
-    except OSError:  # Nothing can be found out, and there is no memory to hang with.
+    except OSError:  # No process can be forked to try.
         return True
     if not child:
         with suppress(BaseException):
@@ -82,7 +82,7 @@ def _computes() -> bool:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         return False
-    except ChildProcessError:  # It has ended, and this process is one that waits for none, or for all.
+    except ChildProcessError:  # The child has ended, and was reaped elsewhere.
         return True
 
 

@@ -29,7 +29,7 @@ class MossVL:
 
     Args:
         checkpoint_or_model: a folder, the name of a repository on the model hub, or a loaded model; by default
-            mossvl-tiny, which comes with the package.
+            mossvl-tiny, which is part of the package.
         processor: the processor of a loaded model.
         config: the engine's settings.
         options: the engine's settings one by one, in place of `config`.
@@ -67,18 +67,19 @@ class MossVL:
     def submit(
         self, query: QueryLike, params: SamplingParams | None = None, *, session: Sequence[Message] = ()
     ) -> Handle:
-        """Begin to answer a query.
+        """Submit a query.
 
         Args:
             params: in place of the query's `generate_kwargs`.
-            session: messages that came before.
+            session: earlier messages of the conversation.
 
         Returns:
             a handle: iterate it for text, ask it for its `result(timeout)`, `cancel()` it, or await it.
 
         Raises:
-            InputError: the query is malformed or has unknown options, or is itself an error that a reader of files has
-                passed on. Errors of its media come with the result.
+            InputError: the query is malformed, has unknown options, or is an error (see `QueryLike`). Errors of media
+                are in the result.
+            EngineError: the device has failed, or the engine is being closed.
         """
         if isinstance(query, InputError):
             raise query
@@ -88,11 +89,11 @@ class MossVL:
         return self.engine.submit(checked, checked.messages(session), self.processor, params)
 
     def stream(self, query: QueryLike, params: SamplingParams | None = None) -> Handle:
-        """A query's answer, piece by piece: `for text in llm.stream(…)`, or `async for`. As `submit`."""
+        """Stream a query's answer: `for text in llm.stream(…)`, or `async for`. As `submit`."""
         return self.submit(query, params)
 
     def chat(self, system_prompt: str | None = None, params: SamplingParams | None = None, **chosen: Any) -> "Chat":
-        """A conversation; the prefix cache holds its earlier turns.
+        """Begin a conversation; the prefix cache holds its earlier turns.
 
         Args:
             chosen: `thinking_mode`, `system_prompt_type` or `use_default_system_prompt`, for a fixed system prompt.
@@ -132,13 +133,13 @@ class MossVL:
         progress: bool | None = None,
         raise_on_error: bool = False,
     ) -> Result | list[Result]:
-        """Answer queries together.
+        """Answer queries as a batch.
 
         Args:
-            queries: a list of queries; or one.
-            params: for all of them, or for each.
-            progress: show a bar on stderr; by default if that is a terminal and there are several queries.
-            raise_on_error: raise the first error, instead of putting it into that query's result.
+            queries: a list of queries, or one query.
+            params: one for all queries, or one for each; in place of the queries' `generate_kwargs`.
+            progress: show a progress bar if stderr is a terminal; by default, for several queries.
+            raise_on_error: raise the first error, instead of putting it into its query's result.
 
         Returns:
             a list of `Result`, in the order of the queries; for one query, its `Result`.
@@ -159,10 +160,10 @@ class MossVL:
         return [results[index] for index in range(len(queries))]
 
     def as_completed(self, queries: Iterable[tuple[QueryLike, SamplingParams | None]]) -> Iterator[tuple[int, Result]]:
-        """Answer a stream of (query, params), read no further ahead than keeps the engine full.
+        """Answer a stream of (query, params), which is read only as far ahead as keeps the engine full.
 
         Yields:
-            (number of the query, result) as they end. Leaving early cancels those that have not.
+            (index of the query, result), in the order in which queries end. Leaving early cancels the other queries.
         """
         rest = enumerate(queries)
         ended: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -197,7 +198,7 @@ class MossVL:
         *,
         raise_on_error: bool = False,
     ) -> list[Result]:
-        """As `generate`, for asyncio, of a list. Cancelling the task cancels the queries."""
+        """As `generate` with a list, for asyncio. Cancelling the task cancels the queries."""
         places = asyncio.Semaphore(2 * self.config.max_batch)
 
         async def answer(query: QueryLike, own: SamplingParams | None) -> Result:
@@ -227,9 +228,9 @@ class MossVL:
         self.engine.warm_up()
 
     def close(self) -> None:
-        """Cancel queries that have not ended, and wait, for a bounded time, until the engine has stopped.
+        """Cancel all queries, and wait for their end and the engine's, for ten seconds at most.
 
-        Queries that come meanwhile are refused with an `EngineError`.
+        A query submitted meanwhile is an `EngineError`; a later one starts the engine again.
         """
         self.engine.close()
 
@@ -241,7 +242,7 @@ class MossVL:
 
 
 class Chat:
-    """A conversation, one turn after the other. A turn that fails or is cancelled leaves the conversation as it was.
+    """A conversation of turns. A turn that fails or is cancelled leaves the conversation as it was.
 
     The conversation begins with `system_prompt`, or with the fixed one that `thinking_mode`, `system_prompt_type` and
     `use_default_system_prompt` choose (see `SystemPrompt`), unless its first turn has a system prompt of its own.
@@ -250,7 +251,7 @@ class Chat:
 
     Attributes:
         messages: all turns and answers so far.
-        result: of the last turn.
+        result: result of the last turn.
     """
 
     def __init__(
@@ -258,24 +259,24 @@ class Chat:
     ) -> None:
         self.llm, self.params = llm, params
         self.system = {"system_prompt": system_prompt, **chosen}
-        SystemPrompt(**self.system).text(video=False)  # refuses here what cannot be used
+        SystemPrompt(**self.system).text(video=False)  # Check before the first turn.
         self.messages: list[Message] = []
         self.result: Result | None = None
 
     def ask(self, prompt: str, params: SamplingParams | None = None, **query: Any) -> Result:
-        """A turn, and its answer.
+        """Take a turn, and return its result.
 
         Args:
-            query: what a query may have beside its prompt: `images`, `videos`, `media_kwargs`, `generate_kwargs`.
+            query: further keys of the turn's query: `images`, `videos`, `media_kwargs`, `generate_kwargs`.
 
         Raises:
-            MossVLError: it could not be answered.
+            MossVLError: the query is malformed or has failed.
         """
         checked, handle = self._begin(prompt, params, query)
         return self._end(checked, handle)
 
     def stream(self, prompt: str, params: SamplingParams | None = None, **query: Any) -> Iterator[str]:
-        """As `ask`, piece by piece; the turn counts once the answer has been read to its end."""
+        """As `ask`, but yield the answer in chunks; the turn counts once the last chunk was read."""
         checked, handle = self._begin(prompt, params, query)
         yield from handle
         self._end(checked, handle)
@@ -294,7 +295,7 @@ class Chat:
         self._end(checked, handle)
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Forget all turns."""
         self.messages = []
 
     def _begin(self, prompt: str, params: SamplingParams | None, query: dict[str, Any]) -> tuple[Query, Handle]:
@@ -310,7 +311,7 @@ class Chat:
 def each(
     params: SamplingParams | Sequence[SamplingParams] | None, queries: Sequence[QueryLike]
 ) -> list[SamplingParams | None]:
-    """Parameters for each query, from those for all or for each."""
+    """Return parameters for each query, which are given for all queries or for each."""
     listed: list[SamplingParams | None] = (
         list(params) if isinstance(params, list | tuple) else [params] * len(queries)  # type: ignore[list-item]
     )

@@ -26,10 +26,10 @@ from mossvl.processing.prompt import IMAGE_TOKEN
 logger = logging.getLogger(__name__)
 
 DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
-"""What is fetched of a repository on the model hub: data only."""
+"""Files that are fetched from a repository on the model hub: data only."""
 
 LARGE_BYTES = 2**30
-"""From how many bytes on loading is worth a progress bar."""
+"""Bytes of weights from which on loading shows a progress bar by default."""
 
 
 def load(
@@ -42,13 +42,13 @@ def load(
 
     Args:
         checkpoint: a folder, or the name of a repository on the model hub; without one, mossvl-tiny is loaded.
-        device: "cuda", "cuda:1", "cpu", …; by default a GPU if there is one.
+        device: "cuda", "cuda:1", "cpu", …; by default cuda if there is a GPU, else cpu.
         dtype: "bfloat16", "float32" or "float16"; by default bfloat16 on a GPU and float32 on a CPU.
-        progress: show a progress bar on stderr; by default if that is a terminal and there is much to load.
+        progress: show a progress bar on stderr; by default if stderr is a terminal and the weights are large.
 
     Raises:
-        CheckpointError: it is missing, of another model type, quantized, or does not fit its configuration.
-        OptionError: there is no such device, or nothing can be computed in the dtype.
+        CheckpointError: the checkpoint is missing, of another model type, quantized, or does not fit its configuration.
+        OptionError: there is no such device, or models do not compute in the dtype.
         EngineError: this process was forked from one that had computed before.
     """
     target = resolve_device(device)
@@ -87,14 +87,14 @@ def random_model(
     dtype: str | torch.dtype | None = None,
     seed: int = 0,
 ) -> MossVLForConditionalGeneration:
-    """A model with random weights, made on its device, for measuring and trying out; by default of the published size.
+    """Make a model with random weights on a device, for benchmarks and tests; by default of the published size.
 
-    Weights are normal with a deviation of 0.02, but 1 for embeddings and less by depth for what the language model adds
-    to its residual stream: docs/model.md says what bfloat16 costs with these, and with 0.02 throughout. The gates of
-    cross attention are open, so that vision counts.
+    Weights are normal with a standard deviation of 0.02, but 1 for embeddings and 0.02 / √96 for projections into the
+    residual stream; docs/model.md compares errors of bfloat16 with these and with 0.02 throughout. Gates of cross
+    attention are 0.5, so that vision affects logits.
 
     Raises:
-        OptionError: there is no such device, or nothing can be computed in the dtype.
+        OptionError: there is no such device, or models do not compute in the dtype.
         EngineError: this process was forked from one that had computed before.
     """
     target = resolve_device(device)
@@ -115,7 +115,7 @@ def random_model(
 
 
 def _empty(config: MossVLConfig, device: torch.device, dtype: torch.dtype) -> MossVLForConditionalGeneration:
-    """A model for inference whose weights have memory but no values yet."""
+    """Make a model for inference, whose weights have memory but no values yet."""
     for part in (config, config.text_config, config.vision_config):
         part.dtype = dtype
     with torch.device("meta"):
@@ -124,22 +124,22 @@ def _empty(config: MossVLConfig, device: torch.device, dtype: torch.dtype) -> Mo
     loaded = model.state_dict().keys()
     assert all(name in loaded for name, _ in model.named_buffers()), "no checkpoint holds this buffer's values"
     model = model.to_empty(device=device).eval()
-    model.tie_weights()  # memory was given to each name; tied ones share it again
+    model.tie_weights()  # `to_empty` has allocated tied weights apart
     return model
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> None:
-    """Let weights have this dtype; modules that say `keeps_dtypes`, as of quantized weights, keep theirs."""
+    """Cast weights, except those of modules with `keeps_dtypes` (such as quantized ones)."""
     for module in model.modules():
         if not getattr(module, "keeps_dtypes", False):
             module._apply(lambda weight: weight.to(dtype) if weight.is_floating_point() else weight, recurse=False)
 
 
 def read_processor(folder: Path) -> MossVLProcessor:
-    """The processor of a checkpoint.
+    """Read the processor of a checkpoint.
 
     Raises:
-        CheckpointError: its files are missing or cannot be used.
+        CheckpointError: a file of the processor is missing or malformed.
     """
     with usable(f"the processor of {folder}", missing=True):
         processor: MossVLProcessor = MossVLProcessor.from_pretrained(str(folder))
@@ -147,10 +147,10 @@ def read_processor(folder: Path) -> MossVLProcessor:
 
 
 def check_together(processor: MossVLProcessor, config: MossVLConfig, folder: Path) -> None:
-    """Refuse a processor whose tokens or patches are not those of the model.
+    """Refuse a processor that does not fit the model.
 
     Raises:
-        CheckpointError: they are not.
+        CheckpointError: the image token, the vocabulary or the patches differ.
     """
     if processor.image_token_id != config.image_token_id:
         raise CheckpointError(
@@ -174,7 +174,7 @@ def check_together(processor: MossVLProcessor, config: MossVLConfig, folder: Pat
 
 @contextmanager
 def _bar(wanted: bool | None) -> Iterator[Progress | None]:
-    """A progress bar on stderr; gives what it is to be called with."""
+    """Show a progress bar on stderr; yield the function that advances it, or None without a bar."""
     if wanted is False or (wanted is None and not sys.stderr.isatty()):
         yield None
         return
@@ -192,7 +192,11 @@ def _bar(wanted: bool | None) -> Iterator[Progress | None]:
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
-    """The device to run on; a GPU if there is one and none is named."""
+    """Return the device to run on; by default cuda if there is a GPU, else cpu.
+
+    Raises:
+        OptionError: there is no such device.
+    """
     if device is None or device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -205,10 +209,10 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
 
 def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The floating-point type to compute in.
+    """Return the dtype to compute in; by default bfloat16 on a GPU and float32 on a CPU.
 
     Raises:
-        OptionError: nothing can be computed in it.
+        OptionError: models do not compute in the dtype.
     """
     if dtype is None or dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -1,7 +1,7 @@
-"""The C library's allocator, from which Python, decoders and tensors on CPUs have their memory.
+"""Memory that the C library's allocator keeps after Python, decoders and tensors on CPUs have freed it.
 
-glibc's keeps much of what was given back to it: in every arena, of which there are as many as threads were at work at a
-time. Others (musl's, macOS's, Windows') do not; nothing is done about them.
+glibc's allocator keeps much freed memory in its arenas, of which there are as many as threads ran at a time. With other
+allocators (musl, macOS, Windows), which keep little, these functions do nothing.
 """
 
 import ctypes
@@ -13,12 +13,12 @@ _M_ARENA_MAX = -8
 
 
 def trim() -> None:
-    """Give the system what is free: all of the main arena, and of others all but their ends."""
+    """Return free memory to the system: all of the main arena's, and all but the top of other arenas'."""
     if _malloc_trim is not None:
         _malloc_trim(ctypes.c_size_t(0))
 
 
 def limit_arenas(count: int) -> None:
-    """Have threads that begin later share so many arenas, the main one among them."""
+    """Let threads that start later share `count` arenas, including the main one."""
     if _malloc_trim is not None and _mallopt is not None:
         _mallopt(_M_ARENA_MAX, count)

@@ -5,7 +5,7 @@ import os
 
 
 def first_process() -> bool:
-    """Whether this process is rank 0, which logs and writes files."""
+    """Return whether this process is rank 0, which logs and writes files."""
     return os.environ.get("RANK") in (None, "", "0")
 
 

@@ -25,16 +25,16 @@ def register() -> None:
     for config in (MossVLConfig, MossVLTextConfig, MossVLVisionConfig):
         AutoConfig.register(config.model_type, config, exist_ok=True)
     autos = [AutoModelForCausalLM, AutoModel, AutoModelForImageTextToText]
-    if multimodal := getattr(transformers, "AutoModelForMultimodalLM", None):  # newer than the oldest that is supported
+    if multimodal := getattr(transformers, "AutoModelForMultimodalLM", None):  # missing in the oldest supported version
         autos.append(multimodal)
     for auto in autos:
         auto.register(MossVLConfig, MossVLForConditionalGeneration, exist_ok=True)
     AutoProcessor.register(MossVLConfig, MossVLProcessor, exist_ok=True)
-    # One class for every backend that transformers may pick: this one is its own.
+    # One class, whichever backend transformers picks: the class uses neither.
     backends = {"torchvision": MossVLImageProcessor, "pil": MossVLImageProcessor}
     AutoImageProcessor.register(MossVLConfig, image_processor_classes=backends, exist_ok=True)
     AutoVideoProcessor.register(MossVLConfig, MossVLVideoProcessor, exist_ok=True)
     # Without torchvision, transformers exports stand-ins that only raise; these processors do not need torchvision.
-    # While it is imported, transformers puts a second copy of itself in place of the first; either may be in use.
+    # transformers replaces its own module object during its import; either object may be in use.
     for module in (transformers, sys.modules["transformers"]):
         vars(module).update(AutoImageProcessor=AutoImageProcessor, AutoVideoProcessor=AutoVideoProcessor)
