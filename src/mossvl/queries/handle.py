@@ -1,4 +1,4 @@
-"""What users hold while an answer is generated, and what they get at the end."""
+"""Handle of a submitted query: stream its text, wait for its result, cancel it."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ from typing import Any
 from mossvl.errors import GenerationCancelled, GenerationTimeout
 from mossvl.options import SamplingParams
 from mossvl.queries.results import Answer, Logprob, Result, SeenMedium, Timings, TokenLogprobs, Usage
-from mossvl.queries.text_stream import TextStream
+from mossvl.queries.text_stream import TextStream, Tokenizer
 from mossvl.queries.waker import Waker
 
 logger = logging.getLogger(__name__)
@@ -20,49 +20,51 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Draft:
-    """An answer that grows: tokens are added by the engine's thread, text is made by whoever reads it."""
+    """A growing answer: the engine's thread appends tokens, the reader's thread detokenises them."""
 
     text: TextStream
     whole: bool = False
-    """What is cut within a character ends before it, and not with U+FFFD."""
+    """Whether an answer that is cut within a character ends before the character, instead of with U+FFFD."""
     tokens: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
-    """When each token came, in seconds of `time.monotonic`."""
+    """Arrival of each token, in seconds of `time.monotonic`."""
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: str | None = None
-    _read: int = 0
-    _taken: int = 0
+    _tokens_read: int = 0
+    _characters_taken: int = 0
 
     @property
     def unread(self) -> bool:
-        """There is text that was not taken, or may be."""
-        return self._read < len(self.tokens) or self._taken < len(self.text.text)
+        """Whether `take` may return text."""
+        return self._tokens_read < len(self.tokens) or self._characters_taken < len(self.text.text)
 
     def read(self, ended: bool) -> None:
-        """Make text of the tokens that have come; with `ended`, of what was held back too."""
-        final = ended or self.finish_reason is not None  # Asked first: the last token comes before the reason.
-        new = self.tokens[self._read :]
-        self._read += len(new)
+        """Detokenise new tokens; with `ended`, release text that was held back, too."""
+        final = (
+            ended or self.finish_reason is not None
+        )  # Before the tokens: the engine adds the last token, then the reason.
+        new = self.tokens[self._tokens_read :]
+        self._tokens_read += len(new)
         if new:
             self.text.push(new)
         if final:
             self.text.finish(cut=self.whole and self.finish_reason != "stop")
 
     def take(self, ended: bool) -> str:
-        """The text that has become certain since the last call."""
+        """Return the text since the last call that no later token can change."""
         self.read(ended)
-        taken, self._taken = self._taken, len(self.text.text)
+        taken, self._characters_taken = self._characters_taken, len(self.text.text)
         return self.text.text[taken:]
 
 
 class Handle:
-    """A query that was submitted. Iterate it for its text, piece by piece, or ask for its `result`.
+    """A submitted query: iterate over the handle for chunks of the (first) answer's text, or call `result`.
 
     Attributes:
-        result_now: everything known about the query; complete when it has ended.
+        result_now: the result so far; complete once the query has ended.
     """
 
-    def __init__(self, params: SamplingParams, tokenizer: Any, whole: bool = False) -> None:
+    def __init__(self, params: SamplingParams, tokenizer: Tokenizer, whole: bool = False) -> None:
         self.drafts = [Draft(TextStream.of(tokenizer, params), whole) for _ in range(params.n)]
         self.error: Exception | None = None
         self.input_text = ""
@@ -74,14 +76,14 @@ class Handle:
         self._cancelled = threading.Event()
         self._wants_logprobs = params.logprobs is not None
         self._changed = threading.Condition()
-        self._reading = threading.Lock()
+        self._text_lock = threading.Lock()
         self._listeners: list[Callable[[], object]] = []
-        self._awaiting: list[Callable[[], object]] = []
+        self._end_listeners: list[Callable[[], object]] = []
 
     # --- users ---------------------------------------------------------------------------------------------------
 
     def cancel(self) -> None:
-        """End the query, from any thread; its result keeps the text so far."""
+        """Cancel the query, from any thread; its result keeps the text so far."""
         self._cancelled.set()
 
     @property
@@ -89,10 +91,10 @@ class Handle:
         return self._cancelled.is_set()
 
     def wait(self, timeout: float | None = None) -> Result:
-        """What came of the query, its `error` included; waits for its end.
+        """Wait for the query's end, and return its result, which has the query's `error`, if any.
 
         Raises:
-            GenerationTimeout: it has not ended within `timeout` seconds; it goes on all the same.
+            GenerationTimeout: the query has not ended within `timeout` seconds; the query goes on.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: self.ended, timeout):
@@ -100,12 +102,12 @@ class Handle:
         return self.result_now
 
     def result(self, timeout: float | None = None) -> Result:
-        """As `wait`, but raises what the query failed of.
+        """As `wait`, but raise the query's error.
 
         Raises:
-            GenerationTimeout: it has not ended within `timeout` seconds, or ran into its own time limit.
-            GenerationCancelled: it was cancelled.
-            MossVLError: it could not be answered.
+            GenerationTimeout: the query has not ended within `timeout` seconds, or has exceeded its own time limit.
+            GenerationCancelled: the query was cancelled.
+            MossVLError: the query has failed.
         """
         result = self.wait(timeout)
         if result.error is not None:
@@ -113,7 +115,7 @@ class Handle:
         return result
 
     def chunks(self, poll: float | None = None) -> Iterator[str]:
-        """Pieces of the (first) answer as they come; with `poll`, an empty one whenever there was none for so long."""
+        """Yield chunks of the (first) answer's text; with `poll`, an empty one after `poll` seconds without text."""
         draft = self.drafts[0]
         while True:
             with self._changed:
@@ -126,12 +128,12 @@ class Handle:
                 return
 
     def take(self, answer: int = 0) -> str:
-        """The text of an answer that has become certain since the last call."""
-        with self._reading:
+        """Return the text of an answer since the last call that no later token can change."""
+        with self._text_lock:
             return self.drafts[answer].take(self.ended)
 
     def __iter__(self) -> Iterator[str]:
-        """Pieces of the answer as they come; raises what the query failed of. Leaving early cancels the query."""
+        """Yield chunks of the answer's text; raise the query's error. Leaving early cancels the query."""
         try:
             yield from self.chunks()
         finally:
@@ -150,25 +152,27 @@ class Handle:
             raise self.error
 
     def changes(self, poll: float | None = None) -> AsyncGenerator[None]:
-        """Yields at once, whenever something has changed (or nothing has for `poll` seconds), and last when the query
-        has ended; for asyncio. Closing it early, also by a cancelled task, cancels the query."""
+        """Yield at once, after each change (or `poll` seconds without one), and at the query's end; for asyncio.
+
+        Closing the generator early, as a cancelled task does, cancels the query.
+        """
         return changes_of([self], poll)
 
     async def ending(self) -> Result:
         """As `wait`, for asyncio. Cancelling the task cancels the query."""
         ended = asyncio.Event()
-        tell = partial(Waker.here().set, ended)
-        self.when_ended(tell)
+        wake = partial(Waker.here().set, ended)
+        self.when_ended(wake)
         try:
             await ended.wait()
         except asyncio.CancelledError:
-            self.forget(tell)
+            self.forget(wake)
             self.cancel()
             raise
         return self.result_now
 
     def __await__(self) -> Generator[Any, None, Result]:
-        """`await handle`: the result, for asyncio; raises what the query failed of."""
+        """`await handle`: as `result`, for asyncio."""
         return self.succeeding().__await__()
 
     async def succeeding(self) -> Result:
@@ -178,7 +182,7 @@ class Handle:
 
     @property
     def result_now(self) -> Result:
-        with self._reading:
+        with self._text_lock:
             for draft in self.drafts:
                 draft.read(self.ended)
         reason = "" if self.error is None else "cancelled" if self.was_cancelled else "error"
@@ -200,80 +204,81 @@ class Handle:
         return isinstance(self.error, GenerationCancelled)
 
     def listen(self, listener: Callable[[], object]) -> None:
-        """Call `listener`, in the engine's thread, whenever something has changed."""
+        """Call `listener` now, and in the engine's thread after each change."""
         with self._changed:
             self._listeners.append(listener)
         listener()
 
     def when_ended(self, listener: Callable[[], object]) -> None:
-        """Call `listener` once when the query has ended: in the engine's thread, or now if it has."""
+        """Call `listener` once, in the engine's thread at the query's end, or now if the query has ended."""
         with self._changed:
             if not self.ended:
-                self._awaiting.append(listener)
+                self._end_listeners.append(listener)
                 return
         listener()
 
     def forget(self, listener: Callable[[], object]) -> None:
-        """Call `listener` no more."""
+        """Remove a listener."""
         with self._changed:
-            for listeners in (self._listeners, self._awaiting):
+            for listeners in (self._listeners, self._end_listeners):
                 if listener in listeners:
                     listeners.remove(listener)
 
     # --- the engine ----------------------------------------------------------------------------------------------
 
     def changed(self) -> None:
-        """Tell everybody who waits."""
+        """Wake waiting threads, and call listeners."""
         with self._changed:
             self._changed.notify_all()
             listeners = list(self._listeners)
         _call(listeners)
 
     def disown(self, error: Exception) -> None:
-        """This is a copy in a forked process, where nobody goes on with it."""
-        self._changed, self._reading = threading.Condition(), threading.Lock()
-        self._listeners, self._awaiting = [], []
+        """End the handle's copy in a forked process, where holders of its locks do not exist."""
+        self._changed, self._text_lock = threading.Condition(), threading.Lock()
+        self._listeners, self._end_listeners = [], []
         self.end(error)
 
     def end(self, error: Exception | None) -> None:
+        """End the query, with the error that it has failed with, if any."""
         with self._changed:
             self.error = error
             self.ended = True
-            awaiting = list(self._awaiting)
+            listeners = list(self._end_listeners)
         self.changed()
-        _call(awaiting)
+        _call(listeners)
 
 
 async def changes_of(handles: Sequence[Handle], poll: float | None = None) -> AsyncGenerator[None]:
-    """As `Handle.changes`, of several queries: until all have ended, or one has failed, which cancels the others."""
-    news = asyncio.Event()
-    tell = partial(Waker.here().set, news)
+    """As `Handle.changes`, for several queries: until all have ended, or one has failed, which cancels the others."""
+    changed = asyncio.Event()
+    wake = partial(Waker.here().set, changed)
     for handle in handles:
-        handle.listen(tell)
+        handle.listen(wake)
     try:
         while True:
-            news.clear()
+            changed.clear()
             ended = over(handles)
             yield
             if ended:
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout(poll):
-                    await news.wait()
+                    await changed.wait()
     finally:
         for handle in handles:
-            handle.forget(tell)
+            handle.forget(wake)
             if not handle.ended:
                 handle.cancel()
 
 
 def over(handles: Sequence[Handle]) -> bool:
-    """Whether all of these queries have ended, or one has failed."""
+    """Return whether all queries have ended, or one has failed."""
     return all(handle.ended for handle in handles) or any(handle.error is not None for handle in handles)
 
 
 def _call(listeners: list[Callable[[], object]]) -> None:
-    """Call listeners, which are others' code: what they raise is theirs, and ends nothing here."""
+    """Call listeners; an error of a listener is logged, and does not affect the engine."""
     for listener in listeners:
         try:
             listener()

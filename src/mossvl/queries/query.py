@@ -1,4 +1,4 @@
-"""A query as users write it, checked, and the messages that it becomes in its session."""
+"""A checked query, and its messages in a session."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -24,14 +24,14 @@ KEYS = frozenset(
 
 @dataclass(frozen=True)
 class Query:
-    """One question, with everything that belongs to it alone.
+    """One question, with its media and options.
 
     Attributes:
         turn: the messages that the query adds to its session.
-        explicit: the query came as `messages`, which stand alone instead of continuing a session.
+        explicit: whether the query was given as `messages`, which stand alone instead of continuing a session.
         rendering: how the chat template writes the conversation.
         continuation: text whose tokens follow the prompt's, as if they had been drawn; see `mossvl.evaluation.scoring`.
-        system_prompt: of a conversation that begins with this query; see `mossvl.processing.system_prompt`.
+        system_prompt: for a conversation that begins with the query; see `mossvl.processing.system_prompt`.
     """
 
     turn: tuple[Message, ...]
@@ -47,8 +47,8 @@ class Query:
         """Check a query.
 
         Args:
-            given: `prompt` (with `images` and `videos`) or `messages`, and options; or a text, the prompt.
-            generation_defaults: defaults of `generate_kwargs`, where they are not those of `GenerationOptions`.
+            given: a dict with `prompt` (and `images`, `videos`) or `messages`, and options; or a text, the prompt.
+            generation_defaults: defaults of `generate_kwargs` that differ from those of `GenerationOptions`.
 
         Raises:
             OptionError: an option is unknown (the error names the nearest known one) or out of range, or the
@@ -65,7 +65,7 @@ class Query:
                 if key in {option.name for option in fields(options)}:
                     raise OptionError(f"{key!r} is no key of a query; write {{{name!r}: {{{key!r}: …}}}}")
         if "role" in given:
-            raise PromptError("this is a message, not a query; put messages into one: {'messages': [{'role': …}, …]}")
+            raise PromptError("this is a message, not a query; write {'messages': [{'role': …}, …]}")
         check_names(given, cls.keys(), "key of a query")
         messages, prompt = given.get("messages"), given.get("prompt")
         if (messages is None) == (prompt is None):
@@ -103,7 +103,7 @@ class Query:
 
     @classmethod
     def own_fields(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Values of the fields that a subclass adds, from a query without null keys."""
+        """Return values of the fields that a subclass adds; `given` is a query without null keys."""
         return {}
 
     @property
@@ -112,12 +112,12 @@ class Query:
         return self.explicit
 
     def messages(self, session: Sequence[Message]) -> list[Message]:
-        """The whole conversation that the model sees: the session so far, then this query's turn."""
+        """Return the conversation that the model sees: the session so far, then the query's turn."""
         before = [] if self.stands_alone else session
         return [*before, *self.turn] if before else with_system_turn(self.turn, self.system_prompt)
 
     def session_after(self, session: Sequence[Message], answer: str | None) -> list[Message]:
-        """The session after the query has ended with `answer`; unchanged without an answer (None)."""
+        """Return the session after the query was answered; without an answer (None), unchanged."""
         if answer is None:
             return list(session)
         messages = self.messages(session)
@@ -127,12 +127,12 @@ class Query:
 
 
 QueryLike = str | Mapping[str, Any] | Query | InputError
-"""A query in any form that users may give: a text (the prompt), a dict, a checked query, or, from readers of files, the
-error that a query has turned out to be."""
+"""A query as callers may give it: a text (the prompt), a dict, a checked query, or the error of a malformed one, which
+readers of files pass on."""
 
 
 def _user_message(prompt: object, images: Any, videos: Any) -> Message:
-    """A user's turn: media before the text."""
+    """Return the user's turn: media before the text."""
     if not isinstance(prompt, str):
         raise PromptError(f"prompt={prompt!r:.200} must be a text")
     parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in as_list(images)]
@@ -150,7 +150,7 @@ def continued(message: Message, answer: str) -> Message:
 
 
 def as_list(media: Any) -> list[Any]:
-    """One medium or several → a list. A list of frames with timestamps is one video."""
+    """Return one medium or several as a list; a list of frames with timestamps is one video."""
     if media is None:
         return []
     return list(media) if isinstance(media, list | tuple) and not is_frame_list(media) else [media]

@@ -1,4 +1,4 @@
-"""What users get: answers, what they cost, how long they took, and what was seen."""
+"""Results of queries: answers, token counts, timings, media."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,15 +11,15 @@ class TokenLogprobs:
     token: int
     logprob: float
     top: list[tuple[int, float]]
-    """The likeliest tokens, best first."""
+    """(token, log-probability) of the likeliest tokens, the likeliest first."""
 
 
 class Logprob(NamedTuple):
-    """Of a token that could stand in a place of a prompt.
+    """Log-probability and rank of a token at a position of a prompt.
 
     Attributes:
-        logprob: log-probability, natural.
-        rank: 1 for the likeliest token of the place.
+        logprob: natural log-probability.
+        rank: 1 for the likeliest token of the position.
     """
 
     logprob: float
@@ -30,9 +30,9 @@ class Score(NamedTuple):
     """How likely a model finds a continuation of a query.
 
     Attributes:
-        logprob: sum of the log-probabilities of its tokens.
-        greedy: greedy decoding would have given these tokens.
-        tokens: number of its tokens.
+        logprob: sum of the log-probabilities of the continuation's tokens.
+        greedy: whether greedy decoding would give these tokens.
+        tokens: number of these tokens.
     """
 
     logprob: float
@@ -42,13 +42,13 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class Usage:
-    """What a query cost, in tokens.
+    """Token counts of a query.
 
     Attributes:
-        prompt_tokens: text of the prompt, one image token for every frame included.
-        vision_tokens: beside the text, separators included.
-        cached_tokens: of the prompt's text, those that did not have to be computed anew.
-        new_tokens: of all answers.
+        prompt_tokens: text tokens of the prompt, including an image token for each frame.
+        vision_tokens: vision tokens, including separators; not part of `prompt_tokens`.
+        cached_tokens: prompt tokens that the prefix cache had.
+        new_tokens: tokens of all answers.
     """
 
     prompt_tokens: int = 0
@@ -59,15 +59,15 @@ class Usage:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds; None for what did not happen.
+    """Durations in seconds; None for what did not happen.
 
     Attributes:
-        media: until all that had to be loaded before the start was there.
-        queue: from then until the request was admitted.
-        vision: that the encoding of frames took, together with those of other queries in the same steps.
-        first_token: from the submission until the first token was known.
-        per_token: between tokens, on average.
-        total: from the submission to the end.
+        media: from submission until enough media were loaded for the scheduler.
+        queue: from then until admission.
+        vision: encoding of frames, including those of other queries in the same steps.
+        first_token: from submission until the first token.
+        per_token: mean time between tokens.
+        total: from submission to the end.
     """
 
     media: float | None = None
@@ -85,9 +85,9 @@ class SeenMedium:
     Attributes:
         kind: "image" or "video".
         width, height: pixels of the original.
-        model_width, model_height: pixels that the model saw.
-        vision_tokens: separators included.
-        timestamps: seconds of each frame that was seen; None for an image.
+        model_width, model_height: pixels after resizing.
+        vision_tokens: vision tokens, including separators.
+        timestamps: of the sampled frames, in seconds; None for an image.
     """
 
     kind: str
@@ -104,7 +104,8 @@ class Answer:
     """One of the answers to a query.
 
     Attributes:
-        finish_reason: "stop" (by itself, or at a stop text or token), "length", "cancelled" or "error".
+        finish_reason: "stop" (an end token, stop string or stop token), "length", "cancelled" or "error".
+        logprobs: of each token; None unless the query asked for them.
     """
 
     text: str
@@ -115,12 +116,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Result:
-    """Everything known about a query that has ended; `text`, `token_ids`, … are those of its first answer.
+    """The result of a query; `text`, `token_ids`, … are those of its first answer.
 
     Attributes:
-        prompt_logprobs: for each token of the prompt (one image token for every frame), its `Logprob` and those of the
-            `prompt_logprobs` likeliest tokens, by id; None for the first token, which nothing comes before, and where
-            only a continuation is scored. None if not asked for.
+        prompt_logprobs: for each token of the prompt (including an image token for each frame), the `Logprob` of the
+            token and of the `prompt_logprobs` likeliest tokens, by id; None for the first token, and for tokens before
+            a scored continuation. None unless the query asked for them.
     """
 
     answers: list[Answer]
@@ -133,7 +134,7 @@ class Result:
 
     @classmethod
     def of_error(cls, error: Exception) -> "Result":
-        """Of a query that could not even be begun."""
+        """Return the result of a query that was refused."""
         return cls([Answer("", [], "error")], Usage(), Timings(), [], "", error)
 
     @property

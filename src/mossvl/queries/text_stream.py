@@ -1,29 +1,39 @@
-"""From tokens to text, piece by piece."""
+"""Incremental detokenisation, with stop strings."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Protocol, Self
 
 from mossvl.options import SamplingParams
 
 UNFINISHED = "\ufffd"
-"""What the bytes of half a character decode to."""
+"""What an incomplete character decodes to."""
+
+
+class Tokenizer(Protocol):
+    """What detokenisation needs of transformers' tokenizers."""
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str: ...
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 
 
 class TextStream:
-    """Turns tokens into text as they come: never half a character, nothing of a stop text or after one.
+    """Detokenises a stream of tokens, in chunks without incomplete characters and parts of stop strings.
 
-    The pieces joined are the decoded answer, cut at the first stop text.
+    The joined chunks are the decoded answer, cut before the first stop string.
 
     Args:
-        least: tokens in which no stop text counts, unless it goes on after them.
+        least: number of first tokens within which no stop string may end.
         skip_special: leave special tokens out.
 
     Attributes:
-        text: the answer so far, what is held back included once `finish` was called.
-        stopped: a stop text has appeared.
+        text: the chunks so far, joined.
+        stopped: whether a stop string has appeared.
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str] = (), least: int = 0, skip_special: bool = True) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str] = (), least: int = 0, skip_special: bool = True
+    ) -> None:
         self.tokenizer = tokenizer
         self.stop = tuple(stop)
         self.least, self.skip_special = least, skip_special
@@ -32,15 +42,15 @@ class TextStream:
         self._tokens: list[int] = []
         self._held = ""
         self._exempt = 0
-        """Characters held back that no stop text may end in."""
+        """Number of held-back characters in which no stop string may end."""
 
     @classmethod
-    def of(cls, tokenizer: Any, params: SamplingParams) -> Self:
-        """Return the stream of an answer with these parameters."""
+    def of(cls, tokenizer: Tokenizer, params: SamplingParams) -> Self:
+        """Return the text stream of an answer with these parameters."""
         return cls(tokenizer, params.stop, params.min_tokens, params.skip_special_tokens)
 
     def push(self, tokens: Sequence[int]) -> str:
-        """Add tokens; return the text that is now certain, which may be none."""
+        """Add tokens; return new text that no later token can change, which may be empty."""
         early, self.least = self.least, max(0, self.least - len(tokens))
         if not (self.stop and early):
             return self._push(tokens)
@@ -50,7 +60,7 @@ class TextStream:
     def _push(self, tokens: Sequence[int], exempt: bool = False) -> str:
         self._tokens += tokens
         text = self._decoded()
-        if text.endswith(UNFINISHED) and not self._means_it:
+        if text.endswith(UNFINISHED) and not self._ends_with_literal:
             return ""
         self._tokens = []
         if exempt:
@@ -58,18 +68,18 @@ class TextStream:
         return self._release(text, final=False)
 
     def finish(self, cut: bool = False) -> str:
-        """No more tokens will come; return what was held back, but no half character where the answer was cut."""
+        """End the stream; return the text that was held back; with `cut`, without an incomplete last character."""
         rest = self._decoded() if self._tokens else ""
-        half = cut and rest.endswith(UNFINISHED) and not self._means_it
+        incomplete = cut and rest.endswith(UNFINISHED) and not self._ends_with_literal
         self._tokens = []
-        return self._release(rest[:-1] if half else rest, final=True)
+        return self._release(rest[:-1] if incomplete else rest, final=True)
 
     def _decoded(self) -> str:
-        return str(self.tokenizer.decode(self._tokens, skip_special_tokens=self.skip_special))
+        return self.tokenizer.decode(self._tokens, skip_special_tokens=self.skip_special)
 
     @property
-    def _means_it(self) -> bool:
-        """The last tokens are those of the character U+FFFD itself."""
+    def _ends_with_literal(self) -> bool:
+        """Whether the last tokens encode the character U+FFFD itself."""
         tokens = self.tokenizer.encode(UNFINISHED, add_special_tokens=False)
         return bool(tokens) and self._tokens[-len(tokens) :] == tokens
 
@@ -81,16 +91,16 @@ class TextStream:
         found = [position for position in starts if position >= 0]
         if found:
             self.stopped = True
-            certain, self._held = held[: min(found)], ""
+            final_text, self._held = held[: min(found)], ""
         else:
             keep = 0 if final else self._possible_stop(held)
-            certain, self._held = held[: len(held) - keep], held[len(held) - keep :]
-        self.text += certain
-        self._exempt = max(0, self._exempt - len(certain))
-        return certain
+            final_text, self._held = held[: len(held) - keep], held[len(held) - keep :]
+        self.text += final_text
+        self._exempt = max(0, self._exempt - len(final_text))
+        return final_text
 
     def _possible_stop(self, text: str) -> int:
-        """Length of the longest end of `text` that a stop text starts with."""
+        """Return the length of the longest suffix of `text` that a stop string starts with."""
         longest = max((len(stop) - 1 for stop in self.stop), default=0)
         lengths = range(min(longest, len(text)), 0, -1)
         return next((n for n in lengths if any(stop.startswith(text[-n:]) for stop in self.stop)), 0)

@@ -1,4 +1,4 @@
-"""Waking what waits in an event loop, from the engine's thread."""
+"""Sets events of asyncio loops from the engine's thread."""
 
 import asyncio
 from collections import deque
@@ -6,8 +6,10 @@ from weakref import WeakKeyDictionary, ref
 
 
 class Waker:
-    """Sets events of one loop from other threads. To wake a loop takes a system call: one does for all that happens
-    until the loop has woken, as after a step that adds a token to each of many answers.
+    """Sets events of one loop from other threads.
+
+    Waking a loop takes a system call; all events that are set until the loop wakes share one, as after a step that adds
+    tokens to many answers.
     """
 
     _of: "WeakKeyDictionary[asyncio.AbstractEventLoop, Waker]" = WeakKeyDictionary()
@@ -19,15 +21,15 @@ class Waker:
 
     @classmethod
     def here(cls) -> "Waker":
-        """That of the running loop."""
+        """Return the waker of the running loop."""
         loop = asyncio.get_running_loop()
         return cls._of.get(loop) or cls._of.setdefault(loop, cls(loop))
 
     def set(self, event: asyncio.Event) -> None:
-        """Have the loop set an event of its own; nothing happens when the loop is gone.
+        """Have the loop set its event; do nothing if the loop no longer exists.
 
         Raises:
-            RuntimeError: it is closed.
+            RuntimeError: the loop is closed.
         """
         loop = self._loop()
         if loop is None:
@@ -41,6 +43,6 @@ class Waker:
             loop.call_soon_threadsafe(self._set_all)
 
     def _set_all(self) -> None:
-        self._waking = False  # First: what comes from here on is either seen below or wakes the loop again.
+        self._waking = False  # First: a later event is then either set below or wakes the loop again.
         while self._events:
             self._events.popleft().set()
