@@ -1,4 +1,4 @@
-"""What a process that loads media runs: one request after the other, until its pipe is closed."""
+"""Main loop of a decoder process: load for one request after the other, until the pipe is closed."""
 
 import pickle
 import signal
@@ -20,22 +20,28 @@ from mossvl.sources.memory import Budget, MediaMemory
 from mossvl.sources.source import Event, Frame, Loaded
 
 REMEMBERED = 256
-"""Clips whose frames' digests a process remembers."""
+"""Entries of a decoder process's media cache."""
 IDLE_SECONDS = 1.0
-"""After which a process that has nothing to do gives back the memory of what it has done."""
+"""Seconds without a request after which a decoder process returns free memory to the system."""
 LIBRARIES = ("av", "av.subtitles.stream")
-"""What would be loaded with the first file."""
+"""Modules that the first file would import."""
 
 
 def serve(pipe: Connection, given: bytes, memory: int, folder: str) -> None:
-    """Load for one request after the other, until the pipe is closed."""
+    """Run a decoder process, until the pipe is closed.
+
+    Args:
+        given: the pickled processor.
+        memory: bytes that the process may use beyond its memory at start.
+        folder: for the process's temporary files.
+    """
     limit_arenas(1)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which lets requests end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The server handles Ctrl-C, and lets requests end.
     logging.set_verbosity_error()
     silence_libraries()
     tempfile.tempdir = folder
-    for module in LIBRARIES:  # now, while there is memory to load them into
+    for module in LIBRARIES:  # Before memory is limited.
         import_module(module)
     processor: MossVLProcessor = pickle.loads(given)
     limit_memory(memory)
@@ -48,7 +54,7 @@ def serve(pipe: Connection, given: bytes, memory: int, folder: str) -> None:
 
 
 def answer(pipe: Connection, processor: MossVLProcessor, remembered: MediaMemory) -> None:
-    """Wait for a request, and do what it asks; nothing of it is kept but what is remembered of files."""
+    """Wait for a request, and load or call what it asks for; only the media cache outlives the request."""
     function, arguments = pipe.recv()
     if function is None:
         query, messages, first, digests = arguments
@@ -62,11 +68,11 @@ def answer(pipe: Connection, processor: MossVLProcessor, remembered: MediaMemory
 
 
 def nothing(processor: MossVLProcessor) -> None:
-    """What a process is asked to see whether it is there."""
+    """The function of a greeting: an answer shows that the process is alive."""
 
 
 def tell(pipe: Connection, event: Event) -> None:
-    """Send an event; a frame's pixels follow by themselves."""
+    """Send (event, size): with a size above 0, a frame's patches follow as that many bytes."""
     if isinstance(event, Frame):
         patches = event.patches
         pipe.send((replace(event, patches=patches[:, :0]) if patches.numel() else event, patches.numel()))
@@ -79,7 +85,7 @@ def tell(pipe: Connection, event: Event) -> None:
 
 
 def sendable(error: BaseException) -> MossVLError:
-    """An error that another process can read."""
+    """Turn an error into one that can be pickled."""
     if isinstance(error, MemoryError):
         return MediaError("the media need more memory than is allowed")
     if isinstance(error, MossVLError):

@@ -1,6 +1,6 @@
-"""Loading of media: plans, pixels and their digests, ahead of the engine and within bounds.
+"""The source of a query's prompt and media: plans, pixels and digests.
 
-Files are opened, read and closed in the thread of their `Loading`.
+Files are opened, read and closed in the thread of their `Load`.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class Load(Loading):
     """Loads a query's prompt and media in this process.
 
     Args:
-        expected: for frames that were loaded before, and are now to be loaded once more, their digests.
+        expected: digests of frames that were loaded before, if they are loaded again.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Load(Loading):
         messages = check_messages(self.messages)
         text = query_prompt(self.processor, messages, self.query.rendering)
         media = media_of(messages)
-        versions = _versions(*media)  # Before the files are opened: of a file that changes now, nothing is kept.
+        versions = _versions(*media)  # Before files are opened: a file that changes from now on is not cached.
         key = self._prompt_key(text, *media, versions)
         plans: list[MediumPlan] | None = self.media_memory.get(key) if first is None else None
         opened = plans is None
@@ -102,7 +102,7 @@ class Load(Loading):
         return Planned(text, tokens, grids, seen, list(self._expected), streams, len(more))
 
     def _load_medium(self, plan: MediumPlan, key: Hashable | None, number: int, start: int) -> None:
-        """Load the frames of one medium from its frame `start` on; `number` counts the frames before it."""
+        """Load the frames of a medium from its frame `start` on; `number` frames of other media come before them."""
         if key is None or start or self.media_memory.get(key):
             self._read(plan, number, start)
             return
@@ -114,7 +114,7 @@ class Load(Loading):
                 time.sleep(POLL_SECONDS)
             known = self.media_memory.get(key)
             if known is None:
-                self._read(plan, number, start)  # The other one has failed; this one may not.
+                self._read(plan, number, start)  # The leader has failed; this load may not.
             for frame, digest in enumerate(known or (), number):
                 self._expect(plan, frame, digest)
                 self._report(Frame(frame, NO_PIXELS, digest))
@@ -125,12 +125,17 @@ class Load(Loading):
             self.media_memory.done(key)
 
     def _expect(self, plan: MediumPlan, frame: int, digest: bytes) -> None:
-        """A frame is what it was when it was seen before, if it was; else the file has changed."""
+        """Record a frame's digest.
+
+        Raises:
+            MediaError: the frame had another digest before: its file has changed.
+        """
         if frame >= len(self._expected) or self._expected[frame] not in (None, digest):
             raise MediaError(f"{plan.source.name}: the file changed while it was being used; ask again")
         self._expected[frame] = digest
 
     def _read(self, plan: MediumPlan, number: int, start: int) -> list[bytes]:
+        """Decode the frames of a medium from `start` on, report them, and return their digests."""
         layout, scale = self.processor.image_processor.layout, self.pixel_scale
         digests = []
         for frame, picture in enumerate(plan.frames(self._stop, start), number + start):
@@ -148,7 +153,7 @@ class Load(Loading):
     def _prompt_key(
         self, text: str, images: Sequence[Any], videos: Sequence[Any], versions: Sequence[Hashable | None]
     ) -> Hashable | None:
-        """All that the plans of a prompt's media depend on; None if some of them are no files."""
+        """Return a key of all that a prompt's plans depend on; None if a medium is not a file."""
         if not versions or None in versions:
             return None
         processor, segments = self.processor, [video_segments(video)[1:] for video in videos]
@@ -159,13 +164,13 @@ class Load(Loading):
             processor.limits,
         )
         own = [medium.options if isinstance(medium, Medium) else None for medium in (*images, *videos)]
-        order = tuple(PLACEHOLDER.findall(text))  # Plans stand as the prompt has them, versions by kind.
+        order = tuple(PLACEHOLDER.findall(text))  # Plans are in the order of the prompt, versions by kind.
         return "plans", order, tuple(versions), repr(segments), repr(own), settings
 
     def _medium_keys(
         self, plans: Sequence[MediumPlan], videos: Sequence[Any], versions: Sequence[Hashable | None]
     ) -> list[Hashable | None]:
-        """For each plan, all that its pixels depend on; None if it is no file."""
+        """Return, for each plan, a key of all that its pixels depend on; None if the medium is not a file."""
         layout = self.processor.image_processor.layout
         count = len(versions) - len(videos)
         images, clips = iter(versions[:count]), zip(videos, versions[count:], strict=True)
@@ -183,18 +188,18 @@ class Load(Loading):
 
 
 NO_PIXELS = Tensor()
-"""Of a frame of which only the digest is known."""
+"""Patches of a frame of which only the digest has become known."""
 
 
 def digest_of(patches: Tensor, grid: tuple[int, int], scale: Hashable) -> bytes:
-    """16 bytes that stand for a frame: its pixels, its shape, and how they are normalised."""
+    """Return the digest of a frame, 16 bytes: of its pixels, grid and normalisation."""
     digest = hashlib.blake2b(repr((grid, scale)).encode(), digest_size=16)
     digest.update(patches.numpy().data)
     return digest.digest()
 
 
 def seen_medium(plan: MediumPlan, grid: Grid, merge: int) -> SeenMedium:
-    """A medium as the model will see it."""
+    """Describe a medium as the model will see it."""
     frames, rows, columns = grid
     kind = "image" if isinstance(plan, ImagePlan) else "video"
     tokens = frames * (rows * columns // merge**2 + 1)
@@ -202,12 +207,12 @@ def seen_medium(plan: MediumPlan, grid: Grid, merge: int) -> SeenMedium:
 
 
 def _versions(images: Sequence[Any], videos: Sequence[Any]) -> list[Hashable | None]:
-    """What changes when these files change, images first; None for what is no file."""
+    """Return versions of files, images first; None for a medium that is not a file."""
     sources = [*map(source_of, images), *(video_segments(video)[0] for video in videos)]
     return [file_version(source) if isinstance(source, str | Path) else None for source in sources]
 
 
 def _remembered(plan: MediumPlan) -> MediumPlan:
-    """A plan without its open file."""
+    """Return a plan without its open file, for the media cache."""
     source: Any = Remembered(plan.source.height, plan.source.width)
     return replace(plan, source=source)

@@ -1,4 +1,4 @@
-"""What loading of media shares: room for pixels, and what is remembered of files."""
+"""What all loads share: a budget of memory for pixels, and the media cache."""
 
 import threading
 from collections import OrderedDict
@@ -10,7 +10,7 @@ POLL_SECONDS = 0.05
 
 
 class Holder(Protocol):
-    """Whoever holds pixels; `check` raises if it is to stop."""
+    """A load that holds pixels, in bytes; `check` raises if the load was stopped."""
 
     held: int
 
@@ -18,23 +18,26 @@ class Holder(Protocol):
 
 
 class Budget:
-    """Bytes of decoded pixels that may wait in memory, over all loads."""
+    """Limit on the bytes of decoded pixels that all loads hold."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.used = limit, 0
         self._changed = threading.Condition()
 
     def take(self, load: "Holder", count: int, stalled: Callable[[], None]) -> None:
-        """Wait until `count` bytes are free; a load that holds nothing never waits.
+        """Take `count` bytes, once they are free; a load that holds nothing never waits.
+
+        Args:
+            stalled: called once before a wait.
 
         Raises:
             GenerationCancelled: the load was stopped.
         """
-        told = False
+        reported = False
         with self._changed:
             while self.used + count > self.limit and load.held:
-                if not told:
-                    told = True
+                if not reported:
+                    reported = True
                     stalled()
                 self._changed.wait(POLL_SECONDS)
                 load.check()
@@ -43,7 +46,7 @@ class Budget:
             load.held += count
 
     def give(self, load: "Holder", count: int | None = None) -> None:
-        """So many bytes are free again; all that the load holds, if no number is given."""
+        """Free `count` bytes, or all bytes that the load holds."""
         with self._changed:
             count = load.held if count is None else count
             self.used -= count
@@ -53,14 +56,17 @@ class Budget:
 
 @dataclass(frozen=True)
 class Remembered:
-    """Stands for the image or clip of a plan that is only remembered; its pixels must be loaded anew."""
+    """Stands for the image or clip of a cached plan, which has no open file."""
 
     height: int
     width: int
 
 
 class MediaMemory:
-    """What is known of files that were seen: plans, and digests of frames, for as long as the files do not change."""
+    """The media cache: plans and digests of files, by keys that change with the files; LRU.
+
+    For each key, one load leads: it computes the value, for which the others wait.
+    """
 
     def __init__(self, entries: int) -> None:
         self.entries = entries
@@ -69,6 +75,7 @@ class MediaMemory:
         self._leaders: dict[Hashable, Any] = {}
 
     def get(self, key: Hashable | None) -> Any:
+        """Return the value of a key; None without one."""
         with self._lock:
             if key is None or key not in self._kept:
                 return None
@@ -76,6 +83,7 @@ class MediaMemory:
             return self._kept[key]
 
     def put(self, key: Hashable | None, value: Any) -> None:
+        """Keep a value, and drop the least recently used ones beyond `entries`."""
         if key is None or not self.entries:
             return
         with self._lock:
@@ -84,16 +92,17 @@ class MediaMemory:
                 self._kept.popitem(last=False)
 
     def lead(self, key: Hashable, load: Any) -> Any:
-        """None: `load` is to load what the key names, and calls `done`. Else the load that does so already."""
+        """Make `load` lead a key, until it calls `done`, and return None; or return the load that leads already."""
         with self._lock:
             leader = self._leaders.setdefault(key, load)
             return None if leader is load else leader
 
     def leads(self, load: Any, key: Hashable) -> bool:
-        """Whether a load has not yet called `done`."""
+        """Whether `load` leads a key."""
         with self._lock:
             return self._leaders.get(key) is load
 
     def done(self, key: Hashable) -> None:
+        """End the lead of a key."""
         with self._lock:
             del self._leaders[key]

@@ -1,8 +1,8 @@
-"""Media are loaded in processes of their own: a file that kills its decoder or fills its memory costs its request only.
+"""Loads media in decoder processes: a file that crashes its decoder or fills its memory fails only its own request.
 
-Each process loads for one request at a time, with `sources.files.Load`, and sends what that reports through a pipe. It
-has no model and sees no GPU. One that dies, or whose request is given up, is replaced. A process is greeted before it
-is given anything: one that died while it had nothing to do costs no request.
+A decoder process loads for one request at a time, with `sources.files.Load`, and sends its events through a pipe. It
+has no model and uses no GPU. A process that dies, or whose request is cancelled, is replaced. Each request begins with
+a greeting, so that a process that died while idle fails no request.
 """
 
 import multiprocessing
@@ -30,35 +30,35 @@ T = TypeVar("T")
 
 @dataclass
 class Worker:
-    """A process that loads.
+    """A decoder process.
 
     Attributes:
-        folder: of its own, for files that it needs for a time.
-        whole: it has done all that it was asked to do, and can be asked again.
-        proven: it has answered a greeting once.
+        folder: the process's temporary files.
+        idle: whether the process has answered its last request, and can take another.
+        proven: whether the process has ever answered a greeting.
     """
 
     process: Any
     pipe: Connection
     folder: str
-    whole: bool = True
+    idle: bool = True
     killed: bool = False
     proven: bool = False
 
     def greet(self) -> None:
-        """Ask whether it is there.
+        """Send a greeting.
 
         Raises:
-            OSError: it is dead.
+            OSError: the process is dead.
         """
         self.pipe.send((nothing, ()))
 
     def greeted(self, timeout: float) -> None:
-        """Wait until it has answered the greeting.
+        """Wait for the answer to the greeting.
 
         Raises:
-            EOFError, OSError: it is dead.
-            GenerationTimeout: it has not answered within `timeout` seconds.
+            EOFError, OSError: the process is dead.
+            GenerationTimeout: the process has not answered within `timeout` seconds.
         """
         if not self.pipe.poll(timeout):
             raise GenerationTimeout(f"a process that decodes media did not answer within {timeout:g} seconds")
@@ -67,13 +67,13 @@ class Worker:
 
 
 class LoadingProcesses:
-    """Processes that load media, for any number of requests.
+    """A pool of decoder processes, for any number of requests.
 
     Args:
-        processor: makes prompts and pixels; its limits hold in the processes.
-        count: how many there are; further requests wait.
-        memory: bytes that each may use beyond what it has at its start.
-        budget: bytes of pixels that may wait for the engine.
+        processor: makes prompts and pixels; its limits apply in the processes.
+        count: number of processes; further requests wait.
+        memory: bytes that each process may use beyond its memory at start.
+        budget: limit on pixels that wait for the engine.
     """
 
     def __init__(self, processor: MossVLProcessor, count: int, memory: int, budget: Budget) -> None:
@@ -88,19 +88,19 @@ class LoadingProcesses:
         self._closed = False
 
     def load(self, query: Query, messages: list[Message]) -> "RemoteLoad":
-        """The source of a query's prompt and pixels."""
+        """Return a source of a query's prompt and pixels."""
         return RemoteLoad(self, query, messages)
 
     def call(self, function: Callable[..., T], *arguments: Any, timeout: float) -> "RemoteCall[T]":
-        """A function of a module, to be called in a process with the processor and these arguments."""
+        """Return a call, in a process, of a module's function with the processor and these arguments."""
         return RemoteCall(self, function, arguments, timeout)
 
     def warm_up(self, timeout: float) -> None:
-        """Start all processes, and wait until they can work.
+        """Start all processes, and wait until they answer.
 
         Raises:
-            GenerationTimeout: they cannot within `timeout` seconds.
-            ResourceError: one cannot be started.
+            GenerationTimeout: a process has not answered within `timeout` seconds.
+            ResourceError: a process cannot be started.
         """
         workers = [self.take() for _ in range(self.count)]
         try:
@@ -109,7 +109,7 @@ class LoadingProcesses:
             for worker in workers:
                 worker.greeted(timeout)
         except (EOFError, OSError) as error:
-            if isinstance(error, MossVLError):  # A time-out is an OSError, too.
+            if isinstance(error, MossVLError):  # GenerationTimeout is an OSError, too.
                 raise
             raise _not_started() from error
         finally:
@@ -117,7 +117,7 @@ class LoadingProcesses:
                 self.give_back(worker)
 
     def close(self) -> None:
-        """End all processes; loads that run fail."""
+        """End idle processes, and others after their requests; refuse further requests."""
         with self._lock:
             self._closed = True
             workers, self._idle = self._idle, []
@@ -126,7 +126,7 @@ class LoadingProcesses:
         self._folder.cleanup()
 
     def take(self) -> Worker:
-        """A process that is free; waits for one. It may have died while it had nothing to do.
+        """Wait for an idle process, or start one; an idle process may have died.
 
         Raises:
             EngineError: the server is stopping.
@@ -149,9 +149,9 @@ class LoadingProcesses:
             raise
 
     def give_back(self, worker: Worker) -> None:
-        """A process is not needed any more."""
+        """Return a process to the pool, or end it if it cannot take another request."""
         with self._lock:
-            keep = worker.whole and not worker.killed and not self._closed and worker.process.is_alive()
+            keep = worker.idle and not worker.killed and not self._closed and worker.process.is_alive()
             if keep:
                 self._idle.append(worker)
         if not keep:
@@ -180,7 +180,7 @@ def _not_started() -> ResourceError:
 
 
 class Errand:
-    """What a process is asked to do; ended from any thread, together with the process.
+    """A request to a process. Any thread may end it, which kills the process.
 
     Args:
         patience: seconds within which a process must answer a greeting.
@@ -193,27 +193,29 @@ class Errand:
         self._over = False
 
     def end(self) -> None:
+        """Cancel the errand, and kill the process that serves it."""
         with self._lock:
             self._over = True
-            if self._worker is not None and not self._worker.whole:
-                self._worker.killed = True  # Before it is dead, it could be taken for one that is whole.
+            if self._worker is not None and not self._worker.idle:
+                self._worker.killed = True  # An answer may still come, and the process look idle and alive.
                 self._worker.process.kill()
 
     @contextmanager
     def worker(self) -> Iterator[Worker]:
-        """A process; whoever has it says whether it is `whole` at the end, or it is replaced.
+        """A process for the errand; it is replaced unless the caller has set `idle` at the end.
 
         Raises:
+            EngineError: the server is stopping.
             GenerationCancelled: the errand was ended.
-            GenerationTimeout: the process did not answer.
+            GenerationTimeout: the process did not answer a greeting.
             MediaError: the process has died.
-            ResourceError: there is no process, and none can be started.
+            ResourceError: a process cannot be started.
         """
         while (worker := self._living()) is None:
             pass
         try:
             yield worker
-        except MossVLError:  # A time-out is an OSError, too.
+        except MossVLError:  # GenerationTimeout is an OSError, too.
             raise
         except (EOFError, OSError) as error:
             self._check()
@@ -224,12 +226,12 @@ class Errand:
             self._leave(worker)
 
     def _living(self) -> Worker | None:
-        """A process that has just answered; None if the one that was taken had died while it had nothing to do.
+        """Take a process and greet it; return None if the process died while idle.
 
-        None comes at most as often as there are such processes: one that was just started and is dead is an error.
+        A new process that is dead is an error, so that None is returned at most once for each idle process.
         """
         worker = self._processes.take()
-        proven, worker.whole = worker.proven, False
+        proven, worker.idle = worker.proven, False
         try:
             with self._lock:
                 self._worker = worker
@@ -257,7 +259,7 @@ class Errand:
 
 
 class RemoteCall(Generic[T]):
-    """A function's call in a process."""
+    """A function call in a decoder process."""
 
     def __init__(
         self, processes: LoadingProcesses, function: Callable[..., T], arguments: tuple[Any, ...], timeout: float
@@ -266,31 +268,31 @@ class RemoteCall(Generic[T]):
         self._timeout = timeout
 
     def stop(self) -> None:
-        """Nobody waits for it any more."""
+        """Cancel the call."""
         self._errand.end()
 
     def run(self) -> T:
-        """What the function gives.
+        """Call the function, and return its value.
 
         Raises:
             GenerationCancelled: the call was stopped.
-            GenerationTimeout: it took too long.
+            GenerationTimeout: the call has exceeded its `timeout`.
             MediaError: the process has died.
-            MossVLError: what the function failed of.
+            MossVLError: the function has failed.
         """
         with self._errand.worker() as worker:
             worker.pipe.send((self._function, self._arguments))
             if not worker.pipe.poll(self._timeout):
                 raise GenerationTimeout(f"reading the media took more than {self._timeout:g} seconds")
             given, error = worker.pipe.recv()
-            worker.whole = True
+            worker.idle = True
         if error is not None:
             raise error
         return given
 
 
 class RemoteLoad(Loading):
-    """Has a process load; its thread does nothing but wait for what that says."""
+    """A source that loads in a decoder process; its thread forwards the process's events."""
 
     def __init__(self, processes: LoadingProcesses, query: Query, messages: list[Message]) -> None:
         super().__init__(processes.processor, processes.budget)
@@ -299,25 +301,25 @@ class RemoteLoad(Loading):
         self._digests: list[bytes | None] = []
 
     def stop(self) -> None:
-        """A process that still loads is ended."""
+        """Stop the source, and kill a process that still loads for it."""
         super().stop()
         self._errand.end()
 
     def _load(self, first: int | None) -> None:
-        """Have a process load, and report what it says.
+        """Load in a process, and report its events.
 
         Raises:
             MediaError: the process has died.
-            MossVLError: what it failed of.
+            MossVLError: loading has failed.
         """
-        self._report(Stalled())  # Until a process is free, nobody should lose patience.
+        self._report(Stalled())  # No time-out until a process is free.
         with self._errand.worker() as worker:
             self._report(Waiting())
             worker.pipe.send((None, (self.query, self.messages, first, self._digests)))
             while True:
                 event, size = worker.pipe.recv()
                 if isinstance(event, Loaded):
-                    worker.whole = True
+                    worker.idle = True
                     break
                 if isinstance(event, Planned):
                     self._digests = list(event.digests)
@@ -333,8 +335,9 @@ class RemoteLoad(Loading):
 
 
 def end(worker: Worker) -> None:
+    """Kill a process, and delete its temporary files."""
     worker.pipe.close()
     worker.process.kill()
     worker.process.join()
-    worker.process.close()  # Its descriptors, which would stay open as long as an error's traceback knows of it.
+    worker.process.close()  # Its descriptors, which a traceback could keep open.
     shutil.rmtree(worker.folder, ignore_errors=True)

@@ -1,14 +1,14 @@
-"""Where prompts and pixels come from: what a source reports, and one that loads in a thread of its own.
+"""Where prompts and pixels come from: the protocol `Source`, its events, and sources that load in a thread.
 
-Every source runs in a daemon thread and reports through a callback. Nobody waits for such a thread, so that a source
-that hangs holds up only its own request.
+A source runs in a daemon thread of its own and reports events through a callback. No thread waits for it, so that a
+source that hangs delays only its own request.
 """
 
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -16,22 +16,23 @@ from mossvl.errors import GenerationCancelled
 from mossvl.processing.pixels import Grid
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.queries.results import SeenMedium
+from mossvl.queries.text_stream import Tokenizer
 from mossvl.scheduling.request import PixelScale
 from mossvl.sources.memory import Budget
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A prompt is known.
+    """Event: the prompt is known.
 
     Attributes:
-        input_text: as rendered.
+        input_text: the rendered prompt.
         input_ids: (tokens,) int64.
         grids: frames, patch rows and patch columns of each medium.
-        media: what will be seen, as told to users.
-        digests: of those frames that were seen before; None for the others.
-        streams: worth encoding before all of it is loaded.
-        continued: how many of the last tokens are the query's continuation.
+        media: descriptions of the media, for the query's result.
+        digests: of the frames that the media cache knows; None for other frames.
+        streams: whether encoding may begin before all frames are loaded.
+        continued: number of last tokens that are the query's continuation.
     """
 
     input_text: str
@@ -45,7 +46,10 @@ class Planned:
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame has been loaded: uint8 patches (patches, 3 · patch_size²) and their digest."""
+    """Event: a frame is loaded, as uint8 patches (patches, 3 · patch_size²) and their digest.
+
+    The patches are empty if only the digest has become known.
+    """
 
     number: int
     patches: Tensor
@@ -54,13 +58,13 @@ class Frame:
 
 @dataclass(frozen=True)
 class Appended:
-    """What is appended to a request after what its source has given, and perhaps after tokens that it has drawn.
+    """A prompt that is appended to a request, also after tokens were drawn.
 
     Attributes:
-        input_ids: (tokens,) int64; may be none, if only further tokens are to be drawn.
+        input_ids: (tokens,) int64; may be empty, to draw further tokens only.
         grids: frames, patch rows and patch columns of each medium.
         patches, digests: of each frame, as in `Frame`.
-        room: how many tokens may be drawn then; with 0, it waits for more to be appended.
+        room: maximum number of tokens drawn next; with 0, the request is parked.
     """
 
     input_ids: Tensor
@@ -72,17 +76,17 @@ class Appended:
 
 @dataclass(frozen=True)
 class Stalled:
-    """Loading waits for memory, that is, for frames to be used up."""
+    """Event: the load waits for memory or for a decoder process, without a time-out."""
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """Loading waits for another load of the same file."""
+    """Event: the load is alive, and waits for another load of the same file or for a decoder process's answer."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """All frames have come, or loading has failed."""
+    """Event: all frames were reported, or loading has failed."""
 
     error: BaseException | None = None
 
@@ -95,35 +99,34 @@ class Source(Protocol):
     """Where a prompt and its frames come from.
 
     Attributes:
-        tokenizer: makes text of the answer's tokens.
-        pixel_scale: mean and deviation of each channel, by which pixels are normalised.
-        patience: seconds after which a source that reports nothing is given up.
+        tokenizer: detokenises the answer.
+        pixel_scale: mean and standard deviation of each channel, by which pixels are normalised.
+        patience: seconds without an event after which the source times out.
         held: bytes of pixels that were reported and not released.
-        repeatable: frames can be reported once more; pixels of a source of which they cannot (a camera) are kept until
-            the request ends.
+        repeatable: whether frames can be reported again; if not (a camera), pixels are kept until the request ends.
     """
 
-    tokenizer: Any
+    tokenizer: Tokenizer
     pixel_scale: PixelScale
     patience: float
     held: int
     repeatable: bool
 
     def start(self, report: Report, first: int | None = None) -> None:
-        """Report the prompt and its frames; or, with `first`, only frames, from that number on, once more."""
+        """Report the prompt and its frames; with `first`, report only the frames from that number on, again."""
         ...
 
     def release(self, patches: Tensor) -> None:
-        """A frame's pixels are used up."""
+        """Free the memory of a frame's pixels."""
         ...
 
     def stop(self) -> None:
-        """Nothing more is wanted."""
+        """Stop loading, and report nothing more."""
         ...
 
 
 class Loading(ABC):
-    """A `Source` that loads in a thread of its own; `_load` says how, and reports through `_report`."""
+    """A `Source` that loads in a thread of its own; subclasses load in `_load`, which calls `_report`."""
 
     def __init__(self, processor: MossVLProcessor, budget: Budget) -> None:
         self.budget = budget
@@ -135,17 +138,17 @@ class Loading(ABC):
         self._report: Report = _ignore
 
     def start(self, report: Report, first: int | None = None) -> None:
-        """Events are reported in the thread."""
+        """Start the thread, in which events are reported."""
         threading.Thread(target=self.run, args=(report, first), name="mossvl-media", daemon=True).start()
 
     def stop(self) -> None:
-        """Let the thread end; what it holds is given back."""
+        """Let the thread end, and free the memory of all pixels."""
         self._stop.set()
-        self._report = _ignore  # What it reported to holds on to the engine.
+        self._report = _ignore  # The callback would keep the engine alive.
         self.budget.give(self)
 
     def release(self, patches: Tensor) -> None:
-        """A frame's pixels are used up."""
+        """Free the memory of a frame's pixels."""
         self.budget.give(self, min(patches.nbytes, self.held))
 
     @property
@@ -153,17 +156,18 @@ class Loading(ABC):
         return self._stop.is_set()
 
     def check(self) -> None:
+        """Raise a GenerationCancelled if the source was stopped."""
         if self._stop.is_set():
             raise GenerationCancelled("loading was stopped")
 
     def run(self, report: Report, first: int | None = None) -> None:
-        """As `start`, but in this thread: returns when all has been reported."""
+        """As `start`, but in the caller's thread."""
         if not self._stop.is_set():
             self._report = report
         error: BaseException | None = None
         try:
             self._load(first)
-        except BaseException as raised:  # The request is told, whatever it was.
+        except BaseException as raised:  # Also SystemExit: the request must get an error.
             error = raised
         if not self._stop.is_set():
             self._report(Loaded(error))
@@ -174,4 +178,4 @@ class Loading(ABC):
 
 
 def _ignore(event: Event) -> None:
-    """Nobody listens any more."""
+    """Report to nobody: the source was stopped, or has not started."""
