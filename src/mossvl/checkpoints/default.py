@@ -1,4 +1,4 @@
-"""mossvl-tiny, which answers where no checkpoint is named."""
+"""mossvl-tiny, the default checkpoint."""
 
 import logging
 from pathlib import Path
@@ -7,13 +7,13 @@ from mossvl.processes import first_process
 
 NAME = "mossvl-tiny"
 CHECKPOINT = Path(__file__).parents[1] / "tiny/checkpoint"
-"""Its folder, as `mossvl.load` and `from_pretrained` take it."""
+"""Folder of mossvl-tiny, for `mossvl.load` and `from_pretrained`."""
 
 logger = logging.getLogger(__name__)
 
 
 def default_checkpoint() -> Path:
-    """What is used where no checkpoint is named; says so in one line."""
+    """Return the folder of mossvl-tiny, and log a warning that no checkpoint is named."""
     if first_process():
         logger.warning("no checkpoint is named: this is mossvl-tiny, which knows drawn shapes and no photographs")
     return CHECKPOINT

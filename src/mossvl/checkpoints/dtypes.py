@@ -1,4 +1,4 @@
-"""The types that models compute in."""
+"""Dtypes that models compute in, and that configurations may name."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ import torch
 from mossvl.errors import OptionError
 
 COMPUTED = (torch.bfloat16, torch.float32, torch.float16)
-"""Types that models compute in; on a CPU, float64 is one, too."""
+"""Dtypes that models compute in; on a CPU also float64."""
 
 
 def computed_dtype(given: Any, cpu: bool = True) -> torch.dtype:
-    """The type to compute in, given as one or by its name.
+    """Return the dtype to compute in, given as a dtype or its name.
 
     Raises:
-        OptionError: it is none, or nothing can be computed in it.
+        OptionError: the value is no dtype, or models do not compute in it.
     """
     dtype = getattr(torch, given.removeprefix("torch."), None) if isinstance(given, str) else given
     if not isinstance(dtype, torch.dtype) or dtype not in (*COMPUTED, *[torch.float64] * cpu):
@@ -27,10 +27,10 @@ def computed_dtype(given: Any, cpu: bool = True) -> torch.dtype:
 
 
 def check_stored_dtype(name: str, given: Any) -> None:
-    """Refuse what a configuration may not say of the type of its weights: it names a floating-point type, or none.
+    """Refuse a configuration's dtype that is not floating-point; None is allowed.
 
     Raises:
-        ValueError: it is no such name.
+        ValueError: the value is neither a floating-point dtype, nor the name of one, nor None.
     """
     dtype = getattr(torch, given, None) if isinstance(given, str) else given
     if given is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
@@ -41,14 +41,14 @@ def check_stored_dtype(name: str, given: Any) -> None:
 
 
 def check_dtypes(asked: Any, stored: Any = None) -> None:
-    """Refuse a `dtype` of `from_pretrained` that nothing can be computed in.
+    """Refuse a `dtype` of `from_pretrained` that models do not compute in.
 
     Args:
-        asked: a type, its name, a dict of these by part of the model; or None or "auto" for that of the configuration.
-        stored: that one, if it is known.
+        asked: a dtype, its name, or a dict of these by part of the model; None or "auto" for the configuration's.
+        stored: the configuration's dtype, if known.
 
     Raises:
-        OptionError: it is none, or nothing can be computed in it.
+        OptionError: a value is no dtype, or models do not compute in it.
     """
     for one in asked.values() if isinstance(asked, dict) else [asked]:
         if one is None or (isinstance(one, str) and one == "auto"):

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: what is in them, and whether it is what the configuration asks for. Reads headers only."""
+"""Files of a checkpoint: model type, quantization, and headers of its tensors."""
 
 import json
 import re
@@ -17,20 +17,20 @@ from mossvl.errors import CheckpointError
 MODEL_TYPE = "moss_vl"
 
 IGNORED = (r"rotary_emb\.inv_freq$", r"rotary_pos_emb\.inv_freq$")
-"""Patterns of tensors that published files may hold and that are not parameters."""
+"""Patterns of names of tensors in published files that are not parameters."""
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"[^/\\\x00]+\.safetensors")
-"""What a shard is called: a name, no path."""
+"""Pattern of a shard's name, which is not a path."""
 UNUSABLE = " cannot be used: "
 REASON = 300
-"""Characters that are told of an error of another library."""
+"""Characters of another library's message that an error quotes."""
 
 QUANTIZER_KEYS = ("quantization_config", "compression_config")
 QUANTIZER_FILE = "hf_quant_config.json"
 """Where checkpoints say how their weights are quantized: keys of config.json, and a file beside it."""
-FORMS = {"NF4": ("nf4",), "FP8": ("fp8", "float-quantized", "e4m3")}
-"""Published forms, and what is written there of each."""
+KINDS = {"NF4": ("nf4",), "FP8": ("fp8", "float-quantized", "e4m3")}
+"""Published kinds of quantization, and marks of each kind in these places."""
 
 DTYPES = {
     "F64": torch.float64,
@@ -42,7 +42,7 @@ DTYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
 }
-"""Types that weights may be stored in, by their names in safetensors files; integers are parts of quantized ones."""
+"""Dtypes of stored weights, by their names in safetensors files; integers occur in quantized weights."""
 
 
 @dataclass(frozen=True)
@@ -60,36 +60,34 @@ class TensorInfo:
 
 @contextmanager
 def usable(what: str, missing: bool = False) -> Iterator[None]:
-    """Around reading `what` of a checkpoint: whatever its content makes fail is told in one line.
+    """Turn any error of reading `what` of a checkpoint into a CheckpointError of one line.
 
     Args:
-        missing: so is a file that cannot be opened; otherwise that remains an OSError, as transformers has it.
+        missing: turn an OSError into one, too; otherwise it passes, as in transformers.
 
     Raises:
-        CheckpointError: it cannot be used.
+        CheckpointError: reading has failed.
     """
     try:
         yield
-    except Exception as error:  # Files of others may make parsers and classes raise nearly anything.
+    except Exception as error:  # Malformed files make parsers and classes raise nearly any exception.
         own = isinstance(error, CheckpointError) and str(error).startswith(what)
         if own or (isinstance(error, OSError) and not missing):
             raise
-        told = (
-            str(error).partition(UNUSABLE)[2] if isinstance(error, CheckpointError) else ""
-        )  # by an inner one of these
-        reason = " ".join((told or str(error)).split())[:REASON] or type(error).__name__
+        inner = str(error).partition(UNUSABLE)[2] if isinstance(error, CheckpointError) else ""  # of a nested `usable`
+        reason = " ".join((inner or str(error)).split())[:REASON] or type(error).__name__
         raise CheckpointError(f"{what}{UNUSABLE}{reason}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a file of a checkpoint holds.
+    """Read a file of a checkpoint that holds a JSON object.
 
     Raises:
-        CheckpointError: it holds none, or cannot be read.
+        CheckpointError: the file is missing, a link to elsewhere, or not a JSON object.
     """
     own = own_file(path)
     try:
-        found = json.loads(own.read_bytes().decode())  # UTF-8 without a mark, as transformers reads it.
+        found = json.loads(own.read_bytes().decode())  # UTF-8 without a byte order mark, as transformers reads it.
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON that can be read ({error}); get the file again") from error
     if not isinstance(found, dict):
@@ -98,11 +96,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def own_file(path: Path) -> Path:
-    """A file of a checkpoint, once it is sure that it lies in its folder, or where the hub's cache has what its links
-    mean.
+    """Return a file of a checkpoint that is in the checkpoint's folder, or a link into the blobs of the hub's cache.
 
     Raises:
-        CheckpointError: it is missing, or a link to somewhere else.
+        CheckpointError: the file is missing, or a link to elsewhere.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; a checkpoint needs every one of its safetensors files")
@@ -118,15 +115,17 @@ def require_model_type(folder: Path) -> None:
     """Refuse a folder that is not a MOSS-VL checkpoint.
 
     Raises:
-        CheckpointError: there is no readable config.json, or it is of another model type.
+        CheckpointError: config.json is missing, malformed or of another model type, or the folder is an adapter.
     """
     path = folder / "config.json"
     if (folder / "adapter_config.json").is_file():
-        raise CheckpointError(f"{folder} is an adapter; make weights of it: mossvl merge {folder} -o NEW_FOLDER")
+        raise CheckpointError(
+            f"{folder} is an adapter; merge it into a checkpoint: mossvl merge {folder} -o NEW_FOLDER"
+        )
     if not path.is_file():
         inner = f"; it is {folder / 'model'}" if (folder / "model" / "config.json").is_file() else ""
         if (folder / "adapter" / "adapter_config.json").is_file():
-            inner = f"; make one of the adapter in it: mossvl merge {folder / 'adapter'} -o NEW_FOLDER"
+            inner = f"; merge the adapter in it into one: mossvl merge {folder / 'adapter'} -o NEW_FOLDER"
         raise CheckpointError(f"{folder} has no config.json; expected the folder of a MOSS-VL checkpoint{inner}")
     config = read_json(path)
     model_type = config.get("model_type")
@@ -143,7 +142,7 @@ def refuse_quantized(folder: Path) -> None:
     """Refuse a folder whose weights are quantized.
 
     Raises:
-        CheckpointError: they are; what says so is named.
+        CheckpointError: the weights are quantized; the message names the key or file that says so.
     """
     if (folder / "config.json").is_file():
         refuse_quantized_config(folder, read_json(folder / "config.json"))
@@ -152,7 +151,7 @@ def refuse_quantized(folder: Path) -> None:
 
 
 def refuse_quantized_config(checkpoint: Any, config: Mapping[str, Any]) -> None:
-    """As `refuse_quantized`, of the content of a config.json."""
+    """As `refuse_quantized`, for the content of a config.json."""
     for part in (config, config.get("text_config"), config.get("vision_config")):
         for name in QUANTIZER_KEYS:
             found = part.get(name) if isinstance(part, Mapping) else None
@@ -161,7 +160,7 @@ def refuse_quantized_config(checkpoint: Any, config: Mapping[str, Any]) -> None:
 
 
 def quantizes(found: Any) -> bool:
-    """Whether a `quantization_config` says that weights are quantized: it may also say that they are not."""
+    """Whether a `quantization_config` says that weights are quantized, and not the opposite."""
     if not isinstance(found, Mapping):
         return bool(found)
     bits = [found[name] for name in ("load_in_4bit", "load_in_8bit") if name in found]
@@ -173,8 +172,8 @@ def quantizes(found: Any) -> bool:
 def _is_quantized(checkpoint: Any, name: str, found: Any) -> str:
     content = json.dumps(found, default=str).lower()
     method = found.get("quant_method") if isinstance(found, Mapping) else None
-    form = next((form for form, marks in FORMS.items() if any(mark in content for mark in marks)), None)
-    told = ", ".join(repr(str(one)[:40])[1:-1] for one in (form, method) if one) or content[:80]
+    kind = next((kind for kind, marks in KINDS.items() if any(mark in content for mark in marks)), None)
+    told = ", ".join(repr(str(one)[:40])[1:-1] for one in (kind, method) if one) or content[:80]
     return (
         f"{checkpoint} is quantized ({name}: {told}), which is not supported; weights are read in bfloat16, float16 "
         "and float32. Load the checkpoint that it was made of: its name is the same without FP8 or NF4"
@@ -182,16 +181,16 @@ def _is_quantized(checkpoint: Any, name: str, found: Any) -> str:
 
 
 def without_ignored(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """Tensors that are parameters: without the rotary tables that some published files hold."""
+    """Return the tensors that are parameters, without the rotary tables of some published files."""
     return {name: info for name, info in tensors.items() if not any(re.search(pattern, name) for pattern in IGNORED)}
 
 
 def read_headers(folder: Path) -> dict[str, TensorInfo]:
-    """Names, shapes and types of all tensors of a checkpoint, sharded or not.
+    """Read names, shapes and dtypes of all tensors of a checkpoint, sharded or not.
 
     Raises:
-        CheckpointError: there are no weights, they are quantized, a shard is missing or elsewhere, a file is broken, or
-            a tensor is in two.
+        CheckpointError: weights are missing or quantized, a shard is missing or a link to elsewhere, a file is broken,
+            or a tensor is in two files.
     """
     refuse_quantized(folder)
     tensors: dict[str, TensorInfo] = {}
@@ -201,7 +200,7 @@ def read_headers(folder: Path) -> dict[str, TensorInfo]:
             with safe_open(path, framework="pt") as shard:
                 for key in shard.keys():  # noqa: SIM118 (not a mapping)
                     if key in tensors:
-                        raise CheckpointError(f"{folder}: {key} is in {tensors[key].file} and in {name}; which counts?")
+                        raise CheckpointError(f"{folder}: {key} is in both {tensors[key].file} and {name}")
                     part = shard.get_slice(key)
                     tensors[key] = TensorInfo(tuple(part.get_shape()), _dtype(key, part.get_dtype(), path), name)
         except SafetensorError as error:
@@ -210,10 +209,10 @@ def read_headers(folder: Path) -> dict[str, TensorInfo]:
 
 
 def _weight_files(folder: Path) -> list[str]:
-    """Names of the safetensors files.
+    """Return the names of the safetensors files.
 
     Raises:
-        CheckpointError: the index is none, or names what is no file of its folder.
+        CheckpointError: the index is malformed, or names a file outside of its folder.
     """
     index = folder / INDEX
     if not index.is_file():
@@ -228,7 +227,7 @@ def _weight_files(folder: Path) -> list[str]:
 
 
 def _dtype(name: str, stored: str, path: Path) -> torch.dtype:
-    """The type of a tensor, which is one that weights may have."""
+    """Return the dtype of a stored tensor, which must be one that weights may have."""
     kind = DTYPES.get(stored)
     if kind is None:
         raise CheckpointError(f"{path}: {name} is of type {stored}; expected one of {', '.join(DTYPES)}")
@@ -236,7 +235,7 @@ def _dtype(name: str, stored: str, path: Path) -> torch.dtype:
 
 
 def mistyped(expected: Mapping[str, Tensor], found: Mapping[str, TensorInfo]) -> list[str]:
-    """Integers where a model has floating-point numbers, or the reverse, a line each."""
+    """List tensors that are integers where the model's are floating-point, or the reverse, one line each."""
     return [
         f"mistyped: {name} is of type {str(found[name].dtype).removeprefix('torch.')}, expected "
         + ("floating-point numbers" if expected[name].is_floating_point() else "integers")
@@ -246,7 +245,7 @@ def mistyped(expected: Mapping[str, Tensor], found: Mapping[str, TensorInfo]) ->
 
 
 def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Everything that is missing, unexpected or misshapen in a checkpoint, a line each; empty when it fits."""
+    """List the tensors of a checkpoint that are missing, unexpected or misshapen, one line each."""
     lines = [f"missing: {name} {list(expected[name])}" for name in sorted(expected.keys() - found.keys())]
     lines += [f"unexpected: {name} {list(found[name])}" for name in sorted(found.keys() - expected.keys())]
     lines += [

@@ -1,4 +1,4 @@
-"""Where a checkpoint may be; answered without loading anything heavy."""
+"""Check of a checkpoint's location, without heavy imports."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Loading a checkpoint, strictly: what does not fit is an error that names it."""
+"""Strict loading: a checkpoint that does not fit its configuration is an error that lists the differences."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,13 +25,13 @@ from mossvl.errors import CheckpointError, OptionError
 from mossvl.forking import check_fork
 
 LISTED = 10
-"""How many differences an error message lists."""
+"""Differences that an error message lists."""
 MOST_TOKENS = 2**31
-"""Beyond this, no token has a number."""
+"""Upper bound of token ids."""
 
 
 def expected_tensors(cls: type[PreTrainedModel], config: Any) -> dict[str, Tensor]:
-    """The tensors that a configuration asks for, by name, on the meta device: nothing is allocated."""
+    """Return the tensors that a configuration requires, by name, on the meta device."""
     with torch.device("meta"):
         model = cls(config)
     tensors: dict[str, Tensor] = dict(model.state_dict())
@@ -43,7 +43,17 @@ def expected_tensors(cls: type[PreTrainedModel], config: Any) -> dict[str, Tenso
 def load_pretrained(
     cls: type[PreTrainedModel], load: Callable[..., Any], checkpoint: Any, *args: Any, **kwargs: Any
 ) -> Any:
-    """`load` is transformers' `from_pretrained`; around it, the checks and a `device_map` that needs no accelerate."""
+    """Call transformers' `from_pretrained`, strictly, and without accelerate if `device_map` names one device.
+
+    Args:
+        load: transformers' `from_pretrained`.
+        args, kwargs: its arguments.
+
+    Raises:
+        CheckpointError: the checkpoint is of another model type, quantized, or does not fit its configuration.
+        OptionError: models do not compute in the dtype, or `device_map` needs accelerate.
+        EngineError: this process was forked from one that had computed before.
+    """
     given, asked = kwargs.get("config"), kwargs.get("dtype", kwargs.get("torch_dtype"))
     check_dtypes(asked, getattr(given, "dtype", None))
     check_fork()
@@ -83,7 +93,7 @@ def load_pretrained(
 
 
 def check_weights(cls: type[PreTrainedModel], config: Any, folder: Path) -> None:
-    """Refuse weights that are not those that a configuration asks for. Headers are compared; nothing is allocated.
+    """Refuse weights that do not fit a configuration; compares headers, allocates nothing.
 
     Raises:
         CheckpointError: tensors are missing, unexpected or misshapen, or a file is missing or broken.
@@ -92,10 +102,10 @@ def check_weights(cls: type[PreTrainedModel], config: Any, folder: Path) -> None
 
 
 def header_differences(cls: type[PreTrainedModel], config: Any, tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """What a checkpoint's tensors have too much, too little or in another shape than its configuration asks for."""
+    """List the differences between a checkpoint's tensors and those that its configuration requires."""
     found = {name: tensor.shape for name, tensor in without_ignored(tensors).items()}
     layers = config.text_config.num_hidden_layers + config.vision_config.depth
-    if layers > len(found):  # A layer has a dozen. Their names are not even made.
+    if layers > len(found):  # A layer has a dozen tensors: do not even make their names.
         return [f"missing: most of {layers} layers (num_hidden_layers, depth); there are {len(found)} tensors"]
     if config.tie_word_embeddings:
         found.pop("lm_head.weight", None)
@@ -105,10 +115,10 @@ def header_differences(cls: type[PreTrainedModel], config: Any, tensors: Mapping
 
 
 def read_configuration(cls: type[PreTrainedModel], folder: Path, given: Any = None) -> Any:
-    """A checkpoint's configuration, or the given one.
+    """Return the configuration `given`, or read it, by default from the checkpoint.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: the configuration is malformed.
     """
     if given is not None and not isinstance(given, str | Path):
         return given
@@ -116,10 +126,10 @@ def read_configuration(cls: type[PreTrainedModel], folder: Path, given: Any = No
 
 
 def read_generation_config(folder: Path) -> GenerationConfig:
-    """The checkpoint's own, or one made of its configuration, as transformers does.
+    """Read generation_config.json, or else make a GenerationConfig of config.json, as transformers does.
 
     Raises:
-        CheckpointError: it cannot be used.
+        CheckpointError: the file is malformed, or a token id out of range.
     """
     with usable(f"{folder}/generation_config.json", missing=True):
         own = (folder / "generation_config.json").is_file()
@@ -132,12 +142,12 @@ def read_generation_config(folder: Path) -> GenerationConfig:
         single = [token for token in (config.bos_token_id, config.pad_token_id) if token is not None]
         for token in [*single, *(ends if isinstance(ends, list) else [] if ends is None else [ends])]:
             if type(token) is not int or not 0 <= token < MOST_TOKENS:
-                raise ValueError(f"{token!r:.80} is no token's number (bos_token_id, pad_token_id, eos_token_id)")
+                raise ValueError(f"{token!r:.80} is not a token id (bos_token_id, pad_token_id, eos_token_id)")
     return config
 
 
 def raise_if_any(checkpoint: Any, lines: list[str]) -> None:
-    """Refuse a checkpoint with these differences, if there are some; the message lists the first LISTED."""
+    """Raise a CheckpointError if there are differences; the message lists the first LISTED lines."""
     if lines:
         more = f"; and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
         raise CheckpointError(
@@ -147,7 +157,7 @@ def raise_if_any(checkpoint: Any, lines: list[str]) -> None:
 
 
 def _single_device(device_map: Any) -> torch.device:
-    """The one device that a `device_map` names."""
+    """Return the single device that a `device_map` names."""
     if isinstance(device_map, dict) and len(set(device_map.values())) == 1:
         device_map = next(iter(device_map.values()))
     if device_map in ("auto", "balanced", "balanced_low_0", "sequential"):

@@ -1,7 +1,7 @@
-"""Weights from safetensors files straight into a model's own memory, as fast as the files can be read.
+"""Reads weights from safetensors files into a model's parameters, without a second copy of the weights.
 
-Several threads read parts of the files. On a CPU they read into the parameters themselves; on a GPU, or where types
-differ, into a few buffers that are used again and again. So there is never a second copy of the weights.
+Several threads read parts of the files: on a CPU into the parameters themselves; on a GPU, or where dtypes differ, into
+a few reused buffers.
 """
 
 import json
@@ -30,19 +30,19 @@ from mossvl.checkpoints.strict import raise_if_any
 from mossvl.errors import CheckpointError
 
 PART_BYTES = 16 * 2**20
-"""How much is read at a time, unless one row of a tensor is larger."""
+"""Bytes of a read, unless one row of a tensor is larger."""
 
 THREADS = 8
 BUFFERS_PER_THREAD = 2
-"""On a GPU: one is read into while the other is copied to the device."""
+"""On a GPU: one buffer is filled while the other is copied to the device."""
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes that are loaded and the bytes that there are."""
+"""Called with the number of bytes loaded so far, and of all bytes."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some rows of a tensor: where they lie in a part, and where they go."""
+    """Rows of a tensor: bytes `start` to `stop` of a part, of `dtype`, to be written to `target`."""
 
     target: Tensor
     dtype: torch.dtype
@@ -51,13 +51,13 @@ class Piece:
 
     @property
     def direct(self) -> bool:
-        """The file's bytes are those of the target, which a thread can read into."""
+        """Whether a thread can read the file's bytes into the target."""
         return self.target.device.type == "cpu" and self.target.dtype == self.dtype and self.target.is_contiguous()
 
 
 @dataclass(frozen=True)
 class Part:
-    """A range of a file that is read at once, and what is in it: pieces that lie side by side."""
+    """A range of a file that is read at once, and the adjacent pieces in it."""
 
     file: Path
     offset: int
@@ -67,7 +67,7 @@ class Part:
 
 @dataclass
 class Buffer:
-    """Memory that is read into, and what has to happen before it may be overwritten."""
+    """Memory to read into; it may be overwritten after the events of `copied`."""
 
     memory: Tensor
     copied: list[torch.cuda.Event] = field(default_factory=list)
@@ -78,13 +78,14 @@ def load_weights(model: PreTrainedModel, folder: str | Path, progress: Progress 
     """Fill every parameter of a model from a checkpoint, whose names, shapes and number must be the model's.
 
     Args:
-        model: has storage on its devices, in its dtypes; values are cast where the checkpoint has others. Parameters
-            are copied into and never replaced, so that they may be views of larger tensors.
+        model: its parameters have storage, and dtypes to which values are cast. Parameters are written in place, so
+            that they may be views of larger tensors.
         folder: holds `model.safetensors`, or shards and `model.safetensors.index.json`.
         progress: called in the caller's thread, while weights are read.
 
     Raises:
         CheckpointError: tensors are missing, unexpected or misshapen (each is named), or a file is missing or broken.
+        ValueError: a parameter is on the meta device.
     """
     folder = Path(folder)
     require_model_type(folder)
@@ -104,7 +105,7 @@ def load_weights(model: PreTrainedModel, folder: str | Path, progress: Progress 
 
 
 def _offsets(path: Path) -> dict[str, int]:
-    """Where in the file each tensor begins. Its header is known to be sound: `read_headers` has read it."""
+    """Return the byte offset of each tensor in a file, whose header `read_headers` has validated."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -112,7 +113,7 @@ def _offsets(path: Path) -> dict[str, int]:
 
 
 def _parts(folder: Path, found: Mapping[str, TensorInfo], targets: Mapping[str, Tensor]) -> Iterator[Part]:
-    """The files cut into parts of up to PART_BYTES, in the order of their bytes."""
+    """Split the files into parts of up to PART_BYTES, in the order of their bytes."""
     by_file = defaultdict(list)
     for name, info in found.items():
         by_file[info.file].append(name)
@@ -142,7 +143,7 @@ def _parts(folder: Path, found: Mapping[str, TensorInfo], targets: Mapping[str, 
 
 
 class _Reader:
-    """Reads parts in several threads; the first error ends all of them, and is the caller's."""
+    """Reads parts in several threads; the first error stops all threads, and `run` raises it."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self.parts = parts
@@ -155,7 +156,7 @@ class _Reader:
             self.buffers.put(Buffer(torch.empty(max(staged), dtype=torch.uint8, pin_memory=bool(self.streams))))
 
     def run(self, progress: Progress | None) -> None:
-        for device, stream in self.streams.items():  # what was queued on the parameters' memory comes first
+        for device, stream in self.streams.items():  # work queued on the parameters comes first
             stream.wait_stream(torch.cuda.current_stream(device))
         done, total = 0, sum(part.bytes for part in self.parts)
         with ThreadPoolExecutor(THREADS, "weights") as pool:
@@ -170,7 +171,7 @@ class _Reader:
             stream.synchronize()
 
     def _read(self, part: Part) -> int:
-        """Read a part to where it belongs, unless reading has stopped; gives its bytes."""
+        """Read a part into its targets, unless reading has stopped; return the number of bytes read."""
         if self.stopped.is_set():
             return 0
         try:
@@ -186,7 +187,7 @@ class _Reader:
         return part.bytes
 
     def _read_and_copy(self, part: Part, file: FileIO) -> None:
-        buffer = self.buffers.get()  # there are more than threads, and every thread puts back what it took
+        buffer = self.buffers.get()  # enough for all threads, each of which puts its buffer back
         try:
             while buffer.copied:
                 buffer.copied.pop().synchronize()
@@ -203,14 +204,14 @@ class _Reader:
             return
         stream = self.streams[target.device]
         with torch.cuda.stream(stream):
-            if source.dtype != target.dtype:  # casts on the device, not here
+            if source.dtype != target.dtype:  # cast on the device
                 source = source.to(target.device, non_blocking=True)
             target.copy_(source, non_blocking=True)
             buffer.copied.append(stream.record_event())
 
 
 def _fill(memory: Tensor, file: FileIO) -> None:
-    """Read as many bytes as a contiguous tensor on the CPU has."""
+    """Fill a contiguous tensor on the CPU from a file."""
     left = memory.flatten().view(torch.uint8).numpy().data
     while left:
         count = file.readinto(left)
