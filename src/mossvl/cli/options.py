@@ -76,7 +76,7 @@ class Flags(dict[str, Any]):
 
 
 class GenerationFlags(Flags):
-    """Flags of `GenerationOptions`, without `n` and `logprobs`: commands print one answer, as text."""
+    """Flags of `GenerationOptions`, without those of several answers and log-probabilities: commands print text."""
 
     options, panel = GenerationOptions, "Generation"
     flags = {
