@@ -200,7 +200,9 @@ def read_headers(folder: Path) -> dict[str, TensorInfo]:
             with safe_open(path, framework="pt") as shard:
                 for key in shard.keys():  # noqa: SIM118 (not a mapping)
                     if key in tensors:
-                        raise CheckpointError(f"{folder}: {key} is in both {tensors[key].file} and {name}")
+                        raise CheckpointError(
+                            f"{folder}: {key} is in {tensors[key].file} and in {name}; expected in one"
+                        )
                     part = shard.get_slice(key)
                     tensors[key] = TensorInfo(tuple(part.get_shape()), _dtype(key, part.get_dtype(), path), name)
         except SafetensorError as error:
