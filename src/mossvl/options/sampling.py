@@ -101,8 +101,8 @@ class SamplingParams:
         repetition_penalty: above 1, tokens of the prompt and the answer become less likely (as in CTRL).
         presence_penalty: subtracted from the logits of tokens that the answer contains; from -2 to 2.
         frequency_penalty: subtracted from a token's logit for each of its occurrences in the answer; from -2 to 2.
-        priority: waiting queries are admitted in ascending order (FIFO among equals); of running ones, the highest number
-            is preempted first. A query waits for as long as others with lower numbers arrive.
+        priority: waiting queries are admitted in ascending order, FIFO among equals; of running queries, the highest
+            number is preempted first. A query waits for as long as others with lower numbers arrive.
         cache_salt: the prefix cache serves only queries of the same salt.
         seed: makes sampling reproducible, whatever the batch; any integer (modulo 2^63).
         stop: stop strings, which end the answer and are not part of it.

@@ -40,9 +40,8 @@ class Draft:
 
     def read(self, ended: bool) -> None:
         """Detokenise new tokens; with `ended`, release text that was held back, too."""
-        final = (
-            ended or self.finish_reason is not None
-        )  # Before the tokens: the engine adds the last token, then the reason.
+        # Read the reason before the tokens: the engine adds the last token first.
+        final = ended or self.finish_reason is not None
         new = self.tokens[self._tokens_read :]
         self._tokens_read += len(new)
         if new:
