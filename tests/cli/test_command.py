@@ -24,7 +24,13 @@ def test_every_command_has_help(command, name):
 
 
 ELSEWHERE = {
-    GenerationFlags: {"n", "logprobs", "prompt_logprobs", "priority", "cache_salt"},  # One answer a query, as text; queries are equals.
+    GenerationFlags: {
+        "n",
+        "logprobs",
+        "prompt_logprobs",
+        "priority",
+        "cache_salt",
+    },  # One answer a query, as text; queries are equals.
     LimitFlags: {"sources"},  # Of what one asks about oneself, nothing is kept away.
     EngineFlags: {"device", "dtype"},  # Flags of every command.
     TrainFlags: {"checkpoint", "device", "dtype", "media_dir"}  # Those, too; the rest has a name of its own.
