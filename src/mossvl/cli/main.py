@@ -16,6 +16,7 @@ from mossvl.cli.ask import ask
 from mossvl.cli.bench import bench
 from mossvl.cli.frames import frames
 from mossvl.cli.inspect import inspect
+from mossvl.cli.report import report
 from mossvl.cli.run import run
 from mossvl.cli.serve import serve
 from mossvl.cli.stopping import Stopped, stoppable
@@ -77,7 +78,7 @@ commands = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, run, serve, frames, inspect, train, merge, bench):
+for command in (ask, run, serve, frames, inspect, train, merge, bench, report):
     commands.command()(command)
 
 

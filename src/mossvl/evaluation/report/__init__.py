@@ -1,0 +1,1 @@
+"""Reports of benchmarks: what harnesses wrote, with intervals, beside published scores."""
