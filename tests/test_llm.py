@@ -114,7 +114,7 @@ def test_a_stop_token_ends_the_answer_and_is_not_part_of_it(llm, greedy):
 
 def test_the_end_token_ends_the_answer_unless_it_is_ignored(make, monkeypatch, greedy):
     llm = make()
-    monkeypatch.setattr(llm.engine.loop, "_ends", frozenset({greedy.token_ids[3]}))
+    monkeypatch.setattr(llm.engine, "ends", frozenset({greedy.token_ids[3]}))
     expected = greedy.token_ids[: greedy.token_ids.index(greedy.token_ids[3])]
     assert llm.generate("Describe", SamplingParams(max_new_tokens=12)).token_ids == expected
     assert llm.generate("Describe", SamplingParams(max_new_tokens=12, ignore_eos=True)).token_ids == greedy.token_ids
@@ -170,6 +170,13 @@ def test_a_second_question_about_a_video_computes_little_and_decodes_nothing(mak
     assert second.error is None
     assert second.usage.cached_tokens > 0.6 * first.usage.prompt_tokens
     assert second.media == first.media
+
+
+def test_what_an_answers_siblings_reuse_is_not_counted_as_cached(llm):
+    query = {"prompt": "Describe every part of this picture, please. " * 8, "videos": [CLIP]}
+    first = llm.generate(query, SamplingParams(max_new_tokens=4, n=4, temperature=1.0, seed=1))
+    assert first.usage.cached_tokens == 0
+    assert llm.generate(query, EIGHT).usage.cached_tokens > 0.6 * first.usage.prompt_tokens
 
 
 def test_the_same_placeholders_with_other_pixels_never_hit(llm):

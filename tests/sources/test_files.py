@@ -9,6 +9,7 @@ import torch
 from golden_cases import MEDIA
 from PIL import Image
 
+from mossvl.errors import MediaError
 from mossvl.queries.query import Query
 from mossvl.sources.files import Load, digest_of
 from mossvl.sources.memory import Budget, MediaMemory
@@ -213,3 +214,12 @@ def test_a_digest_stands_for_pixels_shape_and_scale():
     ]
     assert len(set(digests)) == 5 and {len(digest) for digest in digests} == {16}
     assert digest_of(patches.clone(), (2, 2), scale) == digests[0]
+
+
+@pytest.mark.parametrize("missing", [1, 100])
+def test_a_medium_with_fewer_frames_than_it_had_has_changed(missing, processor):
+    memory = MediaMemory(1024)
+    frames = len(Reports(QUERIES["video"], processor, memory).planned.digests)
+    known = [b"0"] * (frames + missing)
+    with pytest.raises(MediaError, match="changed while it was being used"):
+        raise Reports(QUERIES["video"], processor, memory, frames, known).ended.error

@@ -196,6 +196,21 @@ def test_a_call_that_takes_too_long_or_is_stopped_gives_its_process_up(processes
     assert processes.call(squared, 2, timeout=60).run() == 4
 
 
+def test_a_call_that_waits_for_a_process_is_stopped_before_it_has_one(processes):
+    running, waiting = [processes.call(sleeping, timeout=60) for _ in range(2)], processes.call(squared, 2, timeout=60)
+    with ThreadPoolExecutor() as pool:
+        busy = [pool.submit(call.run) for call in running]
+        while any(call._errand._worker is None for call in running):
+            time.sleep(0.01)
+        given_up = pool.submit(waiting.run)
+        waiting.stop()
+        with pytest.raises(GenerationCancelled):
+            given_up.result(60)
+        assert not any(one.done() for one in busy)
+        for call in running:
+            call.stop()
+
+
 def test_a_load_that_has_ended_is_stopped_without_harm(llm, processes):
     """As the engine does with a prompt that is too long: what its process has given is of no use."""
     for _ in range(20):

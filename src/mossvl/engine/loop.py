@@ -9,6 +9,7 @@ import threading
 import time
 from bisect import insort_right
 from collections.abc import Callable, Sequence
+from itertools import islice
 from traceback import clear_frames
 from typing import Any
 
@@ -303,7 +304,8 @@ class Loop:
             if token == NOT_A_NUMBER:
                 self._end(job, MossVLError("the model's output is not a number; check its weights and dtype"))
                 continue
-            job.handle.cached_tokens = request.cached
+            if request is job.requests[0]:  # Its siblings reuse what it has computed, which saves the query nothing.
+                job.handle.cached_tokens = request.cached
             told = None if logprobs is None else told_of(logprobs, row, token, job.params.logprobs)
             if job.add(request, token, told, now):
                 if job.open:
@@ -360,5 +362,5 @@ def told_prompts(scored: Sequence[tuple[Request[Job], range]], scores: Scores) -
     """Hand out log-probabilities of prompts' tokens, in the order of the requests' rows."""
     told = zip(*(part.tolist() for part in scores), strict=True)
     for request, rows in scored:
-        for row, (logprob, rank, best, ids) in zip(rows, told, strict=False):
+        for row, (logprob, rank, best, ids) in zip(rows, islice(told, len(rows)), strict=True):
             request.owner.tell_prompt(request, row + 1, logprob, rank, zip(ids, best, strict=True))

@@ -84,14 +84,17 @@ class Service:
         self.config = self.config.on(llm.engine.runner.device.type)
         show_no_larger(processor, self.config.max_pixels or MAX_PIXELS)
         processor.limits = self._media_limits()
-        count = self.config.decoders + self.previews
-        decoding = LoadingProcesses(processor, count, self.config.decoder_memory, llm.engine.budget)
+        decoding, previewing = (
+            LoadingProcesses(processor, count, self.config.decoder_memory, llm.engine.budget)
+            for count in (self.config.decoders, self.previews)
+        )
         reader = Reader(
             self.config, processor.video_processor.max_frames, lambda file_id: str(self.uploads.get(file_id).path)
         )
-        ready = _Ready(llm, decoding, reader, Tokens(processor.tokenizer))
+        ready = _Ready(llm, decoding, previewing, reader, Tokens(processor.tokenizer))
         try:
-            decoding.warm_up(self.config.timeout)
+            for processes in (decoding, previewing):
+                processes.warm_up(self.config.timeout)
             llm.engine.warm_up(shown=False)
             first = reader.read(ChatRequest.model_validate(FIRST))
             ready.begin(first).result(self.config.timeout)
@@ -179,7 +182,7 @@ class Service:
         options = MediaOptions.from_dict(ready.reader.shared([request.part], "part"))
         part = ready.reader.medium(request.part, "part")
         timeout = self.config.media_timeout
-        return ready.decoding.call(preview, part, options, request.thumbnails, timeout=timeout)
+        return ready.previewing.call(preview, part, options, request.thumbnails, timeout=timeout)
 
     @property
     def previews(self) -> int:
@@ -241,10 +244,12 @@ class Service:
 
 
 class _Ready:
-    """A loaded model with its decoders, request reader and tokens."""
+    """A loaded model with the decoders of requests and of previews, request reader and tokens."""
 
-    def __init__(self, llm: MossVL, decoding: LoadingProcesses, reader: Reader, tokens: Tokens) -> None:
-        self.llm, self.decoding, self.reader, self.tokens = llm, decoding, reader, tokens
+    def __init__(
+        self, llm: MossVL, decoding: LoadingProcesses, previewing: LoadingProcesses, reader: Reader, tokens: Tokens
+    ) -> None:
+        self.llm, self.decoding, self.previewing, self.reader, self.tokens = llm, decoding, previewing, reader, tokens
 
     def begin_all(self, queries: Sequence[Asked]) -> list[Handle]:
         """Submit queries that belong together: all, or none."""
@@ -266,7 +271,7 @@ class _Ready:
         return self.llm.engine.begin(self.decoding.load(query, messages), query.generation, asked.params, whole=True)
 
     def close(self) -> None:
-        for part in (self.llm, self.decoding):
+        for part in (self.llm, self.decoding, self.previewing):
             part.close()
 
 

@@ -85,6 +85,8 @@ class Load(Loading):
             first = 0
         if not opened:
             plans = self.processor.plan_media(text, *media, self.query.media, stack)
+        if sum(plan.num_frames for plan in plans) != len(self._expected):
+            raise MediaError("a file changed while it was being used; ask again")
         number = 0
         for plan, key in zip(plans, keys, strict=True):
             if number + plan.num_frames > first:

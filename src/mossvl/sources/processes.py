@@ -22,7 +22,7 @@ from mossvl.errors import EngineError, GenerationCancelled, GenerationTimeout, M
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.queries.query import Message, Query
 from mossvl.sources.decoder import nothing, serve
-from mossvl.sources.memory import Budget
+from mossvl.sources.memory import POLL_SECONDS, Budget
 from mossvl.sources.source import Frame, Loaded, Loading, Planned, Stalled, Waiting
 
 T = TypeVar("T")
@@ -125,14 +125,18 @@ class LoadingProcesses:
             end(worker)
         self._folder.cleanup()
 
-    def take(self) -> Worker:
+    def take(self, check: Callable[[], None] = lambda: None) -> Worker:
         """Wait for an idle process, or start one; an idle process may have died.
+
+        Args:
+            check: called while none is idle; raises an error to stop waiting.
 
         Raises:
             EngineError: the server is stopping.
             ResourceError: a process cannot be started.
         """
-        self._free.acquire()
+        while not self._free.acquire(timeout=POLL_SECONDS):
+            check()
         with self._lock:
             if self._closed:
                 self._free.release()
@@ -230,7 +234,7 @@ class Errand:
 
         A new process that is dead is an error, so that None is returned at most once for each idle process.
         """
-        worker = self._processes.take()
+        worker = self._processes.take(self._check)
         proven, worker.idle = worker.proven, False
         try:
             with self._lock:
