@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mossvl.device.biases import Biases
 from mossvl.device.inputs import to_device
 from mossvl.scheduling.request import Request
 
@@ -44,14 +45,17 @@ class Sampler:
         self._answer: Tensor | None = None
         self._tenants: dict[int, tuple[int, int, int]] = {}
         self._parameters: tuple[tuple[int, ...], dict[str, Tensor]] | None = None
-        self._biases: tuple[tuple[int, ...], Tensor, Tensor] | None = None
+        self._biases = Biases(lambda request: request.params.logit_bias or {})
+        self._ends = Biases(
+            lambda request: dict.fromkeys((one for one in request.stops if one < vocab_size), -torch.inf)
+        )
 
     def draw(self, logits: Tensor, requests: Sequence[Request[object]]) -> Drawn:
         """Draw a token from each row of logits (n, vocab), for n requests."""
         tokens = likeliest(logits)
         scores: Tensor | None = None
-        if any(request.params.logit_bias for request in requests):
-            scores = self._biased(logits.float(), requests)
+        if biased := {row: one for row, one in enumerate(requests) if one.params.logit_bias}:
+            scores = self._biases.add(logits.float(), biased)
         penalised = any(request.params.penalises for request in requests)
         if penalised:
             scores = self._penalised(logits.float() if scores is None else scores, requests)
@@ -61,8 +65,8 @@ class Sampler:
             forbidden = to_device(~allowed_tokens(list(masks.values()), self.vocab_size), logits.device)
             rows = to_device(torch.tensor(list(masks)), logits.device)
             scores = scores.index_put((rows,), scores[rows].masked_fill(forbidden, -torch.inf))
-        if early := [row for row, request in enumerate(requests) if is_early(request)]:
-            scores = self._endless(logits.float() if scores is None else scores, early, requests)
+        if early := {row: one for row, one in enumerate(requests) if is_early(one)}:
+            scores = self._endless(logits.float() if scores is None else scores, early)
         if scores is not None:
             tokens = torch.where(tokens == NOT_A_NUMBER, tokens, scores.argmax(-1))
         random = [row for row, request in enumerate(requests) if not request.params.greedy]
@@ -78,34 +82,10 @@ class Sampler:
         """Recount a request's tokens at its next draw with penalties."""
         self._tenants.pop(request.slot, None)
 
-    # --- biases and ends -----------------------------------------------------------------------------------------
-
-    def _biased(self, scores: Tensor, requests: Sequence[Request[object]]) -> Tensor:
-        numbers = tuple(request.number for request in requests)
-        if self._biases is None or self._biases[0] != numbers:
-            entries = [
-                (row, token, bias)
-                for row, request in enumerate(requests)
-                for token, bias in (request.params.logit_bias or {}).items()
-            ]
-            rows, tokens, biases = zip(*entries, strict=True)
-            places = to_device(torch.tensor([rows, tokens]), scores.device)
-            self._biases = numbers, places, to_device(torch.tensor(biases), scores.device)
-        _, places, values = self._biases
-        return scores.index_put((places[0], places[1]), values, accumulate=True)
-
-    def _endless(self, scores: Tensor, early: list[int], requests: Sequence[Request[object]]) -> Tensor:
+    def _endless(self, scores: Tensor, early: dict[int, Request[object]]) -> Tensor:
         """Scores in which these rows have no end token, unless a form leaves them nothing else."""
-        known = self.vocab_size
-        places = [(place, token) for place, row in enumerate(early) for token in requests[row].stops if token < known]
-        if not places:
-            return scores
-        rows = to_device(torch.tensor(early), scores.device)
-        place, token = to_device(torch.tensor(places), scores.device).T
-        own = scores[rows]
-        left = own.index_put((place, token), own.new_tensor(-torch.inf))
-        left = torch.where(left.isneginf().all(-1, keepdim=True), own, left)
-        return scores.index_put((rows,), left)
+        left = self._ends.add(scores, early)
+        return torch.where(left.isneginf().all(-1, keepdim=True), scores, left)
 
     # --- penalties -----------------------------------------------------------------------------------------------
 
