@@ -52,8 +52,8 @@ class Prompts:
         capacity = self.pages.capacity(end.vision)
         if end.row >= capacity or end.vision > self.max_vision:
             raise ContextLengthError(
-                f"the prompt has {end.row} text and {end.vision} vision tokens, more than the engine's "
-                f"{self.pages.cache.num_pages} pages of {self.pages.page_size} tokens hold",
+                f"the prompt exceeds the available context size: it has {end.row} text and {end.vision} vision tokens, "
+                f"more than the engine's {self.pages.cache.num_pages} pages of {self.pages.page_size} tokens hold",
                 setting="EngineConfig.memory",
                 advice="; raise {}, or lower max_frames, video_fps or max_pixels",
             )
@@ -63,8 +63,8 @@ class Prompts:
         context = self.config.text_config.max_position_embeddings
         if length >= context:
             raise ContextLengthError(
-                f"the prompt has {length} tokens, but the context is {context}, answer included; shorten the text"
-                + ", or lower the number of frames (max_frames)" * videos
+                f"this model's maximum context length is {context} tokens, answer included, but the prompt has "
+                f"{length} text tokens; shorten the text" + ", or lower the number of frames (max_frames)" * videos
             )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from mossvl.queries.results import Result, TokenLogprobs, Usage
+from mossvl.queries.results import Logprob, Result, TokenLogprobs, Usage
 
 REASONS = {"stop": "stop", "length": "length"}
 """OpenAI's `finish_reason` for ours; any other reason is an error."""
@@ -40,6 +40,17 @@ class Tokens:
                 for one in drawn
             ]
         }
+
+    def prompt_logprobs(self, told: list[dict[int, Logprob] | None]) -> list[dict[str, Any] | None]:
+        """Return log-probabilities of a prompt's tokens in vLLM's format, by token id."""
+
+        def shown(one: dict[int, Logprob]) -> dict[str, Any]:
+            return {
+                str(token): {"logprob": logprob, "rank": rank, "decoded_token": self._tokenizer.decode([token])}
+                for token, (logprob, rank) in one.items()
+            }
+
+        return [None if one is None else shown(one) for one in told]
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:

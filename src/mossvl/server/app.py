@@ -20,7 +20,7 @@ from mossvl.errors import MossVLError
 from mossvl.server.answering import answered
 from mossvl.server.background import cut_off, start, tidy_up, watch_lag
 from mossvl.server.chat import ChatExchange
-from mossvl.server.description import body_of, responses
+from mossvl.server.description import STREAM, body_of, responses
 from mossvl.server.errors import GONE, RequestError, error_response, unavailable
 from mossvl.server.forms import uploaded
 from mossvl.server.middleware import Gate
@@ -110,9 +110,9 @@ def _answer_errors(app: FastAPI, service: Service) -> None:
 
 
 def _add_chat(app: FastAPI, service: Service) -> None:
-    errors = responses(400, 401, 408, 413, 503, 504)
+    described_responses = responses(400, 401, 408, 413, 503, 504) | STREAM
 
-    @app.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest), responses=errors)
+    @app.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest), responses=described_responses)
     async def chat(request: Request) -> Response:
         """Answer a conversation with texts, images and videos, whole or as server-sent events."""
         return await answered(service, request, ChatExchange)

@@ -21,7 +21,8 @@ class ChatExchange(Exchange[ChatRequest]):
 
     def __init__(self, request: ChatRequest, caller: Caller) -> None:
         super().__init__(request, caller)
-        self._head = {"id": f"chatcmpl-{caller.request_id}", "created": int(time.time()), "model": caller.model}
+        request_id = request.request_id or caller.request_id
+        self._head = {"id": f"chatcmpl-{request_id}", "created": int(time.time()), "model": caller.model}
         self._told: list[int] = []
         self._ended: list[bool] = []
 
@@ -44,7 +45,9 @@ class ChatExchange(Exchange[ChatRequest]):
             }
             for index, answer in enumerate(result.answers)
         ]
-        cost = {"usage": usage_of(result.usage), "mossvl": seen(result)}
+        cost: dict[str, Any] = {"usage": usage_of(result.usage), "mossvl": seen(result)}
+        if result.prompt_logprobs is not None:
+            cost["prompt_logprobs"] = self.caller.tokens.prompt_logprobs(result.prompt_logprobs)
         return json.dumps(self._head | {"object": "chat.completion", "choices": choices} | cost).encode()
 
     def opening(self) -> list[dict[str, Any]]:

@@ -26,6 +26,12 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
     return placed
 
 
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The answer.", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+}
+"""OpenAPI description of an answer that may be a stream, beside its JSON."""
+
+
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI description of a route's error responses."""
     schema = {

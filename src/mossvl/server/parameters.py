@@ -1,6 +1,5 @@
 """From a chat request to the engine's sampling parameters, within the server's limits."""
 
-import json
 from typing import Any
 
 from mossvl.errors import OptionError
@@ -8,8 +7,8 @@ from mossvl.options import SamplingParams
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import check_limit
 from mossvl.server.schemas.chat import ChatRequest
-from mossvl.server.schemas.response_format import LONGEST_FORM, ResponseFormat
 from mossvl.server.schemas.sampling import SamplingFields
+from mossvl.server.structured import form_of
 
 OF_QUERIES = ("timeout",)
 """Fields of requests that are no sampling parameters."""
@@ -22,6 +21,8 @@ def sampling_of(request: ChatRequest, config: ServerConfig) -> SamplingParams:
         OptionError: an option is out of range, or two options exclude each other.
         RequestError: an option exceeds a limit.
     """
+    if request.prompt_logprobs is not None and request.stream:
+        raise OptionError("prompt_logprobs come with a whole answer; leave out stream")
     if request.top_logprobs is not None and not request.logprobs:
         raise OptionError("top_logprobs needs logprobs: true")
     name = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
@@ -32,7 +33,8 @@ def sampling_of(request: ChatRequest, config: ServerConfig) -> SamplingParams:
         n=request.n,
         stop=request.stop,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-        **_form(request.response_format),
+        prompt_logprobs=request.prompt_logprobs,
+        **form_of(request),
     )
 
 
@@ -51,22 +53,3 @@ def params_of(request: SamplingFields, config: ServerConfig, length: str, **own:
     check_limit(length, wanted, config.max_tokens, "--max-tokens")
     shared = {name: getattr(request, name) for name in SamplingFields.model_fields if name not in OF_QUERIES}
     return SamplingParams.from_dict({**shared, **own, "max_new_tokens": wanted}, top_k=0)
-
-
-def _form(wanted: ResponseFormat | None) -> dict[str, Any]:
-    """Return the answer's constraint as options of `SamplingParams`."""
-    match wanted:
-        case ResponseFormat(type="json_object"):
-            return {"json_schema": {"type": "object"}}
-        case ResponseFormat(type="json_schema"):
-            if wanted.json_schema is None:
-                raise OptionError('response_format of type "json_schema" needs json_schema: {"schema": …}')
-            schema = json.dumps(wanted.json_schema.schema_)
-            if len(schema) > LONGEST_FORM:
-                raise OptionError(f"the JSON schema has {len(schema)} characters; at most {LONGEST_FORM} are allowed")
-            return {"json_schema": schema}
-        case ResponseFormat(type="regex"):
-            if wanted.pattern is None:
-                raise OptionError('response_format of type "regex" needs a pattern')
-            return {"regex": wanted.pattern}
-    return {}

@@ -13,6 +13,8 @@ KINDS = ("role", "type")
 """Keys whose value decides an object's schema."""
 OF_TOOLS = ("tool", "function")
 """Roles of OpenAI's tool messages."""
+OF_OTHER_APIS = ("prompt", "input")
+"""Fields of other APIs, which mean no field that happens to begin alike."""
 FEW = 8
 """Most keys that a message lists for an unknown key without a near match."""
 LONGEST_KEY = 80
@@ -63,7 +65,8 @@ def _refusal(steps: Sequence[str], what: str) -> RequestError:
 
 def _unknown(key: str, forms: Sequence[type[BaseModel]]) -> str:
     names = {name: field for form in forms for name, field in _keys(form).items()}
-    if near := nearest(key, [name for name, field in names.items() if field.annotation is not Any]):
+    known = [] if key in OF_OTHER_APIS else [name for name, field in names.items() if field.annotation is not Any]
+    if near := nearest(key, known):
         return f"unknown key; did you mean {near!r}?"
     listed = f"known here: {', '.join(names)}" if len(names) <= FEW else "leave it out"
     return f"unknown key; {listed}"

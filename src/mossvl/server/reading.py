@@ -2,16 +2,19 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from mossvl.errors import PromptError
 from mossvl.media.data_url import after_scheme, is_data_url
 from mossvl.options import MediaOptions, SamplingParams
+from mossvl.options.checks import present
 from mossvl.options.media import MAX_PIXELS
+from mossvl.options.rendering import Rendering
 from mossvl.queries.query import Message, Query
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError, check_limit
+from mossvl.server.media_options import Defaults, media_defaults, own_over
 from mossvl.server.parameters import sampling_of
 from mossvl.server.schemas.chat import UNSUPPORTED, ChatMessage, ChatRequest
 from mossvl.server.schemas.parts import (
@@ -30,6 +33,7 @@ UPLOAD = "upload:"
 """URL scheme of uploaded files."""
 RENAMED = {"video_fps": "fps"}
 """Media options with other names in requests: {ours: theirs}."""
+NONE: Defaults = {}
 MOST_PARTS = 500_000
 """Most commas and opening brackets of a body, since parsing time depends on them."""
 
@@ -61,7 +65,8 @@ class Reader:
             RequestError: the request exceeds a limit or needs an unsupported feature.
         """
         for name in UNSUPPORTED:
-            if getattr(request, name) not in (None, "none", "auto", [], {}):
+            given = getattr(request, name)
+            if given is not False and given not in (None, "none", "auto", [], {}):
                 raise RequestError(400, "unsupported", f"{name} is not supported; leave it out", name)
         parts = [part for message in request.messages if isinstance(message.content, list) for part in message.content]
         media = [part for part in parts if not isinstance(part, TextPart)]
@@ -70,61 +75,68 @@ class Reader:
         texts += [part.text for part in parts if isinstance(part, TextPart)]
         check_limit("number of characters", sum(map(len, texts)), self.config.max_text, "--max-text", "messages")
         timeout = min(request.timeout or self.config.timeout, self.config.timeout)
+        defaults = media_defaults(request)
         query = Query.from_dict(
             {
-                "messages": [self._message(message) for message in request.messages],
-                "media_kwargs": self.shared(media),
+                "messages": [self._message(message, defaults) for message in request.messages],
+                "media_kwargs": self.shared(media, defaults=defaults),
                 "generate_kwargs": {"timeout": timeout},
+                **{option.name: getattr(request, option.name) for option in fields(Rendering)},
             }
         )
         return Asked(query, sampling_of(request, self.config))
 
-    def medium(self, part: ImagePart | VideoPart | FramesPart, place: str = "messages") -> dict[str, Any]:
+    def medium(
+        self, part: ImagePart | VideoPart | FramesPart, place: str = "messages", defaults: Defaults = NONE
+    ) -> dict[str, Any]:
         """Return a medium as a content part of our messages.
 
         Args:
             place: the request's field that holds the medium.
+            defaults: options of media without their own.
 
         Raises:
             PromptError: the URL is invalid.
             RequestError: the medium exceeds a limit.
         """
-        given: ImageSource | VideoSource | FramesSource
         if isinstance(part, ImagePart):
-            given = part.image_url
-            found: dict[str, Any] = {"type": "image", "image": self._place(given.url)}
+            found: dict[str, Any] = {"type": "image", "image": self._place(part.image_url.url)}
         elif isinstance(part, VideoPart):
-            given, source = part.video_url, self._place(part.video_url.url)
+            source = self._place(part.video_url.url)
             segments = part.video_url.segments
             found = {"type": "video", "video": {"video_path": source, "segments": segments} if segments else source}
         else:
             given = part.video_frames
             check_limit("number of frames", len(given.frames), self.config.max_frames, "--max-frames", place)
             found = {"type": "video", "video": [(one.timestamp, self._place(one.url)) for one in given.frames]}
+        own = options_of(part, defaults)
         for name in ("min_pixels", "max_pixels"):
-            check_limit(name, getattr(given, name) or 0, self.config.max_pixels or MAX_PIXELS, "--max-pixels", place)
-        names = MediaOptions.OF_PARTS[found["type"]]
-        own = {name: getattr(given, RENAMED.get(name, name)) for name in names}
-        return found | {name: value for name, value in own.items() if value is not None}
+            check_limit(name, own.get(name, 0), self.config.max_pixels or MAX_PIXELS, "--max-pixels", place)
+        return found | own
 
-    def shared(self, media: list[Any], place: str = "messages") -> dict[str, Any]:
+    def shared(self, media: list[Any], place: str = "messages", defaults: Defaults = NONE) -> dict[str, Any]:
         """Return the media options that the videos of a prompt share, within the limits.
+
+        Args:
+            place, defaults: as for `medium`.
 
         Raises:
             RequestError: the videos' own `max_frames` exceed the limit.
         """
-        own = [most for most in map(_most_frames, media) if most]
+        own = [most for part in media if (most := _most_frames(part, defaults))]
         check_limit("max_frames of all videos", sum(own), self.config.max_frames, "--max-frames", place)
         return {"max_frames": max(1, min(self.max_frames, self.config.max_frames - sum(own)))}
 
-    def _message(self, message: ChatMessage) -> Message:
+    def _message(self, message: ChatMessage, defaults: Defaults) -> Message:
         role = "system" if message.role == "developer" else message.role
         if message.content is None or isinstance(message.content, str):
             return {"role": role, "content": message.content or ""}
         return {
             "role": role,
             "content": [
-                {"type": "text", "text": part.text} if isinstance(part, TextPart) else self.medium(part)
+                {"type": "text", "text": part.text}
+                if isinstance(part, TextPart)
+                else self.medium(part, defaults=defaults)
                 for part in message.content
             ],
         }
@@ -149,13 +161,21 @@ class Reader:
         return self.file_of(url.removeprefix(UPLOAD)) if url.startswith(UPLOAD) else url
 
 
-def _most_frames(part: Any) -> int:
+def options_of(part: ImagePart | VideoPart | FramesPart, defaults: Defaults) -> dict[str, Any]:
+    """Return the media options of a part by our names."""
+    given: ImageSource | VideoSource | FramesSource
+    if isinstance(part, ImagePart):
+        kind, given = "image", part.image_url
+    else:
+        kind, given = "video", part.video_url if isinstance(part, VideoPart) else part.video_frames
+    own = {name: getattr(given, RENAMED.get(name, name)) for name in MediaOptions.OF_PARTS[kind]}
+    return own_over(defaults, kind, present(own))
+
+
+def _most_frames(part: ImagePart | VideoPart | FramesPart, defaults: Defaults) -> int:
     """Return the frames that a part reserves for itself, at least one for each segment."""
-    if isinstance(part, FramesPart):
-        return part.video_frames.max_frames or 0
-    if isinstance(part, VideoPart):
-        return max(part.video_url.max_frames or 0, len(part.video_url.segments or ()))
-    return 0
+    segments = part.video_url.segments if isinstance(part, VideoPart) else None
+    return max(options_of(part, defaults).get("max_frames", 0), len(segments or ()))
 
 
 def check_size(body: bytes) -> None:

@@ -2,22 +2,22 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from mossvl.server.schemas.parts import MANY, Content
-from mossvl.server.schemas.response_format import ResponseFormat
+from mossvl.server.schemas.body import Body
+from mossvl.server.schemas.parts import MANY, Content, Part
 from mossvl.server.schemas.sampling import SamplingFields, StopTexts, StreamOptions
+from mossvl.server.schemas.structured import StructuredFields
 
 UNSUPPORTED = (
-    "tools", "tool_choice", "functions", "function_call", "logit_bias", "audio", "prediction", "web_search_options",
+    "tools", "tool_choice", "functions", "function_call", "audio", "prediction", "web_search_options",
+    "best_of", "length_penalty", "use_beam_search",
 )  # fmt: skip
-"""Keys that are refused unless they are empty, "none" or "auto"."""
+"""Keys that are refused unless they are empty, false, "none" or "auto"."""
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(Body):
     """One turn."""
-
-    model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Content | None = None
@@ -31,7 +31,20 @@ class ChatMessage(BaseModel):
     reasoning_content: Any = None
 
 
-class ChatRequest(SamplingFields):
+class VideoLoading(Part):
+    """vLLM's options of videos."""
+
+    num_frames: int | None = Field(None, ge=1, description="Frames of each video; with fps, at most so many.")
+    fps: float | None = Field(None, gt=0)
+
+
+class MediaLoading(Part):
+    """vLLM's options of media, by kind."""
+
+    video: VideoLoading | None = None
+
+
+class ChatRequest(SamplingFields, StructuredFields):
     """A request for a chat completion."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MANY, fail_fast=True)]
@@ -44,7 +57,14 @@ class ChatRequest(SamplingFields):
     stop: StopTexts | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    response_format: ResponseFormat | None = None
+    prompt_logprobs: int | None = Field(None, ge=0, le=20)
+    # Of the prompt.
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    media_io_kwargs: MediaLoading | None = None
+    mm_processor_kwargs: dict[str, Any] | None = None
+    request_id: Annotated[str, Field(pattern=r"^[!-~]{1,100}$")] | None = None
     # Accepted and ignored.
     modalities: Any = None
     parallel_tool_calls: Any = None
@@ -61,7 +81,9 @@ class ChatRequest(SamplingFields):
     tool_choice: Any = None
     functions: Any = None
     function_call: Any = None
-    logit_bias: Any = None
+    best_of: Any = None
+    length_penalty: Any = None
+    use_beam_search: Any = None
     audio: Any = None
     prediction: Any = None
     web_search_options: Any = None

@@ -3,18 +3,19 @@
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from mossvl.options import Timestamps
+from mossvl.server.schemas.body import Body
 
 MANY = 4096
 """Most entries of any list in a request."""
 
 
-class Part(BaseModel):
-    """An object in which unknown keys are errors."""
+class Part(Body):
+    """An object whose values are of the types of the schema."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(strict=True)
 
 
 def named(key: str) -> Callable[[Any], Any]:

@@ -2,25 +2,23 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from mossvl.server.schemas.body import Body
 
 LONGEST_FORM = 50_000
 """Most characters of a pattern, or of a JSON schema."""
 
 
-class JsonSchema(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class JsonSchema(Body):
     name: str = "answer"
     description: str | None = None
     schema_: dict[str, Any] = Field(alias="schema")
     strict: bool | None = None
 
 
-class ResponseFormat(BaseModel):
+class ResponseFormat(Body):
     """The constraint on an answer; `regex` (with `pattern`) is an extension."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["text", "json_object", "json_schema", "regex"]
     json_schema: JsonSchema | None = None

@@ -2,16 +2,16 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from mossvl.server.schemas.body import Body
 
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 StopTexts = StopText | Annotated[list[StopText], Field(max_length=16)]
 
 
-class SamplingFields(BaseModel):
+class SamplingFields(Body):
     """How an answer is sampled; in an API that has no such field, these are extensions."""
-
-    model_config = ConfigDict(extra="forbid")
 
     temperature: float | None = Field(None, ge=0, le=2, description="0, the default, is greedy decoding.")
     top_p: float | None = Field(None, gt=0, le=1)
@@ -21,11 +21,20 @@ class SamplingFields(BaseModel):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, gt=0)
+    logit_bias: Annotated[dict[str, float], Field(max_length=1000)] | None = Field(
+        None, description="Added to logits, by token id."
+    )
     stop_token_ids: list[int] | None = Field(None, max_length=1000)
+    min_tokens: int | None = Field(None, ge=0, description="Tokens before which nothing ends the answer.")
     ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
+    priority: int | None = Field(None, description="The lowest number is admitted first.")
+    cache_salt: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
+        None, description="The prefix cache serves only requests of the same salt."
+    )
     timeout: float | None = Field(None, gt=0, description="Seconds.")
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Body):
     include_usage: bool | None = None
     include_obfuscation: Any = None  # Ignored.
