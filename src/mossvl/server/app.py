@@ -110,9 +110,9 @@ def _answer_errors(app: FastAPI, service: Service) -> None:
 
 
 def _add_chat(app: FastAPI, service: Service) -> None:
-    described_responses = responses(400, 401, 408, 413, 503, 504) | STREAM
+    answers = responses(400, 401, 408, 413, 503, 504) | STREAM
 
-    @app.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest), responses=described_responses)
+    @app.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest), responses=answers)
     async def chat(request: Request) -> Response:
         """Answer a conversation with texts, images and videos, whole or as server-sent events."""
         return await answered(service, request, ChatExchange)
