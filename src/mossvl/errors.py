@@ -83,7 +83,7 @@ class ResourceError(MossVLError):
 
 
 class EngineError(MossVLError):
-    """The engine's device has failed: all running queries have ended, and new ones are refused."""
+    """The engine takes no query: its device has failed, it is being closed, or its process was forked."""
 
 
 def message_of(error: BaseException, names: Mapping[str, str] | None = None) -> str:

@@ -41,12 +41,12 @@ def start() -> Any:
     """Starts `python -m mossvl` with these arguments; what is still running at the end is killed."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(*arguments: object) -> "subprocess.Popen[bytes]":
+    def start(*arguments: object, **environment: str) -> "subprocess.Popen[bytes]":
         process = subprocess.Popen(
             [sys.executable, "-m", "mossvl", *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         )
         started.append(process)
         return process

@@ -118,7 +118,7 @@ def test_a_model_is_trained_and_merged(start, checkpoint, data, tmp_path):
     out, errors = training.communicate(timeout=120)
     assert training.returncode == 0, errors.decode()
     assert out.decode().splitlines()[-1] == str(tmp_path / "out" / "adapter")
-    merging = start("merge", tmp_path / "out" / "adapter", "-o", tmp_path / "merged")
+    merging = start("merge", tmp_path / "out" / "adapter", "-o", tmp_path / "merged", MOSSVL_CHECKPOINT="another")
     out, errors = merging.communicate(timeout=120)
     assert merging.returncode == 0, errors.decode()
     assert (tmp_path / "merged" / "model.safetensors").is_file()

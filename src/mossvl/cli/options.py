@@ -189,7 +189,7 @@ class EngineFlags(Flags):
         ),
         "vision_cache": Flag("Maximum size of the cache of encoded frames, in bytes; 0: no cache."),
         "media_cache": Flag("Media whose digests are cached, so that a known file is not decoded again; 0: no cache."),
-        "media_workers": Flag("Requests whose media load at the same time."),
+        "media_workers": Flag("Requests whose media load at a time; of a server by default 64 more than decoders."),
         "media_bytes": Flag("Maximum size of decoded pixels that wait for encoding, in bytes."),
         "eager": Flag("Disable CUDA graphs: faster start, slower answers.", ("--eager",)),
     }

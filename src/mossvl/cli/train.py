@@ -183,7 +183,6 @@ def merge(
         typer.Option(
             "--checkpoint",
             "-c",
-            envvar="MOSSVL_CHECKPOINT",
             metavar="FOLDER",
             help="Checkpoint that the adapter was trained for. Default: the one that the adapter names.",
         ),

@@ -241,7 +241,7 @@ class Job:
         if stops and not self.open:
             draft.finish_reason = "stop"
             return True
-        draft.tokens.append(token)
+        draft.tokens.append(token)  # The request's context shares this list.
         draft.times.append(now)
         if logprobs is not None:
             draft.logprobs.append(logprobs)

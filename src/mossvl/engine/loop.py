@@ -48,7 +48,7 @@ class Loop:
         jobs: queries that have not ended. Any thread may add one (see `add`); only the loop removes one.
         broken: the error of every further query, once the device has failed.
         closing: number of callers of `close` that wait for the thread to end; queries are refused meanwhile.
-        lock: guards `jobs`, `broken` and `closing`.
+        lock: held by threads that add a job or change `broken` or `closing`; the loop removes jobs without it.
     """
 
     def __init__(self, model: MossVLLMHeadModel, config: EngineConfig) -> None:

@@ -18,6 +18,8 @@ from mossvl.queries.results import Result
 class BatchStream:
     """The answers of a batch, as they are generated.
 
+    Queries are checked at once, and submitted when iteration (or `wait`) begins.
+
     Iteration yields (index, text) pairs and, last, (None, result), where `result` is the return value of
     `offline_batch_generate`; the attribute `result` then holds it too. `cancel(index)` ends one query from any thread;
     `close()` ends all.

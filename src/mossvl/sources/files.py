@@ -67,18 +67,17 @@ class Load(Loading):
         media = media_of(messages)
         versions = _versions(*media)  # Before files are opened: a file that changes from now on is not cached.
         key = self._prompt_key(text, *media, versions)
-        plans: list[MediumPlan] | None = self.media_memory.get(key) if first is None else None
+        plans = self.media_memory.plans.get(key) if first is None else None
         opened = plans is None
         if plans is None:
             plans = self.processor.plan_media(text, *media, self.query.media, stack)
             if versions == _versions(*media):
-                self.media_memory.put(key, [_remembered(plan) for plan in plans])
+                self.media_memory.plans.put(key, [_remembered(plan) for plan in plans])
         keys = self._medium_keys(plans, media[1], versions)
         if first is None:
-            known = [
-                self.media_memory.get(key) or [None] * plan.num_frames for key, plan in zip(keys, plans, strict=True)
-            ]
-            self._expected = [digest for medium in known for digest in medium]
+            self._expected = []
+            for plan, key in zip(plans, keys, strict=True):
+                self._expected += self.media_memory.digests.get(key) or [None] * plan.num_frames
             self._report(self._planned(text, plans))
             if all(digest is not None for digest in self._expected):
                 return
@@ -105,7 +104,7 @@ class Load(Loading):
 
     def _load_medium(self, plan: MediumPlan, key: Hashable | None, number: int, start: int) -> None:
         """Load the frames of a medium from its frame `start` on; `number` frames of other media come before them."""
-        if key is None or start or self.media_memory.get(key):
+        if key is None or start or self.media_memory.digests.get(key):
             self._read(plan, number, start)
             return
         leader = self.media_memory.lead(key, self)
@@ -114,7 +113,7 @@ class Load(Loading):
                 self.check()
                 self._report(Waiting())
                 time.sleep(POLL_SECONDS)
-            known = self.media_memory.get(key)
+            known = self.media_memory.digests.get(key)
             if known is None:
                 self._read(plan, number, start)  # The leader has failed; this load may not.
             for frame, digest in enumerate(known or (), number):
@@ -122,7 +121,7 @@ class Load(Loading):
                 self._report(Frame(frame, NO_PIXELS, digest))
             return
         try:
-            self.media_memory.put(key, self._read(plan, number, start))
+            self.media_memory.digests.put(key, self._read(plan, number, start))
         finally:
             self.media_memory.done(key)
 

@@ -4,7 +4,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from mossvl.processing.plan import MediumPlan
+
+V = TypeVar("V")
 
 POLL_SECONDS = 0.05
 
@@ -13,6 +18,9 @@ class Holder(Protocol):
     """A load that holds pixels, in bytes; `check` raises if the load was stopped."""
 
     held: int
+
+    @property
+    def stopped(self) -> bool: ...
 
     def check(self) -> None: ...
 
@@ -62,19 +70,15 @@ class Remembered:
     width: int
 
 
-class MediaMemory:
-    """The media cache: plans and digests of files, by keys that change with the files; LRU.
-
-    For each key, one load leads: it computes the value, for which the others wait.
-    """
+class Recent(Generic[V]):
+    """A cache of values by key, for several threads; evicts the least recently used."""
 
     def __init__(self, entries: int) -> None:
         self.entries = entries
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
-        self._leaders: dict[Hashable, Any] = {}
+        self._kept: OrderedDict[Hashable, V] = OrderedDict()
 
-    def get(self, key: Hashable | None) -> Any:
+    def get(self, key: Hashable | None) -> V | None:
         """Return the value of a key; None without one."""
         with self._lock:
             if key is None or key not in self._kept:
@@ -82,22 +86,43 @@ class MediaMemory:
             self._kept.move_to_end(key)
             return self._kept[key]
 
-    def put(self, key: Hashable | None, value: Any) -> None:
-        """Keep a value, and drop the least recently used ones beyond `entries`."""
+    def put(self, key: Hashable | None, value: V) -> None:
+        """Keep a value, and drop the least recently used ones beyond `entries`; without a key, do nothing."""
         if key is None or not self.entries:
             return
         with self._lock:
             self._kept[key] = value
+            self._kept.move_to_end(key)
             while len(self._kept) > self.entries:
                 self._kept.popitem(last=False)
 
-    def lead(self, key: Hashable, load: Any) -> Any:
+
+class MediaMemory:
+    """The media cache, by keys that change with the files.
+
+    The digests of a medium are computed by one load, which leads; the others wait for it.
+
+    Args:
+        entries: of each of the two caches.
+
+    Attributes:
+        plans: plans of all media of a prompt, without open files.
+        digests: digests of all frames of a medium.
+    """
+
+    def __init__(self, entries: int) -> None:
+        self.plans: Recent[list[MediumPlan]] = Recent(entries)
+        self.digests: Recent[list[bytes]] = Recent(entries)
+        self._lock = threading.Lock()
+        self._leaders: dict[Hashable, Holder] = {}
+
+    def lead(self, key: Hashable, load: Holder) -> Holder | None:
         """Make `load` lead a key, until it calls `done`, and return None; or return the load that leads already."""
         with self._lock:
             leader = self._leaders.setdefault(key, load)
             return None if leader is load else leader
 
-    def leads(self, load: Any, key: Hashable) -> bool:
+    def leads(self, load: Holder, key: Hashable) -> bool:
         """Whether `load` leads a key."""
         with self._lock:
             return self._leaders.get(key) is load
