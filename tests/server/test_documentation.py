@@ -31,13 +31,18 @@ def test_curl_gets_the_right_answer(server, page, answer):
     assert json.loads(printed)["choices"][0]["message"]["content"] == answer
 
 
-def test_the_python_client_gets_the_right_answer(server, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("marker", "printed"),
+    [
+        ("chat.completions", "At 0.0 seconds there is a red circle. At 2.0 seconds a blue star appears."),
+        ("responses.create", "2.0 seconds right\n"),
+    ],
+)
+def test_the_python_clients_get_the_right_answers(server, monkeypatch, capsys, marker, printed):
     monkeypatch.chdir(ROOT)
-    (code,) = blocks("docs/serving.md", "python")
+    (code,) = [block for block in blocks("docs/serving.md", "python") if marker in block]
     exec(code.replace(DEFAULT, server.url), {})
-    assert capsys.readouterr().out.startswith(
-        "At 0.0 seconds there is a red circle. At 2.0 seconds a blue star appears."
-    )
+    assert capsys.readouterr().out.startswith(printed)
 
 
 def test_every_flag_is_in_the_documentation_with_its_default():

@@ -42,6 +42,21 @@ def test_one_of_the_keys_is_needed(given, known):
     assert len(guarded.application.asked) == 3 * known
 
 
+def test_a_key_may_come_as_anthropics_clients_send_it():
+    guarded = Guarded(api_keys=("first", "second"))
+    assert guarded.ask("/v1/messages", headers={"x-api-key": "second"}).status_code == 200
+    refusal(guarded.ask(headers={"x-api-key": "third"}), 401, "invalid_api_key")
+    refusal(guarded.ask(headers={"x-api-key": "first", "authorization": "Bearer third"}), 401, "invalid_api_key")
+
+
+def test_the_application_learns_which_key_was_brought_but_not_the_key():
+    guarded = Guarded(api_keys=("first", "second"))
+    for key in ("first", "second", "first"):
+        guarded.ask(headers={"authorization": f"Bearer {key}"})
+    told = [scope["state"]["key"] for scope in guarded.application.asked]
+    assert told[0] == told[2] != told[1] and "first" not in told[0]
+
+
 @pytest.mark.parametrize("path", ["/", "/health", "/page/app.js"])
 def test_what_is_no_secret_needs_no_key(path):
     assert Guarded(api_keys=("first",)).ask(path).status_code == 200

@@ -242,6 +242,11 @@ class ServerFlags(Flags):
             "Maximum size of all uploaded files, in bytes; the least recently used are removed first."
         ),
         "upload_seconds": Flag("Seconds that an uploaded file is kept after its last use."),
+        "max_responses": Flag("Maximum number of stored responses; the least recently used are removed first."),
+        "response_space": Flag(
+            "Maximum size of all stored responses, in bytes; the least recently used are removed first."
+        ),
+        "response_seconds": Flag("Seconds that a stored response is kept after its last use."),
         "timeout": Flag("Time limit of a request, waiting included, in seconds; a request may set a shorter one."),
         "media_timeout": Flag("Time limit of fetching, opening or reading a medium, in seconds."),
         "stall_timeout": Flag("Time limit of a client to send or read the next chunk, in seconds."),

@@ -1,5 +1,6 @@
 """What answers of every API tell: tokens with log-probabilities, token counts, media as the model saw them, timings."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -30,7 +31,7 @@ class Tokens:
         content = bytes(encoded) if whole else name.encode()
         return {"token": content.decode(errors="replace"), "logprob": logprob, "bytes": list(content)}
 
-    def logprobs(self, drawn: list[TokenLogprobs]) -> dict[str, Any]:
+    def logprobs(self, drawn: Sequence[TokenLogprobs]) -> dict[str, Any]:
         return {
             "content": [
                 {

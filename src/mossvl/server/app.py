@@ -24,9 +24,11 @@ from mossvl.server.description import STREAM, body_of, responses
 from mossvl.server.errors import GONE, RequestError, error_response, unavailable
 from mossvl.server.forms import uploaded
 from mossvl.server.middleware import Gate
+from mossvl.server.responses import ResponseExchange
 from mossvl.server.samples import SAMPLES
 from mossvl.server.schemas.chat import ChatRequest
 from mossvl.server.schemas.frames import FramesRequest
+from mossvl.server.schemas.responses import ResponsesRequest
 from mossvl.server.service import Service
 from mossvl.server.streams import ClientGone, while_connected
 from mossvl.server.uploads import Upload
@@ -110,12 +112,28 @@ def _answer_errors(app: FastAPI, service: Service) -> None:
 
 
 def _add_chat(app: FastAPI, service: Service) -> None:
-    answers = responses(400, 401, 408, 413, 503, 504) | STREAM
+    errors = 400, 401, 408, 413, 503, 504
 
-    @app.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest), responses=answers)
+    @app.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest), responses=responses(*errors) | STREAM)
     async def chat(request: Request) -> Response:
         """Answer a conversation with texts, images and videos, whole or as server-sent events."""
         return await answered(service, request, ChatExchange)
+
+    @app.post("/v1/responses", openapi_extra=body_of(ResponsesRequest), responses=responses(404, *errors) | STREAM)
+    async def respond(request: Request) -> Response:
+        """Answer a conversation in the form of OpenAI's Responses API, whole or as server-sent events."""
+        return await answered(service, request, ResponseExchange)
+
+    @app.get("/v1/responses/{response_id}", responses=responses(401, 404))
+    async def response(request: Request, response_id: str) -> dict[str, Any]:
+        """Return a stored response."""
+        return service.responses.get(request.state.key, response_id).content
+
+    @app.delete("/v1/responses/{response_id}", responses=responses(401, 404))
+    async def delete_response(request: Request, response_id: str) -> dict[str, Any]:
+        """Delete a stored response."""
+        service.responses.remove(request.state.key, response_id)
+        return {"id": response_id, "object": "response", "deleted": True}
 
     @app.get("/v1/models", responses=responses(401, 503))
     async def models() -> dict[str, Any]:

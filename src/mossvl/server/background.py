@@ -68,8 +68,9 @@ async def watch_lag(service: Service) -> None:
 
 
 async def tidy_up(service: Service) -> None:
-    """Delete expired uploads and return free memory to the system, periodically."""
+    """Delete expired uploads and responses, and return free memory to the system, periodically."""
     while True:
         await asyncio.sleep(TIDY_SECONDS)
         await anyio.to_thread.run_sync(service.uploads.forget_old)
+        await anyio.to_thread.run_sync(service.responses.forget_old)
         await anyio.to_thread.run_sync(trim)

@@ -48,6 +48,9 @@ class ServerConfig:
         max_download: bytes of a file that is fetched or uploaded.
         upload_space: bytes of all uploaded files; the least recently used are removed first.
         upload_seconds: seconds that an uploaded file is kept after its last use.
+        max_responses, response_space: most stored responses, and bytes of all together; the least recently used are
+            removed first.
+        response_seconds: seconds that a stored response is kept after its last use.
         timeout: seconds that a request may take, waiting included; a request may set a shorter one.
         media_timeout: seconds that fetching, opening or reading one medium may take.
         stall_timeout: seconds that a client may take to send the next chunk of its body, or to read the next chunk of
@@ -81,6 +84,9 @@ class ServerConfig:
     max_download: Count = GIB
     upload_space: Count = 8 * GIB
     upload_seconds: Positive = 3600.0
+    max_responses: Count = 1024
+    response_space: Count = GIB
+    response_seconds: Positive = 3600.0
     timeout: Positive = 600.0
     media_timeout: Positive = 120.0
     stall_timeout: Positive = 60.0

@@ -1,5 +1,6 @@
 """Errors in OpenAI's format: an HTTP status, and a JSON body with message, type, code and param."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -49,6 +50,19 @@ class RequestError(MossVLError):
     ) -> None:
         super().__init__(message)
         self.status, self.code, self.param, self.retry_after = status, code, param, retry_after
+
+    def within(self, names: Mapping[str, str], param: str) -> "RequestError":
+        """Return this refusal in the words of another API: what is wrong within a field is told of the field.
+
+        Args:
+            names: that API's names for fields.
+            param: the field that is wrong, where the refusal names none.
+        """
+        field, message = self.param or "", str(self)
+        name = names.get(field.partition(".")[0], self.param or param)
+        if message.startswith(f"{field}: "):
+            message = name + message.removeprefix(field)
+        return RequestError(self.status, self.code, message, name, self.retry_after)
 
 
 def unavailable(code: str, message: str) -> RequestError:

@@ -1,17 +1,19 @@
 """A request and its answer in the words of one API: what differs between the APIs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from mossvl.queries.handle import Handle
 from mossvl.queries.results import Result
 from mossvl.server.answers import Tokens
 from mossvl.server.errors import RequestError, error_body
+from mossvl.server.problems import first_problem
 from mossvl.server.reading import Asked, Reader
+from mossvl.server.stored import StoredResponses
 from mossvl.server.streams import ALIVE
 
 Form = TypeVar("Form", bound=BaseModel)
@@ -25,12 +27,28 @@ class Caller:
         request_id: of the request.
         key: stands for the API key that the request brought; "" on a server without keys.
         model: the model's name in responses.
+        responses: those that are stored.
+        filename_of: returns the name of an uploaded file, by its id.
     """
 
     request_id: str
     key: str
     model: str
     tokens: Tokens
+    responses: StoredResponses
+    filename_of: Callable[[str], str]
+
+
+def translated(form: type[Form], given: Mapping[str, Any]) -> Form:
+    """Return the request of another API that a request stands for.
+
+    Raises:
+        RequestError: it is none; `param` names a field of that API.
+    """
+    try:
+        return form.model_validate(given)
+    except ValidationError as problems:
+        raise first_problem(problems, form) from problems
 
 
 class Exchange(ABC, Generic[Form]):
@@ -41,6 +59,7 @@ class Exchange(ABC, Generic[Form]):
     Attributes:
         form: schema of the request's body.
         names: the API's names for fields of a chat request, in errors.
+        prompt: the field that holds the prompt.
         alive: a stream's keep-alive.
         done: the end of a successful stream.
         handles: the queries of the request, once they are submitted.
@@ -48,6 +67,7 @@ class Exchange(ABC, Generic[Form]):
 
     form: ClassVar[type[BaseModel]]
     names: ClassVar[Mapping[str, str]] = {}
+    prompt: ClassVar[str] = "messages"
     alive: ClassVar[bytes] = ALIVE
     done: ClassVar[bytes] = b""
 

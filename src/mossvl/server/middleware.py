@@ -22,7 +22,17 @@ logger = logging.getLogger("mossvl.server")
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 """Request ids that are taken from clients."""
 UPLOADS = "/v1/files"
-KNOWN = (UPLOADS, "/v1/chat/completions", "/v1/media/frames", "/v1/models", "/metrics")
+KNOWN = (
+    UPLOADS,
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/media/frames",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/v1/models",
+    "/v1/responses",
+    "/metrics",
+)
 """Paths that label metrics even where a request is refused before routing."""
 PROBES = ("/health", "/ready", "/metrics")
 """Paths that are polled; successful requests are logged at DEBUG."""

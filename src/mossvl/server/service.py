@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from mossvl.errors import EngineError, GenerationCancelled, ResourceError
+from mossvl.errors import EngineError, GenerationCancelled, PromptError, ResourceError
 from mossvl.llm import MossVL
 from mossvl.media.limits import MediaLimits
 from mossvl.options import MediaOptions
@@ -30,6 +30,7 @@ from mossvl.server.problems import first_problem
 from mossvl.server.reading import Asked, Reader, check_size
 from mossvl.server.schemas.chat import ChatRequest
 from mossvl.server.schemas.frames import FramesRequest
+from mossvl.server.stored import StoredResponses
 from mossvl.server.uploads import Uploads
 from mossvl.sources.processes import LoadingProcesses, RemoteCall
 from mossvl.version import __version__
@@ -63,6 +64,7 @@ class Service:
         self.config, self.name = config, name
         self.metrics = Metrics()
         self.uploads = Uploads(config.upload_space, config.upload_seconds)
+        self.responses = StoredResponses(config.max_responses, config.response_space, config.response_seconds)
         self.stopping, self.created = False, int(time.time())
         self.failed: BaseException | None = None
         self._load = load
@@ -151,9 +153,12 @@ class Service:
             MossVLError: the request cannot be used, or the queue is full.
         """
         ready = self.ready
-        caller = Caller(request_id, key, self.name, ready.tokens)
+        caller = Caller(request_id, key, self.name, ready.tokens, self.responses, self._filename)
         exchange = kind(parsed(kind.form, body), caller)
-        queries = exchange.asked(ready.reader)
+        try:
+            queries = exchange.asked(ready.reader)
+        except (PromptError, RequestError) as error:
+            raise refusal(error).within(kind.names, kind.prompt) from error
         if self.config.log_content:
             logger.info("%s asks: %r", request_id, DATA_URL.sub("data:…", body.decode(errors="replace")))
         engine, count = ready.llm.engine, len(queries)
@@ -188,6 +193,9 @@ class Service:
     def previews(self) -> int:
         """How many previews may run at a time; each has a decoder process beside those of requests."""
         return max(1, self.config.decoders // 2)
+
+    def _filename(self, file_id: str) -> str:
+        return self.uploads.get(file_id).filename
 
     def told(self, error: BaseException) -> RequestError:
         """Return an error as a refusal, in which uploaded files have their clients' names."""

@@ -1,0 +1,133 @@
+"""From a request for a response to a chat request: items of its input become messages."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from mossvl.errors import OptionError
+from mossvl.server.files import medium_of
+from mossvl.server.schemas.responses import (
+    AllowedTools,
+    CallItem,
+    CallOutputItem,
+    FileInput,
+    FunctionTool,
+    ImageInput,
+    InputPart,
+    Item,
+    MessageItem,
+    NamedTool,
+    ReferenceItem,
+    ResponsesRequest,
+    TextFormat,
+    TextInput,
+    VideoInput,
+)
+from mossvl.server.schemas.sampling import SamplingFields
+
+ITEM: TypeAdapter[Item] = TypeAdapter(Item)
+LOGPROBS = "message.output_text.logprobs"
+Message = dict[str, Any]
+
+
+def chat_of(request: ResponsesRequest, messages: list[Message]) -> dict[str, Any]:
+    """Return the chat request that asks the same of a conversation."""
+    wanted = LOGPROBS in (request.include or ()) or bool(request.top_logprobs)
+    tools, choice = _tools(request)
+    return {
+        "messages": messages,
+        "max_completion_tokens": request.max_output_tokens,
+        "logprobs": wanted or None,
+        "top_logprobs": request.top_logprobs if wanted else None,
+        "response_format": _form(request.text.format) if request.text and request.text.format else None,
+        "tools": tools,
+        "tool_choice": choice,
+        "parallel_tool_calls": request.parallel_tool_calls,
+        "stop": request.stop,
+        **{name: getattr(request, name) for name in SamplingFields.model_fields},
+    }
+
+
+class Conversation:
+    """Turns items into messages.
+
+    Args:
+        item_of: returns an item of a stored response, by its id.
+        filename_of: returns the name of an uploaded file, by its id.
+    """
+
+    def __init__(self, item_of: Callable[[str], Mapping[str, Any]], filename_of: Callable[[str], str]) -> None:
+        self._item_of, self._filename_of = item_of, filename_of
+
+    def messages(self, given: str | Iterable[Item]) -> list[Message]:
+        """Return the messages of an input; calls of functions that follow a message are part of it, as in a chat.
+
+        Raises:
+            InputError: a medium cannot be used.
+            RequestError: there is no such item or file.
+        """
+        if isinstance(given, str):
+            return [{"role": "user", "content": given}]
+        messages: list[Message] = []
+        for item in given:
+            known = ITEM.validate_python(self._item_of(item.id)) if isinstance(item, ReferenceItem) else item
+            if isinstance(known, MessageItem):
+                messages.append({"role": known.role, "content": self._content(known.content)})
+            elif isinstance(known, CallItem):
+                _add_call(messages, known)
+            elif isinstance(known, CallOutputItem):
+                content = self._content(known.output)
+                messages.append({"role": "tool", "tool_call_id": known.call_id, "content": content})
+        return messages
+
+    def _content(self, content: str | list[InputPart]) -> Any:
+        return content if isinstance(content, str) else [self._part(part) for part in content]
+
+    def _part(self, part: InputPart) -> Any:
+        if isinstance(part, TextInput):
+            return {"type": "text", "text": part.text}
+        if isinstance(part, ImageInput):
+            options = part.model_dump(include={"min_pixels", "max_pixels"}, exclude_none=True)
+            return medium_of("image", {"image_url": part.image_url, "file_id": part.file_id}, options)
+        if isinstance(part, VideoInput):
+            options = part.model_dump(exclude={"type", "video_url", "file_id"}, exclude_none=True)
+            return medium_of("video", {"video_url": part.video_url, "file_id": part.file_id}, options)
+        if isinstance(part, FileInput):
+            given = {"file_data": part.file_data, "file_id": part.file_id, "file_url": part.file_url}
+            name = part.filename or (self._filename_of(part.file_id) if part.file_id else None)
+            return medium_of(None, given, {}, name)
+        return part
+
+
+def _add_call(messages: list[Message], item: CallItem) -> None:
+    call = {"id": item.call_id, "type": "function", "function": {"name": item.name, "arguments": item.arguments}}
+    if messages and messages[-1]["role"] == "assistant":
+        messages[-1] = {**messages[-1], "tool_calls": [*messages[-1].get("tool_calls", ()), call]}
+    else:
+        messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+
+
+def _form(form: TextFormat) -> dict[str, Any]:
+    if form.type == "regex":
+        return {"type": form.type, "pattern": form.pattern}
+    if form.type != "json_schema":
+        return {"type": form.type}
+    if form.schema_ is None:
+        raise OptionError('text.format of type "json_schema" needs a schema')
+    return {"type": form.type, "json_schema": {"name": form.name or "answer", "schema": form.schema_}}
+
+
+def _tools(request: ResponsesRequest) -> tuple[list[dict[str, Any]] | None, Any]:
+    """Return a chat request's `tools` and `tool_choice`; of allowed tools, only those are told to the model."""
+    tools, choice = request.tools, request.tool_choice
+    if isinstance(choice, AllowedTools):
+        allowed = {tool.name for tool in choice.tools}
+        tools, choice = [tool for tool in tools or () if tool.name in allowed], choice.mode
+    if isinstance(choice, NamedTool):
+        choice = {"type": "function", "function": {"name": choice.name}}  # type: ignore[assignment]
+    return [_tool(tool) for tool in tools] if tools else None, choice
+
+
+def _tool(tool: FunctionTool) -> dict[str, Any]:
+    return {"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_none=True)}

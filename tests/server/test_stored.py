@@ -1,0 +1,92 @@
+"""Stored responses: whose they are, and when they are removed."""
+
+import time
+
+import pytest
+
+from mossvl.server.errors import RequestError
+from mossvl.server.stored import StoredResponses, size_of
+
+
+def kept(responses, number, previous=None, key="", size=10):
+    messages = [{"role": "user", "content": f"question {number}"}, {"role": "assistant", "content": f"answer {number}"}]
+    responses.keep(key, {"id": f"resp_{number}"}, messages, previous, size)
+
+
+def there(responses, *numbers, key=""):
+    return [found(responses, f"resp_{number}", key) for number in numbers]
+
+
+def found(responses, response_id, key):
+    try:
+        return responses.get(key, response_id).content["id"] == response_id
+    except RequestError as error:
+        if (error.status, error.code) != (404, "response_not_found"):
+            raise
+        return False
+
+
+def test_a_conversation_is_all_that_a_response_continues():
+    responses = StoredResponses(9, 100, 60)
+    for number, previous in ((1, None), (2, "resp_1"), (3, "resp_2"), (4, "resp_2")):
+        kept(responses, number, previous)
+    texts = [message["content"] for message in responses.conversation("", "resp_4", "previous_response_id")]
+    assert texts == [f"{what} {number}" for number in (1, 2, 4) for what in ("question", "answer")]
+
+
+def test_a_conversation_whose_beginning_is_gone_is_refused_and_names_it():
+    responses = StoredResponses(9, 100, 60)
+    kept(responses, 1)
+    kept(responses, 2, "resp_1")
+    responses.remove("", "resp_1")
+    with pytest.raises(RequestError, match="'resp_1'") as refused:
+        responses.conversation("", "resp_2", "previous_response_id")
+    assert (refused.value.status, refused.value.param) == (404, "previous_response_id")
+
+
+def test_the_least_recently_used_are_removed_when_there_are_too_many():
+    responses = StoredResponses(2, 100, 60)
+    kept(responses, 1)
+    kept(responses, 2)
+    assert there(responses, 1) == [True]
+    kept(responses, 3)
+    assert there(responses, 1, 2, 3) == [True, False, True]
+
+
+def test_the_least_recently_used_are_removed_when_they_are_too_large():
+    responses = StoredResponses(9, 25, 60)
+    kept(responses, 1)
+    kept(responses, 2)
+    assert there(responses, 1, 2) == [True, True]
+    kept(responses, 3, size=15)
+    assert there(responses, 1, 2, 3) == [False, True, True]
+    responses.remove("", "resp_3")
+    kept(responses, 4, size=15)
+    assert there(responses, 2, 4) == [True, True]
+
+
+def test_what_is_too_old_is_removed_and_use_renews_it(monkeypatch):
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    responses = StoredResponses(9, 100, 60)
+    kept(responses, 1)
+    kept(responses, 2)
+    now += 59
+    assert there(responses, 1) == [True]
+    now += 2
+    responses.forget_old()
+    assert there(responses, 1, 2) == [True, False]
+
+
+def test_another_key_finds_nothing_and_removes_nothing():
+    responses = StoredResponses(9, 100, 60)
+    kept(responses, 1, key="one")
+    assert there(responses, 1, key="two") == [False]
+    with pytest.raises(RequestError):
+        responses.remove("two", "resp_1")
+    assert there(responses, 1, key="one") == [True]
+
+
+def test_the_size_is_that_of_all_that_is_held():
+    text = "a" * 1000
+    assert 3000 < size_of([{"b": text}, [text, (text,)]]) < 4000
