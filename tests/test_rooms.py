@@ -13,7 +13,7 @@ TESTS = Path(__file__).parent
 SOURCE = TESTS.parent / "src/mossvl"
 FLOORS = [
     *("version", "errors", "names", "progress", "processes", "disk", "malloc", "forking"),
-    *("forms", "options", "media", "checkpoints", "processing", "synthetic", "data", "kernels", "model"),
+    *("forms", "options", "tools", "media", "checkpoints", "processing", "synthetic", "data", "kernels", "model"),
     *("queries", "scheduling", "sources", "device", "engine", "offline"),
     *("registration", "loading", "llm", "evaluation", "bench", "training", "tiny", "server", "cli"),
 ]

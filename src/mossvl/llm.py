@@ -19,6 +19,7 @@ from mossvl.progress import progress as progress_bar
 from mossvl.queries.handle import Handle
 from mossvl.queries.query import Message, Query, QueryLike
 from mossvl.queries.results import Result
+from mossvl.tools.constraint import constrained
 
 
 class MossVL:
@@ -86,6 +87,8 @@ class MossVL:
         if params is not None and not isinstance(params, SamplingParams):
             raise OptionError(f"params={params!r:.100} must be SamplingParams, or in the query, as generate_kwargs")
         checked = query if isinstance(query, Query) else SessionQuery.from_dict(query)
+        if checked.tools is not None:
+            params = constrained(params or checked.generation, checked.tools, short=not self.processor.knows_tools)
         return self.engine.submit(checked, checked.messages(session), self.processor, params)
 
     def stream(self, query: QueryLike, params: SamplingParams | None = None) -> Handle:

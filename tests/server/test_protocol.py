@@ -116,7 +116,7 @@ def test_media_become_parts_with_their_options():
         ({"n": 3}, r"n: 3 is more .* 2 \(--max-answers\)"),
         ({"messages": asking({"type": "image_url", "image_url": "/etc/passwd"})}, "no URL of a known scheme"),
         ({"messages": asking({"type": "image_url", "image_url": "gopher://x/"})}, "no URL of a known scheme"),
-        ({"tools": [{"type": "function"}]}, "tools is not supported"),
+        ({"functions": [{"name": "f"}]}, "functions is not supported; send tools"),
         ({"best_of": 1}, "best_of is not supported"),
         ({"length_penalty": 1.0}, "length_penalty is not supported"),
         ({"use_beam_search": True}, "use_beam_search is not supported"),
@@ -244,14 +244,14 @@ def test_of_several_problems_the_unknown_key_is_told_and_of_several_forms_the_ne
     ("request_", "param", "words"),
     [
         (
-            {"messages": [*HELLO, {"role": "tool", "tool_call_id": "1", "content": "4"}]},
+            {"messages": [*HELLO, {"role": "tools", "tool_call_id": "1", "content": "4"}]},
             "messages.1.role",
-            "'tool' is none of 'system', 'developer', 'user' or 'assistant'; tools are not supported",
+            "'tools' is none of 'system', 'developer', 'user', 'assistant' or 'tool'",
         ),
         (
             {"messages": [{"role": "function", "name": "f", "content": "4"}]},
             "messages.0.role",
-            "tools are not supported",
+            "'function' is none of 'system', 'developer', 'user', 'assistant' or 'tool'; send the result of a call",
         ),
         ({"messages": [{"role": "king", "crown": 1}], "temprature": 1}, "messages.0.role", "'king' is none of"),
         ({"messages": [{"role": ["user"], "content": "a"}]}, "messages.0.role", "['user'] is none of"),
@@ -261,9 +261,13 @@ def test_of_several_problems_the_unknown_key_is_told_and_of_several_forms_the_ne
             "'grammar' is none of 'text', 'json_object', 'json_schema' or 'regex'",
         ),
         ({"messages": HELLO, "documents": []}, "documents", "unknown key; leave it out"),
-        ({"messages": HELLO, "tool": {}}, "tool", "unknown key; leave it out"),
+        ({"messages": HELLO, "tool": {}}, "tool", "unknown key; did you mean 'tools'?"),
         ({"messages": HELLO, "prompt": "a"}, "prompt", "unknown key; leave it out"),
-        ({"messages": [HELLO[0] | {"tool_call_id": "1"}]}, "messages.0.tool_call_id", "unknown key; leave it out"),
+        (
+            {"messages": [HELLO[0] | {"tool_id": "1"}]},
+            "messages.0.tool_id",
+            "unknown key; did you mean 'tool_call_id'?",
+        ),
         ({"messages": [HELLO[0] | {"contents": "a"}]}, "messages.0.contents", "did you mean 'content'?"),
     ],
 )

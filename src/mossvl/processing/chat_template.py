@@ -28,7 +28,7 @@ def render_chat(source: Any, messages: Sequence[Mapping[str, Any]], /, **names: 
     _check_text(source)
     try:
         template = compiled(source)
-        template.environment.begin(messages)  # type: ignore[attr-defined]
+        template.environment.begin([*messages, *(names.get("tools") or ())])  # type: ignore[attr-defined]
         return template.render(messages=messages, **names)
     except Refusal as error:
         raise PromptError(f"the checkpoint's chat template refuses these messages: {error.message!s:.300}") from error

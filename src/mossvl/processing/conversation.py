@@ -15,8 +15,12 @@ from mossvl.processing.labels import IGNORED_LABEL, answer_spans
 from mossvl.processing.messages import Message, check_messages, cleaned, media_of, template_turns, without_special
 from mossvl.processing.prompt import IMAGE, VIDEO
 from mossvl.processing.system_prompt import SYSTEM_PROMPT_KEYS, SystemPrompt, with_system_turn
+from mossvl.tools.definitions import Tools
+from mossvl.tools.turns import TAGS, has_calls, with_tools_as_text
 
 Conversation = list[Message]
+TOOL_TEMPLATE = "tool_use"
+"""Name of the chat template with tools, where a checkpoint has several."""
 
 
 class ConversationMixin(ProcessorMixin):
@@ -27,7 +31,9 @@ class ConversationMixin(ProcessorMixin):
     ) -> str:
         """Render messages as a prompt, with the checkpoint's chat template.
 
-        Special tokens and placeholders are removed from the texts, so that only real media get a placeholder.
+        Special tokens and placeholders are removed from the texts, so that only real media get a placeholder; in a
+        conversation with tools, the tags of calls and of their results are, too. A template that knows no tools gets
+        them as text.
 
         Args:
             answer_follows: end the prompt with the beginning of the assistant's turn (`add_generation_prompt`).
@@ -38,9 +44,26 @@ class ConversationMixin(ProcessorMixin):
             CheckpointError: there is no chat template, or it is broken.
             PromptError: the template refuses these messages, or a role is unknown.
         """
-        turns = template_turns(messages, self.removed)
-        variables = {**self.tokenizer.special_tokens_map, "tools": None, "documents": None, **names}
-        return render_chat(template or self._template(), turns, add_generation_prompt=answer_follows, **variables)
+        tools = list(names.get("tools") or ())
+        special, source = self.removed, template or self._template()
+        if with_tools := bool(tools) or has_calls(messages):
+            special, source = [*special, *TAGS], template or self._tool_template
+        turns, tools = template_turns(messages, special), cleaned(tools, special)
+        if with_tools and "tools" not in variables_of(source):
+            turns, tools = with_tools_as_text(turns, tools), []
+        variables = {**self.tokenizer.special_tokens_map, "documents": None, **names, "tools": tools or None}
+        return render_chat(source, turns, add_generation_prompt=answer_follows, **variables)
+
+    @property
+    def knows_tools(self) -> bool:
+        """Whether the chat template describes functions that an answer may call."""
+        return "tools" in variables_of(self._tool_template)
+
+    @property
+    def _tool_template(self) -> Any:
+        """The chat template for conversations with tools: that of `TOOL_TEMPLATE` among several, else the default."""
+        template = self._template(TOOL_TEMPLATE)
+        return self._template() if template == TOOL_TEMPLATE else template
 
     @property
     def template_variables(self) -> frozenset[str]:
@@ -208,7 +231,9 @@ def prompt_of(
     return before + ending
 
 
-def query_prompt(processor: ConversationMixin, messages: Conversation, options: Rendering) -> str:
+def query_prompt(
+    processor: ConversationMixin, messages: Conversation, options: Rendering, tools: Tools | None = None
+) -> str:
     """Render the conversation of a query.
 
     Raises:
@@ -221,8 +246,11 @@ def query_prompt(processor: ConversationMixin, messages: Conversation, options: 
     # A switch that is off asks for nothing of a template without it.
     check_names([name for name in given if given[name]], known, "variable of this chat template")
     values = cleaned({name: value for name, value in given.items() if name in known}, processor.removed)
+    given_tools = {"tools": tools.definitions} if tools else {}
     try:
-        return prompt_of(processor, messages, options.answer_follows, options.continue_final_message, **values)
+        return prompt_of(
+            processor, messages, options.answer_follows, options.continue_final_message, **values, **given_tools
+        )
     except CheckpointError as error:
         if not values:
             raise

@@ -9,10 +9,12 @@ from mossvl.options.checks import check_names, present
 from mossvl.processing.parts import Message as Message
 from mossvl.processing.parts import known_medium, known_part
 from mossvl.processing.plan import Medium, num_units
+from mossvl.tools.definitions import strings_of
+from mossvl.tools.turns import checked_calls
 
 PARTS = {kind: f'{{"type": "{kind}", "{kind}": …}}' for kind in ("text", "image", "video")}
 """Parts of messages as errors show them, by type."""
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 
 
 def check_messages(messages: Any) -> list[Message]:
@@ -31,6 +33,8 @@ def check_messages(messages: Any) -> list[Message]:
     checked = []
     for number, message in enumerate(messages, 1):
         given = present(message) if isinstance(message, dict) else {}
+        if given.get("role") == "assistant" and given.get("tool_calls"):
+            given = {"content": "", **given, "tool_calls": checked_calls(given["tool_calls"], number)}
         if not isinstance(given.get("role"), str) or "content" not in given:
             raise PromptError(f"message {number} must be a dict with a role and a content, but is {message!r:.200}")
         check_role(given, number)
@@ -100,6 +104,7 @@ def texts_of(messages: Iterable[Mapping[str, Any]]) -> Iterable[str]:
     for message in messages:
         content = message["content"]
         yield from [content] if isinstance(content, str) else [part["text"] for part in content if "text" in part]
+        yield from strings_of(message.get("tool_calls"))
 
 
 def media_of(messages: Sequence[Message]) -> tuple[list[Any], list[Any]]:

@@ -12,10 +12,15 @@ from mossvl.options.rendering import Rendering
 from mossvl.processing.messages import Message as Message
 from mossvl.processing.messages import check_characters, check_messages, media_of, texts_of
 from mossvl.processing.system_prompt import SYSTEM_PROMPT_KEYS, SystemPrompt, with_system_turn
+from mossvl.tools.definitions import Tools, strings_of
+from mossvl.tools.turns import check_results
 
+TOOL_KEYS = ("tools", "tool_choice", "parallel_tool_calls")
+"""Functions that the answer may call, in OpenAI's form (see `Tools.of`)."""
 KEYS = frozenset(
     {
         *("prompt", "images", "videos", "messages", "media_kwargs", "generate_kwargs"),
+        *TOOL_KEYS,
         *SYSTEM_PROMPT_KEYS,
         *(option.name for option in fields(Rendering)),
     }
@@ -31,6 +36,7 @@ class Query:
         explicit: whether the query was given as `messages`, which stand alone instead of continuing a session.
         rendering: how the chat template writes the conversation.
         continuation: text whose tokens follow the prompt's, as if they had been drawn; see `mossvl.evaluation.scoring`.
+        tools: functions that the answer may call; None for none.
         system_prompt: for a conversation that begins with the query; see `mossvl.processing.system_prompt`.
     """
 
@@ -40,6 +46,7 @@ class Query:
     media: MediaOptions
     generation: GenerationOptions
     rendering: Rendering = field(default_factory=Rendering, kw_only=True)
+    tools: Tools | None = field(default=None, kw_only=True)
     continuation: str = field(default="", kw_only=True)
 
     @classmethod
@@ -84,7 +91,9 @@ class Query:
         system_prompt = SystemPrompt.of(given).text(
             video=bool(media_of(checked)[1]), has_own=checked[0]["role"] == "system"
         )
-        for text in (system_prompt or "", *texts_of(checked)):
+        tools = Tools.of(*(given.get(name) for name in TOOL_KEYS))
+        definitions = tools.definitions if tools else []
+        for text in (system_prompt or "", *texts_of(checked), *strings_of(definitions)):
             check_characters(text)
         return cls(
             turn=turn,
@@ -93,6 +102,7 @@ class Query:
             media=MediaOptions.from_dict(given.get("media_kwargs")),
             generation=GenerationOptions.from_dict(given.get("generate_kwargs"), **generation_defaults),
             rendering=Rendering.of(given),
+            tools=tools,
             **cls.own_fields(given),
         )
 
@@ -112,9 +122,15 @@ class Query:
         return self.explicit
 
     def messages(self, session: Sequence[Message]) -> list[Message]:
-        """Return the conversation that the model sees: the session so far, then the query's turn."""
+        """Return the conversation that the model sees: the session so far, then the query's turn.
+
+        Raises:
+            PromptError: a message is the result of a call that no message before it has.
+        """
         before = [] if self.stands_alone else session
-        return [*before, *self.turn] if before else with_system_turn(self.turn, self.system_prompt)
+        whole = [*before, *self.turn] if before else with_system_turn(self.turn, self.system_prompt)
+        check_results(whole)
+        return whole
 
     def session_after(self, session: Sequence[Message], answer: str | None) -> list[Message]:
         """Return the session after the query was answered; without an answer (None), unchanged."""

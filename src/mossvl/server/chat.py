@@ -11,6 +11,9 @@ from mossvl.server.exchange import Caller, Exchange
 from mossvl.server.reading import Asked, Reader
 from mossvl.server.schemas.chat import ChatRequest
 from mossvl.server.streams import DONE
+from mossvl.server.tools import deltas
+from mossvl.tools.calls import CallReader, message_of
+from mossvl.tools.definitions import Tools
 
 
 class ChatExchange(Exchange[ChatRequest]):
@@ -23,6 +26,8 @@ class ChatExchange(Exchange[ChatRequest]):
         super().__init__(request, caller)
         request_id = request.request_id or caller.request_id
         self._head = {"id": f"chatcmpl-{request_id}", "created": int(time.time()), "model": caller.model}
+        self._tools: Tools | None = None
+        self._readers: list[CallReader] = []
         self._told: list[int] = []
         self._ended: list[bool] = []
 
@@ -31,20 +36,24 @@ class ChatExchange(Exchange[ChatRequest]):
         return bool(self.request.stream)
 
     def asked(self, reader: Reader) -> list[Asked]:
-        return [reader.read(self.request)]
+        asked = reader.read(self.request)
+        self._tools = asked.query.tools
+        return [asked]
 
     def whole(self, results: Sequence[Result]) -> bytes:
         """Return the completion as JSON; many log-probabilities make this slow."""
         (result,) = results
-        choices = [
-            {
+        choices = []
+        for index, answer in enumerate(result.answers):
+            reader = CallReader.of(self._tools)
+            message = message_of([*reader.push(answer.text), *reader.finish()])
+            choice = {
                 "index": index,
-                "message": {"role": "assistant", "content": answer.text, "refusal": None},
-                "finish_reason": REASONS[answer.finish_reason],
+                "message": message | {"refusal": None},
+                "finish_reason": _reason(answer.finish_reason, reader),
                 "logprobs": None if answer.logprobs is None else self.caller.tokens.logprobs(answer.logprobs),
             }
-            for index, answer in enumerate(result.answers)
-        ]
+            choices.append(choice)
         cost: dict[str, Any] = {"usage": usage_of(result.usage), "mossvl": seen(result)}
         if result.prompt_logprobs is not None:
             cost["prompt_logprobs"] = self.caller.tokens.prompt_logprobs(result.prompt_logprobs)
@@ -53,6 +62,7 @@ class ChatExchange(Exchange[ChatRequest]):
     def opening(self) -> list[dict[str, Any]]:
         count = len(self.handle.drafts)
         self._told, self._ended = [0] * count, [False] * count
+        self._readers = [CallReader.of(self._tools) for _ in range(count)]
         return [self._piece([self._choice(index, {"role": "assistant", "content": ""})]) for index in range(count)]
 
     def news(self) -> list[dict[str, Any]]:
@@ -60,15 +70,17 @@ class ChatExchange(Exchange[ChatRequest]):
         for index, draft in enumerate(self.handle.drafts):
             if self._ended[index]:
                 continue
-            reason = draft.finish_reason
+            reason, reader = draft.finish_reason, self._readers[index]
             text, drawn = self.handle.take(index), draft.logprobs[self._told[index] :]
             self._told[index] += len(drawn)
-            if text or drawn:
-                logprobs = self.caller.tokens.logprobs(drawn) if drawn else None
-                pieces.append(self._piece([self._choice(index, {"content": text}, logprobs)]))
+            read = reader.push(text) + (reader.finish() if reason in REASONS else [])
+            logprobs = self.caller.tokens.logprobs(drawn) if drawn else None
+            for delta in deltas(read) or [{"content": ""}] * bool(drawn):
+                pieces.append(self._piece([self._choice(index, delta, logprobs)]))
+                logprobs = None
             if reason in REASONS:
                 self._ended[index] = True
-                pieces.append(self._piece([self._choice(index, {}, reason=REASONS[reason])]))
+                pieces.append(self._piece([self._choice(index, {}, reason=_reason(reason, reader))]))
         return pieces
 
     def closing(self, results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -86,3 +98,8 @@ class ChatExchange(Exchange[ChatRequest]):
         index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, reason: str | None = None
     ) -> dict[str, Any]:
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _reason(reason: str, reader: CallReader) -> str:
+    """OpenAI's `finish_reason` of an answer that was read to its end."""
+    return "tool_calls" if reader.count and reason == "stop" else REASONS[reason]

@@ -11,8 +11,8 @@ from mossvl.server.errors import RequestError
 
 KINDS = ("role", "type")
 """Keys whose value decides an object's schema."""
-OF_TOOLS = ("tool", "function")
-"""Roles of OpenAI's tool messages."""
+OLD_ROLE = "function"
+"""Role of results of calls, before OpenAI's API had tools."""
 OF_OTHER_APIS = ("prompt", "input")
 """Fields of other APIs, which mean no field that happens to begin alike."""
 FEW = 8
@@ -41,8 +41,8 @@ def first_problem(problems: ValidationError, form: type[BaseModel]) -> RequestEr
         what = f"a part needs a type: {', '.join(repr(tag) for one in forms for tag in _tags(one))}"
     if kinds:
         what = f"{problem['input']!r:.80} is none of {problem['ctx']['expected']}"
-        if problem["input"] in OF_TOOLS:
-            what += "; tools are not supported"
+        if problem["input"] == OLD_ROLE:
+            what += "; send the result of a call as role 'tool' with a tool_call_id"
     return _refusal(steps, what)
 
 

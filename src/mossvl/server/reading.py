@@ -26,6 +26,8 @@ from mossvl.server.schemas.parts import (
     VideoPart,
     VideoSource,
 )
+from mossvl.server.tools import call_keys, texts_of_tools, tool_keys
+from mossvl.tools.constraint import constrained
 
 SCHEMES = ("http://", "https://", "data:", "file:", "upload:")
 URL = re.compile(f"({'|'.join(SCHEMES)})", re.IGNORECASE)
@@ -34,6 +36,8 @@ UPLOAD = "upload:"
 RENAMED = {"video_fps": "fps"}
 """Media options with other names in requests: {ours: theirs}."""
 NONE: Defaults = {}
+NEWER = {"functions": "send tools", "function_call": "send tool_choice"}
+"""What takes the place of keys that are not supported."""
 MOST_PARTS = 500_000
 """Most commas and opening brackets of a body, since parsing time depends on them."""
 
@@ -52,10 +56,13 @@ class Reader:
     Args:
         max_frames: frames that the videos of a request share by default.
         file_of: returns the path of an uploaded file, by id.
+        knows_tools: the chat template describes functions to the model.
     """
 
-    def __init__(self, config: ServerConfig, max_frames: int, file_of: Callable[[str], str]) -> None:
-        self.config, self.max_frames, self.file_of = config, max_frames, file_of
+    def __init__(
+        self, config: ServerConfig, max_frames: int, file_of: Callable[[str], str], knows_tools: bool = True
+    ) -> None:
+        self.config, self.max_frames, self.file_of, self.knows_tools = config, max_frames, file_of, knows_tools
 
     def read(self, request: ChatRequest) -> Asked:
         """Check a request and return its query and parameters.
@@ -67,24 +74,32 @@ class Reader:
         for name in UNSUPPORTED:
             given = getattr(request, name)
             if given is not False and given not in (None, "none", "auto", [], {}):
-                raise RequestError(400, "unsupported", f"{name} is not supported; leave it out", name)
+                advice = NEWER.get(name, "leave it out")
+                raise RequestError(400, "unsupported", f"{name} is not supported; {advice}", name)
         parts = [part for message in request.messages if isinstance(message.content, list) for part in message.content]
         media = [part for part in parts if not isinstance(part, TextPart)]
         check_limit("number of media", len(media), self.config.max_media, "--max-media", "messages")
         texts = [message.content for message in request.messages if isinstance(message.content, str)]
-        texts += [part.text for part in parts if isinstance(part, TextPart)]
+        texts += [part.text for part in parts if isinstance(part, TextPart)] + texts_of_tools(request)
         check_limit("number of characters", sum(map(len, texts)), self.config.max_text, "--max-text", "messages")
         timeout = min(request.timeout or self.config.timeout, self.config.timeout)
         defaults = media_defaults(request)
         query = Query.from_dict(
             {
-                "messages": [self._message(message, defaults) for message in request.messages],
+                "messages": [
+                    self._message(message, defaults) | call_keys(message, place)
+                    for place, message in enumerate(request.messages)
+                ],
+                **tool_keys(request),
                 "media_kwargs": self.shared(media, defaults=defaults),
                 "generate_kwargs": {"timeout": timeout},
                 **{option.name: getattr(request, option.name) for option in fields(Rendering)},
             }
         )
-        return Asked(query, sampling_of(request, self.config))
+        params = sampling_of(request, self.config)
+        if query.tools is not None:
+            params = constrained(params, query.tools, short=not self.knows_tools)
+        return Asked(query, params)
 
     def medium(
         self, part: ImagePart | VideoPart | FramesPart, place: str = "messages", defaults: Defaults = NONE

@@ -91,7 +91,10 @@ class Service:
             for count in (self.config.decoders, self.previews)
         )
         reader = Reader(
-            self.config, processor.video_processor.max_frames, lambda file_id: str(self.uploads.get(file_id).path)
+            self.config,
+            processor.video_processor.max_frames,
+            lambda file_id: str(self.uploads.get(file_id).path),
+            processor.knows_tools,
         )
         ready = _Ready(llm, decoding, previewing, reader, Tokens(processor.tokenizer))
         try:

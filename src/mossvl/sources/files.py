@@ -63,7 +63,7 @@ class Load(Loading):
 
     def _load_from(self, stack: ExitStack, first: int | None) -> None:
         messages = check_messages(self.messages)
-        text = query_prompt(self.processor, messages, self.query.rendering)
+        text = query_prompt(self.processor, messages, self.query.rendering, self.query.tools)
         media = media_of(messages)
         versions = _versions(*media)  # Before files are opened: a file that changes from now on is not cached.
         key = self._prompt_key(text, *media, versions)

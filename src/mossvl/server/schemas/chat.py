@@ -8,9 +8,10 @@ from mossvl.server.schemas.body import Body
 from mossvl.server.schemas.parts import MANY, Content, Part
 from mossvl.server.schemas.sampling import SamplingFields, StopTexts, StreamOptions
 from mossvl.server.schemas.structured import StructuredFields
+from mossvl.server.schemas.tools import ToolCall, ToolDefinition
 
 UNSUPPORTED = (
-    "tools", "tool_choice", "functions", "function_call", "audio", "prediction", "web_search_options",
+    "functions", "function_call", "audio", "prediction", "web_search_options",
     "best_of", "length_penalty", "use_beam_search",
 )  # fmt: skip
 """Keys that are refused unless they are empty, false, "none" or "auto"."""
@@ -19,15 +20,16 @@ UNSUPPORTED = (
 class ChatMessage(Body):
     """One turn."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
+    tool_calls: list[ToolCall] | None = Field(None, max_length=MANY, description="Calls of an earlier answer.")
+    tool_call_id: str | None = Field(None, description="The call whose result this message is.")
     # Ignored: fields of answers that clients send back unchanged.
     name: Any = None
     refusal: Any = None
     annotations: Any = None
     audio: Any = None
     function_call: Any = None
-    tool_calls: Any = None
     reasoning_content: Any = None
 
 
@@ -57,6 +59,11 @@ class ChatRequest(SamplingFields, StructuredFields):
     stop: StopTexts | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: list[ToolDefinition] | None = Field(None, max_length=MANY)
+    tool_choice: str | dict[str, Any] | None = Field(
+        None, description="none, auto (default), required, a named function, or allowed_tools."
+    )
+    parallel_tool_calls: bool | None = Field(None, description="Whether an answer may have several calls (default).")
     prompt_logprobs: int | None = Field(None, ge=0, le=20)
     # Of the prompt.
     add_generation_prompt: bool | None = None
@@ -67,7 +74,6 @@ class ChatRequest(SamplingFields, StructuredFields):
     request_id: Annotated[str, Field(pattern=r"^[!-~]{1,100}$")] | None = None
     # Accepted and ignored.
     modalities: Any = None
-    parallel_tool_calls: Any = None
     reasoning_effort: Any = None
     verbosity: Any = None
     user: Any = None
@@ -77,8 +83,6 @@ class ChatRequest(SamplingFields, StructuredFields):
     safety_identifier: Any = None
     prompt_cache_key: Any = None
     # Refused (see `UNSUPPORTED`).
-    tools: Any = None
-    tool_choice: Any = None
     functions: Any = None
     function_call: Any = None
     best_of: Any = None

@@ -1,0 +1,1 @@
+"""Tools: functions that an answer may call."""
