@@ -241,6 +241,7 @@ class MossVLConfig(MossVLPartConfig):
         "text_config": MossVLTextConfig,
     }
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "past_key_values"]
+    auto_map: ClassVar[dict[str, str]] = {}  # TRL reads it of every configuration whose class is not transformers' own
 
     if TYPE_CHECKING:  # after __post_init__
         text_config: MossVLTextConfig

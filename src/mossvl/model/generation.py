@@ -11,8 +11,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from mossvl.errors import OptionError
 from mossvl.model.cache import MossVLCache
 from mossvl.model.configuration import MossVLConfig
+from mossvl.model.packed_batch import images_of
 
-MEDIA_INPUTS = ("pixel_values", "grid_thw", "media_nums_per_sample", "vision_embeds", "vision_index")
+MEDIA_INPUTS = ("pixel_values", "grid_thw", "image_grid_thw", "media_nums_per_sample", "vision_embeds", "vision_index")
 CACHE = next(one.name for one in fields(CausalLMOutputWithPast) if one.name in ("cache", "past_key_values"))
 """How this version of transformers calls the cache: `cache` from 5.24 on, `past_key_values` before."""
 ONE_BY_ONE = "tokens are drawn one by one, since the cache cannot be cropped"
@@ -93,6 +94,11 @@ class MediaGenerationMixin(GenerationMixin):
     ) -> tuple[Tensor | None, dict[str, Any]]:
         """Repeat every sample `expand_size` times for beams; the repetitions read the same media, encoded once."""
         media = {name: model_kwargs.pop(name) for name in MEDIA_INPUTS if name in model_kwargs}
+        if expand_size > 1 and input_ids is not None and media.get("image_grid_thw") is not None:
+            found = list(input_ids == self.config.image_token_id)
+            media["grid_thw"], media["media_nums_per_sample"] = images_of(
+                media.pop("image_grid_thw"), media.get("grid_thw"), media.get("media_nums_per_sample"), found
+            )
         # Keyword arguments: some versions of transformers have a static method here, others an instance method.
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
             expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs

@@ -16,7 +16,7 @@ from mossvl.model.generation import CACHE, MediaGenerationMixin
 from mossvl.model.interval_backend import backend_for
 from mossvl.model.language import NewVision, TextModel
 from mossvl.model.loss import Loss, followers, next_token_loss
-from mossvl.model.packed_batch import PackedBatch, group_media, image_tokens, seen_rows
+from mossvl.model.packed_batch import PackedBatch, group_media, image_tokens, images_of, seen_rows, vision_tokens
 from mossvl.model.pretrained import MossVLPreTrainedModel
 from mossvl.model.signatures import extends
 from mossvl.model.vision import VisionTower
@@ -88,6 +88,7 @@ class MossVLModel(MossVLPreTrainedModel):
         cache: MossVLCache | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        image_grid_thw: Tensor | None = None,
     ) -> BaseModelOutputWithPast:
         """Run a batch of samples: padded on either side, or packed in one row without padding.
 
@@ -107,6 +108,7 @@ class MossVLModel(MossVLPreTrainedModel):
                 grids and counts; `pixel_values` are those of its media.
             cache: keys and values of earlier calls; `pixel_values` are then those of new image tokens only.
             output_hidden_states: also return each layer's input, and the final state.
+            image_grid_thw: `grid_thw` of media that are all images; how many each sample has follows from `input_ids`.
 
         Returns:
             `last_hidden_state` (batch, text, hidden), 0 at padding; the cache, if any; `hidden_states`, if asked for.
@@ -121,7 +123,8 @@ class MossVLModel(MossVLPreTrainedModel):
             raise OptionError(f"the cache is a {type(cache).__name__}; this model needs a MossVLCache")
         if packed is not None:
             given = input_ids if inputs_embeds is None else inputs_embeds
-            if grid_thw is not None or cache is not None or given is None or len(given) != 1:
+            others = (grid_thw, image_grid_thw, cache)
+            if any(one is not None for one in others) or given is None or len(given) != 1:
                 raise ValueError("packed samples are one row of input_ids, bring their own grids, and have no cache")
             # Embed rows, not (1, rows): compiled layers would be compiled again for a view, and again to recompute it.
             rows_in = self.language_model.embed_tokens(given[0]) if inputs_embeds is None else given[0]
@@ -135,16 +138,14 @@ class MossVLModel(MossVLPreTrainedModel):
         if attention_mask is not None:
             real = attention_mask[:, -columns:].bool().cpu()
         reads = list(range(batch)) if vision_index is None else [int(i) for i in vision_index]
+        found = image_tokens(input_ids, cross_attention_mask, real, self.config.image_token_id)
+        if image_grid_thw is not None:
+            grid_thw, media_nums_per_sample = images_of(image_grid_thw, grid_thw, media_nums_per_sample, found)
         groups = group_media(grid_thw, media_nums_per_sample, batch if vision_index is None else None)
-        packed = PackedBatch.pack(
-            image_tokens(input_ids, cross_attention_mask, real, self.config.image_token_id),
-            groups,
-            reads,
-            self.config.vision_config.spatial_merge_size,
-            cache,
-        )
+        merge = self.config.vision_config.spatial_merge_size
+        packed = PackedBatch.pack(found, groups, reads, merge, cache)
         if vision_embeds is not None:
-            vision_embeds = seen_rows(vision_embeds, self._vision_lengths(groups), packed.groups, "vision tokens")
+            vision_embeds = seen_rows(vision_embeds, vision_tokens(groups, merge), packed.groups, "vision tokens")
         elif pixel_values is not None:
             patches = [sum(t * h * w for t, h, w in grids) for grids in groups]
             pixel_values = seen_rows(pixel_values, patches, packed.groups, "patches")
@@ -202,11 +203,6 @@ class MossVLModel(MossVLPreTrainedModel):
             hidden_states=tuple(padded(state) for state in states) if states is not None else None,
             **{CACHE: cache},
         )
-
-    def _vision_lengths(self, groups: list[list[Grid]]) -> list[int]:
-        """Vision tokens of each group, separators included."""
-        block = self.config.vision_config.spatial_merge_size**2
-        return [sum(t * (h * w // block + 1) for t, h, w in grids) for grids in groups]
 
 
 class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):

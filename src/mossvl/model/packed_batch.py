@@ -70,6 +70,42 @@ def group_media(
     return [[next(rest) for _ in range(count)] for count in counts]
 
 
+def images_of(
+    image_grid_thw: Tensor, grid_thw: Tensor | None, counts: Sequence[int] | Tensor | None, found: Sequence[Tensor]
+) -> tuple[Tensor, Sequence[int] | Tensor]:
+    """`grid_thw` and `media_nums_per_sample` of media that are all images: a sample has as many as image tokens.
+
+    Args:
+        image_grid_thw: (images, 3), 1 frame each.
+        grid_thw: must be None; the same by its other name.
+        counts: `media_nums_per_sample`, if given.
+        found: for each sample, (rows,) bool: which of its tokens are image tokens.
+
+    Raises:
+        ValueError: both names are given, a row is of a video, or the numbers of rows and image tokens differ.
+    """
+    if grid_thw is not None:
+        raise ValueError("give either grid_thw or image_grid_thw, which is its other name where all media are images")
+    if (image_grid_thw[:, 0] != 1).any():
+        raise ValueError(
+            "image_grid_thw has a medium of several frames, but the image tokens of a prompt do not tell which frames "
+            "are one video; pass videos by grid_thw and media_nums_per_sample"
+        )
+    if counts is None:
+        counts = [int(rows.sum()) for rows in found]
+        if sum(counts) != len(image_grid_thw):
+            raise ValueError(
+                f"the prompts have {counts} image tokens, but image_grid_thw has {len(image_grid_thw)} rows; every "
+                "image needs exactly one image token, and videos need grid_thw and media_nums_per_sample"
+            )
+    return image_grid_thw, counts
+
+
+def vision_tokens(groups: Sequence[list[Grid]], merge: int) -> list[int]:
+    """Vision tokens of each group, separators included; `merge` is the side of a merge block, in patches."""
+    return [sum(t * (h * w // merge**2 + 1) for t, h, w in grids) for grids in groups]
+
+
 def seen_rows(rows: Tensor, lengths: Sequence[int], groups: Sequence[list[Grid]], what: str) -> Tensor:
     """The rows of the groups that a sample sees; none sees the blank image of a text-only sample.
 

@@ -58,6 +58,7 @@ def layout(is_image: Tensor, frame_sizes: Tensor, start: int = 0) -> TextLayout:
         raise ValueError(
             f"the prompt has {int(is_image.sum())} image tokens, but grid_thw describes {len(frame_sizes)} frames; "
             "every image and every video frame needs exactly one image token"
+            + ("" if len(frame_sizes) else ". Pass grid_thw with pixel_values: trainers for images alone drop videos")
         )
     longer = torch.maximum(frame_sizes[:, 0], frame_sizes[:, 1])
     advance = torch.ones(len(is_image), dtype=torch.long)

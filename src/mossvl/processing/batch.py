@@ -1,6 +1,7 @@
 """Several prompts as one batch: media assigned to prompts, rows padded to one length."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -49,6 +50,24 @@ def by_prompt(given: Any, texts: list[str], what: str, is_nested: Callable[[Any]
     return by_text
 
 
+def truncated(planned: PlannedPrompt, max_length: int, side: str, image_token_id: int) -> PlannedPrompt:
+    """Truncate a prompt to `max_length` tokens, on the side "left" or "right".
+
+    Raises:
+        PromptError: an image token would be cut off.
+    """
+    tokens = len(planned.input_ids)
+    if tokens <= max_length:
+        return planned
+    kept = slice(tokens - max_length, None) if side == "left" else slice(0, max_length)
+    if (planned.input_ids[kept] == image_token_id).sum() < (planned.input_ids == image_token_id).sum():
+        raise PromptError(
+            f"the prompt has {tokens} tokens, more than max_length={max_length}, and truncation would lose images or "
+            "frames; raise max_length (trainers have one, too), or shorten the prompt"
+        )
+    return replace(planned, input_ids=planned.input_ids[kept], offsets=planned.offsets[kept])
+
+
 def padded(
     planned: Sequence[PlannedPrompt], image_token_id: int, pad_token_id: int, padding: bool | str, side: str
 ) -> dict[str, Tensor]:
@@ -59,8 +78,13 @@ def padded(
         where hidden.
 
     Raises:
-        OptionError: the prompts have different lengths, but `padding` is off.
+        OptionError: `padding` or `side` is unknown; or the prompts have different lengths, but `padding` is off.
     """
+    if padding not in (True, False, "longest", "do_not_pad") or side not in ("left", "right"):
+        raise OptionError(
+            f"padding={padding!r}, padding_side={side!r} is not supported; pad to the longest prompt with "
+            "padding=True, on the side 'left' or 'right'"
+        )
     if len({len(one.input_ids) for one in planned}) > 1 and padding in (False, "do_not_pad"):
         raise OptionError("prompts of different lengths need padding=True to become one batch")
     lengths = [len(one.input_ids) for one in planned]

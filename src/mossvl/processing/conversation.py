@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from mossvl.errors import CheckpointError, OptionError, PromptError
@@ -13,6 +12,7 @@ from mossvl.options.rendering import OF_PROMPT, Rendering
 from mossvl.processing.chat_template import render_chat, variables_of
 from mossvl.processing.labels import IGNORED_LABEL, answer_spans
 from mossvl.processing.messages import Message, check_messages, cleaned, media_of, template_turns, without_special
+from mossvl.processing.model_inputs import ModelInputs
 from mossvl.processing.prompt import IMAGE, VIDEO
 from mossvl.processing.system_prompt import SYSTEM_PROMPT_KEYS, SystemPrompt, with_system_turn
 from mossvl.tools.definitions import Tools
@@ -114,14 +114,15 @@ class ConversationMixin(ProcessorMixin):
                 alone takes the next of the `images` in `processor_kwargs`.
             chat_template: another template, or the name of one of several.
             return_assistant_tokens_mask: add `assistant_masks` (batch, text) int64, 1 for tokens of assistants' turns.
-            return_tensors: "pt" (the default), "np", or None for lists of unpadded `input_ids`.
+            return_tensors: "pt", "np", or None for lists of unpadded `input_ids`. By default "pt"; but None for a batch
+                without `padding` or `padding_side`, as in transformers.
             return_dict: return all inputs, not `input_ids` alone.
             processor_kwargs, kwargs: arguments of a call of the processor. In `kwargs`, the template's variables go to
                 the template, and keys of `SystemPrompt` choose the system prompt of conversations without one.
 
         Returns:
             Without `tokenize`, the text, or a text for each conversation. With it, `input_ids` (batch, text), or a
-            `BatchFeature` as from a call, but without `cross_attention_mask`, which follows from `input_ids`.
+            `ModelInputs` as from a call, but without `cross_attention_mask`, which follows from `input_ids`.
 
         Raises:
             CheckpointError: the chat template is broken or missing.
@@ -150,7 +151,8 @@ class ConversationMixin(ProcessorMixin):
         call = {**(processor_kwargs or {}), **kwargs}
         images, videos = media_for(conversations, call.pop("images", None), call.pop("videos", None))
         if return_tensors == "auto":
-            return_tensors = call.pop("return_tensors", "pt")
+            padded = call.get("padding") or call.get("padding_side")
+            return_tensors = call.pop("return_tensors", None if batch and not padded else "pt")
         if return_tensors not in ("pt", "np", None):
             raise OptionError(f"return_tensors={return_tensors!r} is not supported; give 'pt', 'np' or None")
         call |= {"images": images, "videos": videos}
@@ -286,19 +288,19 @@ def _each(given: Any) -> Iterator[Any]:
             yield one
 
 
-def assistant_masks(processor: ConversationMixin, texts: Sequence[str], call: dict[str, Any]) -> BatchFeature:
+def assistant_masks(processor: ConversationMixin, texts: Sequence[str], call: dict[str, Any]) -> ModelInputs:
     """Model inputs with `assistant_masks` (batch, text) int64: 1 for tokens of assistants' turns and their end."""
     out = processor(texts, **call, labels_spans=[answer_spans(text) for text in texts])
     out["assistant_masks"] = (out.pop("labels") != IGNORED_LABEL).long()
     return out
 
 
-def converted(inputs: BatchFeature, return_tensors: str | None) -> BatchFeature:
+def converted(inputs: ModelInputs, return_tensors: str | None) -> ModelInputs:
     """Model inputs as tensors ("pt"), as arrays ("np") or, for text, as lists without padding (None)."""
     inputs.pop("cross_attention_mask")  # It follows from `input_ids`, and collators cannot pad it.
     inputs["media_nums_per_sample"] = torch.tensor(inputs["media_nums_per_sample"])
     if return_tensors == "np":
-        return BatchFeature({name: value.numpy() for name, value in inputs.items()})
+        return ModelInputs({name: value.numpy() for name, value in inputs.data.items()})
     if return_tensors is None:
         real = inputs["attention_mask"].bool()
         for name in ("input_ids", "attention_mask", "assistant_masks"):

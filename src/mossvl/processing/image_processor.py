@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
 from mossvl.media.limits import MediaLimits
 from mossvl.options import MediaOptions
 from mossvl.options.checks import pick, whole
 from mossvl.options.media import PIXEL_BUDGET, bounds
+from mossvl.processing.model_inputs import ModelInputs
 from mossvl.processing.pixel_settings import PixelSettings
 from mossvl.processing.plan import ImagePlan, ImageSettings, options_of, plan_images
 from mossvl.processing.tensors import media_tensors
@@ -49,11 +49,12 @@ class MossVLImageProcessor(PixelSettings, BaseImageProcessor):
         settings = [self.settings(options_of(image, options)) for image in images]
         return plan_images(images, settings, self.layout, limits, stack)
 
-    def __call__(self, images: Any, limits: MediaLimits | None = None, **media_kwargs: Any) -> BatchFeature:
+    def __call__(self, images: Any, limits: MediaLimits | None = None, **media_kwargs: Any) -> ModelInputs:
         """Process the images of one prompt.
 
         Returns:
-            `pixel_values` (patches, 3 · patch_size²) float32 and `grid_thw` (images, 3) int64.
+            `pixel_values` (patches, 3 · patch_size²) float32 and `grid_thw` (images, 3) int64, also named
+            `image_grid_thw`, the name that is listed (`ModelInputs`).
 
         Raises:
             InputError: an image or an option cannot be used.
@@ -62,7 +63,7 @@ class MossVLImageProcessor(PixelSettings, BaseImageProcessor):
         with ExitStack() as stack:
             options = MediaOptions.from_dict(media_kwargs)
             plans = self.plan(images, options, limits or MediaLimits(), stack)
-            return BatchFeature(media_tensors(plans, self))
+            return ModelInputs.of(media_tensors(plans, self))
 
     preprocess = __call__
 

@@ -25,7 +25,6 @@ NO_EFFECT: dict[str, tuple[Any, ...]] = {
     "do_resize": (True,),
     "is_split_into_words": (False,),
     "load_audio_from_video": (False,),
-    "max_length": (ANY,),
     "pad_to_multiple_of": (1,),
     "resample": (3,),
     "rescale_factor": (1 / 255,),
@@ -40,12 +39,11 @@ NO_EFFECT: dict[str, tuple[Any, ...]] = {
     "return_token_type_ids": (False,),
     "sanitize_control_tokens": (True, False),
     "stride": (0,),
-    "truncation": (False,),
     "verbose": (True, False),
 }
 """Values that ask for what the processor always does; other values of these arguments are refused."""
 GROUPS = {"text_kwargs": "text", "images_kwargs": "image", "videos_kwargs": "video", "common_kwargs": None}
-OF_CALL = ("padding", "padding_side", "return_tensors")
+OF_CALL = ("padding", "padding_side", "return_tensors", "truncation", "max_length")
 
 
 @dataclass
@@ -55,7 +53,7 @@ class Keywords:
     Attributes:
         media: options of all media of a prompt.
         own: options of its images alone ("image"), and of its videos alone ("video").
-        call: `padding`, `padding_side` and `return_tensors`, if given.
+        call: `padding`, `padding_side` and `return_tensors`, if given; `max_length`, if prompts are truncated to it.
         video_metadata: times of the frames of decoded videos (see `with_times`).
     """
 
@@ -92,6 +90,7 @@ class Keywords:
                     # Only sizes apply to images and to videos; every other option names its kind.
                     of_kind = name in ("size", "min_pixels", "max_pixels") and kind in ("image", "video")
                     found._take(name, value, options[kind if of_kind else None], pixel_scale)
+        found._set_truncation()
         found.media = MediaOptions.from_dict(options.pop(None))
         found.own = {str(kind): MediaOptions.from_dict(own) for kind, own in options.items() if own}
         return found
@@ -103,6 +102,17 @@ class Keywords:
         if isinstance(source, Medium):
             return Medium(source.source, source.options.over(options))
         return Medium(source, options)
+
+    def _set_truncation(self) -> None:
+        """Keep `max_length` only if prompts are to be truncated."""
+        truncation, longest = self.call.pop("truncation", False), self.call.pop("max_length", None)
+        if truncation not in (True, False) or (truncation and longest is None):
+            raise OptionError(
+                f"truncation={truncation!r:.80} is not supported without max_length, or as another value than true and "
+                "false; leave it out, or give truncation=True and max_length in tokens"
+            )
+        if truncation:
+            self.call["max_length"] = whole("max_length", longest)
 
     def _take(self, name: str, value: Any, options: dict[str, Any], pixel_scale: Mapping[str, Any]) -> None:
         if name in OF_CALL:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mossvl.checkpoints.headers import usable
 from mossvl.errors import OptionError, PromptError
@@ -18,7 +18,7 @@ from mossvl.media.video import is_frame_list
 from mossvl.options import MediaOptions
 from mossvl.options.checks import whole
 from mossvl.processing import prompt, tensors
-from mossvl.processing.batch import by_prompt, padded, with_blanks
+from mossvl.processing.batch import by_prompt, padded, truncated, with_blanks
 from mossvl.processing.chat_template import check_template
 from mossvl.processing.conversation import ConversationMixin
 from mossvl.processing.decoded import is_decoded, with_times
@@ -26,6 +26,7 @@ from mossvl.processing.image_processor import MossVLImageProcessor
 from mossvl.processing.keywords import Keywords
 from mossvl.processing.labels import Span, batch_labels, prompt_labels
 from mossvl.processing.messages import check_characters
+from mossvl.processing.model_inputs import ModelInputs
 from mossvl.processing.pixel_settings import PATCHES, SCALE, checked_channels
 from mossvl.processing.pixels import normalise
 from mossvl.processing.plan import MediumPlan, num_units
@@ -225,7 +226,7 @@ class MossVLProcessor(ConversationMixin):
         blank_image_for_text: bool = False,
         return_tensors: str = "pt",
         **media_kwargs: Any,
-    ) -> BatchFeature:
+    ) -> ModelInputs:
         """Model inputs for one or more prompts.
 
         Args:
@@ -243,6 +244,7 @@ class MossVLProcessor(ConversationMixin):
             `input_ids` and `attention_mask` (batch, text) int64, `cross_attention_mask` (batch, 1, text, frames) bool,
             True where hidden, and the list `media_nums_per_sample`; with media, `pixel_values` (patches, 768) float32
             and `grid_thw` (media, 3) int64; with spans, `labels` (batch, text) int64, -100 for tokens without loss.
+            With images alone, `grid_thw` is also `image_grid_thw`, and what follows is not listed (`ModelInputs`).
 
         Raises:
             InputError: media, placeholders, options or spans cannot be used; the message says which and why.
@@ -253,11 +255,6 @@ class MossVLProcessor(ConversationMixin):
         if return_tensors != "pt":
             raise OptionError(f"return_tensors={return_tensors!r} is not supported; only 'pt' is")
         side = keywords.call.get("padding_side", padding_side) or self.tokenizer.padding_side
-        if padding not in (True, False, "longest", "do_not_pad") or side not in ("left", "right"):
-            raise OptionError(
-                f"padding={padding!r}, padding_side={side!r} is not supported; pad to the longest prompt with "
-                "padding=True, on the side 'left' or 'right'"
-            )
         texts = [text] if isinstance(text, str) else list(text)
         if not texts:
             raise PromptError("there is no prompt; give at least one text")
@@ -278,6 +275,9 @@ class MossVLProcessor(ConversationMixin):
                 self.plan(*prompt_and_media, keywords.media, stack)
                 for prompt_and_media in zip(texts, all_images, all_videos, strict=True)
             ]
+            if (longest := keywords.call.get("max_length")) is not None:
+                cut = self.tokenizer.truncation_side
+                planned = [truncated(one, longest, cut, self.image_token_id) for one in planned]
             media = [plan for one in planned for plan in one.plans]
             tensors_of_media = tensors.media_tensors(media, self.image_processor) if media else {}
         counts = [len(one.plans) for one in planned]
@@ -286,7 +286,8 @@ class MossVLProcessor(ConversationMixin):
         batch = padded(planned, self.image_token_id, self.tokenizer.pad_token_id or 0, padding, side)
         if labels_spans is not None:
             batch["labels"] = batch_labels(planned, labels_spans, batch["attention_mask"], self._excluded_tokens)
-        return BatchFeature({**batch, **tensors_of_media, "media_nums_per_sample": counts})
+        seen = counts == [len(one.plans) for one in planned]
+        return ModelInputs.of({**batch, **tensors_of_media, "media_nums_per_sample": counts}, seen)
 
     def labels_of(self, planned: PlannedPrompt, spans: Sequence[Span]) -> Tensor:
         """(tokens,) int64: the tokens inside these character spans [start, end) of the prompt, else -100.

@@ -15,6 +15,7 @@ VIDEO = "<|video|>"
 IMAGE_TOKEN = "<|image_pad|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 TIME_START, TIME_END = "<|time_start|>", "<|time_end|>"
+DROPPED = ". A trainer that passes images alone, such as most of TRL's, has dropped the videos: its data may have none"
 PLACEHOLDER = re.compile(f"({re.escape(IMAGE)}|{re.escape(VIDEO)})")
 
 
@@ -82,8 +83,9 @@ def check_placeholders(text: str, images: int, videos: int) -> list[str]:
     found = PLACEHOLDER.findall(text)
     for placeholder, what, given in ((IMAGE, "images", images), (VIDEO, "videos or video segments", videos)):
         if found.count(placeholder) != given:
+            dropped = DROPPED if placeholder == VIDEO and not given else ""
             raise PromptError(
                 f"the prompt has {found.count(placeholder)} {placeholder} placeholders, but {given} {what} were given; "
-                "each needs exactly one placeholder"
+                f"each needs exactly one placeholder{dropped}"
             )
     return found
