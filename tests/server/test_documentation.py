@@ -34,8 +34,9 @@ def test_curl_gets_the_right_answer(server, page, answer):
 @pytest.mark.parametrize(
     ("marker", "printed"),
     [
-        ("chat.completions", "At 0.0 seconds there is a red circle. At 2.0 seconds a blue star appears."),
+        ("chat.completions.create", "At 0.0 seconds there is a red circle. At 2.0 seconds a blue star appears."),
         ("responses.create", "2.0 seconds right\n"),
+        ('completions.create(model="mossvl-tiny", prompt', "[None, -"),
     ],
 )
 def test_the_python_clients_get_the_right_answers(server, monkeypatch, capsys, marker, printed):

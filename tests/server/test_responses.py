@@ -292,7 +292,7 @@ def test_no_key_reaches_the_responses_of_another():
         ({"input": "a", "max_output_tokens": 0}, "max_output_tokens", "greater than or equal to 1"),
         ({"input": "a", "truncation": "auto"}, "truncation", "'disabled', not 'auto'"),
         ({"input": "a", "background": True}, "background", "False"),
-        ({"input": "a", "conversation": "conv_1"}, "conversation", "null"),
+        ({"input": "a", "conversation": "conv_1"}, "conversation", "unknown key"),
         ({"input": "a", "tools": [{"type": "web_search"}]}, "tools.0.type", "'web_search' is none of 'function'"),
         ({"input": "a", "include": ["everything"]}, "include.0", "message.output_text.logprobs"),
         ({"input": "a", "metadata": {"a": "b" * 513}}, "metadata", "at most 512 characters"),

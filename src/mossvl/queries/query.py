@@ -142,6 +142,18 @@ class Query:
         return [*messages, {"role": "assistant", "content": answer}]
 
 
+@dataclass(frozen=True)
+class PlainPrompt:
+    """A prompt that goes to the model as it is: without a chat template, and with the special tokens that it has.
+
+    Attributes:
+        content: a text, or token ids.
+    """
+
+    content: str | tuple[int, ...]
+    generation: GenerationOptions
+
+
 QueryLike = str | Mapping[str, Any] | Query | InputError
 """A query as callers may give it: a text (the prompt), a dict, a checked query, or the error of a malformed one, which
 readers of files pass on."""

@@ -12,7 +12,7 @@ import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mossvl.errors import GenerationCancelled
+from mossvl.errors import GenerationCancelled, MossVLError
 from mossvl.queries.handle import Handle, changes_of, over
 from mossvl.queries.results import Result
 from mossvl.server.exchange import Exchange
@@ -39,9 +39,12 @@ async def answered(service: Service, request: Request, kind: type[Exchange[Any]]
     for handle in exchange.handles:
         tell = partial(loop.run_in_executor, None, ended, service, handle, request_id)
         handle.when_ended(partial(loop.call_soon_threadsafe, tell))
-    if exchange.stream:
-        return await streamed(service, request, exchange)
-    results = await while_connected(request, results_of(exchange.handles))
+    try:
+        if exchange.stream:
+            return await streamed(service, request, exchange)
+        results = await while_connected(request, results_of(exchange.handles))
+    except MossVLError as error:
+        raise exchange.placed(error) from error
     return Response(await anyio.to_thread.run_sync(exchange.whole, results), media_type="application/json")
 
 
@@ -121,7 +124,7 @@ async def events(service: Service, changes: AsyncGenerator[None], exchange: Exch
             last = await anext(changes, False) is False or over(handles)
     error = error_of(handles)
     if error is not None:
-        refused = service.told(error)
+        refused = service.told(exchange.placed(error))
         service.metrics.errors.labels(refused.code).inc()
         for piece in exchange.failed(refused):
             yield event(piece)

@@ -24,6 +24,18 @@ class Tokens:
         self._bytes = {chr(byte): byte for byte in printable}
         self._bytes |= {chr(256 + place): byte for place, byte in enumerate(others)}
 
+    def ids(self, text: str) -> list[int]:
+        """Return the token ids of a plain prompt."""
+        return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of a plain prompt, with its special tokens."""
+        return str(self._tokenizer.decode(ids))
+
+    def name(self, token: int) -> str:
+        """Return the text of one token, in which a part of a character is U+FFFD."""
+        return str(self.described(token, 0.0)["token"])
+
     def described(self, token: int, logprob: float) -> dict[str, Any]:
         name = str(self._tokenizer.convert_ids_to_tokens(token))
         encoded = [self._bytes[character] for character in name if character in self._bytes]

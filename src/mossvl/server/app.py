@@ -15,18 +15,19 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from mossvl.checkpoints.default import NAME
 from mossvl.errors import MossVLError
 from mossvl.server.answering import answered
 from mossvl.server.background import cut_off, start, tidy_up, watch_lag
 from mossvl.server.chat import ChatExchange
+from mossvl.server.completions import CompletionExchange
 from mossvl.server.description import STREAM, body_of, responses
 from mossvl.server.errors import GONE, RequestError, error_response, unavailable
 from mossvl.server.forms import uploaded
 from mossvl.server.middleware import Gate
+from mossvl.server.models import add_models
 from mossvl.server.responses import ResponseExchange
-from mossvl.server.samples import SAMPLES
 from mossvl.server.schemas.chat import ChatRequest
+from mossvl.server.schemas.completions import CompletionRequest
 from mossvl.server.schemas.frames import FramesRequest
 from mossvl.server.schemas.responses import ResponsesRequest
 from mossvl.server.service import Service
@@ -74,6 +75,7 @@ def create_app(service: Service, failed: Callable[[], None] = lambda: None) -> F
         )
     _answer_errors(app, service)
     _add_chat(app, service)
+    add_models(app, service)
     _add_media(app, service)
     _add_state(app, service)
     _add_page(app)
@@ -119,6 +121,11 @@ def _add_chat(app: FastAPI, service: Service) -> None:
         """Answer a conversation with texts, images and videos, whole or as server-sent events."""
         return await answered(service, request, ChatExchange)
 
+    @app.post("/v1/completions", openapi_extra=body_of(CompletionRequest), responses=responses(*errors) | STREAM)
+    async def complete(request: Request) -> Response:
+        """Continue prompts as they are, without a chat template, whole or as server-sent events."""
+        return await answered(service, request, CompletionExchange)
+
     @app.post("/v1/responses", openapi_extra=body_of(ResponsesRequest), responses=responses(404, *errors) | STREAM)
     async def respond(request: Request) -> Response:
         """Answer a conversation in the form of OpenAI's Responses API, whole or as server-sent events."""
@@ -134,27 +141,6 @@ def _add_chat(app: FastAPI, service: Service) -> None:
         """Delete a stored response."""
         service.responses.remove(request.state.key, response_id)
         return {"id": response_id, "object": "response", "deleted": True}
-
-    @app.get("/v1/models", responses=responses(401, 503))
-    async def models() -> dict[str, Any]:
-        """List the served model."""
-        return {"object": "list", "data": [described(service)]}
-
-    @app.get("/v1/models/{name:path}", responses=responses(401, 404, 503))
-    async def model(name: str) -> dict[str, Any]:
-        """Describe the model of this name."""
-        if name != service.name:
-            raise RequestError(404, "model_not_found", f"there is no model {name!r:.80}; this is {service.name!r}")
-        return described(service)
-
-
-def described(service: Service) -> dict[str, Any]:
-    found = service.described()
-    samples = SAMPLES if service.name == NAME else []
-    found["mossvl"]["samples"] = [
-        {"name": one["name"], "url": f"/samples/{one['file']}", "questions": one["questions"]} for one in samples
-    ]
-    return found
 
 
 # --- media -----------------------------------------------------------------------------------------------------------

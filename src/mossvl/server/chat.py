@@ -37,7 +37,7 @@ class ChatExchange(Exchange[ChatRequest]):
 
     def asked(self, reader: Reader) -> list[Asked]:
         asked = reader.read(self.request)
-        self._tools = asked.query.tools
+        self._tools = asked.tools
         return [asked]
 
     def whole(self, results: Sequence[Result]) -> bytes:

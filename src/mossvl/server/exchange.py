@@ -7,10 +7,11 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from mossvl.errors import MediaError, PromptError
 from mossvl.queries.handle import Handle
 from mossvl.queries.results import Result
 from mossvl.server.answers import Tokens
-from mossvl.server.errors import RequestError, error_body
+from mossvl.server.errors import RequestError, error_body, refusal
 from mossvl.server.problems import first_problem
 from mossvl.server.reading import Asked, Reader
 from mossvl.server.stored import StoredResponses
@@ -109,6 +110,12 @@ class Exchange(ABC, Generic[Form]):
     @abstractmethod
     def closing(self, results: Sequence[Result]) -> list[dict[str, Any]]:
         """Return the last events of a successful stream."""
+
+    def placed(self, error: Exception) -> Exception:
+        """Return an error in the API's words, with the field that is wrong, if a field is."""
+        if isinstance(error, MediaError | PromptError | RequestError):
+            return refusal(error).within(self.names, self.prompt)
+        return error
 
     def failed(self, refused: RequestError) -> list[dict[str, Any]]:
         """Return the last events of a stream whose query has failed."""

@@ -1,9 +1,11 @@
 """From a validated request to a query, within the server's limits."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
+
+from pydantic import BaseModel
 
 from mossvl.errors import PromptError
 from mossvl.media.data_url import after_scheme, is_data_url
@@ -11,7 +13,7 @@ from mossvl.options import MediaOptions, SamplingParams
 from mossvl.options.checks import present
 from mossvl.options.media import MAX_PIXELS
 from mossvl.options.rendering import Rendering
-from mossvl.queries.query import Message, Query
+from mossvl.queries.query import Message, PlainPrompt, Query
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError, check_limit
 from mossvl.server.media_options import Defaults, media_defaults, own_over
@@ -28,6 +30,7 @@ from mossvl.server.schemas.parts import (
 )
 from mossvl.server.tools import call_keys, texts_of_tools, tool_keys
 from mossvl.tools.constraint import constrained
+from mossvl.tools.definitions import Tools
 
 SCHEMES = ("http://", "https://", "data:", "file:", "upload:")
 URL = re.compile(f"({'|'.join(SCHEMES)})", re.IGNORECASE)
@@ -46,8 +49,13 @@ MOST_PARTS = 500_000
 class Asked:
     """A request as the engine takes it."""
 
-    query: Query
+    query: Query | PlainPrompt
     params: SamplingParams
+
+    @property
+    def tools(self) -> Tools | None:
+        """Functions that the answer may call."""
+        return self.query.tools if isinstance(self.query, Query) else None
 
 
 class Reader:
@@ -71,11 +79,7 @@ class Reader:
             InputError: a part of the request cannot be used.
             RequestError: the request exceeds a limit or needs an unsupported feature.
         """
-        for name in UNSUPPORTED:
-            given = getattr(request, name)
-            if given is not False and given not in (None, "none", "auto", [], {}):
-                advice = NEWER.get(name, "leave it out")
-                raise RequestError(400, "unsupported", f"{name} is not supported; {advice}", name)
+        check_supported(request, UNSUPPORTED)
         parts = [part for message in request.messages if isinstance(message.content, list) for part in message.content]
         media = [part for part in parts if not isinstance(part, TextPart)]
         check_limit("number of media", len(media), self.config.max_media, "--max-media", "messages")
@@ -191,6 +195,18 @@ def _most_frames(part: ImagePart | VideoPart | FramesPart, defaults: Defaults) -
     """Return the frames that a part reserves for itself, at least one for each segment."""
     segments = part.video_url.segments if isinstance(part, VideoPart) else None
     return max(options_of(part, defaults).get("max_frames", 0), len(segments or ()))
+
+
+def check_supported(request: BaseModel, unsupported: Iterable[str]) -> None:
+    """Refuse fields that are not supported.
+
+    Raises:
+        RequestError: one is neither empty nor false nor what it would be without it.
+    """
+    for name in unsupported:
+        given = getattr(request, name)
+        if given is not False and given not in (None, "none", "auto", [], {}):
+            raise RequestError(400, "unsupported", f"{name} is not supported; {NEWER.get(name, 'leave it out')}", name)
 
 
 def check_size(body: bytes) -> None:

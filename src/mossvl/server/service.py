@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from mossvl.errors import EngineError, GenerationCancelled, PromptError, ResourceError
+from mossvl.errors import EngineError, GenerationCancelled, MossVLError, ResourceError
 from mossvl.llm import MossVL
 from mossvl.media.limits import MediaLimits
 from mossvl.options import MediaOptions
@@ -20,6 +20,7 @@ from mossvl.options.media import MAX_PIXELS
 from mossvl.processing.messages import media_of
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.queries.handle import Handle
+from mossvl.queries.query import PlainPrompt
 from mossvl.server.answers import Tokens
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError, refusal, unavailable
@@ -32,8 +33,8 @@ from mossvl.server.schemas.chat import ChatRequest
 from mossvl.server.schemas.frames import FramesRequest
 from mossvl.server.stored import StoredResponses
 from mossvl.server.uploads import Uploads
+from mossvl.sources.plain import PlainLoad
 from mossvl.sources.processes import LoadingProcesses, RemoteCall
-from mossvl.version import __version__
 
 logger = logging.getLogger("mossvl.server")
 
@@ -160,8 +161,8 @@ class Service:
         exchange = kind(parsed(kind.form, body), caller)
         try:
             queries = exchange.asked(ready.reader)
-        except (PromptError, RequestError) as error:
-            raise refusal(error).within(kind.names, kind.prompt) from error
+        except MossVLError as error:
+            raise exchange.placed(error) from error
         if self.config.log_content:
             logger.info("%s asks: %r", request_id, DATA_URL.sub("data:…", body.decode(errors="replace")))
         engine, count = ready.llm.engine, len(queries)
@@ -210,39 +211,6 @@ class Service:
         message = self.uploads.by_their_names(str(refused))
         return RequestError(refused.status, refused.code, message, refused.param, refused.retry_after)
 
-    def described(self) -> dict[str, Any]:
-        """Describe the model and the limits of requests, as `/v1/models` returns them.
-
-        Raises:
-            RequestError: the model is not loaded.
-        """
-        llm, config = self.ready.llm, self.config
-        images, videos = llm.processor.image_processor, llm.processor.video_processor
-        media = {
-            "fps": videos.video_fps,
-            "min_frames": videos.min_frames,
-            "max_frames": videos.max_frames,
-            "min_pixels": images.size["shortest_edge"],
-            "max_pixels": videos.size["longest_edge"],
-            "video_max_pixels": videos.video_max_pixels,
-        }
-        caps = {
-            "max_media": config.max_media,
-            "max_frames": config.max_frames,
-            "max_pixels": config.max_pixels,
-            "max_tokens": config.max_tokens,
-            "max_duration": config.max_duration,
-            "max_upload_bytes": config.max_download,
-        }
-        context = llm.model.config.text_config.max_position_embeddings
-        return {
-            "id": self.name,
-            "object": "model",
-            "created": self.created,
-            "owned_by": "mossvl",
-            "mossvl": {"version": __version__, "context": context, "media": media, "caps": caps},
-        }
-
     def _media_limits(self) -> MediaLimits:
         config = self.config
         return MediaLimits(
@@ -276,6 +244,9 @@ class _Ready:
     def begin(self, asked: Asked) -> Handle:
         """Submit a query; its media, if there are any, are loaded by a decoder process."""
         query = asked.query
+        if isinstance(query, PlainPrompt):
+            source = PlainLoad(query, self.llm.processor, self.llm.engine.budget)
+            return self.llm.engine.begin(source, query.generation, asked.params, whole=True)
         messages = query.messages([])
         if not any(media_of(messages)):
             return self.llm.engine.submit(query, messages, self.llm.processor, asked.params, whole=True)

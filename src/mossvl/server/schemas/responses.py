@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
+from mossvl.server.schemas.body import Body
 from mossvl.server.schemas.parts import MANY, FramesPart, ImagePart, Part, VideoOptions, VideoPart
 from mossvl.server.schemas.sampling import SamplingFields, StopTexts, StreamOptions
 
@@ -73,9 +74,7 @@ Content = Annotated[
 ]
 
 
-class MessageItem(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class MessageItem(Body):
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
     content: Content
@@ -85,10 +84,8 @@ class MessageItem(BaseModel):
     phase: Any = None
 
 
-class CallItem(BaseModel):
+class CallItem(Body):
     """A function call of an earlier answer."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["function_call"]
     call_id: str
@@ -101,10 +98,8 @@ class CallItem(BaseModel):
     namespace: Any = None
 
 
-class CallOutputItem(BaseModel):
+class CallOutputItem(Body):
     """What a called function has returned."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["function_call_output"]
     call_id: str
@@ -115,16 +110,16 @@ class CallOutputItem(BaseModel):
     caller: Any = None
 
 
-class ReasoningItem(BaseModel):
+class ReasoningItem(Body):
     """Reasoning of another model's answer; ignored."""
+
+    model_config = ConfigDict(extra="ignore")
 
     type: Literal["reasoning"]
 
 
-class ReferenceItem(BaseModel):
+class ReferenceItem(Body):
     """An item of a stored response, by its id."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["item_reference"] = "item_reference"
     id: str
@@ -147,10 +142,8 @@ Item = Annotated[
 ]
 
 
-class TextFormat(BaseModel):
+class TextFormat(Body):
     """The form of an answer; `regex` (with `pattern`) is an extension."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["text", "json_object", "json_schema", "regex"]
     name: str | None = None
@@ -160,17 +153,13 @@ class TextFormat(BaseModel):
     pattern: str | None = None
 
 
-class TextConfig(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class TextConfig(Body):
     format: TextFormat | None = None
     verbosity: Any = None  # Ignored.
 
 
-class FunctionTool(BaseModel):
+class FunctionTool(Body):
     """A function that the model may call."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["function"]
     name: str
@@ -179,16 +168,12 @@ class FunctionTool(BaseModel):
     strict: bool | None = None
 
 
-class NamedTool(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class NamedTool(Body):
     type: Literal["function"]
     name: str
 
 
-class AllowedTools(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class AllowedTools(Body):
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
     tools: list[NamedTool]
@@ -229,11 +214,6 @@ class ResponsesRequest(SamplingFields):
         None, max_length=16
     )
     stop: StopTexts | None = Field(None, description="An extension.")
-    # Not supported; clients may send null.
-    conversation: None = None
-    prompt: None = None
-    context_management: None = None
-    moderation: None = None
     # Accepted and ignored.
     reasoning: Any = None
     max_tool_calls: Any = None

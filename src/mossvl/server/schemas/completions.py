@@ -1,0 +1,53 @@
+"""Requests for completions of prompts."""
+
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Field, Tag
+
+from mossvl.server.schemas.parts import MANY
+from mossvl.server.schemas.sampling import SamplingFields, StopTexts, StreamOptions
+from mossvl.server.schemas.structured import StructuredFields
+
+UNSUPPORTED = ("suffix", "best_of", "length_penalty", "use_beam_search", "prompt_embeds")
+"""Keys that are refused unless they are empty or false."""
+
+Tokens = Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1, fail_fast=True)]
+
+
+def kind_of_prompt(given: Any) -> str:
+    """Return which of the forms of a prompt is meant."""
+    if not isinstance(given, list):
+        return "text"
+    first = given[0] if given else ""
+    return "token_lists" if isinstance(first, list) else "texts" if isinstance(first, str) else "tokens"
+
+
+Prompts = Annotated[
+    Annotated[str, Tag("text")]
+    | Annotated[list[str], Field(min_length=1, max_length=MANY, fail_fast=True), Tag("texts")]
+    | Annotated[Tokens, Tag("tokens")]
+    | Annotated[list[Tokens], Field(max_length=MANY, fail_fast=True), Tag("token_lists")],
+    Discriminator(kind_of_prompt),
+]
+
+
+class CompletionRequest(SamplingFields, StructuredFields):
+    """A request for completions."""
+
+    prompt: Prompts = Field(description="A text, token ids, or a list of either; without a chat template.")
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = Field(None, ge=1, description="Answers to each prompt.")
+    max_tokens: int | None = Field(None, ge=0, description="16 by default; 0 needs echo.")
+    stop: StopTexts | None = None
+    logprobs: int | None = Field(None, ge=0, le=20)
+    echo: bool | None = Field(None, description="Answers begin with their prompt.")
+    # Accepted and ignored.
+    user: Any = None
+    # Refused (see `UNSUPPORTED`).
+    suffix: Any = None
+    best_of: Any = None
+    length_penalty: Any = None
+    use_beam_search: Any = None
+    prompt_embeds: Any = None
