@@ -53,3 +53,25 @@ def test_an_answer_is_parsed_by_a_model_of_pydantics(client):
         model="mossvl-tiny", messages=asking("Which colour is it?"), response_format=Thing
     )
     assert isinstance(answer.choices[0].message.parsed, Thing)
+
+
+class Add(BaseModel):
+    """Add two numbers."""
+
+    a: int
+    b: Literal[1, 2]
+
+
+def test_calls_are_streamed_and_parsed(client):
+    tools = [openai.pydantic_function_tool(Add)]
+    options = {"model": "mossvl-tiny", "tools": tools, "tool_choice": "required", "messages": asking("Add 1 and 2.")}
+    chunks = list(client.chat.completions.create(stream=True, **options))
+    calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
+    assert calls[0].function.name == "Add" and chunks[-1].choices[0].finish_reason == "tool_calls"
+    Add.model_validate_json("".join(call.function.arguments for call in calls))
+    with client.chat.completions.stream(**options) as stream:
+        kinds = [event.type for event in stream]
+        (call,) = stream.get_final_completion().choices[0].message.tool_calls
+    assert "tool_calls.function.arguments.done" in kinds and isinstance(call.function.parsed_arguments, Add)
+    (call,) = client.chat.completions.parse(**options).choices[0].message.tool_calls
+    assert isinstance(call.function.parsed_arguments, Add)
