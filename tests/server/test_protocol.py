@@ -225,7 +225,7 @@ def refused(body, form=ChatRequest):
         ({"messages": 5}, "messages: Input should be a valid array, not 5"),
         (
             {"messages": [{"role": "user", "content": [{"text": "a"}]}]},
-            "messages.0.content.0: a part needs a type: 'text', 'image_url', 'video_url', 'video_frames'",
+            "messages.0.content.0: a part needs a type: 'text', 'image_url', 'video_url', 'video_frames', 'file'",
         ),
     ],
 )

@@ -132,6 +132,14 @@ def _identify(name: str, file: IO[bytes]) -> pillow.Image:
     )
 
 
+def begins_as_image(start: bytes) -> bool:
+    """Whether a file's first 64 bytes are those of an image of a known format."""
+    pillow.init()
+    return _is_heif(start) or any(
+        accepts is not None and bool(accepts(start)) for _, accepts in (pillow.OPEN[name] for name in _readable())
+    )
+
+
 def _readable() -> list[str]:
     """Return the formats whose decoder this build of Pillow has."""
     registered = [name for name in _FORMATS if name in pillow.OPEN]

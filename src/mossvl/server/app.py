@@ -22,7 +22,7 @@ from mossvl.server.chat import ChatExchange
 from mossvl.server.completions import CompletionExchange
 from mossvl.server.description import STREAM, body_of, responses
 from mossvl.server.errors import GONE, RequestError, error_response, unavailable
-from mossvl.server.forms import uploaded
+from mossvl.server.file_routes import add_files
 from mossvl.server.middleware import Gate
 from mossvl.server.models import add_models
 from mossvl.server.responses import ResponseExchange
@@ -32,7 +32,6 @@ from mossvl.server.schemas.frames import FramesRequest
 from mossvl.server.schemas.responses import ResponsesRequest
 from mossvl.server.service import Service
 from mossvl.server.streams import ClientGone, while_connected
-from mossvl.server.uploads import Upload
 from mossvl.version import __version__
 
 PAGE = Path(__file__).parent / "page"
@@ -77,6 +76,7 @@ def create_app(service: Service, failed: Callable[[], None] = lambda: None) -> F
     _add_chat(app, service)
     add_models(app, service)
     _add_media(app, service)
+    add_files(app, service)
     _add_state(app, service)
     _add_page(app)
     return app
@@ -160,35 +160,6 @@ def _add_media(app: FastAPI, service: Service) -> None:
             return await while_connected(request, running)
         finally:
             call.stop()
-
-    @app.post("/v1/files", responses=responses(400, 401, 413, 503))
-    async def upload(request: Request) -> dict[str, Any]:
-        """Upload a file, which requests name as `upload:ID`."""
-        _ = service.ready
-        return _file(service, await uploaded(request, service.uploads, service.config.max_download))
-
-    @app.get("/v1/files/{file_id}", responses=responses(401, 404))
-    async def file(file_id: str) -> dict[str, Any]:
-        """Describe an uploaded file."""
-        return _file(service, service.uploads.get(file_id))
-
-    @app.delete("/v1/files/{file_id}", responses=responses(401, 404))
-    async def delete(file_id: str) -> dict[str, Any]:
-        """Delete an uploaded file."""
-        service.uploads.get(file_id)
-        return {"id": file_id, "object": "file", "deleted": service.uploads.remove(file_id)}
-
-
-def _file(service: Service, upload: Upload) -> dict[str, Any]:
-    return {
-        "id": upload.id,
-        "object": "file",
-        "bytes": upload.size,
-        "filename": upload.filename,
-        "created_at": int(upload.created),
-        "expires_at": int(upload.used + service.config.upload_seconds),
-        "purpose": "vision",
-    }
 
 
 # --- health and metrics ----------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ async def uploaded(request: Request, uploads: Uploads, most: int) -> Upload:
         ResourceError: the disk is full.
     """
     try:
-        with closing(UploadForm(request.headers.get("content-type", ""), uploads, most)) as form:
+        with closing(UploadForm(request.headers.get("content-type", ""), uploads, most, request.state.key)) as form:
             async for piece in request.stream():
                 await anyio.to_thread.run_sync(form.write, piece)
             return await anyio.to_thread.run_sync(form.file)
@@ -42,11 +42,11 @@ class UploadForm:
         FormParserError: from any method, as soon as the data are malformed.
     """
 
-    def __init__(self, content_type: str, uploads: Uploads, most: int) -> None:
+    def __init__(self, content_type: str, uploads: Uploads, most: int, owner: str = "") -> None:
         kind, options = parse_options_header(content_type)
         if kind != b"multipart/form-data" or b"boundary" not in options:
             raise invalid("the content type must be multipart/form-data, with its boundary")
-        self._uploads, self._most = uploads, most
+        self._uploads, self._most, self._owner = uploads, most, owner
         self._incoming: Incoming | None = None
         self._header, self._value, self._disposition = b"", b"", b""
         self._parts, self._here, self._ended = 0, False, False
@@ -102,7 +102,8 @@ class UploadForm:
             return
         if self._incoming is not None:
             raise invalid("the form has more than one file")
-        self._incoming, self._here = self._uploads.begin(_text(options[b"filename"]) or FIELD), True
+        self._incoming = self._uploads.begin(_text(options[b"filename"]) or FIELD, self._owner)
+        self._here = True
 
     def _write(self, data: bytes, start: int, end: int) -> None:
         if not self._here or self._incoming is None:

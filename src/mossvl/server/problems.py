@@ -65,10 +65,10 @@ def _refusal(steps: Sequence[str], what: str) -> RequestError:
 
 def _unknown(key: str, forms: Sequence[type[BaseModel]]) -> str:
     names = {name: field for form in forms for name, field in _keys(form).items()}
-    known = [] if key in OF_OTHER_APIS else [name for name, field in names.items() if field.annotation is not Any]
-    if near := nearest(key, known):
+    known = [name for name, field in names.items() if field.annotation is not Any]  # Others are ignored, or refused.
+    if near := nearest(key, [] if key in OF_OTHER_APIS else known):
         return f"unknown key; did you mean {near!r}?"
-    listed = f"known here: {', '.join(names)}" if len(names) <= FEW else "leave it out"
+    listed = f"known here: {', '.join(known)}" if known and len(names) <= FEW else "leave it out"
     return f"unknown key; {listed}"
 
 

@@ -16,10 +16,12 @@ from mossvl.options.rendering import Rendering
 from mossvl.queries.query import Message, PlainPrompt, Query
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError, check_limit
+from mossvl.server.file_parts import medium_of
 from mossvl.server.media_options import Defaults, media_defaults, own_over
 from mossvl.server.parameters import sampling_of
 from mossvl.server.schemas.chat import UNSUPPORTED, ChatMessage, ChatRequest
 from mossvl.server.schemas.parts import (
+    FilePart,
     FramesPart,
     FramesSource,
     ImagePart,
@@ -33,6 +35,8 @@ from mossvl.tools.constraint import constrained
 from mossvl.tools.definitions import Tools
 
 SCHEMES = ("http://", "https://", "data:", "file:", "upload:")
+BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{64,}={0,2}")
+"""A file in base64, without a scheme."""
 URL = re.compile(f"({'|'.join(SCHEMES)})", re.IGNORECASE)
 UPLOAD = "upload:"
 """URL scheme of uploaded files."""
@@ -80,6 +84,11 @@ class Reader:
             RequestError: the request exceeds a limit or needs an unsupported feature.
         """
         check_supported(request, UNSUPPORTED)
+        for message in request.messages:
+            if isinstance(message.content, list):
+                message.content = [
+                    medium_of(part, self.file_of) if isinstance(part, FilePart) else part for part in message.content
+                ]
         parts = [part for message in request.messages if isinstance(message.content, list) for part in message.content]
         media = [part for part in parts if not isinstance(part, TextPart)]
         check_limit("number of media", len(media), self.config.max_media, "--max-media", "messages")
@@ -157,6 +166,7 @@ class Reader:
                 if isinstance(part, TextPart)
                 else self.medium(part, defaults=defaults)
                 for part in message.content
+                if not isinstance(part, FilePart)  # There are none any more.
             ],
         }
 
@@ -168,6 +178,8 @@ class Reader:
         """
         if is_data_url(url):
             return f"data:{after_scheme(url)}"
+        if BASE64.fullmatch(url.strip()):
+            return f"data:;base64,{url}"
         found = URL.match(url)
         if found is None:
             raise PromptError(

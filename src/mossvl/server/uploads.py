@@ -23,6 +23,7 @@ class Upload:
         id: random id, which cannot be guessed.
         filename: the client's name for the file.
         size: bytes.
+        owner: stands for the API key of the client; "" on a server without keys.
         created, used: Unix times of the upload and of its last use, in seconds.
     """
 
@@ -30,6 +31,7 @@ class Upload:
     filename: str
     size: int
     path: Path
+    owner: str
     created: float
     used: float
 
@@ -53,13 +55,19 @@ class Uploads:
     def folder(self) -> str:
         return self._folder.name
 
-    def begin(self, filename: str) -> "Incoming":
+    def begin(self, filename: str, owner: str = "") -> "Incoming":
         """Begin an upload.
 
         Raises:
             ResourceError: the disk is full.
         """
-        return Incoming(self, filename)
+        return Incoming(self, filename, owner)
+
+    def of(self, owner: str) -> list[Upload]:
+        """Return a client's files, newest first."""
+        self.forget_old()
+        own = [upload for upload in list(self._files.values()) if upload.owner == owner]
+        return sorted(own, key=lambda upload: upload.created, reverse=True)
 
     def get(self, file_id: str) -> Upload:
         """Return a file and renew its time of last use.
@@ -129,9 +137,9 @@ class Uploads:
 class Incoming:
     """An upload in progress, written to its final path; `close` removes the file unless `keep` was called."""
 
-    def __init__(self, uploads: Uploads, filename: str) -> None:
+    def __init__(self, uploads: Uploads, filename: str, owner: str) -> None:
         self.size = 0
-        self._uploads, self._filename, self._kept = uploads, filename, False
+        self._uploads, self._filename, self._owner, self._kept = uploads, filename, owner, False
         self._id = f"file-{secrets.token_hex(16)}"
         # A few raw formats can be recognised by their suffix only.
         suffix = PurePath(filename).suffix.lower()
@@ -167,7 +175,7 @@ class Incoming:
         with room_for_temporary_files():
             self._file.close()
         now = time.time()
-        upload = Upload(self._id, self._filename, self.size, self._path, now, now)
+        upload = Upload(self._id, self._filename, self.size, self._path, self._owner, now, now)
         self._uploads.keep(upload)
         self._kept = True
         return upload

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from mossvl.options import Timestamps
 from mossvl.server.schemas.body import Body
+from mossvl.server.schemas.spellings import spelled
 
 MANY = 4096
 """Most entries of any list in a request."""
@@ -26,7 +27,7 @@ def named(key: str) -> Callable[[Any], Any]:
 class ImageSource(Part):
     """An image."""
 
-    url: str = Field(description="http(s):, data:, upload: or, where it is allowed, file:")
+    url: str = Field(description="http(s):, data:, upload: or, where it is allowed, file:; or base64.")
     detail: str | None = Field(None, description="Ignored; use max_pixels instead.")
     min_pixels: int | None = Field(None, ge=1)
     max_pixels: int | None = Field(None, ge=1)
@@ -66,28 +67,54 @@ class FramesSource(VideoOptions):
     frames: Annotated[list[TimedFrame], Field(min_length=1, max_length=MANY, fail_fast=True)]
 
 
-class TextPart(Part):
+class FileSource(Part):
+    """A file, in one of three ways."""
+
+    file_id: str | None = Field(None, description="Of an uploaded file.")
+    file_data: str | None = Field(None, description="A data: URL, or base64.")
+    file_url: str | None = None
+    filename: str | None = None
+
+
+class AnyPart(Part):
+    """Fields of all parts."""
+
+    uuid: Any = Field(None, description="Ignored: media are known by their content.")
+    cache_control: Any = Field(None, description="Ignored: the prefix cache holds all prompts.")
+
+
+class TextPart(AnyPart):
     type: Literal["text"]
     text: str
 
 
-class ImagePart(Part):
+class ImagePart(AnyPart):
     type: Literal["image_url"]
     image_url: Annotated[ImageSource, BeforeValidator(named("url"))]
 
 
-class VideoPart(Part):
+class VideoPart(AnyPart):
     type: Literal["video_url"]
     video_url: Annotated[VideoSource, BeforeValidator(named("url"))]
 
 
-class FramesPart(Part):
+class FramesPart(AnyPart):
     type: Literal["video_frames"]
     video_frames: FramesSource
 
 
+class FilePart(AnyPart):
+    """A file that is an image or a video."""
+
+    type: Literal["file"]
+    file: FileSource
+
+
 MediumPart = Annotated[ImagePart | VideoPart | FramesPart, Field(discriminator="type")]
-ContentPart = Annotated[TextPart | ImagePart | VideoPart | FramesPart, Field(discriminator="type")]
+ContentPart = Annotated[
+    Annotated[TextPart | ImagePart | VideoPart | FramesPart | FilePart, Field(discriminator="type")],
+    BeforeValidator(spelled),
+]
 
 Content = Annotated[
     Annotated[str, Tag("text")] | Annotated[list[ContentPart], Field(max_length=MANY, fail_fast=True), Tag("parts")],
