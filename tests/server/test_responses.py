@@ -194,6 +194,77 @@ def test_a_stream_that_fails_ends_with_the_error(client):
     assert last.sequence_number == len(events) - 1
 
 
+# --- functions -------------------------------------------------------------------------------------------------------
+
+WEATHER = {
+    "type": "function",
+    "name": "weather",
+    "description": "The weather of a city.",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"enum": ["Köln", "Bonn"]}, "days": {"type": "integer"}},
+        "required": ["city", "days"],
+        "additionalProperties": False,
+    },
+    "strict": True,
+}
+NOW = {"type": "function", "name": "now"}
+CHOSEN = {"tools": [WEATHER, NOW], "tool_choice": {"type": "function", "name": "weather"}}
+
+
+def test_a_named_function_is_called_and_its_result_continues_the_response(client):
+    first = respond(client, "What is the weather?", **CHOSEN)
+    (call,) = first.output
+    assert (call.type, call.name, call.status, first.output_text) == ("function_call", "weather", "completed", "")
+    arguments = json.loads(call.arguments)
+    assert arguments["city"] in ("Köln", "Bonn") and isinstance(arguments["days"], int)
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "12 °C"}
+    second = respond(client, [result], previous_response_id=first.id, max_output_tokens=8)
+    asked = {"role": "user", "content": "What is the weather?"}
+    plain = respond(client, [asked, call.model_dump(exclude_none=True), result], max_output_tokens=8)
+    referred = respond(client, [asked, {"type": "item_reference", "id": call.id}, result], max_output_tokens=8)
+    assert second.output_text == plain.output_text == referred.output_text != ""
+    assert second.usage.input_tokens == plain.usage.input_tokens == referred.usage.input_tokens
+
+
+def test_of_allowed_tools_alone_one_is_called(client):
+    allowed = {"type": "allowed_tools", "mode": "required", "tools": [NOW]}
+    (call,) = respond(client, "What time is it?", tools=[WEATHER, NOW], tool_choice=allowed).output
+    assert (call.name, json.loads(call.arguments)) == ("now", {})
+
+
+def test_a_streamed_call_has_its_arguments_in_pieces(client):
+    whole = respond(client, "What is the weather?", **CHOSEN)
+    events = list(respond(client, "What is the weather?", stream=True, **CHOSEN))
+    assert [kind for kind, _ in groupby(event.type for event in events)] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.function_call_arguments.delta",
+        "response.function_call_arguments.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    deltas = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+    assert "".join(deltas) == whole.output[0].arguments == events[-1].response.output[0].arguments
+    assert events[-2].item == events[-1].response.output[0]
+    assert events[2].item.arguments == "" and events[2].item.call_id == events[-2].item.call_id
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"tools": [NOW], "tool_choice": {"type": "function", "name": "no"}}, "no function 'no'"),
+        ({"tool_choice": "required"}, "needs tools"),
+        ({"tools": [{"type": "function", "name": "a b"}]}, "letters"),
+        ({"input": [{"type": "function_call_output", "call_id": "1", "output": "a"}]}, "no call at all before it"),
+    ],
+)
+def test_what_cannot_be_used_of_functions_is_refused(client, given, words):
+    with pytest.raises(openai.BadRequestError, match=words):
+        client.post("/responses", body={"input": "a"} | given, cast_to=object)
+
+
 # --- stored responses ------------------------------------------------------------------------------------------------
 
 

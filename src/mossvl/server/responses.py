@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from mossvl.queries.results import Result, TokenLogprobs
-from mossvl.server.answers import REASONS, seen
+from mossvl.server.answers import seen
+from mossvl.server.blocks import Block, Blocks, Change, Happened
 from mossvl.server.errors import RequestError, error_body
 from mossvl.server.exchange import Caller, Exchange, translated
 from mossvl.server.reading import Asked, Reader
 from mossvl.server.schemas.chat import ChatRequest
 from mossvl.server.schemas.responses import ResponsesRequest
 from mossvl.server.stored import size_of
-from mossvl.server.turns import Conversation, Message, chat_of
+from mossvl.server.turns import ITEM, Conversation, Message, chat_of
 
-RESPONSE, ITEM = "resp_", "msg_"
+RESPONSE, MESSAGE, CALL = "resp_", "msg_", "fc_"
 
 
 class ResponseExchange(Exchange[ResponsesRequest]):
@@ -37,9 +38,8 @@ class ResponseExchange(Exchange[ResponsesRequest]):
         self._messages: list[Message] = []
         self._size = 0
         self._sequence = 0
-        self._told = 0
-        self._begun = self._ended = False
-        self._text: list[str] = []
+        self._blocks = Blocks(None)
+        self._conversation = Conversation(self._stored_item, caller.filename_of)
 
     # --- the request ---------------------------------------------------------------------------------------------
 
@@ -53,11 +53,13 @@ class ResponseExchange(Exchange[ResponsesRequest]):
         if request.previous_response_id is not None:
             stored = self.caller.responses
             before = stored.conversation(self.caller.key, request.previous_response_id, "previous_response_id")
-        self._messages = Conversation(self._stored_item, self.caller.filename_of).messages(request.input)
+        self._messages = self._conversation.messages(request.input)
         self._size = size_of(self._messages)
         instructions = [{"role": "system", "content": request.instructions}] if request.instructions else []
         chat = chat_of(request, [*instructions, *before, *self._messages])
-        return [reader.read(translated(ChatRequest, chat))]
+        asked = reader.read(translated(ChatRequest, chat))
+        self._blocks = Blocks(asked.tools)
+        return [asked]
 
     def _stored_item(self, item_id: str) -> Mapping[str, Any]:
         """Return an item of a stored response.
@@ -76,29 +78,31 @@ class ResponseExchange(Exchange[ResponsesRequest]):
 
     def whole(self, results: Sequence[Result]) -> bytes:
         """Return the response as JSON; many log-probabilities make this slow."""
-        return json.dumps(self._finished(results[0])).encode()
+        (result,) = results
+        self._blocks.whole(result.answers[0])
+        return json.dumps(self._finished(result)).encode()
 
     def _finished(self, result: Result) -> dict[str, Any]:
         """Return the response to a successful query, and store it."""
-        (answer,) = result.answers
-        cut = answer.finish_reason == "length"
-        status = "incomplete" if cut else "completed"
+        status = self._status
+        cut = status == "incomplete"
         response = self._response(status) | {
             "completed_at": None if cut else int(time.time()),
             "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
-            "output": [self._item(status, [self._part(answer.text, answer.logprobs)])],
+            "output": [self._item(block, self._status_of(block)) for block in self._blocks.blocks],
             "usage": usage_of(result),
             "mossvl": seen(result),
         }
-        self._store(response, answer.text)
+        self._store(response)
         return response
 
-    def _store(self, response: dict[str, Any], text: str) -> None:
+    def _store(self, response: dict[str, Any]) -> None:
         size = self._size + size_of(response)
         store = self.caller.responses
         response["store"] = self.request.store is not False and size <= store.space
         if response["store"]:
-            messages = [*self._messages, {"role": "assistant", "content": text}]
+            answer = self._conversation.messages([ITEM.validate_python(item) for item in response["output"]])
+            messages = [*self._messages, *answer]
             store.keep(self.caller.key, response, messages, self.request.previous_response_id, size)
 
     def _response(self, status: str) -> dict[str, Any]:
@@ -137,18 +141,31 @@ class ResponseExchange(Exchange[ResponsesRequest]):
             "reasoning": None,
         }
 
-    def _item(self, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"id": self._item_id, "type": "message", "status": status, "role": "assistant", "content": content}
-
     @property
-    def _item_id(self) -> str:
-        return f"{ITEM}{self._number}_0"
+    def _status(self) -> str:
+        return "incomplete" if self._blocks.finish_reason == "length" else "completed"
 
-    def _part(self, text: str, drawn: Sequence[TokenLogprobs] | None) -> dict[str, Any]:
+    def _status_of(self, block: Block) -> str:
+        """Only the last item of an answer can be incomplete."""
+        return self._status if block is self._blocks.blocks[-1] else "completed"
+
+    def _item(self, block: Block, status: str, begun: bool = False) -> dict[str, Any]:
+        """Return an output item; with `begun`, one that is still empty."""
+        head = {"id": self._item_id(block), "status": status}
+        if (call := block.call) is not None:
+            arguments = "" if begun else block.text
+            return head | {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": arguments}
+        content = [] if begun else [self._part(block.text, block.logprobs)]
+        return head | {"type": "message", "role": "assistant", "content": content}
+
+    def _item_id(self, block: Block) -> str:
+        return f"{MESSAGE if block.call is None else CALL}{self._number}_{block.index}"
+
+    def _part(self, text: str, drawn: Sequence[TokenLogprobs] = ()) -> dict[str, Any]:
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": self._logprobs(drawn)}
 
-    def _logprobs(self, drawn: Sequence[TokenLogprobs] | None) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.caller.tokens.logprobs(drawn)["content"] if drawn else []
+    def _logprobs(self, drawn: Sequence[TokenLogprobs]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.caller.tokens.logprobs(drawn)["content"]
         return found
 
     # --- the stream ----------------------------------------------------------------------------------------------
@@ -158,26 +175,30 @@ class ResponseExchange(Exchange[ResponsesRequest]):
         return [self._event("created", response=response), self._event("in_progress", response=response)]
 
     def news(self) -> list[dict[str, Any]]:
-        draft = self.handle.drafts[0]
-        reason = draft.finish_reason
-        text, drawn = self.handle.take(), draft.logprobs[self._told :]
-        self._told += len(drawn)
-        events = []
-        if text or drawn:
-            events += self._begin()
-            self._text.append(text)
-            events.append(self._piece("output_text.delta", delta=text, logprobs=self._logprobs(drawn)))
-        if reason in REASONS and not self._ended:
-            self._ended = True
-            events += self._begin()
-            logprobs = self._logprobs(draft.logprobs)
-            text = "".join(self._text)
-            part = self._part(text, draft.logprobs)
-            status = "incomplete" if reason == "length" else "completed"
-            events.append(self._piece("output_text.done", text=text, logprobs=logprobs))
-            events.append(self._piece("content_part.done", part=part))
-            events.append(self._event("output_item.done", output_index=0, item=self._item(status, [part])))
-        return events
+        return [event for change in self._blocks.news(self.handle) for event in self._events(change)]
+
+    def _events(self, change: Change) -> list[dict[str, Any]]:
+        block, text = change.block, change.block.call is None
+        match change.what:
+            case Happened.BEGUN:
+                item = self._item(block, "in_progress", begun=True)
+                added = self._event("output_item.added", output_index=block.index, item=item)
+                return [added, self._of(block, "content_part.added", part=self._part(""))] if text else [added]
+            case Happened.GROWN if text:
+                logprobs = self._logprobs(change.logprobs)
+                return [self._of(block, "output_text.delta", delta=change.text, logprobs=logprobs)]
+            case Happened.GROWN:
+                return [self._of(block, "function_call_arguments.delta", delta=change.text)]
+        item = self._item(block, self._status_of(block))
+        if block.call is None:
+            (part,) = item["content"]
+            done = [
+                self._of(block, "output_text.done", text=part["text"], logprobs=part["logprobs"]),
+                self._of(block, "content_part.done", part=part),
+            ]
+        else:
+            done = [self._of(block, "function_call_arguments.done", name=block.call.name, arguments=block.text)]
+        return [*done, self._event("output_item.done", output_index=block.index, item=item)]
 
     def closing(self, results: Sequence[Result]) -> list[dict[str, Any]]:
         response = self._finished(results[0])
@@ -190,19 +211,10 @@ class ResponseExchange(Exchange[ResponsesRequest]):
         response = self._response("failed") | {"error": {"code": code, "message": told["message"]}}
         return [self._numbered("error", **told), self._event("failed", response=response)]
 
-    def _begin(self) -> list[dict[str, Any]]:
-        """Return the events of a new item, unless it has begun."""
-        if self._begun:
-            return []
-        self._begun = True
-        item = self._item("in_progress", [])
-        return [
-            self._event("output_item.added", output_index=0, item=item),
-            self._piece("content_part.added", part=self._part("", None)),
-        ]
-
-    def _piece(self, kind: str, **fields: Any) -> dict[str, Any]:
-        return self._event(kind, item_id=self._item_id, output_index=0, content_index=0, **fields)
+    def _of(self, block: Block, kind: str, **fields: Any) -> dict[str, Any]:
+        """Return an event of an item, or of a message's only part."""
+        part = {"content_index": 0} if block.call is None else {}
+        return self._event(kind, item_id=self._item_id(block), output_index=block.index, **part, **fields)
 
     def _event(self, kind: str, **fields: Any) -> dict[str, Any]:
         return self._numbered(f"response.{kind}", **fields)

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from mossvl.errors import OptionError
 from mossvl.server.files import medium_of
 from mossvl.server.schemas.responses import (
-    AllowedTools,
     CallItem,
     CallOutputItem,
     FileInput,
@@ -17,7 +16,6 @@ from mossvl.server.schemas.responses import (
     InputPart,
     Item,
     MessageItem,
-    NamedTool,
     ReferenceItem,
     ResponsesRequest,
     TextFormat,
@@ -34,15 +32,15 @@ Message = dict[str, Any]
 def chat_of(request: ResponsesRequest, messages: list[Message]) -> dict[str, Any]:
     """Return the chat request that asks the same of a conversation."""
     wanted = LOGPROBS in (request.include or ()) or bool(request.top_logprobs)
-    tools, choice = _tools(request)
+    choice = request.tool_choice
     return {
         "messages": messages,
         "max_completion_tokens": request.max_output_tokens,
         "logprobs": wanted or None,
         "top_logprobs": request.top_logprobs if wanted else None,
         "response_format": _form(request.text.format) if request.text and request.text.format else None,
-        "tools": tools,
-        "tool_choice": choice,
+        "tools": [_tool(tool) for tool in request.tools or ()],
+        "tool_choice": choice.model_dump() if isinstance(choice, BaseModel) else choice,
         "parallel_tool_calls": request.parallel_tool_calls,
         "stop": request.stop,
         **{name: getattr(request, name) for name in SamplingFields.model_fields},
@@ -116,17 +114,6 @@ def _form(form: TextFormat) -> dict[str, Any]:
     if form.schema_ is None:
         raise OptionError('text.format of type "json_schema" needs a schema')
     return {"type": form.type, "json_schema": {"name": form.name or "answer", "schema": form.schema_}}
-
-
-def _tools(request: ResponsesRequest) -> tuple[list[dict[str, Any]] | None, Any]:
-    """Return a chat request's `tools` and `tool_choice`; of allowed tools, only those are told to the model."""
-    tools, choice = request.tools, request.tool_choice
-    if isinstance(choice, AllowedTools):
-        allowed = {tool.name for tool in choice.tools}
-        tools, choice = [tool for tool in tools or () if tool.name in allowed], choice.mode
-    if isinstance(choice, NamedTool):
-        choice = {"type": "function", "function": {"name": choice.name}}  # type: ignore[assignment]
-    return [_tool(tool) for tool in tools] if tools else None, choice
 
 
 def _tool(tool: FunctionTool) -> dict[str, Any]:

@@ -1,0 +1,113 @@
+"""An answer as a sequence of blocks, text or a function call, each of which begins, grows and ends."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+from mossvl.queries.handle import Handle
+from mossvl.queries.results import Answer, TokenLogprobs
+from mossvl.server.answers import REASONS
+from mossvl.tools.calls import CallArguments, CallBegun, CallReader, Content, Piece
+from mossvl.tools.definitions import Tools
+
+
+@dataclass
+class Block:
+    """A part of an answer.
+
+    Attributes:
+        call: of the block's function; None if the block is text.
+        text: the text, or the arguments of the call as JSON.
+        logprobs: of a text's tokens.
+    """
+
+    index: int
+    call: CallBegun | None = None
+    text: str = ""
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+
+
+class Happened(Enum):
+    BEGUN, GROWN, ENDED = range(3)
+
+
+class Change(NamedTuple):
+    """What happened to a block; if it has grown, by which text and log-probabilities."""
+
+    what: Happened
+    block: Block
+    text: str = ""
+    logprobs: Sequence[TokenLogprobs] = ()
+
+
+class Blocks:
+    """Reads one answer, whole or as it comes; the blocks are the same.
+
+    Attributes:
+        blocks: those that have begun; at the end at least one, which may be an empty text.
+        finish_reason: OpenAI's, once the answer has ended.
+    """
+
+    def __init__(self, tools: Tools | None) -> None:
+        self.blocks: list[Block] = []
+        self.finish_reason: str | None = None
+        self._reader = CallReader.of(tools)
+        self._drawn: list[TokenLogprobs] = []
+        """Log-probabilities that no text was told for."""
+        self._told = 0
+
+    @property
+    def called(self) -> bool:
+        """Whether the answer calls a function."""
+        return self._reader.count > 0
+
+    def whole(self, answer: Answer) -> None:
+        """Read a whole answer."""
+        self._read(answer.text, answer.logprobs or (), answer.finish_reason)
+
+    def news(self, handle: Handle) -> list[Change]:
+        """Return what has happened since the last call to the first answer of a query."""
+        draft = handle.drafts[0]
+        reason = draft.finish_reason  # Read first: the last token comes before the reason.
+        text, drawn = handle.take(), draft.logprobs[self._told :]
+        self._told += len(drawn)
+        return [] if self.finish_reason else self._read(text, drawn, reason)
+
+    def _read(self, text: str, drawn: Sequence[TokenLogprobs], reason: str | None) -> list[Change]:
+        ended = reason in REASONS
+        self._drawn += drawn
+        changes = self._grown(self._reader.push(text) + (self._reader.finish() if ended else []))
+        if ended:
+            self.finish_reason = reason
+            changes += [] if self.blocks else self._begin(None)
+            last = self.blocks[-1]
+            if last.call is None and self._drawn:
+                changes.append(self._grow(last, ""))
+            changes.append(Change(Happened.ENDED, last))
+        return changes
+
+    def _grown(self, pieces: Sequence[Piece]) -> list[Change]:
+        changes: list[Change] = []
+        for piece in pieces:
+            match piece:
+                case CallBegun():
+                    changes += self._begin(piece)
+                case Content(text):
+                    if not self.blocks or self.blocks[-1].call is not None:
+                        changes += self._begin(None)
+                    changes.append(self._grow(self.blocks[-1], text))
+                case CallArguments(_, text):
+                    changes.append(self._grow(self.blocks[-1], text))
+        return changes
+
+    def _begin(self, call: CallBegun | None) -> list[Change]:
+        before = [Change(Happened.ENDED, self.blocks[-1])] if self.blocks else []
+        self.blocks.append(Block(len(self.blocks), call))
+        return [*before, Change(Happened.BEGUN, self.blocks[-1])]
+
+    def _grow(self, block: Block, text: str) -> Change:
+        drawn, self._drawn = self._drawn, []
+        block.text += text
+        block.logprobs += [] if block.call else drawn
+        return Change(Happened.GROWN, block, text, drawn)
