@@ -10,6 +10,7 @@ import pytest
 from running import PATIENCE
 
 from mossvl.cli.options import ServerFlags
+from mossvl.server.schemas.chat import ChatRequest
 
 ROOT = Path(__file__).parents[2]
 SERVING = (ROOT / "docs" / "serving.md").read_text()
@@ -54,3 +55,10 @@ def test_every_flag_is_in_the_documentation_with_its_default():
         default = getattr(ServerFlags.options, name)
         if isinstance(default, int | float) and default and name != "decoders":
             assert f"{default:.12g}" in row
+
+
+def test_every_field_of_a_chat_request_is_in_the_table_of_its_fields():
+    table = SERVING.partition("## A request")[2].partition("Any other key")[0]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("|")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row[1] + row[2])}
+    assert set(ChatRequest.model_fields) <= named
