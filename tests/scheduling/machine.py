@@ -84,7 +84,7 @@ class Asked:
         self.given |= enumerate(items, begin.row)
         self.pictures += pictures_of(items)
         request.extend(prompt_of(items, begin), self._digests(items))
-        request.room = request.num_answer + room
+        request.max_answer = request.num_answer + room
         if self.loaded:
             self.load(begin.frame, len(self.pictures))
 
@@ -230,9 +230,9 @@ class Machine:
             stops = request.num_answer == asked.stop and not asked.later
             if not stops:
                 request.context.answer.append(asked.token(row + 1))
-            if asked.later and request.num_answer == request.room:
+            if asked.later and request.num_answer == request.max_answer:
                 request.park()
-            elif stops or request.num_answer == request.room:
+            elif stops or request.num_answer == request.max_answer:
                 asked.finished = True
                 self.scheduler.remove(request)
 

@@ -21,8 +21,8 @@ def prompt():
     return build_prompt(torch.tensor(TOKENS), GRIDS, IMAGE, 2)
 
 
-def request(prompt, digests=(b"a", b"b", b"c"), room=3, **more):
-    return Request(Context(prompt), SamplingParams(), room, list(digests), None, **more)
+def request(prompt, digests=(b"a", b"b", b"c"), max_answer=3, **more):
+    return Request(Context(prompt), SamplingParams(), max_answer, list(digests), None, **more)
 
 
 def test_a_prompt_knows_where_its_tokens_and_frames_stand(prompt):

@@ -37,7 +37,7 @@ class Job:
         loading: the source is loading.
         submitted: the scheduler has the requests.
         streams: encoding may begin before all frames are loaded.
-        open: prompts may be appended. An end token or a full room parks the request; cancelling ends the job.
+        open: prompts may be appended. An end token or the maximum length parks the request; cancelling ends the job.
         appended: prompts that wait to be appended, FIFO.
     """
 
@@ -210,7 +210,7 @@ class Job:
 
     def go_on(self, request: "Request[Job]", room: int) -> None:
         """Let the request draw `room` more tokens; with 0, park it."""
-        request.room = request.num_answer + room
+        request.max_answer = request.num_answer + room
         if room:
             request.resume()
         else:
@@ -246,13 +246,13 @@ class Job:
         if logprobs is not None:
             draft.logprobs.append(logprobs)
         if self.open:
-            return stops or request.num_answer >= request.room
+            return stops or request.num_answer >= request.max_answer
         watch = self._watches[number]
         if watch is not None:
             watch.push([token])
         if watch is not None and watch.stopped:
             draft.finish_reason = "stop"
-        elif request.num_answer >= request.room:
+        elif request.num_answer >= request.max_answer:
             draft.finish_reason = "length"
         return draft.finish_reason is not None
 

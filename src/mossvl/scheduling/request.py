@@ -30,7 +30,7 @@ class Request(Generic[Owner]):
     Attributes:
         context: prompts and drawn tokens.
         params: sampling parameters and end conditions of the answer.
-        room: maximum number of tokens of the answer.
+        max_answer: maximum number of tokens of the answer.
         digests: of each frame's pixels; None until the frame is loaded.
         owner: whoever waits for the answer.
         pixels: frames that are loaded and not yet encoded, and all frames that cannot be loaded again: uint8 patches
@@ -63,7 +63,7 @@ class Request(Generic[Owner]):
 
     context: Context
     params: SamplingParams
-    room: int
+    max_answer: int
     digests: list[bytes | None]
     owner: Owner
     pixels: "dict[int, Tensor]" = field(default_factory=dict)
@@ -103,7 +103,7 @@ class Request(Generic[Owner]):
     @property
     def wants_token(self) -> bool:
         """Whether a step may draw the next token. The token before may be in flight, unless a grammar needs it."""
-        return self.may_draw and self.decoding and self.num_answer + self.in_flight < self.room
+        return self.may_draw and self.decoding and self.num_answer + self.in_flight < self.max_answer
 
     @property
     def may_draw(self) -> bool:
