@@ -17,13 +17,18 @@ from transformers import (
 
 from mossvl import SamplingParams
 from mossvl.device.sampler import NOT_A_NUMBER, Sampler, uniform
+from mossvl.scheduling.request import Request
 
 VOCAB = 64
 
 
+class Drawing(SimpleNamespace):
+    num_drawn = Request.num_drawn
+
+
 def request(number, slot=0, prompt=(1, 2), answer=(), seed=0, **params):
     """What a sampler looks at of a request."""
-    return SimpleNamespace(
+    return Drawing(
         number=number,
         slot=slot,
         preemptions=0,

@@ -145,7 +145,7 @@ class Sampler:
         dropped = (before >= columns["top_p"]) | (probs < columns["min_p"] * probs[:, :1])
         dropped[:, 0] = False
         values = values.masked_fill(dropped, -torch.inf)
-        numbers = to_device(torch.tensor([number_of(one) for one in requests]), ids.device)[:, None]
+        numbers = to_device(torch.tensor([one.num_drawn for one in requests]), ids.device)[:, None]
         noise = -torch.log(-torch.log(uniform(columns["seed"], numbers, ids)))
         return ids.gather(1, (values.double() + noise).argmax(-1, keepdim=True))[:, 0]
 
@@ -179,14 +179,9 @@ class Sampler:
         return scores.gather(1, tokens.clamp(min=0)[:, None])[:, 0], best, ids
 
 
-def number_of(request: Request[object]) -> int:
-    """Return how many tokens a request has drawn, those in flight included."""
-    return request.num_answer + request.in_flight
-
-
 def is_early(request: Request[object]) -> bool:
     """Return whether the request's answer may not end with its next token."""
-    return number_of(request) < request.params.min_tokens
+    return request.num_drawn < request.params.min_tokens
 
 
 def allowed_tokens(masks: Collection[bytes], vocab_size: int) -> Tensor:

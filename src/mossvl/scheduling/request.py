@@ -101,9 +101,14 @@ class Request(Generic[Owner]):
         return len(self.context.answer)
 
     @property
+    def num_drawn(self) -> int:
+        """Tokens drawn, those in flight included."""
+        return self.num_answer + self.in_flight
+
+    @property
     def wants_token(self) -> bool:
         """Whether a step may draw the next token. The token before may be in flight, unless a grammar needs it."""
-        return self.may_draw and self.decoding and self.num_answer + self.in_flight < self.max_answer
+        return self.may_draw and self.decoding and self.num_drawn < self.max_answer
 
     @property
     def may_draw(self) -> bool:
