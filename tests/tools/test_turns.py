@@ -1,6 +1,9 @@
 """Conversations with tools: how they become prompts, by templates that know tools and by templates that know none."""
 
+import copy
+
 import pytest
+from transformers import AddedToken
 
 from mossvl.errors import OptionError, PromptError
 from mossvl.llm import MossVL
@@ -11,7 +14,7 @@ from mossvl.tools.bounding import LONGEST_TEXT, MOST_ITEMS, bounded
 from mossvl.tools.calls import answer_message
 from mossvl.tools.constraint import constrained
 from mossvl.tools.definitions import Tools, is_deep
-from mossvl.tools.turns import INTRODUCTION
+from mossvl.tools.turns import INTRODUCTION, TAGS
 
 ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
 CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": "ö"}'}}
@@ -207,6 +210,18 @@ def test_what_a_model_without_tools_writes_is_bounded_within_its_schema():
     assert own["number"]["type"] == ["integer", "null"] and own["list"]["maxItems"] == MOST_ITEMS
     assert own["map"]["additionalProperties"] is False
     assert (own["date"], own["small"]) == (given["properties"]["date"], given["properties"]["small"])
+
+
+def test_tags_that_are_tokens_of_their_own_are_drawn_as_such(model, processor):
+    known = copy.copy(processor)
+    known.tokenizer = copy.deepcopy(processor.tokenizer)
+    tags = [AddedToken(tag, special=False, normalized=False) for tag in TAGS[:2]]
+    assert known.tokenizer.add_tokens(tags) == 2
+    with MossVL(model, known, memory=1 << 24) as llm:
+        result = llm.generate({"prompt": "Add.", "tools": [ADD], "tool_choice": "required"})
+    begin, end = known.tokenizer.convert_tokens_to_ids(list(TAGS[:2]))
+    assert (result.token_ids.count(begin), result.token_ids.count(end)) == (1, 1)
+    assert answer_message(result.text, [ADD])["tool_calls"][0]["function"]["name"] == "add"
 
 
 def test_the_library_answers_with_calls_too():

@@ -20,6 +20,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, finalize
 
 from mossvl.errors import MossVLError, OptionError, ResourceError
+from mossvl.forms.languages import with_tokens
 from mossvl.forms.reasons import told
 
 MEMORY = 256 << 20
@@ -234,7 +235,8 @@ class Grammars:
         self._lock = threading.Lock()
 
     def follower(self, grammar: str, tokenizer: Any, answers: int) -> Follower:
-        return Follower(lambda: self._template(tokenizer), grammar, answers)
+        added = {token.content for token in tokenizer.added_tokens_decoder.values()}
+        return Follower(lambda: self._template(tokenizer), with_tokens(grammar, added), answers)
 
     def _template(self, tokenizer: Any) -> Template:
         with self._lock:

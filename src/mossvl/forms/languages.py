@@ -6,7 +6,7 @@ invalid.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import gbnf_to_lark
@@ -18,6 +18,8 @@ JSON_SPACE = " ?"
 RULE_OF_GBNF = re.compile(r"^[ \t]*[A-Za-z][\w-]*[ \t]*::=", re.MULTILINE)
 MOST_RULES = 1000
 """Most rules of a grammar in GBNF, whose translation takes time quadratic in their number."""
+TAG = re.compile(r'^(\w+): "(<[^<>\s"\\]+>)"$', re.MULTILINE)
+"""A rule in Lark's syntax that is one tag."""
 META = re.compile(r"([\\.+*?()|\[\]{}^$#&~-])")
 """Metacharacters of regular expressions."""
 
@@ -52,3 +54,15 @@ def grammar(rules: str) -> str:
         except Exception as error:  # llguidance raises no narrower type.
             raise ValueError(str(error)) from error
     return str(LLMatcher.grammar_from_lark(rules))
+
+
+def with_tokens(form: str, added: Collection[str]) -> str:
+    """Let rules that are one tag mean the tokenizer's added token of this text, where there is one.
+
+    llguidance takes added tokens that look like tags for special ones, which no text in a grammar means.
+
+    Args:
+        form: a grammar in llguidance's syntax.
+        added: texts of the tokenizer's added tokens.
+    """
+    return TAG.sub(lambda rule: f"{rule[1]}: {rule[2]}" if rule[2] in added else rule[0], form)

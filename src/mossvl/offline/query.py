@@ -42,6 +42,8 @@ class SessionQuery(Query):
     def for_text(cls, given: Any, **generation_defaults: Any) -> Self:
         """Check a query like `from_dict`, and refuse options that need more than one text for each query."""
         query = cls.from_dict(given, **generation_defaults)
+        if query.tools is not None:
+            raise OptionError("the offline methods have no tools; use mossvl.MossVL")
         more = query.generation.logprobs is not None or query.generation.prompt_logprobs is not None
         if query.generation.n != 1 or more:
             raise OptionError(

@@ -58,12 +58,12 @@ def _calls(parallel: bool) -> str:
 
 
 def _rules(tools: Tools, short: bool) -> str:
-    """Rules in Lark's syntax for a call of each function."""
-    lines = [f"call: {' | '.join(f'call{number}' for number in range(len(tools.functions)))}"]
+    """Rules in Lark's syntax for a call of each function; the tags have rules of their own (see `with_tokens`)."""
+    names = " | ".join(f"function{number}" for number in range(len(tools.functions)))
+    lines = [f"call: begin ({names}) end", f'begin: "{BEGIN}"', f'end: "{END}"']
     for number, function in enumerate(tools.functions):
-        head = f'{BEGIN}\n{{"name": {json.dumps(function.name)}, "arguments": '
-        tail = json.dumps(f"}}\n{END}")
-        lines.append(f"call{number}: {json.dumps(head)} arguments{number} {tail}")
+        head = f'\n{{"name": {json.dumps(function.name)}, "arguments": '
+        lines.append(f'function{number}: {json.dumps(head)} arguments{number} "}}\\n"')
         lines.append(f"arguments{number}: %json {_json(_schema(function, short))}")
     return "\n".join(lines)
 
