@@ -6,6 +6,9 @@ import openai
 import pytest
 from running import PATIENCE
 
+from mossvl.server.tools import deltas
+from mossvl.tools.calls import CallReader
+
 WEATHER = {
     "type": "function",
     "function": {
@@ -197,3 +200,14 @@ def test_what_cannot_be_used_of_tools_is_refused_with_the_reason(client, options
     body = {"model": "mossvl-tiny", "messages": ASKED, "tools": [WEATHER], "max_tokens": 2} | options
     with pytest.raises(openai.BadRequestError, match=words):
         client.post("/chat/completions", body=body, cast_to=object)
+
+
+def test_a_free_answer_is_streamed_as_text_and_then_whole_calls():
+    reader = CallReader({"now"}, forced=False)
+    text = 'I look.\n<tool_call>\n{"name": "now", "arguments": {"zone": "ö"}}\n</tool_call>'
+    told = [delta for character in text for delta in deltas(reader.push(character))] + deltas(reader.finish())
+    assert "".join(delta.get("content", "") for delta in told) == "I look."
+    begun, arguments = (delta["tool_calls"][0] for delta in told if "tool_calls" in delta)
+    assert begun.pop("id").startswith("call_")
+    assert begun == {"index": 0, "type": "function", "function": {"name": "now", "arguments": ""}}
+    assert arguments == {"index": 0, "function": {"arguments": '{"zone": "ö"}'}}

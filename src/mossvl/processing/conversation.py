@@ -1,6 +1,6 @@
 """`apply_chat_template` of transformers' processors: from conversations with media to model inputs, in one call."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from mossvl.processing.messages import Message, check_messages, cleaned, media_o
 from mossvl.processing.model_inputs import ModelInputs
 from mossvl.processing.prompt import IMAGE, VIDEO
 from mossvl.processing.system_prompt import SYSTEM_PROMPT_KEYS, SystemPrompt, with_system_turn
+from mossvl.processing.unnamed import mark_unnamed, media_for
 from mossvl.tools.definitions import Tools
 from mossvl.tools.turns import TAGS, has_calls, with_tools_as_text
 
@@ -161,13 +162,6 @@ class ConversationMixin(ProcessorMixin):
         return inputs if return_dict else inputs["input_ids"]
 
 
-class _Unnamed:
-    """The source of a part that names none: the medium is given beside the conversation."""
-
-
-UNNAMED = _Unnamed()
-
-
 def conversations_of(given: Any) -> tuple[list[Conversation], bool]:
     """Check one conversation or a batch; return a list of conversations, and whether `given` was a batch.
 
@@ -177,25 +171,7 @@ def conversations_of(given: Any) -> tuple[list[Conversation], bool]:
     first = given[0] if isinstance(given, list | tuple) and given else None
     batch = isinstance(first, list | tuple) or hasattr(first, "messages")
     listed = given if batch else [given]
-    return [check_messages(_mark_unnamed(getattr(one, "messages", one))) for one in listed], batch
-
-
-def _mark_unnamed(messages: Any) -> Any:
-    """Give each part {"type": "image"} or {"type": "video"} without a source the source `UNNAMED`."""
-    if not isinstance(messages, list | tuple):
-        return messages
-
-    def marked(part: Any) -> Any:
-        kind = part.get("type") if isinstance(part, dict) else None
-        unnamed = kind in ("image", "video") and all(part[name] is None for name in part if name != "type")
-        return {"type": kind, kind: UNNAMED} if unnamed else part
-
-    return [
-        {**message, "content": [marked(part) for part in message["content"]]}
-        if isinstance(message, dict) and isinstance(message.get("content"), list | tuple)
-        else message
-        for message in messages
-    ]
+    return [check_messages(mark_unnamed(getattr(one, "messages", one))) for one in listed], batch
 
 
 def with_system(messages: Conversation, system: SystemPrompt) -> Conversation:
@@ -257,35 +233,6 @@ def query_prompt(
         if not values:
             raise
         raise OptionError(f"chat_template_kwargs: {error}") from error
-
-
-def media_for(
-    conversations: Sequence[Conversation], images: Any, videos: Any
-) -> tuple[list[list[Any]], list[list[Any]]]:
-    """Images and videos of each conversation; parts without a source take those given beside it, in order.
-
-    Raises:
-        PromptError: the number of parts without a source is not the number of media given.
-    """
-    found = [media_of(messages) for messages in conversations]
-    filled = []
-    for number, (what, given) in enumerate((("images", images), ("videos", videos))):
-        beside = list(_each(given))
-        unnamed = sum(one is UNNAMED for media in found for one in media[number])
-        if unnamed != len(beside):
-            raise PromptError(f"{unnamed} parts of the messages name no source, but {len(beside)} {what} are given")
-        rest = iter(beside)
-        filled.append([[next(rest) if one is UNNAMED else one for one in media[number]] for media in found])
-    return filled[0], filled[1]
-
-
-def _each(given: Any) -> Iterator[Any]:
-    """Media given beside conversations, one by one, flattened if nested by conversation."""
-    for one in given if isinstance(given, list | tuple) else [] if given is None else [given]:
-        if isinstance(one, list | tuple):
-            yield from one
-        else:
-            yield one
 
 
 def assistant_masks(processor: ConversationMixin, texts: Sequence[str], call: dict[str, Any]) -> ModelInputs:
