@@ -164,10 +164,12 @@ def test_a_repetition_penalty_counts_prompt_and_answer(sampler):
 
 def test_a_repetition_penalty_makes_every_seen_token_less_likely(sampler):
     logits = torch.linspace(-2, 2, VOCAB)[None]
-    scores = sampler._penalised(logits, [request(0, prompt=range(0, VOCAB, 2), answer=[1, 3], repetition_penalty=1.7)])
+    penalised = sampler._penalised(
+        logits, [request(0, prompt=range(0, VOCAB, 2), answer=[1, 3], repetition_penalty=1.7)]
+    )
     seen = torch.tensor([[*range(0, VOCAB, 2), 1, 3]])
-    torch.testing.assert_close(scores, RepetitionPenaltyLogitsProcessor(1.7)(seen, logits.clone()))
-    assert (scores[0, seen[0]] < logits[0, seen[0]]).all()
+    torch.testing.assert_close(penalised, RepetitionPenaltyLogitsProcessor(1.7)(seen, logits.clone()))
+    assert (penalised[0, seen[0]] < logits[0, seen[0]]).all()
 
 
 def test_penalties_of_one_row_are_not_those_of_another(sampler):
@@ -190,8 +192,8 @@ def test_a_token_is_counted_as_often_as_it_is_drawn(sampler):
 def test_presence_and_frequency_count_the_answer_alone(sampler):
     logits = torch.zeros(1, VOCAB)
     row = request(0, prompt=[3], answer=[2, 2, 5], presence_penalty=0.5, frequency_penalty=0.25)
-    scores = sampler._penalised(logits, [row])[0]
-    assert scores[2] == -1.0 and scores[5] == -0.75 and scores[3] == 0 and scores[0] == 0
+    penalised = sampler._penalised(logits, [row])[0]
+    assert penalised[2] == -1.0 and penalised[5] == -0.75 and penalised[3] == 0 and penalised[0] == 0
 
 
 def test_penalties_follow_what_was_drawn_and_forget_who_was_there_before(sampler):

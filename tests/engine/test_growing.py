@@ -177,11 +177,11 @@ def test_a_penalty_counts_all_prompts_and_the_answer_between_them(make, model):
     stream += job.handle.drafts[0].tokens[-4:]
     logits = logits_of(model, stream, all_frames())
     for row in drawn:
-        scores = logits[row - 1].clone()
+        penalised = logits[row - 1].clone()
         before, own = sorted(set(stream[:row])), sorted({stream[one] for one in drawn if one < row})
-        scores[before] = torch.where(scores[before] > 0, scores[before] / 1.7, scores[before] * 1.7)
-        scores[own] -= 0.5
-        assert int(scores.argmax()) == stream[row]
+        penalised[before] = torch.where(penalised[before] > 0, penalised[before] / 1.7, penalised[before] * 1.7)
+        penalised[own] -= 0.5
+        assert int(penalised.argmax()) == stream[row]
 
 
 @pytest.mark.parametrize("overlaps", [False, True], ids=["", "overlapping"])

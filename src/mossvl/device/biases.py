@@ -1,4 +1,4 @@
-"""What is added to the scores of single tokens: biases, and -inf where an answer may not end yet."""
+"""What is added to the logits of single tokens: biases, and -inf where an answer may not end yet."""
 
 from collections.abc import Callable, Mapping
 
@@ -10,7 +10,7 @@ from mossvl.scheduling.request import Request
 
 
 class Biases:
-    """Adds to scores of some rows; what is added depends on a row's request alone.
+    """Adds to logits of some rows; what is added depends on a row's request alone.
 
     Args:
         of: addends of a request by token id, always the same; asked for once.
@@ -21,10 +21,10 @@ class Biases:
         self._requests: dict[int, tuple[Tensor, Tensor]] = {}
         self._last: tuple[tuple[tuple[int, int], ...], Tensor, Tensor, Tensor] | None = None
 
-    def add(self, scores: Tensor, requests: Mapping[int, Request[object]]) -> Tensor:
-        """Scores (rows, vocab) with the addends of these rows' requests."""
+    def add(self, logits: Tensor, requests: Mapping[int, Request[object]]) -> Tensor:
+        """Logits (rows, vocab) with the addends of these rows' requests."""
         if not requests:
-            return scores
+            return logits
         key = tuple((row, request.number) for row, request in requests.items())
         if self._last is None or self._last[0] != key:
             self._requests = {
@@ -33,10 +33,10 @@ class Biases:
             tokens, addends = zip(*self._requests.values(), strict=True)
             counts = torch.tensor([len(own) for own in tokens])
             rows = torch.tensor(list(requests)).repeat_interleave(counts)
-            on_device = [to_device(tensor, scores.device) for tensor in (rows, torch.cat(tokens), torch.cat(addends))]
+            on_device = [to_device(tensor, logits.device) for tensor in (rows, torch.cat(tokens), torch.cat(addends))]
             self._last = key, on_device[0], on_device[1], on_device[2]
         _, rows, ids, values = self._last
-        return scores.index_put((rows, ids), values, accumulate=True)
+        return logits.index_put((rows, ids), values, accumulate=True)
 
     def _made(self, request: Request[object]) -> tuple[Tensor, Tensor]:
         addends = self._of(request)

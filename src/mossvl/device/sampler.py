@@ -53,26 +53,26 @@ class Sampler:
     def draw(self, logits: Tensor, requests: Sequence[Request[object]]) -> Drawn:
         """Draw a token from each row of logits (n, vocab), for n requests."""
         tokens = likeliest(logits)
-        scores: Tensor | None = None
+        edited: Tensor | None = None
         if biased := {row: one for row, one in enumerate(requests) if one.params.logit_bias}:
-            scores = self._biases.add(logits.float(), biased)
+            edited = self._biases.add(logits.float(), biased)
         penalised = any(request.params.penalises for request in requests)
         if penalised:
-            scores = self._penalised(logits.float() if scores is None else scores, requests)
+            edited = self._penalised(logits.float() if edited is None else edited, requests)
         masks = {row: one.matcher.mask for row, one in enumerate(requests) if one.matcher is not None}
         if masks:
-            scores = logits.float() if scores is None else scores
+            edited = logits.float() if edited is None else edited
             forbidden = to_device(~allowed_tokens(list(masks.values()), self.vocab_size), logits.device)
             rows = to_device(torch.tensor(list(masks)), logits.device)
-            scores = scores.index_put((rows,), scores[rows].masked_fill(forbidden, -torch.inf))
+            edited = edited.index_put((rows,), edited[rows].masked_fill(forbidden, -torch.inf))
         if early := {row: one for row, one in enumerate(requests) if is_early(one)}:
-            scores = self._endless(logits.float() if scores is None else scores, early)
-        if scores is not None:
-            tokens = torch.where(tokens == NOT_A_NUMBER, tokens, scores.argmax(-1))
+            edited = self._endless(logits.float() if edited is None else edited, early)
+        if edited is not None:
+            tokens = torch.where(tokens == NOT_A_NUMBER, tokens, edited.argmax(-1))
         random = [row for row, request in enumerate(requests) if not request.params.greedy]
         if random:
             index = to_device(torch.tensor(random), logits.device)
-            chosen = self._random((logits if scores is None else scores)[index].float(), [requests[i] for i in random])
+            chosen = self._random((logits if edited is None else edited)[index].float(), [requests[i] for i in random])
             tokens[index] = torch.where(tokens[index] == NOT_A_NUMBER, tokens[index], chosen)
         if penalised:
             self._count(tokens, requests)
@@ -82,26 +82,26 @@ class Sampler:
         """Recount a request's tokens at its next draw with penalties."""
         self._tenants.pop(request.slot, None)
 
-    def _endless(self, scores: Tensor, early: dict[int, Request[object]]) -> Tensor:
-        """Scores in which these rows have no end token, unless a form leaves them nothing else."""
-        left = self._ends.add(scores, early)
-        return torch.where(left.isneginf().all(-1, keepdim=True), scores, left)
+    def _endless(self, logits: Tensor, early: dict[int, Request[object]]) -> Tensor:
+        """Logits in which these rows have no end token, unless a form leaves them nothing else."""
+        left = self._ends.add(logits, early)
+        return torch.where(left.isneginf().all(-1, keepdim=True), logits, left)
 
     # --- penalties -----------------------------------------------------------------------------------------------
 
-    def _penalised(self, scores: Tensor, requests: Sequence[Request[object]]) -> Tensor:
+    def _penalised(self, logits: Tensor, requests: Sequence[Request[object]]) -> Tensor:
         prompt, answer = self._seen(requests)
-        slots = to_device(torch.tensor([request.slot for request in requests]), scores.device)
+        slots = to_device(torch.tensor([request.slot for request in requests]), logits.device)
         params = [request.params for request in requests]
         repetition, presence, frequency = (
-            to_device(torch.tensor([min(getattr(one, name), LARGEST) for one in params]), scores.device)[:, None]
+            to_device(torch.tensor([min(getattr(one, name), LARGEST) for one in params]), logits.device)[:, None]
             for name in ("repetition_penalty", "presence_penalty", "frequency_penalty")
         )
         counts = answer[slots]
         seen = prompt[slots] | (counts > 0)
-        scaled = torch.where(scores > 0, scores / repetition, scores * repetition)
-        scores = torch.where(seen, scaled, scores)
-        return scores - presence * (counts > 0) - frequency * counts
+        scaled = torch.where(logits > 0, logits / repetition, logits * repetition)
+        logits = torch.where(seen, scaled, logits)
+        return logits - presence * (counts > 0) - frequency * counts
 
     def _seen(self, requests: Sequence[Request[object]]) -> tuple[Tensor, Tensor]:
         """Tokens in the prompts (slots + 1, vocab) bool, and their counts in the answers (slots + 1, vocab) int32."""
@@ -130,14 +130,14 @@ class Sampler:
 
     # --- random draws --------------------------------------------------------------------------------------------
 
-    def _random(self, scores: Tensor, requests: Sequence[Request[object]]) -> Tensor:
+    def _random(self, logits: Tensor, requests: Sequence[Request[object]]) -> Tensor:
         columns = self._columns(requests)
-        scores = scores / columns["temperature"]
+        logits = logits / columns["temperature"]
         candidates = max(self._top_k(request) for request in requests)
         if candidates > MOST_CANDIDATES:
-            values, ids = scores.sort(dim=-1, descending=True)
+            values, ids = logits.sort(dim=-1, descending=True)
         else:
-            values, ids = scores.topk(candidates, dim=-1)
+            values, ids = logits.topk(candidates, dim=-1)
         ranks = torch.arange(values.shape[1], device=values.device)
         values = values.masked_fill(ranks >= columns["top_k"], -torch.inf)
         probs = values.softmax(-1)
@@ -174,9 +174,9 @@ class Sampler:
         wanted = [request.params.logprobs for request in requests if request.params.logprobs is not None]
         if not wanted:
             return None
-        scores = logits.float().log_softmax(-1)
-        best, ids = scores.topk(max(*wanted, 1), dim=-1)
-        return scores.gather(1, tokens.clamp(min=0)[:, None])[:, 0], best, ids
+        logprobs = logits.float().log_softmax(-1)
+        best, ids = logprobs.topk(max(*wanted, 1), dim=-1)
+        return logprobs.gather(1, tokens.clamp(min=0)[:, None])[:, 0], best, ids
 
 
 def is_early(request: Request[object]) -> bool:

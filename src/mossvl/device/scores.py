@@ -23,9 +23,9 @@ class Scores(NamedTuple):
 
 def scores_of(logits: Tensor, targets: Tensor, most: int) -> Scores:
     """Logits (n, vocab) and the tokens that follow, (n,) int64 → scores, with the `most` likeliest tokens."""
-    scores = logits.float().log_softmax(-1)
-    own = scores.gather(1, targets[:, None])
-    tied_before = (scores == own) & (torch.arange(scores.shape[1], device=scores.device) < targets[:, None])
-    ranks = 1 + ((scores > own) | tied_before).sum(-1)
-    best, ids = scores.topk(min(most, scores.shape[1]), dim=-1)
+    logprobs = logits.float().log_softmax(-1)
+    own = logprobs.gather(1, targets[:, None])
+    tied_before = (logprobs == own) & (torch.arange(logprobs.shape[1], device=logprobs.device) < targets[:, None])
+    ranks = 1 + ((logprobs > own) | tied_before).sum(-1)
+    best, ids = logprobs.topk(min(most, logprobs.shape[1]), dim=-1)
     return Scores(own[:, 0], ranks, best, ids)

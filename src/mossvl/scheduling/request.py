@@ -136,7 +136,7 @@ class Request(Generic[Owner]):
         last = self.context.length - 1
         return last if self.scores_from is None else min(last, self.scores_from)
 
-    def scored(self, stop: int) -> None:
+    def mark_scored(self, stop: int) -> None:
         """Record that the rows before `stop` were launched."""
         if self.scores_from is not None:
             done = stop >= self.context.prompts[0].end.row

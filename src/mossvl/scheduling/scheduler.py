@@ -239,7 +239,7 @@ class Scheduler(Generic[Owner]):
                 part.request.encoded, part.request.partly = part.stop, 0.0
         for rows in step.prefill:
             rows.request.computed = rows.stop
-            rows.request.scored(rows.stop)
+            rows.request.mark_scored(rows.stop)
             if rows.draws:
                 rows.request.in_flight += 1
                 rows.request.decoding = True
