@@ -259,7 +259,7 @@ def test_the_first_token_of_all_has_its_own_log_probability(sampler):
     logits = torch.tensor([[5.0, 1.0, *[-9.0] * (VOCAB - 2)]])
     drawn = sampler.draw(logits, [request(0, logprobs=1)])
     assert drawn.tokens.tolist() == [0]
-    assert drawn.logprobs[0].tolist() == [logits.log_softmax(-1)[0, 0]]
+    assert drawn.logprobs.own.tolist() == [logits.log_softmax(-1)[0, 0]]
 
 
 def test_log_probabilities_are_the_models_own(sampler):
@@ -285,7 +285,7 @@ def test_as_many_alternatives_are_told_as_anybody_wants_and_one_at_least(sampler
     logits = torch.randn(2, VOCAB)
     for wanted, told in ((0, 1), (1, 1), (5, 5)):
         rows = [request(0, 0, logprobs=wanted), request(1, 1)]
-        assert sampler.draw(logits, rows).logprobs[1].shape == (2, told)
+        assert sampler.draw(logits, rows).logprobs.best.shape == (2, told)
     assert sampler.draw(logits, [request(0, 0), request(1, 1)]).logprobs is None
 
 

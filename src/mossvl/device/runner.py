@@ -10,7 +10,7 @@ from torch import Tensor
 from mossvl.device.encoder import FrameEncoder
 from mossvl.device.executor import Executor
 from mossvl.device.inputs import StepArrays, TextRows, VisionRows
-from mossvl.device.sampler import Drawn, Sampler
+from mossvl.device.sampler import Drawn, DrawnLogprobs, Sampler
 from mossvl.device.scores import Scores
 from mossvl.device.stopwatch import Stopwatch
 from mossvl.device.tables import TableLog
@@ -49,8 +49,8 @@ class Pending(Generic[Owner]):
         def to_host(tensor: Tensor) -> Tensor:
             return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
-        logprobs = None if drawn.logprobs is None else tuple(map(to_host, drawn.logprobs))
-        copied = Drawn(to_host(drawn.tokens), logprobs)  # type: ignore[arg-type]
+        logprobs = None if drawn.logprobs is None else DrawnLogprobs(*map(to_host, drawn.logprobs))
+        copied = Drawn(to_host(drawn.tokens), logprobs)
         scores = None if scores is None else Scores(*map(to_host, scores))
         ready = torch.cuda.Event()
         ready.record()

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,18 +19,30 @@ MOST_CANDIDATES = 1024
 """With a larger `top_k`, all tokens are sorted."""
 
 
+class DrawnLogprobs(NamedTuple):
+    """Log-probabilities of n drawn tokens, and of the k likeliest tokens at the same positions.
+
+    Attributes:
+        own: (n,) float32, of the drawn tokens.
+        best, ids: (n, k) float32 and int64, best first.
+    """
+
+    own: Tensor
+    best: Tensor
+    ids: Tensor
+
+
 @dataclass(frozen=True)
 class Drawn:
     """The draws from n rows.
 
     Attributes:
         tokens: (n,) int64; `NOT_A_NUMBER` where the largest logit is not finite.
-        logprobs: float32 (n,) of the tokens, float32 (n, k) of the k likeliest tokens, and the ids of these, int64
-            (n, k); None if no request asks for them.
+        logprobs: None if no request asks for them.
     """
 
     tokens: Tensor
-    logprobs: tuple[Tensor, Tensor, Tensor] | None = None
+    logprobs: DrawnLogprobs | None = None
 
 
 class Sampler:
@@ -167,16 +180,14 @@ class Sampler:
     def _top_k(self, request: Request[object]) -> int:
         return min(request.params.top_k or self.vocab_size, self.vocab_size)
 
-    def _logprobs(
-        self, logits: Tensor, tokens: Tensor, requests: Sequence[Request[object]]
-    ) -> tuple[Tensor, Tensor, Tensor] | None:
+    def _logprobs(self, logits: Tensor, tokens: Tensor, requests: Sequence[Request[object]]) -> DrawnLogprobs | None:
         """`Drawn.logprobs`: of the model's logits, before penalties, masks and temperature."""
         wanted = [request.params.logprobs for request in requests if request.params.logprobs is not None]
         if not wanted:
             return None
         logprobs = logits.float().log_softmax(-1)
         best, ids = logprobs.topk(max(*wanted, 1), dim=-1)
-        return logprobs.gather(1, tokens.clamp(min=0)[:, None])[:, 0], best, ids
+        return DrawnLogprobs(logprobs.gather(1, tokens.clamp(min=0)[:, None])[:, 0], best, ids)
 
 
 def is_early(request: Request[object]) -> bool:

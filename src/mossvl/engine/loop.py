@@ -354,8 +354,8 @@ def told_of(logprobs: Sequence[Any], row: int, token: int, wanted: int | None) -
     """Log-probabilities of a drawn token and its likeliest alternatives; `logprobs` are those of `Drawn`, as lists."""
     if wanted is None:
         return None
-    best = list(zip(logprobs[2][row][:wanted], logprobs[1][row][:wanted], strict=True))
-    return TokenLogprobs(token, logprobs[0][row], best)
+    own, best, ids = logprobs
+    return TokenLogprobs(token, own[row], list(zip(ids[row][:wanted], best[row][:wanted], strict=True)))
 
 
 def told_prompts(scored: Sequence[tuple[Request[Job], range]], scores: Scores) -> None:

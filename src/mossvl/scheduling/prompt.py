@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Layout(Protocol):
@@ -16,8 +19,8 @@ class Layout(Protocol):
         """Rotary position of the first token after the prompt."""
         ...
 
-    def vision(self, first: int, last: int) -> Any:
-        """(3, vision tokens) of the frames [first, last)."""
+    def vision(self, first: int, last: int) -> "Tensor":
+        """(3, vision tokens) int64 of the frames [first, last)."""
         ...
 
 
