@@ -46,7 +46,7 @@ def test_a_step_is_carried_out_the_same_by_two_executors(make, monkeypatch):
 
         return carried_out
 
-    for name in ("prepare", "read", "compute", "drawn"):
+    for name in ("prepare", "store_vision", "compute", "set_last_tokens"):
         monkeypatch.setattr(leader, name, listened(name, getattr(leader, name)))
     params = SamplingParams(max_new_tokens=12, temperature=1.0, seed=3, ignore_eos=True)
     handles = [llm.submit(query, params) for query in QUERIES]

@@ -215,12 +215,12 @@ class Machine:
         for part in step.frames:
             for frame in range(part.start, part.stop) if part.until == 1 else ():
                 part.request.pixels.pop(frame, None)
-        self.scheduler.launched(step)
+        self.scheduler.record_launch(step)
         return [(part.request, part.stop - 1) for part in rows if part.draws]
 
     def accept(self, drawn: Iterable[tuple[Request, int]]) -> None:
         for request, row in drawn:
-            wanted = request.arrived()
+            wanted = request.count_arrival()
             if request.matcher is not None:
                 request.matcher.mask = b""
             if not wanted:

@@ -81,17 +81,20 @@ class Executor:
             self.pool.copy(source, target)
         self.tables.apply(step.tables)
 
-    def read(self, rows: VisionRows, tokens: Tensor) -> None:
+    def store_vision(self, rows: VisionRows, tokens: Tensor) -> None:
         """Compute and store keys and values of vision tokens (vision rows, hidden) in all cross-attention layers."""
         positions = to_device(rows.positions, self.device)
         rope = rotary(self.model.config.text_config, positions, tokens.dtype)
         backend = self._vision_writer(to_device(rows.slots, self.device))
         for layer, device in zip(self.language.layers, self.pool.devices, strict=True):
             if isinstance(layer, CrossAttentionLayer):
-                layer.read(tokens.to(device), (rope[0].to(device), rope[1].to(device)), backend)
+                layer.store_vision(tokens.to(device), (rope[0].to(device), rope[1].to(device)), backend)
 
     def compute(self, rows: TextRows) -> Output:
-        """Compute text rows, by replay if a graph fits. The likeliest tokens become the last tokens, until `drawn`."""
+        """Compute text rows, by replay if a graph fits.
+
+        The likeliest tokens become the last tokens, unless `set_last_tokens` sets others.
+        """
         kind = self.graphs.kind_of(rows) if self.graphs is not None else None
         if self.graphs is not None and kind is not None:
             return self.graphs.run(kind, rows)
@@ -110,7 +113,7 @@ class Executor:
             parts.append(scores_of(logits.to(self.device), targets, rows.scored.most))
         return self._output(hidden, inputs, backend), Scores(*map(torch.cat, zip(*parts, strict=True)))
 
-    def drawn(self, slots: Tensor, tokens: Tensor) -> None:
+    def set_last_tokens(self, slots: Tensor, tokens: Tensor) -> None:
         """Set the last tokens (n,) int64 of batch slots (n,) int64."""
         self.last_tokens[to_device(slots, self.device)] = tokens.clamp(min=0)
 

@@ -105,7 +105,7 @@ class Runner:
 
     def recall(self, request: Request[object]) -> None:
         """Restore a request's state on the device after a failed step. None of its tokens may be in flight."""
-        self.executor.drawn(
+        self.executor.set_last_tokens(
             torch.tensor([request.slot]),
             torch.tensor(request.context.tokens(request.context.length - 1, request.context.length)),
         )
@@ -118,7 +118,7 @@ class Runner:
         self.encoder.give_up()
         arrays, requests = self._arrays(step)
         self.executor.prepare(arrays)
-        self.table_log.written(step.computed)
+        self.table_log.mark_written(step.computed)
         if step.frames:
             self.vision_watch = Stopwatch(self.device)
             self._compute_vision(step.frames, arrays.vision)
@@ -155,7 +155,7 @@ class Runner:
         """Encode frames, and store keys and values of those that are encoded whole."""
         tokens = self._encode(parts)
         if rows is not None:
-            self.executor.read(rows, torch.cat(tokens))
+            self.executor.store_vision(rows, torch.cat(tokens))
 
     def _encode(self, parts: Sequence[FrameSpan[object]]) -> list[Tensor]:
         """Vision tokens of the frames that are encoded whole, in order; a large frame may be encoded in part."""
@@ -194,7 +194,7 @@ class Runner:
         if all(request.params.plain for request in requests):
             return Drawn(tokens), scores
         drawn = self.sampler.draw(logits, requests)
-        self.executor.drawn(torch.tensor([request.slot for request in requests]), drawn.tokens)
+        self.executor.set_last_tokens(torch.tensor([request.slot for request in requests]), drawn.tokens)
         return drawn, scores
 
     def warm_up(self, report: Callable[[int, int], None] = lambda done, total: None) -> None:

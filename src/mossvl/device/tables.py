@@ -63,7 +63,7 @@ class TableLog:
                 vision.append(np.stack((place, new)))
         return TableUpdate(np.concatenate(text, axis=1), np.concatenate(vision, axis=1))
 
-    def written(self, requests: Sequence[Request[object]]) -> None:
+    def mark_written(self, requests: Sequence[Request[object]]) -> None:
         """Log that the tables hold all entries of these requests."""
         for request in requests:
             self._known[request.slot] = _tenant(request), len(request.text_pages), len(request.vision_pages)

@@ -93,7 +93,7 @@ class Job:
         # The source enforces the same limit with a better message; this one is for a source that hangs.
         self.patience = time.monotonic() + 1.1 * self.source.patience
 
-    def launched(self, request: "Request[Job]", now: float) -> None:
+    def record_launch(self, request: "Request[Job]", now: float) -> None:
         """Record that a step computes a request's prompts; `now` in seconds of `time.monotonic`."""
         if self.clock.admitted is None:
             self.clock.admitted = now

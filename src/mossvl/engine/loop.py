@@ -172,12 +172,12 @@ class Loop:
             Exception: the launch has failed; the scheduler's state is as before.
         """
         pending = self.runner.launch(step)
-        self.scheduler.launched(step)
+        self.scheduler.record_launch(step)
         for job in dict.fromkeys(part.request.owner for part in step.frames):
             job.clock.encoding(self.runner.vision_watch)
         now = time.monotonic()
         for request in step.prompted:
-            request.owner.launched(request, now)
+            request.owner.record_launch(request, now)
         return pending
 
     def _read_inbox(self, wait: bool) -> None:
@@ -298,7 +298,7 @@ class Loop:
             told_prompts(pending.scored, pending.scores)
         changed: dict[int, Job] = {}
         for row, (request, token) in enumerate(zip(pending.requests, tokens, strict=True)):
-            if not request.arrived():
+            if not request.count_arrival():
                 continue
             job = request.owner
             if token == NOT_A_NUMBER:

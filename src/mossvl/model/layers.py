@@ -158,7 +158,7 @@ class CrossAttentionLayer(GradientCheckpointingLayer):
         self.cross_attn_attn_gate = nn.Parameter(torch.zeros(1))
         self.cross_attn_mlp_gate = nn.Parameter(torch.zeros(1))
 
-    def read(self, vision: Tensor, rope: Rope, backend: VisionBackend) -> None:
+    def store_vision(self, vision: Tensor, rope: Rope, backend: VisionBackend) -> None:
         """Compute and store keys and values of vision tokens (vision rows, hidden); `rope` holds their angles."""
         attn = self.cross_attn
         k, v = map(attn.heads, backend.project(vision, (attn.k_proj, attn.v_proj)))
@@ -180,7 +180,7 @@ class CrossAttentionLayer(GradientCheckpointingLayer):
         keys and values.
         """
         if vision is not None and vision_rope is not None and store is not None:
-            self.read(vision, vision_rope, store)
+            self.store_vision(vision, vision_rope, store)
         attn = self.cross_attn
         (q,) = map(attn.heads, backend.project(x, (attn.q_proj,), self.input_layernorm))
         attended = backend.cross_attention(self.index, q, attn, rope)

@@ -165,7 +165,7 @@ class Request(Generic[Owner]):
         self.parked = False
         self._go_on()
 
-    def arrived(self) -> bool:
+    def count_arrival(self) -> bool:
         """Count a token in flight as arrived; return whether to keep it."""
         self.in_flight -= 1
         wanted = not self.ended and not self.unwanted

@@ -1,8 +1,8 @@
 """The scheduler decides which frames, prefill rows and decode rows make up a step. No tensors here.
 
-`plan` decides and allocates pages. The engine then launches the step and calls `launched`; after a failed launch, the
-engine launches the step again, split by request. Waiting and running requests are in the order of their priority, the
-lowest number first; of equal priority, admission is FIFO, and prefill follows the order of admission.
+`plan` decides and allocates pages. The engine then launches the step and calls `record_launch`; after a failed launch,
+the engine launches the step again, split by request. Waiting and running requests are in the order of their priority,
+the lowest number first; of equal priority, admission is FIFO, and prefill follows the order of admission.
 """
 
 from bisect import insort_left, insort_right
@@ -231,7 +231,7 @@ class Scheduler(Generic[Owner]):
 
     # --- carried out ---------------------------------------------------------------------------------------------
 
-    def launched(self, step: Step[Owner]) -> None:
+    def record_launch(self, step: Step[Owner]) -> None:
         """Record a launched step as done. Later steps run after it, so its blocks may be reused at once."""
         for part in step.frames:
             part.request.partly = part.until
