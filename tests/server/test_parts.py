@@ -83,7 +83,10 @@ def test_a_file_without_a_name_is_known_by_its_content(tmp_path):
         ({"type": "video", "video": URL, "max_frame": 1}, "unknown key; did you mean 'max_frames'"),
         ({"type": "file", "file": {}}, "one of file_id, file_data and file_url"),
         ({"type": "file", "file": {"file_id": "a", "file_data": SIGN}}, "one of file_id, file_data and file_url"),
-        ({"type": "input_file", "filename": "a.pdf", "file_data": SIGN}, "'a.pdf' is of type application/pdf; only"),
+        (
+            {"type": "input_file", "filename": "a.pdf", "file_data": SIGN},
+            "'a.pdf' is no image and no video, but of type application/pdf",
+        ),
         ({"type": "input_audio", "input_audio": {}}, "type 'input_audio' is none of"),
         ({"type": "image_url", "image_url": "/etc/passwd"}, "no URL of a known scheme"),
         ({"type": "image_url", "image_url": "a" * 70 + "!"}, "no URL of a known scheme"),

@@ -1,7 +1,7 @@
 """A request and its answer in the words of one API: what differs between the APIs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -29,7 +29,6 @@ class Caller:
         key: stands for the API key that the request brought; "" on a server without keys.
         model: the model's name in responses.
         responses: those that are stored.
-        filename_of: returns the name of an uploaded file, by its id.
     """
 
     request_id: str
@@ -37,7 +36,6 @@ class Caller:
     model: str
     tokens: Tokens
     responses: StoredResponses
-    filename_of: Callable[[str], str]
 
 
 def translated(form: type[Form], given: Mapping[str, Any]) -> Form:

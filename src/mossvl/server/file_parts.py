@@ -43,8 +43,10 @@ def medium_of(part: FilePart, file_of: Callable[[str], str]) -> ImagePart | Vide
         return ImagePart.model_validate({"type": "image_url", "image_url": url})
     if kind.partition("/")[0] == "video":
         return VideoPart.model_validate({"type": "video_url", "video_url": url})
-    message = f"{file.filename or file.file_id or file.file_url or 'file_data'!r:.80} is of type {kind:.80}"
-    raise RequestError(400, "unsupported", f"{message}; only images and videos are supported", "messages")
+    message = f"{file.filename or file.file_id or file.file_url or 'file_data'!r:.80} is no image and no video"
+    raise RequestError(
+        400, "unsupported", f"{message}, but of type {kind:.80}; this model reads only these", "messages"
+    )
 
 
 def _kind(name: str, given: str, path: str | None) -> str:

@@ -39,7 +39,7 @@ class ResponseExchange(Exchange[ResponsesRequest]):
         self._size = 0
         self._sequence = 0
         self._blocks = Blocks(None)
-        self._conversation = Conversation(self._stored_item, caller.filename_of)
+        self._conversation = Conversation(self._stored_item)
 
     # --- the request ---------------------------------------------------------------------------------------------
 

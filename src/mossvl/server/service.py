@@ -157,7 +157,7 @@ class Service:
             MossVLError: the request cannot be used, or the queue is full.
         """
         ready = self.ready
-        caller = Caller(request_id, key, self.name, ready.tokens, self.responses, self._filename)
+        caller = Caller(request_id, key, self.name, ready.tokens, self.responses)
         exchange = kind(parsed(kind.form, body), caller)
         try:
             queries = exchange.asked(ready.reader)
@@ -197,9 +197,6 @@ class Service:
     def previews(self) -> int:
         """How many previews may run at a time; each has a decoder process beside those of requests."""
         return max(1, self.config.decoders // 2)
-
-    def _filename(self, file_id: str) -> str:
-        return self.uploads.get(file_id).filename
 
     def told(self, error: BaseException) -> RequestError:
         """Return an error as a refusal, in which uploaded files have their clients' names."""

@@ -5,8 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from mossvl.errors import OptionError
-from mossvl.server.files import medium_of
+from mossvl.errors import OptionError, PromptError
 from mossvl.server.schemas.responses import (
     CallItem,
     CallOutputItem,
@@ -26,6 +25,10 @@ from mossvl.server.schemas.sampling import SamplingFields
 
 ITEM: TypeAdapter[Item] = TypeAdapter(Item)
 LOGPROBS = "message.output_text.logprobs"
+IGNORED = {"detail", "prompt_cache_breakpoint"}
+"""Fields of parts that have no effect."""
+MEDIA = ("image_url", "video_url", "file_id", "file_data", "file_url")
+"""Fields of parts that name a medium."""
 Message = dict[str, Any]
 
 
@@ -52,11 +55,10 @@ class Conversation:
 
     Args:
         item_of: returns an item of a stored response, by its id.
-        filename_of: returns the name of an uploaded file, by its id.
     """
 
-    def __init__(self, item_of: Callable[[str], Mapping[str, Any]], filename_of: Callable[[str], str]) -> None:
-        self._item_of, self._filename_of = item_of, filename_of
+    def __init__(self, item_of: Callable[[str], Mapping[str, Any]]) -> None:
+        self._item_of = item_of
 
     def messages(self, given: str | Iterable[Item]) -> list[Message]:
         """Return the messages of an input; calls of functions that follow a message are part of it, as in a chat.
@@ -85,16 +87,12 @@ class Conversation:
     def _part(self, part: InputPart) -> Any:
         if isinstance(part, TextInput):
             return {"type": "text", "text": part.text}
-        if isinstance(part, ImageInput):
-            options = part.model_dump(include={"min_pixels", "max_pixels"}, exclude_none=True)
-            return medium_of("image", {"image_url": part.image_url, "file_id": part.file_id}, options)
-        if isinstance(part, VideoInput):
-            options = part.model_dump(exclude={"type", "video_url", "file_id"}, exclude_none=True)
-            return medium_of("video", {"video_url": part.video_url, "file_id": part.file_id}, options)
-        if isinstance(part, FileInput):
-            given = {"file_data": part.file_data, "file_id": part.file_id, "file_url": part.file_url}
-            name = part.filename or (self._filename_of(part.file_id) if part.file_id else None)
-            return medium_of(None, given, {}, name)
+        if isinstance(part, ImageInput | VideoInput | FileInput):
+            names = [name for name in MEDIA if name in type(part).model_fields]
+            given = part.model_dump(exclude=IGNORED, exclude_none=True)
+            if (count := len(given.keys() & set(names))) != 1:
+                raise PromptError(f"a part needs one of {', '.join(names)}, but has {count} of them")
+            return given  # Chats know these parts, too.
         return part
 
 
