@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,35 @@ def test_a_group_has_the_samples_of_its_tasks(tmp_path):
     assert (row.benchmark, row.n) == ("MVBench", 400)
 
 
+def test_a_score_of_a_group_is_told_once(tmp_path):
+    given = {"blink": 0.5, "blink_a": 0.25, "blink_b": 0.5}
+    results = {name: {"blink_acc,none": score} for name, score in given.items()}
+    write_run(tmp_path, "blink", "blink_acc", 0, results=results, group_subtasks={"blink": ["blink_a", "blink_b"]})
+    assert [(row.task, row.score) for row in report([tmp_path])] == [("blink", 50), ("blink_a", 25), ("blink_b", 50)]
+
+
+def test_a_group_without_a_score_has_the_mean_of_its_tasks(tmp_path):
+    results = {f"mvbench_{name}": {"mvbench_accuracy,none": score} for name, score in (("a", 75.0), ("b", 50.0))}
+    groups = {"group_subtasks": {"mvbench": [*results]}, "n-samples": {name: {"effective": 100} for name in results}}
+    write_run(
+        tmp_path, "mvbench", "mvbench_accuracy", 0, results={"mvbench": {" ": " ", "alias": ""}, **results}, **groups
+    )
+    *_, row = report([tmp_path])
+    assert (row.benchmark, row.score, row.n, row.method) == ("MVBench", 62.5, 200, "Wilson, n alone")
+    for name, right in (("a", 75), ("b", 50)):
+        samples = [{"filtered_resps": "A", "mvbench_accuracy": {"score": int(n < right)}} for n in range(100)]
+        text = "".join(f"{json.dumps(one)}\n" for one in samples)
+        (tmp_path / f"20260101_000000_samples_mvbench_{name}.jsonl").write_text(text)
+    *_, row = report([tmp_path])
+    assert (row.score, row.n, row.method) == (62.5, 200, "Wilson")
+
+
+def test_samples_that_have_no_score_leave_the_others_unused(tmp_path):
+    write_run(tmp_path, "lvbench", "lvbench_score", 0.5, [1, 0, None, None])
+    (row,) = report([tmp_path])
+    assert (row.n, row.method) == (4, "Wilson, n alone")
+
+
 def test_empty_answers_are_counted(tmp_path):
     file = write_run(tmp_path, "lvbench", "lvbench_score", 0.5, [1, 1, 0, 0])
     samples = next(tmp_path.glob("*.jsonl"))
@@ -198,6 +228,25 @@ def test_splits_are_told_one_by_one(tmp_path):
     ]
 
 
+def test_samples_belong_to_the_data_set_with_the_longest_name(tmp_path):
+    for name, score in (("AI2D_TEST", 0.5), ("AI2D_TEST_NO_MASK", 0.75)):
+        (tmp_path / f"m_{name}_acc.csv").write_text(f'"split","Overall"\n"none","{score}"\n')
+        hits = "".join(f"A\t{int(n < 4 * score)}\n" for n in range(4))
+        (tmp_path / f"m_{name}_gpt-4o-mini_result.tsv").write_text(f"prediction\thit\n{hits}")
+    rows = report([tmp_path])
+    assert {row.task: (row.score, row.n, row.method) for row in rows} == {
+        "AI2D_TEST": (50, 4, "Wilson"),
+        "AI2D_TEST_NO_MASK": (75, 4, "Wilson"),
+    }
+
+
+def test_a_judge_is_no_part_of_a_data_sets_name(tmp_path):
+    file = next((KIT / "moss_vl").glob("*.xlsx"))
+    shutil.copy(file, tmp_path)
+    (row,) = report([tmp_path])
+    assert (row.task, row.benchmark, row.score) == ("MMStar", "MMStar", 75)
+
+
 def test_samples_alone_are_averaged(tmp_path):
     file = tmp_path / "m_AI2D_TEST_results.tsv"
     file.write_text("index\tprediction\thit\n1\tA\t1\n2\tB\t0\n3\tC\t1\n4\t\t-1\n")
@@ -272,6 +321,21 @@ def test_a_workbook_is_read_as_it_was_written():
         "log": "Match",
     }
     assert rows[30]["prediction"] == 'B & "C"\n' and rows[38]["prediction"] is None
+
+
+def test_a_workbook_may_have_texts_in_its_cells_and_many_columns(tmp_path):
+    def cell(place, text):
+        return f'<c r="{place}" t="inlineStr"><is><t>{text}</t></is></c>'
+
+    space = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    rows = f'<row r="1">{cell("A1", "index")}{cell("AB1", "hit")}</row><row r="2"><c r="AB2"><v>1</v></c></row>'
+    file = tmp_path / "wide.xlsx"
+    with zipfile.ZipFile(file, "w") as book:
+        book.writestr(
+            "xl/worksheets/sheet1.xml", f'<worksheet xmlns="{space}"><sheetData>{rows}</sheetData></worksheet>'
+        )
+    (row,) = tables.read_rows(file)
+    assert row["index"] is None and row["hit"] == 1
 
 
 def test_wilsons_interval_is_that_of_the_tables():

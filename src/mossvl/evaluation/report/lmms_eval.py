@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from mossvl.errors import DataError
@@ -33,50 +34,77 @@ def measures_of(path: Path, wanted: Mapping[str, Sequence[str]]) -> Iterator[Mea
     Raises:
         DataError: it is no such file, or its samples are broken.
     """
-    run = read_json(path)
-    if not isinstance(run, dict) or not isinstance(run.get("results"), dict):
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("results"), dict):
         raise DataError(f"{path}: no results of lmms-eval; expected an object with 'results'")
-    settings, counts = _settings(run), _counts(run)
-    for task, metrics in run["results"].items():
-        if not isinstance(metrics, dict):
-            raise DataError(f"{path}: the results of {task} are {metrics!r:.80}; expected an object of metrics")
-        samples = _read_samples(path, task)
-        empty = None if samples is None else sum(not _answer(sample) for sample in samples)
-        for name, value in metrics.items():
-            metric, _, chosen = name.partition(",")
-            number = _number(value)
-            if number is None or "_stderr" in metric or metric not in wanted.get(task, [metric]):
-                continue
-            own = [_score(sample, metric) for sample in samples or ()]
-            known = [one for one in own if one is not None and 0 <= one <= 1]
-            score, used = in_percent(number, known if len(known) == len(own) else ())
-            stderr = _number(metrics.get(f"{metric}_stderr,{chosen}"))
-            yield Measure(
-                harness=HARNESS,
-                task=task,
-                metric=metric,
-                score=score,
-                n=len(samples) if samples is not None else counts.get(task),
-                file=str(path),
-                samples=used,
-                stderr=None if stderr is None else stderr * (100 if score != number or number == 0 else 1),
-                empty=empty,
-                settings=settings,
-            )
+    run = _Run(path, content)
+    for task, given in run.results.items():
+        if not isinstance(given, dict):
+            raise DataError(f"{path}: the results of {task} are {given!r:.80}; expected an object of metrics")
+        for metric, (score, stderr) in run.scores(task).items():
+            if metric in wanted.get(task, [metric]):
+                yield run.measure(task, metric, score, stderr)
+    for group, tasks in run.groups.items():  # lmms-eval gives some groups no score of their own.
+        for metric in wanted.get(group, ()):
+            found = [run.scores(task).get(metric) for task in tasks]
+            if metric not in run.scores(group) and found and None not in found:
+                yield run.measure(group, metric, mean(one[0] for one in found if one is not None), None)
+
+
+class _Run:
+    """The content of a file of results, and the samples beside it."""
+
+    def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
+        self.path, self.results, self.settings = path, content["results"], _settings(content)
+        self.groups = {group: tasks for group, tasks in _object(content.get("group_subtasks")).items() if tasks}
+        counted = _object(content.get("n-samples"))
+        self.counts = {task: _number(_object(one).get("effective")) for task, one in counted.items()}
+
+    def scores(self, task: str) -> dict[str, tuple[float, float | None]]:
+        """Score and standard error by metric."""
+        given = _object(self.results.get(task))
+        named = {name: (name.partition(","), _number(value)) for name, value in given.items()}
+        return {
+            metric: (score, _number(given.get(f"{metric}_stderr,{chosen}")))
+            for (metric, _, chosen), score in named.values()
+            if score is not None and "_stderr" not in metric
+        }
+
+    def samples(self, task: str) -> list[dict[str, Any]] | None:
+        """Those of a task, or of all tasks of a group; None if they were not written."""
+        if task not in self.groups:
+            return _read_samples(self.path, task)
+        parts = [self.samples(one) for one in self.groups[task]]
+        return None if None in parts else [sample for part in parts for sample in part or ()]
+
+    def count(self, task: str) -> int | None:
+        if task not in self.groups:
+            number = self.counts.get(task)
+            return None if number is None else int(number)
+        parts = [self.count(one) for one in self.groups[task]]
+        return None if None in parts else sum(part or 0 for part in parts)
+
+    def measure(self, task: str, metric: str, given: float, stderr: float | None) -> Measure:
+        samples = self.samples(task)
+        own = [_score(sample, metric) for sample in samples or ()]
+        known = [one for one in own if one is not None and 0 <= one <= 1]
+        score, used = in_percent(given, known if len(known) == len(own) else ())
+        return Measure(
+            harness=HARNESS,
+            task=task,
+            metric=metric,
+            score=score,
+            n=self.count(task) if samples is None else len(samples),
+            file=str(self.path),
+            samples=used,
+            stderr=None if stderr is None else stderr * (100 if score != given or given == 0 else 1),
+            empty=None if samples is None else sum(not _answer(sample) for sample in samples),
+            settings=self.settings,
+        )
 
 
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _counts(run: Mapping[str, Any]) -> dict[str, int]:
-    """Samples of each task, and of each group all those of its tasks."""
-    found = {task: _number(_object(one).get("effective")) for task, one in _object(run.get("n-samples")).items()}
-    counts = {task: int(number) for task, number in found.items() if number is not None}
-    for group, tasks in _object(run.get("group_subtasks")).items():
-        if tasks and all(task in counts for task in tasks):
-            counts.setdefault(group, sum(counts[task] for task in tasks))
-    return counts
 
 
 def _object(value: Any) -> Mapping[str, Any]:
