@@ -257,7 +257,7 @@ class Machine:
     def _check_reads(self, rows: RowSpan) -> None:
         """Every row finds its own history: the text before it, and all that it sees."""
         request, asked = rows.request, self.asked[rows.request.number]
-        for group in range(self.scheduler.pages.groups):
+        for group in range(self.scheduler.allocator.pages_per_block):
             pages = [pages[group] for pages in request.text_pages]
             assert self._read(pages, rows.stop) == asked.text_tags(0, rows.stop, group)
         frames = request.context.frames_between(0, rows.stop)[1]
@@ -295,7 +295,7 @@ class Machine:
             assert not (request.text_pages or request.vision_pages or request.blocks)
         for request in scheduler.running:
             assert len(request.vision_pages) <= -(-request.context.num_vision // self.size)
-            assert {len(pages) for pages in request.text_pages} == {scheduler.pages.groups}
+            assert {len(pages) for pages in request.text_pages} == {scheduler.allocator.pages_per_block}
         assert scheduler.preemptions == sum(one.request.preemptions for one in self.asked.values())
         for key, request in scheduler._computing.items():
             assert request in scheduler.running and not request.decoding

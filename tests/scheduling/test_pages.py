@@ -17,7 +17,7 @@ def test_a_request_of_full_capacity_alone_is_admitted_and_finishes(data):
     machine = Machine(pages, groups, page_size=size, overlap=data.draw(st.booleans()))
     pictures = data.draw(st.lists(st.sampled_from(list(PICTURES)), max_size=3))
     vision = Asked([*pictures, 1]).request.context.num_vision
-    capacity = machine.scheduler.pages.capacity(vision)
+    capacity = machine.scheduler.allocator.capacity(vision)
     assert capacity * groups + vision <= pages * size or capacity == 0
     least = len(pictures) + 1
     if capacity <= least:
@@ -40,11 +40,11 @@ def test_a_request_of_full_capacity_finishes_whatever_is_kept_of_its_prompt(turn
         items += [b"d", *text(3, start=10 * turn)]
     vision = Asked(items).request.context.num_vision
     machine = Machine(turns + -(-vision // 4) + -(-answer // 4), overlap=overlap)
-    assert machine.scheduler.pages.capacity(vision) == len(items) + -(-answer // 4) * 4
+    assert machine.scheduler.allocator.capacity(vision) == len(items) + -(-answer // 4) * 4
     for turn in range(1, turns):
         machine.ask(Asked(items[: 4 * turn]))
         machine.run()
-    last = Asked(items, room=machine.scheduler.pages.capacity(vision) - len(items))
+    last = Asked(items, room=machine.scheduler.allocator.capacity(vision) - len(items))
     machine.ask(last)
     machine.run()
     assert last.finished and everything_is_free(machine)

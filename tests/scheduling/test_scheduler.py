@@ -18,12 +18,12 @@ from .traces import Setting, Trace
     [(1, 0, 40), (1, 1, 36), (1, 4, 36), (1, 5, 32), (3, 0, 12), (3, 4, 12), (3, 5, 8), (3, 30, 0), (1, 99, 0)],
 )
 def test_a_request_may_have_as_many_tokens_as_pages_are_left_beside_its_vision(groups, num_vision, tokens):
-    assert Machine(10, groups).scheduler.pages.capacity(num_vision) == tokens
+    assert Machine(10, groups).scheduler.allocator.capacity(num_vision) == tokens
 
 
 def test_a_request_of_all_pages_ends():
     machine = Machine(11, groups=3)
-    most = machine.scheduler.pages.capacity(5)
+    most = machine.scheduler.allocator.capacity(5)
     asked = Asked([b"d", 1, 2], room=most - 3)
     machine.ask(asked)
     machine.run()

@@ -103,7 +103,7 @@ class Trace:
             items = [twins.get(item, item) if isinstance(item, bytes) else item for item in items]
         parts = self._in_parts(items, shared) if rng.random() < self.setting.growing else [items]
         whole = [item for part in parts for item in part]
-        most = (self.machine.scheduler.pages.capacity(prompt_of(whole).end.vision) - len(whole)) // len(parts)
+        most = (self.machine.scheduler.allocator.capacity(prompt_of(whole).end.vision) - len(whole)) // len(parts)
         if most < 1:
             return
         room = min(most, rng.choice((1, self.longest, rng.randrange(1, self.longest + 1))))
@@ -200,7 +200,7 @@ class Trace:
                 assert one.finished and not one.later
                 assert one.turns > 1 or request.num_answer == min(one.stop, one.room)
             assert one.finished or request.number in self.cancelled | failed
-        assert not scheduler._computing and not scheduler.pages.copies
+        assert not scheduler._computing and not scheduler.allocator.copies
         assert self.setting.keep or not cache.blocks
         cache.clear()
         assert cache.num_free == cache.available == cache.num_pages and not cache.blocks and not cache.idle

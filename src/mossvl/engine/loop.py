@@ -60,7 +60,7 @@ class Loop:
             config, self.cache, self.runner.executor.pool.groups, self.runner.vision_cache, budget
         )
         max_vision = self.runner.executor.tables.max_vision
-        self._prompts = Prompts(model.config, self.scheduler.pages, max_vision)
+        self._prompts = Prompts(model.config, self.scheduler.allocator, max_vision)
         self.jobs: list[Job] = []
         self.inbox: Inbox = queue.SimpleQueue()
         self.lock = threading.Lock()

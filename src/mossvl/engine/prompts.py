@@ -18,12 +18,12 @@ class Prompts:
     """Makes prompts that fit into the model's context and the engine's memory.
 
     Args:
-        pages: whose memory it is.
+        allocator: whose memory it is.
         max_vision: most vision tokens of one request.
     """
 
-    def __init__(self, config: MossVLConfig, pages: Allocator[object], max_vision: int) -> None:
-        self.config, self.pages, self.max_vision = config, pages, max_vision
+    def __init__(self, config: MossVLConfig, allocator: Allocator[object], max_vision: int) -> None:
+        self.config, self.allocator, self.max_vision = config, allocator, max_vision
 
     def build(self, tokens: Tensor, grids: Sequence[Grid], wanted: int, begin: Place = START) -> tuple[Prompt, int]:
         """A prompt (see `build_prompt`), and how many of the `wanted` tokens may be drawn after it.
@@ -49,11 +49,12 @@ class Prompts:
             ContextLengthError: none; the context or the memory is full.
         """
         self._check_length(end.row)
-        capacity = self.pages.capacity(end.vision)
+        capacity = self.allocator.capacity(end.vision)
         if end.row >= capacity or end.vision > self.max_vision:
             raise ContextLengthError(
                 f"the prompt exceeds the available context size: it has {end.row} text and {end.vision} vision tokens, "
-                f"more than the engine's {self.pages.cache.num_pages} pages of {self.pages.page_size} tokens hold",
+                f"more than the engine's {self.allocator.cache.num_pages} pages of {self.allocator.page_size} tokens "
+                "hold",
                 setting="EngineConfig.memory",
                 advice="; raise {}, or lower max_frames, video_fps or max_pixels",
             )

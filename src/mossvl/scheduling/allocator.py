@@ -11,21 +11,21 @@ class Allocator(Generic[Owner]):
     """Allocates pages to requests.
 
     Args:
-        groups: pages that one block of text needs.
+        pages_per_block: pages that one block of text needs.
         page_size: tokens of a page.
 
     Attributes:
         copies: pages to copy at the beginning of the next step, in this order: (request, source, target).
     """
 
-    def __init__(self, cache: PageCache, groups: int, page_size: int) -> None:
-        self.cache, self.groups, self.page_size = cache, groups, page_size
+    def __init__(self, cache: PageCache, pages_per_block: int, page_size: int) -> None:
+        self.cache, self.pages_per_block, self.page_size = cache, pages_per_block, page_size
         self.copies: list[tuple[Request[Owner], int, int]] = []
 
     def capacity(self, num_vision: int) -> int:
         """Maximum number of text tokens of a request that has all pages and `num_vision` vision tokens."""
         spare = self.cache.num_pages - self.pages_for(num_vision)
-        return max(0, spare // self.groups * self.page_size)
+        return max(0, spare // self.pages_per_block * self.page_size)
 
     def pages_for(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
@@ -39,7 +39,7 @@ class Allocator(Generic[Owner]):
         # Copy on write: frames of this request follow in a vision page that the cached blocks fill in part.
         source = shared.pop() if in_part and frames < context.num_frames else None
         vision = self.pages_for(context.num_vision) - len(shared)
-        fresh = vision + self.groups * (self.pages_for(context.length) - len(blocks))
+        fresh = vision + self.pages_per_block * (self.pages_for(context.length) - len(blocks))
         idle = {page for block in blocks for page in block.pages if not self.cache.pinned(page)}
         if fresh + len(idle) + reserve > self.cache.available:
             return False
@@ -61,12 +61,12 @@ class Allocator(Generic[Owner]):
 
     def lacking(self, request: Request[Owner]) -> int:
         """Number of pages that a running request lacks for its next rows and frames."""
-        return self.groups * self._blocks(request) + self._vision(request)
+        return self.pages_per_block * self._blocks(request) + self._vision(request)
 
     def grow(self, request: Request[Owner]) -> None:
         """Allocate the pages that a running request lacks; they must be available."""
         blocks, vision = self._blocks(request), self._vision(request)
-        pages = self.cache.allocate(self.groups * blocks + vision)
+        pages = self.cache.allocate(self.pages_per_block * blocks + vision)
         if self._must_copy(request):
             source = request.vision_pages.pop()  # The request uses its block, which keeps the page until it is copied.
             self.copies.append((request, source, pages[0]))
@@ -112,7 +112,7 @@ class Allocator(Generic[Owner]):
         return request.shares_last_vision and request.encoded < request.context.num_frames
 
     def _in_blocks(self, pages: list[int]) -> list[tuple[int, ...]]:
-        return [tuple(pages[i : i + self.groups]) for i in range(0, len(pages), self.groups)]
+        return [tuple(pages[i : i + self.pages_per_block]) for i in range(0, len(pages), self.pages_per_block)]
 
 
 def held_pages(request: Request[object]) -> Iterator[int]:

@@ -28,8 +28,8 @@ class Scheduler(Generic[Owner]):
     """Owner of all scheduling state.
 
     Args:
-        groups: pages that one block of text needs.
-        encoded: digests of the frames in the vision cache, which need no pixels.
+        pages_per_block: pages that one block of text needs.
+        vision_cache: digests of the frames in the vision cache, which need no pixels.
         budget: bounds of a step; by default, those of a GPU.
     """
 
@@ -37,14 +37,14 @@ class Scheduler(Generic[Owner]):
         self,
         config: EngineConfig,
         cache: PageCache,
-        groups: int,
-        encoded: Container[bytes] = (),
+        pages_per_block: int,
+        vision_cache: Container[bytes] = (),
         budget: StepBudget | None = None,
     ) -> None:
         self.config = config
         self.cache = cache
-        self.pages: Allocator[Owner] = Allocator(cache, groups, config.page_size)
-        self.encoded = encoded
+        self.allocator: Allocator[Owner] = Allocator(cache, pages_per_block, config.page_size)
+        self.vision_cache = vision_cache
         self.budget = budget or StepBudget.of(config)
         self.waiting: list[Request[Owner]] = []
         self.running: list[Request[Owner]] = []
@@ -76,7 +76,7 @@ class Scheduler(Generic[Owner]):
         step: Step[Owner] = Step()
         self._decode(step)
         self._admit()
-        step.copies, self.pages.copies = self.pages.copies, []
+        step.copies, self.allocator.copies = self.allocator.copies, []
         self._prefill(step)
         return step
 
@@ -90,12 +90,12 @@ class Scheduler(Generic[Owner]):
 
     def _grow(self, request: Request[Owner]) -> bool:
         """Allocate the pages that a request lacks; return False if the request itself was preempted."""
-        while self.cache.available < self.pages.lacking(request):
+        while self.cache.available < self.allocator.lacking(request):
             victim = self._victim(request)
             self._preempt(victim)
             if victim is request:
                 return False
-        self.pages.grow(request)
+        self.allocator.grow(request)
         return True
 
     def _victim(self, request: Request[Owner]) -> Request[Owner]:
@@ -124,7 +124,7 @@ class Scheduler(Generic[Owner]):
             # A preempted request with a token in flight blocks admission until that token is known.
             if request.in_flight:
                 return
-            while not self._slots or not self._try_admit(request):
+            while not self._slots or not self._admit_or_pass(request):
                 if not self._make_room():
                     return
 
@@ -135,8 +135,8 @@ class Scheduler(Generic[Owner]):
         self._preempt(self.running[-1])
         return True
 
-    def _try_admit(self, request: Request[Owner]) -> bool:
-        """Admit a request, unless it waits for a prefix that another one computes; return False if pages run out."""
+    def _admit_or_pass(self, request: Request[Owner]) -> bool:
+        """Admit a request, or pass it if it waits for a prefix that another one computes; False if pages run out."""
         size = self.config.page_size
         keys = request.keys(size) if self.cache.keep else []
         keys = keys[: (request.context.length - 1) // size]
@@ -145,9 +145,10 @@ class Scheduler(Generic[Owner]):
         request.waits_for = usable[len(blocks)] if len(blocks) < len(usable) else None
         if request.waits_for in self._computing:
             return True
-        reserve = self.pages.groups * len(self.running)
+        reserve = self.allocator.pages_per_block * len(self.running)
         # Pinning cached blocks may take more pages than recomputing; if no other request will free any, recompute.
-        if not self.pages.admit(request, blocks, reserve) and (self.running or not self.pages.admit(request, [], 0)):
+        admit = self.allocator.admit
+        if not admit(request, blocks, reserve) and (self.running or not admit(request, [], 0)):
             return False
         if not request.preemptions:
             request.cached = request.computed
@@ -192,7 +193,7 @@ class Scheduler(Generic[Owner]):
 
     def _is_large(self, request: Request[Owner], frame: int) -> bool:
         """Whether a frame is encoded in parts, after smaller work."""
-        if frame == request.context.num_frames or request.digests[frame] in self.encoded:
+        if frame == request.context.num_frames or request.digests[frame] in self.vision_cache:
             return False
         return self.budget.is_large(request.context.patches(frame))
 
@@ -214,7 +215,7 @@ class Scheduler(Generic[Owner]):
         while stop < last:
             if self._is_large(request, stop):
                 break
-            kept = request.digests[stop] in self.encoded
+            kept = request.digests[stop] in self.vision_cache
             if not kept and stop not in request.pixels:
                 step.missing.append((request, stop))
                 break
@@ -247,14 +248,14 @@ class Scheduler(Generic[Owner]):
             request.computed += 1
             request.in_flight += 1
         for request in step.requests:
-            for key in self.pages.commit(request):
+            for key in self.allocator.commit(request):
                 if self._computing.get(key) is request:
                     del self._computing[key]
 
     def _release(self, request: Request[Owner]) -> None:
         self._computing = {key: one for key, one in self._computing.items() if one is not request}
         self._slots.append(request.slot)
-        self.pages.release(request)
+        self.allocator.release(request)
 
 
 def priority_of(request: Request[object]) -> int:
