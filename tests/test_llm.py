@@ -334,7 +334,7 @@ def test_pixels_of_what_is_found_in_the_cache_are_given_back_at_once(make):
     llm.generate(query, EIGHT)
     handle = llm.submit(query, SamplingParams(max_new_tokens=100_000, ignore_eos=True))
     next(iter(handle.chunks()))
-    held = llm.engine.budget.used
+    held = llm.engine.media_budget.used
     handle.cancel()
     assert handle.wait(20).usage.cached_tokens > 0
     assert held == 0

@@ -18,7 +18,7 @@ def settled(llm, seconds=20.0):
         time.sleep(0.02)
     engine = llm.engine
     engine.cache.clear()
-    everything = engine.cache.num_free == engine.cache.num_pages and engine.budget.used == 0 and not engine.active
+    everything = engine.cache.num_free == engine.cache.num_pages and engine.media_budget.used == 0 and not engine.active
     return everything and not media_threads() and engine._thread is None
 
 

@@ -18,7 +18,7 @@ def answers(llm, queries):
 def nothing_is_held(llm):
     cache = llm.engine.cache
     cache.clear()
-    return cache.num_free == cache.num_pages and llm.engine.budget.used == 0
+    return cache.num_free == cache.num_pages and llm.engine.media_budget.used == 0
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_several_answers_about_a_video_that_does_not_fit_into_memory(options, ma
     result = llm.submit(QUERY, params).result(60)
     expected = [llm.submit(QUERY, SamplingParams(3, 1.0, seed=seed)).result(60).token_ids for seed in (5, 6)]
     assert [answer.token_ids for answer in result.answers] == expected
-    assert llm.engine.budget.used == 0
+    assert llm.engine.media_budget.used == 0
 
 
 @pytest.mark.parametrize("vision_cache", [0, 1 << 30])
@@ -50,7 +50,7 @@ def test_a_request_that_is_preempted_while_its_video_is_loaded(vision_cache, mak
     llm.engine.clear_caches()
     done = preempting(llm, monkeypatch, lambda request: request.encoded >= 2 and not request.decoding)
     assert llm.submit(QUERY, SamplingParams(max_new_tokens=3)).result(60).token_ids == expected
-    assert done and llm.engine.budget.used == 0
+    assert done and llm.engine.media_budget.used == 0
 
 
 def test_a_file_that_changes_before_it_is_loaded_again_is_an_error_and_leaves_nothing_in_the_cache(

@@ -51,7 +51,7 @@ class Engine:
         self.runner, self.scheduler, self.cache = self.loop.runner, self.loop.scheduler, self.loop.cache
         self.grammars = Grammars(model.config.text_config.vocab_size, self.ends)
         self.media_memory = MediaMemory(self.config.media_cache)
-        self.budget = Budget(self.config.media_bytes)
+        self.media_budget = Budget(self.config.media_bytes)
         self._serving = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed: threading.Thread | None = None
@@ -66,27 +66,27 @@ class Engine:
         messages: list[Message],
         processor: MossVLProcessor,
         params: SamplingParams | None = None,
-        whole: bool = False,
+        whole_characters: bool = False,
     ) -> Handle:
         """Answer a query.
 
         Args:
             messages: what is asked, its session included.
             params: in place of the query's own.
-            whole: an answer that is cut within a character ends before it; otherwise with U+FFFD, as published.
+            whole_characters: an answer that is cut within a character ends before it, not with U+FFFD (as published).
 
         Raises:
             EngineError: the device is broken, and nothing will be answered any more; or the engine is being closed.
         """
-        source = Load(query, messages, processor, self.media_memory, self.budget)
-        return self.begin(source, query.generation, params, whole)
+        source = Load(query, messages, processor, self.media_memory, self.media_budget)
+        return self.begin(source, query.generation, params, whole_characters)
 
     def begin(
         self,
         source: Source,
         options: GenerationOptions,
         params: SamplingParams | None = None,
-        whole: bool = False,
+        whole_characters: bool = False,
         open: bool = False,
     ) -> Handle:
         """Answer what comes from a source; as `submit`.
@@ -108,7 +108,7 @@ class Engine:
         known = self.model.config.text_config.vocab_size
         if params.logit_bias and (largest := max(params.logit_bias)) >= known:
             raise OptionError(f"logit_bias has the token {largest}, but the model knows {known}: ids are below that")
-        handle = Handle(params, source.tokenizer, whole)
+        handle = Handle(params, source.tokenizer, whole_characters)
         form = params.form
         follower = None if form is None else self.grammars.follower(form, source.tokenizer, params.n)
         job = Job(source, options, params, handle, self.ends, follower, open=open)

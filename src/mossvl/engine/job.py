@@ -75,7 +75,7 @@ class Job:
 
     def reason_to_end(self, now: float) -> MossVLError | None:
         """The reason to end the query now, or None."""
-        if self.handle.cancelled:
+        if self.handle.cancel_requested:
             return GenerationCancelled("cancelled before the answer was complete")
         if now > self.deadline:
             return GenerationTimeout(f"the query took longer than its timeout of {self.options.timeout:g} seconds")

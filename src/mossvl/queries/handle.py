@@ -23,7 +23,7 @@ class Draft:
     """A growing answer: the engine's thread appends tokens, the reader's thread detokenises them."""
 
     text: TextStream
-    whole: bool = False
+    whole_characters: bool = False
     """Whether an answer that is cut within a character ends before the character, instead of with U+FFFD."""
     tokens: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Draft:
         if new:
             self.text.push(new)
         if final:
-            self.text.finish(cut=self.whole and self.finish_reason != "stop")
+            self.text.finish(cut=self.whole_characters and self.finish_reason != "stop")
 
     def take(self, ended: bool) -> str:
         """Return the text since the last call that no later token can change."""
@@ -63,8 +63,8 @@ class Handle:
         result_now: the result so far; complete once the query has ended.
     """
 
-    def __init__(self, params: SamplingParams, tokenizer: Tokenizer, whole: bool = False) -> None:
-        self.drafts = [Draft(TextStream.of(tokenizer, params), whole) for _ in range(params.n)]
+    def __init__(self, params: SamplingParams, tokenizer: Tokenizer, whole_characters: bool = False) -> None:
+        self.drafts = [Draft(TextStream.of(tokenizer, params), whole_characters) for _ in range(params.n)]
         self.error: Exception | None = None
         self.input_text = ""
         self.prompt_tokens = self.vision_tokens = self.cached_tokens = 0
@@ -72,7 +72,7 @@ class Handle:
         self.timings = Timings()
         self.prompt_logprobs: list[dict[int, Logprob] | None] | None = None
         self.ended = False
-        self._cancelled = threading.Event()
+        self._cancel_requested = threading.Event()
         self._wants_logprobs = params.logprobs is not None
         self._changed = threading.Condition()
         self._text_lock = threading.Lock()
@@ -83,11 +83,11 @@ class Handle:
 
     def cancel(self) -> None:
         """Cancel the query, from any thread; its result keeps the text so far."""
-        self._cancelled.set()
+        self._cancel_requested.set()
 
     @property
-    def cancelled(self) -> bool:
-        return self._cancelled.is_set()
+    def cancel_requested(self) -> bool:
+        return self._cancel_requested.is_set()
 
     def wait(self, timeout: float | None = None) -> Result:
         """Wait for the query's end, and return its result, which has the query's `error`, if any.

@@ -37,7 +37,7 @@ class Metrics:
         self._gauge("pages", "Pages of the KV cache.", lambda: cache.num_pages)
         self._gauge("pages_free", "Pages that can be allocated at once.", lambda: cache.available)
         self._gauge("preemptions", "Preempted requests since the start.", lambda: scheduler.preemptions)
-        self._gauge("media_bytes", "Bytes of decoded pixels that wait for encoding.", lambda: engine.budget.used)
+        self._gauge("media_bytes", "Bytes of decoded pixels that wait for encoding.", lambda: engine.media_budget.used)
 
     def ended(self, result: Result, times: Sequence[Sequence[float]]) -> None:
         """Record an ended query, successful or not.

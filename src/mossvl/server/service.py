@@ -88,7 +88,7 @@ class Service:
         show_no_larger(processor, self.config.max_pixels or MAX_PIXELS)
         processor.limits = self._media_limits()
         decoding, previewing = (
-            LoadingProcesses(processor, count, self.config.decoder_memory, llm.engine.budget)
+            LoadingProcesses(processor, count, self.config.decoder_memory, llm.engine.media_budget)
             for count in (self.config.decoders, self.previews)
         )
         reader = Reader(
@@ -242,12 +242,14 @@ class _Ready:
         """Submit a query; its media, if there are any, are loaded by a decoder process."""
         query = asked.query
         if isinstance(query, PlainPrompt):
-            source = PlainLoad(query, self.llm.processor, self.llm.engine.budget)
-            return self.llm.engine.begin(source, query.generation, asked.params, whole=True)
+            source = PlainLoad(query, self.llm.processor, self.llm.engine.media_budget)
+            return self.llm.engine.begin(source, query.generation, asked.params, whole_characters=True)
         messages = query.messages([])
         if not any(media_of(messages)):
-            return self.llm.engine.submit(query, messages, self.llm.processor, asked.params, whole=True)
-        return self.llm.engine.begin(self.decoding.load(query, messages), query.generation, asked.params, whole=True)
+            return self.llm.engine.submit(query, messages, self.llm.processor, asked.params, whole_characters=True)
+        return self.llm.engine.begin(
+            self.decoding.load(query, messages), query.generation, asked.params, whole_characters=True
+        )
 
     def close(self) -> None:
         for part in (self.llm, self.decoding, self.previewing):

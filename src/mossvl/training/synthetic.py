@@ -134,7 +134,7 @@ def encode_sample(processor: MossVLProcessor, sample: Sample, height: int, width
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnPictures:
     """The pictures of a batch, as tensors from which a device draws them.
 
     Attributes:
@@ -147,12 +147,12 @@ class Drawn:
     filmed: Tensor
     size: tuple[int, int]
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Drawn":
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "DrawnPictures":
         moved = self.drawing.to(device, non_blocking=non_blocking)
-        return Drawn(moved, self.filmed.to(device, non_blocking=non_blocking), self.size)
+        return DrawnPictures(moved, self.filmed.to(device, non_blocking=non_blocking), self.size)
 
-    def pin_memory(self) -> "Drawn":
-        return Drawn(self.drawing.pin_memory(), self.filmed.pin_memory(), self.size)
+    def pin_memory(self) -> "DrawnPictures":
+        return DrawnPictures(self.drawing.pin_memory(), self.filmed.pin_memory(), self.size)
 
     def patches(self, layout: PatchLayout) -> Tensor:
         """Draw the pictures on the tensors' device: uint8 (patches, 3 · patch_size²)."""
@@ -172,7 +172,7 @@ def _compiled() -> Callable[..., Tensor]:
 
 @dataclass(frozen=True)
 class SyntheticPacker:
-    """Collator of synthetic examples, for a DataLoader; `pixel_values` is a `Drawn`.
+    """Collator of synthetic examples, for a DataLoader; `pixel_values` is a `DrawnPictures`.
 
     The pictures of a batch must have one size.
 
@@ -187,5 +187,5 @@ class SyntheticPacker:
         pictures = [example.pixels for example in examples]
         (size,) = {one.size for one in pictures}
         film = torch.tensor([film for one in pictures for film in one.filmed])
-        drawn = Drawn(drawing([scene for one in pictures for scene in one.scenes], LAYERS), film, size)
+        drawn = DrawnPictures(drawing([scene for one in pictures for scene in one.scenes], LAYERS), film, size)
         return {**pack(examples, self.image_token_id, self.merge_size), "pixel_values": drawn}

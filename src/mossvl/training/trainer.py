@@ -31,7 +31,7 @@ from mossvl.processing.pixels import PatchLayout
 from mossvl.training.accuracy import exact_answers
 from mossvl.training.batches import Batch
 from mossvl.training.checkpoints import note_files, numbered
-from mossvl.training.synthetic import Drawn
+from mossvl.training.synthetic import DrawnPictures
 from mossvl.training.workers import quiet
 
 UNFINISHED = "unfinished"
@@ -52,7 +52,7 @@ def next_tokens(batch: Batch) -> Loss:
 
 
 class PackedTrainer(Trainer):
-    """`Trainer` for packed batches; it draws the pictures of a `Drawn` on the device.
+    """`Trainer` for packed batches; it draws the pictures of a `DrawnPictures` on the device.
 
     It switches cuDNN's attention off for the whole process.
 
@@ -104,7 +104,7 @@ class PackedTrainer(Trainer):
             self.skipped.add(line)
             logger.warning("skipped %s", line)
         inputs = super()._prepare_inputs(inputs)
-        if isinstance(inputs.get("pixel_values"), Drawn):
+        if isinstance(inputs.get("pixel_values"), DrawnPictures):
             drawn = inputs["pixel_values"].to(self.args.device, non_blocking=True)
             inputs = {**inputs, "pixel_values": drawn.patches(PatchLayout())}
         loss = self._loss_of(inputs)
