@@ -26,7 +26,7 @@ from mossvl.options.engine import EngineConfig
 
 if TYPE_CHECKING:
     from mossvl.device.graphs import StepGraphs
-    from mossvl.device.triton_backend import PromptTiles
+    from mossvl.device.triton_backend import PrefillTiles
 
 GRAPH_SPLITS = (4, 16)
 """Splits of the text tokens and vision tokens that a tile sees in a captured step, where tiles are few."""
@@ -135,11 +135,11 @@ class Executor:
 
         return inputs, self._fast_attention(inputs, in_tiles(self.pool, rows, self.device))
 
-    def _fast_attention(self, inputs: StepInputs, prompts: "PromptTiles | None") -> TextBackend:
+    def _fast_attention(self, inputs: StepInputs, prefill: "PrefillTiles | None") -> TextBackend:
         from mossvl.device.triton_backend import FastAttention
 
         rows = inputs.slots, inputs.lengths, inputs.visible
-        return FastAttention(self.pool, self.tables, self.weights, *rows, prompts)
+        return FastAttention(self.pool, self.tables, self.weights, *rows, prefill)
 
     def _step(self, inputs: StepInputs, backend: TextBackend) -> Output:
         return self._output(self._hidden(inputs, backend), inputs, backend)
@@ -164,19 +164,19 @@ class Executor:
 
     def _captured_step(self, inputs: StepInputs, tiles: Tensor | None) -> Output:
         """`_step` from device tensors alone, as a graph replays it."""
-        from mossvl.device.triton_backend import PromptTiles
+        from mossvl.device.triton_backend import PrefillTiles
 
-        prompts = None if tiles is None else PromptTiles(tiles, len(inputs.tokens), *GRAPH_SPLITS)
-        return self._step(inputs, self._fast_attention(inputs, prompts))
+        prefill = None if tiles is None else PrefillTiles(tiles, len(inputs.tokens), *GRAPH_SPLITS)
+        return self._step(inputs, self._fast_attention(inputs, prefill))
 
     def warm_up(self, report: Callable[[int, int], None]) -> None:
         """Compile kernels and capture all graphs; `report` is called with (graphs captured, graphs in all)."""
         if self.graphs is None:
             return
-        from mossvl.device.triton_backend import warm_up_prompts
+        from mossvl.device.triton_backend import warm_up_prefill
 
         kinds = self.graphs.kinds()
-        warm_up_prompts(self.pool, self.tables, self.model.config.text_config.num_attention_heads)
+        warm_up_prefill(self.pool, self.tables, self.model.config.text_config.num_attention_heads)
         for done, kind in enumerate(kinds):
             report(done, len(kinds))
             self.graphs.captured(kind)

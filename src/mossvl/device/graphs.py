@@ -10,9 +10,9 @@ from torch import Tensor
 
 from mossvl.device.capture import capturing
 from mossvl.device.inputs import StepInputs, TextRows
-from mossvl.device.triton_backend import prompt_tiles
+from mossvl.device.triton_backend import prefill_tiles
 
-PROMPT_ROWS = (32, 64, 96, 128, 160, 224)
+PREFILL_ROWS = (32, 64, 96, 128, 160, 224)
 """Numbers of rows of the graphs with prefill rows; the last fits a prefill chunk beside decoding requests."""
 MOST_SEQUENCES = 16
 """Maximum number of requests in a captured step with prefill rows."""
@@ -47,7 +47,7 @@ class StepGraphs:
         self.device, self._step = device, step
         self.decode_sizes = decode_sizes(max_batch)
         self._padding_slot = max_batch
-        most = max(max_batch, *PROMPT_ROWS)
+        most = max(max_batch, *PREFILL_ROWS)
         self._rows = torch.zeros((6, most), dtype=torch.long, device=device)
         self._tiles = torch.zeros((most, 3), dtype=torch.int32, device=device)
         self._graphs: dict[Kind, tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]] = {}
@@ -63,7 +63,7 @@ class StepGraphs:
         if not rows.num_prefill:
             return self.decode_kind(count, vision)
         # Keep one padding row: padded draws read its logits.
-        size = next((size for size in PROMPT_ROWS if size > count), None)
+        size = next((size for size in PREFILL_ROWS if size > count), None)
         if size is None or len(rows.sequences) > MOST_SEQUENCES:
             return None
         return Kind(size, size // 32 + MOST_SEQUENCES, vision)
@@ -75,7 +75,7 @@ class StepGraphs:
     def kinds(self) -> list[Kind]:
         """All kinds."""
         decode = [(size, 0) for size in self.decode_sizes]
-        prefill = [(size, size // 32 + MOST_SEQUENCES) for size in PROMPT_ROWS]
+        prefill = [(size, size // 32 + MOST_SEQUENCES) for size in PREFILL_ROWS]
         return [Kind(*size, vision) for size in (*decode, *prefill) for vision in (True, False)]
 
     def run(self, kind: Kind, rows: TextRows) -> tuple[Tensor, Tensor]:
@@ -89,7 +89,7 @@ class StepGraphs:
         self._rows[:, : kind.rows].copy_(torch.from_numpy(host).pin_memory(), non_blocking=True)
         if kind.tiles:
             tiles = np.zeros((kind.tiles, 3), dtype=np.int32)
-            own = prompt_tiles(rows.sequences)
+            own = prefill_tiles(rows.sequences)
             tiles[: len(own)] = own
             self._tiles[: kind.tiles].copy_(torch.from_numpy(tiles).pin_memory(), non_blocking=True)
         graph.replay()

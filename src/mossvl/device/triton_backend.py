@@ -54,19 +54,19 @@ KINDS: Mapping[type[nn.Module], Fuse] = {nn.Linear: DenseWeight.of}
 
 
 @dataclass(frozen=True)
-class PromptTiles:
+class PrefillTiles:
     """The prefill rows of a step, which come first, in tiles.
 
     Attributes:
         tiles: (tiles, 3) int32: batch slot, first row, number of rows.
         rows: number of prefill rows.
-        own_splits, seen_splits: number of splits of the text tokens, and of the vision tokens, that a tile sees.
+        text_splits, vision_splits: number of splits of the text tokens, and of the vision tokens, that a tile sees.
     """
 
     tiles: Tensor
     rows: int
-    own_splits: int
-    seen_splits: int
+    text_splits: int
+    vision_splits: int
 
 
 class FastAttention(FusedProducts):
@@ -76,7 +76,7 @@ class FastAttention(FusedProducts):
         slots: (rows,) int64 batch slots.
         lengths: (rows,) int32 number of text tokens seen, the row itself included; 0 for padding rows.
         visible: (rows,) int32 number of vision tokens seen.
-        prompts: the prefill rows; None if all rows decode.
+        prefill: the prefill rows; None if all rows decode.
     """
 
     def __init__(
@@ -87,11 +87,11 @@ class FastAttention(FusedProducts):
         slots: Tensor,
         lengths: Tensor,
         visible: Tensor,
-        prompts: PromptTiles | None,
+        prefill: PrefillTiles | None,
     ) -> None:
         super().__init__(weights)
         self.pool, self.tables = pool, tables
-        self.lengths, self.visible, self.prompts = lengths, visible, prompts
+        self.lengths, self.visible, self.prefill = lengths, visible, prefill
         self._slots = slots.int()
         last = (lengths.long() - 1).clamp(min=0)
         pages = tables.text[slots, :, last // pool.page_size].T.long()
@@ -103,21 +103,21 @@ class FastAttention(FusedProducts):
         group = self.pool.place[layer][1]
         norms = attn.q_norm.weight, attn.k_norm.weight, attn.q_norm.eps
         q = store(q, k, v, *norms, *rope, keys, values, self.text_slots[group])
-        splits = 1 if self.prompts is None else self.prompts.own_splits
+        splits = 1 if self.prefill is None else self.prefill.text_splits
         return self._attend(q, keys, values, self.tables.text[:, group], self.lengths, splits)
 
     def cross_attention(self, layer: int, q: Tensor, attn: Attention, rope: Rope) -> Tensor:
         keys, values = self.pool.layer(layer)
         q = rotate_queries(q, attn.q_norm.weight, attn.q_norm.eps, *rope)
-        splits = 1 if self.prompts is None else self.prompts.seen_splits
+        splits = 1 if self.prefill is None else self.prefill.vision_splits
         return self._attend(q, keys, values, self.tables.vision, self.visible, splits)
 
     def _attend(self, q: Tensor, keys: Tensor, values: Tensor, tables: Tensor, seen: Tensor, splits: int) -> Tensor:
         scale = q.shape[-1] ** -0.5
-        count = 0 if self.prompts is None else self.prompts.rows
+        count = 0 if self.prefill is None else self.prefill.rows
         parts = []
-        if self.prompts is not None:
-            tiles = self.prompts.tiles
+        if self.prefill is not None:
+            tiles = self.prefill.tiles
             parts.append(prefill_attention(q[:count], keys, values, tables, tiles, seen[:count], scale, splits))
         if count < len(q):
             slots = self._slots[count:]
@@ -137,7 +137,7 @@ class VisionWriter(FusedProducts):
         store_keys_values(k, v, attn.k_norm.weight, attn.k_norm.eps, *rope, keys, values, self.slots)
 
 
-def prompt_tiles(sequences: Sequence[RequestRows]) -> NDArray[np.int32]:
+def prefill_tiles(sequences: Sequence[RequestRows]) -> NDArray[np.int32]:
     """Cut the rows of requests into tiles: (tiles, 3) int32, batch slot, first row, number of rows."""
     tiles = []
     for one in sequences:
@@ -146,19 +146,19 @@ def prompt_tiles(sequences: Sequence[RequestRows]) -> NDArray[np.int32]:
     return np.array(tiles, dtype=np.int32)
 
 
-def in_tiles(pool: PagePool, rows: TextRows, device: torch.device) -> PromptTiles | None:
+def in_tiles(pool: PagePool, rows: TextRows, device: torch.device) -> PrefillTiles | None:
     """The prefill rows of a step; None if it has none."""
     count = rows.num_prefill
     if not count:
         return None
-    tiles = prompt_tiles([one for one in rows.sequences if one.start < count])
+    tiles = prefill_tiles([one for one in rows.sequences if one.start < count])
     heads = pool.layer(0)[0].shape[1]
     longest, most = int(rows.lengths[:count].max()), int(rows.visible[:count].max())
     splits = (choose_splits(len(tiles), heads, max(one, 1)) for one in (longest, most))
-    return PromptTiles(to_device(tiles, device), count, *splits)
+    return PrefillTiles(to_device(tiles, device), count, *splits)
 
 
-def warm_up_prompts(pool: PagePool, tables: Tables, heads: int) -> None:
+def warm_up_prefill(pool: PagePool, tables: Tables, heads: int) -> None:
     """Compile prefill attention for every number of splits that may be chosen."""
     keys, values = pool.layer(0)
     device = keys.device
