@@ -38,16 +38,16 @@ def test_vision_sequence(name, inputs, model, reference):
 
 
 def test_positions(name, model, reference):
-    from mossvl.model.xrope import layout
+    from mossvl.model.xrope import text_layout
 
     is_image = torch.tensor(CASES[name]["input_ids"]) == model.config.image_token_id
     sizes = [(h // 2, w // 2) for t, h, w in CASES[name]["grid_thw"] for _ in range(t)]
     if not is_image.any():
         sizes = []
-    plan = layout(is_image, torch.tensor(sizes, dtype=torch.long).view(-1, 2))
-    assert torch.equal(plan.text.expand(3, -1), reference[f"{name}.text_position_ids"].long())
+    layout = text_layout(is_image, torch.tensor(sizes, dtype=torch.long).view(-1, 2))
+    assert torch.equal(layout.text.expand(3, -1), reference[f"{name}.text_position_ids"].long())
     if sizes:
-        assert torch.equal(plan.vision(), reference[f"{name}.vision_position_ids"].long())
+        assert torch.equal(layout.vision(), reference[f"{name}.vision_position_ids"].long())
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mossvl.model.cache import MossVLCache
 from mossvl.model.configuration import MossVLTextConfig
 from mossvl.model.packed_batch import PackedBatch, group_media, image_tokens, seen_rows
-from mossvl.model.xrope import layout
+from mossvl.model.xrope import text_layout
 
 TEXT, IMAGE = 1, 9  # a text token and the image token
 MERGE = 2
@@ -182,16 +182,16 @@ def test_what_comes_in_several_calls_stands_and_sees_as_in_one(samples, calls):
         for number, (positions, visible) in enumerate(own):
             text, grids = whole[number]
             sizes = [(h // MERGE, w // MERGE) for t, h, w in grids for _ in range(t)]
-            plan = layout(rows(text), torch.tensor(sizes, dtype=torch.long).view(-1, 2))
-            ends = [0, *plan.frame_ends.tolist()]
-            assert positions.tolist() == plan.text[-len(positions) :].tolist()
-            assert visible.tolist() == [ends[seen] for seen in plan.visible_frames[-len(positions) :]]
-            assert cache.next_positions[number] == plan.next_position
+            layout = text_layout(rows(text), torch.tensor(sizes, dtype=torch.long).view(-1, 2))
+            ends = [0, *layout.frame_ends.tolist()]
+            assert positions.tolist() == layout.text[-len(positions) :].tolist()
+            assert visible.tolist() == [ends[seen] for seen in layout.visible_frames[-len(positions) :]]
+            assert cache.next_positions[number] == layout.next_position
             assert cache.vision_ends[number].tolist() == ends[1:]
             assert packed.frames[number] == len(sizes)
             new = sum(t for t, _, _ in media[number])
             vision = packed.vision_positions.split(packed.vision_lengths, dim=1)[number]
-            assert vision.tolist() == plan.vision(len(sizes) - new).tolist()
+            assert vision.tolist() == layout.vision(len(sizes) - new).tolist()
 
 
 @pytest.mark.parametrize("reads", [[0], [0, 1, 0], [0, 2], [-1, 0]])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mossvl.model.configuration import MossVLTextConfig
-from mossvl.model.xrope import frame_positions, layout, rotary, rotate
+from mossvl.model.xrope import frame_positions, rotary, rotate, text_layout
 
 prompts = st.lists(st.none() | st.sampled_from([(1, 1), (2, 3), (2, 3), (3, 2), (4, 1)]), max_size=12)
 """A text token, or a frame's merged rows and columns."""
@@ -16,7 +16,7 @@ prompts = st.lists(st.none() | st.sampled_from([(1, 1), (2, 3), (2, 3), (3, 2), 
 
 def lay_out(prompt, start=0):
     sizes = [item for item in prompt if item]
-    return layout(torch.tensor([item is not None for item in prompt], dtype=torch.bool), as_sizes(sizes), start)
+    return text_layout(torch.tensor([item is not None for item in prompt], dtype=torch.bool), as_sizes(sizes), start)
 
 
 def as_sizes(sizes):
@@ -67,7 +67,7 @@ def test_positions_are_those_of_the_walk(prompt, start, data):
 
 
 def test_a_prompt_begins_at_zero():
-    assert layout(torch.tensor([False, False]), as_sizes([])).text.tolist() == [0, 1]
+    assert text_layout(torch.tensor([False, False]), as_sizes([])).text.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("start", [0, 7])
@@ -83,7 +83,7 @@ def test_no_frames_have_no_positions():
 
 def test_every_frame_needs_its_image_token():
     with pytest.raises(ValueError, match=r"has 1 image tokens, but grid_thw describes 2 frames"):
-        layout(torch.tensor([False, True]), as_sizes([(1, 1), (1, 1)]))
+        text_layout(torch.tensor([False, True]), as_sizes([(1, 1), (1, 1)]))
 
 
 def test_frequencies_turn_with_time_height_and_width():

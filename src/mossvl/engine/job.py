@@ -17,7 +17,7 @@ from mossvl.queries.text_stream import TextStream
 from mossvl.scheduling.context import Context
 from mossvl.scheduling.prompt import Prompt
 from mossvl.scheduling.request import Request
-from mossvl.sources.source import Appended, Event, Frame, Loaded, Planned, Source, Stalled
+from mossvl.sources.source import Appended, Event, Frame, Loaded, Planned, Source, Stalled, Waiting
 
 STREAMING_BYTES = 32 << 20
 """Encoding of a video that is not in the media cache begins when so many bytes of pixels have been decoded."""
@@ -112,17 +112,19 @@ class Job:
         self.be_patient()
         match event:
             case Planned():
-                self.plan(event, *prompts.build(event.input_ids, event.grids, self.params.max_new_tokens))
+                self.make_requests(event, *prompts.build(event.input_ids, event.grids, self.params.max_new_tokens))
             case Frame():
                 self.take(event)
             case Stalled():
                 self.patience = float("inf")
+            case Waiting():
+                pass  # It only shows that the source is alive, and `be_patient` has counted it.
             case Loaded():
                 self.loading = False
                 if event.error is not None:
                     raise event.error
 
-    def plan(self, planned: Planned, prompt: Prompt, room: int) -> None:
+    def make_requests(self, planned: Planned, prompt: Prompt, room: int) -> None:
         """Make the requests, from the prompt and the maximum number of answer tokens."""
         handle = self.handle
         handle.input_text, handle.media = planned.input_text, planned.media

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mossvl.errors import ContextLengthError, PromptError
 from mossvl.model.configuration import MossVLConfig
-from mossvl.model.xrope import layout
+from mossvl.model.xrope import text_layout
 from mossvl.processing.pixels import Grid
 from mossvl.scheduling.allocator import Allocator
 from mossvl.scheduling.prompt import START, Place, Prompt
@@ -83,15 +83,15 @@ def build_prompt(
     frames = [(rows, columns) for number, rows, columns in grids for _ in range(number)]
     is_image = tokens == image_token_id
     merged = torch.tensor(frames, dtype=torch.long).view(-1, 2) // merge_size
-    plan = layout(is_image, merged, begin.position)
-    ends = begin.vision + torch.cat((plan.frame_ends.new_zeros(1), plan.frame_ends))
+    layout = text_layout(is_image, merged, begin.position)
+    ends = begin.vision + torch.cat((layout.frame_ends.new_zeros(1), layout.frame_ends))
     return Prompt(
         begin=begin,
         tokens=tokens.tolist(),
-        positions=plan.text.numpy().astype(np.int32),
-        visible=ends[plan.visible_frames].numpy().astype(np.int32),
+        positions=layout.text.numpy().astype(np.int32),
+        visible=ends[layout.visible_frames].numpy().astype(np.int32),
         frame_rows=(begin.row + is_image.nonzero().flatten()).tolist(),
         frame_ends=ends[1:].tolist(),
         frame_grids=frames,
-        layout=plan,
+        layout=layout,
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mossvl.model.cache import MossVLCache
-from mossvl.model.xrope import layout
+from mossvl.model.xrope import text_layout
 from mossvl.processing.pixels import Grid
 
 
@@ -206,18 +206,19 @@ class PackedBatch:
                 raise ValueError(f"the cache holds {len(starts)} samples, but this batch has {samples}")
 
         layouts = [
-            layout(rows, frame_sizes[group], start) for rows, group, start in zip(is_image, reads, starts, strict=True)
+            text_layout(rows, frame_sizes[group], start)
+            for rows, group, start in zip(is_image, reads, starts, strict=True)
         ]
         visible, vision_ends = [], []
-        for plan, ends in zip(layouts, earlier, strict=True):
+        for layout, ends in zip(layouts, earlier, strict=True):
             ends = torch.cat((ends.new_zeros(1), ends))
-            grown = torch.cat((ends, ends[-1] + plan.frame_ends))
-            visible.append(grown[len(ends) - 1 + plan.visible_frames])
+            grown = torch.cat((ends, ends[-1] + layout.frame_ends))
+            visible.append(grown[len(ends) - 1 + layout.visible_frames])
             vision_ends.append(grown[1:])
         vision = [torch.zeros(3, 0, dtype=torch.long)] * len(groups)
-        for plan, group in zip(layouts, reads, strict=True):
+        for layout, group in zip(layouts, reads, strict=True):
             if group in used:
-                positions = plan.vision()
+                positions = layout.vision()
                 if vision[group].numel() and not torch.equal(vision[group], positions):
                     raise ValueError(f"samples that share group {group} of media must have it at the same positions")
                 vision[group] = positions
@@ -225,13 +226,13 @@ class PackedBatch:
         vision_lengths = [positions.shape[1] for positions in vision]
         return cls(
             lengths=lengths,
-            positions=torch.cat([plan.text for plan in layouts]).expand(3, -1),
+            positions=torch.cat([layout.text for layout in layouts]).expand(3, -1),
             visible=seen,
             groups=groups,
             reads=list(reads),
             vision_positions=torch.cat([torch.zeros(3, 0, dtype=torch.long), *vision], dim=1),
             vision_lengths=vision_lengths,
-            next_positions=[plan.next_position for plan in layouts],
+            next_positions=[layout.next_position for layout in layouts],
             frames=[len(ends) for ends in vision_ends],
             frame_ends=torch.cat(vision_ends),
             attends=_intervals(lengths, reads, vision_lengths, seen),

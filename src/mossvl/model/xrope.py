@@ -42,7 +42,7 @@ class TextLayout:
         return frame_positions(self.frame_sizes[part], self.origins[part], self.separators[part])
 
 
-def layout(is_image: Tensor, frame_sizes: Tensor, start: int = 0) -> TextLayout:
+def text_layout(is_image: Tensor, frame_sizes: Tensor, start: int = 0) -> TextLayout:
     """Positions and visibility of one sample's tokens.
 
     Args:
