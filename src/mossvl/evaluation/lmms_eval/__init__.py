@@ -4,7 +4,7 @@ from typing import Any
 
 
 def manifest() -> Any:
-    """The plug-in's `ModelManifest`, which lmms-eval finds by the entry point; imports neither torch nor the model."""
+    """The plug-in's `ModelManifest`, which lmms-eval finds by the entry point; the model's classes are not imported."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     classes = f"{__name__}.model"

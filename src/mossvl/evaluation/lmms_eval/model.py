@@ -47,7 +47,7 @@ class BaseMossVL(lmms):
         super().__init__()
         rank = os.environ.get("LOCAL_RANK", "0")
         several = num_processes() > 1 and torch.cuda.is_available()
-        if "system_prompt" in given:
+        if given.get("system_prompt") is not None:
             given["system_prompt"] = self._resolve_system_prompt(str(given["system_prompt"]))
         self.arguments = Arguments.of(given, f"cuda:{rank}" if several else None)
         self._rank, self._world_size = int(os.environ.get("RANK") or 0), num_processes()
