@@ -28,10 +28,10 @@ from mossvl.loading import random_model
 from mossvl.model.configuration import MossVLConfig, MossVLTextConfig
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.options import MediaOptions
-from mossvl.processes import first_process, num_processes
 from mossvl.processing.image_processor import MossVLImageProcessor
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.video_processor import MossVLVideoProcessor
+from mossvl.ranks import first_process, num_processes
 from mossvl.training.examples import Example, encode
 from mossvl.training.options import Part, TrainOptions
 from mossvl.training.parts import part_of

@@ -12,7 +12,7 @@ import pytest
 TESTS = Path(__file__).parent
 SOURCE = TESTS.parent / "src/mossvl"
 FLOORS = [
-    *("version", "errors", "names", "progress", "processes", "disk", "malloc", "forking"),
+    *("version", "errors", "names", "progress", "ranks", "disk", "malloc", "forking"),
     *("forms", "options", "tools", "media", "checkpoints", "processing", "synthetic", "data", "kernels", "model"),
     *("queries", "scheduling", "sources", "device", "engine", "offline"),
     *("registration", "loading", "llm", "evaluation", "bench", "training", "tiny", "server", "cli"),

@@ -15,9 +15,9 @@ from torch.distributed.fsdp import fully_shard
 from mossvl.checkpoints.default import CHECKPOINT
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.options import MediaOptions
-from mossvl.processes import leave_process_group
 from mossvl.processing.pixels import PatchLayout
 from mossvl.processing.processor import MossVLProcessor
+from mossvl.ranks import leave_process_group
 from mossvl.synthetic.world import Split
 from mossvl.training.batches import Packer
 from mossvl.training.examples import encode

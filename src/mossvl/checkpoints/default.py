@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from mossvl.processes import first_process
+from mossvl.ranks import first_process
 
 NAME = "mossvl-tiny"
 CHECKPOINT = Path(__file__).parents[1] / "tiny/checkpoint"

@@ -13,7 +13,7 @@ from mossvl.cli.extras import need
 from mossvl.cli.options import Checkpoint, Device, Dtype, Flag, Flags, MediaDir, MediaFlags, with_flags
 from mossvl.errors import DataError, OptionError
 from mossvl.options import MediaOptions
-from mossvl.processes import first_process, leave_process_group
+from mossvl.ranks import first_process, leave_process_group
 from mossvl.training.options import Part, TrainOptions
 
 

@@ -118,7 +118,7 @@ class Job:
             case Stalled():
                 self.patience = float("inf")
             case Waiting():
-                pass  # It only shows that the source is alive, and `be_patient` has counted it.
+                pass  # The source is alive: `be_patient` has set its time-out anew.
             case Loaded():
                 self.loading = False
                 if event.error is not None:

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from mossvl.processing.labels import IGNORED_LABEL
+
 FLOATS = 2**27
 """Maximum number of logits in float32 at a time: half a GiB."""
-UNLEARNED = -100
-"""The label of a row that has no loss: `ignore_index` of PyTorch's cross entropy."""
 
 
 class Loss(Protocol):
@@ -43,7 +43,7 @@ def next_token_loss(logits: Tensor, labels: Tensor, count: Tensor | int | None =
         A float32 scalar.
     """
     labels = labels.to(logits.device)
-    count = (labels != UNLEARNED).sum() if count is None else count
+    count = (labels != IGNORED_LABEL).sum() if count is None else count
     return -token_logprobs(logits, labels).sum() / (count.to(logits.device) if isinstance(count, Tensor) else count)
 
 
@@ -66,7 +66,7 @@ def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 def _logprobs(logits: Tensor, ids: Tensor) -> Tensor:
-    return -F.cross_entropy(logits.float(), ids, ignore_index=UNLEARNED, reduction="none")
+    return -F.cross_entropy(logits.float(), ids, ignore_index=IGNORED_LABEL, reduction="none")
 
 
 def followers(labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -78,5 +78,5 @@ def followers(labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
     """
     if attention_mask is not None:
         before = F.pad(attention_mask[:, -labels.shape[1] :][:, :-1], (1, 0), value=1)
-        labels = labels.masked_fill(before == 0, UNLEARNED)
-    return F.pad(labels, (0, 1), value=UNLEARNED)[:, 1:]
+        labels = labels.masked_fill(before == 0, IGNORED_LABEL)
+    return F.pad(labels, (0, 1), value=IGNORED_LABEL)[:, 1:]

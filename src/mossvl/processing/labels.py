@@ -11,6 +11,7 @@ from mossvl.errors import OptionError
 from mossvl.processing.prompt import PlannedPrompt
 
 IGNORED_LABEL = -100
+"""The label of a token or row that has no loss: `ignore_index` of PyTorch's cross entropy."""
 ANSWER = re.compile(r"<\|im_start\|>assistant\n(.*?<\|im_end\|>)", re.DOTALL)
 Span = tuple[int, int]
 """Characters [start, end) of a prompt, before its placeholders are expanded."""

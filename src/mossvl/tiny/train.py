@@ -15,8 +15,8 @@ from transformers import TrainingArguments, set_seed
 from mossvl.checkpoints.default import CHECKPOINT
 from mossvl.model.layers import CrossAttentionLayer
 from mossvl.model.modeling import MossVLLMHeadModel
-from mossvl.processes import first_process
 from mossvl.processing.processor import MossVLProcessor
+from mossvl.ranks import first_process
 from mossvl.synthetic.world import Split
 from mossvl.tiny.recipe import Recipe, Stage
 from mossvl.tiny.validation import TinyTrainer
@@ -28,9 +28,9 @@ from mossvl.training.trainer import (
     compile_layers,
     finish,
     packed_arguments,
-    workers,
     written_whole,
 )
+from mossvl.training.workers import num_workers
 
 WEIGHTS = "model"
 OPEN_GATE = 1.0
@@ -107,7 +107,7 @@ def training_arguments(recipe: Recipe, stage: Stage, out: Path) -> TrainingArgum
         **packed_arguments(gpu),
         seed=stage.seed,
         train_sampling_strategy="sequential",
-        dataloader_num_workers=workers(),
+        dataloader_num_workers=num_workers(),
         dataloader_prefetch_factor=4,
         ddp_find_unused_parameters=False,
         logging_steps=50,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mossvl.errors import CheckpointError
-from mossvl.processes import first_process
+from mossvl.ranks import first_process
 
 FILES = "files.json"
 """The manifest of a checkpoint: size and SHA-256 of each other file."""

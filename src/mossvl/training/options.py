@@ -10,7 +10,7 @@ from typing import Literal
 from mossvl.errors import CheckpointError, OptionError
 from mossvl.options import MediaOptions
 from mossvl.options.checks import Count, CountFrom0, check_options
-from mossvl.processes import num_processes
+from mossvl.ranks import num_processes
 
 
 class Part(StrEnum):

@@ -14,8 +14,8 @@ from mossvl import loading
 from mossvl.data.index import RecordIndex
 from mossvl.errors import DataError, MossVLError, OptionError
 from mossvl.model.modeling import MossVLLMHeadModel
-from mossvl.processes import first_process
 from mossvl.processing.processor import MossVLProcessor
+from mossvl.ranks import first_process
 from mossvl.training.batches import Packer
 from mossvl.training.checkpoints import numbered, resumable
 from mossvl.training.dataset import FileExamples

@@ -26,8 +26,8 @@ from mossvl.evaluation import Tally
 from mossvl.model.layers import CrossAttentionLayer, SelfAttentionLayer
 from mossvl.model.loss import Loss, next_token_loss
 from mossvl.model.vision import VisionBlock
-from mossvl.processes import first_process
 from mossvl.processing.pixels import PatchLayout
+from mossvl.ranks import first_process
 from mossvl.training.accuracy import exact_answers
 from mossvl.training.batches import Batch
 from mossvl.training.checkpoints import note_files, numbered
@@ -283,8 +283,3 @@ class StopAfter(TrainerCallback):
             torch.distributed.broadcast(late, 0)
         if late:
             control.should_save = control.should_training_stop = True
-
-
-def workers() -> int:
-    """Number of DataLoader workers of each rank: its share of the machine's cores, less one for itself."""
-    return max(1, (os.cpu_count() or 2) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1)

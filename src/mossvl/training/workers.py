@@ -1,5 +1,6 @@
 """Workers of a DataLoader."""
 
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +10,11 @@ from typing import TypeVar
 from torch.utils.data import DataLoader
 
 T = TypeVar("T")
+
+
+def num_workers() -> int:
+    """Number of DataLoader workers of each rank: its share of the machine's cores, less one for itself."""
+    return max(1, (os.cpu_count() or 2) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1)
 
 
 def quiet(loader: DataLoader[T]) -> DataLoader[T]:

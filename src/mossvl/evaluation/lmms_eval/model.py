@@ -21,11 +21,11 @@ from mossvl.evaluation.lmms_eval.rounds import Asked, ChatRounds, Rounds, Simple
 from mossvl.evaluation.scoring import SCORING, continued
 from mossvl.llm import MossVL
 from mossvl.options import SamplingParams
-from mossvl.processes import leave_process_group, num_processes
 from mossvl.processing.messages import Message
 from mossvl.processing.system_prompt import with_system_prompt
 from mossvl.progress import progress
 from mossvl.queries.results import Result
+from mossvl.ranks import leave_process_group, num_processes
 
 TOLD = 3
 """Failures of a run that are told as they happen, the others by their number."""
