@@ -63,3 +63,16 @@ def test_a_function_is_called_and_its_result_sent_back(complete, stream):
 def test_a_prompt_that_is_too_long_is_told_as_such(complete):
     with pytest.raises(litellm.ContextWindowExceededError):
         complete([{"role": "user", "content": "long " * 20_000}])
+
+
+def test_a_prompt_that_is_too_long_is_litellms_own_error(complete):
+    with pytest.raises(litellm.ContextWindowExceededError):
+        complete([{"role": "user", "content": "word " * 20_000}])
+
+
+def test_fields_of_vllm_go_through(complete):
+    question = [{"role": "user", "content": "Hello"}]
+    answer = complete(
+        question, extra_body={"guided_choice": ["left", "right"], "min_tokens": 1}, logit_bias={"5": -100}
+    )
+    assert answer.choices[0].message.content in ("left", "right")

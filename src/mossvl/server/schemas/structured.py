@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from mossvl.server.schemas.body import Body
 from mossvl.server.schemas.response_format import LONGEST_FORM, ResponseFormat
@@ -14,8 +14,6 @@ Choice = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1
 
 class StructuredOutputs(Body):
     """vLLM's object; one of its keys is given."""
-
-    model_config = ConfigDict(populate_by_name=True)
 
     json_: Schema | None = Field(None, alias="json")
     regex: Text | None = None
