@@ -35,6 +35,15 @@ def test_check_shows_an_example_with_media_if_there_is_one(command, checkpoint, 
     assert "<|image_pad|>" in result.stdout.split("Who 0?")[1]
 
 
+def test_check_names_the_form_of_each_file(command, checkpoint, tmp_path):
+    swift = {"query": "Who?", "response": "I.", "history": [["Hello", "Hi."]]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(swift))
+    (tmp_path / "b.json").write_text(json.dumps([swift, {"prompt": "Who?", "response": "I."}, swift]))
+    result = command("train", tmp_path, "-c", checkpoint, "--check", "--workers", 0)
+    assert "form of a.jsonl: query and response (ms-swift)\n" in result.stdout
+    assert "form of b.json: query and response (ms-swift) (2) and prompt and response (1)\n" in result.stdout
+
+
 @pytest.mark.parametrize("flag", ["--media-dir", "--data-dir"])
 def test_paths_of_media_start_where_a_flag_says_also_by_its_older_name(flag, command, checkpoint, golden, tmp_path):
     record = {"prompt": "Seen?", "response": "Yes.", "images": ["shapes.png"]}

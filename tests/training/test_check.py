@@ -63,6 +63,17 @@ def test_bad_records_are_counted_by_reason(examples):
     assert len(found.bad_lines) == SHOWN and "a.json: record 2: " in found.bad_lines[0]
 
 
+def test_forms_are_counted_by_file(examples, tmp_path):
+    some = examples(TEXT, CLIP, TEXT, {"query": "Why?", "response": "So."}, {})
+    (tmp_path / "b.jsonl").write_text(json.dumps({"instruction": "Look.", "output": "Yes."}))
+    some.index = RecordIndex.build(tmp_path)
+    mixed = {"prompt and response": 2, "conversations (ShareGPT, LLaVA)": 1, "query and response (ms-swift)": 1}
+    assert Statistics.gather(some).forms == {
+        str(tmp_path / "a.json"): mixed,
+        str(tmp_path / "b.jsonl"): {"instruction and output (Alpaca)": 1},
+    }
+
+
 def test_cut_examples_are_counted(examples):
     tokens = len(examples(TEXT)[0].input_ids)
     assert Statistics.gather(examples(TEXT, max_length=tokens - 1)).cut == 1

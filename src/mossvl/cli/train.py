@@ -139,6 +139,11 @@ def _check(options: TrainOptions) -> None:
         found = Statistics.gather(examples, options.workers)
         bad = sum(found.bad.values())
         print(f"{path}: {found.records} records, {bad} of them bad, {found.cut} cut")
+        for file, forms in islice(found.forms.items(), SHOWN):
+            counts = " and ".join(f"{form} ({count})" for form, count in forms.items())
+            print(f"  form of {Path(file).name}: {counts if len(forms) > 1 else ''.join(forms)}")
+        if len(found.forms) > SHOWN:
+            print(f"  and {len(found.forms) - SHOWN} other files")
         for reason, count in found.bad.items():
             print(f"  {count} × {reason}")
         for line in found.bad_lines:

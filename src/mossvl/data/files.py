@@ -1,4 +1,4 @@
-"""Records of JSON files, JSON Lines files and folders of them, streamed one by one."""
+"""Records of JSON, JSON Lines, Parquet and Arrow files and folders of them, streamed one by one."""
 
 import io
 import itertools
@@ -9,18 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from mossvl.data.records import BOM, EXAMPLE_KEYS, LONGEST, Line, lines_of, parse_line
+from mossvl.data.forms import COMMON_KEYS
+from mossvl.data.records import BOM, LONGEST, Line, lines_of, parse_line
+from mossvl.data.tables import MAGIC, row_of, rows_in, table_format
 from mossvl.errors import DataError
 
-SHARDS = (".jsonl", ".json")
+SHARDS = (".jsonl", ".json", ".parquet", ".arrow")
 """Suffixes of the files that are read from a folder."""
+ABOUT = ("dataset_info.json", "dataset_infos.json", "state.json")
+"""Files of a folder that tell of its data."""
 CHUNK = 1 << 20
 """Characters of a JSON file that are read at once."""
 HEAD = 1 << 16
 """Bytes that `other_form` inspects."""
 OTHER_FORMS = {
-    b"PAR1": "Parquet; export its rows as JSON lines",
-    b"ARROW1": "Arrow; export its rows as JSON lines",
+    **{magic: f"{name}; export its rows as JSON lines" for magic, name in MAGIC.items()},
     b"\x1f\x8b": "packed by gzip; unpack it",
     b"PK\x03\x04": "packed by zip; unpack it",
     b"\xff\xfe": "UTF-16; save it as UTF-8",
@@ -37,7 +40,7 @@ class Record:
 
     Attributes:
         file: the file of the record.
-        place: "line 3", or "record 3" of a JSON list, counted from 1.
+        place: "line 3", or "record 3" of a JSON list, or "row 3" of a table, counted from 1.
         value: the object, or the error.
     """
 
@@ -52,35 +55,66 @@ class Record:
 
 
 def shards_of(path: Path) -> list[Path]:
-    """Return the file itself, or a folder's data files sorted by name.
+    """Return the file itself, or a folder's data files: sorted by name, or in the order of a Hugging Face dataset.
 
     Raises:
-        DataError: the path does not exist, or the folder has no data files.
+        DataError: the path does not exist, the folder has no data files, or it holds several splits.
     """
     if not path.exists():
-        raise DataError(f"{path} does not exist; give a .jsonl or .json file, or a folder of them")
+        raise DataError(f"{path} does not exist; give a file ({', '.join(SHARDS)}), or a folder of them")
     if not path.is_dir():
         return [path]
-    found = sorted(file for file in path.iterdir() if file.suffix in SHARDS and file.is_file())
+    if (path / "dataset_dict.json").is_file():
+        splits = sorted(one.name for one in path.iterdir() if one.is_dir())
+        raise DataError(f"{path} is a dataset with the splits {', '.join(splits)}; give the folder of one of them")
+    found = sorted(
+        file for file in path.iterdir() if file.suffix in SHARDS and file.name not in ABOUT and file.is_file()
+    )
+    state = path / "state.json"
+    if state.is_file() and found:
+        found = _saved(state, found)
     if not found:
         raise DataError(f"{path} holds no file whose name ends with {' or '.join(SHARDS)}")
     return found
 
 
+def _saved(state: Path, found: list[Path]) -> list[Path]:
+    """The files of a dataset that `save_to_disk` has written, in order."""
+    try:
+        names = [one["filename"] for one in json.loads(state.read_bytes())["_data_files"]]
+    except (ValueError, KeyError, TypeError):
+        return found  # Another tool's file of this name.
+    missing = sorted({*names} - {file.name for file in found})
+    if missing:
+        raise DataError(f"{state} names {', '.join(missing)}, but the folder does not hold it; copy the whole folder")
+    return [state.with_name(name) for name in names]
+
+
 def records_of(path: str | Path) -> Iterator[Record]:
     """Yield all records of a file or a folder, in order.
 
-    A file that begins with `[` is a list of objects; in any other file, every non-empty line is an object. A malformed
-    line gives one error; a malformed list gives one error and ends there.
+    A file that begins with `[` is a list of objects; a table is told by its first bytes; in any other file, every
+    non-empty line is an object. A malformed line gives one error; a malformed list gives one error and ends there.
 
     Raises:
-        DataError: the path does not exist, or the folder has no data files.
+        DataError: the path does not exist, the folder has no data files, or a table cannot be read.
         OSError: a file cannot be read.
     """
     for file in shards_of(Path(path)):
+        if table_format(file):
+            yield from (table_record(file, row) for row in range(rows_in(file)))
+            continue
         with open(file, "rb") as opened:
             for piece in pieces_of(opened):
                 yield record_of(file, piece)
+
+
+def table_record(file: Path, row: int) -> Record:
+    """Return the record of a table's row, counted from 0, or its error."""
+    try:
+        return Record(file, f"row {row + 1}", row_of(file, row))
+    except DataError as error:
+        return Record(file, f"row {row + 1}", error)
 
 
 @dataclass(frozen=True)
@@ -134,7 +168,7 @@ def other_form(file: BinaryIO) -> DataError | None:
         if first.text[-1:] in b"{[,:" or not second.text.startswith(b"{"):
             found = LIST_OF_OBJECTS.search(head)
             inner = None if found is None else found[1].decode(errors="replace")
-            advice = "write it on one line" if inner in (None, *EXAMPLE_KEYS) else f"give the list under {inner!r}"
+            advice = "write it on one line" if inner in (None, *COMMON_KEYS) else f"give the list under {inner!r}"
             return DataError(
                 f"the file is one object over several lines; expected an object a line, or a list: {advice}"
             )

@@ -4,14 +4,16 @@ import json
 import os
 from array import array
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mossvl.data.files import Item, Record, pieces_of, record_of, shards_of
+from mossvl.data.files import Item, Record, pieces_of, record_of, shards_of, table_record
 from mossvl.data.records import Line
+from mossvl.data.tables import rows_in, table_format
 from mossvl.errors import DataError
 
 Column = NDArray[np.int64]
@@ -22,13 +24,13 @@ class Source:
     """A file, with its state at indexing.
 
     Attributes:
-        listed: whether the file is a JSON list, not lines.
+        kind: "lines", "list" (of JSON) or "table".
         size: bytes.
         modified: modification time in nanoseconds.
     """
 
     path: Path
-    listed: bool
+    kind: Literal["lines", "list", "table"]
     size: int
     modified: int
 
@@ -60,8 +62,8 @@ class RecordIndex:
     Attributes:
         sources: the files.
         files: (records,) int64, each record's place in `sources`.
-        starts, lengths: (records,) int64, each record's byte range.
-        numbers: (records,) int64, the number of its line, or of the item in a list, from 1.
+        starts, lengths: (records,) int64, each record's byte range; in a table its row, from 0, and 0.
+        numbers: (records,) int64, the number of its line, or of the item in a list, or of its row, from 1.
         broken: errors by record, where a list is malformed.
     """
 
@@ -77,29 +79,39 @@ class RecordIndex:
         """Index the records of `records_of` in one pass.
 
         Raises:
-            DataError: the path does not exist, or the folder has no data files.
+            DataError: the path does not exist, the folder has no data files, or a table cannot be read.
             OSError: a file cannot be read.
         """
         sources: list[Source] = []
         files, starts, lengths, numbers = (array("q") for _ in range(4))
         broken: dict[int, DataError] = {}
         for path_of_file in shards_of(Path(path)):
+            kind: Literal["lines", "list", "table"] = "lines"
             with open(path_of_file, "rb") as file:
                 state = os.fstat(file.fileno())
-                listed = False
-                for piece in pieces_of(file):
-                    listed = isinstance(piece, Item)
+                if table_format(path_of_file):
+                    kind, rows = "table", rows_in(path_of_file)
+                    files.extend(repeat(len(sources), rows))
+                    starts.extend(range(rows))
+                    lengths.extend(repeat(0, rows))
+                    numbers.extend(range(1, rows + 1))
+                for piece in () if kind == "table" else pieces_of(file):
+                    kind = "list" if isinstance(piece, Item) else "lines"
                     if isinstance(piece, Item) and isinstance(piece.value, DataError):
                         broken[len(files)] = piece.value
                     files.append(len(sources))
                     starts.append(piece.start)
                     lengths.append(piece.length)
                     numbers.append(piece.number)
-            sources.append(Source(path_of_file, listed, state.st_size, state.st_mtime_ns))
+            sources.append(Source(path_of_file, kind, state.st_size, state.st_mtime_ns))
         return cls(tuple(sources), _column(files), _column(starts), _column(lengths), _column(numbers), broken)
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def file_of(self, index: int) -> Path:
+        """Return the file of record `index`, from 0."""
+        return self.sources[self.files[index]].path
 
     def read(self, index: int) -> Record:
         """Return record `index`, from 0, as `records_of` yields it.
@@ -113,7 +125,9 @@ class RecordIndex:
         source, number = self.sources[self.files[index]], int(self.numbers[index])
         start, length = int(self.starts[index]), int(self.lengths[index])
         content = source.read(start, length)
-        if not source.listed:
+        if source.kind == "table":
+            return table_record(source.path, start)
+        if source.kind == "lines":
             first = int(np.searchsorted(self.files, self.files[index]))
             return record_of(source.path, Line(index - first, number, content, start))
         value = self.broken[index] if index in self.broken else _parsed(content)

@@ -8,7 +8,7 @@ from typing import Any
 from mossvl.errors import DataError
 from mossvl.media.fetch import is_remote
 from mossvl.options.checks import present
-from mossvl.processing.parts import Message, known_part
+from mossvl.processing.parts import Message, known_medium, known_part
 
 PLACEHOLDER = re.compile(r"<\|image\|>|<\|video\|>|<image>|<video>")
 
@@ -18,13 +18,17 @@ Part = dict[str, Any]
 def with_media(query: Mapping[str, Any]) -> list[Message]:
     """Return the messages of a record with its media columns put in place; without places, before the first question.
 
-    A place is a placeholder in a text other than an answer, or a part of type image or video that names no medium.
+    A place is a placeholder in a text other than an answer, or a part of type image or video that names no medium. In a
+    record with videos alone, `<image>` is a video's place, too, as in LLaVA-Video's data.
 
     Raises:
         DataError: the numbers of places and media differ, or there are media but no question.
     """
     media = {kind: _listed(query, f"{kind}s") for kind in ("image", "video")}
+    media["video"] = [{"bytes": one} if isinstance(one, bytes) else one for one in media["video"]]
     beside = any(media.values())
+    if media["video"] and not media["image"]:
+        query = {**query, "messages": [_with_video_marks(turn) for turn in query["messages"]]}
     turns = [_with_known_parts(turn) if isinstance(turn, dict) else turn for turn in query["messages"]]
     unfilled = [(turn, _places(turn, beside)) for turn in turns if isinstance(turn, dict)]
     places = [kind for _, kinds in unfilled for kind in kinds]
@@ -86,6 +90,13 @@ def asked(turn: Message) -> str:
     return content if isinstance(content, str) and turn.get("role") != "assistant" else ""
 
 
+def _with_video_marks(turn: Any) -> Any:
+    """A turn whose `<image>` placeholders are `<video>`."""
+    if not isinstance(turn, dict) or not asked(turn):
+        return turn
+    return {**turn, "content": turn["content"].replace("<image>", "<video>")}
+
+
 def _segments(video: Any) -> list[Any]:
     """Split a video of several segments into one video for each, as each segment has its own placeholder."""
     segments = video.get("segments") if isinstance(video, dict) else None
@@ -123,10 +134,17 @@ def located(query: dict[str, Any], media_dir: Path) -> dict[str, Any]:
     """Resolve relative paths of media against `media_dir`, in place."""
     for kind in ("image", "video"):
         if query.get(f"{kind}s") is not None:
-            query[f"{kind}s"] = _at(query[f"{kind}s"], media_dir)
+            query[f"{kind}s"] = _known(_at(query[f"{kind}s"], media_dir), kind)
     if isinstance(query.get("messages"), list):
         query["messages"] = [_turn_at(turn, media_dir) for turn in query["messages"]]
     return query
+
+
+def _known(media: Any, kind: str) -> Any:
+    """Sources of media that a dataset's table holds as bytes; other media as they are."""
+    if isinstance(media, list):
+        return [_known(one, kind) for one in media]
+    return known_medium(media, kind) if isinstance(media, dict) and "bytes" in media else media
 
 
 def _turn_at(turn: Any, media_dir: Path) -> Any:

@@ -8,35 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mossvl.data.forms import COMMON_KEYS, form_of, known_record, turns_of
 from mossvl.data.placing import PLACEHOLDER, asked, located, with_media
 from mossvl.errors import DataError, InputError
-from mossvl.options.checks import present
 from mossvl.processing.parts import Message, known_part
-from mossvl.processing.system_prompt import SYSTEM_PROMPT_KEYS, SystemPrompt
+from mossvl.processing.system_prompt import SystemPrompt
 
-ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "system": "system",
-}
-EXAMPLE_KEYS = (
-    *("conversations", "messages", "prompt", "response"),
-    *("images", "videos", "image", "video"),
-    *SYSTEM_PROMPT_KEYS,
-)
-"""Keys of a fine-tuning record that are read."""
 MISTAKEN = {
-    **{name: name for name in EXAMPLE_KEYS},
+    **{name: name for name in COMMON_KEYS},
     "conversation": "conversations",
     "message": "messages",
     **dict.fromkeys(("image_path", "image_paths", "img", "imgs", "picture", "pictures"), "images"),
     **dict.fromkeys(("video_path", "video_paths", "clip", "clips"), "videos"),
-    "system": "system_prompt",
 }
-"""Likely mistakes for EXAMPLE_KEYS, in lower case, with the key that is meant."""
+"""Likely mistakes for COMMON_KEYS, in lower case, with the key that is meant."""
 
 BOM = b"\xef\xbb\xbf"
 LONGEST = 1 << 28
@@ -114,12 +99,12 @@ def as_query(record: Mapping[str, Any], media_dir: Path) -> dict[str, Any]:
     Raises:
         DataError: turns are malformed, or placeholders do not match the media.
     """
-    record = _with_lists(record)
+    record = known_record(record, answered=False)
     query = {name: value for name, value in record.items() if name not in ("id", "response")}
     if "conversations" in query:
         if "messages" in query or "prompt" in query:
             raise DataError("a record with conversations has neither messages nor a prompt beside them")
-        query["messages"] = _turns(query.pop("conversations"))
+        query["messages"] = turns_of(query.pop("conversations"))
     elif "response" in record and isinstance(query.get("prompt"), str) and PLACEHOLDER.search(query["prompt"]):
         query["messages"] = [{"role": "user", "content": query.pop("prompt")}]
     if isinstance(query.get("messages"), list):
@@ -132,9 +117,10 @@ def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Message]:
     """Turn a fine-tuning record into messages, answers included, media in place.
 
     Args:
-        record: `conversations` or `messages`, or `prompt` and `response`; with `images` and `videos` (or `image` and
-            `video`), placed at `<|image|>` and `<|video|>`, or at parts of these types, or before the first question;
-            and a `system_prompt`, or the keys that choose a fixed one (see `SystemPrompt`).
+        record: `conversations` or `messages`, or `prompt` and `response`, or another form (see `known_record`); with
+            `images` and `videos` (or `image` and `video`), placed at `<|image|>` and `<|video|>`, or at parts of these
+            types, or before the first question; and a `system_prompt` (or `system`), or the keys that choose a fixed
+            one (see `SystemPrompt`).
         media_dir: folder against which relative paths of media are resolved.
 
     Raises:
@@ -146,7 +132,7 @@ def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Message]:
             raise DataError(f"unknown key {name!r}; did you mean {MISTAKEN[name.lower()]!r}?")
         if name == "media_kwargs":
             raise DataError("media_kwargs are for queries; give flags, or options in the part of a medium")
-    given, record = record, _with_lists(record)
+    given, record = record, known_record(record)
     forms = [name for name in ("conversations", "messages", "prompt") if name in record]
     if len(forms) != 1:
         found = " and ".join(forms) or f"none in {', '.join(map(str, given)) or 'an empty object'}"
@@ -166,7 +152,7 @@ def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Message]:
     elif "response" in record:
         raise DataError(f"a record with {forms[0]} has its answers in them; remove 'response'")
     else:
-        turns = _turns(record[forms[0]])
+        turns = turns_of(record[forms[0]])
     turns = [*_system_turn(record, turns), *turns]
     if all(turn["role"] != "assistant" for turn in turns):
         raise DataError("there is nothing to learn: no turn is the assistant's")
@@ -180,19 +166,9 @@ def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Message]:
 
 def unread_keys(record: Mapping[str, Any]) -> list[str]:
     """Return the non-empty keys that are not read, such as an id or a source."""
-    return [name for name, value in record.items() if name not in EXAMPLE_KEYS and value not in (None, "", [], {})]
-
-
-def _with_lists(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop null keys; rename `image` and `video` to `images` and `videos`."""
-    found = present(record)
-    for kind in ("image", "video"):
-        single = found.pop(kind, None)
-        if single not in ("", [], None):
-            if found.get(f"{kind}s"):
-                raise DataError(f"a record has either {kind} or {kind}s, but this one has both")
-            found[f"{kind}s"] = single
-    return found
+    form = form_of(record)
+    read = (*COMMON_KEYS, *(form.keys if form else ()))
+    return [name for name, value in record.items() if name not in read and value not in (None, "", [], {})]
 
 
 def _lists_objects(value: Any) -> bool:
@@ -212,30 +188,6 @@ def _system_turn(record: Mapping[str, Any], turns: Sequence[Message]) -> list[Me
     if text and has_own:
         raise DataError("a record has either a system_prompt or a system turn, but this one has both")
     return [{"role": "system", "content": text}] if text else []
-
-
-def _turns(conversations: Any) -> list[Message]:
-    """Turn [{"from": …, "value": …}] or [{"role": …, "content": …}], or an object of columns, into messages."""
-    if isinstance(conversations, dict):
-        columns = {name: values for name, values in conversations.items() if isinstance(values, list)}
-        if len(set(map(len, columns.values()))) == 1:
-            conversations = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    if not isinstance(conversations, list) or not conversations:
-        raise DataError(f"conversations must be a list of turns, and not empty, but is {conversations!r:.200}")
-    turns = []
-    for number, turn in enumerate(conversations, 1):
-        if not isinstance(turn, dict):
-            raise DataError(f"turn {number} must be an object, but is {turn!r:.200}")
-        turn = present(turn)
-        given = turn.get("from", turn.get("role"))
-        role = ROLES.get(given) if isinstance(given, str) else None
-        content = turn.get("value", turn.get("content"))
-        if role is None:
-            raise DataError(f"turn {number} is from {given!r}; known: {', '.join(ROLES)}")
-        if content is None:
-            raise DataError(f'turn {number} has neither "value" nor "content"')
-        turns.append({"role": role, "content": content})
-    return turns
 
 
 def _without_answer(turns: list[Message]) -> list[Message]:

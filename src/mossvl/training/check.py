@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from torch.utils.data import DataLoader, Dataset
 
+from mossvl.data.forms import form_of
 from mossvl.data.records import unread_keys
 from mossvl.errors import DataError
 from mossvl.processing.labels import IGNORED_LABEL
@@ -47,19 +48,21 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class Measure(Counts):
-    """Counts of one example, its number of text `tokens`, and the `unread` keys of its record."""
+    """Counts of one example, its number of text `tokens`, and the `form` and the `unread` keys of its record."""
 
     tokens: int
     unread: tuple[str, ...]
+    form: str
 
     @classmethod
-    def of(cls, processor: MossVLProcessor, example: Example[Any], unread: Sequence[str] = ()) -> Self:
+    def of(cls, processor: MossVLProcessor, example: Example[Any], unread: Sequence[str] = (), form: str = "") -> Self:
         ids = example.input_ids
         videos = int((ids == processor.tokenizer.convert_tokens_to_ids(VISION_START)).sum())
         images = len(example.grids) - videos
         return cls(
             tokens=len(ids),
             unread=tuple(unread),
+            form=form,
             learned=int((example.labels != IGNORED_LABEL).sum()),
             images=images,
             videos=videos,
@@ -94,6 +97,7 @@ class Statistics(Counts):
         samples: indices of the first good record and another one; one of them has media if any good record has.
         tokens: lengths of the good examples' texts.
         unread: number of good records with an unread key, by key.
+        forms: number of good records of each form, by file.
     """
 
     records: int
@@ -102,6 +106,7 @@ class Statistics(Counts):
     samples: tuple[int, ...]
     tokens: Tokens
     unread: dict[str, int]
+    forms: dict[str, dict[str, int]]
 
     @classmethod
     def gather(cls, examples: FileExamples, workers: int = 0) -> Self:
@@ -118,6 +123,7 @@ class Statistics(Counts):
         lengths = array("q")
         sums: Counter[str] = Counter()
         unread: Counter[str] = Counter()
+        forms: dict[str, Counter[str]] = {}
         samples: list[int] = []
         media_sampled = False
         for index, result in enumerate(DataLoader(_Measures(examples), batch_size=None, num_workers=workers)):
@@ -127,6 +133,7 @@ class Statistics(Counts):
                     media_sampled |= result.vision_tokens > 0
                 lengths.append(result.tokens)
                 unread.update(result.unread)
+                forms.setdefault(str(examples.index.file_of(index)), Counter())[result.form] += 1
                 sums.update({one.name: getattr(result, one.name) for one in fields(Counts)})
             else:
                 line, reason = result
@@ -140,6 +147,7 @@ class Statistics(Counts):
             samples=tuple(samples),
             tokens=Tokens.of(lengths),
             unread=dict(unread.most_common()),
+            forms={file: dict(counts.most_common()) for file, counts in forms.items()},
             **{one.name: sums[one.name] for one in fields(Counts)},
         )
 
@@ -157,8 +165,11 @@ class _Measures(Dataset[Measure | tuple[str, str]]):
         record = self.examples.index.read(index)
         try:
             example = self.examples.encode(record)
-            unread = unread_keys(record.value) if isinstance(record.value, dict) else []
-            return Measure.of(self.examples.processor, example, unread)
+            assert isinstance(record.value, dict)
+            form = form_of(record.value)
+            return Measure.of(
+                self.examples.processor, example, unread_keys(record.value), form.name if form else "unknown"
+            )
         except DataError as error:
             return str(error), reason_of(str(error).removeprefix(f"{record.where}: "))
 
