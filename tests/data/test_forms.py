@@ -23,7 +23,8 @@ COLOURS = ["red", "green", "blue"]
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="<|>"), min_size=1, max_size=8).filter(
     lambda text: text.strip() and text == text.strip()
 )
-TURNS = st.lists(st.tuples(st.lists(st.sampled_from(COLOURS), max_size=2), WORDS, WORDS), min_size=1, max_size=3)
+QUESTIONS = WORDS | st.builds("{}\n{}".format, WORDS, WORDS)
+TURNS = st.lists(st.tuples(st.lists(st.sampled_from(COLOURS), max_size=2), QUESTIONS, WORDS), min_size=1, max_size=3)
 
 
 @pytest.fixture(scope="module")
