@@ -29,6 +29,7 @@ from mossvl.model.configuration import MossVLConfig, MossVLTextConfig
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.options import MediaOptions
 from mossvl.processing.image_processor import MossVLImageProcessor
+from mossvl.processing.pixels import num_vision_tokens
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.video_processor import MossVLVideoProcessor
 from mossvl.ranks import first_process, num_processes
@@ -70,7 +71,7 @@ def operations(model: MossVLLMHeadModel, examples: list[Example], whole: bool) -
     rows = sum(len(one.input_ids) for one in examples)
     learned = sum(int((one.labels != -100).sum()) for one in examples)
     patches = sum(t * h * w for one in examples for t, h, w in one.grids)
-    seen = [sum(t * (h * w // vision.spatial_merge_size**2 + 1) for t, h, w in one.grids) for one in examples]
+    seen = [num_vision_tokens(one.grids, vision.spatial_merge_size) for one in examples]
     again = dict.fromkeys(Part, 2 if whole else 1) | {Part.VISION: 2 if whole else 0}
     total = 0.0
     for name, module in model.named_modules():
@@ -148,7 +149,7 @@ def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     work = operations(model, examples, given.full)
     parameters = sum(one.numel() for one in model.parameters())
     merge = model.config.vision_config.spatial_merge_size
-    tokens = sum(len(one.input_ids) + sum(t * (h * w // merge**2 + 1) for t, h, w in one.grids) for one in examples)
+    tokens = sum(len(one.input_ids) + num_vision_tokens(one.grids, merge) for one in examples)
     trainer = trainer_of(options, model, known, examples)
     trainer.args.save_strategy = SaveStrategy.NO
     trainer.args.logging_first_step = True

@@ -10,7 +10,7 @@ import typer
 from mossvl.cli.checkpoint import check_checkpoint, prepare, read
 from mossvl.cli.contact_sheet import draw_sheet, save_png
 from mossvl.cli.media_arguments import parse_video
-from mossvl.cli.memory import kv_bytes, readable_bytes, tokens_per_frame
+from mossvl.cli.memory import kv_bytes, readable_bytes
 from mossvl.cli.options import LimitFlags, MediaFlags, with_flags
 from mossvl.errors import OptionError
 from mossvl.media.fetch import source_name
@@ -104,11 +104,13 @@ def _pictures(plan: "VideoPlan") -> "Iterator[Image.Image]":
 def _rows(
     plan: "VideoPlan", processor: "MossVLVideoProcessor", config: "MossVLTextConfig", folder: str | None
 ) -> Iterator[tuple[str, str]]:
-    clip = plan.source
+    from mossvl.processing.pixels import num_vision_tokens
+
+    clip, layout = plan.source, processor.layout
     yield "length", f"{clip.duration:.2f} s, {clip.num_frames} frames, {clip.average_fps:.2f} a second"
     yield "seen", _span(plan)
     yield "frame size", f"{clip.width} × {clip.height}, seen at {plan.width} × {plan.height}"
-    tokens = tokens_per_frame(plan, processor.layout)
+    tokens = num_vision_tokens([(1, *layout.grid(plan.height, plan.width))], layout.merge_size)
     yield "vision tokens", f"{plan.num_frames * tokens:,} ({tokens:,} a frame)"
     text, vision = kv_bytes(config)
     layers = len(config.cross_attention_layers)

@@ -1,16 +1,9 @@
-"""Vision tokens of media, and memory of keys and values."""
+"""Memory of keys and values."""
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mossvl.model.configuration import MossVLTextConfig
-    from mossvl.processing.pixels import PatchLayout
-    from mossvl.processing.plan import MediumPlan
-
-
-def tokens_per_frame(plan: "MediumPlan", layout: "PatchLayout") -> int:
-    """Vision tokens of an image or a frame: one for each merge block, and the separator."""
-    return (plan.height // layout.factor) * (plan.width // layout.factor) + 1
 
 
 def kv_bytes(config: "MossVLTextConfig", bytes_per_number: int = 2) -> tuple[int, int]:

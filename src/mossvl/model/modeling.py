@@ -16,12 +16,12 @@ from mossvl.model.generation import CACHE, MediaGenerationMixin
 from mossvl.model.interval_backend import backend_for
 from mossvl.model.language import NewVision, TextModel
 from mossvl.model.loss import Loss, followers, next_token_loss
-from mossvl.model.packed_batch import PackedBatch, group_media, image_tokens, images_of, seen_rows, vision_tokens
+from mossvl.model.packed_batch import PackedBatch, group_media, image_tokens, images_of, seen_rows
 from mossvl.model.pretrained import MossVLPreTrainedModel
 from mossvl.model.signatures import extends
 from mossvl.model.vision import VisionTower
 from mossvl.model.vision_ops import PLAIN, VisionOps, equal_runs
-from mossvl.processing.pixels import Grid
+from mossvl.processing.pixels import Grid, num_vision_tokens
 
 
 class MossVLModel(MossVLPreTrainedModel):
@@ -145,7 +145,8 @@ class MossVLModel(MossVLPreTrainedModel):
         merge = self.config.vision_config.spatial_merge_size
         packed = PackedBatch.pack(found, groups, reads, merge, cache)
         if vision_embeds is not None:
-            vision_embeds = seen_rows(vision_embeds, vision_tokens(groups, merge), packed.groups, "vision tokens")
+            tokens = [num_vision_tokens(grids, merge) for grids in groups]
+            vision_embeds = seen_rows(vision_embeds, tokens, packed.groups, "vision tokens")
         elif pixel_values is not None:
             patches = [sum(t * h * w for t, h, w in grids) for grids in groups]
             pixel_values = seen_rows(pixel_values, patches, packed.groups, "patches")

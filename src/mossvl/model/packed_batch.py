@@ -101,11 +101,6 @@ def images_of(
     return image_grid_thw, counts
 
 
-def vision_tokens(groups: Sequence[list[Grid]], merge: int) -> list[int]:
-    """Vision tokens of each group, separators included; `merge` is the side of a merge block, in patches."""
-    return [sum(t * (h * w // merge**2 + 1) for t, h, w in grids) for grids in groups]
-
-
 def seen_rows(rows: Tensor, lengths: Sequence[int], groups: Sequence[list[Grid]], what: str) -> Tensor:
     """The rows of the groups that a sample sees; none sees the blank image of a text-only sample.
 

@@ -1,7 +1,7 @@
 """From pictures (images, or frames of videos) to patches: resizing, cutting, normalising."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,11 @@ from mossvl.errors import OptionError
 
 Grid = tuple[int, int, int]
 """(frames, patch rows, patch columns) of one image or video: a row of `grid_thw`."""
+
+
+def num_vision_tokens(grids: Iterable[Grid], merge_size: int) -> int:
+    """Vision tokens of media: for each frame, one for each block of `merge_size`² patches, and a separator."""
+    return sum(frames * (rows * columns // merge_size**2 + 1) for frames, rows, columns in grids)
 
 
 @dataclass(frozen=True)

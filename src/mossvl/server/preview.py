@@ -11,8 +11,10 @@ from torch import Tensor
 from mossvl.options import MediaOptions
 from mossvl.processing import prompt
 from mossvl.processing.messages import check_messages, media_of
+from mossvl.processing.pixels import num_vision_tokens
 from mossvl.processing.plan import MediumPlan, VideoPlan
 from mossvl.processing.processor import MossVLProcessor
+from mossvl.processing.tensors import grid_of
 
 QUALITY = 75
 """JPEG quality of thumbnails."""
@@ -40,8 +42,8 @@ def preview(processor: MossVLProcessor, part: dict[str, Any], options: MediaOpti
         plans = processor.plan_media(text, *media_of(messages), options, stack)
         frames = [frame for plan in plans for frame in _frames(plan, side)]
     first = plans[0]
-    factor = processor.image_processor.layout.factor
-    tokens = [(plan.height // factor) * (plan.width // factor) + 1 for plan in plans]
+    layout = processor.image_processor.layout
+    grids = [grid_of(plan, layout) for plan in plans]
     written = [prompt.IMAGE_TOKEN if plan.timestamps is None else prompt.video_text(plan.timestamps) for plan in plans]
     return {
         "kind": part["type"],
@@ -49,7 +51,7 @@ def preview(processor: MossVLProcessor, part: dict[str, Any], options: MediaOpti
         "height": first.source.height,
         "model_width": first.width,
         "model_height": first.height,
-        "vision_tokens": sum(plan.num_frames * each for plan, each in zip(plans, tokens, strict=True)),
+        "vision_tokens": num_vision_tokens(grids, layout.merge_size),
         "text_tokens": len(processor.tokenizer("".join(written))["input_ids"]),
         "duration": first.source.duration if isinstance(first, VideoPlan) else None,
         "frames": frames,

@@ -19,7 +19,7 @@ from mossvl.media.fetch import file_version
 from mossvl.media.pictures import FrameList
 from mossvl.processing.conversation import query_prompt
 from mossvl.processing.messages import check_messages, media_of
-from mossvl.processing.pixels import Grid
+from mossvl.processing.pixels import Grid, num_vision_tokens
 from mossvl.processing.plan import (
     ImagePlan,
     Medium,
@@ -201,9 +201,8 @@ def digest_of(patches: Tensor, grid: tuple[int, int], scale: Hashable) -> bytes:
 
 def seen_medium(plan: MediumPlan, grid: Grid, merge: int) -> SeenMedium:
     """Describe a medium as the model will see it."""
-    frames, rows, columns = grid
     kind = "image" if isinstance(plan, ImagePlan) else "video"
-    tokens = frames * (rows * columns // merge**2 + 1)
+    tokens = num_vision_tokens([grid], merge)
     return SeenMedium(kind, plan.source.width, plan.source.height, plan.width, plan.height, tokens, plan.timestamps)
 
 

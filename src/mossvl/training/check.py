@@ -15,6 +15,7 @@ from mossvl.data.forms import form_of
 from mossvl.data.records import unread_keys
 from mossvl.errors import DataError
 from mossvl.processing.labels import IGNORED_LABEL
+from mossvl.processing.pixels import num_vision_tokens
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import VISION_START
 from mossvl.training.dataset import FileExamples
@@ -67,7 +68,7 @@ class Measure(Counts):
             images=images,
             videos=videos,
             frames=sum(frames for frames, _, _ in example.grids) - images,
-            vision_tokens=sum(t * (h * w // processor.image_processor.merge_size**2 + 1) for t, h, w in example.grids),
+            vision_tokens=num_vision_tokens(example.grids, processor.image_processor.merge_size),
             cut=int(example.cut > 0),
         )
 
