@@ -110,5 +110,4 @@ class OfflineLoop:
             self._put(ROUND_START)
         if not query.stream:
             self._put(result.text)
-        if not handle.was_cancelled or query.persist_cancelled_turn:
-            self.session = query.session_after(self.session, result.text)
+        self.session = query.session_after_result(self.session, result)

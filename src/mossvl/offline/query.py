@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from mossvl.errors import OptionError
+from mossvl.errors import GenerationCancelled, OptionError
 from mossvl.queries.query import Message, Query
+from mossvl.queries.results import Result
 
 CONTROLS = frozenset({"cancel_current_generate", "stop_generation", "stop_offline_generate"})
 """Keys of control messages of the queue protocol; other methods ignore them."""
@@ -75,3 +76,12 @@ class SessionQuery(Query):
 
     def session_after(self, session: Sequence[Message], answer: str | None) -> list[Message]:
         return super().session_after(session, answer if self.persist_session else None)
+
+    def session_after_result(self, session: Sequence[Message], result: Result) -> list[Message]:
+        """Return the session after the query has ended.
+
+        A query that failed leaves it unchanged, and so does one that was cancelled, unless `persist_cancelled_turn`.
+        """
+        cancelled = isinstance(result.error, GenerationCancelled)
+        kept = result.error is None or (cancelled and self.persist_cancelled_turn)
+        return self.session_after(session, result.text if kept else None)

@@ -99,8 +99,7 @@ class BatchStream:
                 result: Result = self._handles[index].result_now
                 query, error = self._queries[index], result.error
                 entry |= {"text": result.text, "input_text": result.input_text, "messages": query.messages(session)}
-                kept = error is None or (self._handles[index].was_cancelled and query.persist_cancelled_turn)
-                session = query.session_after(session, result.text if kept else None)
+                session = query.session_after_result(session, result)
             if error is not None:
                 entry["error"] = message_of(error)
             results.append(entry)
