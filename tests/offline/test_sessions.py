@@ -185,7 +185,7 @@ def test_special_tokens_in_a_users_text_are_removed(model, processor):
 
 def test_a_prompt_longer_than_the_context_is_refused(model, processor, monkeypatch):
     monkeypatch.setattr(model.config.text_config, "max_position_embeddings", 64)
-    with pytest.raises(PromptError, match="context is 64"):
+    with pytest.raises(PromptError, match="maximum context length is 64"):
         ask(model, processor, {"prompt": "word " * 100}, raise_on_error=True)
     # What fits may generate up to the context's end, and no further.
     long = {"prompt": "yes", "generate_kwargs": {"max_new_tokens": 1000}}
