@@ -14,8 +14,9 @@ from PIL import Image
 from mossvl.errors import GenerationCancelled, InputError, MediaError, OptionError, PromptError
 from mossvl.media.limits import MediaLimits
 from mossvl.options import MediaOptions
+from mossvl.processing import tensors
 from mossvl.processing.messages import check_messages, media_of, without_special
-from mossvl.processing.pixels import PatchLayout
+from mossvl.processing.pixels import PatchLayout, normalise
 from mossvl.processing.prompt import ExpandedPrompt, check_placeholders
 
 CLIP, SHAPES, TALL = str(MEDIA / "clip_10fps_6s.mp4"), str(MEDIA / "shapes.png"), str(MEDIA / "tall.png")
@@ -167,7 +168,7 @@ def test_reading_of_media_stops_when_it_is_cancelled(processor):
     cancel = threading.Event()
     with ExitStack() as stack:
         planned = processor.plan("<|video|>", [], [CLIP], MediaOptions(), stack)
-        chunks = processor.pixel_chunks(planned.plans, 1, cancel)
+        chunks = tensors.chunks(planned.plans, processor.image_processor, 1, cancel)
         next(chunks)
         cancel.set()
         with pytest.raises(GenerationCancelled):
@@ -184,13 +185,13 @@ def test_frames_with_timestamps_are_a_video(processor):
 def test_chunks_are_the_whole_in_order(processor):
     sources = {"images": [SHAPES, TALL], "videos": [CLIP]}
     text = "<|image|><|video|><|image|>"
-    whole = processor(text, **sources)["pixel_values"]
+    whole, settings = processor(text, **sources)["pixel_values"], processor.image_processor
     for frames in (1, 3, 100):
         with ExitStack() as stack:
             planned = processor.plan(text, *sources.values(), MediaOptions(), stack)
-            chunks = list(processor.pixel_chunks(planned.plans, frames))
+            chunks = list(tensors.chunks(planned.plans, processor.image_processor, frames))
         patches = torch.cat([patches for patches, _ in chunks])
-        assert torch.equal(processor.normalise(patches, torch.device("cpu"), torch.float32), whole)
+        assert torch.equal(normalise(patches, settings.image_mean, settings.image_std), whole)
         assert all(len(pixels) == grid.prod(1).sum() for pixels, grid in chunks)
         assert all(grid[:, 0].sum() <= frames for _, grid in chunks)
 

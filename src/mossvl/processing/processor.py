@@ -1,8 +1,7 @@
 """The processor: text, images and videos in, model inputs out."""
 
 import copy
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +27,6 @@ from mossvl.processing.labels import Span, batch_labels, prompt_labels
 from mossvl.processing.messages import check_characters
 from mossvl.processing.model_inputs import ModelInputs
 from mossvl.processing.pixel_settings import PATCHES, SCALE, checked_channels
-from mossvl.processing.pixels import normalise
 from mossvl.processing.plan import MediumPlan, num_units
 from mossvl.processing.prompt import PlannedPrompt
 from mossvl.processing.video_processor import MossVLVideoProcessor
@@ -202,16 +200,6 @@ class MossVLProcessor(ConversationMixin):
             plans=plans,
             grid_thw=torch.tensor(grids, dtype=torch.long).view(-1, 3),
         )
-
-    def pixel_chunks(
-        self, plans: Sequence[MediumPlan], frames: int, cancel: threading.Event | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Decode media to uint8 patches and `grid_thw`, at most `frames` frames at a time (see `tensors.chunks`)."""
-        return tensors.chunks(plans, self.image_processor, frames, cancel)
-
-    def normalise(self, patches: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """uint8 patches (patches, 768) → `pixel_values` on `device`: moved as bytes, normalised there in float32."""
-        return normalise(patches.to(device), self.image_processor.image_mean, self.image_processor.image_std, dtype)
 
     # --- from prompts to a batch --------------------------------------------------------------------------
 

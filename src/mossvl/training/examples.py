@@ -14,6 +14,7 @@ from mossvl.processing.messages import Message, check_messages, media_of
 from mossvl.processing.pixels import Grid
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import PlannedPrompt
+from mossvl.processing.tensors import chunks
 from mossvl.training.supervised import supervised_text
 
 P = TypeVar("P")
@@ -61,5 +62,5 @@ def encode(processor: MossVLProcessor, messages: Sequence[Message], options: Med
         planned = processor.plan(text, *media_of(checked), options, stack)
         frames = int(planned.grid_thw[:, 0].sum())
         none = torch.empty(0, 3 * processor.image_processor.patch_size**2, dtype=torch.uint8)
-        pixels = next((part for part, _ in processor.pixel_chunks(planned.plans, max(1, frames))), none)
+        pixels = next((part for part, _ in chunks(planned.plans, processor.image_processor, max(1, frames))), none)
     return Example.of(processor, planned, spans, pixels)

@@ -4,19 +4,17 @@ from collections.abc import Sequence
 
 from mossvl.errors import DataError, PromptError
 from mossvl.processing.labels import Span, answer_spans
-from mossvl.processing.messages import Message, check_characters, check_messages
+from mossvl.processing.messages import Message, check_characters
 from mossvl.processing.processor import MossVLProcessor
 
 
 def supervised_text(processor: MossVLProcessor, messages: Sequence[Message]) -> tuple[str, list[Span]]:
-    """Render a conversation → its text, and the character spans of the text that have loss (`labels_spans`).
+    """Render a checked conversation → its text, and the character spans of it that have loss (`labels_spans`).
 
     Raises:
         DataError: there is no answer, or only empty ones; or the text holds a lone surrogate.
-        OptionError: an option of a medium is invalid.
-        PromptError: the messages are malformed.
     """
-    text = processor.render(check_messages(messages), answer_follows=False)
+    text = processor.render(messages, answer_follows=False)
     try:
         check_characters(text)
     except PromptError as error:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mossvl.data.records import as_example
-from mossvl.processing.messages import Message
+from mossvl.processing.messages import Message, check_messages
 from mossvl.processing.pixels import PatchLayout
 from mossvl.processing.plan import ImagePlan, MediumPlan, VideoPlan
 from mossvl.processing.processor import MossVLProcessor
@@ -116,7 +116,7 @@ def messages_of(sample: Sample, file: Callable[[Scene | Clip], str] | None = Non
 
 def encode_sample(processor: MossVLProcessor, sample: Sample, height: int, width: int) -> Example[Pictures]:
     """Encode a sample; its tokens are those that files of its media would give. Pictures are drawn later."""
-    text, spans = supervised_text(processor, messages_of(sample))
+    text, spans = supervised_text(processor, check_messages(messages_of(sample)))
     plans: list[MediumPlan] = []
     scenes: list[Scene] = []
     from_clip: list[bool] = []
