@@ -5,11 +5,12 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from mossvl.data.forms import COMMON_KEYS
+from mossvl.data.naming import Naming
 from mossvl.data.records import BOM, LONGEST, Line, lines_of, parse_line
 from mossvl.data.tables import MAGIC, row_of, rows_in, table_format
 from mossvl.errors import DataError
@@ -52,6 +53,12 @@ class Record:
     def where(self) -> str:
         """File and place, for messages."""
         return f"{self.file}: {self.place}"
+
+    def named(self, naming: Naming | None) -> "Record":
+        """The record with the keys of this package."""
+        if naming is None or isinstance(self.value, DataError):
+            return self
+        return replace(self, value=naming.renamed(self.value))
 
 
 def shards_of(path: Path) -> list[Path]:
@@ -101,12 +108,13 @@ def records_of(path: str | Path) -> Iterator[Record]:
         OSError: a file cannot be read.
     """
     for file in shards_of(Path(path)):
+        naming = Naming.of(file)
         if table_format(file):
-            yield from (table_record(file, row) for row in range(rows_in(file)))
+            yield from (table_record(file, row).named(naming) for row in range(rows_in(file)))
             continue
         with open(file, "rb") as opened:
             for piece in pieces_of(opened):
-                yield record_of(file, piece)
+                yield record_of(file, piece).named(naming)
 
 
 def table_record(file: Path, row: int) -> Record:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mossvl.data.files import Item, Record, pieces_of, record_of, shards_of, table_record
+from mossvl.data.naming import Naming
 from mossvl.data.records import Line
 from mossvl.data.tables import rows_in, table_format
 from mossvl.errors import DataError
@@ -27,12 +28,14 @@ class Source:
         kind: "lines", "list" (of JSON) or "table".
         size: bytes.
         modified: modification time in nanoseconds.
+        naming: the names in the file, if it has others than this package.
     """
 
     path: Path
     kind: Literal["lines", "list", "table"]
     size: int
     modified: int
+    naming: Naming | None
 
     def read(self, start: int, length: int) -> bytes:
         """Return bytes [start, start + length). Each call opens the file, so that any process can read.
@@ -87,6 +90,7 @@ class RecordIndex:
         broken: dict[int, DataError] = {}
         for path_of_file in shards_of(Path(path)):
             kind: Literal["lines", "list", "table"] = "lines"
+            naming = Naming.of(path_of_file)
             with open(path_of_file, "rb") as file:
                 state = os.fstat(file.fileno())
                 if table_format(path_of_file):
@@ -103,7 +107,7 @@ class RecordIndex:
                     starts.append(piece.start)
                     lengths.append(piece.length)
                     numbers.append(piece.number)
-            sources.append(Source(path_of_file, kind, state.st_size, state.st_mtime_ns))
+            sources.append(Source(path_of_file, kind, state.st_size, state.st_mtime_ns, naming))
         return cls(tuple(sources), _column(files), _column(starts), _column(lengths), _column(numbers), broken)
 
     def __len__(self) -> int:
@@ -126,12 +130,14 @@ class RecordIndex:
         start, length = int(self.starts[index]), int(self.lengths[index])
         content = source.read(start, length)
         if source.kind == "table":
-            return table_record(source.path, start)
-        if source.kind == "lines":
+            record = table_record(source.path, start)
+        elif source.kind == "lines":
             first = int(np.searchsorted(self.files, self.files[index]))
-            return record_of(source.path, Line(index - first, number, content, start))
-        value = self.broken[index] if index in self.broken else _parsed(content)
-        return record_of(source.path, Item(number, start, length, value))
+            record = record_of(source.path, Line(index - first, number, content, start))
+        else:
+            value = self.broken[index] if index in self.broken else _parsed(content)
+            record = record_of(source.path, Item(number, start, length, value))
+        return record.named(source.naming)
 
 
 def _column(values: "array[int]") -> Column:
