@@ -34,6 +34,11 @@ def pictures_of(items: Sequence[Item]) -> list[bytes]:
     return [item for item in items if isinstance(item, bytes)]
 
 
+def frame_rows(context: Context) -> list[int]:
+    """Row of each frame's image token."""
+    return [row for prompt in context.prompts for row in prompt.frame_rows]
+
+
 def prompt_of(items: Sequence[Item], begin: Place = START) -> Prompt:
     tokens = torch.tensor([IMAGE if isinstance(item, bytes) else item for item in items])
     grids = [(1, *PICTURES[picture]) for picture in pictures_of(items)]
@@ -115,8 +120,9 @@ class Asked:
     def vision_tags(self, first: int, last: int) -> list[tuple[int, int]]:
         """Of all vision tokens of the frames [first, last)."""
         context = self.request.context
+        rows = frame_rows(context)
         return [
-            (self.history(context.frame_row(frame)), -1 - place)
+            (self.history(rows[frame]), -1 - place)
             for frame in range(first, last)
             for place in range(*context.vision_range(frame, frame + 1))
         ]
@@ -177,8 +183,13 @@ class Machine:
         raise AssertionError(f"still not done after {steps} steps")
 
     @property
+    def empty(self) -> bool:
+        """No request waits or runs; tokens of requests that have ended may be in flight."""
+        return not self.scheduler.running and not self.scheduler.waiting
+
+    @property
     def idle(self) -> bool:
-        return self.scheduler.idle and not self.pending
+        return self.empty and not self.pending
 
     def decide(self) -> Step:
         queue, running = list(self.scheduler.waiting), list(self.scheduler.running)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mossvl.scheduling.context import Context
 from mossvl.scheduling.step import FrameSpan, RowSpan
 
-from .machine import PICTURES, Asked, Machine, pictures_of, prompt_of
+from .machine import PICTURES, Asked, Machine, frame_rows, pictures_of, prompt_of
 from .measures import everything_is_free, frames_of, rows_of, text
 
 ITEMS = st.lists(st.one_of(st.integers(0, 9), st.sampled_from(list(PICTURES))), min_size=1, max_size=12)
@@ -61,8 +61,8 @@ def test_a_context_of_parts_is_laid_out_as_one_prompt_of_everything(parts, data)
     first = data.draw(st.integers(0, frames))
     last = data.draw(st.integers(first, frames))
     assert context.vision_range(first, last) == whole.vision_range(first, last)
-    for frame in range(first, last):
-        assert (context.grid(frame), context.frame_row(frame)) == (whole.grid(frame), whole.frame_row(frame))
+    assert frame_rows(context) == frame_rows(whole)
+    assert all(context.grid(frame) == whole.grid(frame) for frame in range(first, last))
     found, expected = ([layout.vision(*part) for layout, *part in one.layouts(first, last)] for one in (context, whole))
     assert torch.equal(torch.cat([torch.zeros(3, 0), *found], 1), torch.cat([torch.zeros(3, 0), *expected], 1))
 

@@ -83,7 +83,7 @@ def test_requests_that_are_cancelled_leave_nothing_whatever_they_were_doing():
     for one in asked:
         machine.scheduler.remove(one.request)
         machine.account()
-    assert machine.scheduler.idle and everything_is_free(machine)
+    assert machine.empty and everything_is_free(machine)
     machine.accept(machine.pending)
     assert all(one.request.in_flight == 0 and not one.finished for one in asked)
 
@@ -101,7 +101,7 @@ def test_a_step_that_failed_leaves_nothing_that_others_could_find():
     machine.ask(Asked(items))
     machine.step()
     machine.step(fails=True)
-    assert machine.scheduler.idle
+    assert machine.empty
     again = Asked(items, room=3)
     machine.ask(again)
     machine.run()

@@ -123,11 +123,6 @@ class Context:
         rows, columns = self.grid(frame)
         return rows * columns
 
-    def frame_row(self, frame: int) -> int:
-        """Row of a frame's image token."""
-        prompt = self._prompt_of(frame)
-        return prompt.frame_rows[frame - prompt.begin.frame]
-
     def layouts(self, first: int, last: int) -> Iterator[tuple[Layout, int, int]]:
         """Yield (layout, first, last) for the frames [first, last): each layout counts its own frames from 0."""
         while first < last:

@@ -105,7 +105,7 @@ class PageCache:
         """
         if count > self.available:
             raise OutOfPages(f"{count} pages wanted, {self.available} of {self.num_pages} available")
-        while len(self._free) < count:
+        while self.num_free < count:
             self._evict()
         pages = [self._free.pop() for _ in range(count)]
         for page in pages:

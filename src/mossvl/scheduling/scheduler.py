@@ -66,10 +66,6 @@ class Scheduler(Generic[Owner]):
             self.waiting.remove(request)
         request.ended = True
 
-    @property
-    def idle(self) -> bool:
-        return not self.running and not self.waiting
-
     # --- deciding ------------------------------------------------------------------------------------------------
 
     def plan(self) -> Step[Owner]:
