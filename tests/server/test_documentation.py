@@ -22,14 +22,22 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
-@pytest.mark.parametrize(("page", "answer"), [("README.md", "MOSS"), ("docs/serving.md", "2.0 seconds")])
-def test_curl_gets_the_right_answer(server, page, answer):
-    (command,) = [block for block in blocks(page, "sh") if block.startswith("curl")]
+@pytest.mark.parametrize(
+    ("page", "path", "answer"),
+    [
+        ("README.md", "/v1/chat/completions", "MOSS"),
+        ("docs/serving.md", "/v1/chat/completions", "2.0 seconds"),
+        ("docs/serving.md", "/v1/messages", "MOSS"),
+    ],
+)
+def test_curl_gets_the_right_answer(server, page, path, answer):
+    (command,) = [block for block in blocks(page, "sh") if block.startswith("curl") and f"{path} " in block]
     command = command.replace(DEFAULT, server.url)
     printed = subprocess.run(
         ["bash", "-c", command], cwd=ROOT, capture_output=True, timeout=PATIENCE, check=True
     ).stdout
-    assert json.loads(printed)["choices"][0]["message"]["content"] == answer
+    told = json.loads(printed)
+    assert (told["content"][0]["text"] if "content" in told else told["choices"][0]["message"]["content"]) == answer
 
 
 @pytest.mark.parametrize(

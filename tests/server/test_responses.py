@@ -13,6 +13,12 @@ import pytest
 from pydantic import BaseModel
 from running import PATIENCE, serving, waited
 
+from mossvl.server.errors import RequestError
+from mossvl.server.exchange import Caller
+from mossvl.server.responses import ResponseExchange
+from mossvl.server.schemas.responses import ResponsesRequest
+from mossvl.server.stored import StoredResponses
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WRITTEN = {"type": "input_text", "text": "What is written there?"}
 LONG = "Describe it in many words."
@@ -176,22 +182,18 @@ def test_the_helper_of_streams_ends_with_the_whole_response(client):
         assert stream.get_final_response().output_text == "MOSS"
 
 
-def test_a_stream_that_fails_ends_with_the_error(client):
-    schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
-    events = list(
-        respond(
-            client,
-            LONG,
-            stream=True,
-            text={"format": {"type": "json_schema", "name": "a", "schema": schema}},
-            extra_body={"timeout": 1, "ignore_eos": None},
-            max_output_tokens=8000,
-        )
-    )
-    error, last = events[-2:]
-    assert (error.type, error.code) == ("error", "timeout")
-    assert (last.type, last.response.status, last.response.error.code) == ("response.failed", "failed", "server_error")
-    assert last.sequence_number == len(events) - 1
+def test_a_stream_that_fails_ends_with_the_error():
+    caller = Caller("1", "", "mossvl-tiny", None, StoredResponses(1, 1, 1))
+    exchange = ResponseExchange(ResponsesRequest.model_validate({"input": "Hello"}), caller)
+    told = [*exchange.opening(), *exchange.failed(RequestError(504, "timeout", "too late"))]
+    error, last = told[-2:]
+    assert [event["sequence_number"] for event in told] == [0, 1, 2, 3]
+    assert error == {
+        "type": "error", "sequence_number": 2, "code": "timeout", "message": "too late", "param": None,
+    }  # fmt: skip
+    assert (last["type"], last["response"]["status"]) == ("response.failed", "failed")
+    assert last["response"]["error"] == {"code": "server_error", "message": "too late"}
+    assert last["response"]["id"] == told[0]["response"]["id"]
 
 
 # --- functions -------------------------------------------------------------------------------------------------------
@@ -376,7 +378,11 @@ def test_no_key_reaches_the_responses_of_another():
         ({"input": user({"type": "input_image"})}, "input", "image_url, file_id"),
         ({"input": user({"type": "input_image", "image_url": "/a.png"})}, "input", "no URL of a known scheme"),
         ({"input": user({"type": "input_image", "file_id": "file-0"})}, "input", "no uploaded file"),
-        ({"input": user({"type": "input_file", "file_data": "AA==", "filename": "a.pdf"})}, "input", "no image and no"),
+        (
+            {"input": user({"type": "input_file", "file_data": "AA==", "filename": "a.pdf"})},
+            "input",
+            "no image and no video",
+        ),
         (
             {"input": user({"type": "input_video", "video_url": "https://a.b/c", "fps": 0})},
             "input.0.content.0.fps",

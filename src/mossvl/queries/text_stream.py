@@ -28,7 +28,7 @@ class TextStream:
 
     Attributes:
         text: the chunks so far, joined.
-        stopped: whether a stop string has appeared.
+        stop_text: the stop string that has appeared; None if none has.
     """
 
     def __init__(
@@ -38,11 +38,16 @@ class TextStream:
         self.stop = tuple(stop)
         self.least, self.skip_special = least, skip_special
         self.text = ""
-        self.stopped = False
+        self.stop_text: str | None = None
         self._tokens: list[int] = []
         self._held = ""
         self._exempt = 0
         """Number of held-back characters in which no stop string may end."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has appeared."""
+        return self.stop_text is not None
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, params: SamplingParams) -> Self:
@@ -87,11 +92,11 @@ class TextStream:
         if self.stopped:
             return ""
         held = self._held + new
-        starts = [held.find(text, max(0, self._exempt - len(text) + 1)) for text in self.stop]
-        found = [position for position in starts if position >= 0]
+        starts = [(held.find(text, max(0, self._exempt - len(text) + 1)), text) for text in self.stop]
+        found = [(start, text) for start, text in starts if start >= 0]
         if found:
-            self.stopped = True
-            final_text, self._held = held[: min(found)], ""
+            start, self.stop_text = min(found, key=lambda one: one[0])
+            final_text, self._held = held[:start], ""
         else:
             keep = 0 if final else self._possible_stop(held)
             final_text, self._held = held[: len(held) - keep], held[len(held) - keep :]

@@ -88,6 +88,16 @@ UNREAD = (401, 403, 408, 413)
 """Statuses that may leave the request's body unread, so that the connection is closed."""
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
+ANTHROPIC = "/v1/messages"
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
 
 def refusal(error: BaseException) -> RequestError:
     """Return an error as a refusal, with settings named by their flags; an unexpected error's details are hidden."""
@@ -101,14 +111,19 @@ def refusal(error: BaseException) -> RequestError:
     return RequestError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", message)
 
 
-def error_response(error: RequestError) -> JSONResponse:
-    """Return the response to a refused request, with its headers; the rest of an unread body is not awaited."""
+def error_response(error: RequestError, path: str) -> JSONResponse:
+    """Return the response to a refused request, with its headers; the rest of an unread body is not awaited.
+
+    Args:
+        path: of the request, which tells the API.
+    """
     headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
     if error.status in UNREAD:
         headers["connection"] = "close"
-    return JSONResponse(error_body(error), error.status, headers)
+    body = anthropic_body(error) if is_anthropic(path) else error_body(error)
+    return JSONResponse(body, error.status, headers)
 
 
 def error_body(error: RequestError) -> dict[str, Any]:
@@ -118,6 +133,18 @@ def error_body(error: RequestError) -> dict[str, Any]:
     if len(message) > LONGEST_MESSAGE:
         message = f"{message[: LONGEST_MESSAGE - 1]}…"
     return {"error": {"message": message, "type": kind, "code": error.code, "param": error.param}}
+
+
+def is_anthropic(path: str) -> bool:
+    """Return whether a path is one of Anthropic's API."""
+    return path == ANTHROPIC or path.startswith(f"{ANTHROPIC}/")
+
+
+def anthropic_body(error: RequestError) -> dict[str, Any]:
+    """Return an error in Anthropic's format, with `code` and `param` beside it."""
+    told = error_body(error)["error"]
+    kind = ANTHROPIC_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+    return {"type": "error", "error": told | {"type": kind}}
 
 
 def check_limit(what: str, given: int, most: int, flag: str, param: str | None = None) -> None:

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mossvl.server.config import ServerConfig, is_local, site_of
-from mossvl.server.errors import GONE, RequestError, error_response, refusal, unavailable
+from mossvl.server.errors import GONE, RequestError, error_response, is_anthropic, refusal, unavailable
 from mossvl.server.logs import told
 from mossvl.server.metrics import Metrics
 
@@ -85,7 +85,10 @@ class Gate:
             if message["type"] == "http.response.start":
                 begun_answer = True
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                answered = MutableHeaders(scope=message)
+                answered["x-request-id"] = request_id
+                if is_anthropic(scope["path"]):
+                    answered["request-id"] = request_id
             await send(message)
 
         try:
@@ -99,7 +102,7 @@ class Gate:
                 logger.exception("request %s has failed", request_id)
             self._metrics.errors.labels(refused.code).inc()
             if not begun_answer:
-                await error_response(refused)(scope, receive, with_id)
+                await error_response(refused, scope["path"])(scope, receive, with_id)
         finally:
             body.close()
             path = scope["path"] if scope["path"] in KNOWN else "other"

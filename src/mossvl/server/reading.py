@@ -84,6 +84,19 @@ class Reader:
             RequestError: the request exceeds a limit or needs an unsupported feature.
         """
         check_supported(request, UNSUPPORTED)
+        query = self.query(request)
+        params = sampling_of(request, self.config)
+        if query.tools is not None:
+            params = constrained(params, query.tools, short=not self.knows_tools)
+        return Asked(query, params)
+
+    def query(self, request: ChatRequest) -> Query:
+        """Return the query of a request.
+
+        Raises:
+            InputError: a part of the request cannot be used.
+            RequestError: the request exceeds a limit.
+        """
         for message in request.messages:
             if isinstance(message.content, list):
                 message.content = [
@@ -97,7 +110,7 @@ class Reader:
         check_limit("number of characters", sum(map(len, texts)), self.config.max_text, "--max-text", "messages")
         timeout = min(request.timeout or self.config.timeout, self.config.timeout)
         defaults = media_defaults(request)
-        query = Query.from_dict(
+        return Query.from_dict(
             {
                 "messages": [
                     self._message(message, defaults) | call_keys(message, place)
@@ -109,10 +122,6 @@ class Reader:
                 **{option.name: getattr(request, option.name) for option in fields(Rendering)},
             }
         )
-        params = sampling_of(request, self.config)
-        if query.tools is not None:
-            params = constrained(params, query.tools, short=not self.knows_tools)
-        return Asked(query, params)
 
     def medium(
         self, part: ImagePart | VideoPart | FramesPart, place: str = "messages", defaults: Defaults = NONE

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from mossvl.errors import EngineError, GenerationCancelled, MossVLError, ResourceError
+from mossvl.errors import EngineError, GenerationCancelled, MossVLError, PromptError, ResourceError
 from mossvl.llm import MossVL
 from mossvl.media.limits import MediaLimits
 from mossvl.options import MediaOptions
@@ -22,15 +22,18 @@ from mossvl.processing.processor import MossVLProcessor
 from mossvl.queries.handle import Handle
 from mossvl.queries.query import PlainPrompt
 from mossvl.server.answers import Tokens
+from mossvl.server.anthropic import chat_of
 from mossvl.server.config import ServerConfig
+from mossvl.server.counting import count_tokens
 from mossvl.server.errors import RequestError, refusal, unavailable
-from mossvl.server.exchange import Caller, Exchange
+from mossvl.server.exchange import Caller, Exchange, translated
 from mossvl.server.metrics import Metrics
 from mossvl.server.preview import preview
 from mossvl.server.problems import first_problem
 from mossvl.server.reading import Asked, Reader, check_size
 from mossvl.server.schemas.chat import ChatRequest
 from mossvl.server.schemas.frames import FramesRequest
+from mossvl.server.schemas.messages import CountRequest
 from mossvl.server.stored import StoredResponses
 from mossvl.server.uploads import Uploads
 from mossvl.sources.plain import PlainLoad
@@ -192,6 +195,21 @@ class Service:
         part = ready.reader.medium(request.part, "part")
         timeout = self.config.media_timeout
         return ready.previewing.call(preview, part, options, request.thumbnails, timeout=timeout)
+
+    def counted(self, body: bytes) -> RemoteCall[int]:
+        """Return a call that counts the tokens of a conversation in a decoder process.
+
+        Raises:
+            MossVLError: the request cannot be used.
+        """
+        ready = self.ready
+        request = parsed(CountRequest, body)
+        try:
+            query = ready.reader.query(translated(ChatRequest, chat_of(request)))
+            messages = query.messages([])
+        except PromptError as error:
+            raise refusal(error).within({}, "messages") from error
+        return ready.previewing.call(count_tokens, query, messages, timeout=self.config.media_timeout)
 
     @property
     def previews(self) -> int:

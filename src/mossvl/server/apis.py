@@ -1,0 +1,69 @@
+"""Routes that answer prompts: OpenAI's APIs, and Anthropic's."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from mossvl.server.answering import answered
+from mossvl.server.chat import ChatExchange
+from mossvl.server.completions import CompletionExchange
+from mossvl.server.description import STREAM, body_of, responses
+from mossvl.server.errands import Errands
+from mossvl.server.messages import MessageExchange
+from mossvl.server.responses import ResponseExchange
+from mossvl.server.schemas.chat import ChatRequest
+from mossvl.server.schemas.completions import CompletionRequest
+from mossvl.server.schemas.messages import CountRequest, MessagesRequest
+from mossvl.server.schemas.responses import ResponsesRequest
+from mossvl.server.service import Service
+
+ERRORS = 400, 401, 408, 413, 503, 504
+
+
+def add_apis(app: FastAPI, service: Service, errands: Errands) -> None:
+    _add_openai(app, service)
+    _add_stored(app, service)
+    _add_anthropic(app, service, errands)
+
+
+def _add_openai(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest), responses=responses(*ERRORS) | STREAM)
+    async def chat(request: Request) -> Response:
+        """Answer a conversation with texts, images and videos, whole or as server-sent events."""
+        return await answered(service, request, ChatExchange)
+
+    @app.post("/v1/completions", openapi_extra=body_of(CompletionRequest), responses=responses(*ERRORS) | STREAM)
+    async def complete(request: Request) -> Response:
+        """Continue prompts as they are, without a chat template, whole or as server-sent events."""
+        return await answered(service, request, CompletionExchange)
+
+    @app.post("/v1/responses", openapi_extra=body_of(ResponsesRequest), responses=responses(404, *ERRORS) | STREAM)
+    async def respond(request: Request) -> Response:
+        """Answer a conversation in the form of OpenAI's Responses API, whole or as server-sent events."""
+        return await answered(service, request, ResponseExchange)
+
+
+def _add_stored(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/responses/{response_id}", responses=responses(401, 404))
+    async def response(request: Request, response_id: str) -> dict[str, Any]:
+        """Return a stored response."""
+        return service.responses.get(request.state.key, response_id).content
+
+    @app.delete("/v1/responses/{response_id}", responses=responses(401, 404))
+    async def delete_response(request: Request, response_id: str) -> dict[str, Any]:
+        """Delete a stored response."""
+        service.responses.remove(request.state.key, response_id)
+        return {"id": response_id, "object": "response", "deleted": True}
+
+
+def _add_anthropic(app: FastAPI, service: Service, errands: Errands) -> None:
+    @app.post("/v1/messages", openapi_extra=body_of(MessagesRequest), responses=responses(*ERRORS) | STREAM)
+    async def message(request: Request) -> Response:
+        """Answer a conversation in the form of Anthropic's Messages API, whole or as server-sent events."""
+        return await answered(service, request, MessageExchange)
+
+    @app.post("/v1/messages/count_tokens", openapi_extra=body_of(CountRequest), responses=responses(*ERRORS))
+    async def count_tokens(request: Request) -> dict[str, int]:
+        """Count the text and vision tokens of a conversation, Anthropic's."""
+        return {"input_tokens": await errands.run(request, service.counted)}
