@@ -1,6 +1,7 @@
 """A request that is asked more, before it has answered and after, computes what one pass over all of it does."""
 
 import time
+from concurrent.futures import Future
 
 import pytest
 import torch
@@ -75,7 +76,7 @@ def until(condition, job=None):
 def ask(llm, job, ids, room, first=0):
     """Append tokens and their frames, and wait until the answer has grown by `room`."""
     known = len(job.handle.drafts[0].tokens)
-    llm.engine.loop.extend(job, Appended(torch.tensor(ids, dtype=torch.long), *frames_of(ids, first), room))
+    llm.engine.extend(job.handle, Appended(torch.tensor(ids, dtype=torch.long), *frames_of(ids, first), room))
     until(lambda: len(job.handle.drafts[0].tokens) == known + room, job)
 
 
@@ -159,8 +160,10 @@ def test_a_prompt_in_two_parts_is_answered_as_the_prompt_at_once(make):
     expected = begin(llm, Camera(whole, frames), 8)
     until(lambda: len(expected.handle.drafts[0].tokens) == 8)
     second, camera = Appended(torch.tensor(PIECES[1]), *frames_of(PIECES[1], 2), 8), Camera(PIECES[0])
-    camera.before = lambda: llm.engine.loop.extend(llm.engine.loop.jobs[-1], second)
+    begun = Future()
+    camera.before = lambda: llm.engine.extend(begun.result(60), second)
     job = begin(llm, camera)
+    begun.set_result(job.handle)
     until(lambda: len(job.handle.drafts[0].tokens) == 8, job)
     assert job.handle.drafts[0].tokens == expected.handle.drafts[0].tokens
     for own, other in zip(job.handle.drafts[0].logprobs, expected.handle.drafts[0].logprobs, strict=True):
@@ -192,7 +195,7 @@ def test_what_is_appended_while_it_speaks_follows_all_that_it_has_said(overlaps,
     draft, frames = job.handle.drafts[0], 2
     for number, ids in enumerate(PIECES[1:], 1):
         until(lambda number=number: len(draft.tokens) >= 3 * number, job)
-        llm.engine.loop.extend(job, Appended(torch.tensor(ids), *frames_of(ids, frames), 400 if number < 3 else 5))
+        llm.engine.extend(job.handle, Appended(torch.tensor(ids), *frames_of(ids, frames), 400 if number < 3 else 5))
         frames += ids.count(IMAGE)
     request = job.requests[0]
     until(lambda: len(request.context.prompts) == 4 and request.rests, job)
@@ -325,7 +328,7 @@ def test_a_request_that_waits_for_more_computes_nothing_and_holds_up_nobody(make
 def test_what_is_appended_beyond_the_memory_ends_its_query_with_the_reason(make):
     llm = make(page_size=4, memory=100_000)
     job = begin(llm, Camera(PIECES[0]))
-    llm.engine.loop.extend(job, Appended(torch.full((3000,), 9), [], [], [], 1))
+    llm.engine.extend(job.handle, Appended(torch.full((3000,), 9), [], [], [], 1))
     error = job.handle.wait(60).error
     assert isinstance(error, ContextLengthError) and "3006" in str(error).replace("3007", "3006")
 
@@ -342,7 +345,7 @@ def test_a_query_that_is_not_open_cannot_be_appended_to(make):
     llm = make()
     handle = llm.submit("yes", GenerationOptions(max_new_tokens=50, ignore_eos=True))
     with pytest.raises(ValueError, match="open=True"):
-        llm.engine.loop.extend(llm.engine.loop.jobs[0], Appended(torch.tensor([1]), [], [], [], 1))
+        llm.engine.extend(handle, Appended(torch.tensor([1]), [], [], [], 1))
     assert len(handle.result(60).token_ids) == 50
 
 

@@ -23,7 +23,7 @@ from mossvl.queries.handle import Handle
 from mossvl.queries.query import Message, Query
 from mossvl.sources.files import Load
 from mossvl.sources.memory import Budget, MediaMemory
-from mossvl.sources.source import Source
+from mossvl.sources.source import Appended, Source
 
 CLOSING_SECONDS = 2.0
 _engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
@@ -92,7 +92,7 @@ class Engine:
         """Answer what comes from a source; as `submit`.
 
         Args:
-            open: prompts will be appended (see `Loop.extend`); the query ends when it is cancelled.
+            open: prompts will be appended (see `extend`); the query ends when it is cancelled.
 
         Raises:
             OptionError: an open query has several answers, stop texts, a least length or a form of its answer; or
@@ -119,6 +119,16 @@ class Engine:
                 self._thread = threading.Thread(target=_serve, args=arguments, name="mossvl-engine", daemon=True)
                 self._thread.start()
         return handle
+
+    def extend(self, handle: Handle, appended: Appended) -> None:
+        """Append a prompt to an open query, from any thread; a query that has ended ignores it.
+
+        Raises:
+            ValueError: the query was not begun as an open one.
+        """
+        for job in list(self.loop.jobs):
+            if job.handle is handle:
+                self.loop.extend(job, appended)
 
     def close(self, timeout: float = 10.0) -> None:
         """Cancel all queries and end the thread; wait at most `timeout` seconds for its end.
