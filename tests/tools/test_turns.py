@@ -85,6 +85,16 @@ def test_a_template_that_knows_no_tools_gets_them_as_text(processor):
     assert rendered(processor, TURNS, tools=[ADD]) == WRITTEN.format(introduction)
 
 
+def test_a_model_knows_tools_if_its_template_tells_it_of_them(processor):
+    known = copy.copy(processor)
+    known.chat_template = {"default": processor.chat_template, "tool_use": QWEN}
+    assert known.knows_tools
+    assert rendered(known, TURNS, tools=[ADD]) == rendered(processor, TURNS, tools=[ADD])
+    known.chat_template = "{%- set untold = tools -%}{{- messages[0].content -}}"
+    assert not known.knows_tools
+    assert rendered(known, [{"role": "user", "content": "Add."}], tools=[ADD]) == "Add."
+
+
 def test_that_text_is_the_one_which_templates_of_qwen_write(processor):
     assert rendered(processor, TURNS, tools=[ADD], template=QWEN) == rendered(processor, TURNS, tools=[ADD])
 

@@ -16,10 +16,11 @@ from mossvl.processing.model_inputs import ModelInputs
 from mossvl.processing.prompt import IMAGE, VIDEO
 from mossvl.processing.system_prompt import SYSTEM_PROMPT_KEYS, SystemPrompt, with_system_turn
 from mossvl.processing.unnamed import mark_unnamed, media_for
-from mossvl.tools.definitions import Tools
+from mossvl.tools.definitions import Function, Tools
 from mossvl.tools.turns import TAGS, has_calls, with_tools_as_text
 
 Conversation = list[Message]
+PROBE = Function("probe").definition
 TOOL_TEMPLATE = "tool_use"
 """Name of the chat template with tools, where a checkpoint has several."""
 
@@ -57,8 +58,15 @@ class ConversationMixin(ProcessorMixin):
 
     @property
     def knows_tools(self) -> bool:
-        """Whether the chat template describes functions that an answer may call."""
-        return "tools" in variables_of(self._tool_template)
+        """Whether the chat template tells the model of the functions that it may call."""
+        return self._tells_tools(self._tool_template)
+
+    def _tells_tools(self, source: Any) -> bool:
+        """Whether a chat template writes anything of functions."""
+        if "tools" not in variables_of(source):
+            return False
+        question = [{"role": "user", "content": "?"}]
+        return self.render(question, template=source) != self.render(question, template=source, tools=[PROBE])
 
     @property
     def _tool_template(self) -> Any:
@@ -134,7 +142,7 @@ class ConversationMixin(ProcessorMixin):
         render = {name: kwargs.pop(name) for name in list(kwargs) if name in known}
         for name, value in (("tools", tools), ("documents", documents)):
             if value:
-                if name not in known:
+                if name not in known or (name == "tools" and not self._tells_tools(template)):
                     raise OptionError(f"{name} is not supported by this chat template; leave it out")
                 render[name] = value
         render["template"] = template

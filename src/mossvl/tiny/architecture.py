@@ -27,7 +27,9 @@ PIECES = r"\p{N}| ?\p{Lu}(?!\p{Ll})| ?\p{L}?\p{Ll}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)
 """Pre-tokenizer pattern. Digits, and capitals that begin no word, are single tokens, so that the model spells what it
 reads."""
 CHAT_TEMPLATE = (
-    "{%- for message in messages -%}{{- '<|im_start|>' + message['role'] + '\\n' -}}"
+    "{%- set untold = tools -%}"
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + ('user' if message['role'] == 'tool' else message['role']) + '\\n' -}}"
     "{%- if message['content'] is string -%}{{- message['content'] -}}{%- else -%}"
     "{%- for part in message['content'] -%}"
     "{%- if part['type'] == 'image' -%}<|image|>{%- elif part['type'] == 'video' -%}<|video|>"
@@ -35,6 +37,7 @@ CHAT_TEMPLATE = (
     "{{- '<|im_end|>\\n' -}}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
+"""The model knows no tools: it is told of none, since a description only confuses it, and reads a result as a turn."""
 MOST_PIXELS = 128 * 128
 """Largest area of an image or frame; larger media are downscaled."""
 
