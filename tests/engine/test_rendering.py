@@ -24,7 +24,9 @@ def prompt(llm, **query):
 
 def test_an_answer_continues_the_final_message(llm):
     before = prompt(llm, messages=TALK[:1])
-    assert prompt(llm, messages=TALK, continue_final_message=True) == before + "It is red"
+    assert prompt(llm, messages=TALK, continue_final_message=True) == before + "It is red "
+    odd = [TALK[0], {"role": "assistant", "content": " It is<|im_end|> red\n\n"}]
+    assert prompt(llm, messages=odd, continue_final_message=True) == before + " It is red\n\n"
     assert prompt(llm, messages=TALK) == before + "It is red <|im_end|>\n<|im_start|>assistant\n"
     assert prompt(llm, messages=TALK, add_generation_prompt=False) == before + "It is red <|im_end|>\n"
     parts = [TALK[0], {"role": "assistant", "content": [{"type": "text", "text": "It is"}]}]
@@ -33,7 +35,16 @@ def test_an_answer_continues_the_final_message(llm):
 
 def test_a_session_has_the_message_that_was_continued_as_one():
     query = Query.from_dict({"messages": TALK, "continue_final_message": True})
-    assert query.session_after([], "and round.") == [TALK[0], {"role": "assistant", "content": "It is redand round."}]
+    assert query.session_after([], "and round.") == [TALK[0], {"role": "assistant", "content": "It is red and round."}]
+
+
+def test_a_template_that_trims_texts_trims_the_final_message(make, processor):
+    own = copy.copy(processor)
+    own.chat_template = MODED.replace("['text']", "['text'] | trim")
+    llm = make()
+    llm.processor = own
+    parts = [{"role": "assistant", "content": [{"type": "text", "text": "It is red \n"}]}]
+    assert prompt(llm, messages=parts, continue_final_message=True).endswith("assistant\nIt is red")
 
 
 @pytest.fixture

@@ -25,6 +25,10 @@ TOOL_TEMPLATE = "tool_use"
 """Name of the chat template with tools, where a checkpoint has several."""
 
 
+MARK = "END_OF_THE_FINAL_MESSAGE "
+"""Stands at the end of a message that goes on, to be found in the prompt; its space tells whether a template trims."""
+
+
 class ConversationMixin(ProcessorMixin):
     """A processor's methods for conversations: the chat template, then a call of the processor."""
 
@@ -209,12 +213,14 @@ def prompt_of(
     last = content if isinstance(content, str) else (content[-1].get("text") if content else None)
     if not isinstance(last, str) or not last.strip():
         raise PromptError("continue_final_message: the last message does not end with a text; end it with one")
-    whole: str = processor.render(messages, False, **render)
-    ending = processor.without_special(last).rstrip()
-    before, found, _ = whole.rpartition(ending)
-    if not found or not ending:
+    marked = last + MARK
+    ended = marked if isinstance(content, str) else [*content[:-1], {**content[-1], "text": marked}]
+    whole: str = processor.render([*messages[:-1], {**messages[-1], "content": ended}], False, **render)
+    before, found, after = whole.rpartition(MARK.rstrip())
+    if not found or not before.rstrip().endswith(processor.without_special(last).rstrip()):
         raise PromptError("continue_final_message: the chat template does not render the last message's text unchanged")
-    return before + ending
+    trims = not after.startswith(" ")
+    return before.rstrip() if trims else before
 
 
 def query_prompt(

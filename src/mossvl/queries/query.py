@@ -172,8 +172,8 @@ def continued(message: Message, answer: str) -> Message:
     """Return a message that ends with a text, with the answer that continues it."""
     content = message["content"]
     if isinstance(content, str):
-        return {**message, "content": content.rstrip() + answer}
-    last = {**content[-1], "text": content[-1]["text"].rstrip() + answer}
+        return {**message, "content": content + answer}
+    last = {**content[-1], "text": content[-1]["text"] + answer}
     return {**message, "content": [*content[:-1], last]}
 
 
