@@ -120,7 +120,7 @@ def test_memory_that_runs_out_while_frames_are_encoded_halves_their_number(llm, 
 @pytest.mark.parametrize(
     "error", [RuntimeError("injected"), torch.OutOfMemoryError("injected")], ids=["error", "memory"]
 )
-@pytest.mark.parametrize("place", ["_draw", "_read"])
+@pytest.mark.parametrize("place", ["_draw", "_compute_vision"])
 def test_a_request_that_makes_a_step_fail_costs_itself_only(place, error, late, make, monkeypatch):
     llm = make(max_batch=3, vision_cache=0, prefix_cache=False)
     long = {**GOOD, "generate_kwargs": {"max_new_tokens": 300, "ignore_eos": True}}

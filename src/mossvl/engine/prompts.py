@@ -64,8 +64,10 @@ class Prompts:
         context = self.config.text_config.max_position_embeddings
         if length >= context:
             raise ContextLengthError(
-                f"this model's maximum context length is {context} tokens, answer included, but the prompt has "
-                f"{length} text tokens; shorten the text" + ", or lower the number of frames (max_frames)" * videos
+                f"this model's maximum context length is {context} tokens: the prompt has {length} tokens, but the "
+                f"context is {context}, answer included; shorten the text"
+                + ", or lower the number of frames (max_frames)"
+                * videos
             )
 
 
