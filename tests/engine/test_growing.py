@@ -336,7 +336,7 @@ def test_what_is_appended_beyond_the_memory_ends_its_query_with_the_reason(make)
 @pytest.mark.parametrize(
     "params", [{"n": 2, "temperature": 1.0}, {"stop": ["y"]}, {"regex": "yes|no", "ignore_eos": False}]
 )
-def test_an_open_query_has_one_answer_without_stop_texts_and_forms(params, make):
+def test_an_open_query_has_one_answer_without_stop_strings_and_forms(params, make):
     with pytest.raises(OptionError, match="one answer, no stop texts and no form"):
         begin(make(), Camera(PIECES[0]), 1, **params)
 

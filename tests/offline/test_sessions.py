@@ -195,7 +195,7 @@ def test_a_prompt_longer_than_the_context_is_refused(model, processor, monkeypat
     assert tokens < 64
 
 
-def test_answers_end_before_a_stop_text(model, processor):
+def test_answers_end_before_a_stop_string(model, processor):
     query = {"prompt": "Describe this image.", "images": [SHAPES]}
     whole = model.offline_batch_generate(processor, [{**query, "generate_kwargs": {"max_new_tokens": 20}}])
     text = whole["results"][0]["text"]

@@ -46,7 +46,7 @@ def test_nothing_of_a_stop_text_or_after_it_is_released(processor):
         tokens = processor.tokenizer(written)["input_ids"]
         text, pieces = stream(processor, tokens, stops)
         expected, stopped = written, False
-        for count in range(len(tokens) + 1):  # the answer ends with the first token that completes a stop text
+        for count in range(len(tokens) + 1):  # the answer ends with the first token that completes a stop string
             so_far = processor.tokenizer.decode(tokens[:count])
             found = [so_far.find(stop) for stop in stops if stop in so_far]
             if found:

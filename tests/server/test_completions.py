@@ -70,7 +70,7 @@ def test_an_answer_has_16_tokens_unless_it_is_told_otherwise(client):
         assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (drawn, "length")
 
 
-def test_an_answer_ends_before_a_stop_text(client):
+def test_an_answer_ends_before_a_stop_string(client):
     whole = complete(client, HELLO).choices[0].text
     stop = whole[3:6]
     assert complete(client, HELLO, stop=stop).choices[0].text == whole[: whole.index(stop)]

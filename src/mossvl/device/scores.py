@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Scores(NamedTuple):
-    """Of n known tokens, and of the k likeliest in their places.
+    """Log-probabilities of n known tokens, and of the k likeliest tokens at the same positions.
 
     Attributes:
         logprobs: (n,) float32.

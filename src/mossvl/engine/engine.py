@@ -95,7 +95,7 @@ class Engine:
             open: prompts will be appended (see `extend`); the query ends when it is cancelled.
 
         Raises:
-            OptionError: an open query has several answers, stop texts, a least length or a form of its answer; or
+            OptionError: an open query has several answers, stop strings, a least length or a form of its answer; or
                 `logit_bias` has a token that the model does not know.
         """
         params = options if params is None else params

@@ -1,4 +1,4 @@
-"""What a request is told when a step fails."""
+"""The error of a request whose step has failed."""
 
 import torch
 
@@ -6,7 +6,7 @@ from mossvl.errors import MossVLError, ResourceError
 
 
 def failure(error: Exception) -> MossVLError:
-    """What a request failed of that made a step fail."""
+    """Return the error with which a request ends when its step has failed with `error`."""
     if isinstance(error, MossVLError):
         return error
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):

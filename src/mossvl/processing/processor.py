@@ -230,9 +230,10 @@ class MossVLProcessor(ConversationMixin):
 
         Returns:
             `input_ids` and `attention_mask` (batch, text) int64, `cross_attention_mask` (batch, 1, text, frames) bool,
-            True where hidden, and the list `media_nums_per_sample`; with media, `pixel_values` (patches, 768) float32
-            and `grid_thw` (media, 3) int64; with spans, `labels` (batch, text) int64, -100 for tokens without loss.
-            With images alone, `grid_thw` is also `image_grid_thw`, and what follows is not listed (`ModelInputs`).
+            True where hidden, and the list `media_nums_per_sample`; with media, `pixel_values` (patches,
+            3 · patch_size²) float32 and `grid_thw` (media, 3) int64; with spans, `labels` (batch, text) int64, -100 for
+            tokens without loss. With images alone, `grid_thw` is also `image_grid_thw`, and what follows is not listed
+            (`ModelInputs`).
 
         Raises:
             InputError: media, placeholders, options or spans cannot be used; the message says which and why.

@@ -15,7 +15,7 @@ class TokenLogprobs:
 
 
 class Logprob(NamedTuple):
-    """Log-probability and rank of a token at a position of a prompt.
+    """Log-probability and rank of one token at one position of a prompt.
 
     Attributes:
         logprob: natural log-probability.

@@ -28,7 +28,7 @@ class TextStream:
 
     Attributes:
         text: the chunks so far, joined.
-        stop_text: the stop string that has appeared; None if none has.
+        stop_string: the stop string that has appeared; None if none has.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class TextStream:
         self.stop = tuple(stop)
         self.least, self.skip_special = least, skip_special
         self.text = ""
-        self.stop_text: str | None = None
+        self.stop_string: str | None = None
         self._tokens: list[int] = []
         self._held = ""
         self._exempt = 0
@@ -47,7 +47,7 @@ class TextStream:
     @property
     def stopped(self) -> bool:
         """Whether a stop string has appeared."""
-        return self.stop_text is not None
+        return self.stop_string is not None
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, params: SamplingParams) -> Self:
@@ -95,7 +95,7 @@ class TextStream:
         starts = [(held.find(text, max(0, self._exempt - len(text) + 1)), text) for text in self.stop]
         found = [(start, text) for start, text in starts if start >= 0]
         if found:
-            start, self.stop_text = min(found, key=lambda one: one[0])
+            start, self.stop_string = min(found, key=lambda one: one[0])
             final_text, self._held = held[:start], ""
         else:
             keep = 0 if final else self._possible_stop(held)

@@ -21,7 +21,7 @@ class Waker:
 
     @classmethod
     def here(cls) -> "Waker":
-        """Return the waker of the running loop."""
+        """Return the running event loop's waker, made at first use."""
         loop = asyncio.get_running_loop()
         return cls._of.get(loop) or cls._of.setdefault(loop, cls(loop))
 

@@ -30,15 +30,15 @@ class StepBudget:
     def of(
         cls, config: EngineConfig, tokens: int = GPU_TOKENS, patches: int = GPU_PATCHES, even: float = math.inf
     ) -> "StepBudget":
-        """What the settings say, and `tokens` and `patches` where they leave it open."""
+        """Return the budget of the settings; where they leave it open, with `tokens` and `patches`."""
         tokens, patches = config.prefill_tokens or tokens, config.vision_patches or patches
         mixed = min(config.mixed_prefill_tokens, tokens), min(config.mixed_vision_patches, patches)
         return cls(tokens, patches, *mixed, even)
 
     def work(self, patches: int) -> float:
-        """Of encoding a frame, in patches of small frames."""
+        """Return the work of encoding a frame, in patches of small frames; attention makes it quadratic."""
         return patches * (1 + patches / self.even)
 
     def is_large(self, patches: int) -> bool:
-        """A frame is encoded in parts."""
+        """Return whether a frame is encoded in parts."""
         return self.work(patches) > LARGE * self.mixed_patches

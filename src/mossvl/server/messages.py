@@ -59,7 +59,7 @@ class MessageExchange(Exchange[MessagesRequest]):
 
     def _ending(self) -> dict[str, Any]:
         """Return why the answer has ended."""
-        stop = self.handle.drafts[0].text.stop_text
+        stop = self.handle.drafts[0].text.stop_string
         if self._blocks.finish_reason == "length":
             return {"stop_reason": "max_tokens", "stop_sequence": None}
         if self._blocks.called:

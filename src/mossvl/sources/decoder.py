@@ -68,7 +68,7 @@ def answer(pipe: Connection, processor: MossVLProcessor, remembered: MediaMemory
 
 
 def nothing(processor: MossVLProcessor) -> None:
-    """The function of a greeting: an answer shows that the process is alive."""
+    """Do nothing: the reply to this greeting shows that the process is alive."""
 
 
 def tell(pipe: Connection, event: Event) -> None:

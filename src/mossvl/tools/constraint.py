@@ -24,7 +24,7 @@ LONGEST_SCHEMAS = 50_000
 def constrained(params: Params, tools: Tools, short: bool) -> Params:
     """Return parameters for an answer that may call these functions, or must.
 
-    A forced answer is nothing but calls, so that its own form and stop texts do not apply. A free one that calls may
+    A forced answer is nothing but calls, so that its own form and stop strings do not apply. A free one that calls may
     have a JSON schema for its text.
 
     Args:

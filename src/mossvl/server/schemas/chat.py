@@ -6,7 +6,7 @@ from pydantic import Field
 
 from mossvl.server.schemas.body import Body
 from mossvl.server.schemas.parts import MANY, Content, Part
-from mossvl.server.schemas.sampling import SamplingFields, StopTexts, StreamOptions
+from mossvl.server.schemas.sampling import SamplingFields, StopStrings, StreamOptions
 from mossvl.server.schemas.structured import StructuredFields
 from mossvl.server.schemas.tools import ToolCall, ToolDefinition
 
@@ -56,7 +56,7 @@ class ChatRequest(SamplingFields, StructuredFields):
     n: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     max_tokens: int | None = Field(None, ge=1, description="The older name of max_completion_tokens.")
-    stop: StopTexts | None = None
+    stop: StopStrings | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: list[ToolDefinition] | None = Field(None, max_length=MANY)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag
 
 from mossvl.server.schemas.parts import MANY
-from mossvl.server.schemas.sampling import SamplingFields, StopTexts, StreamOptions
+from mossvl.server.schemas.sampling import SamplingFields, StopStrings, StreamOptions
 from mossvl.server.schemas.structured import StructuredFields
 
 UNSUPPORTED = ("suffix", "best_of", "length_penalty", "use_beam_search", "prompt_embeds")
@@ -40,7 +40,7 @@ class CompletionRequest(SamplingFields, StructuredFields):
     stream_options: StreamOptions | None = None
     n: int | None = Field(None, ge=1, description="Answers to each prompt.")
     max_tokens: int | None = Field(None, ge=0, description="16 by default; 0 needs echo.")
-    stop: StopTexts | None = None
+    stop: StopStrings | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = Field(None, description="Answers begin with their prompt.")
     # Accepted and ignored.

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from mossvl.server.schemas.body import Body
 from mossvl.server.schemas.parts import MANY, FramesPart, ImagePart, Part, VideoOptions, VideoPart
-from mossvl.server.schemas.sampling import SamplingFields, StopText
+from mossvl.server.schemas.sampling import SamplingFields, StopString
 
 
 class Base64Source(Part):
@@ -168,7 +168,7 @@ class MessagesRequest(CountRequest, SamplingFields):
     """A request for a message."""
 
     max_tokens: int = Field(ge=1)
-    stop_sequences: list[StopText] | None = Field(None, max_length=16)
+    stop_sequences: list[StopString] | None = Field(None, max_length=16)
     stream: bool | None = None
     # Accepted and ignored.
     metadata: Any = None

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from mossvl.server.schemas.body import Body
 from mossvl.server.schemas.parts import MANY, FramesPart, ImagePart, Part, VideoOptions, VideoPart
-from mossvl.server.schemas.sampling import SamplingFields, StopTexts, StreamOptions
+from mossvl.server.schemas.sampling import SamplingFields, StopStrings, StreamOptions
 
 INCLUDABLE = Literal[
     "message.output_text.logprobs",
@@ -213,7 +213,7 @@ class ResponsesRequest(SamplingFields):
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None = Field(
         None, max_length=16
     )
-    stop: StopTexts | None = Field(None, description="An extension.")
+    stop: StopStrings | None = Field(None, description="An extension.")
     # Accepted and ignored.
     reasoning: Any = None
     max_tool_calls: Any = None

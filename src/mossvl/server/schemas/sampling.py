@@ -6,8 +6,8 @@ from pydantic import Field
 
 from mossvl.server.schemas.body import Body
 
-StopText = Annotated[str, Field(min_length=1, max_length=256)]
-StopTexts = StopText | Annotated[list[StopText], Field(max_length=16)]
+StopString = Annotated[str, Field(min_length=1, max_length=256)]
+StopStrings = StopString | Annotated[list[StopString], Field(max_length=16)]
 
 
 class SamplingFields(Body):
