@@ -1,4 +1,4 @@
-"""Options of a query about its prompt: how the chat template writes the conversation."""
+"""How the chat template renders a conversation: options of a query."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -8,11 +8,11 @@ from mossvl.errors import OptionError
 from mossvl.options.checks import Switch, check_options, mapping, named_options, shown
 
 OF_PROMPT = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
-"""Variables of chat templates that are no variables of a query."""
+"""Variables of the chat template that `chat_template_kwargs` cannot set."""
 
 
 def _variables(name: str, given: Any) -> dict[str, Any]:
-    """Variables by name, without those that are None."""
+    """Return the variables by name, without those that are None."""
     for variable in mapping(name, given):
         if not isinstance(variable, str) or not variable.isidentifier() or variable in OF_PROMPT:
             advice = "; give it beside them" if variable in OF_PROMPT[3:] else ""
@@ -26,8 +26,8 @@ class Rendering:
     """How a conversation becomes a prompt.
 
     Attributes:
-        add_generation_prompt: end the prompt with the beginning of an assistant's turn; None for yes, unless the final
-            message goes on.
+        add_generation_prompt: end the prompt with the beginning of an assistant's turn; None for yes, unless
+            `continue_final_message`.
         continue_final_message: the prompt ends with the text of the last message, which the answer continues.
         chat_template_kwargs: values of the chat template's own variables, by name.
     """
@@ -48,5 +48,5 @@ class Rendering:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
-        """From the keys of a query, without null ones; other keys are not looked at."""
+        """Return the options among the keys of a query, none of them None; other keys are ignored."""
         return cls(**{option.name: given[option.name] for option in fields(cls) if option.name in given})

@@ -1,4 +1,4 @@
-"""Arguments of the model in lmms-eval (`--model_args`): all that changes answers is one, as its cache goes by them."""
+"""Arguments of the model in lmms-eval (`--model_args`), by which its cache goes: what changes answers is one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -20,7 +20,7 @@ KNOWN = ENGINE | MEDIA | SAMPLING | OWN | HARNESS | frozenset(SYSTEM_PROMPT_KEYS
 
 @dataclass(frozen=True)
 class Arguments:
-    """What was given to the model.
+    """The model's arguments, checked.
 
     Attributes:
         checkpoint: a folder, or the name of a repository; None for mossvl-tiny.
@@ -28,9 +28,9 @@ class Arguments:
         media: `media_kwargs` of every query.
         system: keys of `SystemPrompt` for conversations without a system prompt of their own.
         limits: of media.
-        sampling: `max_new_tokens` and `seed` where a task says none.
-        clip_times: times told of a part of a clip: "segment" counts from the start of the part, "clip" from that of the
-            clip.
+        sampling: `max_new_tokens` and `seed` where a task gives none.
+        clip_times: timestamps of a segment of a clip: "segment" counts from the start of the segment, "clip" from that
+            of the clip.
         strict: a request that cannot be answered ends the run, instead of having an empty answer.
     """
 

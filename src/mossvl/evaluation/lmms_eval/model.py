@@ -27,8 +27,8 @@ from mossvl.progress import progress
 from mossvl.queries.results import Result
 from mossvl.ranks import leave_process_group, num_processes
 
-TOLD = 3
-"""Failures of a run that are told as they happen, the others by their number."""
+LOGGED_FAILURES = 3
+"""Failures of a run that are logged as they happen, the others by their number."""
 ONE_REQUEST = (InputError, GenerationTimeout, ResourceError)
 """Errors of a request, which leave the others as they are."""
 
@@ -70,7 +70,7 @@ class BaseMossVL(lmms):
         gc.collect()
         super().clean()
 
-    # --- what lmms-eval asks for ---------------------------------------------------------------------------------
+    # --- the interface of lmms-eval ------------------------------------------------------------------------------
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """Answers, in order. A request that cannot be answered has an empty one, unless `strict` was given."""
@@ -87,8 +87,8 @@ class BaseMossVL(lmms):
         while running:
             asked = (self._query(one.messages(), one.params) for one in running)
             for one, result in zip(running, self._answers(asked, len(running)), strict=True):
-                one.answered("" if result is None else result.text)
-            running = [one for one in running if one.goes_on()]
+                one.add_answer("" if result is None else result.text)
+            running = [one for one in running if one.next_round()]
         return [[] if one is None else one.answers for one in conversations]
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[GenerationResult]:
@@ -154,17 +154,17 @@ class BaseMossVL(lmms):
                     failures += 1
                     self._failed(result.error, failures)
                 advance()
-        self._tell([one for one in results if one is not None], len(numbers), failures, time.monotonic() - begun)
+        self._log_metrics([one for one in results if one is not None], len(numbers), failures, time.monotonic() - begun)
         return results
 
     def _failed(self, error: Exception, failures: int) -> None:
-        """Raise what ends the run; tell the first of other failures."""
+        """Raise an error that ends the run; log the first of the others."""
         if self.arguments.strict or not isinstance(error, ONE_REQUEST):
             raise error
-        if failures <= TOLD:
+        if failures <= LOGGED_FAILURES:
             logger.warning(f"a request has an empty answer: {message_of(error)}")
 
-    def _tell(self, results: Sequence[Result], asked: int, failures: int, seconds: float) -> None:
+    def _log_metrics(self, results: Sequence[Result], asked: int, failures: int, seconds: float) -> None:
         new = sum(one.usage.new_tokens for one in results)
         further = {
             "rank": self.rank,
@@ -216,7 +216,7 @@ class SimpleMossVL(BaseMossVL):
 
 
 def padding(request: Instance) -> bool:
-    """Whether it is a copy that makes all ranks have as many requests, whose answer nobody reads."""
+    """Whether it is a copy whose answer nobody reads, there so that all ranks have as many requests."""
     return bool((request.metadata or {}).get("__padding_only__"))
 
 

@@ -1,4 +1,4 @@
-"""Results as lmms-eval takes them."""
+"""Results in the form that lmms-eval expects."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What lmms-eval asks, as queries: messages or visuals, and how answers are drawn."""
+"""Requests of lmms-eval as messages and sampling parameters of queries."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +11,12 @@ from mossvl.processing.messages import Message
 IMAGES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 SOUNDS = frozenset({".aac", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav"})
 FILLED_UNTIL = ["\n\n"]
-"""What lmms-eval fills in as `until` where a task says nothing; it would end an answer after its first paragraph."""
+"""lmms-eval's default of `until`; it would end an answer after its first paragraph."""
 DRAWING = frozenset({"temperature", "top_p", "top_k", "min_p"})
-"""Options of `SamplingParams` that have an effect on drawn answers alone."""
+"""Options of `SamplingParams` that have an effect on sampled answers alone."""
 SHAPING = frozenset({"max_new_tokens", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed"})
 SINGLE = frozenset({"num_beams", "num_return_sequences", "n", "best_of"})
-"""Keys that say nothing where they are 1."""
+"""Keys that have no effect where they are 1."""
 FOREVER = 1e9
 """Seconds; the end of a part of a clip that has no end."""
 
@@ -46,19 +46,19 @@ def question_of(visuals: Any, text: str, clip_times: str) -> list[Message]:
 
 
 def params_of(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[SamplingParams, list[str]]:
-    """How answers of a task are drawn (`generation_kwargs`), and the keys that have no effect.
+    """Sampling parameters from a task's `generation_kwargs`, and the keys that have no effect.
 
-    Answers are greedy unless `do_sample`, or a temperature without it, asks for drawing.
+    Answers are greedy unless `do_sample`, or a temperature without it, asks for sampling.
 
     Raises:
         OptionError: a value is out of range.
     """
     given = {name: value for name, value in given.items() if value is not None}
     temperature = float(given.get("temperature", 0))
-    drawn = bool(given.get("do_sample", temperature > 0))
-    names = SHAPING | DRAWING if drawn else SHAPING
+    sampled = bool(given.get("do_sample", temperature > 0))
+    names = SHAPING | DRAWING if sampled else SHAPING
     options = {**defaults, **{name: value for name, value in given.items() if name in names}}
-    options["temperature"] = float(given.get("temperature", 1)) if drawn else 0.0
+    options["temperature"] = float(given.get("temperature", 1)) if sampled else 0.0
     until = given.get("until", [])
     stop = [until] if isinstance(until, str) else [] if list(until) == FILLED_UNTIL else until
     known = SHAPING | DRAWING | {"do_sample", "until"}
@@ -67,7 +67,7 @@ def params_of(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[Sa
 
 
 def _part(part: Mapping[str, Any], clip_times: str) -> dict[str, Any]:
-    """A part of a message; for a video, with the part of the clip that is asked about."""
+    """A part of a message; for a video, with the segment of the clip that the question is about."""
     kind = part.get("type")
     if kind == "audio" and str(part.get("url")).lower().endswith(".webm"):
         kind = "video"  # lmms-eval takes these files for sound where a task has no messages of its own.
@@ -90,7 +90,7 @@ def _part(part: Mapping[str, Any], clip_times: str) -> dict[str, Any]:
 
 
 def _visual(visual: Any) -> dict[str, Any]:
-    """A visual as a part: a text is the path of a video, or of an image by its extension; a dict is a part."""
+    """A visual as a part: a text is the path of a video or, by its extension, an image; a dict is a part already."""
     if isinstance(visual, str | os.PathLike):
         ending = os.path.splitext(os.fspath(visual))[1].lower()
         kind = "image" if ending in IMAGES else "audio" if ending in SOUNDS else "video"

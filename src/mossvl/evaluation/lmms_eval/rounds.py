@@ -1,4 +1,4 @@
-"""Conversations whose next question a task derives from the answers so far."""
+"""Conversations of several rounds, whose next question a task derives from the answers so far."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -9,7 +9,7 @@ from mossvl.processing.messages import Message
 from mossvl.queries.query import QueryLike
 
 Asked = tuple[QueryLike, SamplingParams]
-"""A query, and how its answer is drawn."""
+"""A query, and the sampling parameters of its answer."""
 
 
 class Rounds(Protocol):
@@ -23,21 +23,21 @@ class Rounds(Protocol):
     params: SamplingParams
 
     def messages(self) -> list[Message]:
-        """What is asked now."""
+        """Return the messages of the round's query."""
         ...
 
-    def answered(self, text: str) -> None:
-        """Take the answer to it."""
+    def add_answer(self, text: str) -> None:
+        """Add the round's answer."""
         ...
 
-    def goes_on(self) -> bool:
-        """Let the task derive the next question; False if there is none."""
+    def next_round(self) -> bool:
+        """Have the task derive the next question; return False if there is none."""
         ...
 
 
 class ChatRounds:
-    """Of a task as messages: `to_messages(document, round_idx, previous_output, previous_round_info)` gives (messages,
-    whether it is through, …, what it is given in the next round)."""
+    """Rounds of a task as messages: `to_messages(document, round_idx, previous_output, previous_round_info)` returns
+    (messages, whether the conversation has ended, …, `previous_round_info` of the next round)."""
 
     def __init__(
         self, document: Mapping[str, Any], to_messages: Callable[..., Any], params: SamplingParams, clip_times: str
@@ -50,10 +50,10 @@ class ChatRounds:
     def messages(self) -> list[Message]:
         return messages_of(self._now, self.clip_times)
 
-    def answered(self, text: str) -> None:
+    def add_answer(self, text: str) -> None:
         self.answers.append(text)
 
-    def goes_on(self) -> bool:
+    def next_round(self) -> bool:
         found = self.to_messages(
             self.document,
             round_idx=len(self.answers),
@@ -67,8 +67,9 @@ class ChatRounds:
 
 
 class SimpleRounds:
-    """Of a task as texts: `to_text(document, previous_output, round_idx, previous_round_info)` gives (visuals, text,
-    whether it is through, the answers so far as the task keeps them, what it is given in the next round)."""
+    """Rounds of a task as texts: `to_text(document, previous_output, round_idx, previous_round_info)` returns
+    (visuals, text, whether the conversation has ended, the answers so far as the task keeps them, `previous_round_info`
+    of the next round)."""
 
     def __init__(
         self,
@@ -87,15 +88,15 @@ class SimpleRounds:
     def messages(self) -> list[Message]:
         return question_of(*self._now, self.clip_times)
 
-    def answered(self, text: str) -> None:
+    def add_answer(self, text: str) -> None:
         self.answers.append(text)
 
-    def goes_on(self) -> bool:
-        visuals, text, through, answers, self._information = self.to_text(
+    def next_round(self) -> bool:
+        visuals, text, ended, answers, self._information = self.to_text(
             self.document,
             previous_output=list(self.answers),
             round_idx=len(self.answers),
             previous_round_info=self._information,
         )
         self._now, self.answers = (visuals, text), list(answers)
-        return not through
+        return not ended
