@@ -21,6 +21,7 @@ from mossvl.tools.turns import TAGS, has_calls, with_tools_as_text
 
 Conversation = list[Message]
 PROBE = Function("probe").definition
+"""A function by which a template shows whether it writes functions at all."""
 TOOL_TEMPLATE = "tool_use"
 """Name of the chat template with tools, where a checkpoint has several."""
 
