@@ -181,7 +181,14 @@ def test_rollouts_have_our_log_probabilities(model, processor, tmp_path, monkeyp
 
     monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", compare)
     arguments = GRPOConfig(
-        **{**settings(tmp_path), "num_generations": 2, "max_completion_length": 8, "beta": 0.1, "num_iterations": 2}
+        **{
+            **settings(tmp_path),
+            "num_generations": 2,
+            "max_completion_length": 8,
+            "beta": 0.1,
+            "num_iterations": 2,
+            "gradient_accumulation_steps": 2,
+        }
     )
     prompts = []
 
@@ -189,7 +196,7 @@ def test_rollouts_have_our_log_probabilities(model, processor, tmp_path, monkeyp
         prompts.extend(given["prompts"])
         return [float(len(ids)) for ids in completion_ids]
 
-    data = Dataset.from_dict({"images": IMAGES[:2], "prompt": ASKED[:2]})
+    data = Dataset.from_dict({"images": IMAGES[1:3], "prompt": ASKED[1:3]})  # the second has none
     trainer = GRPOTrainer(model, reward, args=arguments, train_dataset=data, processing_class=processor)
     assert len(logged(trainer, "loss")) == 2
     assert len(compared) >= 6 and any(compared)
