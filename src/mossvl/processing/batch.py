@@ -1,6 +1,6 @@
 """Several prompts as one batch: media assigned to prompts, rows padded to one length."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mossvl.errors import OptionError, PromptError
 from mossvl.media.video import is_frame_list
+from mossvl.processing.decoded import is_decoded
 from mossvl.processing.pixels import PatchLayout
 from mossvl.processing.plan import num_units
 from mossvl.processing.prompt import IMAGE, VIDEO, PlannedPrompt
@@ -17,12 +18,11 @@ BLANK_SIDE = 128
 """Side of a blank image, in pixels."""
 
 
-def by_prompt(given: Any, texts: list[str], what: str, is_nested: Callable[[Any], bool]) -> list[list[Any]]:
+def by_prompt(given: Any, texts: list[str], what: str) -> list[list[Any]]:
     """Media of each prompt, from one list for each prompt or one list for all prompts.
 
     Args:
         what: "images" or "videos".
-        is_nested: whether an item of `given` is a prompt's list of media.
 
     Raises:
         PromptError: the number of lists is not the number of prompts.
@@ -30,7 +30,7 @@ def by_prompt(given: Any, texts: list[str], what: str, is_nested: Callable[[Any]
     if given is None:
         return [[] for _ in texts]
     items = list(given) if isinstance(given, list | tuple) and not is_frame_list(given) else [given]
-    if items and all(item is None or is_nested(item) for item in items):
+    if items and all(item is None or _is_nested(item, what) for item in items):
         if len(items) != len(texts):
             raise PromptError(f"{what} has {len(items)} lists for {len(texts)} prompts; give each prompt its own")
         return [list(item or []) for item in items]
@@ -50,14 +50,20 @@ def by_prompt(given: Any, texts: list[str], what: str, is_nested: Callable[[Any]
     return by_text
 
 
-def truncated(planned: PlannedPrompt, max_length: int, side: str, image_token_id: int) -> PlannedPrompt:
+def _is_nested(item: Any, what: str) -> bool:
+    """Whether an item is a prompt's list of media."""
+    frames = what == "videos" and (is_frame_list(item) or is_decoded(item))
+    return isinstance(item, list | tuple) and not frames
+
+
+def truncated(planned: PlannedPrompt, max_length: int | None, side: str, image_token_id: int) -> PlannedPrompt:
     """Truncate a prompt to `max_length` tokens, on the side "left" or "right".
 
     Raises:
         PromptError: an image token would be cut off.
     """
     tokens = len(planned.input_ids)
-    if tokens <= max_length:
+    if max_length is None or tokens <= max_length:
         return planned
     kept = slice(tokens - max_length, None) if side == "left" else slice(0, max_length)
     if (planned.input_ids[kept] == image_token_id).sum() < (planned.input_ids == image_token_id).sum():

@@ -13,7 +13,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from mossvl.checkpoints.headers import usable
 from mossvl.errors import OptionError, PromptError
 from mossvl.media.limits import MediaLimits
-from mossvl.media.video import is_frame_list
 from mossvl.options import MediaOptions
 from mossvl.options.checks import whole
 from mossvl.processing import prompt, tensors
@@ -249,13 +248,7 @@ class MossVLProcessor(ConversationMixin):
             raise PromptError("there is no prompt; give at least one text")
         if is_decoded(videos):
             videos = [videos]
-        all_images = by_prompt(images, texts, "images", lambda item: isinstance(item, list | tuple))
-        all_videos = by_prompt(
-            videos,
-            texts,
-            "videos",
-            lambda item: isinstance(item, list | tuple) and not is_frame_list(item) and not is_decoded(item),
-        )
+        all_images, all_videos = by_prompt(images, texts, "images"), by_prompt(videos, texts, "videos")
         timed = iter(with_times([video for own in all_videos for video in own], keywords.video_metadata))
         all_videos = [[keywords.medium("video", next(timed)) for _ in own] for own in all_videos]
         all_images = [[keywords.medium("image", image) for image in own] for own in all_images]
@@ -264,9 +257,8 @@ class MossVLProcessor(ConversationMixin):
                 self.plan(*prompt_and_media, keywords.media, stack)
                 for prompt_and_media in zip(texts, all_images, all_videos, strict=True)
             ]
-            if (longest := keywords.call.get("max_length")) is not None:
-                cut = self.tokenizer.truncation_side
-                planned = [truncated(one, longest, cut, self.image_token_id) for one in planned]
+            longest, cut = keywords.call.get("max_length"), self.tokenizer.truncation_side
+            planned = [truncated(one, longest, cut, self.image_token_id) for one in planned]
             media = [plan for one in planned for plan in one.plans]
             tensors_of_media = tensors.media_tensors(media, self.image_processor) if media else {}
         counts = [len(one.plans) for one in planned]
