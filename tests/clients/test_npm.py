@@ -18,11 +18,11 @@ MODULES = Path(sys.prefix) / "npm" / "node_modules"
 def run(base_url, key, sign):
     """Runs a script, and returns what it prints."""
 
-    def run(script: str, package: str) -> dict:
+    def run(script: str, package: str, *arguments: str) -> dict:
         node = shutil.which("node")
         if node is None or not (MODULES / package).is_dir():
             pytest.skip(f"no node, or no {package} of npm; .ci/clients installs it where npm is")
-        command = [node, str(Path(__file__).with_name(script)), base_url, key, sign]
+        command = [node, str(Path(__file__).with_name(script)), base_url, key, sign, *arguments]
         environment = os.environ | {"NODE_PATH": str(MODULES)}
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
         assert done.returncode == 0, done.stderr
@@ -44,9 +44,10 @@ def test_openais_client_gets_answers_streams_calls_and_json(run):
     assert found["reason"] == "tool_calls"
 
 
-def test_vercels_ai_gets_answers_streams_calls_and_objects(run):
-    found = run("ai.cjs", "ai")
-    assert found["answer"] == found["streamed"] == "MOSS"
+@pytest.mark.parametrize("provider", ["openai-compatible", "openai", "anthropic"])
+def test_vercels_ai_gets_answers_streams_calls_and_objects(run, provider):
+    found = run("ai.cjs", f"@ai-sdk/{provider}", provider)
+    assert found["answer"] == found["streamed"] == "MOSS" and found["again"]
     assert len(found["steps"]) == 2 and all(is_sky(call) for step in found["steps"] for call in step)
     assert found["calls"] and all(map(is_sky, found["calls"]))
     assert is_sky(found["object"])

@@ -75,3 +75,47 @@ def test_calls_are_streamed_and_parsed(client):
     assert "tool_calls.function.arguments.done" in kinds and isinstance(call.function.parsed_arguments, Add)
     (call,) = client.chat.completions.parse(**options).choices[0].message.tool_calls
     assert isinstance(call.function.parsed_arguments, Add)
+
+
+# --- responses -------------------------------------------------------------------------------------------------------
+
+
+def seen(*parts):
+    return [{"role": "user", "content": list(parts)}]
+
+
+def test_a_response_is_created_streamed_continued_and_deleted(client, sign):
+    given = seen({"type": "input_image", "image_url": sign, "detail": "auto"}, {"type": "input_text", "text": QUESTION})
+    first = client.responses.create(model="mossvl-tiny", input=given)
+    assert first.output_text == "MOSS" and client.responses.retrieve(first.id).output_text == "MOSS"
+    with client.responses.stream(model="mossvl-tiny", input=QUESTION, previous_response_id=first.id) as stream:
+        kinds = [event.type for event in stream]
+        second = stream.get_final_response()
+    assert second.output_text and second.previous_response_id == first.id
+    assert kinds[0] == "response.created" and kinds[-1] == "response.completed"
+    client.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(first.id)
+
+
+def test_a_response_is_parsed_and_its_calls_too(client):
+    parsed = client.responses.parse(model="mossvl-tiny", input="Which colour is it?", text_format=Thing)
+    assert isinstance(parsed.output_parsed, Thing)
+    tools = [openai.pydantic_function_tool(Add)["function"] | {"type": "function"}]
+    options = {"model": "mossvl-tiny", "input": "Add 1 and 2.", "tools": tools, "tool_choice": "required"}
+    with client.responses.stream(**options) as stream:
+        kinds = [event.type for event in stream]
+        call = stream.get_final_response().output[0]
+    assert "response.function_call_arguments.done" in kinds
+    assert Add.model_validate_json(call.arguments)
+    call = client.responses.create(**options).output[0]
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "3"}
+    asked = {"role": "user", "content": "Add 1 and 2."}
+    assert client.responses.create(model="mossvl-tiny", input=[asked, call, result], max_output_tokens=8).output_text
+
+
+def test_prompts_are_completed(client):
+    answer = client.completions.create(model="mossvl-tiny", prompt=["Hello", "What"], logprobs=1, echo=True)
+    assert [choice.index for choice in answer.choices] == [0, 1] and answer.choices[1].text.startswith("What")
+    chunks = client.completions.create(model="mossvl-tiny", prompt="Hello", stream=True)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == answer.choices[0].text.removeprefix("Hello")
