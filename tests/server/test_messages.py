@@ -198,6 +198,10 @@ def test_a_stream_that_fails_ends_with_the_error():
     assert event == {"type": "error", "error": error}
 
 
+def test_a_silent_stream_is_kept_alive_by_pings():
+    assert MessageExchange.alive == b'event: ping\ndata: {"type": "ping"}\n\n'
+
+
 def test_a_client_that_goes_away_ends_its_answer(server):
     running = re.compile(r"^mossvl_requests_running 0\.0$", re.MULTILINE)
     body = {"messages": [LONG], "ignore_eos": True, "max_tokens": 5000, "stream": True}
@@ -257,7 +261,11 @@ def test_what_cannot_be_counted_is_refused(server):
             "no URL of a known scheme",
         ),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0.type", "'custom'"),
-        ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "wether"}}, None, "did you mean 'weather'"),
+        (
+            {"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "wether"}},
+            "tool_choice",
+            "did you mean 'weather'",
+        ),
         ({"stop": ["a"]}, "stop", "unknown key"),
         ({"messages": [{"role": "user", "content": "a" * 500_001}]}, "messages", "--max-text"),
         ({"messages": [{"role": "user", "content": "a " * 9000}]}, "messages", "context"),

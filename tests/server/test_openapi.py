@@ -44,9 +44,27 @@ def test_answers_are_those_of_the_description(small):
         answered_as_described()
 
 
-def test_the_description_says_what_may_be_asked(small):
+@pytest.mark.parametrize(
+    ("path", "fields", "words"),
+    [
+        (
+            "/v1/chat/completions",
+            {"messages", "response_format", "top_k", "stream_options"},
+            ("video_frames", "segments"),
+        ),
+        ("/v1/completions", {"prompt", "echo", "logprobs", "top_k"}, ("token ids",)),
+        (
+            "/v1/responses",
+            {"input", "previous_response_id", "text", "tools", "top_k"},
+            ("input_video", "item_reference"),
+        ),
+        ("/v1/messages", {"messages", "max_tokens", "system", "stop_sequences", "top_k"}, ("tool_result", "video")),
+        ("/v1/messages/count_tokens", {"messages", "system", "tools"}, ("tool_result", "video")),
+    ],
+)
+def test_the_description_says_what_may_be_asked(small, path, fields, words):
     described = httpx.get(f"{small.url}/openapi.json").json()
-    body = described["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert {"messages", "response_format", "top_k", "stream_options"} <= set(body["properties"])
+    body = described["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert fields <= set(body["properties"])
     text = json.dumps(body)
-    assert "video_frames" in text and "segments" in text and "$ref" not in text
+    assert all(word in text for word in words) and "$ref" not in text

@@ -95,12 +95,17 @@ async def streamed(service: Service, request: Request, exchange: Exchange[Any]) 
 
 
 async def first_token(changes: AsyncGenerator[None], handles: Sequence[Handle]) -> None:
-    """Wait until the first token, the end of all queries or the failure of one, or `ALIVE_SECONDS`."""
+    """Wait until the first token of each query, the failure of one, or `ALIVE_SECONDS`."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    while not (over(handles) or any(draft.tokens for handle in handles for draft in handle.drafts)):
+    while not (over(handles) or all(map(begun_answer, handles))):
         if loop.time() - begun > ALIVE_SECONDS or await anext(changes, False) is False:
             return
+
+
+def begun_answer(handle: Handle) -> bool:
+    """Return whether a query has ended or an answer to it has begun."""
+    return handle.ended or any(draft.tokens for draft in handle.drafts)
 
 
 async def events(service: Service, changes: AsyncGenerator[None], exchange: Exchange[Any]) -> AsyncGenerator[bytes]:

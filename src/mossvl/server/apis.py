@@ -10,6 +10,7 @@ from mossvl.server.chat import ChatExchange
 from mossvl.server.completions import CompletionExchange
 from mossvl.server.description import STREAM, body_of, responses
 from mossvl.server.errands import Errands
+from mossvl.server.errors import RequestError
 from mossvl.server.messages import MessageExchange
 from mossvl.server.responses import ResponseExchange
 from mossvl.server.schemas.chat import ChatRequest
@@ -45,9 +46,12 @@ def _add_openai(app: FastAPI, service: Service) -> None:
 
 
 def _add_stored(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/responses/{response_id}", responses=responses(401, 404))
+    @app.get("/v1/responses/{response_id}", responses=responses(400, 401, 404))
     async def response(request: Request, response_id: str) -> dict[str, Any]:
         """Return a stored response."""
+        if request.query_params.get("stream", "").lower() in ("true", "1"):
+            message = "a stored response is not streamed again; leave out stream"
+            raise RequestError(400, "unsupported", message, "stream")
         return service.responses.get(request.state.key, response_id).content
 
     @app.delete("/v1/responses/{response_id}", responses=responses(401, 404))

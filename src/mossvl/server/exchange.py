@@ -1,5 +1,6 @@
 """A request and its answer in the words of one API: what differs between the APIs."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from mossvl.errors import MediaError, PromptError
+from mossvl.errors import MediaError, OptionError, PromptError
 from mossvl.queries.handle import Handle
 from mossvl.queries.results import Result
 from mossvl.server.answers import Tokens
@@ -113,7 +114,15 @@ class Exchange(ABC, Generic[Form]):
         """Return an error in the API's words, with the field that is wrong, if a field is."""
         if isinstance(error, MediaError | PromptError | RequestError):
             return refusal(error).within(self.names, self.prompt)
+        if isinstance(error, OptionError) and (option := self._option_of(error)):
+            return refusal(error).within({}, option)
         return error
+
+    def _option_of(self, error: OptionError) -> str | None:
+        """Return the field that an error begins with, if the request has it."""
+        named = re.match(r"\w+", str(error))
+        name = self.names.get(named[0], named[0]) if named else ""
+        return name if name.partition(".")[0] in self.request.model_fields_set else None
 
     def failed(self, refused: RequestError) -> list[dict[str, Any]]:
         """Return the last events of a stream whose query has failed."""

@@ -178,6 +178,8 @@ class Service:
             self._beginning += count
         try:
             exchange.handles = ready.begin_all(queries)
+        except MossVLError as error:
+            raise exchange.placed(error) from error
         finally:
             with self._admitting:
                 self._beginning -= count

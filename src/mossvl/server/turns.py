@@ -106,6 +106,8 @@ def _add_call(messages: list[Message], item: CallItem) -> None:
 
 def _form(form: TextFormat) -> dict[str, Any]:
     if form.type == "regex":
+        if form.pattern is None:
+            raise OptionError('text.format of type "regex" needs a pattern')
         return {"type": form.type, "pattern": form.pattern}
     if form.type != "json_schema":
         return {"type": form.type}
