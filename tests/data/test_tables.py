@@ -110,6 +110,17 @@ def test_a_damaged_table_is_named(how, write):
 
 
 @WAYS
+def test_a_value_that_python_cannot_hold_is_an_error_of_its_row(how, write, arrow):
+    """Years end at 9999; without pandas, there are no nanoseconds either."""
+    times = [arrow.scalar(seconds, arrow.timestamp("s")) for seconds in (0, 10**15, 1)]
+    path = write("rows.bin", [{**row, "asked": time} for row, time in zip(ROWS[:3], times, strict=True)], how)
+    first, second, third = records_of(path)
+    assert [first.value["id"], third.value["id"]] == [0, 2]
+    with pytest.raises(DataError, match=r"row 2: the column 'asked' \(timestamp\[m?s\]\) cannot be read"):
+        raise second.value
+
+
+@WAYS
 def test_a_table_that_changed_is_told(how, write):
     path = write("rows.bin", how=how)
     index = RecordIndex.build(path)

@@ -53,7 +53,7 @@ def row_of(path: Path, row: int) -> dict[str, Any]:
     """Row `row` of a table, counted from 0.
 
     Raises:
-        DataError: the table is damaged, or pyarrow is not installed.
+        DataError: the table is damaged, a value of the row has no counterpart in Python, or pyarrow is not installed.
     """
     with _usable(path):
         modified = path.stat().st_mtime_ns
@@ -63,8 +63,20 @@ def row_of(path: Path, row: int) -> dict[str, Any]:
             ends = _group_ends(path, modified)
             group = int(np.searchsorted(ends, row, side="right"))
             table, start = _group(path, modified, group), int(ends[group - 1]) if group else 0
-        found: dict[str, Any] = table.slice(row - start, 1).to_pylist()[0]
-        return found
+        columns = zip(table.column_names, table.columns, strict=True)
+        return {name: _value(path, row, name, column[row - start]) for name, column in columns}
+
+
+def _value(path: Path, row: int, column: str, given: Any) -> Any:
+    """A value as Python's. Some have no counterpart there: times in nanoseconds (which pandas has), far dates."""
+    try:
+        return given.as_py()
+    except (ValueError, OverflowError, LookupError) as error:
+        why = " ".join(str(error).split())
+        raise DataError(
+            f"{path}: row {row + 1}: the column {column!r} ({given.type}) cannot be read as a value of Python "
+            f"({why:.200}); leave the column out, or write it as another type"
+        ) from error
 
 
 @contextmanager
