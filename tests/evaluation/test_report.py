@@ -344,6 +344,11 @@ def test_wilsons_interval_is_that_of_the_tables():
     assert wilson(1.0, 10) == pytest.approx((72.25, 100), abs=0.01)
 
 
+def test_the_interval_of_all_right_or_all_wrong_ends_at_the_score_itself():
+    for n in range(1, 3000):
+        assert wilson(1.0, n)[1] == 100 and wilson(0.0, n)[0] == 0
+
+
 def test_resampling_gives_the_same_interval_again():
     values = [0.1, 0.9, 0.4] * 30
     assert bootstrap(values) == bootstrap(values)

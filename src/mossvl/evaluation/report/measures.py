@@ -75,7 +75,8 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     """Wilson's interval of a share of `n`, percent."""
     middle, wide = share + Z**2 / (2 * n), Z * math.sqrt(share * (1 - share) / n + (Z / (2 * n)) ** 2)
     low, high = ((middle + sign * wide) / (1 + Z**2 / n) for sign in (-1, 1))
-    return 100 * max(0.0, low), 100 * min(1.0, high)
+    # The bounds of 0 and 1 are these themselves, which rounding may miss.
+    return 100 * (low if share > 0 else 0.0), 100 * (high if share < 1 else 1.0)
 
 
 def bootstrap(samples: Sequence[float]) -> tuple[float, float]:
