@@ -102,6 +102,31 @@ def test_of_tasks_that_are_not_published_every_metric_is_told(tmp_path):
     assert [row.within_noise for row in rows] == [None, None]
 
 
+def test_a_metric_has_a_row_for_each_filter_with_the_samples_of_that_filter(tmp_path):
+    results = {"mine": {"acc,strict-match": 0.25, "acc_stderr,strict-match": 0.1, "acc,flexible-extract": 0.75}}
+    write_run(tmp_path, "mine", "acc", 0, results=results)
+    samples = [(n, float(n < right), answer) for right, answer in ((1, " "), (3, "A")) for n in range(4)]
+    lines = [json.dumps({"doc_id": n, "filtered_resps": [answer], "acc": score}) for n, score, answer in samples]
+    (tmp_path / "20260101_000000_samples_mine.jsonl").write_text("\n".join(lines))
+    rows = report([tmp_path])
+    assert [(row.metric, row.score, row.n, row.method, row.empty) for row in rows] == [
+        ("acc", 25, 4, "Wilson", 4),
+        ("acc", 75, 4, "Wilson", 0),
+    ]
+    assert [row.settings.rpartition(", ")[2] for row in rows] == ["filter=strict-match", "filter=flexible-extract"]
+    assert "filter=strict-match" in as_markdown(rows)
+
+
+def test_a_group_has_the_mean_of_each_filter(tmp_path):
+    results = {
+        f"mvbench_{name}": {"mvbench_accuracy,x": low, "mvbench_accuracy,y": 75.0}
+        for name, low in (("a", 0.0), ("b", 50.0))
+    }
+    write_run(tmp_path, "mvbench", "mvbench_accuracy", 0, results=results, group_subtasks={"mvbench": [*results]})
+    rows = [row for row in report([tmp_path]) if row.task == "mvbench"]
+    assert [(row.score, row.settings[-8:]) for row in rows] == [(25, "filter=x"), (75, "filter=y")]
+
+
 def test_a_group_has_the_samples_of_its_tasks(tmp_path):
     write_run(
         tmp_path,

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -16,6 +17,7 @@ DATED = re.compile(rf"[\dT_.:-]*{re.escape(RESULTS)}")
 HARNESS = "lmms-eval"
 PAIRS = (("pred_answer", "answer"), ("pred_answer", "gt_answer"), ("pred", "ground_truth"), ("pred", "answer"))
 """Keys of a sample's answer and of the right one, where a task gives no score of a sample."""
+UNFILTERED = ("", "none")
 SETTINGS = {"pretrained": "checkpoint", "checkpoint": "checkpoint", "model": "checkpoint"}
 
 
@@ -41,14 +43,14 @@ def measures_of(path: Path, wanted: Mapping[str, Sequence[str]]) -> Iterator[Mea
     for task, given in run.results.items():
         if not isinstance(given, dict):
             raise DataError(f"{path}: the results of {task} are {given!r:.80}; expected an object of metrics")
-        for metric, (score, stderr) in run.scores(task).items():
+        for (metric, chosen), (score, stderr) in run.scores(task).items():
             if metric in wanted.get(task, [metric]):
-                yield run.measure(task, metric, score, stderr)
+                yield run.measure(task, metric, chosen, score, stderr)
     for group, tasks in run.groups.items():  # lmms-eval gives some groups no score of their own.
-        for metric in wanted.get(group, ()):
-            found = [run.scores(task).get(metric) for task in tasks]
-            if metric not in run.scores(group) and found and None not in found:
-                yield run.measure(group, metric, mean(one[0] for one in found if one is not None), None)
+        known = [name for task in tasks for name in run.scores(task)]
+        for name in dict.fromkeys(one for one in known if one[0] in wanted.get(group, ())):
+            if name not in run.scores(group) and known.count(name) == len(tasks):
+                yield run.measure(group, *name, mean(run.scores(task)[name][0] for task in tasks), None)
 
 
 class _Run:
@@ -60,21 +62,32 @@ class _Run:
         counted = _object(content.get("n-samples"))
         self.counts = {task: _number(_object(one).get("effective")) for task, one in counted.items()}
 
-    def scores(self, task: str) -> dict[str, tuple[float, float | None]]:
-        """Score and standard error by metric."""
+    def scores(self, task: str) -> dict[tuple[str, str], tuple[float, float | None]]:
+        """Score and standard error by metric and filter, which is what reads the answers."""
         given = _object(self.results.get(task))
         named = {name: (name.partition(","), _number(value)) for name, value in given.items()}
         return {
-            metric: (score, _number(given.get(f"{metric}_stderr,{chosen}")))
+            (metric, chosen): (score, _number(given.get(f"{metric}_stderr,{chosen}")))
             for (metric, _, chosen), score in named.values()
             if score is not None and "_stderr" not in metric
         }
 
-    def samples(self, task: str) -> list[dict[str, Any]] | None:
-        """Those of a task, or of all tasks of a group; None if they were not written."""
+    def samples(self, task: str, chosen: str) -> list[dict[str, Any]] | None:
+        """Those of a task, or of all tasks of a group; None if they were not written.
+
+        A task of several filters has a sample of each document for each of them, in their order and without their
+        names.
+        """
         if task not in self.groups:
-            return _read_samples(self.path, task)
-        parts = [self.samples(one) for one in self.groups[task]]
+            named = [name.partition(",") for name in _object(self.results.get(task))]
+            filters, samples = (
+                list(dict.fromkeys(one for _, comma, one in named if comma)),
+                _read_samples(self.path, task),
+            )
+            if samples is None or len(filters) < 2:
+                return samples
+            return _occurrence(samples, filters.index(chosen)) if chosen in filters else None
+        parts = [self.samples(one, chosen) for one in self.groups[task]]
         return None if None in parts else [sample for part in parts for sample in part or ()]
 
     def count(self, task: str) -> int | None:
@@ -84,8 +97,8 @@ class _Run:
         parts = [self.count(one) for one in self.groups[task]]
         return None if None in parts else sum(part or 0 for part in parts)
 
-    def measure(self, task: str, metric: str, given: float, stderr: float | None) -> Measure:
-        samples = self.samples(task)
+    def measure(self, task: str, metric: str, chosen: str, given: float, stderr: float | None) -> Measure:
+        samples = self.samples(task, chosen)
         own = [_score(sample, metric) for sample in samples or ()]
         known = [one for one in own if one is not None and 0 <= one <= 1]
         score, used = in_percent(given, known if len(known) == len(own) else ())
@@ -99,7 +112,7 @@ class _Run:
             samples=used,
             stderr=None if stderr is None else stderr * (100 if score != given or given == 0 else 1),
             empty=None if samples is None else sum(not _answer(sample) for sample in samples),
-            settings=self.settings,
+            settings=self.settings if chosen in UNFILTERED else {**self.settings, "filter": chosen},
         )
 
 
@@ -137,6 +150,18 @@ def _read_samples(results: Path, task: str) -> list[dict[str, Any]] | None:
             raise DataError(f"{path}: line {number} is {sample!r:.80}; expected an object")
         samples.append(sample)
     return samples
+
+
+def _occurrence(samples: Sequence[dict[str, Any]], wanted: int) -> list[dict[str, Any]]:
+    """Of the samples of each document, the one that has `wanted` before it."""
+    before: Counter[str] = Counter()
+    found = []
+    for sample in samples:
+        document = str(sample.get("doc_id"))
+        if before[document] == wanted:
+            found.append(sample)
+        before[document] += 1
+    return found
 
 
 def _answer(sample: Mapping[str, Any]) -> str:

@@ -25,7 +25,8 @@ class Measure:
         samples: score of each sample, from 0 to 1, if the score is their mean; else empty.
         stderr: standard error of the score, percent, as the harness gives it.
         empty: number of empty answers; None if unknown.
-        settings: what the model was given: `checkpoint`, `fps`, `max_frames`, ….
+        settings: what the model was given: `checkpoint`, `fps`, `max_frames`, …; and the `filter` that reads
+            answers, where lmms-eval names one.
         file: where the score was read.
     """
 
