@@ -5,7 +5,10 @@ import signal
 import tempfile
 import time
 
+import torch
+
 from mossvl.errors import MediaError
+from mossvl.sources.decoder import send
 
 
 def squared(processor, number):
@@ -31,3 +34,7 @@ def writing(processor):
         file.write(b"a video")
         file.flush()
         time.sleep(600)
+
+
+def sending(pipe):
+    send(pipe, torch.arange(3))

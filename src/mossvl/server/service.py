@@ -267,9 +267,8 @@ class _Ready:
         messages = query.messages([])
         if not any(media_of(messages)):
             return self.llm.engine.submit(query, messages, self.llm.processor, asked.params, whole_characters=True)
-        return self.llm.engine.begin(
-            self.decoding.load(query, messages), query.generation, asked.params, whole_characters=True
-        )
+        loading = self.decoding.load(query, messages, asked.params.priority)
+        return self.llm.engine.begin(loading, query.generation, asked.params, whole_characters=True)
 
     def close(self) -> None:
         for part in (self.llm, self.decoding, self.previewing):

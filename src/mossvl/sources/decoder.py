@@ -62,9 +62,9 @@ def answer(pipe: Connection, processor: MossVLProcessor, remembered: MediaMemory
         load.run(lambda event: tell(pipe, event), first)
         return
     try:
-        pipe.send((function(processor, *arguments), None))
+        send(pipe, (function(processor, *arguments), None))
     except Exception as error:
-        pipe.send((None, sendable(error)))
+        send(pipe, (None, sendable(error)))
 
 
 def nothing(processor: MossVLProcessor) -> None:
@@ -75,13 +75,22 @@ def tell(pipe: Connection, event: Event) -> None:
     """Send (event, size): with a size above 0, a frame's patches follow as that many bytes."""
     if isinstance(event, Frame):
         patches = event.patches
-        pipe.send((replace(event, patches=patches[:, :0]) if patches.numel() else event, patches.numel()))
+        shape = patches.new_empty((len(patches), 0))  # A view would be pickled with all patches.
+        send(pipe, (replace(event, patches=shape) if patches.numel() else event, patches.numel()))
         if patches.numel():
             pipe.send_bytes(patches.numpy().tobytes())
         return
     if isinstance(event, Loaded) and event.error is not None:
         event = Loaded(sendable(event.error))
-    pipe.send((event, 0))
+    send(pipe, (event, 0))
+
+
+def send(pipe: Connection, message: object) -> None:
+    """Send a message for `Connection.recv`.
+
+    `Connection.send` would share a tensor's memory by a socket in TMPDIR, whose path may be too long for one.
+    """
+    pipe.send_bytes(pickle.dumps(message))
 
 
 def sendable(error: BaseException) -> MossVLError:

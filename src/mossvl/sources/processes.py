@@ -21,8 +21,9 @@ import torch
 from mossvl.errors import EngineError, GenerationCancelled, GenerationTimeout, MediaError, MossVLError, ResourceError
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.queries.query import Message, Query
-from mossvl.sources.decoder import nothing, serve
-from mossvl.sources.memory import POLL_SECONDS, Budget
+from mossvl.sources.decoder import nothing, send, serve
+from mossvl.sources.memory import Budget
+from mossvl.sources.semaphore import PrioritySemaphore
 from mossvl.sources.source import Frame, Loaded, Loading, Planned, Stalled, Waiting
 
 T = TypeVar("T")
@@ -51,7 +52,7 @@ class Worker:
         Raises:
             OSError: the process is dead.
         """
-        self.pipe.send((nothing, ()))
+        send(self.pipe, (nothing, ()))
 
     def greeted(self, timeout: float) -> None:
         """Wait for the answer to the greeting.
@@ -82,14 +83,14 @@ class LoadingProcesses:
         self._context.set_forkserver_preload([__name__])
         self._given = pickle.dumps(processor)
         self._folder = tempfile.TemporaryDirectory(prefix="mossvl-media-", ignore_cleanup_errors=True)
-        self._free = threading.Semaphore(count)
+        self._free = PrioritySemaphore(count)
         self._idle: list[Worker] = []
         self._lock = threading.Lock()
         self._closed = False
 
-    def load(self, query: Query, messages: list[Message]) -> "RemoteLoad":
-        """Return a source of a query's prompt and pixels."""
-        return RemoteLoad(self, query, messages)
+    def load(self, query: Query, messages: list[Message], priority: int = 0) -> "RemoteLoad":
+        """Return a source of a query's prompt and pixels; `priority` is that of `SamplingParams`."""
+        return RemoteLoad(self, query, messages, priority)
 
     def call(self, function: Callable[..., T], *arguments: Any, timeout: float) -> "RemoteCall[T]":
         """Return a call, in a process, of a module's function with the processor and these arguments."""
@@ -125,18 +126,18 @@ class LoadingProcesses:
             end(worker)
         self._folder.cleanup()
 
-    def take(self, check: Callable[[], None] = lambda: None) -> Worker:
+    def take(self, priority: int = 0, check: Callable[[], None] = lambda: None) -> Worker:
         """Wait for an idle process, or start one; an idle process may have died.
 
         Args:
+            priority: the lowest one that waits is served first, FIFO among equals.
             check: called while none is idle; raises an error to stop waiting.
 
         Raises:
             EngineError: the server is stopping.
             ResourceError: a process cannot be started.
         """
-        while not self._free.acquire(timeout=POLL_SECONDS):
-            check()
+        self._free.acquire(priority, check)
         with self._lock:
             if self._closed:
                 self._free.release()
@@ -188,10 +189,11 @@ class Errand:
 
     Args:
         patience: seconds within which a process must answer a greeting.
+        priority: of the wait for a process.
     """
 
-    def __init__(self, processes: LoadingProcesses, patience: float) -> None:
-        self._processes, self._patience = processes, patience
+    def __init__(self, processes: LoadingProcesses, patience: float, priority: int = 0) -> None:
+        self._processes, self._patience, self._priority = processes, patience, priority
         self._lock = threading.Lock()
         self._worker: Worker | None = None
         self._over = False
@@ -234,7 +236,7 @@ class Errand:
 
         A new process that is dead is an error, so that None is returned at most once for each idle process.
         """
-        worker = self._processes.take(self._check)
+        worker = self._processes.take(self._priority, self._check)
         proven, worker.idle = worker.proven, False
         try:
             with self._lock:
@@ -285,7 +287,7 @@ class RemoteCall(Generic[T]):
             MossVLError: the function has failed.
         """
         with self._errand.worker() as worker:
-            worker.pipe.send((self._function, self._arguments))
+            send(worker.pipe, (self._function, self._arguments))
             if not worker.pipe.poll(self._timeout):
                 raise GenerationTimeout(f"reading the media took more than {self._timeout:g} seconds")
             given, error = worker.pipe.recv()
@@ -298,10 +300,10 @@ class RemoteCall(Generic[T]):
 class RemoteLoad(Loading):
     """A source that loads in a decoder process; its thread forwards the process's events."""
 
-    def __init__(self, processes: LoadingProcesses, query: Query, messages: list[Message]) -> None:
+    def __init__(self, processes: LoadingProcesses, query: Query, messages: list[Message], priority: int = 0) -> None:
         super().__init__(processes.processor, processes.budget)
         self.query, self.messages = query, messages
-        self._errand = Errand(processes, self.patience)
+        self._errand = Errand(processes, self.patience, priority)
         self._digests: list[bytes | None] = []
 
     def stop(self) -> None:
@@ -319,7 +321,7 @@ class RemoteLoad(Loading):
         self._report(Stalled())  # No time-out until a process is free.
         with self._errand.worker() as worker:
             self._report(Waiting())
-            worker.pipe.send((None, (self.query, self.messages, first, self._digests)))
+            send(worker.pipe, (None, (self.query, self.messages, first, self._digests)))
             while True:
                 event, size = worker.pipe.recv()
                 if isinstance(event, Loaded):

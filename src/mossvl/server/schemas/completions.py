@@ -11,7 +11,7 @@ from mossvl.server.schemas.structured import StructuredFields
 UNSUPPORTED = ("suffix", "best_of", "length_penalty", "use_beam_search", "prompt_embeds")
 """Keys that are refused unless they are empty or false."""
 
-Tokens = Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1, fail_fast=True)]
+Tokens = Annotated[list[Annotated[int, Field(ge=0, lt=2**31, strict=True)]], Field(min_length=1, fail_fast=True)]
 
 
 def kind_of_prompt(given: Any) -> str:
