@@ -1,11 +1,14 @@
 """Stored responses: whose they are, and when they are removed."""
 
+import json
 import time
 
 import pytest
 
 from mossvl.server.errors import RequestError
+from mossvl.server.schemas.responses import ResponsesRequest
 from mossvl.server.stored import StoredResponses, size_of
+from mossvl.server.turns import Conversation
 
 
 def kept(responses, number, previous=None, key="", size=10):
@@ -90,3 +93,27 @@ def test_another_key_finds_nothing_and_removes_nothing():
 def test_the_size_is_that_of_all_that_is_held():
     text = "a" * 1000
     assert 3000 < size_of([{"b": text}, [text, (text,)]]) < 4000
+
+
+def test_what_is_no_json_value_has_no_size():
+    with pytest.raises(TypeError, match="StoredResponses"):
+        size_of([{"a": StoredResponses(9, 100, 60)}])
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "input_image", "image_url": "URL"},
+        {"type": "image_url", "image_url": "URL"},
+        {"type": "image_url", "image_url": {"url": "URL", "max_pixels": 9}},
+        {"type": "video_url", "video_url": {"url": "URL", "segments": [[0, 1]]}},
+        {"type": "video_frames", "video_frames": {"frames": [{"timestamp": 0, "url": "URL"}]}},
+    ],
+    ids=lambda part: part["type"],
+)
+def test_the_size_of_a_conversation_has_the_media_of_every_kind_of_part(part):
+    url = f"data:image/png;base64,{'A' * 10_000}"
+    given = json.loads(json.dumps([{"role": "user", "content": [part]}]).replace('"URL"', json.dumps(url)))
+    request = ResponsesRequest.model_validate({"input": given})
+    messages = Conversation(dict).messages(request.input)
+    assert 10_000 < size_of(messages) < 20_000

@@ -121,10 +121,16 @@ class StoredResponses:
 
 
 def size_of(value: Any) -> int:
-    """Return the bytes of memory that a JSON value takes."""
+    """Return the bytes of memory that a JSON value takes.
+
+    Raises:
+        TypeError: the value is none, and may hold what is not counted.
+    """
     inner: list[Any] = []
     if isinstance(value, Mapping):
         inner = [*value, *value.values()]
     elif isinstance(value, list | tuple):
         inner = list(value)
+    elif not isinstance(value, str | int | float | None):
+        raise TypeError(f"{type(value).__name__} is no type of JSON values")
     return sys.getsizeof(value) + sum(map(size_of, inner))

@@ -93,7 +93,7 @@ class Conversation:
             if (count := len(given.keys() & set(names))) != 1:
                 raise PromptError(f"a part needs one of {', '.join(names)}, but has {count} of them")
             return given  # Chats know these parts, too.
-        return part
+        return part.model_dump(exclude_none=True)
 
 
 def _add_call(messages: list[Message], item: CallItem) -> None:
