@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mossvl.errors import InputError
+from mossvl.errors import InputError, OptionError
+from mossvl.options import SamplingParams
 from mossvl.server.answers import Tokens
 from mossvl.server.completions import CompletionExchange
 from mossvl.server.config import ServerConfig
@@ -17,6 +18,8 @@ from mossvl.server.reading import Reader
 from mossvl.server.responses import ResponseExchange
 from mossvl.server.service import parsed
 from mossvl.server.stored import StoredResponses
+from mossvl.tools.constraint import constrained
+from mossvl.tools.definitions import Function, Tools
 
 PICTURE = "data:image/png;base64,AA=="
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
@@ -118,6 +121,52 @@ def test_malformed_requests_are_refused_and_nothing_else(kind, data):
     bits = data.draw(st.one_of(st.binary(max_size=8), st.sampled_from(BITS)))
     refused = refusal_of(kind, good[:start] + bits + good[stop:])
     assert refused is None or 400 <= refused.status < 500
+
+
+def called(schema, short):
+    """Return the error of a forced call of a function; None if it may be called."""
+    tools = Tools((Function("f", parameters=schema),), forced=True)
+    try:
+        constrained(SamplingParams(), tools, short)
+    except OptionError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "array", "minItems": None},
+        {"type": "array", "minItems": "3"},
+        {"type": "object", "minProperties": "3"},
+        {"type": "object", "required": 5},
+        {"type": "object", "required": [{}]},
+        {"type": 5},
+        {"type": [{}]},
+        {"type": {"number": 1}},
+        {"type": {}},
+    ],
+    ids=json.dumps,
+)
+def test_a_malformed_schema_is_refused_alike_whether_or_not_the_model_knows_tools(schema):
+    schema = {"type": "object", "properties": {"a": schema}}
+    refused = called(schema, short=False)
+    assert refused is not None and called(schema, short=True) == refused
+
+
+WORDS = ["type", "minItems", "minProperties", "required", "properties", "items", "additionalProperties", "enum"]
+
+
+@settings(max_examples=300, deadline=None, database=None)
+@given(
+    st.recursive(
+        st.sampled_from([None, True, 2, -1, 0.5, "3", "object", "array", "number", "string"]),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner),
+        max_leaves=8,
+    )
+)
+def test_no_schema_of_a_forced_call_raises_anything_but_its_refusal(schema):
+    called({"type": "object", "properties": {"a": schema}}, short=True)
 
 
 VALUES = st.recursive(

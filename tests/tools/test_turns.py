@@ -1,6 +1,7 @@
 """Conversations with tools: how they become prompts, by templates that know tools and by templates that know none."""
 
 import copy
+import json
 
 import pytest
 from transformers import AddedToken
@@ -13,7 +14,7 @@ from mossvl.queries.query import Query
 from mossvl.tools.bounding import LONGEST_TEXT, MOST_ITEMS, bounded
 from mossvl.tools.calls import answer_message
 from mossvl.tools.constraint import constrained
-from mossvl.tools.definitions import Tools, is_deep
+from mossvl.tools.definitions import Function, Tools, is_deep
 from mossvl.tools.turns import INTRODUCTION, TAGS
 
 ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
@@ -211,6 +212,9 @@ def test_what_a_model_without_tools_writes_is_bounded_within_its_schema():
             "list": {"type": "array", "items": {"type": "string"}},
             "any": {},
             "map": {"type": "object", "additionalProperties": {"type": "string"}},
+            "needed": {"type": "object", "required": ["b"]},
+            "patterns": {"type": "object", "required": ["a", "b", "c", "d"], "patternProperties": {"^.": {}}},
+            "none": {"type": "object"},
             "one": {"anyOf": [{"type": "string"}, {"const": 3}]},
         },
     }
@@ -218,8 +222,29 @@ def test_what_a_model_without_tools_writes_is_bounded_within_its_schema():
     assert own["text"]["maxLength"] == own["list"]["items"]["maxLength"] == own["any"]["maxLength"] == LONGEST_TEXT
     assert own["one"]["anyOf"] == [{"type": "string", "maxLength": LONGEST_TEXT}, {"const": 3}]
     assert own["number"]["type"] == ["integer", "null"] and own["list"]["maxItems"] == MOST_ITEMS
-    assert own["map"]["additionalProperties"] is False
+    text = {"type": "string", "maxLength": LONGEST_TEXT}
+    assert (own["map"]["additionalProperties"], own["map"]["maxProperties"]) == (text, MOST_ITEMS)
+    assert (own["needed"]["additionalProperties"], own["needed"]["maxProperties"]) == (text, MOST_ITEMS)
+    assert (own["patterns"]["patternProperties"], own["patterns"]["maxProperties"]) == ({"^.": text}, 4)
+    assert (own["none"]["properties"], own["none"]["additionalProperties"]) == ({}, False)
     assert (own["date"], own["small"]) == (given["properties"]["date"], given["properties"]["small"])
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "required": ["b"]},
+        {"type": "object", "minProperties": 5},
+        {"type": "object", "required": ["a", "b", "c", "d", "e"], "additionalProperties": {"type": "number"}},
+        {"type": "object", "required": ["b"], "patternProperties": {"^b": {"type": "integer"}}},
+        {"type": "array", "minItems": 7},
+    ],
+    ids=json.dumps,
+)
+def test_a_bounded_schema_can_be_satisfied_where_the_given_one_can(schema):
+    tools = Tools((Function("f", parameters={"type": "object", "properties": {"a": schema}}),), forced=True)
+    for short in (False, True):
+        assert constrained(SamplingParams(), tools, short).grammar
 
 
 def test_tags_that_are_tokens_of_their_own_are_drawn_as_such(model, processor):

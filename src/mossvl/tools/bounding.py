@@ -10,10 +10,12 @@ LONGEST_TEXT = 100
 """Characters of a text."""
 LARGEST_NUMBER = 10**9
 MOST_ITEMS = 3
+"""Items of an array, or properties of an object that lists none."""
 OF_TEXTS = ("minLength", "maxLength", "pattern", "format")
 OF_NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 OTHER_FORMS = ("enum", "const", "$ref", "anyOf", "oneOf", "allOf", "not", "if")
-NAMED = ("properties", "$defs", "definitions")
+NAMED = ("properties", "patternProperties", "$defs", "definitions")
+OPEN = ("additionalProperties", "patternProperties")
 VALUES = ("items", "prefixItems", "anyOf", "oneOf", "allOf", "additionalProperties")
 
 
@@ -35,8 +37,7 @@ def bounded(schema: Any) -> Any:
         return result
     if "type" not in schema and "properties" not in schema:
         result["type"] = "array" if "items" in schema else "string"
-    kinds = result.get("type", "object")
-    kinds = [kinds] if isinstance(kinds, str) else list(kinds)
+    kinds = _kinds(result.get("type", "object"))
     if "string" in kinds and not any(name in schema for name in OF_TEXTS):
         result["maxLength"] = LONGEST_TEXT
     if not any(name in schema for name in OF_NUMBERS) and {"integer", "number"} & set(kinds):
@@ -44,7 +45,29 @@ def bounded(schema: Any) -> Any:
         result |= {"type": kinds[0] if len(kinds) == 1 else kinds}
         result |= {"minimum": -LARGEST_NUMBER, "maximum": LARGEST_NUMBER}
     if "array" in kinds and "maxItems" not in schema:
-        result["maxItems"] = max(MOST_ITEMS, schema.get("minItems", 0))
-    if "object" in kinds and "properties" not in schema and not schema.get("minProperties"):
-        result |= {"properties": {}, "additionalProperties": False}
+        result["maxItems"] = max(MOST_ITEMS, _number(schema.get("minItems")))
+    if "object" in kinds and "properties" not in schema:
+        result |= _bounds_of_properties(schema)
     return result
+
+
+def _kinds(given: Any) -> list[str]:
+    """Return a schema's types; none if they are malformed, so that the schema stays as it is, and is refused so."""
+    kinds = [given] if isinstance(given, str) else given
+    return kinds if isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds) else []
+
+
+def _bounds_of_properties(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what bounds an object that lists no properties: it has none, unless the schema asks for some."""
+    required = schema.get("required")
+    asked = required or schema.get("minProperties") or schema.get("patternProperties")
+    if not asked and not isinstance(schema.get("additionalProperties"), Mapping):
+        return {"properties": {}, "additionalProperties": False}
+    least = max(_number(schema.get("minProperties")), len(required) if isinstance(required, list) else 0)
+    bounds = {} if "maxProperties" in schema else {"maxProperties": max(MOST_ITEMS, least)}
+    return bounds if any(name in schema for name in OPEN) else bounds | {"additionalProperties": bounded(True)}
+
+
+def _number(given: Any) -> int:
+    """Return a number of items; 0 for what is none."""
+    return given if isinstance(given, int) else 0
