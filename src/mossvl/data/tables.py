@@ -1,13 +1,13 @@
 """Rows of Parquet and Arrow files, read by number: one row group of a Parquet file in memory, Arrow files by mmap."""
 
 import functools
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-import numpy as np
 
 from mossvl.errors import DataError
 
@@ -61,8 +61,8 @@ def row_of(path: Path, row: int) -> dict[str, Any]:
             table, start = _arrow(path, modified), 0
         else:
             ends = _group_ends(path, modified)
-            group = int(np.searchsorted(ends, row, side="right"))
-            table, start = _group(path, modified, group), int(ends[group - 1]) if group else 0
+            group = bisect_right(ends, row)
+            table, start = _group(path, modified, group), ends[group - 1] if group else 0
         columns = zip(table.column_names, table.columns, strict=True)
         return {name: _value(path, row, name, column[row - start]) for name, column in columns}
 
@@ -123,9 +123,9 @@ def _parquet(path: Path, modified: int) -> Any:
 
 
 @functools.lru_cache(maxsize=16)
-def _group_ends(path: Path, modified: int) -> Any:
+def _group_ends(path: Path, modified: int) -> list[int]:
     metadata = _parquet(path, modified).metadata
-    return np.cumsum([metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)])
+    return list(accumulate(metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)))
 
 
 @functools.lru_cache(maxsize=1)
