@@ -44,6 +44,14 @@ def test_objects_that_list_properties_are_closed_unless_the_schema_opens_them(sc
     assert json.dumps(schema) == before
 
 
+def test_a_schema_that_is_part_of_another_is_found_through_any_number_of_references():
+    links = {f"link {place}": {"$ref": f"#/$defs/link {place - 1}"} for place in range(1, 10_000)}
+    schema = {"$defs": {"link 0": A, "other": A} | links, "properties": {"a": {"$ref": "#/$defs/link 9999"} | B}}
+    found = closed(schema)
+    assert found["$defs"]["link 0"] == A
+    assert found["$defs"]["other"] == A | SHUT
+
+
 def answers(llm, seeds=6, **form):
     return [
         llm.generate("Say it.", SamplingParams(**form, temperature=1.5, seed=seed, max_new_tokens=120)).text

@@ -3,7 +3,7 @@
 This is how the strict modes of public APIs read a schema; JSON Schema itself would let any other property in.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 OWN = ("properties", "patternProperties")
@@ -29,19 +29,35 @@ def closed(schema: Any) -> Any:
         RecursionError: the schema is nested too deeply.
     """
     partial: set[str] = set()
-    while True:  # Until no further reference is found to a schema that describes an object in part.
-        known = len(partial)
-        result = _closed(schema, "#" not in partial, partial)
-        if len(partial) == known:
-            return result
+    same: dict[str, set[str]] = {"#": set(_references(schema))}
+    _closed(schema, True, partial, same)
+    waiting = list(partial)
+    while waiting:  # What a schema of a part refers to describes the same object in part, too.
+        found = same.get(waiting.pop(), set()) - partial
+        partial |= found
+        waiting += found
+    return _closed(schema, "#" not in partial, partial, same)
 
 
-def _closed(schema: Any, whole: bool, partial: set[str]) -> Any:
+def _references(schema: Any) -> Iterator[str]:
+    """The references of a schema, and of its branches, to further schemas of the same object."""
+    if not isinstance(schema, Mapping):
+        return
+    if isinstance(schema.get("$ref"), str):
+        yield schema["$ref"]
+    for name in BRANCHES:
+        branches = schema.get(name)
+        for one in branches if isinstance(branches, list) else ():
+            yield from _references(one)
+
+
+def _closed(schema: Any, whole: bool, partial: set[str], same: dict[str, set[str]]) -> Any:
     """Return a copy of a schema, closed if it alone describes its object.
 
     Args:
         whole: no other schema describes the same object.
         partial: references to schemas that describe an object in part; references found here are added.
+        same: the references of each named schema (see `_references`), by the reference to it; what is found is added.
     """
     if not isinstance(schema, Mapping):
         return schema
@@ -52,12 +68,17 @@ def _closed(schema: Any, whole: bool, partial: set[str]) -> Any:
     for name, value in schema.items():
         if name in BRANCHES and isinstance(value, list):
             inner = alone and (name != "allOf" or len(value) == 1)
-            result[name] = [_closed(one, inner, partial) for one in value]
+            result[name] = [_closed(one, inner, partial, same) for one in value]
         elif name in NAMED and isinstance(value, Mapping):
-            result[name] = {key: _closed(one, f"#/{name}/{key}" not in partial, partial) for key, one in value.items()}
+            result[name] = {}
+            for key, one in value.items():
+                place = f"#/{name}/{key}"
+                same.setdefault(place, set()).update(_references(one))
+                result[name][key] = _closed(one, place not in partial, partial, same)
         elif name in VALUES:
             several = isinstance(value, list)
-            result[name] = [_closed(one, True, partial) for one in value] if several else _closed(value, True, partial)
+            values = [_closed(one, True, partial, same) for one in (value if several else [value])]
+            result[name] = values if several else values[0]
     if not alone and isinstance(schema.get("$ref"), str):
         partial.add(schema["$ref"])
     if alone and own and not any(name in schema for name in OPEN):
