@@ -192,3 +192,42 @@ def test_values_of_other_types_are_refused_and_nothing_else(kind, data):
         break
     refused = refusal_of(kind, json.dumps(body).encode())
     assert refused is None or 400 <= refused.status < 500
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "param"),
+    [
+        (CompletionExchange, {"prompt": ["a", "b"], "n": 10**12}, "n"),
+        (CompletionExchange, {"prompt": [10**30]}, "prompt.0"),
+        (ResponseExchange, {"input": "a", "tool_choice": "any"}, "tool_choice"),
+        (
+            ResponseExchange,
+            {"input": [{"type": "function_call", "call_id": "1", "name": "", "arguments": ""}]},
+            "input.0.name",
+        ),
+        (
+            MessageExchange,
+            {
+                "max_tokens": 1,
+                "messages": [
+                    {"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "", "input": {}}]}
+                ],
+            },
+            "messages.0.content.0.name",
+        ),
+    ],
+)
+def test_a_refusal_names_the_field_of_its_own_api(kind, body, param):
+    refused = refusal_of(kind, json.dumps(body).encode())
+    assert refused is not None
+    assert (refused.status, refused.param) == (400, param)
+
+
+@pytest.mark.parametrize("wrong", [{"type": 5}, {"type": [["x"]]}, {"type": None}, {"type": "array", "minItems": "3"}])
+def test_a_forced_call_whose_schema_is_malformed_is_refused(wrong):
+    tool = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {"a": wrong}}}
+    body = {"input": "a", "tools": [tool], "tool_choice": "required"}
+    caller = Caller("1", "", "mossvl-tiny", Tokens(Untokenised()), StoredResponses(9, 1000, 60))
+    exchange = ResponseExchange(parsed(ResponseExchange.form, json.dumps(body).encode()), caller)
+    with pytest.raises(InputError, match="the parameters of 'f' cannot be used"):
+        exchange.asked(Reader(ServerConfig(), 8, str, knows_tools=False))

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -38,8 +39,7 @@ class CompletionExchange(Exchange[CompletionRequest]):
         several = isinstance(given, list) and not isinstance(given[0], int)
         self._prompts: list[Any] = list(given) if several else [given]
         self._length = DEFAULT_TOKENS if request.max_tokens is None else request.max_tokens
-        count = len(self._prompts) * (request.n or 1)
-        self._told, self._offsets, self._ended = [0] * count, [0] * count, [False] * count
+        self._told, self._offsets, self._ended = Counter[int](), Counter[int](), set[int]()  # By the answers' indices.
 
     @property
     def stream(self) -> bool:
@@ -127,8 +127,8 @@ class CompletionExchange(Exchange[CompletionRequest]):
                 reason = draft.finish_reason
                 text, drawn = handle.take(place), draft.logprobs[self._told[index] :]
                 self._told[index] += len(drawn)
-                ending = reason if reason in REASONS and not self._ended[index] else None
-                self._ended[index] |= ending is not None
+                ending = reason if reason in REASONS and index not in self._ended else None
+                self._ended |= {index} if ending else set()
                 if not self._length:
                     text, drawn, ending = "", [], ending and "length"
                 if text or drawn or ending:

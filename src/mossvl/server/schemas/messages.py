@@ -60,7 +60,7 @@ class ToolUseBlock(Part):
 
     type: Literal["tool_use"]
     id: str
-    name: str
+    name: str = Field(min_length=1)
     input: dict[str, Any]
     # Ignored.
     cache_control: Any = None

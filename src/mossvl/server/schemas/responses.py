@@ -89,7 +89,7 @@ class CallItem(Body):
 
     type: Literal["function_call"]
     call_id: str
-    name: str
+    name: str = Field(min_length=1)
     arguments: str
     # Ignored.
     id: Any = None
@@ -180,10 +180,10 @@ class AllowedTools(Body):
 
 
 ToolChoice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag("mode")]
+    Annotated[Literal["none", "auto", "required"], Tag("string")]
     | Annotated[NamedTool, Tag("function")]
     | Annotated[AllowedTools, Tag("allowed_tools")],
-    Discriminator(lambda given: "mode" if isinstance(given, str) else kind_of_item(given)),
+    Discriminator(lambda given: "string" if isinstance(given, str) else kind_of_item(given)),
 ]
 
 
