@@ -68,3 +68,11 @@ def test_the_description_says_what_may_be_asked(small, path, fields, words):
     assert fields <= set(body["properties"])
     text = json.dumps(body)
     assert all(word in text for word in words) and "$ref" not in text
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/v1/media/frames"]
+)
+def test_the_description_says_that_an_uploaded_file_may_be_gone(small, path):
+    described = httpx.get(f"{small.url}/openapi.json").json()["paths"][path]["post"]
+    assert "404" in described["responses"]

@@ -29,7 +29,7 @@ def add_apis(app: FastAPI, service: Service, errands: Errands) -> None:
 
 
 def _add_openai(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest), responses=responses(*ERRORS) | STREAM)
+    @app.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest), responses=responses(404, *ERRORS) | STREAM)
     async def chat(request: Request) -> Response:
         """Answer a conversation with texts, images and videos, whole or as server-sent events."""
         return await answered(service, request, ChatExchange)
@@ -62,12 +62,12 @@ def _add_stored(app: FastAPI, service: Service) -> None:
 
 
 def _add_anthropic(app: FastAPI, service: Service, errands: Errands) -> None:
-    @app.post("/v1/messages", openapi_extra=body_of(MessagesRequest), responses=responses(*ERRORS) | STREAM)
+    @app.post("/v1/messages", openapi_extra=body_of(MessagesRequest), responses=responses(404, *ERRORS) | STREAM)
     async def message(request: Request) -> Response:
         """Answer a conversation in the form of Anthropic's Messages API, whole or as server-sent events."""
         return await answered(service, request, MessageExchange)
 
-    @app.post("/v1/messages/count_tokens", openapi_extra=body_of(CountRequest), responses=responses(*ERRORS))
+    @app.post("/v1/messages/count_tokens", openapi_extra=body_of(CountRequest), responses=responses(404, *ERRORS))
     async def count_tokens(request: Request) -> dict[str, int]:
         """Count the text and vision tokens of a conversation, Anthropic's."""
         return {"input_tokens": await errands.run(request, service.counted)}
