@@ -107,7 +107,9 @@ def _answer_errors(app: FastAPI, service: Service) -> None:
 
 
 def _add_media(app: FastAPI, service: Service, errands: Errands) -> None:
-    @app.post("/v1/media/frames", openapi_extra=body_of(FramesRequest), responses=responses(400, 401, 404, 413, 503, 504))
+    refused = responses(400, 401, 404, 413, 503, 504)
+
+    @app.post("/v1/media/frames", openapi_extra=body_of(FramesRequest), responses=refused)
     async def frames(request: Request) -> dict[str, Any]:
         """Preview an image or video: sizes and token counts, and of each frame its timestamp and thumbnail."""
         return await errands.run(request, service.frames)
