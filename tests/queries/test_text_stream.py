@@ -1,5 +1,6 @@
 """Streamed text is the decoded text."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -112,3 +113,38 @@ def test_a_stop_text_counts_where_it_ends_after_the_least_length(processor):
         assert text.text == expected or together > 1
 
     check()
+
+
+CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+BROKEN = '<tool_call>{"name": "add", "arguments": </tool_call>'
+UNKNOWN = '<tool_call>{"name": "other", "arguments": {}}</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("written", "kept", "stop_string"),
+    [
+        (f"a {CALL} b {CALL}", f"a {CALL}", None),
+        (f"{BROKEN}a{UNKNOWN}b", f"{BROKEN}a{UNKNOWN}b", None),
+        (f"{BROKEN}{UNKNOWN}{CALL}b", f"{BROKEN}{UNKNOWN}{CALL}", None),
+        (f"{CALL}x", CALL, None),
+        (f"ax{CALL}", "a", "x"),
+    ],
+)
+def test_where_one_call_ends_an_answer_it_is_kept_whole_and_what_is_no_call_ends_nothing(
+    processor, written, kept, stop_string
+):
+    tokens = processor.tokenizer(written)["input_ids"]
+    for size in (1, 3, len(tokens)):
+        text = TextStream(processor.tokenizer, ["x"], calls={"add"})
+        for start in range(0, len(tokens), size):
+            text.push(tokens[start : start + size])
+        text.finish()
+        assert (text.text, text.stopped, text.stop_string) == (kept, kept != written, stop_string)
+
+
+def test_no_call_within_the_least_tokens_ends_an_answer(processor):
+    tokens = processor.tokenizer(CALL * 3)["input_ids"]
+    text = TextStream(processor.tokenizer, least=len(tokens) // 3 + 1, calls={"add"})
+    for token in tokens:
+        text.push([token])
+    assert text.text == CALL * 2 and text.stopped

@@ -197,8 +197,10 @@ def test_options_that_a_forced_call_excludes_are_refused_and_others_give_way():
         constrained(SamplingParams(ignore_eos=True), tools, short=False)
     forced = constrained(SamplingParams(json_schema={}, stop=("}",)), tools, short=False)
     assert forced.json_schema is None and forced.stop == () and "<tool_call>" in forced.grammar
-    free = constrained(SamplingParams(stop=("x",)), Tools.of([ADD], "auto", False), short=False)
-    assert free.grammar is None and free.stop == ("x", "</tool_call>")
+    single = Tools.of([ADD], "auto", False)
+    free = constrained(SamplingParams(stop=("x",)), single, short=False)
+    assert free.grammar is None and free.stop == ("x",) and single.ending == {"add"}
+    assert not tools.ending and not Tools.of([ADD], "required", False).ending and not Tools.of([ADD]).ending
 
 
 def test_what_a_model_without_tools_writes_is_bounded_within_its_schema():

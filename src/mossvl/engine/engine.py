@@ -8,7 +8,7 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from mossvl.engine.job import Job
 from mossvl.engine.loop import Inbox, Loop
@@ -79,7 +79,7 @@ class Engine:
             EngineError: the device is broken, and nothing will be answered any more; or the engine is being closed.
         """
         source = Load(query, messages, processor, self.media_memory, self.media_budget)
-        return self.begin(source, query.generation, params, whole_characters)
+        return self.begin(source, query.generation, params, whole_characters, calls=query.ending_calls)
 
     def begin(
         self,
@@ -88,11 +88,13 @@ class Engine:
         params: SamplingParams | None = None,
         whole_characters: bool = False,
         open: bool = False,
+        calls: Collection[str] = (),
     ) -> Handle:
         """Answer what comes from a source; as `submit`.
 
         Args:
             open: prompts will be appended (see `extend`); the query ends when it is cancelled.
+            calls: functions of which one call ends an answer.
 
         Raises:
             OptionError: an open query has several answers, stop strings, a least length or a form of its answer; or
@@ -108,7 +110,7 @@ class Engine:
         known = self.model.config.text_config.vocab_size
         if params.logit_bias and (largest := max(params.logit_bias)) >= known:
             raise OptionError(f"logit_bias has the token {largest}, but the model knows {known}: ids are below that")
-        handle = Handle(params, source.tokenizer, whole_characters)
+        handle = Handle(params, source.tokenizer, whole_characters, calls)
         form = params.form
         follower = None if form is None else self.grammars.follower(form, source.tokenizer, params.n)
         job = Job(source, options, params, handle, self.ends, follower, open=open)

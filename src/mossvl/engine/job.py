@@ -149,7 +149,7 @@ class Job:
             if self.params.seed is not None:
                 request.seed = (self.params.seed + number) % 2**63
             self.requests.append(request)
-            self._watches.append(TextStream.of(self.source.tokenizer, self.params) if self.params.stop else None)
+            self._watches.append(self.handle.watch())
 
     def take(self, frame: Frame) -> None:
         """Take in a frame, or only its digest."""

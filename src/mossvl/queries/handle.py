@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Generator, Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -63,8 +63,16 @@ class Handle:
         result_now: the result so far; complete once the query has ended.
     """
 
-    def __init__(self, params: SamplingParams, tokenizer: Tokenizer, whole_characters: bool = False) -> None:
-        self.drafts = [Draft(TextStream.of(tokenizer, params), whole_characters) for _ in range(params.n)]
+    def __init__(
+        self,
+        params: SamplingParams,
+        tokenizer: Tokenizer,
+        whole_characters: bool = False,
+        calls: Collection[str] = (),
+    ) -> None:
+        self._text = partial(TextStream.of, tokenizer, params, calls)
+        self._may_stop = bool(params.stop or calls)
+        self.drafts = [Draft(self._text(), whole_characters) for _ in range(params.n)]
         self.error: Exception | None = None
         self.input_text = ""
         self.prompt_tokens = self.vision_tokens = self.cached_tokens = 0
@@ -224,6 +232,10 @@ class Handle:
                     listeners.remove(listener)
 
     # --- the engine ----------------------------------------------------------------------------------------------
+
+    def watch(self) -> TextStream | None:
+        """Return a text stream in which the engine sees where an answer ends; None if no text of an answer ends it."""
+        return self._text() if self._may_stop else None
 
     def changed(self) -> None:
         """Wake waiting threads, and call listeners."""

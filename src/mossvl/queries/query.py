@@ -121,6 +121,11 @@ class Query:
         """Whether the prompt leaves out the session's earlier messages."""
         return self.explicit
 
+    @property
+    def ending_calls(self) -> frozenset[str]:
+        """Functions of which one call ends the answer."""
+        return frozenset() if self.tools is None else self.tools.ending
+
     def messages(self, session: Sequence[Message]) -> list[Message]:
         """Return the conversation that the model sees: the session so far, then the query's turn.
 

@@ -1,9 +1,10 @@
-"""Incremental detokenisation, with stop strings."""
+"""Incremental detokenisation, with stop strings and calls that end an answer."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol, Self
 
 from mossvl.options import SamplingParams
+from mossvl.tools.calls import END, CallReader
 
 UNFINISHED = "\ufffd"
 """What an incomplete character decodes to."""
@@ -20,44 +21,50 @@ class Tokenizer(Protocol):
 class TextStream:
     """Detokenises a stream of tokens, in chunks without incomplete characters and parts of stop strings.
 
-    The joined chunks are the decoded answer, cut before the first stop string.
+    The joined chunks are the decoded answer, cut before the first stop string, or after the first call.
 
     Args:
         least: number of first tokens within which no stop string may end.
         skip_special: leave special tokens out.
+        calls: functions of which one call ends the answer.
 
     Attributes:
         text: the chunks so far, joined.
+        stopped: whether a stop string has appeared, or a call that ends the answer.
         stop_string: the stop string that has appeared; None if none has.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, stop: Sequence[str] = (), least: int = 0, skip_special: bool = True
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str] = (),
+        least: int = 0,
+        skip_special: bool = True,
+        calls: Collection[str] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self.stop = tuple(stop)
         self.least, self.skip_special = least, skip_special
+        self._calls = calls
+        self._marks = (*self.stop, *([END] if calls else ()))
+        """Texts that may end the answer."""
         self.text = ""
+        self.stopped = False
         self.stop_string: str | None = None
         self._tokens: list[int] = []
         self._held = ""
         self._exempt = 0
         """Number of held-back characters in which no stop string may end."""
 
-    @property
-    def stopped(self) -> bool:
-        """Whether a stop string has appeared."""
-        return self.stop_string is not None
-
     @classmethod
-    def of(cls, tokenizer: Tokenizer, params: SamplingParams) -> Self:
+    def of(cls, tokenizer: Tokenizer, params: SamplingParams, calls: Collection[str] = ()) -> Self:
         """Return the text stream of an answer with these parameters."""
-        return cls(tokenizer, params.stop, params.min_tokens, params.skip_special_tokens)
+        return cls(tokenizer, params.stop, params.min_tokens, params.skip_special_tokens, calls)
 
     def push(self, tokens: Sequence[int]) -> str:
         """Add tokens; return new text that no later token can change, which may be empty."""
         early, self.least = self.least, max(0, self.least - len(tokens))
-        if not (self.stop and early):
+        if not (self._marks and early):
             return self._push(tokens)
         first = self._push(tokens[:early], exempt=True)
         return first + self._push(tokens[early:]) if len(tokens) > early else first
@@ -92,11 +99,12 @@ class TextStream:
         if self.stopped:
             return ""
         held = self._held + new
-        starts = [(held.find(text, max(0, self._exempt - len(text) + 1)), text) for text in self.stop]
-        found = [(start, text) for start, text in starts if start >= 0]
+        ends = [(self._end_of_call(held), None), *((held.find(text, self._first(text)), text) for text in self.stop)]
+        found = [(end, text) for end, text in ends if end >= 0]
         if found:
-            start, self.stop_string = min(found, key=lambda one: one[0])
-            final_text, self._held = held[:start], ""
+            end, self.stop_string = min(found, key=lambda one: one[0])
+            self.stopped = True
+            final_text, self._held = held[:end], ""
         else:
             keep = 0 if final else self._possible_stop(held)
             final_text, self._held = held[: len(held) - keep], held[len(held) - keep :]
@@ -104,8 +112,25 @@ class TextStream:
         self._exempt = max(0, self._exempt - len(final_text))
         return final_text
 
+    def _first(self, mark: str) -> int:
+        """Return where in the held text a text that ends the answer may begin."""
+        return max(0, self._exempt - len(mark) + 1)
+
+    def _end_of_call(self, held: str) -> int:
+        """Return where in `held` the first call ends; -1 if there is none. What only looks like a call is text."""
+        start = held.find(END, self._first(END)) if self._calls else -1
+        while start >= 0:
+            end = start + len(END)
+            reader = CallReader(self._calls)
+            reader.push(self.text + held[:end])
+            reader.finish()
+            if reader.count:
+                return end
+            start = held.find(END, end)
+        return -1
+
     def _possible_stop(self, text: str) -> int:
-        """Return the length of the longest suffix of `text` that a stop string starts with."""
-        longest = max((len(stop) - 1 for stop in self.stop), default=0)
+        """Return the length of the longest suffix of `text` that may begin what ends the answer."""
+        longest = max((len(mark) - 1 for mark in self._marks), default=0)
         lengths = range(min(longest, len(text)), 0, -1)
-        return next((n for n in lengths if any(stop.startswith(text[-n:]) for stop in self.stop)), 0)
+        return next((n for n in lengths if any(mark.startswith(text[-n:]) for mark in self._marks)), 0)

@@ -268,7 +268,9 @@ class _Ready:
         if not any(media_of(messages)):
             return self.llm.engine.submit(query, messages, self.llm.processor, asked.params, whole_characters=True)
         loading = self.decoding.load(query, messages, asked.params.priority)
-        return self.llm.engine.begin(loading, query.generation, asked.params, whole_characters=True)
+        return self.llm.engine.begin(
+            loading, query.generation, asked.params, whole_characters=True, calls=query.ending_calls
+        )
 
     def close(self) -> None:
         for part in (self.llm, self.decoding, self.previewing):

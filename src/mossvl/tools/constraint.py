@@ -50,7 +50,7 @@ def constrained(params: Params, tools: Tools, short: bool) -> Params:
             "tools and an answer's form exclude each other, unless it is a JSON schema; leave one of them out, or set "
             'tool_choice to "none"'
         )
-    return params if tools.parallel else replace(params, stop=(*params.stop, END))
+    return params
 
 
 def _calls(parallel: bool) -> str:

@@ -89,6 +89,11 @@ class Tools:
     def names(self) -> frozenset[str]:
         return frozenset(function.name for function in self.functions)
 
+    @property
+    def ending(self) -> frozenset[str]:
+        """Functions of which one call ends the answer; a forced call ends by its grammar."""
+        return frozenset() if self.parallel or self.forced else self.names
+
     @classmethod
     def of(cls, tools: Any, choice: Any = None, parallel: Any = None) -> Self | None:
         """Check `tools`, `tool_choice` and `parallel_tool_calls` in OpenAI's form.
