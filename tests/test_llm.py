@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 import threading
 
 import numpy as np
@@ -228,6 +229,18 @@ def test_a_conversation_goes_on_from_its_turns(llm):
     assert chat.result.usage.cached_tokens > 0.5 * first.usage.prompt_tokens
     whole = llm.generate({"messages": chat.messages[:4]}, EIGHT)
     assert whole.text == pieces
+
+
+def test_a_conversation_keeps_the_calls_of_its_answers(llm):
+    chat = llm.chat(params=SamplingParams(max_new_tokens=200))
+    schema = {"type": "object", "properties": {"city": {"enum": ["Köln"]}}, "required": ["city"]}
+    chat.ask("Where?", tools=[{"name": "look_up", "parameters": schema}], tool_choice="required")
+    said = chat.messages[-1]
+    (call,) = said["tool_calls"]
+    assert (said["content"], call["function"]["name"]) == (None, "look_up")
+    assert json.loads(call["function"]["arguments"]) == {"city": "Köln"}
+    second = chat.ask("And then?", EIGHT)
+    assert "look_up" in second.input_text and "Köln" in second.input_text
 
 
 def test_a_conversation_begins_with_the_system_prompt_that_is_chosen(llm):

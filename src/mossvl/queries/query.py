@@ -12,6 +12,7 @@ from mossvl.options.rendering import Rendering
 from mossvl.processing.messages import Message as Message
 from mossvl.processing.messages import check_characters, check_messages, media_of, texts_of
 from mossvl.processing.system_prompt import SYSTEM_PROMPT_KEYS, SystemPrompt, with_system_turn
+from mossvl.tools.calls import answer_message
 from mossvl.tools.definitions import Tools, strings_of
 from mossvl.tools.turns import check_results
 
@@ -138,13 +139,14 @@ class Query:
         return whole
 
     def session_after(self, session: Sequence[Message], answer: str | None) -> list[Message]:
-        """Return the session after the query was answered; without an answer (None), unchanged."""
+        """Return the session after the query was answered, calls as such; without an answer (None), unchanged."""
         if answer is None:
             return list(session)
         messages = self.messages(session)
+        told = answer_message(answer, self.tools)
         if self.rendering.continue_final_message:
-            return [*messages[:-1], continued(messages[-1], answer)]
-        return [*messages, {"role": "assistant", "content": answer}]
+            return [*messages[:-1], told | continued(messages[-1], told["content"] or "")]
+        return [*messages, told]
 
 
 @dataclass(frozen=True)
