@@ -62,6 +62,7 @@ def test_the_frame_of_a_time_is_counted_from_the_first_timestamp() -> None:
         pytest.param([(1, PICTURES[0]), (0, PICTURES[1])], id="descending"),
         pytest.param([(-1, PICTURES[0])], id="negative"),
         pytest.param([(float("nan"), PICTURES[0])], id="NaN"),
+        pytest.param([(1e17, PICTURES[0])], id="too late to tell frames apart"),
         pytest.param([(float("inf"), PICTURES[0])], id="infinite"),
         pytest.param([(True, PICTURES[0])], id="a truth value for a time"),
         pytest.param([{"timestamp": 0, "picture": PICTURES[0]}], id="another key"),

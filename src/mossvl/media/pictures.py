@@ -1,6 +1,5 @@
 """Clips made of still images: lists of frames, and animated WebP, which FFmpeg does not decode."""
 
-import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -15,6 +14,7 @@ from mossvl.media.image import open_image
 from mossvl.media.limits import MediaLimits, Watch
 
 _SINGLE_FRAME_SECONDS = 1.0
+_LATEST = 1e12  # Seconds; a float of more cannot tell single milliseconds apart.
 _WEBP_DEFAULT_MS = 100  # For frames of duration 0, as in browsers.
 
 
@@ -53,9 +53,10 @@ class FrameList(Clip):
         pairs = [pair for pair in map(_timed, source) if pair is not None]
         self._given = times = np.array([float(seconds) for seconds, _ in pairs])
         for number, seconds in enumerate(times.tolist()):
-            if not (math.isfinite(seconds) and seconds >= 0 and (number == 0 or seconds > times[number - 1])):
+            if not (0 <= seconds <= _LATEST and (number == 0 or seconds > times[number - 1])):
                 raise MediaError(
-                    f"frame {number} of the list has timestamp {seconds:g}; timestamps are finite, >= 0 and ascending"
+                    f"frame {number} of the list has timestamp {seconds:g}; timestamps are from 0 to {_LATEST:g}, and "
+                    "ascending"
                 )
         self._images = [image for _, image in pairs]
         last = times[-1] - times[-2] if len(times) > 1 else _SINGLE_FRAME_SECONDS
