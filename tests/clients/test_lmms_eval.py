@@ -1,6 +1,8 @@
 """The plug-in's model classes, asked as lmms-eval asks them."""
 
+import gc
 import math
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from PIL import Image
 
 from mossvl import SamplingParams
 from mossvl.checkpoints.default import CHECKPOINT
-from mossvl.errors import MediaError, OptionError
+from mossvl.errors import MediaError, OptionError, PromptError
 
 pytest.importorskip("lmms_eval", reason="no lmms-eval; .ci/clients installs it")
 from lmms_eval.api.instance import Instance, unwrap_generation_output
@@ -132,6 +134,26 @@ def test_a_failure_ends_a_strict_run(make):
         make(True, strict=True).loglikelihood([continued(2, "MOSS")])
 
 
+def sound(document):
+    return [{"role": "user", "content": [{"type": "audio", "url": "a.mp3"}, {"type": "text", "text": "What?"}]}]
+
+
+UNASKABLE = [{"top_p": 5.0, "do_sample": True}, {"temperature": "warm"}, {"max_new_tokens": 0}, {"until": 5}]
+
+
+def test_a_request_that_cannot_be_made_has_an_empty_answer_and_leaves_the_others(make, told):
+    requests = [chat(1), chat(1, sound), *(chat(1, generation=given) for given in UNASKABLE), chat(1)]
+    assert [one.text for one in make().generate_until(requests)] == ["MOSS", *5 * [""], "MOSS"]
+    assert any("5 of 7 requests could not be answered" in text for text in told)
+    (nothing, right) = make(True).loglikelihood([continued(1, ""), continued(1, "MOSS")])
+    assert nothing.text == (math.inf, False) and right.text[1]
+
+
+def test_a_request_that_cannot_be_made_ends_a_strict_run(make):
+    with pytest.raises(PromptError, match="sound"):
+        make(strict=True).generate_until([chat(1, sound)])
+
+
 def test_copies_that_fill_up_a_rank_are_not_asked(make, told):
     outputs = make().generate_until([chat(1), chat(1, __padding_only__=True)])
     assert [one.text for one in outputs] == ["MOSS", ""]
@@ -174,7 +196,7 @@ def test_the_cache_hook_hears_of_every_answer(make):
     heard = []
     model = make()
     model.set_cache_hook(type("Hook", (), {"add_partial": lambda _, *given: heard.append(given)})())
-    model.generate_until([chat(1), chat(1)])
+    model.generate_until([chat(1), chat(1, __padding_only__=True), chat(2), chat(1)])
     assert heard == 2 * [("generate_until", (READ["text"], GREEDY), "MOSS")]
 
 
@@ -205,6 +227,44 @@ def test_a_conversation_of_texts_and_visuals_goes_on_too(make):
     model = make(True, fps=2)
     (answers,) = model.generate_until_multi_round([instance(arguments, "generate_until_multi_round")])
     assert answers == ["2.0 seconds", asked(model, to_messages({**WHEN, "text": "None 2.0 seconds?"})).text]
+
+
+def test_a_round_that_fails_has_an_empty_answer_and_the_conversation_goes_on(make):
+    def messages(document, round_idx=None, **so_far):
+        given = sound(document) if round_idx in (None, 2) else to_messages(document)
+        return given if round_idx is None else (given, round_idx == 3, [], None)
+
+    assert make().generate_until_multi_round([chat(1, messages)]) == [["", "MOSS", ""]]
+    unasked = chat(1, next_messages, {"max_new_tokens": 0})
+    assert make().generate_until_multi_round([unasked, chat(1, next_messages)]) == [[""], ["MOSS"]]
+
+
+def test_no_documents_are_kept_between_rounds(make):
+    """At most those of the queries that the engine has been given."""
+
+    class Counted(dict):
+        pass
+
+    class Documents:
+        def __getitem__(self, number):
+            document = Counted(READ)
+            alive.add(document)
+            return document
+
+    Counted.__hash__ = object.__hash__
+    Counted.__eq__ = object.__eq__
+    alive, most = weakref.WeakSet(), []
+    model = make(max_batch=1)
+    model.task_dict["task"] = {"test": Documents()}
+
+    def messages(document, round_idx=None, **so_far):
+        gc.collect()
+        most.append(len(alive))
+        return to_messages(document) if round_idx is None else (to_messages(document), round_idx == 2, [], None)
+
+    answers = model.generate_until_multi_round([chat(1, messages) for _ in range(5)])
+    assert answers == 5 * [["MOSS", "MOSS"]]
+    assert len(most) == 15 and max(most) <= 2
 
 
 # --- likelihood --------------------------------------------------------------------------------------------------

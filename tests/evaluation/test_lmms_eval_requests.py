@@ -128,3 +128,12 @@ def test_a_tasks_own_length_goes_before_the_models():
 def test_keys_without_effect_are_named():
     _, idle = params_of({"num_beams": 5, "image_aspect_ratio": "pad", "best_of": 1, "temperature": 0}, {})
     assert idle == ["num_beams", "image_aspect_ratio"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"temperature": "warm"}, {"temperature": [1]}, {"until": 5}, {"until": [5]}, {"max_new_tokens": 0}, {"seed": "x"}],
+)
+def test_values_of_another_type_or_range_are_refused(given):
+    with pytest.raises(OptionError, match=next(iter(given)) if given.get("until") != [5] else "stop"):
+        params_of(given, {})

@@ -4,8 +4,9 @@ import atexit
 import gc
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from lmms_eval.api.instance import GenerationResult, Instance
@@ -24,9 +25,11 @@ from mossvl.options import SamplingParams
 from mossvl.processing.messages import Message
 from mossvl.processing.system_prompt import with_system_prompt
 from mossvl.progress import progress
+from mossvl.queries.query import QueryLike
 from mossvl.queries.results import Result
 from mossvl.ranks import leave_process_group, num_processes
 
+T = TypeVar("T")
 LOGGED_FAILURES = 3
 """Failures of a run that are logged as they happen, the others by their number."""
 ONE_REQUEST = (InputError, GenerationTimeout, ResourceError)
@@ -74,27 +77,28 @@ class BaseMossVL(lmms):
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """Answers, in order. A request that cannot be answered has an empty one, unless `strict` was given."""
-        asked = (None if padding(one) else self._asked(one) for one in requests)
-        outputs = [answer_output(result) for result in self._answers(asked, len(requests))]
-        for one, output in zip(requests, outputs, strict=True):
-            self.cache_hook.add_partial("generate_until", (one.args[0], _generation(one)), output.text)
-        return outputs
+        results = self._answers(requests, lambda one: None if padding(one) else self._asked(one))
+        for one, result in zip(requests, results, strict=True):
+            if result is not None:  # The interface asks for the call; lmms-eval 0.7.3's own hook does nothing.
+                self.cache_hook.add_partial("generate_until", (one.args[0], _generation(one)), result.text)
+        return [answer_output(result) for result in results]
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[list[str]]:
         """The answers of each conversation; the first rounds of all of them are asked together, then the second."""
         conversations = [None if padding(one) else self._rounds(one) for one in requests]
         running = [one for one in conversations if one is not None]
         while running:
-            asked = (self._query(one.messages(), one.params) for one in running)
-            for one, result in zip(running, self._answers(asked, len(running)), strict=True):
-                one.add_answer("" if result is None else result.text)
-            running = [one for one in running if one.next_round()]
+            results = self._answers(running, self._asked_next)
+            going = [(one, result) for one, result in zip(running, results, strict=True) if not one.ended]
+            for one, result in going:
+                one.answers.append("" if result is None else result.text)
+            running = [one for one, _ in going]
         return [[] if one is None else one.answers for one in conversations]
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """The loss of each continuation, and whether it is the greedy answer; see `loss_output`."""
-        asked = (None if padding(one) else self._continued(one) for one in requests)
-        return [loss_output(result) for result in self._answers(asked, len(requests))]
+        results = self._answers(requests, lambda one: None if padding(one) else self._continued(one))
+        return [loss_output(result) for result in results]
 
     # --- the engine ----------------------------------------------------------------------------------------------
 
@@ -103,6 +107,10 @@ class BaseMossVL(lmms):
 
     def _rounds(self, request: Instance) -> Rounds:
         raise NotImplementedError
+
+    def _asked_next(self, rounds: Rounds) -> Asked | None:
+        messages = rounds.next_messages()
+        return None if messages is None else self._query(messages, self._params(rounds.generation))
 
     def _document(self, task: str, split: str, number: int) -> Mapping[str, Any]:
         return self.task_dict[task][split][number]
@@ -131,22 +139,30 @@ class BaseMossVL(lmms):
         self._idle.update(idle)
         return params
 
-    def _answers(self, asked: Iterator[Asked | None], total: int) -> list[Result | None]:
-        """Results in order; None for what was not asked, or failed.
+    def _answers(self, given: Sequence[T], ask: Callable[[T], Asked | None]) -> list[Result | None]:
+        """Results of what `ask` makes of each one, in order; None where it makes None of it, or it failed.
 
         Documents are read, and their media prepared, no further ahead than keeps the engine full.
         """
-        begun, numbers = time.monotonic(), []
-        results: list[Result | None] = [None] * total
+        begun = time.monotonic()
+        numbers: list[int] = []
+        results: list[Result | None] = [None] * len(given)
 
-        def queries() -> Iterator[Asked]:
-            for number, query in enumerate(asked):
-                if query is not None:
+        def queries() -> Iterator[tuple[QueryLike, SamplingParams | None]]:
+            for number, one in enumerate(given):
+                query: tuple[QueryLike, SamplingParams | None] | None
+                try:
+                    query = ask(one)
+                except InputError as error:  # Of this request alone: its result has it.
+                    query = error, None
+                if query is None:
+                    advance()
+                else:
                     numbers.append(number)
                     yield query
 
         failures = 0
-        with progress(total, 0, self.rank == 0) as advance:
+        with progress(len(given), 0, self.rank == 0) as advance:
             for place, result in self.llm.as_completed(queries()):
                 if result.error is None:
                     results[numbers[place]] = result
@@ -154,7 +170,9 @@ class BaseMossVL(lmms):
                     failures += 1
                     self._failed(result.error, failures)
                 advance()
-        self._log_metrics([one for one in results if one is not None], len(numbers), failures, time.monotonic() - begun)
+        if numbers:
+            seconds = time.monotonic() - begun
+            self._log_metrics([one for one in results if one is not None], len(numbers), failures, seconds)
         return results
 
     def _failed(self, error: Exception, failures: int) -> None:
@@ -195,8 +213,8 @@ class ChatMossVL(BaseMossVL):
 
     def _rounds(self, request: Instance) -> Rounds:
         _, to_messages, generation, number, task, split = request.args
-        document = self._document(task, split, number)
-        return ChatRounds(document, to_messages, self._params(generation or {}), self.arguments.clip_times)
+        document = partial(self._document, task, split, number)
+        return ChatRounds(document, to_messages, generation or {}, self.arguments.clip_times)
 
 
 class SimpleMossVL(BaseMossVL):
@@ -211,8 +229,8 @@ class SimpleMossVL(BaseMossVL):
 
     def _rounds(self, request: Instance) -> Rounds:
         text, generation, to_visual, to_text, number, task, split = request.args
-        document, times = self._document(task, split, number), self.arguments.clip_times
-        return SimpleRounds(document, to_text, to_visual(document), text, self._params(generation or {}), times)
+        document, times = partial(self._document, task, split, number), self.arguments.clip_times
+        return SimpleRounds(document, to_text, to_visual, text, generation or {}, times)
 
 
 def padding(request: Instance) -> bool:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mossvl.errors import PromptError
+from mossvl.errors import OptionError, PromptError
 from mossvl.options import SamplingParams
 from mossvl.processing.messages import Message
 
@@ -51,19 +51,29 @@ def params_of(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[Sa
     Answers are greedy unless `do_sample`, or a temperature without it, asks for sampling.
 
     Raises:
-        OptionError: a value is out of range.
+        OptionError: a value has another type, or is out of range.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    temperature = float(given.get("temperature", 0))
+    temperature = _temperature(given.get("temperature", 0))
     sampled = bool(given.get("do_sample", temperature > 0))
     names = SHAPING | DRAWING if sampled else SHAPING
     options = {**defaults, **{name: value for name, value in given.items() if name in names}}
-    options["temperature"] = float(given.get("temperature", 1)) if sampled else 0.0
+    options["temperature"] = _temperature(given.get("temperature", 1)) if sampled else 0.0
     until = given.get("until", [])
+    if not isinstance(until, str | list | tuple):
+        raise OptionError(f"until={until!r:.100} of the task must be a text or a list of texts")
     stop = [until] if isinstance(until, str) else [] if list(until) == FILLED_UNTIL else until
     known = SHAPING | DRAWING | {"do_sample", "until"}
     idle = [name for name, value in given.items() if name not in known and not (name in SINGLE and value == 1)]
     return SamplingParams(**options, stop=tuple(text for text in stop if text)), idle
+
+
+def _temperature(value: Any) -> float:
+    """A temperature, which may be a text."""
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"temperature={value!r:.100} of the task must be a number") from error
 
 
 def _part(part: Mapping[str, Any], clip_times: str) -> dict[str, Any]:

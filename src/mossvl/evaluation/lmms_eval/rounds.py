@@ -1,7 +1,11 @@
-"""Conversations of several rounds, whose next question a task derives from the answers so far."""
+"""Conversations of several rounds, whose next question a task derives from the answers so far.
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+Between rounds, a conversation keeps its answers and what the task notes, but not its document: the documents of all
+conversations, with their decoded visuals, would not fit into memory.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from mossvl.evaluation.lmms_eval.requests import messages_of, question_of
 from mossvl.options import SamplingParams
@@ -12,91 +16,94 @@ Asked = tuple[QueryLike, SamplingParams]
 """A query, and the sampling parameters of its answer."""
 
 
-class Rounds(Protocol):
+class Rounds:
     """A conversation, round by round.
 
+    Args:
+        document: reads the document.
+        derive: the task's function; see `ChatRounds` and `SimpleRounds`.
+        generation: the task's `generation_kwargs`.
+        clip_times: see `Arguments`.
+
     Attributes:
-        answers: of the rounds so far.
+        answers: of the rounds so far; the caller adds each.
+        ended: whether the task has ended the conversation.
     """
-
-    answers: list[str]
-    params: SamplingParams
-
-    def messages(self) -> list[Message]:
-        """Return the messages of the round's query."""
-        ...
-
-    def add_answer(self, text: str) -> None:
-        """Add the round's answer."""
-        ...
-
-    def next_round(self) -> bool:
-        """Have the task derive the next question; return False if there is none."""
-        ...
-
-
-class ChatRounds:
-    """Rounds of a task as messages: `to_messages(document, round_idx, previous_output, previous_round_info)` returns
-    (messages, whether the conversation has ended, …, `previous_round_info` of the next round)."""
-
-    def __init__(
-        self, document: Mapping[str, Any], to_messages: Callable[..., Any], params: SamplingParams, clip_times: str
-    ) -> None:
-        self.document, self.to_messages, self.params, self.clip_times = document, to_messages, params, clip_times
-        self.answers: list[str] = []
-        self._now: Sequence[Mapping[str, Any]] = to_messages(document)
-        self._information: Any = None
-
-    def messages(self) -> list[Message]:
-        return messages_of(self._now, self.clip_times)
-
-    def add_answer(self, text: str) -> None:
-        self.answers.append(text)
-
-    def next_round(self) -> bool:
-        found = self.to_messages(
-            self.document,
-            round_idx=len(self.answers),
-            previous_output=list(self.answers),
-            previous_round_info=self._information,
-        )
-        if not (isinstance(found, tuple) and len(found) == 4) or found[1]:
-            return False
-        self._now, _, _, self._information = found
-        return True
-
-
-class SimpleRounds:
-    """Rounds of a task as texts: `to_text(document, previous_output, round_idx, previous_round_info)` returns
-    (visuals, text, whether the conversation has ended, the answers so far as the task keeps them, `previous_round_info`
-    of the next round)."""
 
     def __init__(
         self,
-        document: Mapping[str, Any],
-        to_text: Callable[..., Any],
-        visuals: Any,
-        text: str,
-        params: SamplingParams,
+        document: Callable[[], Mapping[str, Any]],
+        derive: Callable[..., Any],
+        generation: Mapping[str, Any],
         clip_times: str,
     ) -> None:
-        self.document, self.to_text, self.params, self.clip_times = document, to_text, params, clip_times
+        self.document, self.derive, self.generation, self.clip_times = document, derive, generation, clip_times
         self.answers: list[str] = []
-        self._now = visuals, text
+        self.ended = False
+        self._begun = False
         self._information: Any = None
 
-    def messages(self) -> list[Message]:
-        return question_of(*self._now, self.clip_times)
+    def next_messages(self) -> list[Message] | None:
+        """Return the messages of the next round's query; None if the task ends the conversation.
 
-    def add_answer(self, text: str) -> None:
-        self.answers.append(text)
-
-    def next_round(self) -> bool:
-        visuals, text, ended, answers, self._information = self.to_text(
-            self.document,
-            previous_output=list(self.answers),
+        Raises:
+            PromptError: as `messages_of`; the conversation goes on.
+        """
+        document = self.document()
+        if not self._begun:
+            self._begun = True
+            return self._first(document)
+        return self._next(
+            document,
             round_idx=len(self.answers),
+            previous_output=list(self.answers),
             previous_round_info=self._information,
         )
-        self._now, self.answers = (visuals, text), list(answers)
-        return not ended
+
+    def _first(self, document: Mapping[str, Any]) -> list[Message]:
+        raise NotImplementedError
+
+    def _next(self, document: Mapping[str, Any], **so_far: Any) -> list[Message] | None:
+        raise NotImplementedError
+
+
+class ChatRounds(Rounds):
+    """Rounds of a task as messages: `derive(document, round_idx, previous_output, previous_round_info)` returns
+    (messages, whether the conversation has ended, …, `previous_round_info` of the next round)."""
+
+    def _first(self, document: Mapping[str, Any]) -> list[Message]:
+        return messages_of(self.derive(document), self.clip_times)
+
+    def _next(self, document: Mapping[str, Any], **so_far: Any) -> list[Message] | None:
+        found = self.derive(document, **so_far)
+        if not (isinstance(found, tuple) and len(found) == 4) or found[1]:
+            self.ended = True
+            return None
+        messages, _, _, self._information = found
+        return messages_of(messages, self.clip_times)
+
+
+class SimpleRounds(Rounds):
+    """Rounds of a task as texts: `derive(document, previous_output, round_idx, previous_round_info)` returns
+    (visuals, text, whether the conversation has ended, the answers so far as the task keeps them, `previous_round_info`
+    of the next round). The first question has the visuals of `to_visual(document)` and `text`."""
+
+    def __init__(
+        self,
+        document: Callable[[], Mapping[str, Any]],
+        derive: Callable[..., Any],
+        to_visual: Callable[[Mapping[str, Any]], Any],
+        text: str,
+        generation: Mapping[str, Any],
+        clip_times: str,
+    ) -> None:
+        super().__init__(document, derive, generation, clip_times)
+        self.to_visual, self.text = to_visual, text
+
+    def _first(self, document: Mapping[str, Any]) -> list[Message]:
+        return question_of(self.to_visual(document), self.text, self.clip_times)
+
+    def _next(self, document: Mapping[str, Any], **so_far: Any) -> list[Message] | None:
+        visuals, text, self.ended, answers, self._information = self.derive(document, **so_far)
+        self.answers = list(answers)
+        return None if self.ended else question_of(visuals, text, self.clip_times)
