@@ -164,3 +164,5 @@ def test_files_are_listed_to_the_key_that_uploaded_them_alone():
         assert [listed(running, key) for key in ("one", "two")] == [(200, ["one"]), (200, ["two"])]
     with serving("--open-to-all") as running:
         assert listed(running, "none") == (403, [])
+        refused = httpx.get(f"{running.url}/v1/files", timeout=PATIENCE)
+        assert refused.json()["error"]["code"] == "unlisted"

@@ -29,9 +29,7 @@ def add_files(app: FastAPI, service: Service) -> None:
     async def files(request: Request) -> dict[str, Any]:
         """List the files that were uploaded with the request's API key, newest first."""
         if service.config.open_to_all and not service.config.api_keys:
-            raise RequestError(
-                403, "invalid_api_key", "files of all clients are not listed; set an API key (--api-key)"
-            )
+            raise RequestError(403, "unlisted", "files of all clients are not listed; set an API key (--api-key)")
         return listed(service, service.uploads.of(request.state.key), request.query_params)
 
     @app.get("/v1/files/{file_id}", responses=responses(401, 404))
