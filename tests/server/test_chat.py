@@ -212,6 +212,16 @@ def test_a_stream_has_the_text_and_then_what_it_cost(client):
     assert chunks[-1].mossvl["media"][0]["kind"] == "video"
 
 
+def test_every_chunk_tells_its_cost_so_far_where_that_is_asked_for(client):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = list(complete(client, asking("Hello"), stream=True, max_completion_tokens=6, n=2, stream_options=options))
+    costs = [chunk.usage.completion_tokens for chunk in chunks]
+    assert costs == sorted(costs) and len(set(costs)) > 2 and costs[0] < costs[-1]
+    assert {chunk.usage.prompt_tokens for chunk in chunks} == {chunks[-1].usage.prompt_tokens}
+    alone = complete(client, asking("Hello"), stream=True, stream_options=options | {"include_usage": False})
+    assert all(chunk.choices and chunk.usage is None for chunk in alone)
+
+
 def test_without_being_asked_a_stream_tells_no_cost(client):
     chunks = list(complete(client, asking("Hello"), stream=True, max_completion_tokens=4))
     assert all(chunk.choices and chunk.usage is None for chunk in chunks)

@@ -132,6 +132,14 @@ def test_a_stream_has_the_texts_and_then_what_they_cost(client):
     assert usage.total_tokens == whole.usage.total_tokens
 
 
+def test_every_chunk_tells_its_cost_so_far_where_that_is_asked_for(client):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = list(complete(client, [HELLO, OTHER], stream=True, echo=True, stream_options=options))
+    costs = [chunk.usage.completion_tokens for chunk in chunks]
+    assert costs == sorted(costs) and len(set(costs)) > 2
+    assert {chunk.usage.prompt_tokens for chunk in chunks} == {chunks[-1].usage.prompt_tokens}
+
+
 def test_log_probabilities_are_streamed(client):
     whole = complete(client, HELLO, logprobs=1).choices[0].logprobs
     chunks = [chunk.choices[0].logprobs for chunk in complete(client, HELLO, logprobs=1, stream=True)]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mossvl.errors import InputError, OptionError
 from mossvl.options import SamplingParams
 from mossvl.server.answers import Tokens
+from mossvl.server.chat import ChatExchange
 from mossvl.server.completions import CompletionExchange
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError, refusal
@@ -70,6 +71,13 @@ GOOD = {
         },
     ],
 }
+NEUTRAL = [
+    {"best_of": 1},
+    {"best_of": None},
+    {"length_penalty": 1.0},
+    {"length_penalty": 1},
+    {"use_beam_search": False},
+]
 BITS = [
     b"null",
     b"{}",
@@ -109,6 +117,23 @@ def test_requests_that_are_well_formed_are_read(kind):
     for good in GOOD[kind]:
         refused = refusal_of(kind, json.dumps(good).encode())
         assert refused is None or refused.code == "response_not_found"
+
+
+@pytest.mark.parametrize("neutral", NEUTRAL, ids=str)
+def test_values_that_change_nothing_are_no_use_of_what_is_not_supported(neutral):
+    for kind, body in (
+        (CompletionExchange, {"prompt": "a", "suffix": ""}),
+        (ChatExchange, {"messages": [{"role": "user", "content": "a"}]}),
+    ):
+        assert refusal_of(kind, json.dumps(body | neutral).encode()) is None
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"best_of": 2}, {"best_of": True}, {"length_penalty": 0.9}, {"best_of": "1"}], ids=str
+)
+def test_other_values_are(wrong):
+    refused = refusal_of(CompletionExchange, json.dumps({"prompt": "a"} | wrong).encode())
+    assert refused is not None and (refused.code, refused.param) == ("unsupported", *wrong)
 
 
 @pytest.mark.parametrize("kind", GOOD)

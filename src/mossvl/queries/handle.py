@@ -202,9 +202,15 @@ class Handle:
             )
             for draft in self.drafts
         ]
+        return Result(
+            answers, self.usage_now, self.timings, self.media, self.input_text, self.error, self.prompt_logprobs
+        )
+
+    @property
+    def usage_now(self) -> Usage:
+        """Token counts so far."""
         new = sum(len(draft.tokens) for draft in self.drafts)
-        usage = Usage(self.prompt_tokens, self.vision_tokens, self.cached_tokens, new)
-        return Result(answers, usage, self.timings, self.media, self.input_text, self.error, self.prompt_logprobs)
+        return Usage(self.prompt_tokens, self.vision_tokens, self.cached_tokens, new)
 
     @property
     def was_cancelled(self) -> bool:

@@ -1,7 +1,7 @@
 """What answers of every API tell: tokens with log-probabilities, token counts, media as the model saw them, timings."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, astuple
 from typing import Any
 
 from mossvl.queries.results import Logprob, Result, TokenLogprobs, Usage
@@ -80,6 +80,12 @@ def usage_of(usage: Usage) -> dict[str, Any]:
         "total_tokens": prompt + usage.new_tokens,
         "prompt_tokens_details": details,
     }
+
+
+def total(used: Iterable[Usage]) -> Usage:
+    """Return the token counts of several queries together."""
+    counts = [astuple(one) for one in used]
+    return Usage(*map(sum, zip(*counts, strict=True)))
 
 
 def seen(result: Result) -> dict[str, Any]:

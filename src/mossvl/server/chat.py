@@ -91,7 +91,9 @@ class ChatExchange(Exchange[ChatRequest]):
         return [self._piece([]) | {"usage": usage_of(result.usage), "mossvl": seen(result)}]
 
     def _piece(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return self._head | {"object": "chat.completion.chunk", "choices": choices}
+        piece = self._head | {"object": "chat.completion.chunk", "choices": choices}
+        options = self.request.stream_options
+        return piece | ({"usage": usage_of(self.handle.usage_now)} if options and options.continuous else {})
 
     @staticmethod
     def _choice(

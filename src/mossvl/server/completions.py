@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from mossvl.errors import OptionError
 from mossvl.options import GenerationOptions
 from mossvl.queries.query import PlainPrompt
 from mossvl.queries.results import Answer, Result, Usage
-from mossvl.server.answers import REASONS, usage_of
+from mossvl.server.answers import REASONS, total, usage_of
 from mossvl.server.errors import check_limit
 from mossvl.server.exchange import Caller, Exchange
 from mossvl.server.parameters import params_of
@@ -72,7 +72,11 @@ class CompletionExchange(Exchange[CompletionRequest]):
             self._choice(index, answer.text, self._echoed(prompt, result) + _drawn(answer), answer.finish_reason)
             for index, (prompt, result, answer) in enumerate(self._answers(results))
         ]
-        found = self._head | {"object": "text_completion", "choices": choices, "usage": self._usage(results)}
+        found = self._head | {
+            "object": "text_completion",
+            "choices": choices,
+            "usage": self._usage(result.usage for result in results),
+        }
         return json.dumps(found).encode()
 
     def _answers(self, results: Sequence[Result]) -> Iterator[tuple[Any, Result, Answer]]:
@@ -100,16 +104,9 @@ class CompletionExchange(Exchange[CompletionRequest]):
             for token, told in zip(ids, result.prompt_logprobs, strict=True)
         ]
 
-    def _usage(self, results: Sequence[Result]) -> dict[str, Any]:
-        used = [result.usage for result in results]
-        return usage_of(
-            Usage(
-                sum(one.prompt_tokens for one in used),
-                sum(one.vision_tokens for one in used),
-                sum(one.cached_tokens for one in used),
-                sum(one.new_tokens for one in used) if self._length else 0,
-            )
-        )
+    def _usage(self, used: Iterable[Usage]) -> dict[str, Any]:
+        whole = total(used)
+        return usage_of(whole if self._length else replace(whole, new_tokens=0))
 
     # --- the stream ----------------------------------------------------------------------------------------------
 
@@ -142,10 +139,14 @@ class CompletionExchange(Exchange[CompletionRequest]):
         options = self.request.stream_options
         if options is None or not options.include_usage:
             return []
-        return [self._piece() | {"usage": self._usage(results)}]
+        return [self._piece() | {"usage": self._usage(result.usage for result in results)}]
 
     def _piece(self, *choices: dict[str, Any]) -> dict[str, Any]:
-        return self._head | {"object": "text_completion", "choices": list(choices)}
+        piece = self._head | {"object": "text_completion", "choices": list(choices)}
+        options = self.request.stream_options
+        if options is None or not options.continuous:
+            return piece
+        return piece | {"usage": self._usage(handle.usage_now for handle in self.handles)}
 
     def _choice(self, index: int, text: str, scored: list[Scored], reason: str | None) -> dict[str, Any]:
         wanted = self.request.logprobs is not None

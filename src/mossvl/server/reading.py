@@ -45,6 +45,8 @@ RENAMED = {"video_fps": "fps"}
 NONE: Defaults = {}
 NEWER = {"functions": "send tools", "function_call": "send tool_choice"}
 """What takes the place of keys that are not supported."""
+NEUTRAL = {"best_of": 1, "length_penalty": 1}
+"""Values of such keys that change nothing, beside those that are empty or false."""
 MOST_PARTS = 500_000
 """Most commas and opening brackets of a body, since parsing time depends on them."""
 
@@ -226,7 +228,8 @@ def check_supported(request: BaseModel, unsupported: Iterable[str]) -> None:
     """
     for name in unsupported:
         given = getattr(request, name)
-        if given is not False and given not in (None, "none", "auto", [], {}):
+        neutral = given is not True and name in NEUTRAL and given == NEUTRAL[name]
+        if not neutral and given is not False and given not in (None, "none", "auto", "", [], {}):
             raise RequestError(400, "unsupported", f"{name} is not supported; {NEWER.get(name, 'leave it out')}", name)
 
 

@@ -14,7 +14,7 @@ UNSUPPORTED = (
     "functions", "function_call", "audio", "prediction", "web_search_options",
     "best_of", "length_penalty", "use_beam_search",
 )  # fmt: skip
-"""Keys that are refused unless they are empty, false, "none" or "auto"."""
+"""Keys that are refused unless they are empty, false, "none", "auto" or neutral (see `reading.NEUTRAL`)."""
 
 
 class ChatMessage(Body):

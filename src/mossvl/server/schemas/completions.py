@@ -9,7 +9,7 @@ from mossvl.server.schemas.sampling import SamplingFields, StopStrings, StreamOp
 from mossvl.server.schemas.structured import StructuredFields
 
 UNSUPPORTED = ("suffix", "best_of", "length_penalty", "use_beam_search", "prompt_embeds")
-"""Keys that are refused unless they are empty or false."""
+"""Keys that are refused unless they are empty, false or neutral (see `reading.NEUTRAL`)."""
 
 Tokens = Annotated[list[Annotated[int, Field(ge=0, lt=2**31, strict=True)]], Field(min_length=1, fail_fast=True)]
 

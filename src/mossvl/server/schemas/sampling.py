@@ -37,4 +37,10 @@ class SamplingFields(Body):
 
 class StreamOptions(Body):
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = Field(None, description="With include_usage: token counts in every chunk.")
     include_obfuscation: Any = None  # Ignored.
+
+    @property
+    def continuous(self) -> bool:
+        """Whether every chunk of a stream has token counts."""
+        return bool(self.include_usage and self.continuous_usage_stats)
