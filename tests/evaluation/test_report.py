@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mossvl.errors import DataError, InputError
-from mossvl.evaluation.report import measures, tables
-from mossvl.evaluation.report.measures import Measure, bootstrap, interval, wilson
+from mossvl.evaluation.report import tables
+from mossvl.evaluation.report.measures import wilson
 from mossvl.evaluation.report.published import metrics, published
 from mossvl.evaluation.report.report import as_csv, as_json, as_markdown, report
 
@@ -330,7 +330,7 @@ def test_paths_without_results_are_refused(tmp_path):
         report([tmp_path])
 
 
-# --- tables, intervals, published scores -------------------------------------------------------------------------
+# --- tables, published scores ------------------------------------------------------------------------------------
 
 
 def test_a_workbook_is_read_as_it_was_written():
@@ -361,28 +361,6 @@ def test_a_workbook_may_have_texts_in_its_cells_and_many_columns(tmp_path):
         )
     (row,) = tables.read_rows(file)
     assert row["index"] is None and row["hit"] == 1
-
-
-def test_wilsons_interval_is_that_of_the_tables():
-    assert wilson(0.5, 10) == pytest.approx((23.66, 76.34), abs=0.01)
-    assert wilson(0.0, 10) == pytest.approx((0, 27.75), abs=0.01)
-    assert wilson(1.0, 10) == pytest.approx((72.25, 100), abs=0.01)
-
-
-def test_the_interval_of_all_right_or_all_wrong_ends_at_the_score_itself():
-    for n in range(1, 3000):
-        assert wilson(1.0, n)[1] == 100 and wilson(0.0, n)[0] == 0
-
-
-def test_resampling_gives_the_same_interval_again():
-    values = [0.1, 0.9, 0.4] * 30
-    assert bootstrap(values) == bootstrap(values)
-
-
-def test_of_a_score_alone_nothing_is_made_up():
-    assert interval(Measure("lmms-eval", "t", "m", 50.0, None, "f")) is None
-    assert interval(Measure("lmms-eval", "t", "m", 1234.0, 10, "f")) is None
-    assert measures.in_percent(68.1, ()) == (68.1, ()) and measures.in_percent(0.681, ())[0] == pytest.approx(68.1)
 
 
 def test_published_scores_are_whole():
