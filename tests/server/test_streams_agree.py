@@ -83,7 +83,7 @@ class Responses(Chat):
     path, length = "/v1/responses", "max_output_tokens"
 
     def body(self, text):
-        return {"input": text, "store": False}
+        return {"input": text, "store": False, "include": ["message.output_text.logprobs"]}
 
     def calling(self):
         return {"tools": [{"type": "function", **FUNCTION}], "tool_choice": "required", "parallel_tool_calls": False}
@@ -98,19 +98,28 @@ class Responses(Chat):
     def told(item):
         if item["type"] == "function_call":
             return item["name"], item["arguments"], item["status"]
-        return "".join(part["text"] for part in item["content"]), item["status"]
+        (part,) = item["content"]
+        return part["text"], Responses.scored(part["logprobs"]), item["status"]
+
+    @staticmethod
+    def scored(drawn):
+        """Tokens with log-probabilities, whose last digits depend on the batch."""
+        return [one["token"] for one in drawn]
 
     def streamed(self, events):
-        items, names = {}, {}
+        items, names, drawn = {}, {}, {}
         for event in events:
             kind, place = event["type"], event.get("output_index")
             if kind == "response.output_item.added":
                 items[place], names[place] = "", event["item"].get("name")
             if kind.endswith(".delta"):
                 items[place] += event["delta"]
+                drawn[place] = drawn.get(place, []) + event.get("logprobs", [])
         last = events[-1]["response"]
         found = [
-            ((names[place],) if names[place] else ()) + (items[place], item["status"])
+            (names[place], items[place], item["status"])
+            if names[place]
+            else (items[place], self.scored(drawn.get(place, [])), item["status"])
             for place, item in enumerate(last["output"])
         ]
         assert found == [self.told(item) for item in last["output"]]

@@ -16,6 +16,8 @@ from mossvl.queries.text_stream import TextStream, Tokenizer
 from mossvl.queries.waker import Waker
 
 logger = logging.getLogger(__name__)
+Scored = tuple[str, TokenLogprobs | None]
+"""A piece of an answer's text, and the log-probabilities of the token that has made it certain."""
 
 
 @dataclass
@@ -25,6 +27,8 @@ class Draft:
     text: TextStream
     whole_characters: bool = False
     """Whether an answer that is cut within a character ends before the character, instead of with U+FFFD."""
+    scored: bool = False
+    """Whether each token has log-probabilities."""
     tokens: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     """Arrival of each token, in seconds of `time.monotonic`."""
@@ -32,6 +36,9 @@ class Draft:
     finish_reason: str | None = None
     _tokens_read: int = 0
     _characters_taken: int = 0
+    _scores_taken: int = 0
+    _ends: list[int] = field(default_factory=list)
+    """Characters of the text that are certain after each token, if tokens are scored."""
 
     @property
     def unread(self) -> bool:
@@ -42,10 +49,12 @@ class Draft:
         """Detokenise new tokens; with `ended`, release text that was held back, too."""
         # Read the reason before the tokens: the engine adds the last token first.
         final = ended or self.finish_reason is not None
-        new = self.tokens[self._tokens_read :]
+        # The engine adds a token before its log-probabilities.
+        new = self.tokens[self._tokens_read : len(self.logprobs) if self.scored else None]
         self._tokens_read += len(new)
-        if new:
-            self.text.push(new)
+        for tokens in [[token] for token in new] if self.scored else [new] if new else []:
+            self.text.push(tokens)
+            self._ends += [len(self.text.text)] if self.scored else []
         if final:
             self.text.finish(cut=self.whole_characters and self.finish_reason != "stop")
 
@@ -54,6 +63,18 @@ class Draft:
         self.read(ended)
         taken, self._characters_taken = self._characters_taken, len(self.text.text)
         return self.text.text[taken:]
+
+    def take_scored(self, ended: bool) -> list[Scored]:
+        """As `take`, but in pieces: the text of each token with its log-probabilities, then text without, if any."""
+        at, seen = self._characters_taken, self._scores_taken
+        self.take(ended)
+        self._scores_taken = len(self._ends)
+        pieces: list[Scored] = []
+        for end, drawn in zip(self._ends[seen:], self.logprobs[seen : len(self._ends)], strict=True):
+            pieces.append((self.text.text[at:end], drawn))
+            at = end
+        rest = self.text.text[at:]
+        return [*pieces, (rest, None)] if rest else pieces
 
 
 class Handle:
@@ -72,7 +93,8 @@ class Handle:
     ) -> None:
         self._text = partial(TextStream.of, tokenizer, params, calls)
         self._may_stop = bool(params.stop or calls)
-        self.drafts = [Draft(self._text(), whole_characters) for _ in range(params.n)]
+        scored = params.logprobs is not None
+        self.drafts = [Draft(self._text(), whole_characters, scored) for _ in range(params.n)]
         self.error: Exception | None = None
         self.input_text = ""
         self.prompt_tokens = self.vision_tokens = self.cached_tokens = 0
@@ -138,6 +160,11 @@ class Handle:
         """Return the text of an answer since the last call that no later token can change."""
         with self._text_lock:
             return self.drafts[answer].take(self.ended)
+
+    def take_scored(self) -> list[Scored]:
+        """As `take`, of the first answer, in pieces: the text of each token with its log-probabilities."""
+        with self._text_lock:
+            return self.drafts[0].take_scored(self.ended)
 
     def __iter__(self) -> Iterator[str]:
         """Yield chunks of the answer's text; raise the query's error. Leaving early cancels the query."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from mossvl.queries.handle import Handle
-from mossvl.queries.results import Answer, TokenLogprobs
+from mossvl.queries.handle import Handle, Scored
+from mossvl.queries.results import TokenLogprobs
 from mossvl.server.answers import REASONS
 from mossvl.tools.calls import CallArguments, CallBegun, CallReader, Content, Piece
 from mossvl.tools.definitions import Tools
@@ -42,7 +42,7 @@ class Change(NamedTuple):
 
 
 class Blocks:
-    """Reads one answer, whole or as it comes; the blocks are the same.
+    """Reads one answer token by token, so that the blocks do not depend on when it is read.
 
     Attributes:
         blocks: those that have begun; at the end at least one, which may be an empty text.
@@ -55,30 +55,26 @@ class Blocks:
         self._reader = CallReader.of(tools)
         self._drawn: list[TokenLogprobs] = []
         """Log-probabilities that no text was told for."""
-        self._told = 0
 
     @property
     def called(self) -> bool:
         """Whether the answer calls a function."""
         return self._reader.count > 0
 
-    def whole(self, answer: Answer) -> None:
-        """Read a whole answer."""
-        self._read(answer.text, answer.logprobs or (), answer.finish_reason)
-
     def news(self, handle: Handle) -> list[Change]:
         """Return what has happened since the last call to the first answer of a query."""
         draft = handle.drafts[0]
         reason = draft.finish_reason  # Read first: the last token comes before the reason.
-        text, drawn = handle.take(), draft.logprobs[self._told :]
-        self._told += len(drawn)
-        return [] if self.finish_reason else self._read(text, drawn, reason)
+        pieces = handle.take_scored()
+        return [] if self.finish_reason else self._read(pieces, reason)
 
-    def _read(self, text: str, drawn: Sequence[TokenLogprobs], reason: str | None) -> list[Change]:
-        ended = reason in REASONS
-        self._drawn += drawn
-        changes = self._grown(self._reader.push(text) + (self._reader.finish() if ended else []))
-        if ended:
+    def _read(self, pieces: Sequence[Scored], reason: str | None) -> list[Change]:
+        changes: list[Change] = []
+        for text, drawn in pieces:
+            self._drawn += [] if drawn is None else [drawn]
+            changes += self._grown(self._reader.push(text))
+        if reason in REASONS:
+            changes += self._grown(self._reader.finish())
             self.finish_reason = reason
             changes += [] if self.blocks else self._begin(None)
             last = self.blocks[-1]

@@ -40,7 +40,7 @@ class MessageExchange(Exchange[MessagesRequest]):
 
     def whole(self, results: Sequence[Result]) -> bytes:
         (result,) = results
-        self._blocks.whole(result.answers[0])
+        self._blocks.news(self.handle)
         content = [_content(block, begun=False) for block in self._blocks.blocks]
         message = self._message(content, result.usage) | self._ending() | {"mossvl": seen(result)}
         return json.dumps(message).encode()

@@ -79,7 +79,7 @@ class ResponseExchange(Exchange[ResponsesRequest]):
     def whole(self, results: Sequence[Result]) -> bytes:
         """Return the response as JSON; many log-probabilities make this slow."""
         (result,) = results
-        self._blocks.whole(result.answers[0])
+        self._blocks.news(self.handle)
         return json.dumps(self._finished(result)).encode()
 
     def _finished(self, result: Result) -> dict[str, Any]:

@@ -1,0 +1,51 @@
+"""Blocks of an answer do not depend on when it is read: no server needed."""
+
+import random
+
+import pytest
+
+from mossvl import SamplingParams
+from mossvl.queries.handle import Handle
+from mossvl.queries.results import TokenLogprobs
+from mossvl.server.blocks import Blocks
+from mossvl.tools.definitions import Tools
+
+CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+TOOLS = Tools.of([{"name": "add"}])
+
+
+def read(tokenizer, tokens, sizes):
+    """Blocks of an answer that is read after so many tokens each time."""
+    handle, blocks, changes = Handle(SamplingParams(logprobs=0), tokenizer), Blocks(TOOLS), []
+    (draft,) = handle.drafts
+    for place, token in enumerate(tokens):
+        draft.tokens.append(token)
+        draft.logprobs.append(TokenLogprobs(token, -float(place), []))
+        if place in sizes:
+            changes += blocks.news(handle)
+    draft.finish_reason = "stop"
+    handle.end(None)
+    changes += blocks.news(handle)
+    told = [(change.block.index, change.text, list(change.logprobs)) for change in changes if change.text]
+    return [(block.text, block.call and block.call.name, block.logprobs) for block in blocks.blocks], told
+
+
+@pytest.mark.parametrize(
+    "text", ["Käse 😀 is here", f"{CALL} and text", f"a {CALL}\n{CALL} b", f"{CALL}", "a <tool_call> b"]
+)
+def test_blocks_have_the_same_texts_and_log_probabilities_whenever_they_are_read(processor, text):
+    tokens = processor.tokenizer(text)["input_ids"]
+    whole, _ = read(processor.tokenizer, tokens, ())
+    drawn = random.Random(text)
+    for _ in range(20):
+        places = {drawn.randrange(len(tokens)) for _ in range(drawn.randint(1, len(tokens)))}
+        blocks, _ = read(processor.tokenizer, tokens, places)
+        assert blocks == whole
+
+
+def test_text_after_a_call_has_the_log_probabilities_of_its_tokens(processor):
+    before, after = processor.tokenizer(CALL)["input_ids"], processor.tokenizer(" and text")["input_ids"]
+    blocks, told = read(processor.tokenizer, before + after, ())
+    assert [(text, name) for text, name, _ in blocks] == [('{"a": 1}', "add"), (" and text", None)]
+    assert [one.token for one in blocks[1][2]] == after and blocks[0][2] == []
+    assert [text for index, text, _ in told if index] == [processor.tokenizer.decode([token]) for token in after]
