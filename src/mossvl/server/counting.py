@@ -4,6 +4,7 @@ from contextlib import ExitStack
 
 from mossvl.processing.conversation import query_prompt
 from mossvl.processing.messages import check_messages, media_of
+from mossvl.processing.pixels import num_vision_tokens
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.queries.query import Message, Query
 
@@ -20,6 +21,5 @@ def count_tokens(processor: MossVLProcessor, query: Query, messages: list[Messag
     with ExitStack() as stack:
         plans = processor.plan_media(text, *media_of(checked), query.media, stack)
         planned = processor.lay_out(text, plans)
-    merged = processor.image_processor.layout.merge_size**2
-    frames = [(int(count), int(rows * columns)) for count, rows, columns in planned.grid_thw.tolist()]
-    return len(planned.input_ids) + sum(count * (patches // merged + 1) for count, patches in frames)
+    grids = [(int(frames), int(rows), int(columns)) for frames, rows, columns in planned.grid_thw.tolist()]
+    return len(planned.input_ids) + num_vision_tokens(grids, processor.image_processor.layout.merge_size)
