@@ -20,6 +20,16 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 WRITTEN = {"type": "text", "text": "What is written there?"}
 ANYBODY = Caller("1", "", "mossvl-tiny", None, StoredResponses(1, 1, 1))
 LONG = {"role": "user", "content": "Describe it in many words."}
+ONE_BLOCK = [
+    "message_start",
+    "ping",
+    "content_block_start",
+    "content_block_delta",
+    "content_block_stop",
+    "message_delta",
+    "message_stop",
+]
+"""Kinds of events of an answer that is one text or one call."""
 
 
 def base64_of(file: str, kind: str) -> dict:
@@ -151,15 +161,7 @@ def test_a_function_is_called_and_its_result_is_taken(server, choice):
 def test_a_streamed_call_has_its_arguments_in_pieces(server):
     (call,) = ask(server, LONG, **CHOSEN)["content"]
     events = stream(server, LONG, **CHOSEN)
-    assert [kind for kind, _ in groupby(event["type"] for event in events)] == [
-        "message_start",
-        "ping",
-        "content_block_start",
-        "content_block_delta",
-        "content_block_stop",
-        "message_delta",
-        "message_stop",
-    ]
+    assert [kind for kind, _ in groupby(event["type"] for event in events)] == ONE_BLOCK
     assert events[2]["content_block"]["input"] == {} and events[2]["content_block"]["name"] == "weather"
     written = "".join(event["delta"]["partial_json"] for event in events if event["type"] == "content_block_delta")
     assert json.loads(written) == call["input"]
@@ -174,15 +176,7 @@ def test_a_stream_has_anthropics_events_in_their_order(server, length, reason):
     asked = user(SIGN, {"type": "text", "text": "Describe the picture."})
     whole = ask(server, asked, max_tokens=length)
     events = stream(server, asked, max_tokens=length)
-    assert [kind for kind, _ in groupby(event["type"] for event in events)] == [
-        "message_start",
-        "ping",
-        "content_block_start",
-        "content_block_delta",
-        "content_block_stop",
-        "message_delta",
-        "message_stop",
-    ]
+    assert [kind for kind, _ in groupby(event["type"] for event in events)] == ONE_BLOCK
     message = events[0]["message"]
     assert (message["content"], message["stop_reason"], message["role"]) == ([], None, "assistant")
     deltas = [event["delta"]["text"] for event in events if event["type"] == "content_block_delta"]

@@ -1,40 +1,19 @@
 """Responses that call functions, are stored and continued, asked for with OpenAI's client over a real socket."""
 
-import base64
 import json
 from itertools import groupby
-from pathlib import Path
 
 import httpx
 import openai
 import pytest
+from responding import CLIP, SIGN, WRITTEN, client_of, respond, user
 from running import PATIENCE, serving, waited
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-WRITTEN = {"type": "input_text", "text": "What is written there?"}
-LONG = "Describe it in many words."
-
-
-def data_url(file: str, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode((EXAMPLES / file).read_bytes()).decode()}"
-
-
-SIGN = {"type": "input_image", "image_url": data_url("sign.png", "image/png"), "detail": "auto"}
-CLIP = data_url("clip.mp4", "video/mp4")
 
 
 @pytest.fixture(scope="module")
 def client(server):
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=PATIENCE, max_retries=0) as client:
+    with client_of(server) as client:
         yield client
-
-
-def respond(client, given, **options):
-    return client.responses.create(model="mossvl-tiny", input=given, **options)
-
-
-def user(*parts):
-    return [{"role": "user", "content": list(parts)}]
 
 
 # --- functions -------------------------------------------------------------------------------------------------------
