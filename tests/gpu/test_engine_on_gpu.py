@@ -74,6 +74,41 @@ def test_answers_keep_their_form_beside_others(on_gpu):
     assert [result.text for result in results[3:]] == TOKENS
 
 
+def scores(answer):
+    """Tokens and log-probabilities of the prompt and of the answer, as pairs."""
+    steps = [step for step in answer.prompt_logprobs or [] if step]
+    prompt = [(token, score.logprob) for step in steps for token, score in step.items()]
+    own = [pair for step in answer.logprobs or [] for pair in step.top]
+    return prompt + own
+
+
+END = 482
+STEERED = {
+    "bias": {"logit_bias": {65: 100.0, 66: 99.5, 10: -100.0}, "repetition_penalty": 1.5},
+    "least length": {"logit_bias": {END: 100.0}, "min_tokens": 12},
+    "scores": {"prompt_logprobs": 3, "logprobs": 2},
+    "all, sampled": {
+        "logit_bias": {65: 4.0, END: 8.0},
+        "min_tokens": 8,
+        "prompt_logprobs": 2,
+        "temperature": 0.8,
+        "seed": 5,
+    },
+}
+
+
+@pytest.mark.parametrize("params", STEERED.values(), ids=STEERED.keys())
+def test_steered_and_scored_answers_are_those_of_a_cpu(params, golden, on_gpu):
+    sampling = mossvl.SamplingParams(max_new_tokens=16, **params)
+    on_cpu = mossvl.MossVL(golden / "checkpoint", device="cpu", dtype="float32", memory=1 << 28)
+    expected = on_cpu.generate(QUERIES, sampling, progress=False)
+    results = mossvl.MossVL(*on_gpu, memory=1 << 28).generate(QUERIES, sampling, progress=False)
+    assert [result.token_ids for result in results] == [result.token_ids for result in expected]
+    for result, other in zip(results, expected, strict=True):
+        assert [token for token, _ in scores(result)] == [token for token, _ in scores(other)]
+        assert [value for _, value in scores(result)] == pytest.approx([value for _, value in scores(other)], abs=1e-3)
+
+
 @pytest.fixture(scope="module")
 def large():
     model = random_model(device="cuda", dtype="bfloat16")
