@@ -13,7 +13,8 @@ TESTS = Path(__file__).parent
 SOURCE = TESTS.parent / "src/mossvl"
 FLOORS = [
     *("version", "errors", "names", "progress", "ranks", "disk", "malloc", "forking"),
-    *("forms", "options", "tools", "media", "checkpoints", "processing", "synthetic", "data", "kernels", "model"),
+    *("forms", "options", "tools", "media", "quantization", "checkpoints"),
+    *("processing", "synthetic", "data", "kernels", "model"),
     *("queries", "scheduling", "sources", "device", "engine", "offline"),
     *("registration", "loading", "llm", "evaluation", "bench", "training", "tiny", "server", "cli"),
 ]

@@ -1,0 +1,93 @@
+"""Base of linear maps with quantized weights: what they are to the model, whatever their weights look like."""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mossvl.errors import CheckpointError
+
+CHUNK = 2**24
+"""Values that are quantized at a time, so that what is computed on the way takes little memory."""
+
+
+class QuantizedLinear(nn.Module):
+    """x · weightᵀ with a quantized weight, (out features, in features), and without a bias.
+
+    The weight is kept in buffers, which `.to(dtype)`, `.half()` and the like move but never cast. `forward` is the
+    reference: the product with `dequantized` weights, on any device. Gradients pass to x, not to the weight.
+    """
+
+    keeps_dtypes = True
+    """For `mossvl.loading.cast`."""
+    bias: None
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.register_parameter("bias", None)
+
+    def dequantized(self, dtype: torch.dtype) -> Tensor:
+        """The weight, (out features, in features), computed in float32 and rounded to `dtype`."""
+        raise NotImplementedError
+
+    def put(self, start: int, rows: Tensor) -> None:
+        """Quantize rows of a weight, (rows, in features) on the device of the buffers, into rows from `start` on."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def fill(self, weight: Tensor) -> Self:
+        """Quantize a weight, (out features, in features), into this map, and return the map."""
+        step = max(1, CHUNK // self.in_features)
+        for start in range(0, self.out_features, step):
+            self.put(start, weight[start : start + step])
+        return self
+
+    @classmethod
+    def quantize(cls, weight: Tensor) -> Self:
+        """Return the map of a weight, (out features, in features), on the weight's device."""
+        out_features, in_features = weight.shape
+        with torch.device(weight.device):
+            made = cls(in_features, out_features)
+        return made.fill(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad and torch.is_grad_enabled():
+            return _Product.apply(x, self)  # type: ignore[no-untyped-call]
+        return F.linear(x, self.dequantized(x.dtype))
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def kept(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(kept, recurse)  # type: ignore[no-untyped-call]
+
+
+class _Product(torch.autograd.Function):
+    """x · weightᵀ; the backward pass dequantizes the weight again, so that no pass keeps it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, linear: QuantizedLinear) -> Tensor:
+        ctx.linear = linear
+        return F.linear(x, linear.dequantized(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grads
+        return grad @ ctx.linear.dequantized(grad.dtype), None
+
+
+def check_divides(parts: int, features: int, kind: str) -> None:
+    """Refuse a number of in features that is not a multiple of `parts`.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    if features % parts:
+        raise CheckpointError(f"a weight of {features} in features cannot be {kind}, which needs a multiple of {parts}")
