@@ -67,7 +67,7 @@ def test_a_slip_is_told_what_was_meant(name, known, meant):
         ("frames", MEDIA),
         ("longest_edge", MEDIA),
         ("min_frames", ["max_frames", "max_pixels"]),
-        ("quantization", ENGINE),
+        ("speculation", ENGINE),
         ("tools", ["role", "content", "name"]),
         ("n", REQUEST[:3]),
         ("", GENERATION),

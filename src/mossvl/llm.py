@@ -58,7 +58,9 @@ class MossVL:
         else:
             from mossvl.loading import load
 
-            model, loaded = load(checkpoint_or_model, self.config.device, self.config.dtype)
+            model, loaded = load(
+                checkpoint_or_model, self.config.device, self.config.dtype, quantization=self.config.quantization
+            )
             processor = processor or loaded
         self.model, self.processor = model, processor
         self.engine = Engine(model, self.config)

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,16 +12,19 @@ from torch import nn
 
 from mossvl.checkpoints.default import default_checkpoint
 from mossvl.checkpoints.dtypes import COMPUTED, computed_dtype
-from mossvl.checkpoints.headers import refuse_quantized, require_model_type, usable
+from mossvl.checkpoints.headers import read_headers, require_model_type, usable, without_ignored
 from mossvl.checkpoints.location import check_location
+from mossvl.checkpoints.quantizers import read_format
 from mossvl.checkpoints.strict import check_weights, read_configuration, read_generation_config
 from mossvl.checkpoints.weights import Progress, load_weights
 from mossvl.errors import CheckpointError, OptionError
 from mossvl.forking import check_fork
 from mossvl.model.configuration import MossVLConfig
 from mossvl.offline.interface import MossVLForConditionalGeneration
+from mossvl.options.engine import check_quantization
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import IMAGE_TOKEN
+from mossvl.quantization.schemes import Schemes, main_kind, own_schemes, quantized_maps, replace
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     progress: bool | None = None,
+    quantization: str | None = None,
 ) -> tuple[MossVLForConditionalGeneration, MossVLProcessor]:
     """Load a checkpoint for inference.
 
@@ -45,14 +49,19 @@ def load(
         device: "cuda", "cuda:1", "cpu", …; by default cuda if there is a GPU, else cpu.
         dtype: "bfloat16", "float32" or "float16"; by default bfloat16 on a GPU and float32 on a CPU.
         progress: show a progress bar on stderr; by default if stderr is a terminal and the weights are large.
+        quantization: "fp8", "int4" or "nf4", in which weights are quantized while they are read (see
+            docs/quantization.md); by default, weights are as the checkpoint has them, quantized or not.
 
     Raises:
-        CheckpointError: the checkpoint is missing, of another model type, quantized, or does not fit its configuration.
-        OptionError: there is no such device, or models do not compute in the dtype.
+        CheckpointError: the checkpoint is missing, of another model type, does not fit its configuration, or is
+            quantized in a way that cannot be read.
+        OptionError: there is no such device, models do not compute in the dtype, there is no such quantization, or the
+            checkpoint has another.
         EngineError: this process was forked from one that had computed before.
     """
     target = resolve_device(device)
     kind = resolve_dtype(dtype, target)
+    check_quantization(quantization)
     check_fork(target.type)
     checkpoint = default_checkpoint() if checkpoint is None else checkpoint
     check_location(checkpoint)
@@ -64,7 +73,7 @@ def load(
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CheckpointError(f"{checkpoint} cannot be loaded as a MOSS-VL checkpoint: {first_line}") from error
     require_model_type(folder)
-    refuse_quantized(folder)
+    form = read_format(folder)
     config = read_configuration(MossVLForConditionalGeneration, folder)
     if isinstance(config.dtype, torch.dtype) and config.dtype not in (*COMPUTED, torch.float64):
         logger.warning("%s names %s, in which models do not compute; it is loaded in %s", folder, config.dtype, kind)
@@ -72,7 +81,14 @@ def load(
     check_together(processor, config, folder)
     check_weights(MossVLForConditionalGeneration, config, folder)
     generation_config = read_generation_config(folder)
-    model = _empty(config, target, kind)
+    headers = without_ignored(read_headers(folder))
+
+    def schemes(plain: nn.Module) -> Schemes:
+        found = form.schemes(plain, headers)
+        refuse_another(quantization, found, folder)
+        return found or (own_schemes(plain, quantization) if quantization else {})
+
+    model = _empty(config, target, kind, schemes)
     model.generation_config = generation_config
     model.name_or_path = model.config._name_or_path = str(checkpoint)
     with _bar(progress) as advance:
@@ -86,20 +102,25 @@ def random_model(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     seed: int = 0,
+    quantization: str | None = None,
 ) -> MossVLForConditionalGeneration:
     """Make a model with random weights on a device, for benchmarks and tests; by default of the published size.
 
     Weights are normal with a standard deviation of 0.02, but 1 for embeddings and 0.02 / √96 for projections into the
     residual stream; docs/model.md compares errors of bfloat16 with these and with 0.02 throughout. Gates of cross
-    attention are 0.5, so that vision affects logits.
+    attention are 0.5, so that vision affects logits. With a quantization, weights are quantized as by `load`.
 
     Raises:
-        OptionError: there is no such device, or models do not compute in the dtype.
+        OptionError: there is no such device or quantization, or models do not compute in the dtype.
         EngineError: this process was forked from one that had computed before.
     """
     target = resolve_device(device)
     check_fork(target.type)
-    model = _empty(config or MossVLConfig(), target, resolve_dtype(dtype, target))
+    check_quantization(quantization)
+    kind = resolve_dtype(dtype, target)
+    model = _empty(
+        config or MossVLConfig(), target, kind, lambda plain: own_schemes(plain, quantization) if quantization else {}
+    )
     generator = torch.Generator(target).manual_seed(seed)
     deviations = {"embed_tokens.weight": 1.0, "o_proj.weight": 0.02 / 96**0.5, "down_proj.weight": 0.02 / 96**0.5}
     for name, parameter in model.named_parameters():
@@ -111,21 +132,46 @@ def random_model(
             parameter.zero_()
         else:
             parameter.normal_(std=deviations.get(".".join(name.split(".")[-2:]), 0.02), generator=generator)
+    for name, linear in quantized_maps(model):
+        weight = torch.empty(linear.out_features, linear.in_features, device=target, dtype=kind)
+        weight.normal_(std=deviations.get(f"{name.split('.')[-1]}.weight", 0.02), generator=generator)
+        linear.put(0, weight)
     return model
 
 
-def _empty(config: MossVLConfig, device: torch.device, dtype: torch.dtype) -> MossVLForConditionalGeneration:
-    """Make a model for inference, whose weights have memory but no values yet."""
+def _empty(
+    config: MossVLConfig, device: torch.device, dtype: torch.dtype, schemes: Callable[[nn.Module], Schemes]
+) -> MossVLForConditionalGeneration:
+    """Make a model for inference, whose weights have memory but no values yet.
+
+    Args:
+        schemes: called with the plain model; returns the schemes of its maps.
+    """
     for part in (config, config.text_config, config.vision_config):
         part.dtype = dtype
     with torch.device("meta"):
         model = MossVLForConditionalGeneration(config)
+    replace(model, schemes(model))
     cast(model, dtype)
     loaded = model.state_dict().keys()
     assert all(name in loaded for name, _ in model.named_buffers()), "no checkpoint holds this buffer's values"
     model = model.to_empty(device=device).eval()
     model.tie_weights()  # `to_empty` has allocated tied weights apart
     return model
+
+
+def refuse_another(quantization: str | None, found: Schemes, checkpoint: Path) -> None:
+    """Refuse to quantize weights that are quantized otherwise.
+
+    Raises:
+        OptionError: they are.
+    """
+    kind = main_kind(found.values())
+    if quantization is not None and kind is not None and kind != quantization:
+        raise OptionError(
+            f"quantization={quantization!r}, but the weights of {checkpoint} are {kind.upper()} already; leave "
+            "quantization out, or give the checkpoint that it was made of"
+        )
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> None:

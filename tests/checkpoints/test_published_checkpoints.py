@@ -35,15 +35,21 @@ NF4 = {
     "bnb_4bit_quant_type": "nf4",
     "bnb_4bit_compute_dtype": "bfloat16",
 }
-QUANTIZED = [
-    ({"quantization_config": COMPRESSED}, r"quantization_config: FP8, compressed-tensors"),
-    ({"quantization_config": BLOCKS}, r"quantization_config: FP8, fp8"),
-    ({"quantization_config": NF4}, r"quantization_config: NF4, bitsandbytes"),
-    ({"quantization_config": {**NF4, "quant_method": None}}, r"quantization_config: NF4\)"),
-    ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"quantization_config: gptq"),
-    ({"compression_config": COMPRESSED}, r"compression_config: FP8, compressed-tensors"),
-    ({"text_config.quantization_config": NF4}, r"quantization_config: NF4, bitsandbytes"),
+BYTES = {**NF4, "load_in_4bit": False, "load_in_8bit": True}
+UNREADABLE = [
+    ({"quantization_config": BLOCKS}, r"quantization_config: FP8, fp8\)"),
+    ({"quantization_config": BYTES}, r"quantization_config: NF4, bitsandbytes\), which is not supported: .* 8 bits"),
+    ({"quantization_config": {**BYTES, "quant_method": None}}, r"quantization_config: NF4\), .* 8 bits"),
+    ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"quantization_config: gptq\)"),
+    ({"quantization_config": {"quant_method": "awq", "bits": 4}}, r"quantization_config: awq\)"),
+    (
+        {"compression_config": {**COMPRESSED, "format": "marlin-24"}},
+        r"compression_config: compressed-tensors\), .*marlin-24",
+    ),
+    ({"text_config.quantization_config": BYTES}, r"quantization_config: NF4, bitsandbytes\)"),
 ]
+"""Of the formats that can be read, tests/quantization has more."""
+KNOWN = r"Known are compressed-tensors \(FP8, INT4\) and bitsandbytes \(NF4\); or load the checkpoint"
 
 
 @pytest.fixture
@@ -84,8 +90,8 @@ def test_models_of_both_names_load_and_compute_the_same(architecture, multiple, 
 
 
 @pytest.mark.parametrize("loader", ["load", "MossVL", "own class", "AutoModelForCausalLM", "state_dict", "weights"])
-@pytest.mark.parametrize(("changes", "words"), QUANTIZED)
-def test_quantized_weights_are_refused_by_what_they_are(loader, changes, words, folder, model):
+@pytest.mark.parametrize(("changes", "words"), UNREADABLE)
+def test_quantized_weights_that_cannot_be_read_are_refused_by_what_they_are(loader, changes, words, folder, model):
     edit(folder, changes)
     load = {
         "load": lambda: mossvl.load(folder, "cpu"),
@@ -95,7 +101,21 @@ def test_quantized_weights_are_refused_by_what_they_are(loader, changes, words, 
         "state_dict": lambda: MODEL.from_pretrained(folder, state_dict={}),
         "weights": lambda: load_weights(model, folder),
     }[loader]
-    with pytest.raises(CheckpointError, match=rf"MOSS-VL is quantized \({words}.*read in bfloat16.*without FP8 or NF4"):
+    with pytest.raises(CheckpointError, match=rf"MOSS-VL is quantized \({words}.*{KNOWN}"):
+        load()
+
+
+@pytest.mark.parametrize("loader", ["load", "own class", "weights"])
+@pytest.mark.parametrize("given", [COMPRESSED, NF4])
+def test_plain_weights_that_are_said_to_be_quantized_are_refused(loader, given, folder, model):
+    edit(folder, {"quantization_config": given})
+    load = {
+        "load": lambda: mossvl.load(folder, "cpu"),
+        "own class": lambda: MODEL.from_pretrained(folder),
+        "weights": lambda: load_weights(model, folder),
+    }[loader]
+    words = r"weight_scale|quantized \(NF4, bitsandbytes\), but none is|, and the model is not; mossvl.load makes one"
+    with pytest.raises(CheckpointError, match=words):
         load()
 
 
@@ -112,8 +132,8 @@ def test_something_else_in_its_place_is_told_as_it_is(folder):
         mossvl.load(folder, "cpu")
 
 
-@pytest.mark.parametrize(("changes", "words"), QUANTIZED)
-def test_quantized_weights_of_the_hub_are_refused_too(changes, words, folder, tmp_path):
+@pytest.mark.parametrize(("changes", "words"), UNREADABLE)
+def test_quantized_weights_of_the_hub_that_cannot_be_read_are_refused_too(changes, words, folder, tmp_path):
     edit(folder, changes)
     place = tmp_path / "hub" / "models--OpenMOSS--MOSS-VL"
     (place / "refs").mkdir(parents=True)

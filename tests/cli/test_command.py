@@ -32,7 +32,7 @@ ELSEWHERE = {
         "cache_salt",
     },  # One answer a query, as text; queries are equals.
     LimitFlags: {"sources"},  # Of what one asks about oneself, nothing is kept away.
-    EngineFlags: {"device", "dtype"},  # Flags of every command.
+    EngineFlags: {"device", "dtype", "quantization"},  # Flags of every command.
     TrainFlags: {"checkpoint", "device", "dtype", "media_dir"}  # Those, too; the rest has a name of its own.
     | {"data", "output", "media", "adapt"},
 }

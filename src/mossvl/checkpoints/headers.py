@@ -1,4 +1,4 @@
-"""Files of a checkpoint: model type, quantization, and headers of its tensors."""
+"""Files of a checkpoint: model type, and headers of its tensors."""
 
 import json
 import re
@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from mossvl.errors import CheckpointError
+from mossvl.quantization.formats import Target
 
 MODEL_TYPE = "moss_vl"
 
@@ -26,12 +26,6 @@ UNUSABLE = " cannot be used: "
 REASON = 300
 """Characters of another library's message that an error quotes."""
 
-QUANTIZER_KEYS = ("quantization_config", "compression_config")
-QUANTIZER_FILE = "hf_quant_config.json"
-"""Where checkpoints say how their weights are quantized: keys of config.json, and a file beside it."""
-KINDS = {"NF4": ("nf4",), "FP8": ("fp8", "float-quantized", "e4m3")}
-"""Published kinds of quantization, and marks of each kind in these places."""
-
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -41,8 +35,12 @@ DTYPES = {
     "F8_E5M2": torch.float8_e5m2,
     "I8": torch.int8,
     "U8": torch.uint8,
+    "I32": torch.int32,
+    "I64": torch.int64,
 }
 """Dtypes of stored weights, by their names in safetensors files; integers occur in quantized weights."""
+EXACT = (torch.float8_e4m3fn, torch.float8_e5m2)
+"""Floating-point dtypes of quantized weights, whose values mean nothing without their scales."""
 
 
 @dataclass(frozen=True)
@@ -138,48 +136,6 @@ def require_model_type(folder: Path) -> None:
         raise CheckpointError(f"{path} is of model type {model_type!r}; expected {MODEL_TYPE!r}")
 
 
-def refuse_quantized(folder: Path) -> None:
-    """Refuse a folder whose weights are quantized.
-
-    Raises:
-        CheckpointError: the weights are quantized; the message names the key or file that says so.
-    """
-    if (folder / "config.json").is_file():
-        refuse_quantized_config(folder, read_json(folder / "config.json"))
-    if (folder / QUANTIZER_FILE).is_file():
-        raise CheckpointError(_is_quantized(folder, QUANTIZER_FILE, read_json(folder / QUANTIZER_FILE)))
-
-
-def refuse_quantized_config(checkpoint: Any, config: Mapping[str, Any]) -> None:
-    """As `refuse_quantized`, for the content of a config.json."""
-    for part in (config, config.get("text_config"), config.get("vision_config")):
-        for name in QUANTIZER_KEYS:
-            found = part.get(name) if isinstance(part, Mapping) else None
-            if quantizes(found):
-                raise CheckpointError(_is_quantized(checkpoint, name, found))
-
-
-def quantizes(found: Any) -> bool:
-    """Whether a `quantization_config` says that weights are quantized, and not the opposite."""
-    if not isinstance(found, Mapping):
-        return bool(found)
-    bits = [found[name] for name in ("load_in_4bit", "load_in_8bit") if name in found]
-    if bits and found.get("quant_method") in (None, "bitsandbytes"):
-        return any(bits)
-    return any(value is not None and value is not False for value in found.values())
-
-
-def _is_quantized(checkpoint: Any, name: str, found: Any) -> str:
-    content = json.dumps(found, default=str).lower()
-    method = found.get("quant_method") if isinstance(found, Mapping) else None
-    kind = next((kind for kind, marks in KINDS.items() if any(mark in content for mark in marks)), None)
-    told = ", ".join(repr(str(one)[:40])[1:-1] for one in (kind, method) if one) or content[:80]
-    return (
-        f"{checkpoint} is quantized ({name}: {told}), which is not supported; weights are read in bfloat16, float16 "
-        "and float32. Load the checkpoint that it was made of: its name is the same without FP8 or NF4"
-    )
-
-
 def without_ignored(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     """Return the tensors that are parameters, without the rotary tables of some published files."""
     return {name: info for name, info in tensors.items() if not any(re.search(pattern, name) for pattern in IGNORED)}
@@ -189,10 +145,9 @@ def read_headers(folder: Path) -> dict[str, TensorInfo]:
     """Read names, shapes and dtypes of all tensors of a checkpoint, sharded or not.
 
     Raises:
-        CheckpointError: weights are missing or quantized, a shard is missing or a link to elsewhere, a file is broken,
-            or a tensor is in two files.
+        CheckpointError: weights are missing, a shard is missing or a link to elsewhere, a file is broken, or a tensor
+            is in two files.
     """
-    refuse_quantized(folder)
     tensors: dict[str, TensorInfo] = {}
     for name in _weight_files(folder):
         path = own_file(folder / name)
@@ -236,14 +191,26 @@ def _dtype(name: str, stored: str, path: Path) -> torch.dtype:
     return kind
 
 
-def mistyped(expected: Mapping[str, Tensor], found: Mapping[str, TensorInfo]) -> list[str]:
-    """List tensors that are integers where the model's are floating-point, or the reverse, one line each."""
+def mistyped(expected: Mapping[str, Target], found: Mapping[str, TensorInfo]) -> list[str]:
+    """List tensors of other dtypes than the model can be filled with, one line each.
+
+    A plain weight may be of any floating-point dtype; a quantized one and integers must be of their own.
+    """
     return [
-        f"mistyped: {name} is of type {str(found[name].dtype).removeprefix('torch.')}, expected "
-        + ("floating-point numbers" if expected[name].is_floating_point() else "integers")
+        f"mistyped: {name} is of type {_told(found[name].dtype)}, expected "
+        + (_told(wanted) if _exact(wanted) else "floating-point numbers")
         for name in sorted(expected.keys() & found.keys())
-        if found[name].dtype.is_floating_point != expected[name].is_floating_point()
+        for wanted in [expected[name].dtype]
+        if (found[name].dtype != wanted if _exact(wanted) else not found[name].dtype.is_floating_point)
     ]
+
+
+def _exact(dtype: torch.dtype) -> bool:
+    return dtype in EXACT or not dtype.is_floating_point
+
+
+def _told(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import is_accelerate_available
 
@@ -15,14 +14,15 @@ from mossvl.checkpoints.headers import (
     differences,
     mistyped,
     read_headers,
-    refuse_quantized,
-    refuse_quantized_config,
     require_model_type,
     usable,
     without_ignored,
 )
+from mossvl.checkpoints.quantizers import format_of, read_format
 from mossvl.errors import CheckpointError, OptionError
 from mossvl.forking import check_fork
+from mossvl.quantization.formats import Format, Target, Unquantized, targets_of
+from mossvl.quantization.schemes import replace
 
 LISTED = 10
 """Differences that an error message lists."""
@@ -30,11 +30,21 @@ MOST_TOKENS = 2**31
 """Upper bound of token ids."""
 
 
-def expected_tensors(cls: type[PreTrainedModel], config: Any) -> dict[str, Tensor]:
-    """Return the tensors that a configuration requires, by name, on the meta device."""
+def expected_tensors(
+    cls: type[PreTrainedModel], config: Any, form: Format, found: Mapping[str, TensorInfo]
+) -> dict[str, Target]:
+    """Return the tensors that a configuration requires of a checkpoint in a format, by name, on the meta device.
+
+    Raises:
+        CheckpointError: the format has quantized maps that cannot be quantized so, or none.
+    """
     with torch.device("meta"):
         model = cls(config)
-    tensors: dict[str, Tensor] = dict(model.state_dict())
+    schemes = form.schemes(model, found)
+    if not schemes and not isinstance(form, Unquantized):
+        raise CheckpointError(f"the configuration says that weights are quantized ({form.told}), but none is")
+    replace(model, schemes)
+    tensors, _ = targets_of(model, form, found)
     if config.tie_word_embeddings:
         tensors.pop("lm_head.weight")
     return tensors
@@ -50,7 +60,8 @@ def load_pretrained(
         args, kwargs: its arguments.
 
     Raises:
-        CheckpointError: the checkpoint is of another model type, quantized, or does not fit its configuration.
+        CheckpointError: the checkpoint is of another model type, does not fit its configuration, or is quantized in a
+            way that cannot be read or whose package is missing.
         OptionError: models do not compute in the dtype, or `device_map` needs accelerate.
         EngineError: this process was forked from one that had computed before.
     """
@@ -61,7 +72,7 @@ def load_pretrained(
     if folder is not None and folder.is_dir() and kwargs.get("gguf_file") is None:
         part = folder / kwargs.get("subfolder", "")
         require_model_type(part)
-        refuse_quantized(part)
+        read_format(part)
         if (
             kwargs.get("variant") is None
             and kwargs.get("state_dict") is None
@@ -73,13 +84,17 @@ def load_pretrained(
             read_generation_config(part)
     elif folder is not None and kwargs.get("gguf_file") is None:  # a repository on the model hub
         known = given.to_dict() if isinstance(given, PreTrainedConfig) else None
-        refuse_quantized_config(checkpoint, known or cls.config_class.get_config_dict(given or checkpoint, **kwargs)[0])
+        format_of(checkpoint, known or cls.config_class.get_config_dict(given or checkpoint, **kwargs)[0])
     device = None
     if kwargs.get("device_map") is not None and not is_accelerate_available():
         device = _single_device(kwargs.pop("device_map"))
     wants_info = kwargs.pop("output_loading_info", False)
     try:
         model, info = load(checkpoint, *args, output_loading_info=True, **kwargs)
+    except ImportError as error:
+        raise CheckpointError(
+            f"{checkpoint} cannot be loaded by this class: {error}; mossvl.load needs no other package"
+        ) from error
     except RuntimeError as error:
         if "size mismatch" not in str(error) and "mismatched" not in str(error):
             raise
@@ -89,6 +104,8 @@ def load_pretrained(
     raise_if_any(checkpoint, lines)
     if device is not None:
         model = model.to(device)
+    if model.generation_config is not None:
+        without_quantized_cache(model.generation_config)
     return (model, info) if wants_info else model
 
 
@@ -96,20 +113,27 @@ def check_weights(cls: type[PreTrainedModel], config: Any, folder: Path) -> None
     """Refuse weights that do not fit a configuration; compares headers, allocates nothing.
 
     Raises:
-        CheckpointError: tensors are missing, unexpected or misshapen, or a file is missing or broken.
+        CheckpointError: tensors are missing, unexpected or misshapen, a file is missing or broken, or weights are
+            quantized in a way that cannot be read.
     """
-    raise_if_any(folder, header_differences(cls, config, read_headers(folder)))
+    raise_if_any(folder, header_differences(cls, config, read_format(folder), read_headers(folder)))
 
 
-def header_differences(cls: type[PreTrainedModel], config: Any, tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """List the differences between a checkpoint's tensors and those that its configuration requires."""
+def header_differences(
+    cls: type[PreTrainedModel], config: Any, form: Format, tensors: Mapping[str, TensorInfo]
+) -> list[str]:
+    """List the differences between a checkpoint's tensors and those that its configuration and format require.
+
+    Raises:
+        CheckpointError: see `expected_tensors`.
+    """
     found = {name: tensor.shape for name, tensor in without_ignored(tensors).items()}
     layers = config.text_config.num_hidden_layers + config.vision_config.depth
     if layers > len(found):  # A layer has a dozen tensors: do not even make their names.
         return [f"missing: most of {layers} layers (num_hidden_layers, depth); there are {len(found)} tensors"]
     if config.tie_word_embeddings:
         found.pop("lm_head.weight", None)
-    expected = expected_tensors(cls, config)
+    expected = expected_tensors(cls, config, form, tensors)
     shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     return differences(shapes, found) + mistyped(expected, tensors)
 
@@ -128,6 +152,8 @@ def read_configuration(cls: type[PreTrainedModel], folder: Path, given: Any = No
 def read_generation_config(folder: Path) -> GenerationConfig:
     """Read generation_config.json, or else make a GenerationConfig of config.json, as transformers does.
 
+    A quantized cache, which published files of quantized weights name, is ignored: keys and values are kept elsewhere.
+
     Raises:
         CheckpointError: the file is malformed, or a token id out of range.
     """
@@ -143,6 +169,13 @@ def read_generation_config(folder: Path) -> GenerationConfig:
         for token in [*single, *(ends if isinstance(ends, list) else [] if ends is None else [ends])]:
             if type(token) is not int or not 0 <= token < MOST_TOKENS:
                 raise ValueError(f"{token!r:.80} is not a token id (bos_token_id, pad_token_id, eos_token_id)")
+    return without_quantized_cache(config)
+
+
+def without_quantized_cache(config: GenerationConfig) -> GenerationConfig:
+    """Return the configuration, in which a quantized cache is named no longer."""
+    if config.cache_implementation == "quantized":
+        config.cache_implementation = config.cache_config = None
     return config
 
 

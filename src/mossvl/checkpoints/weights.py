@@ -1,7 +1,7 @@
 """Reads weights from safetensors files into a model's parameters, without a second copy of the weights.
 
 Several threads read parts of the files: on a CPU into the parameters themselves; on a GPU, or where dtypes differ, into
-a few reused buffers.
+a few reused buffers. Rows of weights that the model has quantized, and the files have not, are quantized there.
 """
 
 import json
@@ -26,8 +26,10 @@ from mossvl.checkpoints.headers import (
     require_model_type,
     without_ignored,
 )
+from mossvl.checkpoints.quantizers import read_format
 from mossvl.checkpoints.strict import raise_if_any
 from mossvl.errors import CheckpointError
+from mossvl.quantization.formats import Target, Unquantized, targets_of
 
 PART_BYTES = 16 * 2**20
 """Bytes of a read, unless one row of a tensor is larger."""
@@ -44,7 +46,7 @@ Progress = Callable[[int, int], None]
 class Piece:
     """Rows of a tensor: bytes `start` to `stop` of a part, of `dtype`, to be written to `target`."""
 
-    target: Tensor
+    target: Target
     dtype: torch.dtype
     start: int
     stop: int
@@ -52,7 +54,10 @@ class Piece:
     @property
     def direct(self) -> bool:
         """Whether a thread can read the file's bytes into the target."""
-        return self.target.device.type == "cpu" and self.target.dtype == self.dtype and self.target.is_contiguous()
+        target = self.target
+        if not isinstance(target, Tensor):
+            return False
+        return target.device.type == "cpu" and target.dtype == self.dtype and target.is_contiguous()
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,8 @@ def load_weights(model: PreTrainedModel, folder: str | Path, progress: Progress 
 
     Args:
         model: its parameters have storage, and dtypes to which values are cast. Parameters are written in place, so
-            that they may be views of larger tensors.
+            that they may be views of larger tensors. Quantized maps (`QuantizedLinear`) are filled with quantized
+            weights as they are, and else quantize the weights.
         folder: holds `model.safetensors`, or shards and `model.safetensors.index.json`.
         progress: called in the caller's thread, while weights are read.
 
@@ -89,8 +95,13 @@ def load_weights(model: PreTrainedModel, folder: str | Path, progress: Progress 
     """
     folder = Path(folder)
     require_model_type(folder)
-    targets = model.state_dict()
+    form = read_format(folder)
     found = without_ignored(read_headers(folder))
+    targets, finishing = targets_of(model, form, found)
+    if not finishing and not isinstance(form, Unquantized):
+        raise CheckpointError(
+            f"{folder} is quantized ({form.told}), and the model is not; mossvl.load makes one that fits"
+        )
     if model.config.tie_word_embeddings:
         targets.pop("lm_head.weight")
         found.pop("lm_head.weight", None)
@@ -102,6 +113,11 @@ def load_weights(model: PreTrainedModel, folder: str | Path, progress: Progress 
             "the model has parameters on the meta device; give them storage first: model.to_empty(device=…)"
         )
     _Reader(list(_parts(folder, found, targets))).run(progress)
+    for name, finish in finishing.items():
+        try:
+            finish()
+        except CheckpointError as error:
+            raise CheckpointError(f"{folder}: {name}: {error}") from error
 
 
 def _offsets(path: Path) -> dict[str, int]:
@@ -112,7 +128,7 @@ def _offsets(path: Path) -> dict[str, int]:
     return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
 
 
-def _parts(folder: Path, found: Mapping[str, TensorInfo], targets: Mapping[str, Tensor]) -> Iterator[Part]:
+def _parts(folder: Path, found: Mapping[str, TensorInfo], targets: Mapping[str, Target]) -> Iterator[Part]:
     """Split the files into parts of up to PART_BYTES, in the order of their bytes."""
     by_file = defaultdict(list)
     for name, info in found.items():
@@ -123,13 +139,14 @@ def _parts(folder: Path, found: Mapping[str, TensorInfo], targets: Mapping[str, 
         begin = end = 0
         for name in sorted(names, key=offsets.__getitem__):
             info = found[name]
-            whole = targets[name] if info.shape else targets[name][None]
+            target = targets[name]
+            whole = target[None] if isinstance(target, Tensor) and not info.shape else target
             rows = max(1, len(whole))
             row_bytes = info.bytes // rows
             step = max(1, PART_BYTES // max(1, row_bytes))
             for row in range(0, rows, step):
-                target = whole[row : row + step]
-                offset, size = offsets[name] + row * row_bytes, len(target) * row_bytes
+                part = whole[row : row + step]
+                offset, size = offsets[name] + row * row_bytes, len(part) * row_bytes
                 aligned = (offset - begin) % info.dtype.itemsize == 0
                 if pieces and (offset != end or end + size - begin > PART_BYTES or not aligned):
                     yield Part(folder / file, begin, end - begin, pieces)
@@ -137,7 +154,7 @@ def _parts(folder: Path, found: Mapping[str, TensorInfo], targets: Mapping[str, 
                 if not pieces:
                     begin = offset
                 end = offset + size
-                pieces.append(Piece(target, info.dtype, offset - begin, end - begin))
+                pieces.append(Piece(part, info.dtype, offset - begin, end - begin))
         if pieces:
             yield Part(folder / file, begin, end - begin, pieces)
 
@@ -179,6 +196,7 @@ class _Reader:
                 file.seek(part.offset)
                 if all(piece.direct for piece in part.pieces):
                     for piece in part.pieces:
+                        assert isinstance(piece.target, Tensor)
                         _fill(piece.target, file)
                 else:
                     self._read_and_copy(part, file)
@@ -198,7 +216,7 @@ class _Reader:
         finally:
             self.buffers.put(buffer)
 
-    def _copy(self, source: Tensor, target: Tensor, buffer: Buffer) -> None:
+    def _copy(self, source: Tensor, target: Target, buffer: Buffer) -> None:
         if target.device not in self.streams:
             target.copy_(source)
             return

@@ -16,6 +16,7 @@ from mossvl.cli.options import (
     GenerationFlags,
     LimitFlags,
     MediaFlags,
+    Quantization,
     SystemFlags,
     check_effect,
     with_flags,
@@ -57,6 +58,7 @@ def ask(
     checkpoint: Checkpoint = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantization: Quantization = None,
     then: Then = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object for each question, once its answer is complete.")
@@ -78,7 +80,7 @@ def ask(
     parts: list[Any] = [one.part for one in seen]
     messages: list[dict[str, Any]] = []
     options = {**system, "generate_kwargs": generation, "media_kwargs": media}
-    with open_engine(folder, device, dtype, allowed) as llm:
+    with open_engine(folder, allowed, device=device, dtype=dtype, quantization=quantization) as llm:
         for text in questions:
             messages.append({"role": "user", "content": [*parts, {"type": "text", "text": text}]})
             handle = llm.submit({"messages": messages, **options})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mossvl.cli.checkpoint import check_checkpoint, prepare
-from mossvl.cli.options import Checkpoint, Device, Dtype, EngineFlags
+from mossvl.cli.options import Checkpoint, Device, Dtype, EngineFlags, Quantization
 from mossvl.errors import OptionError
 from mossvl.options.engine import EngineConfig
 
@@ -38,6 +38,7 @@ def bench(
     ] = False,
     device: Device = None,
     dtype: Dtype = None,
+    quantization: Quantization = None,
     memory: Annotated[float | None, typer.Option(help=EngineFlags.flags["memory"].help, show_default=False)] = None,
     max_batch: Annotated[int, typer.Option(min=1, help=EngineFlags.flags["max_batch"].help)] = EngineConfig.max_batch,
     eager: Annotated[bool, typer.Option("--eager", help=EngineFlags.flags["eager"].help)] = False,
@@ -59,7 +60,17 @@ def bench(
     if set(parts) - {Part.MEDIA}:
         if not random and not checkpoint:
             raise OptionError("give a --checkpoint or --random, for weights to measure with")
-        engine = engine_to_measure(None if random else checkpoint, device, dtype, memory, max_batch, eager)
+        # Pixels are in memory already: the prompts of all requests can load at once.
+        config = EngineConfig(
+            device=device,
+            dtype=dtype,
+            quantization=quantization,
+            memory=memory,
+            max_batch=max_batch,
+            eager=eager,
+            media_workers=max_batch,
+        )
+        engine = engine_to_measure(None if random else checkpoint, config)
     import torch
 
     described = hardware.describe(engine.runner.device if engine is not None else torch.device("cpu"))
@@ -83,20 +94,22 @@ def bench(
         print("\n".join(tables))
 
 
-def engine_to_measure(
-    checkpoint: str | None, device: str | None, dtype: str | None, memory: float | None, max_batch: int, eager: bool
-) -> "Engine":
+def engine_to_measure(checkpoint: str | None, config: EngineConfig) -> "Engine":
+    """Load a checkpoint, or make random weights, for a GPU.
+
+    Raises:
+        OptionError: there is no GPU.
+    """
     prepare()
     from mossvl.engine.engine import Engine
     from mossvl.loading import load, random_model, resolve_device
 
-    # Pixels are in memory already: the prompts of all requests can load at once.
-    config = EngineConfig(memory=memory, max_batch=max_batch, eager=eager, media_workers=max_batch)
-    if resolve_device(device).type != "cuda":
+    if resolve_device(config.device).type != "cuda":
         raise OptionError("latency, throughput and prefill are measured on a GPU, and there is none here")
     if checkpoint:
-        return Engine(load(check_checkpoint(checkpoint), device, dtype)[0], config)
-    return Engine(random_model(None, device, dtype), config)
+        folder = check_checkpoint(checkpoint)
+        return Engine(load(folder, config.device, config.dtype, quantization=config.quantization)[0], config)
+    return Engine(random_model(None, config.device, config.dtype, quantization=config.quantization), config)
 
 
 def measure(part: Part, engine: "Engine | None", ceilings: dict[str, float], repeats: int) -> "Iterator[Row]":

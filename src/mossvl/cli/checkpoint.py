@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mossvl.checkpoints.default import default_checkpoint
 from mossvl.checkpoints.location import check_location
 from mossvl.media.limits import MediaLimits
+from mossvl.options.engine import EngineConfig
 
 if TYPE_CHECKING:
     from mossvl.llm import MossVL
@@ -28,19 +29,18 @@ def check_checkpoint(given: str | None) -> str:
     return given
 
 
-def open_engine(
-    checkpoint: str, device: str | None, dtype: str | None, limits: MediaLimits, **options: Any
-) -> "MossVL":
+def open_engine(checkpoint: str, limits: MediaLimits, **options: Any) -> "MossVL":
     """Load a checkpoint into an engine, with limits on media and options of `EngineConfig`.
 
     Raises:
         MossVLError: see `mossvl.MossVL`.
     """
+    config = EngineConfig(**options)
     prepare()
     from mossvl.llm import MossVL
 
     with _status(f"loading {checkpoint}"):
-        llm = MossVL(checkpoint, device=device, dtype=dtype, **options)
+        llm = MossVL(checkpoint, config=config)
     llm.processor.limits = limits
     return llm
 

@@ -60,12 +60,14 @@ def examine(folder: Path) -> dict[str, Any]:
         CheckpointError: the folder is not a MOSS-VL checkpoint, or a file is missing or broken.
     """
     from mossvl.checkpoints.headers import read_headers, require_model_type, without_ignored
+    from mossvl.checkpoints.quantizers import read_format
     from mossvl.checkpoints.strict import header_differences
     from mossvl.model.configuration import MossVLConfig
     from mossvl.offline.interface import MossVLForConditionalGeneration
 
     require_model_type(folder)
     config: MossVLConfig = read(MossVLConfig, str(folder))
+    form = read_format(folder)
     tensors = without_ignored(read_headers(folder))
     text, vision = kv_bytes(config.text_config)
     return {
@@ -78,7 +80,7 @@ def examine(folder: Path) -> dict[str, Any]:
         "weight_bytes": sum(info.bytes for info in tensors.values()),
         "kv_bytes_per_1000_text_tokens": 1000 * text,
         "kv_bytes_per_1000_vision_tokens": 1000 * vision,
-        "differences": header_differences(MossVLForConditionalGeneration, config, tensors),
+        "differences": header_differences(MossVLForConditionalGeneration, config, form, tensors),
     }
 
 

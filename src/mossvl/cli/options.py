@@ -11,7 +11,7 @@ import typer
 from mossvl.errors import MossVLError, OptionError
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
-from mossvl.options.engine import EngineConfig
+from mossvl.options.engine import QUANTIZATIONS, EngineConfig
 from mossvl.processing.system_prompt import THINKING_MODES, TYPES_TOLD, SystemPrompt
 from mossvl.server.config import ServerConfig
 
@@ -28,6 +28,16 @@ Dtype = Annotated[
     str | None,
     typer.Option(
         help="Dtype of weights: bfloat16, float32 or float16. Default: bfloat16 on a GPU, float32 on a CPU.",
+        show_default=False,
+    ),
+]
+Quantization = Annotated[
+    str | None,
+    typer.Option(
+        "--quantization",
+        "-q",
+        help=f"Quantize weights while they are read: {', '.join(QUANTIZATIONS)}. Default: weights as the checkpoint "
+        "has them.",
         show_default=False,
     ),
 ]

@@ -21,6 +21,7 @@ from mossvl.cli.options import (
     LimitFlags,
     MediaDir,
     MediaFlags,
+    Quantization,
     SystemFlags,
     flags_of,
     with_flags,
@@ -59,6 +60,7 @@ def run(
     checkpoint: Checkpoint = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantization: Quantization = None,
     media_dir: MediaDir = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Maximum number of running queries.")] = EngineConfig.max_batch,
     resume: Annotated[
@@ -89,7 +91,8 @@ def run(
         total = count(file, answers)
         done = answers.answered
         if total is None or done < total or overwrite:
-            llm = open_engine(folder, device, dtype, allowed, max_batch=batch_size)
+            options = {"device": device, "dtype": dtype, "quantization": quantization, "max_batch": batch_size}
+            llm = open_engine(folder, allowed, **options)
             answers.begin()
             defaults = {"generate_kwargs": generation, "media_kwargs": media, "system": system}
             start = media_dir or (Path() if queries == "-" else Path(queries).parent)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mossvl.checkpoints.default import CHECKPOINT, NAME
 from mossvl.cli.checkpoint import check_checkpoint, prepare
 from mossvl.cli.extras import need
-from mossvl.cli.options import Checkpoint, Device, Dtype, EngineFlags, ServerFlags, with_flags
+from mossvl.cli.options import Checkpoint, Device, Dtype, EngineFlags, Quantization, ServerFlags, with_flags
 from mossvl.options.engine import EngineConfig
 from mossvl.server.config import ServerConfig
 
@@ -27,6 +27,7 @@ def serve(
     checkpoint: Checkpoint = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantization: Quantization = None,
 ) -> None:
     """Serve OpenAI-compatible requests and a web page, until Ctrl-C or SIGTERM."""
     need("serve")
@@ -36,7 +37,7 @@ def serve(
     config = ServerConfig(**given)
     # Requests that wait for a decoder process must not delay requests without media.
     engine.setdefault("media_workers", config.decoders + TEXTS)
-    settings = EngineConfig(device=device, dtype=dtype, **engine)
+    settings = EngineConfig(device=device, dtype=dtype, quantization=quantization, **engine)
     folder = check_checkpoint(checkpoint)
     from mossvl.server.run import run
 

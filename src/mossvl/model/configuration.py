@@ -14,7 +14,8 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from mossvl.checkpoints.dtypes import check_dtypes, check_stored_dtype
-from mossvl.checkpoints.headers import quantizes, usable
+from mossvl.checkpoints.headers import usable
+from mossvl.checkpoints.quantizers import quantizes
 from mossvl.options.checks import Check, check_each
 
 LARGEST = 2**24

@@ -1,12 +1,25 @@
 """Settings of an engine: their names, defaults and limits."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from mossvl.errors import OptionError
-from mossvl.options.checks import Count, CountFrom0, Switch, check_options, named_options, number
+from mossvl.options.checks import Choice, Count, CountFrom0, Switch, check_options, choice, named_options, number
 
 GIB = 1 << 30
 CPU_POOL_BYTES = 2 * GIB
+QUANTIZATIONS = ("fp8", "int4", "nf4")
+"""How weights may be quantized while they are read; `quantization/` has their meaning."""
+
+
+def check_quantization(given: str | None) -> None:
+    """Refuse what is no quantization; None is allowed.
+
+    Raises:
+        OptionError: it is none.
+    """
+    if given is not None:
+        choice("quantization", given, QUANTIZATIONS)
 
 
 @named_options("engine option")
@@ -15,7 +28,8 @@ class EngineConfig:
     """Settings of an engine.
 
     Attributes:
-        device, dtype: for loading a checkpoint, as in `mossvl.load`; ignored for a model that is loaded already.
+        device, dtype, quantization: for loading a checkpoint, as in `mossvl.load`; ignored for a model that is loaded
+            already.
         memory: for keys and values: up to 1, fraction of the device's memory for weights and pages together; above 1,
             bytes of pages. By default 0.88 of a GPU, and 2 GiB on a CPU.
         max_batch: maximum number of running requests; others wait (FIFO).
@@ -38,6 +52,7 @@ class EngineConfig:
 
     device: str | None = None
     dtype: str | None = None
+    quantization: Annotated[str, Choice(QUANTIZATIONS)] | None = None
     memory: float | None = None
     max_batch: Count = 256
     page_size: Count = 32

@@ -26,7 +26,7 @@ class Fp8Linear(QuantizedLinear):
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         return (self.weight.float() * self.weight_scale.float()).to(dtype)
 
-    def put(self, start: int, rows: Tensor) -> None:
+    def _put(self, start: int, rows: Tensor) -> None:
         weight, scale = quantized(rows)
         self.weight[start : start + len(rows)] = weight
         self.weight_scale[start : start + len(rows)] = scale

@@ -37,7 +37,7 @@ class Int4Linear(QuantizedLinear):
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         return dequantized(self.weight_packed, self.weight_scale).to(dtype)
 
-    def put(self, start: int, rows: Tensor) -> None:
+    def _put(self, start: int, rows: Tensor) -> None:
         packed, scale = quantized(rows, self.group)
         self.weight_packed[start : start + len(rows)] = packed
         self.weight_scale[start : start + len(rows)] = scale

@@ -1,6 +1,7 @@
 """Base of linear maps with quantized weights: what they are to the model, whatever their weights look like."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from mossvl.errors import CheckpointError
 
-CHUNK = 2**24
+CHUNK = 2**21
 """Values that are quantized at a time, so that what is computed on the way takes little memory."""
 
 
@@ -33,17 +34,16 @@ class QuantizedLinear(nn.Module):
         """The weight, (out features, in features), computed in float32 and rounded to `dtype`."""
         raise NotImplementedError
 
-    def put(self, start: int, rows: Tensor) -> None:
-        """Quantize rows of a weight, (rows, in features) on the device of the buffers, into rows from `start` on."""
+    def _put(self, start: int, rows: Tensor) -> None:
+        """As `put`, for rows that are few."""
         raise NotImplementedError
 
     @torch.no_grad()
-    def fill(self, weight: Tensor) -> Self:
-        """Quantize a weight, (out features, in features), into this map, and return the map."""
+    def put(self, start: int, rows: Tensor) -> None:
+        """Quantize rows of a weight, (rows, in features) on the device of the buffers, into rows from `start` on."""
         step = max(1, CHUNK // self.in_features)
-        for start in range(0, self.out_features, step):
-            self.put(start, weight[start : start + step])
-        return self
+        for first in range(0, len(rows), step):
+            self._put(start + first, rows[first : first + step])
 
     @classmethod
     def quantize(cls, weight: Tensor) -> Self:
@@ -51,7 +51,8 @@ class QuantizedLinear(nn.Module):
         out_features, in_features = weight.shape
         with torch.device(weight.device):
             made = cls(in_features, out_features)
-        return made.fill(weight)
+        made.put(0, weight)
+        return made
 
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad and torch.is_grad_enabled():
@@ -67,6 +68,48 @@ class QuantizedLinear(nn.Module):
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
         return super()._apply(kept, recurse)  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a map that are to be quantized: to those who fill it, a tensor of unquantized weights.
+
+    Attributes:
+        start, stop: the rows; the index after the last.
+    """
+
+    linear: QuantizedLinear
+    start: int
+    stop: int
+    dtype = torch.bfloat16
+
+    @classmethod
+    def of(cls, linear: QuantizedLinear) -> "Rows":
+        """All rows of a map."""
+        return cls(linear, 0, linear.out_features)
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((self.stop - self.start, self.linear.in_features))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.linear.buffers()).device
+
+    @property
+    def is_meta(self) -> bool:
+        return self.device.type == "meta"
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, part: slice) -> "Rows":
+        start, stop, _ = part.indices(len(self))
+        return Rows(self.linear, self.start + start, self.start + stop)
+
+    def copy_(self, source: Tensor, non_blocking: bool = False) -> None:
+        """Quantize a tensor of this shape into the rows."""
+        self.linear.put(self.start, source.to(self.device, non_blocking=non_blocking))
 
 
 class _Product(torch.autograd.Function):

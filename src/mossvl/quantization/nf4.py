@@ -43,8 +43,8 @@ class Nf4Linear(QuantizedLinear):
         values = table[codes.int()] * self.absmax[:, None]
         return values.view(self.out_features, self.in_features).to(dtype)
 
-    def put(self, start: int, rows: Tensor) -> None:
-        """See `QuantizedLinear.put`.
+    def _put(self, start: int, rows: Tensor) -> None:
+        """As `QuantizedLinear.put`.
 
         Raises:
             CheckpointError: the rows do not begin and end with a block.

@@ -1,0 +1,124 @@
+"""Checkpoints of bitsandbytes: NF4 in blocks of 64, with magnitudes as they are, or quantized in turn."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mossvl.errors import CheckpointError
+from mossvl.quantization.formats import Headers, Stored, Target
+from mossvl.quantization.linear import QuantizedLinear
+from mossvl.quantization.nf4 import BLOCK, CODES, Nf4Linear
+from mossvl.quantization.schemes import Scheme, plain_maps
+
+METHOD = "bitsandbytes"
+NESTED_BLOCK = 256
+"""Adjacent magnitudes that share a magnitude of their own, if they are quantized."""
+STATE = ".weight.quant_state.bitsandbytes__nf4"
+
+
+@dataclass(frozen=True)
+class BitsAndBytes:
+    """The format; which maps are quantized is told by the tensors."""
+
+    told = f"NF4, {METHOD}"
+
+    def schemes(self, model: nn.Module, headers: Headers) -> dict[str, Scheme]:
+        stored = {name: headers.get(f"{name}.weight") for name, _ in plain_maps(model)}
+        return {name: Scheme("nf4") for name, info in stored.items() if info and info.dtype == torch.uint8}
+
+    def stored(self, name: str, linear: QuantizedLinear, headers: Headers) -> Stored:
+        if not isinstance(linear, Nf4Linear):
+            return Stored({f".{own}": tensor for own, tensor in linear.named_buffers()})
+        absmax = headers.get(f"{name}.weight.absmax")
+        nested = f"{name}.weight.nested_absmax" in headers or (absmax is not None and absmax.dtype == torch.uint8)
+        state = headers.get(f"{name}{STATE}")
+        parts = _Parts(linear, nested, 0 if state is None else math.prod(state.shape))
+        return Stored(parts.targets, parts.finish)
+
+
+class _Parts:
+    """The tensors that a checkpoint has for a map.
+
+    Args:
+        nested: magnitudes are quantized.
+        size: bytes of the description.
+    """
+
+    def __init__(self, linear: Nf4Linear, nested: bool, size: int) -> None:
+        self.linear, self.nested = linear, nested
+        device, blocks = "meta" if linear.weight.is_meta else "cpu", len(linear.absmax)
+
+        def empty(count: int, dtype: torch.dtype) -> Tensor:
+            return torch.empty(count, dtype=dtype, device=device)
+
+        self.state, self.codes = empty(size, torch.uint8), empty(len(CODES), torch.float32)
+        self.targets: dict[str, Target] = {
+            ".weight": linear.weight.view(-1, 1),
+            ".weight.absmax": linear.absmax,
+            ".weight.quant_map": self.codes,
+            STATE: self.state,
+        }
+        if nested:
+            self.absmax, self.values = empty(blocks, torch.uint8), empty(256, torch.float32)
+            self.scales = empty(-(-blocks // NESTED_BLOCK), torch.float32)
+            self.targets |= {
+                ".weight.absmax": self.absmax,
+                ".weight.nested_absmax": self.scales,
+                ".weight.nested_quant_map": self.values,
+            }
+
+    def finish(self) -> None:
+        """Check the description, and compute magnitudes that are quantized.
+
+        Raises:
+            CheckpointError: the weight is described otherwise than it is read.
+        """
+        told = _described(self.state)
+        expected: dict[str, Any] = {
+            "quant_type": "nf4",
+            "blocksize": BLOCK,
+            "shape": [self.linear.out_features, self.linear.in_features],
+        }
+        expected |= {"nested_blocksize": NESTED_BLOCK, "nested_dtype": "float32"} if self.nested else {}
+        for name, value in expected.items():
+            if told.get(name) != value:
+                raise CheckpointError(f"quant_state has {name} {told.get(name)!r:.60}, expected {value!r}")
+        if not torch.allclose(self.codes, torch.tensor(CODES), rtol=0, atol=1e-6):
+            raise CheckpointError(f"quant_map is {self.codes.tolist()!s:.60}…, expected the 16 values of NF4")
+        if self.nested:
+            offset = told.get("nested_offset")
+            if not isinstance(offset, int | float) or not math.isfinite(offset):
+                raise CheckpointError(f"quant_state has nested_offset {offset!r:.60}, expected a number")
+            scales = self.scales.repeat_interleave(NESTED_BLOCK)[: len(self.absmax)]
+            self.linear.absmax.copy_(self.values[self.absmax.int()] * scales + offset)
+
+
+def _described(state: Tensor) -> Mapping[str, Any]:
+    """The content of a description, JSON in bytes."""
+    try:
+        found = json.loads(bytes(state.tolist()))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"quant_state is not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"quant_state is {found!r:.60}, not an object {{…}}")
+    return found
+
+
+def read(config: Mapping[str, Any]) -> BitsAndBytes:
+    """Read a `quantization_config`.
+
+    Raises:
+        CheckpointError: it asks for what is not supported; the message says what.
+    """
+    if config.get("load_in_8bit"):
+        raise CheckpointError("weights are of 8 bits (load_in_8bit); supported is NF4")
+    if (kind := config.get("bnb_4bit_quant_type", "fp4")) != "nf4":
+        raise CheckpointError(f"bnb_4bit_quant_type is {kind!r:.40}; supported is 'nf4'")
+    if (storage := config.get("bnb_4bit_quant_storage", "uint8")) != "uint8":
+        raise CheckpointError(f"bnb_4bit_quant_storage is {storage!r:.40}; supported is 'uint8'")
+    return BitsAndBytes()
