@@ -8,6 +8,7 @@ from mossvl import SamplingParams
 from mossvl.queries.handle import Handle
 from mossvl.queries.results import TokenLogprobs
 from mossvl.server.blocks import Blocks
+from mossvl.server.drafts import DraftReader
 from mossvl.tools.definitions import Tools
 
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
@@ -17,15 +18,15 @@ TOOLS = Tools.of([{"name": "add"}])
 def read(tokenizer, tokens, sizes):
     """Blocks of an answer that is read after so many tokens each time."""
     handle, blocks, changes = Handle(SamplingParams(logprobs=0), tokenizer), Blocks(TOOLS), []
-    (draft,) = handle.drafts
+    reader, (draft,) = DraftReader(handle), handle.drafts
     for place, token in enumerate(tokens):
         draft.tokens.append(token)
         draft.logprobs.append(TokenLogprobs(token, -float(place), []))
         if place in sizes:
-            changes += blocks.news(handle)
+            changes += blocks.add(reader.news())
     draft.finish_reason = "stop"
     handle.end(None)
-    changes += blocks.news(handle)
+    changes += blocks.add(reader.news())
     told = [(change.block.index, change.text, list(change.logprobs)) for change in changes if change.text]
     return [(block.text, block.call and block.call.name, block.logprobs) for block in blocks.blocks], told
 

@@ -161,10 +161,10 @@ class Handle:
         with self._text_lock:
             return self.drafts[answer].take(self.ended)
 
-    def take_scored(self) -> list[Scored]:
-        """As `take`, of the first answer, in pieces: the text of each token with its log-probabilities."""
+    def take_scored(self, answer: int = 0) -> list[Scored]:
+        """As `take`, in pieces: the text of each token with its log-probabilities."""
         with self._text_lock:
-            return self.drafts[0].take_scored(self.ended)
+            return self.drafts[answer].take_scored(self.ended)
 
     def __iter__(self) -> Iterator[str]:
         """Yield chunks of the answer's text; raise the query's error. Leaving early cancels the query."""

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from mossvl.queries.handle import Handle, Scored
 from mossvl.queries.results import TokenLogprobs
-from mossvl.server.answers import REASONS
+from mossvl.server.drafts import News
 from mossvl.tools.calls import CallArguments, CallBegun, CallReader, Content, Piece
 from mossvl.tools.definitions import Tools
 
@@ -46,7 +45,7 @@ class Blocks:
 
     Attributes:
         blocks: those that have begun; at the end at least one, which may be an empty text.
-        finish_reason: OpenAI's, once the answer has ended.
+        finish_reason: why the answer has ended, once it has.
     """
 
     def __init__(self, tools: Tools | None) -> None:
@@ -61,21 +60,15 @@ class Blocks:
         """Whether the answer calls a function."""
         return self._reader.count > 0
 
-    def news(self, handle: Handle) -> list[Change]:
-        """Return what has happened since the last call to the first answer of a query."""
-        draft = handle.drafts[0]
-        reason = draft.finish_reason  # Read first: the last token comes before the reason.
-        pieces = handle.take_scored()
-        return [] if self.finish_reason else self._read(pieces, reason)
-
-    def _read(self, pieces: Sequence[Scored], reason: str | None) -> list[Change]:
+    def add(self, news: News) -> list[Change]:
+        """Return what happens to the blocks by what is new of the answer."""
         changes: list[Change] = []
-        for text, drawn in pieces:
+        for text, drawn in news.pieces:
             self._drawn += [] if drawn is None else [drawn]
             changes += self._grown(self._reader.push(text))
-        if reason in REASONS:
+        if news.reason:
             changes += self._grown(self._reader.finish())
-            self.finish_reason = reason
+            self.finish_reason = news.reason
             changes += [] if self.blocks else self._begin(None)
             last = self.blocks[-1]
             if last.call is None and self._drawn:

@@ -27,9 +27,7 @@ class ChatExchange(Exchange[ChatRequest]):
         request_id = request.request_id or caller.request_id
         self._head = {"id": f"chatcmpl-{request_id}", "created": int(time.time()), "model": caller.model}
         self._tools: Tools | None = None
-        self._readers: list[CallReader] = []
-        self._told: list[int] = []
-        self._ended: list[bool] = []
+        self._calls: list[CallReader] = []
 
     @property
     def stream(self) -> bool:
@@ -60,27 +58,21 @@ class ChatExchange(Exchange[ChatRequest]):
         return json.dumps(self._head | {"object": "chat.completion", "choices": choices} | cost).encode()
 
     def opening(self) -> list[dict[str, Any]]:
-        count = len(self.handle.drafts)
-        self._told, self._ended = [0] * count, [False] * count
-        self._readers = [CallReader.of(self._tools) for _ in range(count)]
-        return [self._piece([self._choice(index, {"role": "assistant", "content": ""})]) for index in range(count)]
+        self._calls = [CallReader.of(self._tools) for _ in self.readers]
+        first = {"role": "assistant", "content": ""}
+        return [self._piece([self._choice(index, first)]) for index in range(len(self._calls))]
 
     def news(self) -> list[dict[str, Any]]:
         pieces = []
-        for index, draft in enumerate(self.handle.drafts):
-            if self._ended[index]:
-                continue
-            reason, reader = draft.finish_reason, self._readers[index]
-            text, drawn = self.handle.take(index), draft.logprobs[self._told[index] :]
-            self._told[index] += len(drawn)
-            read = reader.push(text) + (reader.finish() if reason in REASONS else [])
-            logprobs = self.caller.tokens.logprobs(drawn) if drawn else None
-            for delta in deltas(read) or [{"content": ""}] * bool(drawn):
+        for index, (reader, calls) in enumerate(zip(self.readers, self._calls, strict=True)):
+            news = reader.news()
+            read = calls.push(news.text) + (calls.finish() if news.reason else [])
+            logprobs = self.caller.tokens.logprobs(news.drawn) if news.drawn else None
+            for delta in deltas(read) or [{"content": ""}] * bool(news.drawn):
                 pieces.append(self._piece([self._choice(index, delta, logprobs)]))
                 logprobs = None
-            if reason in REASONS:
-                self._ended[index] = True
-                pieces.append(self._piece([self._choice(index, {}, reason=_reason(reason, reader))]))
+            if news.reason:
+                pieces.append(self._piece([self._choice(index, {}, reason=_reason(news.reason, calls))]))
         return pieces
 
     def closing(self, results: Sequence[Result]) -> list[dict[str, Any]]:

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 from mossvl.errors import OptionError
 from mossvl.options import GenerationOptions
 from mossvl.queries.query import PlainPrompt
-from mossvl.queries.results import Answer, Result, Usage
+from mossvl.queries.results import Answer, Result, TokenLogprobs, Usage
 from mossvl.server.answers import REASONS, total, usage_of
+from mossvl.server.drafts import News
 from mossvl.server.errors import check_limit
 from mossvl.server.exchange import Caller, Exchange
 from mossvl.server.parameters import params_of
@@ -39,7 +40,7 @@ class CompletionExchange(Exchange[CompletionRequest]):
         several = isinstance(given, list) and not isinstance(given[0], int)
         self._prompts: list[Any] = list(given) if several else [given]
         self._length = DEFAULT_TOKENS if request.max_tokens is None else request.max_tokens
-        self._told, self._offsets, self._ended = Counter[int](), Counter[int](), set[int]()  # By the answers' indices.
+        self._offsets = Counter[int]()  # By the answers' indices.
 
     @property
     def stream(self) -> bool:
@@ -69,7 +70,9 @@ class CompletionExchange(Exchange[CompletionRequest]):
     def whole(self, results: Sequence[Result]) -> bytes:
         """Return the completions as JSON; many log-probabilities make this slow."""
         choices = [
-            self._choice(index, answer.text, self._echoed(prompt, result) + _drawn(answer), answer.finish_reason)
+            self._choice(
+                index, answer.text, self._echoed(prompt, result) + _scored(answer.logprobs), answer.finish_reason
+            )
             for index, (prompt, result, answer) in enumerate(self._answers(results))
         ]
         found = self._head | {
@@ -118,20 +121,13 @@ class CompletionExchange(Exchange[CompletionRequest]):
         return [self._piece(self._choice(index, text, [], None)) for index, text in enumerate(echoes)]
 
     def news(self) -> list[dict[str, Any]]:
-        pieces, index = [], 0
-        for handle in self.handles:
-            for place, draft in enumerate(handle.drafts):
-                reason = draft.finish_reason
-                text, drawn = handle.take(place), draft.logprobs[self._told[index] :]
-                self._told[index] += len(drawn)
-                ending = reason if reason in REASONS and index not in self._ended else None
-                self._ended |= {index} if ending else set()
-                if not self._length:
-                    text, drawn, ending = "", [], ending and "length"
-                if text or drawn or ending:
-                    scored = _drawn(Answer("", [], "", drawn))
-                    pieces.append(self._piece(self._choice(index, text, scored, ending)))
-                index += 1
+        pieces = []
+        for index, reader in enumerate(self.readers):
+            news = reader.news()
+            if not self._length:
+                news = News(reason=news.reason and "length")
+            if news.pieces or news.reason:
+                pieces.append(self._piece(self._choice(index, news.text, _scored(news.drawn), news.reason)))
         return pieces
 
     def closing(self, results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -179,5 +175,5 @@ def _plain(prompt: Any) -> str | tuple[int, ...]:
     return prompt if isinstance(prompt, str) else tuple(prompt)
 
 
-def _drawn(answer: Answer) -> list[Scored]:
-    return [(one.token, one.logprob, dict(one.top) | {one.token: one.logprob}) for one in answer.logprobs or ()]
+def _scored(drawn: Sequence[TokenLogprobs] | None) -> list[Scored]:
+    return [(one.token, one.logprob, dict(one.top) | {one.token: one.logprob}) for one in drawn or ()]

@@ -4,6 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -12,6 +13,7 @@ from mossvl.errors import MediaError, OptionError, PromptError
 from mossvl.queries.handle import Handle
 from mossvl.queries.results import Result
 from mossvl.server.answers import Tokens
+from mossvl.server.drafts import DraftReader
 from mossvl.server.errors import RequestError, error_body, refusal
 from mossvl.server.problems import first_problem
 from mossvl.server.reading import Asked, Reader
@@ -79,6 +81,11 @@ class Exchange(ABC, Generic[Form]):
     def handle(self) -> Handle:
         """The query of a request that has one."""
         return self.handles[0]
+
+    @cached_property
+    def readers(self) -> list[DraftReader]:
+        """A reader of each answer to each query."""
+        return [DraftReader(handle, answer) for handle in self.handles for answer in range(len(handle.drafts))]
 
     @property
     @abstractmethod

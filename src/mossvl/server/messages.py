@@ -40,7 +40,7 @@ class MessageExchange(Exchange[MessagesRequest]):
 
     def whole(self, results: Sequence[Result]) -> bytes:
         (result,) = results
-        self._blocks.news(self.handle)
+        self._blocks.add(self.readers[0].news())
         content = [_content(block, begun=False) for block in self._blocks.blocks]
         message = self._message(content, result.usage) | self._ending() | {"mossvl": seen(result)}
         return json.dumps(message).encode()
@@ -74,7 +74,7 @@ class MessageExchange(Exchange[MessagesRequest]):
         return [{"type": "message_start", "message": self._message([], usage)}, PING]
 
     def news(self) -> list[dict[str, Any]]:
-        return [_event(change) for change in self._blocks.news(self.handle)]
+        return [_event(change) for change in self._blocks.add(self.readers[0].news())]
 
     def closing(self, results: Sequence[Result]) -> list[dict[str, Any]]:
         (result,) = results

@@ -79,7 +79,7 @@ class ResponseExchange(Exchange[ResponsesRequest]):
     def whole(self, results: Sequence[Result]) -> bytes:
         """Return the response as JSON; many log-probabilities make this slow."""
         (result,) = results
-        self._blocks.news(self.handle)
+        self._blocks.add(self.readers[0].news())
         return json.dumps(self._finished(result)).encode()
 
     def _finished(self, result: Result) -> dict[str, Any]:
@@ -175,7 +175,7 @@ class ResponseExchange(Exchange[ResponsesRequest]):
         return [self._event("created", response=response), self._event("in_progress", response=response)]
 
     def news(self) -> list[dict[str, Any]]:
-        return [event for change in self._blocks.news(self.handle) for event in self._events(change)]
+        return [event for change in self._blocks.add(self.readers[0].news()) for event in self._events(change)]
 
     def _events(self, change: Change) -> list[dict[str, Any]]:
         block, text = change.block, change.block.call is None
