@@ -88,6 +88,16 @@ def server():
         yield running
 
 
+@pytest.fixture(scope="session")
+def keyed():
+    """A server that several keys may use, "one", "two" and "schlüssel", from all sites, for small bodies."""
+    from running import serving
+
+    keys = [flag for key in ("one", "two", "schlüssel") for flag in ("--api-key", key)]
+    with serving(*keys, "--allow-origin", "*", "--max-body", "4000", "--max-responses", "2") as running:
+        yield running
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:

@@ -38,7 +38,8 @@ def stalled():
 def test_a_preview_does_not_wait_for_the_media_of_requests(stalled):
     part = {"type": "image_url", "image_url": {"url": stalled}}
     asking = {"messages": [{"role": "user", "content": [part]}]}
-    with serving("--decoders", "1", "--allow-private-media") as running, ThreadPoolExecutor(4) as pool:
+    flags = ["--decoders", "1", "--allow-private-media", "--shutdown-timeout", "1"]
+    with serving(*flags) as running, ThreadPoolExecutor(4) as pool:
         sent = [
             pool.submit(httpx.post, f"{running.url}/v1/chat/completions", json=asking, timeout=PATIENCE)
             for _ in range(4)

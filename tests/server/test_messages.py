@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from running import PATIENCE, serving, waited
+from running import PATIENCE, waited
 
 from mossvl.server.errors import RequestError
 from mossvl.server.exchange import Caller
@@ -275,22 +275,21 @@ def test_what_cannot_be_used_is_refused_in_anthropics_form(server, given, param,
     assert answer.headers["request-id"] == answer.headers["x-request-id"]
 
 
-def test_keys_and_sizes_are_refused_in_anthropics_form():
-    with serving("--api-key", "secret", "--max-body", "1000") as running:
-        url = f"{running.url}/v1/messages"
-        answers = [
-            httpx.post(url, json={}),
-            httpx.post(url, headers={"x-api-key": "secret"}, json={"messages": "a" * 2000}),
-            httpx.get(url, headers={"x-api-key": "secret"}),
-            httpx.post(f"{url}/none", headers={"x-api-key": "secret"}, json={}),
-        ]
-        kinds = [(answer.status_code, answer.json()["error"]["type"]) for answer in answers]
-        assert kinds == [
-            (401, "authentication_error"),
-            (413, "request_too_large"),
-            (405, "invalid_request_error"),
-            (404, "not_found_error"),
-        ]
-        assert all(answer.json()["type"] == "error" for answer in answers)
-        body = {"messages": [LONG], "max_tokens": 1}
-        assert httpx.post(url, headers={"x-api-key": "secret"}, json=body, timeout=PATIENCE).status_code == 200
+def test_keys_and_sizes_are_refused_in_anthropics_form(keyed):
+    url, key = f"{keyed.url}/v1/messages", {"x-api-key": "one"}
+    answers = [
+        httpx.post(url, json={}),
+        httpx.post(url, headers=key, json={"messages": "a" * 5000}),
+        httpx.get(url, headers=key),
+        httpx.post(f"{url}/none", headers=key, json={}),
+    ]
+    kinds = [(answer.status_code, answer.json()["error"]["type"]) for answer in answers]
+    assert kinds == [
+        (401, "authentication_error"),
+        (413, "request_too_large"),
+        (405, "invalid_request_error"),
+        (404, "not_found_error"),
+    ]
+    assert all(answer.json()["type"] == "error" for answer in answers)
+    body = {"messages": [LONG], "max_tokens": 1}
+    assert httpx.post(url, headers=key, json=body, timeout=PATIENCE).status_code == 200

@@ -113,18 +113,16 @@ def test_pages_of_sites_that_are_named_may_ask():
         assert httpx.get(url, headers=here | {"host": "rebound.example.org"}).status_code == 403
 
 
-def test_pages_of_all_sites_may_ask_a_server_with_a_key_and_read_what_it_refuses():
-    with serving("--allow-origin", "*", "--api-key", "secret") as running:
-        response = httpx.get(f"{running.url}/v1/models", headers={"origin": "https://example.org"})
-        assert (response.status_code, response.headers["access-control-allow-origin"]) == (401, "*")
+def test_pages_of_all_sites_may_ask_a_server_with_a_key_and_read_what_it_refuses(keyed):
+    response = httpx.get(f"{keyed.url}/v1/models", headers={"origin": "https://example.org"})
+    assert (response.status_code, response.headers["access-control-allow-origin"]) == (401, "*")
 
 
-def test_a_key_may_be_of_any_characters():
-    with serving("--api-key", "schlüssel") as running:
-        headers = {"authorization": "Bearer schlüssel".encode()}
-        assert httpx.get(f"{running.url}/v1/models", headers=headers).status_code == 200
-        refusal = httpx.get(f"{running.url}/v1/models")
-        assert (refusal.headers["www-authenticate"], refusal.headers["connection"]) == ("Bearer", "close")
+def test_a_key_may_be_of_any_characters(keyed):
+    headers = {"authorization": "Bearer schlüssel".encode()}
+    assert httpx.get(f"{keyed.url}/v1/models", headers=headers).status_code == 200
+    refusal = httpx.get(f"{keyed.url}/v1/models")
+    assert (refusal.headers["www-authenticate"], refusal.headers["connection"]) == ("Bearer", "close")
 
 
 # --- where media come from -------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import httpx
 import openai
 import pytest
 from responding import CLIP, SIGN, WRITTEN, client_of, respond, user
-from running import PATIENCE, serving, waited
+from running import PATIENCE, waited
 
 
 @pytest.fixture(scope="module")
@@ -159,21 +159,20 @@ def test_a_client_that_goes_away_ends_its_response(server):
     waited(lambda: running() == 0, server)
 
 
-def test_no_key_reaches_the_responses_of_another():
-    with serving("--api-key", "one", "--api-key", "two", "--max-responses", "2") as running:
-        url = f"{running.url}/v1"
-        with openai.OpenAI(base_url=url, api_key="one") as one, openai.OpenAI(base_url=url, api_key="two") as two:
-            first = respond(one, "Hello")
-            for ask in (
-                lambda: two.responses.retrieve(first.id),
-                lambda: two.responses.delete(first.id),
-                lambda: respond(two, "?", previous_response_id=first.id),
-                lambda: respond(two, [{"type": "item_reference", "id": first.output[0].id}, *user(WRITTEN)]),
-            ):
-                with pytest.raises(openai.NotFoundError):
-                    ask()
-            assert one.responses.retrieve(first.id) == first
-            for _ in range(2):
-                respond(one, "Hello")
-            with pytest.raises(openai.NotFoundError, match="--max-responses"):
-                one.responses.retrieve(first.id)
+def test_no_key_reaches_the_responses_of_another(keyed):
+    url = f"{keyed.url}/v1"
+    with openai.OpenAI(base_url=url, api_key="one") as one, openai.OpenAI(base_url=url, api_key="two") as two:
+        first = respond(one, "Hello")
+        for ask in (
+            lambda: two.responses.retrieve(first.id),
+            lambda: two.responses.delete(first.id),
+            lambda: respond(two, "?", previous_response_id=first.id),
+            lambda: respond(two, [{"type": "item_reference", "id": first.output[0].id}, *user(WRITTEN)]),
+        ):
+            with pytest.raises(openai.NotFoundError):
+                ask()
+        assert one.responses.retrieve(first.id) == first
+        for _ in range(2):
+            respond(one, "Hello")
+        with pytest.raises(openai.NotFoundError, match="--max-responses"):
+            one.responses.retrieve(first.id)
