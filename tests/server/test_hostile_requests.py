@@ -99,7 +99,7 @@ class Untokenised:
 
 
 def asked(kind, body):
-    caller = Caller("1", "", "mossvl-tiny", Tokens(Untokenised()), StoredResponses(9, 1000, 60))
+    caller = Caller("1", "", "mossvl-tiny", Tokens(Untokenised()), StoredResponses(1000, 60, 9))
     exchange = kind(parsed(kind.form, body), caller)
     return exchange, exchange.asked(Reader(ServerConfig(), 8, lambda number: f"/uploads/{number}.png"))
 
@@ -252,7 +252,7 @@ def test_a_refusal_names_the_field_of_its_own_api(kind, body, param):
 def test_a_forced_call_whose_schema_is_malformed_is_refused(wrong):
     tool = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {"a": wrong}}}
     body = {"input": "a", "tools": [tool], "tool_choice": "required"}
-    caller = Caller("1", "", "mossvl-tiny", Tokens(Untokenised()), StoredResponses(9, 1000, 60))
+    caller = Caller("1", "", "mossvl-tiny", Tokens(Untokenised()), StoredResponses(1000, 60, 9))
     exchange = ResponseExchange(parsed(ResponseExchange.form, json.dumps(body).encode()), caller)
     with pytest.raises(InputError, match="the parameters of 'f' cannot be used"):
         exchange.asked(Reader(ServerConfig(), 8, str, knows_tools=False))

@@ -153,6 +153,36 @@ def test_files_are_listed_in_pages_and_given_back_as_they_were(client):
         assert httpx.get(f"{client.base_url}files", params=wrong).status_code == 400
 
 
+def test_no_key_reaches_the_files_of_another(keyed):
+    def answers(key, file_id):
+        """To all requests that name a file; the last one deletes it."""
+        said = [{"role": "user", "content": [{"type": "input_image", "file_id": file_id}]}]
+        filed = [{"role": "user", "content": [{"type": "file", "file": {"file_id": file_id}}]}]
+        block = {"type": "image", "source": {"type": "file", "file_id": file_id}}
+        asked = {"messages": [{"role": "user", "content": [block]}]}
+        part = {"type": "image_url", "image_url": f"upload:{file_id}"}
+        with httpx.Client(base_url=keyed.url, headers={"x-api-key": key}, timeout=PATIENCE) as client:
+            return [
+                client.get(f"/v1/files/{file_id}"),
+                client.get(f"/v1/files/{file_id}/content"),
+                client.post("/v1/chat/completions", json={"messages": said, "max_tokens": 1}),
+                client.post("/v1/chat/completions", json={"messages": filed, "max_tokens": 1}),
+                client.post("/v1/responses", json={"input": said, "max_output_tokens": 1}),
+                client.post("/v1/messages", json=asked | {"max_tokens": 1}),
+                client.post("/v1/messages/count_tokens", json=asked),
+                client.post("/v1/media/frames", json={"part": part}),
+                client.delete(f"/v1/files/{file_id}"),
+            ]
+
+    file, own = ("a.png", base64.b64decode(SIGN)), {"x-api-key": "one"}
+    file_id = httpx.post(f"{keyed.url}/v1/files", files={"file": file}, headers=own, timeout=PATIENCE).json()["id"]
+    for key, status in (("two", 404), ("one", 200), ("one", 404)):
+        found = answers(key, file_id)
+        assert [answer.status_code for answer in found] == [status] * len(found)
+        if status == 404:
+            assert all(f"no uploaded file '{file_id}'" in answer.json()["error"]["message"] for answer in found)
+
+
 def test_files_are_listed_to_the_key_that_uploaded_them_alone(keyed):
     def listed(running, key):
         headers = {"authorization": f"Bearer {key}"}

@@ -7,13 +7,14 @@ import pytest
 
 from mossvl.server.errors import RequestError
 from mossvl.server.schemas.responses import ResponsesRequest
-from mossvl.server.stored import StoredResponses, size_of
+from mossvl.server.stored import StoredResponse, StoredResponses, size_of
 from mossvl.server.turns import Conversation
 
 
 def kept(responses, number, previous=None, key="", size=10):
     messages = [{"role": "user", "content": f"question {number}"}, {"role": "assistant", "content": f"answer {number}"}]
-    responses.keep(key, {"id": f"resp_{number}"}, messages, previous, size)
+    one = {"id": f"resp_{number}", "owner": key, "size": size, "previous": previous}
+    responses.add(StoredResponse(**one, content={"id": one["id"]}, messages=messages))
 
 
 def there(responses, *numbers, key=""):
@@ -30,7 +31,7 @@ def found(responses, response_id, key):
 
 
 def test_a_conversation_is_all_that_a_response_continues():
-    responses = StoredResponses(9, 100, 60)
+    responses = StoredResponses(100, 60, 9)
     for number, previous in ((1, None), (2, "resp_1"), (3, "resp_2"), (4, "resp_2")):
         kept(responses, number, previous)
     texts = [message["content"] for message in responses.conversation("", "resp_4", "previous_response_id")]
@@ -38,7 +39,7 @@ def test_a_conversation_is_all_that_a_response_continues():
 
 
 def test_a_conversation_whose_beginning_is_gone_is_refused_and_names_it():
-    responses = StoredResponses(9, 100, 60)
+    responses = StoredResponses(100, 60, 9)
     kept(responses, 1)
     kept(responses, 2, "resp_1")
     responses.remove("", "resp_1")
@@ -48,7 +49,7 @@ def test_a_conversation_whose_beginning_is_gone_is_refused_and_names_it():
 
 
 def test_the_least_recently_used_are_removed_when_there_are_too_many():
-    responses = StoredResponses(2, 100, 60)
+    responses = StoredResponses(100, 60, 2)
     kept(responses, 1)
     kept(responses, 2)
     assert there(responses, 1) == [True]
@@ -57,7 +58,7 @@ def test_the_least_recently_used_are_removed_when_there_are_too_many():
 
 
 def test_the_least_recently_used_are_removed_when_they_are_too_large():
-    responses = StoredResponses(9, 25, 60)
+    responses = StoredResponses(25, 60, 9)
     kept(responses, 1)
     kept(responses, 2)
     assert there(responses, 1, 2) == [True, True]
@@ -71,7 +72,7 @@ def test_the_least_recently_used_are_removed_when_they_are_too_large():
 def test_what_is_too_old_is_removed_and_use_renews_it(monkeypatch):
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now)
-    responses = StoredResponses(9, 100, 60)
+    responses = StoredResponses(100, 60, 9)
     kept(responses, 1)
     kept(responses, 2)
     now += 59
@@ -82,7 +83,7 @@ def test_what_is_too_old_is_removed_and_use_renews_it(monkeypatch):
 
 
 def test_another_key_finds_nothing_and_removes_nothing():
-    responses = StoredResponses(9, 100, 60)
+    responses = StoredResponses(100, 60, 9)
     kept(responses, 1, key="one")
     assert there(responses, 1, key="two") == [False]
     with pytest.raises(RequestError):
@@ -97,7 +98,7 @@ def test_the_size_is_that_of_all_that_is_held():
 
 def test_what_is_no_json_value_has_no_size():
     with pytest.raises(TypeError, match="StoredResponses"):
-        size_of([{"a": StoredResponses(9, 100, 60)}])
+        size_of([{"a": StoredResponses(100, 60, 9)}])
 
 
 @pytest.mark.parametrize(

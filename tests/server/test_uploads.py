@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mossvl.errors import ResourceError
-from mossvl.server import uploads as module
+from mossvl.server import keeping as module
 from mossvl.server.errors import RequestError
 from mossvl.server.uploads import Uploads
 
@@ -33,7 +33,7 @@ def left(uploads):
 def test_a_file_is_kept_under_a_name_that_nobody_can_guess(uploads):
     one, other = add(uploads, 10), add(uploads, 10)
     assert one.id != other.id and len(one.id) > 32
-    assert uploads.get(one.id).path.read_bytes() == b"x" * 10
+    assert uploads.get("", one.id).path.read_bytes() == b"x" * 10
     assert Path(one.path).parent == Path(uploads.folder)
 
 
@@ -44,11 +44,11 @@ def test_a_senders_name_decides_nothing_but_the_suffix(uploads, name):
 
 def test_the_files_that_were_used_least_lately_make_room(uploads):
     first, second = add(uploads, 40), add(uploads, 40)
-    uploads.get(first.id)
+    uploads.get("", first.id)
     third = add(uploads, 40)
     assert {path.name for path in Path(uploads.folder).iterdir()} == {first.path.name, third.path.name}
     with pytest.raises(RequestError, match="upload it again"):
-        uploads.get(second.id)
+        uploads.get("", second.id)
 
 
 def test_a_file_is_forgotten_after_its_time(uploads, monkeypatch):
@@ -56,7 +56,7 @@ def test_a_file_is_forgotten_after_its_time(uploads, monkeypatch):
     later = file.used + 61
     monkeypatch.setattr(module.time, "time", lambda: later)
     with pytest.raises(RequestError):
-        uploads.get(file.id)
+        uploads.get("", file.id)
     assert not file.path.exists()
 
 
@@ -73,7 +73,7 @@ def test_what_does_not_come_to_its_end_leaves_nothing(uploads):
         incoming.write(b"x" * 30)
     assert left(uploads) == {kept.path.name}
     add(uploads, 40)
-    assert uploads.get(kept.id) is kept, "room that was claimed for what did not come is given back"
+    assert uploads.get("", kept.id) is kept, "room that was claimed for what did not come is given back"
 
 
 def test_files_that_are_coming_have_their_room_at_once(uploads):
@@ -81,10 +81,10 @@ def test_files_that_are_coming_have_their_room_at_once(uploads):
     with closing(uploads.begin("a.png")) as one, closing(uploads.begin("b.png")) as other:
         one.write(b"x" * 30)
         other.write(b"x" * 30)
-        assert uploads.get(kept.id)
+        assert uploads.get("", kept.id)
         other.write(b"x")
         with pytest.raises(RequestError):
-            uploads.get(kept.id)
+            uploads.get("", kept.id)
 
 
 def test_a_full_disk_is_the_machines_fault_and_leaves_nothing(uploads):

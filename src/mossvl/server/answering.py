@@ -34,7 +34,9 @@ async def answered(service: Service, request: Request, kind: type[Exchange[Any]]
     """
     _ = service.ready
     body, request_id = await request.body(), request.state.request_id
-    exchange = await anyio.to_thread.run_sync(service.begin, kind, body, request_id, request.state.key)
+    exchange = await anyio.to_thread.run_sync(service.exchange, kind, body, request_id, request.state.key)
+    limiter = service.checks if exchange.formed else None
+    await anyio.to_thread.run_sync(service.begin, exchange, body, limiter=limiter)
     loop = asyncio.get_running_loop()
     for handle in exchange.handles:
         tell = partial(loop.run_in_executor, None, ended, service, handle, request_id)

@@ -1,5 +1,6 @@
 """Routes that answer prompts: OpenAI's APIs, and Anthropic's."""
 
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -11,7 +12,7 @@ from mossvl.server.completions import CompletionExchange
 from mossvl.server.description import STREAM, body_of, responses
 from mossvl.server.errands import Errands
 from mossvl.server.errors import RequestError
-from mossvl.server.messages import MessageExchange
+from mossvl.server.messages import MessageExchange, counted
 from mossvl.server.responses import ResponseExchange
 from mossvl.server.schemas.chat import ChatRequest
 from mossvl.server.schemas.completions import CompletionRequest
@@ -70,4 +71,4 @@ def _add_anthropic(app: FastAPI, service: Service, errands: Errands) -> None:
     @app.post("/v1/messages/count_tokens", openapi_extra=body_of(CountRequest), responses=responses(404, *ERRORS))
     async def count_tokens(request: Request) -> dict[str, int]:
         """Count the text and vision tokens of a conversation, Anthropic's."""
-        return {"input_tokens": await errands.run(request, service.counted)}
+        return {"input_tokens": await errands.run(request, partial(counted, service))}

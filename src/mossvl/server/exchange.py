@@ -17,10 +17,13 @@ from mossvl.server.drafts import DraftReader
 from mossvl.server.errors import RequestError, error_body, refusal
 from mossvl.server.problems import first_problem
 from mossvl.server.reading import Asked, Reader
+from mossvl.server.schemas.structured import StructuredFields
 from mossvl.server.stored import StoredResponses
 from mossvl.server.streams import ALIVE
 
 Form = TypeVar("Form", bound=BaseModel)
+FORMED = (*StructuredFields.model_fields, "text", "output_config", "tools")
+"""Fields of requests, of any API, that may hold a form."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,11 @@ class Exchange(ABC, Generic[Form]):
     def stream(self) -> bool:
         """Whether the client wants a stream."""
 
+    @property
+    def formed(self) -> bool:
+        """Whether the request may give a form, of its answer or of calls."""
+        return any(getattr(self.request, name, None) is not None for name in FORMED)
+
     @abstractmethod
     def asked(self, reader: Reader) -> list[Asked]:
         """Return the queries of the request.
@@ -119,18 +127,24 @@ class Exchange(ABC, Generic[Form]):
 
     def placed(self, error: Exception) -> Exception:
         """Return an error in the API's words, with the field that is wrong, if a field is."""
-        if isinstance(error, MediaError | PromptError | RequestError):
-            return refusal(error).within(self.names, self.prompt)
-        if isinstance(error, OptionError) and (option := self._option_of(error)):
-            return refusal(error).within({}, option)
-        return error
-
-    def _option_of(self, error: OptionError) -> str | None:
-        """Return the field that an error begins with, if the request has it."""
-        named = re.match(r"\w+", str(error))
-        name = self.names.get(named[0], named[0]) if named else ""
-        return name if name.partition(".")[0] in self.request.model_fields_set else None
+        return placed(error, self.request, self.names, self.prompt)
 
     def failed(self, refused: RequestError) -> list[dict[str, Any]]:
         """Return the last events of a stream whose query has failed."""
         return [error_body(refused)]
+
+
+def placed(error: Exception, request: BaseModel, names: Mapping[str, str], prompt: str) -> Exception:
+    """Return an error in the words of a request's API; for `names` and `prompt` see `Exchange`."""
+    if isinstance(error, MediaError | PromptError | RequestError):
+        return refusal(error).within(names, prompt)
+    if isinstance(error, OptionError) and (option := _option_of(error, request, names)):
+        return refusal(error).within({}, option)
+    return error
+
+
+def _option_of(error: OptionError, request: BaseModel, names: Mapping[str, str]) -> str | None:
+    """Return the field that an error begins with, if the request has it."""
+    named = re.match(r"\w+", str(error))
+    name = names.get(named[0], named[0]) if named else ""
+    return name if name.partition(".")[0] in request.model_fields_set else None

@@ -33,21 +33,21 @@ def add_files(app: FastAPI, service: Service) -> None:
         return listed(service, service.uploads.of(request.state.key), request.query_params)
 
     @app.get("/v1/files/{file_id}", responses=responses(401, 404))
-    async def file(file_id: str) -> dict[str, Any]:
+    async def file(request: Request, file_id: str) -> dict[str, Any]:
         """Describe an uploaded file."""
-        return described(service, service.uploads.get(file_id))
+        return described(service, service.uploads.get(request.state.key, file_id))
 
     @app.get("/v1/files/{file_id}/content", response_class=Response, responses=responses(401, 404))
-    async def content(file_id: str) -> FileResponse:
+    async def content(request: Request, file_id: str) -> FileResponse:
         """Return the bytes of an uploaded file."""
-        found = service.uploads.get(file_id)
+        found = service.uploads.get(request.state.key, file_id)
         return FileResponse(found.path, 200, AS_IT_IS, "application/octet-stream", filename=found.filename)
 
     @app.delete("/v1/files/{file_id}", responses=responses(401, 404))
-    async def delete(file_id: str) -> dict[str, Any]:
+    async def delete(request: Request, file_id: str) -> dict[str, Any]:
         """Delete an uploaded file."""
-        service.uploads.get(file_id)
-        return {"id": file_id, "object": "file", "deleted": service.uploads.remove(file_id)}
+        service.uploads.remove(request.state.key, file_id)
+        return {"id": file_id, "object": "file", "deleted": True}
 
 
 def described(service: Service, upload: Upload) -> dict[str, Any]:

@@ -4,16 +4,20 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from mossvl.errors import MossVLError
 from mossvl.queries.results import Result, Usage
 from mossvl.server.answers import seen
 from mossvl.server.anthropic import chat_of
 from mossvl.server.blocks import Block, Blocks, Change, Happened
+from mossvl.server.counting import count_tokens
 from mossvl.server.errors import RequestError, anthropic_body
-from mossvl.server.exchange import Caller, Exchange, translated
+from mossvl.server.exchange import Caller, Exchange, placed, translated
 from mossvl.server.reading import Asked, Reader
 from mossvl.server.schemas.chat import ChatRequest
-from mossvl.server.schemas.messages import MessagesRequest
+from mossvl.server.schemas.messages import CountRequest, MessagesRequest
+from mossvl.server.service import Service, parsed
 from mossvl.server.streams import event
+from mossvl.sources.processes import RemoteCall
 
 PING = {"type": "ping"}
 
@@ -127,3 +131,20 @@ def usage_of(usage: Usage) -> dict[str, Any]:
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens": usage.new_tokens,
     }
+
+
+def counted(service: Service, body: bytes, key: str) -> RemoteCall[int]:
+    """Return a call that counts the tokens of a conversation.
+
+    Args:
+        key: stands for the API key that the request brought.
+
+    Raises:
+        MossVLError: the request cannot be used.
+    """
+    request = parsed(CountRequest, body)
+    try:
+        query = service.ready.reader(key).query(translated(ChatRequest, chat_of(request)))
+        return service.errand(count_tokens, query, query.messages([]))
+    except MossVLError as error:
+        raise placed(error, request, MessageExchange.names, MessageExchange.prompt) from error

@@ -14,7 +14,7 @@ from mossvl.server.exchange import Caller, Exchange, translated
 from mossvl.server.reading import Asked, Reader
 from mossvl.server.schemas.chat import ChatRequest
 from mossvl.server.schemas.responses import ResponsesRequest
-from mossvl.server.stored import size_of
+from mossvl.server.stored import StoredResponse, size_of
 from mossvl.server.turns import ITEM, Conversation, Message, chat_of
 
 RESPONSE, MESSAGE, CALL = "resp_", "msg_", "fc_"
@@ -103,7 +103,15 @@ class ResponseExchange(Exchange[ResponsesRequest]):
         if response["store"]:
             answer = self._conversation.messages([ITEM.validate_python(item) for item in response["output"]])
             messages = [*self._messages, *answer]
-            store.keep(self.caller.key, response, messages, self.request.previous_response_id, size)
+            kept = StoredResponse(
+                id=response["id"],
+                owner=self.caller.key,
+                size=size,
+                content=response,
+                messages=messages,
+                previous=self.request.previous_response_id,
+            )
+            store.add(kept)
 
     def _response(self, status: str) -> dict[str, Any]:
         request = self.request

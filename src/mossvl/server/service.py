@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import re
 import threading
 import time
@@ -10,9 +11,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from anyio import CapacityLimiter
 from pydantic import BaseModel, ValidationError
 
-from mossvl.errors import EngineError, GenerationCancelled, MossVLError, PromptError, ResourceError
+from mossvl.errors import EngineError, GenerationCancelled, MossVLError, ResourceError
 from mossvl.llm import MossVL
 from mossvl.media.limits import MediaLimits
 from mossvl.options import MediaOptions
@@ -22,18 +24,15 @@ from mossvl.processing.processor import MossVLProcessor
 from mossvl.queries.handle import Handle
 from mossvl.queries.query import PlainPrompt
 from mossvl.server.answers import Tokens
-from mossvl.server.anthropic import chat_of
 from mossvl.server.config import ServerConfig
-from mossvl.server.counting import count_tokens
 from mossvl.server.errors import RequestError, refusal, unavailable
-from mossvl.server.exchange import Caller, Exchange, translated
+from mossvl.server.exchange import Caller, Exchange
 from mossvl.server.metrics import Metrics
 from mossvl.server.preview import preview
 from mossvl.server.problems import first_problem
 from mossvl.server.reading import Asked, Reader, check_size
 from mossvl.server.schemas.chat import ChatRequest
 from mossvl.server.schemas.frames import FramesRequest
-from mossvl.server.schemas.messages import CountRequest
 from mossvl.server.stored import StoredResponses
 from mossvl.server.uploads import Uploads
 from mossvl.sources.plain import PlainLoad
@@ -42,6 +41,7 @@ from mossvl.sources.processes import LoadingProcesses, RemoteCall
 logger = logging.getLogger("mossvl.server")
 
 Body = TypeVar("Body", bound=BaseModel)
+T = TypeVar("T")
 BLANK = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAAFElEQVR42mP8zwABTAyjjFEGyQwAzx8B"
     "f7QK4E8AAAAASUVORK5CYII="
@@ -68,7 +68,9 @@ class Service:
         self.config, self.name = config, name
         self.metrics = Metrics()
         self.uploads = Uploads(config.upload_space, config.upload_seconds)
-        self.responses = StoredResponses(config.max_responses, config.response_space, config.response_seconds)
+        self.responses = StoredResponses(config.response_space, config.response_seconds, config.max_responses)
+        self.checks = CapacityLimiter(max(2, os.cpu_count() or 1))
+        """Of the checks of answers' forms, each of which may take a core for long: no other request waits for them."""
         self.stopping, self.created = False, int(time.time())
         self.failed: BaseException | None = None
         self._load = load
@@ -94,18 +96,19 @@ class Service:
             LoadingProcesses(processor, count, self.config.decoder_memory, llm.engine.media_budget)
             for count in (self.config.decoders, self.previews)
         )
-        reader = Reader(
-            self.config,
-            processor.video_processor.max_frames,
-            lambda file_id: str(self.uploads.get(file_id).path),
-            processor.knows_tools,
-        )
+        most_frames, knows_tools = processor.video_processor.max_frames, processor.knows_tools
+
+        def reader(key: str) -> Reader:
+            return Reader(
+                self.config, most_frames, lambda file_id: str(self.uploads.get(key, file_id).path), knows_tools
+            )
+
         ready = _Ready(llm, decoding, previewing, reader, Tokens(processor.tokenizer))
         try:
             for processes in (decoding, previewing):
                 processes.warm_up(self.config.timeout)
             llm.engine.warm_up(shown=False)
-            first = reader.read(ChatRequest.model_validate(FIRST))
+            first = reader("").read(ChatRequest.model_validate(FIRST))
             ready.begin(first).result(self.config.timeout)
         except BaseException:
             ready.close()
@@ -150,24 +153,32 @@ class Service:
 
     # --- requests ------------------------------------------------------------------------------------------------
 
-    def begin(self, kind: type[Exchange[Any]], body: bytes, request_id: str, key: str) -> Exchange[Any]:
-        """Check a request of an API and submit its queries to the engine.
+    def exchange(self, kind: type[Exchange[Any]], body: bytes, request_id: str, key: str) -> Exchange[Any]:
+        """Parse a request of an API.
 
         Args:
             key: stands for the API key that the request brought.
 
         Raises:
+            MossVLError: the body does not match the API's schema.
+        """
+        caller = Caller(request_id, key, self.name, self.ready.tokens, self.responses)
+        return kind(parsed(kind.form, body), caller)
+
+    def begin(self, exchange: Exchange[Any], body: bytes) -> None:
+        """Check a request and submit its queries to the engine; to check the form of an answer may take long.
+
+        Raises:
             MossVLError: the request cannot be used, or the queue is full.
         """
         ready = self.ready
-        caller = Caller(request_id, key, self.name, ready.tokens, self.responses)
-        exchange = kind(parsed(kind.form, body), caller)
         try:
-            queries = exchange.asked(ready.reader)
+            queries = exchange.asked(ready.reader(exchange.caller.key))
         except MossVLError as error:
             raise exchange.placed(error) from error
         if self.config.log_content:
-            logger.info("%s asks: %r", request_id, DATA_URL.sub("data:…", body.decode(errors="replace")))
+            asked = DATA_URL.sub("data:…", body.decode(errors="replace"))
+            logger.info("%s asks: %r", exchange.caller.request_id, asked)
         engine, count = ready.llm.engine, len(queries)
         with self._admitting:
             active = engine.active + self._beginning
@@ -183,35 +194,20 @@ class Service:
         finally:
             with self._admitting:
                 self._beginning -= count
-        return exchange
 
-    def frames(self, body: bytes) -> RemoteCall[dict[str, Any]]:
+    def frames(self, body: bytes, key: str) -> RemoteCall[dict[str, Any]]:
         """Return a call that previews a medium in a decoder process.
 
         Raises:
             MossVLError: the request cannot be used.
         """
-        ready = self.ready
-        request = parsed(FramesRequest, body)
-        options = MediaOptions.from_dict(ready.reader.shared([request.part], "part"))
-        part = ready.reader.medium(request.part, "part")
-        timeout = self.config.media_timeout
-        return ready.previewing.call(preview, part, options, request.thumbnails, timeout=timeout)
+        reader, request = self.ready.reader(key), parsed(FramesRequest, body)
+        options = MediaOptions.from_dict(reader.shared([request.part], "part"))
+        return self.errand(preview, reader.medium(request.part, "part"), options, request.thumbnails)
 
-    def counted(self, body: bytes) -> RemoteCall[int]:
-        """Return a call that counts the tokens of a conversation in a decoder process.
-
-        Raises:
-            MossVLError: the request cannot be used.
-        """
-        ready = self.ready
-        request = parsed(CountRequest, body)
-        try:
-            query = ready.reader.query(translated(ChatRequest, chat_of(request)))
-            messages = query.messages([])
-        except PromptError as error:
-            raise refusal(error).within({}, "messages") from error
-        return ready.previewing.call(count_tokens, query, messages, timeout=self.config.media_timeout)
+    def errand(self, work: Callable[..., T], *given: Any) -> RemoteCall[T]:
+        """Return a call of `work`, with the processor before what is given, in a decoder process of previews."""
+        return self.ready.previewing.call(work, *given, timeout=self.config.media_timeout)
 
     @property
     def previews(self) -> int:
@@ -240,10 +236,15 @@ class Service:
 
 
 class _Ready:
-    """A loaded model with the decoders of requests and of previews, request reader and tokens."""
+    """A loaded model with the decoders of requests and of previews, the request reader of a key, and tokens."""
 
     def __init__(
-        self, llm: MossVL, decoding: LoadingProcesses, previewing: LoadingProcesses, reader: Reader, tokens: Tokens
+        self,
+        llm: MossVL,
+        decoding: LoadingProcesses,
+        previewing: LoadingProcesses,
+        reader: Callable[[str], Reader],
+        tokens: Tokens,
     ) -> None:
         self.llm, self.decoding, self.previewing, self.reader, self.tokens = llm, decoding, previewing, reader, tokens
 
