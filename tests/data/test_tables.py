@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from mossvl.data import tables
 from mossvl.data.files import records_of, shards_of
 from mossvl.data.index import RecordIndex
-from mossvl.data.records import as_example
+from mossvl.data.records import as_example, unread_keys
 from mossvl.errors import DataError
 
 ROWS = [{"id": number, "query": f"What is {number}?", "response": f"It is {number}."} for number in range(7)]
@@ -113,11 +113,30 @@ def test_a_damaged_table_is_named(how, write):
 def test_a_value_that_python_cannot_hold_is_an_error_of_its_row(how, write, arrow):
     """Years end at 9999; without pandas, there are no nanoseconds either."""
     times = [arrow.scalar(seconds, arrow.timestamp("s")) for seconds in (0, 10**15, 1)]
-    path = write("rows.bin", [{**row, "asked": time} for row, time in zip(ROWS[:3], times, strict=True)], how)
+    path = write("rows.bin", [{**row, "system": time} for row, time in zip(ROWS[:3], times, strict=True)], how)
     first, second, third = records_of(path)
     assert [first.value["id"], third.value["id"]] == [0, 2]
-    with pytest.raises(DataError, match=r"row 2: the column 'asked' \(timestamp\[m?s\]\) cannot be read"):
+    with pytest.raises(DataError, match=r"row 2: the column 'system' \(timestamp\[m?s\]\) cannot be read"):
         raise second.value
+
+
+@WAYS
+def test_what_no_form_reads_is_not_converted(how, write, arrow, tmp_path):
+    late = [arrow.scalar(10**15, arrow.timestamp("s")), None]
+    path = write("rows.bin", [{**row, "asked": time} for row, time in zip(ROWS[:2], late, strict=True)], how)
+    index = RecordIndex.build(path)
+    first, second = index.read(0), index.read(1)
+    assert (unread_keys(first.value), unread_keys(second.value)) == (["id", "asked"], ["id"])
+    assert [turn["content"] for turn in as_example(first.value, tmp_path)] == ["What is 0?", "It is 0."]
+
+
+@WAYS
+def test_columns_that_another_file_names_are_converted(how, write, tmp_path):
+    entry = {"file_name": "rows.bin", "columns": {"prompt": "ask", "response": "say"}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"rows": entry}))
+    path = write("rows.bin", [{"ask": "Who?", "say": "I.", "instruction_id": 3}], how)
+    assert next(records_of(path)).value == {"instruction": "Who?", "output": "I.", "instruction_id": ...}
+    assert RecordIndex.build(path).read(0).value == next(records_of(path)).value
 
 
 @WAYS

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from mossvl.data.forms import COMMON_KEYS
+from mossvl.data.forms import COMMON_KEYS, READ_KEYS
 from mossvl.data.naming import Naming
 from mossvl.data.records import BOM, LONGEST, Line, lines_of, parse_line
 from mossvl.data.tables import MAGIC, row_of, rows_in, table_format
@@ -110,19 +110,21 @@ def records_of(path: str | Path) -> Iterator[Record]:
     for file in shards_of(Path(path)):
         naming = Naming.of(file)
         if table_format(file):
-            yield from (table_record(file, row).named(naming) for row in range(rows_in(file)))
+            yield from (table_record(file, row, naming) for row in range(rows_in(file)))
             continue
         with open(file, "rb") as opened:
             for piece in pieces_of(opened):
                 yield record_of(file, piece).named(naming)
 
 
-def table_record(file: Path, row: int) -> Record:
-    """Return the record of a table's row, counted from 0, or its error."""
+def table_record(file: Path, row: int, naming: Naming | None = None) -> Record:
+    """Return the record of a table's row, counted from 0, or its error; of what no form reads, values are `...`."""
+    columns = {} if naming is None else naming.columns
     try:
-        return Record(file, f"row {row + 1}", row_of(file, row))
+        value = row_of(file, row, lambda column: columns.get(column, column) in READ_KEYS)
     except DataError as error:
         return Record(file, f"row {row + 1}", error)
+    return Record(file, f"row {row + 1}", value).named(naming)
 
 
 @dataclass(frozen=True)

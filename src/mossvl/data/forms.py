@@ -51,6 +51,7 @@ QUERY = Form("query and response (ms-swift)", "query", "response", ("history",))
 INSTRUCTION = Form("instruction and output (Alpaca)", "instruction", "output", ("input", "history"))
 OWN = (CONVERSATIONS, MESSAGES, PROMPT)
 """The forms that are read as they are; a record has one of them at most."""
+OTHERS = (COMPLETION, QUERY, INSTRUCTION)
 
 COMMON_KEYS = (
     *(name for form in OWN for name in form.keys),
@@ -60,6 +61,10 @@ COMMON_KEYS = (
 """Keys that are read in every form, or that no record may have beside its form."""
 PREFERENCES = ("rejected", "rejected_response", "rejected_messages", "chosen")
 """Keys of preference data."""
+READ_KEYS = frozenset(
+    (*COMMON_KEYS, *(name for form in OTHERS for name in form.keys), *PREFERENCES, "tools", "id"),
+)
+"""Keys of whose values anything depends."""
 
 
 def form_of(record: Mapping[str, Any]) -> Form | None:
@@ -92,7 +97,7 @@ def known_record(record: Mapping[str, Any], answered: bool = True) -> dict[str, 
             if other == "system" and not isinstance(value, str):
                 raise DataError(f"system={value!r:.80} must be a text")
     form = form_of(found)
-    if form in (COMPLETION, QUERY, INSTRUCTION):
+    if form in OTHERS:
         assert form is not None
         given = {name: found.pop(name, None) for name in form.keys}
         found["messages"] = _dialogue(form, given, answered)

@@ -130,8 +130,8 @@ class RecordIndex:
         start, length = int(self.starts[index]), int(self.lengths[index])
         content = source.read(start, length)
         if source.kind == "table":
-            record = table_record(source.path, start)
-        elif source.kind == "lines":
+            return table_record(source.path, start, source.naming)
+        if source.kind == "lines":
             first = int(np.searchsorted(self.files, self.files[index]))
             record = record_of(source.path, Line(index - first, number, content, start))
         else:

@@ -2,7 +2,7 @@
 
 import functools
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -49,8 +49,11 @@ def rows_in(path: Path) -> int:
         return int(metadata.num_rows)
 
 
-def row_of(path: Path, row: int) -> dict[str, Any]:
+def row_of(path: Path, row: int, is_read: Callable[[str], bool]) -> dict[str, Any]:
     """Row `row` of a table, counted from 0.
+
+    Args:
+        is_read: whether a column's values are read; others are not converted, but `...` unless they are null.
 
     Raises:
         DataError: the table is damaged, a value of the row has no counterpart in Python, or pyarrow is not installed.
@@ -64,7 +67,12 @@ def row_of(path: Path, row: int) -> dict[str, Any]:
             group = bisect_right(ends, row)
             table, start = _group(path, modified, group), ends[group - 1] if group else 0
         columns = zip(table.column_names, table.columns, strict=True)
-        return {name: _value(path, row, name, column[row - start]) for name, column in columns}
+        values = ((name, column[row - start]) for name, column in columns)
+        return {name: _value(path, row, name, one) if is_read(name) else _unread(one) for name, one in values}
+
+
+def _unread(given: Any) -> Any:
+    return ... if given.is_valid else None
 
 
 def _value(path: Path, row: int, column: str, given: Any) -> Any:
