@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mossvl.tools.calls import MOST_BROKEN, CallArguments, CallBegun, CallReader, Content, message_of
+from mossvl.tools.calls import MOST_BROKEN, CallArguments, CallBegun, CallReader, Content, answer_message, message_of
 
 NAMES = {"weather", "add"}
 
@@ -113,6 +113,16 @@ def test_no_half_tag_and_nothing_of_a_call_is_ever_told_as_text():
     reader = CallReader(NAMES, forced=False)
     told = [one for character in f"Wait <\n{call()}" for one in reader.push(character)] + reader.finish()
     assert "".join(one.text for one in told if isinstance(one, Content)) == "Wait <"
+
+
+def test_arguments_that_do_not_follow_the_schema_are_told_as_they_are():
+    """As OpenAI and vLLM do: whoever has the function checks them, and can tell the model what is wrong."""
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tools = [{"name": "weather", "parameters": parameters}]
+    message = answer_message(call(arguments='{"city": 5, "days": []}'), tools)
+    (told,) = message["tool_calls"]
+    assert told["function"] == {"name": "weather", "arguments": '{"city": 5, "days": []}'}
+    assert message["content"] is None
 
 
 def test_the_arguments_of_a_forced_call_are_told_as_they_come():

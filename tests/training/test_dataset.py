@@ -86,7 +86,7 @@ def test_a_long_example_is_cut_at_its_end(examples):
 
 
 def test_neither_media_nor_all_that_is_learned_may_be_cut(examples):
-    with pytest.raises(DataError, match=r"line 1: .* tokens are more than max_length=12.*all that is learned"):
+    with pytest.raises(DataError, match=r"line 1: .* tokens are more than max_length=12.*all tokens with loss"):
         examples(PICTURE, max_length=12, bad="stop")[0]
     late = {**PICTURE, "prompt": "What is it? <image>"}
     with pytest.raises(DataError, match="images or frames"):

@@ -150,7 +150,7 @@ def _check(options: TrainOptions) -> None:
             print(f"  {line}")
         lengths = found.tokens
         print(f"  tokens: {lengths.least} to {lengths.most}, median {lengths.median}, {lengths.total} in all")
-        print(f"  learned: {found.learned} tokens (between ⟦ and ⟧ below)")
+        print(f"  tokens with loss: {found.learned} (between ⟦ and ⟧ below)")
         print(f"  media: {found.images} images, {found.videos} videos or parts of them with {found.frames} frames")
         print(f"  vision tokens: {found.vision_tokens}")
         if found.unread:

@@ -103,7 +103,7 @@ def truncated(example: Example[P], max_length: int | None, image_token_id: int) 
     if (example.input_ids[max_length:] == image_token_id).any():
         lost = "images or frames"
     elif (labels[1:] == IGNORED_LABEL).all():  # The first token is never predicted.
-        lost = "all that is learned"
+        lost = "all tokens with loss"
     if lost is not None:
         raise DataError(
             f"{tokens} tokens are more than max_length={max_length}, and cutting would lose {lost}; "

@@ -4,6 +4,7 @@ import atexit
 import gc
 import os
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, TypeVar
@@ -102,11 +103,13 @@ class BaseMossVL(lmms):
 
     # --- the engine ----------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def _asked(self, request: Instance) -> Asked:
-        raise NotImplementedError
+        """Return the query of a request."""
 
+    @abstractmethod
     def _rounds(self, request: Instance) -> Rounds:
-        raise NotImplementedError
+        """Return the conversation of a request."""
 
     def _asked_next(self, rounds: Rounds) -> Asked | None:
         messages = rounds.next_messages()

@@ -4,6 +4,7 @@ Between rounds, a conversation keeps its answers and what the task notes, but no
 conversations, with their decoded visuals, would not fit into memory.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ Asked = tuple[QueryLike, SamplingParams]
 """A query, and the sampling parameters of its answer."""
 
 
-class Rounds:
+class Rounds(ABC):
     """A conversation, round by round.
 
     Args:
@@ -60,11 +61,13 @@ class Rounds:
             previous_round_info=self._information,
         )
 
+    @abstractmethod
     def _first(self, document: Mapping[str, Any]) -> list[Message]:
-        raise NotImplementedError
+        """Return the messages of the first round."""
 
+    @abstractmethod
     def _next(self, document: Mapping[str, Any], **so_far: Any) -> list[Message] | None:
-        raise NotImplementedError
+        """Return the messages of a later round; None if the task ends the conversation."""
 
 
 class ChatRounds(Rounds):
