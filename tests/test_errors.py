@@ -6,8 +6,9 @@ import pytest
 from golden_cases import MEDIA
 from typer.testing import CliRunner
 
+from mossvl import SamplingParams
 from mossvl.cli.main import commands
-from mossvl.errors import MediaError, MossVLError, message_of
+from mossvl.errors import MediaError, MossVLError, OptionError, message_of
 from mossvl.media.image import load_image
 from mossvl.media.limits import MediaLimits
 from mossvl.server.errors import refusal
@@ -34,6 +35,22 @@ def test_the_server_names_its_flag(error):
 def test_a_command_names_its_flag():
     result = CliRunner().invoke(commands, ["frames", SHAPES, "--max-image-pixels", "10"])
     assert result.exit_code == 2 and "--max-image-pixels" in result.stderr
+
+
+def test_an_option_is_named_as_its_reader_names_it():
+    error = OptionError("regex='(' cannot be used", option="regex")
+    named = error.named({"regex": "guided_regex"})
+    assert (str(named), named.option) == ("guided_regex='(' cannot be used", "guided_regex")
+    assert error.named({"choice": "guided_choice"}) is error
+    assert error.plain().option == pickle.loads(pickle.dumps(error)).option == "regex"
+
+
+def test_an_error_of_an_option_tells_which():
+    wrong = {"top_p": 2, "logit_bias": {"x": 1}, "stop": [1], "json_schema": {"type": "no"}, "min_tokens": 2000}
+    for name, value in wrong.items():
+        with pytest.raises(OptionError) as raised:
+            SamplingParams(**{name: value})
+        assert raised.value.option == name
 
 
 @pytest.mark.parametrize("sent", [lambda error: pickle.loads(pickle.dumps(error)), MossVLError.plain])

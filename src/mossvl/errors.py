@@ -4,6 +4,7 @@ A message says what was given, what was expected, and what to do.
 """
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Self
 
 
@@ -35,7 +36,7 @@ class MossVLError(Exception):
 
     def plain(self) -> Self:
         """Return the error without its traceback and cause, for another process."""
-        return type(self)(super().__str__(), setting=self.setting, advice=self.advice)
+        return copy(self)
 
 
 class InputError(MossVLError, ValueError):
@@ -55,7 +56,24 @@ class ContextLengthError(PromptError):
 
 
 class OptionError(InputError):
-    """An option is unknown or its value is out of range."""
+    """An option is unknown or its value is out of range.
+
+    Attributes:
+        option: the name of the option, with which the message begins; None if it is about none alone.
+    """
+
+    def __init__(
+        self, message: str = "", *, option: str | None = None, setting: str | None = None, advice: str = ""
+    ) -> None:
+        super().__init__(message, setting=setting, advice=advice)
+        self.option = option
+
+    def named(self, names: Mapping[str, str]) -> "OptionError":
+        """Return the error in the words of a reader to whom the option has another name, if it is in `names`."""
+        if self.option is None or self.option not in names:
+            return self
+        name, (message,) = names[self.option], self.args
+        return OptionError(name + message.removeprefix(self.option), option=name)
 
 
 class DataError(InputError):

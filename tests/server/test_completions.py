@@ -175,7 +175,7 @@ def test_log_probabilities_are_streamed(client):
         ({"prompt": "a", "echo": True, "logprobs": 1, "stream": True}, "logprobs", "leave out stream"),
         ({"prompt": "a", "logit_bias": {"1000000": 1}}, "logit_bias", "the token 1000000"),
         ({"prompt": "a", "regex": "("}, "regex", "cannot be used"),
-        ({"prompt": "a", "response_format": {"type": "regex", "pattern": "("}}, None, "cannot be used"),
+        ({"prompt": "a", "response_format": {"type": "regex", "pattern": "("}}, "response_format", "cannot be used"),
         ({"prompt": "a", "messages": []}, "messages", "unknown key"),
     ],
 )

@@ -138,6 +138,57 @@ def test_what_cannot_be_done_is_refused_by_its_name(fields, words):
         read(**fields)
 
 
+NO_SCHEMA = {"type": "nothing"}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("chat/completions", {"guided_json": NO_SCHEMA}, "guided_json"),
+        ("chat/completions", {"json_schema": NO_SCHEMA}, "json_schema"),
+        ("chat/completions", {"structured_outputs": {"json": NO_SCHEMA}}, "structured_outputs.json"),
+        (
+            "chat/completions",
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": NO_SCHEMA}}},
+            "response_format",
+        ),
+        ("chat/completions", {"ebnf": "root ::= other"}, "ebnf"),
+        ("completions", {"guided_regex": "("}, "guided_regex"),
+        ("completions", {"ignore_eos": True, "guided_choice": ["a"]}, "guided_choice"),
+        ("responses", {"text": {"format": {"type": "json_schema", "schema": NO_SCHEMA}}}, "text.format"),
+        (
+            "messages",
+            {"output_config": {"format": {"type": "json_schema", "schema": NO_SCHEMA}}},
+            "output_config.format",
+        ),
+    ],
+)
+def test_a_form_that_cannot_be_used_is_told_by_the_field_of_the_request(server, path, fields, param):
+    asked = {"completions": {"prompt": "a"}, "responses": {"input": "a"}}.get(path, {"messages": HELLO})
+    length = {"max_tokens": 4} if path == "messages" else {}
+    answer = httpx.post(f"{server.url}/v1/{path}", json=asked | length | fields, timeout=PATIENCE)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_option", param)
+    assert error["message"].startswith(param)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize("path", ["chat/completions", "responses", "messages"])
+def test_a_function_whose_schema_has_a_number_that_json_does_not_know_is_refused(server, path, number):
+    schema = {"type": "object", "properties": {"a": {"anyOf": [{"type": "number", "maximum": "NUMBER"}]}}}
+    function = {"name": "f", "parameters": schema}
+    body = {
+        "chat/completions": {"messages": HELLO, "tools": [{"type": "function", "function": function}]},
+        "responses": {"input": "a", "tools": [{"type": "function", **function}]},
+        "messages": {"messages": HELLO, "max_tokens": 4, "tools": [{"name": "f", "input_schema": schema}]},
+    }[path]
+    content = json.dumps(body).replace('"NUMBER"', number)
+    answer = httpx.post(f"{server.url}/v1/{path}", content=content, timeout=PATIENCE)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_option", "tools")
+    assert "tools[0]: the parameters of 'f' have NaN or an infinite number" in error["message"]
+
+
 # --- in a server -----------------------------------------------------------------------------------------------------
 
 

@@ -109,7 +109,10 @@ class Engine:
             )
         known = self.model.config.text_config.vocab_size
         if params.logit_bias and (largest := max(params.logit_bias)) >= known:
-            raise OptionError(f"logit_bias has the token {largest}, but the model knows {known}: ids are below that")
+            raise OptionError(
+                f"logit_bias has the token {largest}, but the model knows {known}: ids are below that",
+                option="logit_bias",
+            )
         handle = Handle(params, source.tokenizer, whole_characters, calls)
         form = params.form
         follower = None if form is None else self.grammars.follower(form, source.tokenizer, params.n)

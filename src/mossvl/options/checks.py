@@ -170,7 +170,11 @@ def check_each(options: Any, checks: Mapping[str, Check], part: str = "") -> Non
     """Check attributes by name, and store the checked values; messages have `part` before the name."""
     for name, check in checks.items():
         given = getattr(options, name)
-        kept = check(f"{part}{name}", given)
+        try:
+            kept = check(f"{part}{name}", given)
+        except OptionError as error:
+            error.option = error.option or name
+            raise
         if kept is not given:
             object.__setattr__(options, name, kept)
 

@@ -39,7 +39,10 @@ class Rendering:
     def __post_init__(self) -> None:
         check_options(self)
         if self.add_generation_prompt and self.continue_final_message:
-            raise OptionError("continue_final_message and add_generation_prompt exclude each other; give one of them")
+            raise OptionError(
+                "continue_final_message and add_generation_prompt exclude each other; give one of them",
+                option="continue_final_message",
+            )
 
     @property
     def answer_follows(self) -> bool:

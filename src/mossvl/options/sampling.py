@@ -159,7 +159,9 @@ class SamplingParams:
         object.__setattr__(self, "top_k", max(0, self.top_k))
         if self.min_tokens > self.max_new_tokens:
             raise OptionError(
-                f"min_tokens={self.min_tokens} is more than max_new_tokens={self.max_new_tokens}; lower it"
+                f"min_tokens={self.min_tokens} is more than the {self.max_new_tokens} tokens that the answer may have; "
+                "lower it",
+                option="min_tokens",
             )
         self._check_form()
 
@@ -169,7 +171,8 @@ class SamplingParams:
         if not given:
             return
         if len(given) > 1 or self.ignore_eos:
-            raise OptionError(f"{', '.join(self.FORMS)} and ignore_eos exclude each other; give one of them")
+            others = ", ".join([*given[1:], *["ignore_eos"] * self.ignore_eos])
+            raise OptionError(f"{given[0]} and {others} exclude each other; give one of them", option=given[0])
         from mossvl.forms.grammar import problem_of
 
         try:
@@ -179,7 +182,8 @@ class SamplingParams:
         except ValueError as error:  # Too deep a schema, a lone surrogate, or a number that is not JSON.
             reason = TOO_DEEP if "recursion limit" in str(error) else str(error)
         if reason:
-            raise OptionError(f"{given[0]}={shown(getattr(self, given[0]))} cannot be used: {reason}")
+            name, value = given[0], shown(getattr(self, given[0]))
+            raise OptionError(f"{name}={value} cannot be used: {reason}", option=name)
 
     @property
     def form(self) -> str | None:

@@ -247,7 +247,7 @@ def query_prompt(
     except CheckpointError as error:
         if not values:
             raise
-        raise OptionError(f"chat_template_kwargs: {error}") from error
+        raise OptionError(f"chat_template_kwargs: {error}", option="chat_template_kwargs") from error
 
 
 def assistant_masks(processor: ConversationMixin, texts: Sequence[str], call: dict[str, Any]) -> ModelInputs:

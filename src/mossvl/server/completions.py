@@ -19,7 +19,6 @@ from mossvl.server.parameters import params_of
 from mossvl.server.reading import Asked, Reader, check_supported
 from mossvl.server.schemas.completions import UNSUPPORTED, CompletionRequest
 from mossvl.server.streams import DONE
-from mossvl.server.structured import form_of
 
 DEFAULT_TOKENS = 16
 Scored = tuple[int, float | None, dict[int, float]]
@@ -50,9 +49,13 @@ class CompletionExchange(Exchange[CompletionRequest]):
         request, config = self.request, reader.config
         check_supported(request, UNSUPPORTED)
         if request.echo and request.logprobs is not None and request.stream:
-            raise OptionError("logprobs of an echoed prompt come with a whole answer; leave out stream")
+            raise OptionError(
+                "logprobs of an echoed prompt come with a whole answer; leave out stream", option="logprobs"
+            )
         if not self._length and not request.echo:
-            raise OptionError("max_tokens=0 needs echo: true; otherwise there is nothing to answer")
+            raise OptionError(
+                "max_tokens=0 needs echo: true; otherwise there is nothing to answer", option="max_tokens"
+            )
         texts = [prompt for prompt in self._prompts if isinstance(prompt, str)]
         check_limit("number of prompts", len(self._prompts), config.max_queue, "--max-queue", "prompt")
         check_limit("number of characters", sum(map(len, texts)), config.max_text, "--max-text", "prompt")
@@ -61,7 +64,6 @@ class CompletionExchange(Exchange[CompletionRequest]):
             "stop": request.stop,
             "logprobs": request.logprobs,
             "prompt_logprobs": request.logprobs if request.echo else None,
-            **form_of(request),
         }
         params = params_of(request.model_copy(update={"max_tokens": self._length or 1}), config, "max_tokens", **own)
         generation = GenerationOptions(timeout=min(request.timeout or config.timeout, config.timeout))

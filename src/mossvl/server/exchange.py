@@ -1,6 +1,5 @@
 """A request and its answer in the words of one API: what differs between the APIs."""
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -138,13 +137,9 @@ def placed(error: Exception, request: BaseModel, names: Mapping[str, str], promp
     """Return an error in the words of a request's API; for `names` and `prompt` see `Exchange`."""
     if isinstance(error, MediaError | PromptError | RequestError):
         return refusal(error).within(names, prompt)
-    if isinstance(error, OptionError) and (option := _option_of(error, request, names)):
-        return refusal(error).within({}, option)
+    if isinstance(error, OptionError):
+        named = error.named(names)
+        if named.option and named.option.partition(".")[0] in request.model_fields_set:
+            return refusal(named).within({}, named.option)
+        return named
     return error
-
-
-def _option_of(error: OptionError, request: BaseModel, names: Mapping[str, str]) -> str | None:
-    """Return the field that an error begins with, if the request has it."""
-    named = re.match(r"\w+", str(error))
-    name = names.get(named[0], named[0]) if named else ""
-    return name if name.partition(".")[0] in request.model_fields_set else None

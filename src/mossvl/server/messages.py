@@ -26,7 +26,7 @@ class MessageExchange(Exchange[MessagesRequest]):
     """A message, whole or as events."""
 
     form = MessagesRequest
-    names: ClassVar[Mapping[str, str]] = {"response_format": "output_config.format"}
+    names: ClassVar[Mapping[str, str]] = {"response_format": "output_config.format", "stop": "stop_sequences"}
     alive: ClassVar[bytes] = event(PING)
 
     def __init__(self, request: MessagesRequest, caller: Caller) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from mossvl.errors import OptionError
 from mossvl.server.schemas.response_format import LONGEST_FORM, ResponseFormat
@@ -21,39 +21,50 @@ OPTIONS = {
 OF_OBJECT = {"json_": "json_schema", "regex": "regex", "choice": "choice", "grammar": "grammar"}
 """The same, by the keys of `structured_outputs`."""
 ANY_OBJECT = {"type": "object"}
+FORMAT = "response_format"
 
 
-def form_of(request: StructuredFields) -> dict[str, Any]:
-    """Return the form of the answer, as an option of `SamplingParams`; none if it is free.
+class Form(NamedTuple):
+    """The form of an answer: the request's field, and the option of `SamplingParams` with its value."""
+
+    field: str
+    option: str
+    value: Any
+
+
+def form_of(request: StructuredFields) -> Form | None:
+    """Return the form of the answer; None if it is free.
 
     Raises:
         OptionError: several forms are given, or one is too long.
     """
-    found = [(field, option, value) for field, option, value in _forms(request) if value is not None]
+    found = [form for form in _forms(request) if form.value is not None]
     if len(found) > 1:
-        raise OptionError(f"{', '.join(field for field, _, _ in found)} exclude each other; give one of them")
-    for field, option, value in found:
-        given = value if isinstance(value, str) else json.dumps(value)
+        fields = [form.field for form in found]
+        raise OptionError(f"{', '.join(fields)} exclude each other; give one of them", option=fields[0])
+    for form in found:
+        given = form.value if isinstance(form.value, str) else json.dumps(form.value)
         if len(given) > LONGEST_FORM:
-            raise OptionError(f"{field} has {len(given)} characters; at most {LONGEST_FORM} are allowed")
-        return {option: value}
-    return {}
+            message = f"{form.field} has {len(given)} characters; at most {LONGEST_FORM} are allowed"
+            raise OptionError(message, option=form.field)
+        return form
+    return None
 
 
-def _forms(request: StructuredFields) -> Iterator[tuple[str, str, Any]]:
-    """Yield field, option and value of every form; some values are None."""
+def _forms(request: StructuredFields) -> Iterator[Form]:
+    """Yield every form; some values are None."""
     for field, option in OPTIONS.items():
-        yield field, option, getattr(request, field)
+        yield Form(field, option, getattr(request, field))
     if request.structured_outputs is not None:
         yield from _of_object(request.structured_outputs)
     if request.response_format is not None:
-        yield "response_format", *_of_format(request.response_format)
+        yield Form(FORMAT, *_of_format(request.response_format))
 
 
-def _of_object(given: StructuredOutputs) -> Iterator[tuple[str, str, Any]]:
+def _of_object(given: StructuredOutputs) -> Iterator[Form]:
     for key, option in OF_OBJECT.items():
-        yield f"structured_outputs.{key.rstrip('_')}", option, getattr(given, key)
-    yield "structured_outputs.json_object", "json_schema", ANY_OBJECT if given.json_object else None
+        yield Form(f"structured_outputs.{key.rstrip('_')}", option, getattr(given, key))
+    yield Form("structured_outputs.json_object", "json_schema", ANY_OBJECT if given.json_object else None)
 
 
 def _of_format(wanted: ResponseFormat) -> tuple[str, Any]:
@@ -62,10 +73,12 @@ def _of_format(wanted: ResponseFormat) -> tuple[str, Any]:
             return "json_schema", ANY_OBJECT
         case "json_schema":
             if wanted.json_schema is None:
-                raise OptionError('response_format of type "json_schema" needs json_schema: {"schema": …}')
+                raise OptionError(
+                    'response_format of type "json_schema" needs json_schema: {"schema": …}', option=FORMAT
+                )
             return "json_schema", wanted.json_schema.schema_
         case "regex":
             if wanted.pattern is None:
-                raise OptionError('response_format of type "regex" needs a pattern')
+                raise OptionError('response_format of type "regex" needs a pattern', option=FORMAT)
             return "regex", wanted.pattern
     return "regex", None

@@ -107,12 +107,12 @@ def _add_call(messages: list[Message], item: CallItem) -> None:
 def _form(form: TextFormat) -> dict[str, Any]:
     if form.type == "regex":
         if form.pattern is None:
-            raise OptionError('text.format of type "regex" needs a pattern')
+            raise OptionError('text.format of type "regex" needs a pattern', option="text.format")
         return {"type": form.type, "pattern": form.pattern}
     if form.type != "json_schema":
         return {"type": form.type}
     if form.schema_ is None:
-        raise OptionError('text.format of type "json_schema" needs a schema')
+        raise OptionError('text.format of type "json_schema" needs a schema', option="text.format")
     return {"type": form.type, "json_schema": {"name": form.name or "answer", "schema": form.schema_}}
 
 

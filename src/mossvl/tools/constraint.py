@@ -36,7 +36,9 @@ def constrained(params: Params, tools: Tools, short: bool) -> Params:
     calls = _calls(tools.parallel and not short)
     if tools.forced:
         if params.ignore_eos:
-            raise OptionError("ignore_eos excludes a tool_choice that forces a call; leave one of them out")
+            raise OptionError(
+                "ignore_eos excludes a tool_choice that forces a call; leave one of them out", option="ignore_eos"
+            )
         rules = f"start: {calls}\n{_rules(tools, short)}"
         _check(rules, tools, short)
         return replace(params, json_schema=None, regex=None, choice=None, grammar=rules, stop=())
@@ -48,7 +50,8 @@ def constrained(params: Params, tools: Tools, short: bool) -> Params:
     if not params.free:
         raise OptionError(
             "tools and an answer's form exclude each other, unless it is a JSON schema; leave one of them out, or set "
-            'tool_choice to "none"'
+            'tool_choice to "none"',
+            option="tools",
         )
     return params
 
@@ -81,11 +84,12 @@ def _check(rules: str, tools: Tools, short: bool) -> None:
     if len(rules) > LONGEST_SCHEMAS:
         raise OptionError(
             f"tools: the schemas of the functions have {len(rules)} characters; at most {LONGEST_SCHEMAS} are allowed "
-            "where they constrain the answer"
+            "where they constrain the answer",
+            option="tools",
         )
     if not problem_of(grammar(rules)):
         return
     for function in tools.functions:
         alone = f"start: call\n{_rules(Tools((function,)), short)}"
         if reason := problem_of(grammar(alone)):
-            raise OptionError(f"tools: the parameters of {function.name!r} cannot be used: {reason}")
+            raise OptionError(f"tools: the parameters of {function.name!r} cannot be used: {reason}", option="tools")

@@ -9,7 +9,7 @@ from typing import Any
 
 from mossvl.errors import PromptError
 from mossvl.tools.calls import BEGIN, END
-from mossvl.tools.definitions import arguments_of, is_deep
+from mossvl.tools.definitions import arguments_of, is_deep, is_finite
 
 Message = dict[str, Any]
 BEGIN_RESULT, END_RESULT = "<tool_response>", "</tool_response>"
@@ -54,8 +54,11 @@ def checked_calls(calls: Any, number: int) -> list[dict[str, Any]]:
                 f'{{"id": …, "type": "function", "function": {{"name": …, "arguments": …}}}}, but has {call!r:.200}'
             )
         arguments = arguments_of(inner.get("arguments") or {})
-        if not isinstance(arguments, str | Mapping) or is_deep(arguments):
-            raise PromptError(f"message {number}: the arguments of {name!r:.80} must be a JSON object of few levels")
+        if not isinstance(arguments, str | Mapping) or is_deep(arguments) or not is_finite(arguments):
+            raise PromptError(
+                f"message {number}: the arguments of {name!r:.80} must be a JSON object of few levels, without NaN and "
+                "infinite numbers"
+            )
         function = {"name": name, "arguments": arguments}
         checked.append({"type": "function", "function": function} | ({"id": call["id"]} if call.get("id") else {}))
     return checked
