@@ -50,3 +50,17 @@ def test_text_after_a_call_has_the_log_probabilities_of_its_tokens(processor):
     assert [(text, name) for text, name, _ in blocks] == [('{"a": 1}', "add"), (" and text", None)]
     assert [one.token for one in blocks[1][2]] == after and blocks[0][2] == []
     assert [text for index, text, _ in told if index] == [processor.tokenizer.decode([token]) for token in after]
+
+
+@pytest.mark.parametrize("scored", [None, 0])
+def test_each_part_of_an_answer_and_its_end_are_told_once(processor, scored):
+    handle = Handle(SamplingParams(logprobs=scored, n=2), processor.tokenizer)
+    readers = [DraftReader(handle, answer) for answer in (0, 1)]
+    for token in processor.tokenizer("Hello")["input_ids"]:
+        handle.drafts[1].tokens.append(token)
+        handle.drafts[1].logprobs += [] if scored is None else [TokenLogprobs(token, -1.0, [])]
+    handle.drafts[1].finish_reason = "length"
+    news = readers[1].news()
+    assert (news.text, len(news.drawn), news.reason) == ("Hello", len(handle.drafts[1].logprobs), "length")
+    assert not readers[1].news().pieces and readers[1].news().reason is None
+    assert not readers[0].news().pieces and readers[0].news().reason is None
