@@ -79,6 +79,14 @@ def llm(make):
     return make()
 
 
+@pytest.fixture
+def publish(tmp_path: Path):
+    """Makes a checkpoint with quantized weights, of one of `published.FORMS`."""
+    from published import Published
+
+    return lambda form: Published(tmp_path / form, form)
+
+
 @pytest.fixture(scope="session")
 def server():
     """A server with mossvl-tiny, for all tests that need nothing special of it."""

@@ -33,7 +33,13 @@ ELSEWHERE = {
     },  # One answer a query, as text; queries are equals.
     LimitFlags: {"sources"},  # Of what one asks about oneself, nothing is kept away.
     EngineFlags: {"device", "dtype", "quantization"},  # Flags of every command.
-    TrainFlags: {"checkpoint", "device", "dtype", "media_dir"}  # Those, too; the rest has a name of its own.
+    TrainFlags: {
+        "checkpoint",
+        "device",
+        "dtype",
+        "quantization",
+        "media_dir",
+    }  # Those, too; the rest has a name of its own.
     | {"data", "output", "media", "adapt"},
 }
 COMMANDS = {EngineFlags: "serve", ServerFlags: "serve", TrainFlags: "train"}

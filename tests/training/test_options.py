@@ -31,6 +31,7 @@ DECIDING = {
     "gradient_checkpointing": (True, "True (was False)"),
     "vision_chunk": (4, "4 (was None)"),
     "dtype": ("float32", "float32 (was None)"),
+    "quantization": ("nf4", "nf4 (was None)"),
     "seed": (1, "1 (was 0)"),
     "media": (MediaOptions(max_frames=2), f"{MediaOptions(max_frames=2)} (was {MediaOptions()})"),
 }

@@ -10,7 +10,7 @@ import typer
 
 from mossvl.cli.checkpoint import check_checkpoint, prepare, read
 from mossvl.cli.extras import need
-from mossvl.cli.options import Checkpoint, Device, Dtype, Flag, Flags, MediaDir, MediaFlags, with_flags
+from mossvl.cli.options import Checkpoint, Device, Dtype, Flag, Flags, MediaDir, MediaFlags, Quantization, with_flags
 from mossvl.errors import DataError, OptionError
 from mossvl.options import MediaOptions
 from mossvl.ranks import first_process, leave_process_group
@@ -79,6 +79,7 @@ def train(
     full: Annotated[bool, typer.Option("--full", help="Train weights in place of adapters (LoRA).")] = False,
     device: Device = None,
     dtype: Dtype = None,
+    quantization: Quantization = None,
     training: TrainFlags,
     media: MediaFlags,
 ) -> None:
@@ -102,6 +103,7 @@ def train(
         adapt=not full,
         device=device,
         dtype=dtype,
+        quantization=quantization,
         media=MediaOptions.from_dict(media),
         **training,
     )

@@ -34,6 +34,11 @@ class Int4Linear(QuantizedLinear):
         self.register_buffer("weight_packed", torch.empty(out_features, in_features // PER_WORD, dtype=torch.int32))
         self.register_buffer("weight_scale", torch.empty(out_features, in_features // group, dtype=scale_dtype))
 
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """`weight_packed`, for those who ask a linear map for the device of its weight, as PEFT does."""
+        return self.weight_packed
+
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         return dequantized(self.weight_packed, self.weight_scale).to(dtype)
 

@@ -14,19 +14,21 @@ CHUNK = 2**21
 """Values that are quantized at a time, so that what is computed on the way takes little memory."""
 
 
-class QuantizedLinear(nn.Module):
+class QuantizedLinear(nn.Linear):
     """x · weightᵀ with a quantized weight, (out features, in features), and without a bias.
 
     The weight is kept in buffers, which `.to(dtype)`, `.half()` and the like move but never cast. `forward` is the
-    reference: the product with `dequantized` weights, on any device. Gradients pass to x, not to the weight.
+    reference: the product with `dequantized` weights, on any device. Gradients pass to x, not to the weight. PEFT puts
+    adapters around it, as around every `nn.Linear`.
     """
 
     keeps_dtypes = True
     """For `mossvl.loading.cast`."""
-    bias: None
+    compute_dtype = torch.float32
+    """The dtype of adapters; PEFT reads it."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # Not that of `nn.Linear`, which makes a weight.
         self.in_features, self.out_features = in_features, out_features
         self.register_parameter("bias", None)
 
@@ -55,6 +57,9 @@ class QuantizedLinear(nn.Module):
         return made
 
     def forward(self, x: Tensor) -> Tensor:
+        device = x.device.type
+        if torch.is_autocast_enabled(device):
+            x = x.to(torch.get_autocast_dtype(device))
         if x.requires_grad and torch.is_grad_enabled():
             return _Product.apply(x, self)  # type: ignore[no-untyped-call]
         return F.linear(x, self.dequantized(x.dtype))

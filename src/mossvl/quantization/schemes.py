@@ -62,7 +62,8 @@ def plain_maps(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
     """Yield the linear maps of a model with their names, without a head that is tied to the embeddings."""
     tied = getattr(getattr(model, "config", None), "tie_word_embeddings", False)
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and not (tied and name == HEAD):
+        plain = isinstance(module, nn.Linear) and not isinstance(module, QuantizedLinear)
+        if plain and not (tied and name == HEAD):
             yield name, module
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mossvl import loading
 from mossvl.errors import CheckpointError
+from mossvl.quantization.schemes import quantized_maps
 from mossvl.training.trainer import finish
 
 
@@ -18,7 +19,7 @@ def merge(adapter: Path, output: Path, checkpoint: str | None = None, dtype: str
         dtype: of the merged weights.
 
     Raises:
-        CheckpointError: the adapter or its checkpoint cannot be loaded, or `output` exists.
+        CheckpointError: the adapter or its checkpoint cannot be loaded, weights are quantized, or `output` exists.
     """
     from peft import PeftConfig, PeftModel
 
@@ -31,6 +32,10 @@ def merge(adapter: Path, output: Path, checkpoint: str | None = None, dtype: str
         raise CheckpointError(f"{output} exists already; give a new folder")
     base = checkpoint or PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
     model, processor = loading.load(base, "cpu", dtype)
+    if any(quantized_maps(model)):
+        raise CheckpointError(
+            f"{base} is quantized, so that no adapter can be merged into it; name what it was made of with -c"
+        )
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix="merging-", ignore_cleanup_errors=True) as staging:

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from mossvl.errors import CheckpointError, OptionError
 from mossvl.options import MediaOptions
-from mossvl.options.checks import Count, CountFrom0, check_options
+from mossvl.options.checks import Choice, Count, CountFrom0, check_options
+from mossvl.options.engine import QUANTIZATIONS
 from mossvl.ranks import num_processes
 
 
@@ -62,13 +63,14 @@ class TrainOptions:
         gradient_checkpointing: recompute activations in the backward pass, for less memory.
         vision_chunk: frames encoded at a time; None for all of a batch.
         compile: compile layers, on a GPU.
+        quantization: quantize the weights that adapters are trained for (QLoRA), as `mossvl.load` does.
         save_every, eval_every, log_every: in steps.
         keep: number of checkpoints that are kept.
         workers: processes that read and decode records, on each rank.
         resume: resume from the latest undamaged checkpoint in `output`.
 
     Raises:
-        OptionError: a number is out of range, or no part is chosen.
+        OptionError: a number is out of range, no part is chosen, or quantized weights would be trained.
     """
 
     checkpoint: str
@@ -95,6 +97,7 @@ class TrainOptions:
     compile: bool = False
     device: str | None = None
     dtype: str | None = None
+    quantization: Annotated[str, Choice(QUANTIZATIONS)] | None = None
     save_every: Count = 500
     eval_every: Count = 500
     log_every: Count = 10
@@ -145,6 +148,10 @@ class TrainOptions:
             raise OptionError(f"no part is trained; choose some of {', '.join(Part)}")
         object.__setattr__(self, "parts", tuple(dict.fromkeys(self.parts)))
         check_options(self)
+        if self.quantization and not self.adapt:
+            raise OptionError(
+                f"quantization={self.quantization!r} is for adapters; quantized weights cannot be trained themselves"
+            )
         if not (self.epochs > 0 and self.learning_rate > 0 and 0 <= self.warmup < 1 and 0 <= self.dropout < 1):
             raise OptionError(
                 f"epochs={self.epochs} and learning_rate={self.learning_rate} must be above 0, warmup={self.warmup} "

@@ -8,6 +8,7 @@ from torch import nn
 from mossvl.errors import OptionError
 from mossvl.model.configuration import MossVLConfig
 from mossvl.model.modeling import MossVLLMHeadModel
+from mossvl.quantization.linear import QuantizedLinear
 from mossvl.training.options import Part
 
 if TYPE_CHECKING:
@@ -47,9 +48,12 @@ def lora(model: MossVLLMHeadModel, parts: Collection[Part], rank: int, alpha: in
     Embeddings and head, for which low ranks work badly, are trained whole, and stay tied if they are.
 
     Raises:
-        OptionError: `parts` has no part with linear layers.
+        OptionError: `parts` has no part with linear layers, or the head, which is quantized.
     """
     from peft import LoraConfig
+
+    if Part.LM_HEAD in parts and isinstance(model.lm_head, QuantizedLinear):
+        raise OptionError(f"{Part.LM_HEAD} is trained whole, but it is quantized here; leave the part out")
 
     inner = set(parts) - {Part.EMBEDDINGS, Part.LM_HEAD}
     if not inner:

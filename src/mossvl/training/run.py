@@ -15,7 +15,9 @@ from mossvl.data.index import RecordIndex
 from mossvl.errors import DataError, MossVLError, OptionError
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.processing.processor import MossVLProcessor
-from mossvl.ranks import first_process
+from mossvl.quantization.linear import QuantizedLinear
+from mossvl.quantization.schemes import quantized_maps
+from mossvl.ranks import first_process, num_processes
 from mossvl.training.batches import Packer
 from mossvl.training.checkpoints import numbered, resumable
 from mossvl.training.dataset import FileExamples
@@ -72,7 +74,9 @@ def train(options: TrainOptions) -> Path:
         raise OptionError(f"device={options.device!r}: choose a GPU with CUDA_VISIBLE_DEVICES")
     set_seed(options.seed)
     dtype = loading.resolve_dtype(options.dtype, device)
-    model, processor = loading.load(options.checkpoint, "cpu", dtype)
+    # Quantizing is work for the GPU; several processes move to their own GPUs later.
+    place = device if options.quantization and num_processes() == 1 else "cpu"
+    model, processor = loading.load(options.checkpoint, place, dtype, quantization=options.quantization)
     trainer = trainer_of(
         options,
         model,
@@ -109,17 +113,30 @@ def trainer_of(
     """Prepare a model for training (adapters, frozen parts, dtypes, compilation), and make its trainer.
 
     Raises:
-        OptionError: there would be no adapter, or `vision_chunk` is given with sharded weights.
+        OptionError: there would be no adapter, quantized weights would be trained, or `vision_chunk` is given with
+            sharded weights.
     """
     trained: Any = model
+    quantized = dict(quantized_maps(model))
     if options.adapt:
         from peft import get_peft_model
 
         trained = get_peft_model(model, lora(model, options.parts, options.rank, options.alpha, options.dropout))
         adapter = trained.active_peft_config
         adapter.target_modules = sorted(adapter.target_modules)  # A set would be saved in another order each time.
+    elif quantized:
+        raise OptionError(
+            f"{next(iter(quantized))} is quantized: train adapters, or the checkpoint that it was made of"
+        )
     else:
         train_only(model, options.parts)
+    if quantized:
+        trained._ddp_params_and_buffers_to_ignore = [  # Every process has the same; DDP would send them every step.
+            f"{name}.{buffer}"
+            for name, module in trained.named_modules()
+            if isinstance(module, QuantizedLinear)
+            for buffer, _ in module.named_buffers()
+        ]
     device = loading.resolve_device(options.device)
     all_float32 = device.type == "cpu" and not options.adapt  # Without autocast, weights cannot differ in dtype.
     for parameter in trained.parameters():

@@ -4,11 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
-import pytest
 from golden_cases import CHECKPOINT
 from safetensors.torch import load_file, save_file
 
-FOREIGN = Path(__file__).parent / "foreign"
+FOREIGN = Path(__file__).parent / "quantization" / "foreign"
 FORMS = ("fp8", "int4", "nf4", "nf4-plain")
 
 
@@ -47,9 +46,3 @@ class Published:
     def edit(self, **changes) -> None:
         """Change the configuration of the quantization."""
         self.configure(quantization_config={**self.config["quantization_config"], **changes})
-
-
-@pytest.fixture
-def publish(tmp_path):
-    """Make a checkpoint of a form."""
-    return lambda form: Published(tmp_path / form, form)
