@@ -25,7 +25,7 @@ from mossvl.options.checks import (
     whole,
 )
 
-TOO_DEEP = "json_schema is nested too deeply; use a schema of fewer levels"
+TOO_DEEP = "it is nested too deeply; use a schema of fewer levels"
 
 LARGEST_BIAS = 100.0
 """Larger biases have the same effect as this one."""
@@ -81,7 +81,7 @@ def _schema(name: str, given: Any) -> str:
         if isinstance(schema, Mapping):
             return json.dumps(schema)
     except RecursionError:
-        raise OptionError(TOO_DEEP) from None
+        raise OptionError(f"{name} cannot be used: {TOO_DEEP}") from None
     except (TypeError, ValueError) as error:
         raise OptionError(f"{name}={shown(given)} is not JSON: {error}") from error
     raise OptionError(f"{name}={shown(given)} must be a dict, or its JSON")
