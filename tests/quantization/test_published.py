@@ -1,6 +1,7 @@
 """Checkpoints that others have quantized load as they are, or not at all."""
 
 import json
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from mossvl.quantization.int4 import Int4Linear
 from mossvl.quantization.nf4 import Nf4Linear
 from mossvl.quantization.schemes import quantized_maps
 
+COUNTS = {"fp8": 14, "int4": 14, "nf4": 12, "nf4-plain": 12}
 FORMS = {"fp8": Fp8Linear, "int4": Int4Linear, "nf4": Nf4Linear, "nf4-plain": Nf4Linear}
 LAYER = "model.language_model.layers.0"
 Q = f"{LAYER}.self_attn.q_proj"
@@ -41,13 +43,13 @@ def test_quantized_weights_are_the_files(form, part_bytes, publish, monkeypatch)
     published = publish(form)
     model, _ = mossvl.load(published.folder, "cpu", "bfloat16")
     maps = dict(quantized_maps(model))
-    assert len(maps) == 14 and {type(one) for one in maps.values()} == {FORMS[form]}
+    assert len(maps) == COUNTS[form] and {type(one) for one in maps.values()} == {FORMS[form]}
     assert {name.split(".")[3] for name in maps} == {"0", "2"}
     for name, expected in published.expected.items():
         assert torch.equal(maps[name].dequantized(torch.bfloat16), expected), name
     plain = load_file(CHECKPOINT / "model.safetensors")
     left = {name: one for name, one in model.state_dict().items() if name.rpartition(".")[0] not in maps}
-    assert len(left) == len(plain) - 14
+    assert len(left) == len(plain) - len(maps)
     for name, one in left.items():
         assert torch.equal(one, plain[name]), name
 
@@ -190,6 +192,14 @@ def test_what_cannot_be_read_is_refused_by_what_it_is(form, changes, words, publ
         load_weights(mossvl.load(CHECKPOINT, "cpu")[0], published.folder)
 
 
+@pytest.mark.parametrize(("form", "package"), [("fp8", "compressed_tensors"), ("nf4", "bitsandbytes")])
+def test_the_hugging_face_class_says_which_package_it_needs(form, package, publish):
+    if find_spec(package):
+        pytest.skip(f"{package} is installed")
+    with pytest.raises(CheckpointError, match=rf"(?i){package.replace('_', '.')}.*mossvl.load needs no other package"):
+        mossvl.MossVLForConditionalGeneration.from_pretrained(publish(form).folder)
+
+
 def test_a_map_with_a_bias_is_refused(publish):
     published = publish("fp8")
     published.edit(ignore=["lm_head"])
@@ -213,7 +223,7 @@ def test_another_quantization_than_the_checkpoints_is_refused(form, publish):
         with pytest.raises(OptionError, match=rf"quantization='{other}', but the weights of .* are {own.upper()} alre"):
             mossvl.load(folder, "cpu", quantization=other)
     model, _ = mossvl.load(folder, "cpu", quantization=own)
-    assert len(dict(quantized_maps(model))) == 14
+    assert len(dict(quantized_maps(model))) == COUNTS[form]
 
 
 def test_weights_of_one_form_do_not_go_into_a_model_of_another(publish):

@@ -1,5 +1,7 @@
 """Strict loading: a checkpoint that does not fit its configuration is an error that lists the differences."""
 
+import copy
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,9 @@ from mossvl.checkpoints.headers import (
 from mossvl.checkpoints.quantizers import format_of, read_format
 from mossvl.errors import CheckpointError, OptionError
 from mossvl.forking import check_fork
+from mossvl.quantization.bitsandbytes import BitsAndBytes
 from mossvl.quantization.formats import Format, Target, Unquantized, targets_of
-from mossvl.quantization.schemes import replace
+from mossvl.quantization.schemes import HEAD, replace
 
 LISTED = 10
 """Differences that an error message lists."""
@@ -69,10 +72,11 @@ def load_pretrained(
     check_dtypes(asked, getattr(given, "dtype", None))
     check_fork()
     folder = Path(checkpoint) if checkpoint is not None else None
+    form: Format = Unquantized()
     if folder is not None and folder.is_dir() and kwargs.get("gguf_file") is None:
         part = folder / kwargs.get("subfolder", "")
         require_model_type(part)
-        read_format(part)
+        form = read_format(part)
         if (
             kwargs.get("variant") is None
             and kwargs.get("state_dict") is None
@@ -82,9 +86,11 @@ def load_pretrained(
             check_dtypes(asked, config.dtype)
             check_weights(cls, config, part)
             read_generation_config(part)
+            if isinstance(form, BitsAndBytes):
+                kwargs["config"] = skipping_plain(config, read_headers(part))
     elif folder is not None and kwargs.get("gguf_file") is None:  # a repository on the model hub
         known = given.to_dict() if isinstance(given, PreTrainedConfig) else None
-        format_of(checkpoint, known or cls.config_class.get_config_dict(given or checkpoint, **kwargs)[0])
+        form = format_of(checkpoint, known or cls.config_class.get_config_dict(given or checkpoint, **kwargs)[0])
     device = None
     if kwargs.get("device_map") is not None and not is_accelerate_available():
         device = _single_device(kwargs.pop("device_map"))
@@ -92,8 +98,10 @@ def load_pretrained(
     try:
         model, info = load(checkpoint, *args, output_loading_info=True, **kwargs)
     except ImportError as error:
+        if isinstance(form, Unquantized) and kwargs.get("quantization_config") is None:
+            raise
         raise CheckpointError(
-            f"{checkpoint} cannot be loaded by this class: {error}; mossvl.load needs no other package"
+            f"{checkpoint} cannot be quantized by transformers: {error}; mossvl.load needs no other package"
         ) from error
     except RuntimeError as error:
         if "size mismatch" not in str(error) and "mismatched" not in str(error):
@@ -107,6 +115,20 @@ def load_pretrained(
     if model.generation_config is not None:
         without_quantized_cache(model.generation_config)
     return (model, info) if wants_info else model
+
+
+def skipping_plain(config: Any, headers: Mapping[str, TensorInfo]) -> Any:
+    """Return a copy of the configuration that names the maps whose weights bitsandbytes has not quantized.
+
+    The list in the checkpoint may be meant for other rules: versions of transformers differ in how they match names.
+    """
+    copied = copy.deepcopy(config)
+    given = getattr(copied, "quantization_config", None)
+    if isinstance(given, dict):
+        quantized = {name for name, info in headers.items() if info.dtype == torch.uint8}
+        plain = {name.removesuffix(".weight") for name in {f"{HEAD}.weight", *headers} - quantized}
+        given["llm_int8_skip_modules"] = sorted(re.escape(name) for name in plain)
+    return copied
 
 
 def check_weights(cls: type[PreTrainedModel], config: Any, folder: Path) -> None:
