@@ -4,7 +4,7 @@ import math
 import operator
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from functools import cached_property
 from itertools import groupby, pairwise
@@ -17,6 +17,8 @@ from mossvl.errors import InputError, MediaError
 from mossvl.media.limits import Cancel, MediaLimits, Watch
 
 Pixels = NDArray[np.uint8]
+Picture = Callable[[], Pixels]
+"""A function that gives a picture's pixels, in any thread: a new array uint8 (height, width, 3), RGB, C-contiguous."""
 
 # Seconds. Timestamps are rounded to ticks in the file (milliseconds in Matroska) and to float64 here; a lookup by a
 # frame's own time must return that frame.
@@ -57,7 +59,7 @@ class Clip(ABC):
         self.times = times
         self._closed = False
         self._files = ExitStack()
-        self._readings: weakref.WeakSet[Generator[Pixels]] = weakref.WeakSet()
+        self._readings: weakref.WeakSet[Generator[Picture]] = weakref.WeakSet()
         if self.duration > limits.duration:
             raise MediaError(
                 f"{name}: {self.duration:g} seconds long, more than the {limits.duration:g} allowed",
@@ -105,7 +107,14 @@ class Clip(ABC):
         return max(index, 0)
 
     def read(self, indices: Iterable[int], cancel: Cancel | None = None) -> Iterator[Pixels]:
-        """Decode frames lazily, in order.
+        """Decode frames lazily, in order: a new array uint8 (height, width, 3) each, RGB, C-contiguous.
+
+        Arguments and errors are those of `pictures`.
+        """
+        return (picture() for picture in self.pictures(indices, cancel))
+
+    def pictures(self, indices: Iterable[int], cancel: Cancel | None = None) -> Iterator[Picture]:
+        """Decode frames lazily, in order, but for their conversion to RGB.
 
         An undecodable frame is replaced by the last decodable frame before it (at the beginning, by the first
         decodable frame), so that every index yields a frame.
@@ -115,7 +124,7 @@ class Clip(ABC):
             cancel: a `threading.Event` or alike; reading stops once it is set.
 
         Yields:
-            for each index a new array uint8 (height, width, 3), RGB, C-contiguous.
+            for each index a function that gives the frame's pixels.
 
         Raises:
             InputError: indices are out of range or descending.
@@ -135,19 +144,22 @@ class Clip(ABC):
         self._readings.add(reading)
         return reading
 
-    def _read(self, numbers: list[int], cancel: Cancel | None) -> Generator[Pixels]:
+    def _read(self, numbers: list[int], cancel: Cancel | None) -> Generator[Picture]:
         watch = Watch(self.name, self.limits.timeout, cancel)
         repeats = [(index, len(list(group))) for index, group in groupby(numbers)]
         with closing(self._frames([index for index, _ in repeats], watch)) as frames:
-            for (_, count), pixels in zip(repeats, frames, strict=True):
-                for left in reversed(range(count)):
+            for (_, count), picture in zip(repeats, frames, strict=True):
+                for _ in range(count):
                     watch.check()
                     with watch.paused():
-                        yield pixels.copy() if left else pixels
+                        yield picture
 
     @abstractmethod
-    def _frames(self, indices: list[int], watch: Watch) -> Generator[Pixels]:
-        """Yield one array for each of `indices`, which strictly ascend; call `watch.check` between slow operations."""
+    def _frames(self, indices: list[int], watch: Watch) -> Generator[Picture]:
+        """Yield one picture for each of `indices`, which strictly ascend; call `watch.check` between slow operations.
+
+        A picture may be asked for its pixels more than once, also after the clip was closed.
+        """
 
     def check_open(self) -> None:
         """Raise MediaError if the clip was closed."""

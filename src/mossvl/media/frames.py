@@ -2,8 +2,10 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
+from threading import local
 from typing import Any
 
 import av
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 
 from mossvl.errors import MediaError
 from mossvl.media.alpha import AlphaBeside, alpha_of
+from mossvl.media.clip import Picture
 from mossvl.media.limits import MediaLimits, Watch
 from mossvl.media.packets import PacketTable, VideoPacket
 from mossvl.media.rgb import frame_on_white
@@ -56,7 +59,6 @@ class FrameReader:
     ) -> None:
         self.path, self.name, self.limits = path, name, limits
         self.num_threads, self.careful, self.seeks = num_threads, careful, seeks
-        self._converter = VideoReformatter()
         self._upright: Callable[[NDArray[Any]], NDArray[Any]] | None = None
         self._open()
 
@@ -211,26 +213,42 @@ class FrameReader:
                 self._alpha.attach(frame)
         return frames
 
-    def rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        """Convert a frame to a new array uint8 (height, width, 3), RGB, C-contiguous: on white, rotation applied.
-
-        Raises:
-            MediaError: the pixel format cannot be converted.
-        """
+    def picture(self, frame: VideoFrame) -> Picture:
+        """The picture of a frame, on white, rotation applied; asked for its pixels, it raises as `_rgb`."""
         if self._upright is None:
             self._upright = _upright(frame)
-        # One thread: starting more takes longer than the conversion. The kept converter keeps its tables.
-        try:
-            converted = self._converter.reformat(frame, format="rgb24", threads=1)
-            alpha = alpha_of(frame, self._converter)
-        except FFmpegError as error:
-            raise MediaError(
-                f"{self.name}: frames of format {frame.format.name} cannot be converted to RGB ({error})"
-            ) from error
-        pixels: NDArray[Any] = converted.to_ndarray()
-        if alpha is not None:
-            pixels = frame_on_white(pixels, alpha)
-        return np.ascontiguousarray(self._upright(pixels.copy() if converted is frame else pixels))
+        return partial(_rgb, frame, self._upright, self.name)
+
+
+class _Converters(local):
+    """A converter for each thread, which keeps its tables."""
+
+    def __init__(self) -> None:
+        self.own = VideoReformatter()
+
+
+_converters = _Converters()
+
+
+def _rgb(frame: VideoFrame, upright: Callable[[NDArray[Any]], NDArray[Any]], name: str) -> NDArray[np.uint8]:
+    """Convert a frame to a new array uint8 (height, width, 3), RGB, C-contiguous: on white, rotation applied.
+
+    Raises:
+        MediaError: the pixel format cannot be converted.
+    """
+    converter = _converters.own
+    try:
+        # One thread: starting more takes longer than the conversion.
+        converted = converter.reformat(frame, format="rgb24", threads=1)
+        alpha = alpha_of(frame, converter)
+    except FFmpegError as error:
+        raise MediaError(
+            f"{name}: frames of format {frame.format.name} cannot be converted to RGB ({error})"
+        ) from error
+    pixels: NDArray[Any] = converted.to_ndarray()
+    if alpha is not None:
+        pixels = frame_on_white(pixels, alpha)
+    return np.ascontiguousarray(upright(pixels.copy() if converted is frame else pixels))
 
 
 def match_frames(

@@ -1,7 +1,9 @@
 """One image: a file, URL, bytes, Pillow image, array or tensor, decoded to RGB."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +18,8 @@ from mossvl.media.fetch import is_remote, local_file, source_name
 from mossvl.media.formats import check_pixels, decode_pillow, open_pillow, pillow_size
 from mossvl.media.limits import DEFAULT_LIMITS, MediaLimits
 
+_LOCKS = [Lock() for _ in range(61)]
+"""For Pillow images by their identity: Pillow decodes a lazily opened image at first use, one thread at a time."""
 _ACCEPTED = "a path, a URL, bytes, a Pillow image, an array (H, W), (H, W, 3|4) or a tensor (1|3|4, H, W), (H, W, 3)"
 
 
@@ -34,7 +38,11 @@ class Image:
         self._load: Callable[[], NDArray[np.uint8]] | None = load
 
     def array(self) -> NDArray[np.uint8]:
-        """Decode to uint8 (height, width, 3), RGB. Raises MediaError if the image is broken or closed."""
+        """Decode, in any thread, to a new array uint8 (height, width, 3), RGB.
+
+        Raises:
+            MediaError: the image is broken or closed.
+        """
         if self._load is None:
             raise MediaError(f"{self.name}: the image was closed; open it again")
         return self._load()
@@ -83,9 +91,10 @@ def open_image(source: Any, limits: MediaLimits = DEFAULT_LIMITS) -> Image:
     if isinstance(source, Image):
         return source
     if isinstance(source, (np.ndarray, Tensor)):
-        array = rgb.from_array(source) if isinstance(source, np.ndarray) else rgb.from_tensor(source)
+        array = rgb.array_of(source)
         check_pixels("the array", (array.shape[0], array.shape[1]), limits)
-        return Image("the array", (array.shape[0], array.shape[1]), lambda: array)
+        load = partial(rgb.from_array, array) if array.dtype == np.uint8 else rgb.from_array(array).copy
+        return Image("the array", (array.shape[0], array.shape[1]), load)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _open_encoded("image bytes", bytes(source), limits)
     if isinstance(source, (str, Path)):
@@ -93,8 +102,13 @@ def open_image(source: Any, limits: MediaLimits = DEFAULT_LIMITS) -> Image:
             return _open_encoded(source_name(source), path.read_bytes() if is_remote(source) else path, limits)
     if isinstance(source, pillow.Image):
         name = "the Pillow image"
-        return Image(name, pillow_size(name, source, limits), lambda: decode_pillow(name, source, limits))
+        return Image(name, pillow_size(name, source, limits), partial(_decode_given, name, source, limits))
     raise MediaError(f"an image of type {type(source).__name__} cannot be used; give {_ACCEPTED}")
+
+
+def _decode_given(name: str, image: pillow.Image, limits: MediaLimits) -> NDArray[np.uint8]:
+    with _LOCKS[id(image) % len(_LOCKS)]:
+        return decode_pillow(name, image, limits)
 
 
 def _open_encoded(name: str, data: bytes | Path, limits: MediaLimits) -> Image:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mossvl.errors import MediaError
-from mossvl.media.clip import Clip, Pixels
+from mossvl.media.clip import Clip, Picture, Pixels
 from mossvl.media.formats import decode_pillow, open_pillow
 from mossvl.media.image import open_image
 from mossvl.media.limits import MediaLimits, Watch
@@ -73,7 +73,7 @@ class FrameList(Clip):
         """Return the given timestamps."""
         return tuple(self._given[list(indices)].tolist())
 
-    def _frames(self, indices: list[int], watch: Watch) -> Generator[Pixels]:
+    def _frames(self, indices: list[int], watch: Watch) -> Generator[Picture]:
         for index in indices:
             watch.check()
             image = open_image(self._images[index], self.limits)
@@ -82,7 +82,7 @@ class FrameList(Clip):
                     f"frame {index} of the list has {image.width} x {image.height} pixels, but the first one "
                     f"{self.width} x {self.height}; give frames of one size"
                 )
-            yield image.array()
+            yield image.array
 
 
 def is_animated_webp(path: Path) -> bool:
@@ -109,7 +109,7 @@ class WebPAnimation(Clip):
     def size(self) -> tuple[int, int]:
         return self._size
 
-    def _frames(self, indices: list[int], watch: Watch) -> Generator[Pixels]:
+    def _frames(self, indices: list[int], watch: Watch) -> Generator[Picture]:
         with open_pillow(self.name, self._path, self.limits) as image:
             pixels: Pixels | None = None
             for index in indices:
@@ -120,7 +120,7 @@ class WebPAnimation(Clip):
                 except (EOFError, MediaError):
                     if pixels is None:
                         raise
-                yield pixels.copy()
+                yield pixels.copy
 
 
 def _webp_durations(path: Path) -> Iterator[int]:

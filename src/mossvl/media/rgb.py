@@ -32,7 +32,7 @@ def from_pillow(image: pillow.Image) -> Pixels:
     if image.mode == "F":
         return _from_float_grey(np.asarray(image))
     if not image.has_transparency_data:
-        return np.array(image.convert("RGB"))
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     if image.mode == "La":
         image = image.convert("LA")
     image = image.convert("RGBA")
@@ -54,29 +54,34 @@ def _from_float_grey(values: NDArray[np.float32]) -> Pixels:
     return _expand((np.nan_to_num(values, nan=0).clip(0, 255 / scale) * scale).round().astype(np.uint8))
 
 
-def from_tensor(tensor: Tensor) -> Pixels:
-    """Convert a tensor (1|3|4, H, W) or (H, W, 3), uint8 or floats in [0, 1], to a new array (H, W, 3).
+def array_of(source: NDArray[Any] | Tensor) -> NDArray[Any]:
+    """Return an array (H, W) or (H, W, 3|4), a view if possible, of an array or of a tensor (1|3|4, H, W), (H, W, 3).
 
     Raises:
-        MediaError: another shape or dtype, or floats outside [0, 1].
+        MediaError: another shape.
     """
+    array = _array_of_tensor(source) if isinstance(source, Tensor) else source
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise MediaError(f"an array of shape {array.shape} is not an image; give (H, W), (H, W, 3) or (H, W, 4)")
+    return array
+
+
+def _array_of_tensor(tensor: Tensor) -> NDArray[Any]:
     channels_first = tensor.ndim == 3 and tensor.shape[0] in (1, 3, 4)
     if not channels_first and not (tensor.ndim == 3 and tensor.shape[2] == 3):
         raise MediaError(f"a tensor of shape {tuple(tensor.shape)} is not an image; give (1|3|4, H, W) or (H, W, 3)")
     if tensor.is_floating_point():
         tensor = tensor.float()  # NumPy has no bfloat16.
-    array = (tensor.permute(1, 2, 0) if channels_first else tensor).detach().cpu().numpy()
-    return from_array(array[:, :, 0] if array.shape[2] == 1 else array)
+    array: NDArray[Any] = (tensor.permute(1, 2, 0) if channels_first else tensor).detach().cpu().numpy()
+    return array[:, :, 0] if array.shape[2] == 1 else array
 
 
 def from_array(array: NDArray[Any]) -> Pixels:
     """Convert an array (H, W) or (H, W, 3|4), uint8 or floats in [0, 1], to a new array (H, W, 3).
 
     Raises:
-        MediaError: another shape or dtype, or floats outside [0, 1].
+        MediaError: another dtype, or floats outside [0, 1].
     """
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise MediaError(f"an array of shape {array.shape} is not an image; give (H, W), (H, W, 3) or (H, W, 4)")
     transparent = array.ndim == 3 and array.shape[2] == 4
     if np.issubdtype(array.dtype, np.floating):
         # Written so that NaN fails too.

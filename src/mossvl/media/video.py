@@ -11,7 +11,7 @@ from typing import Any
 from av.video.frame import VideoFrame
 
 from mossvl.errors import MediaError
-from mossvl.media.clip import Clip, Pixels
+from mossvl.media.clip import Clip, Picture
 from mossvl.media.fetch import local_file, source_name
 from mossvl.media.frames import FrameReader, match_frames
 from mossvl.media.limits import DEFAULT_LIMITS, MediaLimits, Watch
@@ -77,7 +77,7 @@ class VideoFile(Clip):
             reader = self._take_reader()
             stack.callback(reader.close)
             self._first = next(self._find([0], reader, Watch(self.name, self.limits.timeout)))
-            height, width = reader.rgb(self._first).shape[:2]
+            height, width = reader.picture(self._first)().shape[:2]
             stack.pop_all()
         self._reader = reader
         return height, width
@@ -93,12 +93,12 @@ class VideoFile(Clip):
         if self._reader is not None:
             self._reader.close()
 
-    def _frames(self, indices: list[int], watch: Watch) -> Generator[Pixels]:
+    def _frames(self, indices: list[int], watch: Watch) -> Generator[Picture]:
         with closing(self._take_reader()) as reader:
             # `size` has decoded frame 0.
             known = [self._first] if self._first is not None and indices[:1] == [0] else []
             for frame in chain(known, self._find(indices[len(known) :], reader, watch)):
-                yield reader.rgb(frame)
+                yield reader.picture(frame)
 
     def _find(self, indices: list[int], reader: FrameReader, watch: Watch) -> Iterator[VideoFrame]:
         """Yield the frame for each index (strictly ascending)."""

@@ -44,12 +44,19 @@ class PatchLayout:
         """Patch rows and columns of a picture of this size in pixels."""
         return height // self.patch_size, width // self.patch_size
 
-    def cut(self, pictures: Tensor) -> Tensor:
-        """(…, 3, height, width) → (patches, 3 · patch_size²), merge block by merge block; any dtype."""
+    def blocks(self, pictures: Tensor) -> Tensor:
+        """(…, 3, height, width) → (pictures, rows, columns of merge blocks, merge, merge, 3, patch_size, patch_size).
+
+        A view of a single picture; any dtype.
+        """
         channels, height, width = pictures.shape[-3:]
         size, merge = self.patch_size, self.merge_size
         blocks = pictures.reshape(-1, channels, height // self.factor, merge, size, width // self.factor, merge, size)
-        return blocks.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(-1, channels * size * size)
+        return blocks.permute(0, 2, 5, 3, 6, 1, 4, 7)
+
+    def cut(self, pictures: Tensor) -> Tensor:
+        """(…, 3, height, width) → (patches, 3 · patch_size²), merge block by merge block; any dtype."""
+        return self.blocks(pictures).reshape(-1, pictures.shape[-3] * self.patch_size**2)
 
 
 def resize(picture: Tensor, height: int, width: int) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mossvl.errors import MediaError, OptionError
+from mossvl.media.clip import Picture
 from mossvl.media.fetch import source_name
 from mossvl.media.image import Image, open_image
 from mossvl.media.limits import MediaLimits
@@ -38,10 +39,14 @@ class ImagePlan:
     def num_frames(self) -> int:
         return 1
 
-    def frames(self, cancel: threading.Event | None = None, start: int = 0) -> Iterator[Tensor]:
-        """The resized image, uint8 (3, height, width); nothing if `start` is above 0."""
+    def pictures(self, cancel: threading.Event | None = None, start: int = 0) -> Iterator[Picture]:
+        """The image, as it is decoded; nothing if `start` is above 0."""
         if not start:
-            yield resize(self.source.load(), self.height, self.width)
+            yield self.source.array
+
+    def frames(self) -> Iterator[Tensor]:
+        """The resized image, uint8 (3, height, width)."""
+        yield resize(self.source.load(), self.height, self.width)
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,14 @@ class VideoPlan:
     def num_frames(self) -> int:
         return len(self.indices)
 
-    def frames(self, cancel: threading.Event | None = None, start: int = 0) -> Iterator[Tensor]:
-        """Decode and resize the sampled frames, from number `start` on: uint8 (3, height, width) each."""
-        for frame in self.source.read(self.indices[start:], cancel=cancel):
-            yield resize(torch.from_numpy(frame).permute(2, 0, 1), self.height, self.width)
+    def pictures(self, cancel: threading.Event | None = None, start: int = 0) -> Iterator[Picture]:
+        """The sampled frames, as they are decoded, from number `start` on."""
+        return self.source.pictures(self.indices[start:], cancel)
+
+    def frames(self) -> Iterator[Tensor]:
+        """Decode and resize the sampled frames: uint8 (3, height, width) each."""
+        for picture in self.pictures():
+            yield resize(torch.from_numpy(picture()).permute(2, 0, 1), self.height, self.width)
 
 
 MediumPlan = ImagePlan | VideoPlan

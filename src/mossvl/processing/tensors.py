@@ -2,12 +2,16 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mossvl.media.clip import Picture
+from mossvl.processing.crew import Work, in_order, threads
+from mossvl.processing.patches import patches_of, picture_bytes
 from mossvl.processing.pixel_settings import PixelSettings
 from mossvl.processing.pixels import Grid, PatchLayout, normalise
 from mossvl.processing.plan import MediumPlan
@@ -33,7 +37,17 @@ def chunks(
         for medium, plan in enumerate(plans)
         for _ in range(plan.num_frames)
     ]
-    pictures = (picture for plan in plans for picture in plan.frames(cancel))
+    each = max(1, threads() // max(1, len(grids)))
+
+    def patches_now(plan: MediumPlan, picture: Picture) -> Tensor:
+        return patches_of(picture(), plan.height, plan.width, layout, each)
+
+    works = (
+        Work(partial(patches_now, plan, picture), picture_bytes(plan))
+        for plan in plans
+        for picture in plan.pictures(cancel)
+    )
+    pictures = in_order(works, threads())
     for start in range(0, len(grids), frames):
         part = grids[start : start + frames]
         patches = torch.empty(
@@ -41,7 +55,7 @@ def chunks(
         )
         filled = 0
         for _, rows, columns in part:
-            patches[filled : filled + rows * columns] = layout.cut(next(pictures))
+            patches[filled : filled + rows * columns] = next(pictures)
             filled += rows * columns
         media = [(len(list(same)), *grid) for (_, *grid), same in groupby(part)]
         yield patches, torch.tensor(media)

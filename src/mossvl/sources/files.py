@@ -3,8 +3,7 @@
 Files are opened, read and closed in the thread of their `Load`.
 """
 
-import hashlib
-import time
+from collections import deque
 from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mossvl.errors import MediaError
 from mossvl.media.fetch import file_version
-from mossvl.media.pictures import FrameList
 from mossvl.processing.conversation import query_prompt
 from mossvl.processing.messages import check_messages, media_of
 from mossvl.processing.pixels import Grid, num_vision_tokens
@@ -33,15 +30,19 @@ from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import PLACEHOLDER
 from mossvl.queries.query import Message, Query
 from mossvl.queries.results import SeenMedium
-from mossvl.sources.memory import POLL_SECONDS, Budget, MediaMemory, Remembered
-from mossvl.sources.source import Frame, Loading, Planned, Stalled, Waiting
+from mossvl.sources.digests import digest_of
+from mossvl.sources.memory import Budget, MediaMemory, Remembered
+from mossvl.sources.reading import Part, Reading
+from mossvl.sources.source import Planned
+
+__all__ = ["Load", "digest_of", "seen_medium"]
 
 
-class Load(Loading):
+class Load(Reading):
     """Loads a query's prompt and media in this process.
 
     Args:
-        expected: digests of frames that were loaded before, if they are loaded again.
+        expected, threads: see `Reading`.
     """
 
     def __init__(
@@ -52,13 +53,14 @@ class Load(Loading):
         media_memory: MediaMemory,
         budget: Budget,
         expected: Sequence[bytes | None] = (),
+        threads: int | None = None,
     ) -> None:
-        super().__init__(processor, budget)
-        self.query, self.messages, self.processor, self.media_memory = query, messages, processor, media_memory
-        self._expected = list(expected)
+        super().__init__(processor, media_memory, budget, expected, threads)
+        self.query, self.messages = query, messages
 
     def _load(self, first: int | None) -> None:
         with ExitStack() as stack:
+            stack.callback(self._forget)
             self._load_from(stack, first)
 
     def _load_from(self, stack: ExitStack, first: int | None) -> None:
@@ -75,79 +77,26 @@ class Load(Loading):
                 self.media_memory.plans.put(key, [_remembered(plan) for plan in plans])
         keys = self._medium_keys(plans, media[1], versions)
         if first is None:
-            self._expected = []
-            for plan, key in zip(plans, keys, strict=True):
-                self._expected += self.media_memory.digests.get(key) or [None] * plan.num_frames
+            self._expected, seen = self._known(_parts(plans, keys))
             self._report(self._planned(text, plans))
-            if all(digest is not None for digest in self._expected):
+            if seen:
                 return
             first = 0
         if not opened:
             plans = self.processor.plan_media(text, *media, self.query.media, stack)
         if sum(plan.num_frames for plan in plans) != len(self._expected):
             raise MediaError("a file changed while it was being used; ask again")
-        number = 0
-        for plan, key in zip(plans, keys, strict=True):
-            if number + plan.num_frames > first:
-                self._load_medium(plan, key, number, max(0, first - number))
-            number += plan.num_frames
+        self._load_parts(_parts(plans, keys, first))
 
     def _planned(self, text: str, plans: list[MediumPlan]) -> Planned:
         planned = self.processor.lay_out(text, plans)
         grids = [(int(t), int(h), int(w)) for t, h, w in planned.grid_thw.tolist()]
         merge = self.processor.image_processor.layout.merge_size
         seen = [seen_medium(plan, grid, merge) for plan, grid in zip(plans, grids, strict=True)]
-        streams = any(isinstance(plan, VideoPlan) and not isinstance(plan.source, FrameList) for plan in plans)
+        streams = any(isinstance(plan, VideoPlan) for plan in plans)
         more = self.processor.continuation(self.query.continuation)
         tokens = torch.cat((planned.input_ids, more))
         return Planned(text, tokens, grids, seen, list(self._expected), streams, len(more))
-
-    def _load_medium(self, plan: MediumPlan, key: Hashable | None, number: int, start: int) -> None:
-        """Load the frames of a medium from its frame `start` on; `number` frames of other media come before them."""
-        if key is None or start or self.media_memory.digests.get(key):
-            self._read(plan, number, start)
-            return
-        leader = self.media_memory.lead(key, self)
-        if leader is not None:
-            while self.media_memory.leads(leader, key) and not leader.stopped:
-                self.check()
-                self._report(Waiting())
-                time.sleep(POLL_SECONDS)
-            known = self.media_memory.digests.get(key)
-            if known is None:
-                self._read(plan, number, start)  # The leader has failed; this load may not.
-            for frame, digest in enumerate(known or (), number):
-                self._expect(plan, frame, digest)
-                self._report(Frame(frame, NO_PIXELS, digest))
-            return
-        try:
-            self.media_memory.digests.put(key, self._read(plan, number, start))
-        finally:
-            self.media_memory.done(key)
-
-    def _expect(self, plan: MediumPlan, frame: int, digest: bytes) -> None:
-        """Record a frame's digest.
-
-        Raises:
-            MediaError: the frame had another digest before: its file has changed.
-        """
-        if frame >= len(self._expected) or self._expected[frame] not in (None, digest):
-            raise MediaError(f"{plan.source.name}: the file changed while it was being used; ask again")
-        self._expected[frame] = digest
-
-    def _read(self, plan: MediumPlan, number: int, start: int) -> list[bytes]:
-        """Decode the frames of a medium from `start` on, report them, and return their digests."""
-        layout, scale = self.processor.image_processor.layout, self.pixel_scale
-        digests = []
-        for frame, picture in enumerate(plan.frames(self._stop, start), number + start):
-            patches = layout.cut(picture).contiguous()
-            digest = digest_of(patches, layout.grid(plan.height, plan.width), scale)
-            self._expect(plan, frame, digest)
-            self.budget.take(self, patches.nbytes, lambda: self._report(Stalled()))
-            digests.append(digest)
-            self._report(Frame(frame, patches, digest))
-        self.check()
-        return digests
 
     # --- what identifies media -----------------------------------------------------------------------------------
 
@@ -188,17 +137,6 @@ class Load(Loading):
         return keys
 
 
-NO_PIXELS = Tensor()
-"""Patches of a frame of which only the digest has become known."""
-
-
-def digest_of(patches: Tensor, grid: tuple[int, int], scale: Hashable) -> bytes:
-    """Return the digest of a frame, 16 bytes: of its pixels, grid and normalisation."""
-    digest = hashlib.blake2b(repr((grid, scale)).encode(), digest_size=16)
-    digest.update(patches.numpy().data)
-    return digest.digest()
-
-
 def seen_medium(plan: MediumPlan, grid: Grid, merge: int) -> SeenMedium:
     """Describe a medium as the model will see it."""
     kind = "image" if isinstance(plan, ImagePlan) else "video"
@@ -210,6 +148,16 @@ def _versions(images: Sequence[Any], videos: Sequence[Any]) -> list[Hashable | N
     """Return versions of files, images first; None for a medium that is not a file."""
     sources = [*map(source_of, images), *(video_segments(video)[0] for video in videos)]
     return [file_version(source) if isinstance(source, str | Path) else None for source in sources]
+
+
+def _parts(plans: Sequence[MediumPlan], keys: Sequence[Hashable | None], first: int = 0) -> deque[Part]:
+    """The frames of media from the frame `first` of all of them on."""
+    parts, number = deque[Part](), 0
+    for plan, key in zip(plans, keys, strict=True):
+        if number + plan.num_frames > first:
+            parts.append(Part(plan, key, number, max(0, first - number)))
+        number += plan.num_frames
+    return parts
 
 
 def _remembered(plan: MediumPlan) -> MediumPlan:

@@ -119,8 +119,10 @@ class MediaMemory:
     def lead(self, key: Hashable, load: Holder) -> Holder | None:
         """Make `load` lead a key, until it calls `done`, and return None; or return the load that leads already."""
         with self._lock:
-            leader = self._leaders.setdefault(key, load)
-            return None if leader is load else leader
+            leader = self._leaders.get(key)
+            if leader is None:
+                self._leaders[key] = load
+            return leader
 
     def leads(self, load: Holder, key: Hashable) -> bool:
         """Whether `load` leads a key."""
