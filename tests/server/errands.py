@@ -38,3 +38,7 @@ def writing(processor):
 
 def sending(pipe):
     send(pipe, torch.arange(3))
+
+
+def niceness(processor):
+    return os.nice(0)

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from errands import dying, failing, sending, sleeping, squared, writing
+from errands import dying, failing, niceness, sending, sleeping, squared, writing
 from leftovers import LEFT, leave_free_at_ends, needs_glibc, resident
 
 import mossvl
 from mossvl.errors import GenerationCancelled, GenerationTimeout, MediaError, ResourceError
+from mossvl.processing import crew
 from mossvl.queries.query import Query
 from mossvl.sources.memory import Budget
 from mossvl.sources.processes import LoadingProcesses
@@ -115,6 +116,18 @@ def test_processes_that_cannot_be_started_are_no_fault_of_the_media(processes, t
             processes.call(squared, 4, timeout=60).run()
     os.mkdir(processes._folder.name)
     assert processes.call(squared, 4, timeout=60).run() == 16
+
+
+def test_processes_that_load_share_the_threads_and_leave_the_engine_its_priority(processes, monkeypatch):
+    monkeypatch.setattr(crew, "threads", lambda: 7)
+    shares = []
+    for _ in range(2):
+        processes._free.acquire()
+        shares.append(processes.threads)
+    for _ in range(2):
+        processes._free.release()
+    assert shares == [7, 3]
+    assert processes.call(niceness, timeout=60).run() > os.nice(0)
 
 
 def test_memory_is_bounded(llm, tmp_path):

@@ -23,7 +23,7 @@ LONGEST_REASON = 4000
 """Most characters of a reason why a grammar is refused."""
 STATUS, OOM_SCORE = "/proc/self/status", "/proc/self/oom_score_adj"
 NICENESS = 5
-"""Lowers the priority of the processes below that of the engine's steps."""
+"""Lowers the priority of a process below that of the engine's steps."""
 
 
 def limit_memory(more: int) -> None:

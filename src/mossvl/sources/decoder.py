@@ -1,5 +1,6 @@
 """Main loop of a decoder process: load for one request after the other, until the pipe is closed."""
 
+import os
 import pickle
 import signal
 import tempfile
@@ -12,7 +13,7 @@ import torch
 from transformers.utils import logging
 
 from mossvl.errors import MediaError, MossVLError
-from mossvl.forms.process import limit_memory, silence_libraries
+from mossvl.forms.process import NICENESS, limit_memory, silence_libraries
 from mossvl.malloc import limit_arenas, trim
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.sources.files import Load
@@ -36,6 +37,7 @@ def serve(pipe: Connection, given: bytes, memory: int, folder: str) -> None:
         folder: for the process's temporary files.
     """
     limit_arenas(1)
+    os.nice(NICENESS)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The server handles Ctrl-C, and lets requests end.
     logging.set_verbosity_error()
@@ -57,8 +59,8 @@ def answer(pipe: Connection, processor: MossVLProcessor, remembered: MediaMemory
     """Wait for a request, and load or call what it asks for; only the media cache outlives the request."""
     function, arguments = pipe.recv()
     if function is None:
-        query, messages, first, digests = arguments
-        load = Load(query, messages, processor, remembered, Budget(1 << 62), digests)
+        query, messages, first, digests, threads = arguments
+        load = Load(query, messages, processor, remembered, Budget(1 << 62), digests, threads)
         load.run(lambda event: tell(pipe, event), first)
         return
     try:

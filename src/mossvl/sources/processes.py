@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from mossvl.errors import EngineError, GenerationCancelled, GenerationTimeout, MediaError, MossVLError, ResourceError
+from mossvl.processing import crew
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.queries.query import Message, Query
 from mossvl.sources.decoder import nothing, send, serve
@@ -87,6 +88,11 @@ class LoadingProcesses:
         self._idle: list[Worker] = []
         self._lock = threading.Lock()
         self._closed = False
+
+    @property
+    def threads(self) -> int:
+        """Threads for a process that begins to load: its fair share."""
+        return max(1, crew.threads() // max(1, self.count - self._free.value))
 
     def load(self, query: Query, messages: list[Message], priority: int = 0) -> "RemoteLoad":
         """Return a source of a query's prompt and pixels; `priority` is that of `SamplingParams`."""
@@ -302,7 +308,7 @@ class RemoteLoad(Loading):
 
     def __init__(self, processes: LoadingProcesses, query: Query, messages: list[Message], priority: int = 0) -> None:
         super().__init__(processes.processor, processes.budget)
-        self.query, self.messages = query, messages
+        self._processes, self.query, self.messages = processes, query, messages
         self._errand = Errand(processes, self.patience, priority)
         self._digests: list[bytes | None] = []
 
@@ -321,7 +327,7 @@ class RemoteLoad(Loading):
         self._report(Stalled())  # No time-out until a process is free.
         with self._errand.worker() as worker:
             self._report(Waiting())
-            send(worker.pipe, (None, (self.query, self.messages, first, self._digests)))
+            send(worker.pipe, (None, (self.query, self.messages, first, self._digests, self._processes.threads)))
             while True:
                 event, size = worker.pipe.recv()
                 if isinstance(event, Loaded):
