@@ -1,6 +1,7 @@
 """`mossvl bench` measures what it says, and says what it measured."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -9,9 +10,11 @@ from mossvl.bench import media as media_bench
 from mossvl.bench import report
 from mossvl.bench.hardware import describe
 from mossvl.bench.measure import Bench, Row
+from mossvl.bench.pictures import changed, noise, query_of
 from mossvl.bench.prompts import IMAGE, VIDEO_64, VIDEO_256, RandomPrompt, Shape, random_pixels
 from mossvl.engine.engine import Engine
 from mossvl.options.engine import EngineConfig
+from mossvl.processing import crew
 
 SMALL = Shape("3 frames", 3, 4, 6, question=7)
 
@@ -75,6 +78,35 @@ def test_media_are_measured_from_a_file_to_patches(monkeypatch):
     planning, loading = media_bench.media(1)
     assert planning.unit == "ms" and loading.unit == "frames/s"
     assert loading.value > 0
+
+
+def test_media_are_measured_by_cores_and_leave_threads_as_they_are(monkeypatch):
+    queries = {"list": lambda _: query_of(noise(3, 64, 64)), "batch": lambda _: query_of(*noise(2, 64, 64))}
+    monkeypatch.setattr(media_bench, "_QUERIES", queries)
+    monkeypatch.setattr(crew, "cores", lambda: 3)
+    before = torch.get_num_threads(), getattr(os, "sched_getaffinity", bool)(0)
+    rows = list(media_bench.by_cores(1))
+    names = [f"{name}: {cores}" for name in queries for cores in ("1 core", "2 cores", "3 cores")]
+    assert [row.name for row in rows] == names and all(row.value > 0 for row in rows)
+    assert before == (torch.get_num_threads(), getattr(os, "sched_getaffinity", bool)(0))
+
+
+def test_changed_pictures_are_new_ones():
+    (picture,) = noise(1, 8, 8)
+    seen = set()
+    for number in (0, 1, 255, 256, 65_536):
+        changed([picture], number)
+        seen.add(picture.tobytes())
+    assert len(seen) == 5
+
+
+def test_first_tokens_from_pictures_in_memory_and_second_questions(bench, monkeypatch):
+    monkeypatch.setattr("mossvl.bench.measure.WARM_UPS", 1)
+    for name, shape in (("IMAGE", Shape("image", 1, 4, 6)), ("VIDEO_64", SMALL), ("VIDEO_256", Shape("4", 4, 4, 4))):
+        monkeypatch.setattr(f"mossvl.bench.measure.{name}", shape)
+    rows = list(bench.from_pictures())
+    assert [row.name.rpartition(": ")[2] for row in rows] == ["first token", "second question"] * 3
+    assert all(row.value > 0 and len(row.all) == 1 for row in rows)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

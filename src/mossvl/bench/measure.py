@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mossvl.bench.hardware import milliseconds
+from mossvl.bench.pictures import PictureLoad, bench_processor, changed, noise, query_of
 from mossvl.bench.prompts import IMAGE, SMALL_IMAGE, VIDEO_64, VIDEO_256, RandomPrompt, Shape, random_pixels
 from mossvl.engine.engine import Engine
 from mossvl.model.layers import CrossAttentionLayer
@@ -91,6 +92,7 @@ class Bench:
                 f"{shape.name}: per output token", median(each), "ms", each, self._decode_note(shape, median(each))
             )
         yield self.second_question()
+        yield from self.from_pictures()
         yield self.memory()
         yield self.beside_a_video()
 
@@ -102,6 +104,27 @@ class Bench:
         times = [1e3 * result.timings.first_token for result in results]
         cached = results[-1].usage.cached_tokens
         return Row(f"{VIDEO_256.name}: second question", median(times), "ms", times, f"{cached} tokens cached")
+
+    def from_pictures(self) -> Iterator[Row]:
+        """Measure time to first token from Pillow images in memory, and of another question about the same ones."""
+        processor = bench_processor()
+        for shape in (IMAGE, VIDEO_64, VIDEO_256):
+            size = processor.image_processor.patch_size
+            pictures = noise(shape.frames, size * shape.rows, size * shape.columns)
+            query = query_of(*pictures) if shape.frames == 1 else query_of(pictures)
+            source = partial(PictureLoad, query, processor, self.engine.media_memory, self.engine.media_budget)
+
+            def first_token(source: Any = source, shape: Shape = shape) -> float:
+                options = GenerationOptions(max_new_tokens=1, ignore_eos=True)
+                return 1e3 * (self.engine.begin(source(shape, self.config), options).wait().timings.first_token or 0)
+
+            firsts, seconds = [], []
+            for number in range(WARM_UPS + self.repeats):
+                changed(pictures, number)
+                firsts.append(first_token())
+                seconds.append(first_token())
+            for name, times in (("first token", firsts[WARM_UPS:]), ("second question", seconds[WARM_UPS:])):
+                yield Row(f"{shape.name} as Pillow images in memory: {name}", median(times), "ms", times)
 
     def memory(self) -> Row:
         """Measure peak memory beyond weights, pages and the vision cache, during an answer about a long video."""

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,7 +53,7 @@ def bench(
 ) -> None:
     """Measure the engine with prompts of random tokens and pixels, on a GPU; `media` needs neither GPU nor weights.
 
-    Times to first token exclude decoding and resizing, which `media` measures.
+    Times to first token exclude decoding and resizing, which `media` measures, unless a row names another source.
     """
     from mossvl.bench import hardware, report
 
@@ -114,10 +115,10 @@ def engine_to_measure(checkpoint: str | None, config: EngineConfig) -> "Engine":
 
 def measure(part: Part, engine: "Engine | None", ceilings: dict[str, float], repeats: int) -> "Iterator[Row]":
     from mossvl.bench.measure import Bench
-    from mossvl.bench.media import media
+    from mossvl.bench.media import by_cores, media
 
     if part is Part.MEDIA:
-        return media(repeats)
+        return chain(media(repeats), by_cores(repeats))
     assert engine is not None
     rows: Iterator[Row] = getattr(Bench(engine, ceilings, repeats), part.value)()
     return rows
