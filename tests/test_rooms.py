@@ -16,7 +16,7 @@ FLOORS = [
     *("forms", "options", "tools", "media", "quantization", "checkpoints"),
     *("processing", "synthetic", "data", "kernels", "model"),
     *("queries", "scheduling", "sources", "device", "engine", "offline"),
-    *("registration", "loading", "llm", "evaluation", "bench", "training", "tiny", "server", "cli"),
+    *("registration", "loading", "quantizing", "llm", "evaluation", "bench", "training", "tiny", "server", "cli"),
 ]
 """The rooms of the package, from the ground up: a room imports only from those before it."""
 

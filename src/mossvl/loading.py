@@ -24,7 +24,7 @@ from mossvl.offline.interface import MossVLForConditionalGeneration
 from mossvl.options.engine import check_quantization
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import IMAGE_TOKEN
-from mossvl.quantization.schemes import Schemes, main_kind, own_schemes, quantized_maps, replace
+from mossvl.quantization.schemes import Schemes, left_plain, main_kind, own_schemes, quantized_maps, replace
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +64,7 @@ def load(
     check_quantization(quantization)
     check_fork(target.type)
     checkpoint = default_checkpoint() if checkpoint is None else checkpoint
-    check_location(checkpoint)
-    folder = Path(checkpoint)
-    if not folder.is_dir():
-        try:
-            folder = Path(snapshot_download(str(checkpoint), allow_patterns=DOWNLOADED))
-        except (OSError, ValueError) as error:
-            first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise CheckpointError(f"{checkpoint} cannot be loaded as a MOSS-VL checkpoint: {first_line}") from error
+    folder = folder_of(checkpoint)
     require_model_type(folder)
     form = read_format(folder)
     config = read_configuration(MossVLForConditionalGeneration, folder)
@@ -89,11 +82,30 @@ def load(
         return found or (own_schemes(plain, quantization) if quantization else {})
 
     model = _empty(config, target, kind, schemes)
+    if quantization and (left := left_plain(model)):
+        logger.warning("%d maps, such as %s, do not divide into blocks of %s", len(left), left[0], quantization)
     model.generation_config = generation_config
     model.name_or_path = model.config._name_or_path = str(checkpoint)
     with _bar(progress) as advance:
         load_weights(model, folder, advance)
     return model, processor
+
+
+def folder_of(checkpoint: str | Path) -> Path:
+    """Return the folder of a checkpoint, downloaded if it is the name of a repository.
+
+    Raises:
+        CheckpointError: there is no such folder, or it cannot be downloaded.
+    """
+    check_location(checkpoint)
+    folder = Path(checkpoint)
+    if folder.is_dir():
+        return folder
+    try:
+        return Path(snapshot_download(str(checkpoint), allow_patterns=DOWNLOADED))
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{checkpoint} cannot be loaded as a MOSS-VL checkpoint: {first_line}") from error
 
 
 @torch.no_grad()

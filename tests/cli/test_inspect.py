@@ -4,7 +4,11 @@ import json
 import shutil
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+
+from mossvl import MossVLConfig, load
+from mossvl.cli.fitting import fits
 
 WEIGHTS = "model.safetensors"
 
@@ -100,6 +104,48 @@ def test_what_is_no_checkpoint_is_one_line_and_exit_code_2(command, copy, spoil,
     assert (result.exit_code, result.stdout) == (2, "")
     assert len(result.stderr.splitlines()) == 1
     assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("form", "told", "kind"),
+    [
+        ("fp8", "FP8, compressed-tensors", "fp8"),
+        ("int4", "INT4, compressed-tensors", "int4"),
+        ("nf4", "NF4, bitsandbytes", "nf4"),
+    ],
+)
+def test_quantized_weights_are_told_and_counted(form, told, kind, command, checkpoint, publish):
+    published = publish(form)
+    found = json.loads(command("inspect", published.folder, "--json").stdout)
+    plain = json.loads(command("inspect", checkpoint, "--json").stdout)
+    assert (found["quantization"], plain["quantization"]) == (told, None)
+    assert found["parameters"] == plain["parameters"] and found["differences"] == []
+    assert sum(found["dtypes"].values()) == found["parameters"]["total"]
+    quantized = sum(one.numel() for name, one in load_file(checkpoint / WEIGHTS).items() if name in maps_of(published))
+    assert found["dtypes"][kind] == quantized > 0
+    assert found["weight_bytes"] == sum(one.nbytes for one in published.tensors().values()) < plain["weight_bytes"]
+    assert found["fits"].keys() == {kind} and plain["fits"].keys() == {"bfloat16", "fp8", "int4", "nf4"}
+    assert told in command("inspect", published.folder).stdout
+
+
+def maps_of(published):
+    return {name.partition("_proj.")[0] + "_proj.weight" for name in published.tensors() if "_proj.weight" in name} - {
+        name for name, one in published.tensors().items() if one.dtype == torch.bfloat16
+    }
+
+
+def test_weights_of_the_published_size_fit_cards():
+    found = fits(MossVLConfig(), {})
+    assert {name: one["card_gb"] for name, one in found.items()} == {"bfloat16": 32, "fp8": 24, "int4": 16, "nf4": 16}
+    gib = {name: one["weight_bytes"] / 2**30 for name, one in found.items()}
+    assert gib == pytest.approx({"bfloat16": 21.1, "fp8": 12.0, "int4": 7.9, "nf4": 8.3}, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "fp8", "int4", "nf4"])
+def test_bytes_of_weights_are_those_of_a_loaded_model(kind, checkpoint):
+    model, _ = load(checkpoint, "cpu", "bfloat16", quantization=None if kind == "bfloat16" else kind)
+    told = fits(MossVLConfig.from_pretrained(checkpoint), {})[kind]["weight_bytes"]
+    assert told == sum(one.nbytes for one in model.state_dict().values())
 
 
 def test_quantized_weights_are_refused_in_one_line(command, copy):

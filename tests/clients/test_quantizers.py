@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden_cases import CHECKPOINT
 from published import FORMS
 from transformers import BitsAndBytesConfig, TorchAoConfig
 
 import mossvl
 from mossvl.checkpoints.default import CHECKPOINT as TINY
 from mossvl.quantization.schemes import quantized_maps
+from mossvl.quantizing import quantize
 
 MODEL = mossvl.MossVLForConditionalGeneration
 PICTURE = str(Path(__file__).parents[2] / "examples" / "sign.png")
@@ -87,3 +89,21 @@ def test_compressed_tensors_reads_what_load_reads(form, publish):
         model(**processor(text="What?", return_tensors="pt"))  # Weights are decompressed by the first pass.
     for name, linear in quantized_maps(ours):
         assert torch.equal(model.get_submodule(name).weight, linear.dequantized(torch.bfloat16)), name
+
+
+@pytest.mark.parametrize("kind", ["fp8", "int4"])
+@pytest.mark.parametrize("checkpoint", [CHECKPOINT, TINY], ids=["head", "tied"])
+def test_compressed_tensors_reads_what_we_write(kind, checkpoint, tmp_path):
+    pytest.importorskip("compressed_tensors")
+    quantize(checkpoint, tmp_path / "out", kind, "cpu")
+    model = MODEL.from_pretrained(tmp_path / "out", dtype=torch.bfloat16)
+    ours, processor = mossvl.load(tmp_path / "out", "cpu", "bfloat16")
+    with torch.no_grad():
+        model(**processor(text=QUESTION, return_tensors="pt"))
+    maps = dict(quantized_maps(ours))
+    assert len(maps) == (39 if checkpoint == CHECKPOINT else 78)
+    for name, linear in maps.items():
+        assert torch.equal(model.get_submodule(name).weight, linear.dequantized(torch.bfloat16)), name
+    left = {name: one for name, one in ours.state_dict().items() if name.rpartition(".")[0] not in maps}
+    for name, one in left.items():
+        assert torch.equal(model.state_dict()[name], one), name

@@ -82,7 +82,7 @@ def test_a_folder_gets_its_name_when_its_files_are_on_the_disk(tmp_path, monkeyp
         synced.add(os.fstat(descriptor).st_ino)
         descriptors.add(descriptor)
 
-    monkeypatch.setattr(trainer.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     finish(tmp_path / "new", tmp_path / "whole")
     assert synced == files and len(descriptors) == 1, "each is closed before the next is opened"
 

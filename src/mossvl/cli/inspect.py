@@ -3,18 +3,22 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mossvl.cli.checkpoint import check_checkpoint, prepare, read
+from mossvl.cli.fitting import FRAMES, SIDE, fits
 from mossvl.cli.memory import kv_bytes, readable_bytes
 from mossvl.errors import CheckpointError
 
 if TYPE_CHECKING:
     from mossvl.checkpoints.headers import TensorInfo
     from mossvl.model.configuration import MossVLConfig
+    from mossvl.quantization.formats import Format
+    from mossvl.quantization.schemes import Schemes
 
 PARTS = (
     ("model.visual.merger", "merger"),
@@ -64,22 +68,28 @@ def examine(folder: Path) -> dict[str, Any]:
     from mossvl.checkpoints.strict import header_differences
     from mossvl.model.configuration import MossVLConfig
     from mossvl.offline.interface import MossVLForConditionalGeneration
+    from mossvl.quantization.formats import Unquantized
 
     require_model_type(folder)
     config: MossVLConfig = read(MossVLConfig, str(folder))
     form = read_format(folder)
     tensors = without_ignored(read_headers(folder))
     text, vision = kv_bytes(config.text_config)
+    layers = config.text_config.num_hidden_layers + config.vision_config.depth
+    # A layer has a dozen tensors: a model with more layers than tensors is not even made.
+    schemes = stored_schemes(config, form, tensors) if layers <= len(tensors) else {}
     return {
         "checkpoint": str(folder),
         "configuration": summary(config),
         "files": len({info.file for info in tensors.values()}),
         "tensors": len(tensors),
-        "dtypes": _dtypes(tensors),
-        "parameters": parameters(tensors, config),
+        "quantization": None if isinstance(form, Unquantized) else form.told,
+        "dtypes": _dtypes(tensors, schemes),
+        "parameters": parameters(tensors, config, schemes),
         "weight_bytes": sum(info.bytes for info in tensors.values()),
         "kv_bytes_per_1000_text_tokens": 1000 * text,
         "kv_bytes_per_1000_vision_tokens": 1000 * vision,
+        "fits": fits(config, schemes) if layers <= len(tensors) else {},
         "differences": header_differences(MossVLForConditionalGeneration, config, form, tensors),
     }
 
@@ -110,12 +120,37 @@ def summary(config: "MossVLConfig") -> dict[str, Any]:
     }
 
 
-def parameters(tensors: "dict[str, TensorInfo]", config: "MossVLConfig") -> dict[str, int]:
+def stored_schemes(config: "MossVLConfig", form: "Format", tensors: "dict[str, TensorInfo]") -> "Schemes":
+    """The schemes of the maps that the checkpoint has quantized."""
+    import torch
+
+    from mossvl.model.modeling import MossVLLMHeadModel
+
+    with torch.device("meta"):
+        return form.schemes(MossVLLMHeadModel(config), tensors)
+
+
+def counted(tensors: "dict[str, TensorInfo]", schemes: "Schemes") -> Iterator[tuple[str, str, int]]:
+    """Yield name, dtype and number of the weights of each tensor; 0 of scales and the like.
+
+    Two 4-bit weights are in a byte, eight in an integer of 32 bits.
+    """
+    for name, info in tensors.items():
+        scheme = schemes.get(name.removesuffix("_packed").removesuffix(".weight"))
+        owned = name.partition(".weight")[0] in schemes
+        if scheme is None:
+            yield name, str(info.dtype).removeprefix("torch."), 0 if owned else math.prod(info.shape)
+        else:
+            packed = 1 if scheme.kind == "fp8" else 2 * info.dtype.itemsize
+            yield name, scheme.kind, packed * math.prod(info.shape)
+
+
+def parameters(tensors: "dict[str, TensorInfo]", config: "MossVLConfig", schemes: "Schemes") -> dict[str, int]:
     """Count parameters by part of the model, and in total."""
     crossing = {str(layer) for layer in config.text_config.cross_attention_layers}
     counts: Counter[str] = Counter()
-    for name, info in tensors.items():
-        counts[_part(name, crossing)] += math.prod(info.shape)
+    for name, _, count in counted(tensors, schemes):
+        counts[_part(name, crossing)] += count
     return {part: counts[part] for part in ORDER if counts[part]} | {"total": counts.total()}
 
 
@@ -126,12 +161,12 @@ def _part(name: str, crossing: set[str]) -> str:
     return next((part for start, part in PARTS if name.startswith(start)), ORDER[-1])
 
 
-def _dtypes(tensors: "dict[str, TensorInfo]") -> dict[str, int]:
-    """Count parameters by dtype, the most frequent first."""
+def _dtypes(tensors: "dict[str, TensorInfo]", schemes: "Schemes") -> dict[str, int]:
+    """Count parameters by dtype or quantization, the most frequent first."""
     counts: Counter[str] = Counter()
-    for info in tensors.values():
-        counts[str(info.dtype).removeprefix("torch.")] += math.prod(info.shape)
-    return dict(counts.most_common())
+    for _, dtype, count in counted(tensors, schemes):
+        counts[dtype] += count
+    return {dtype: count for dtype, count in counts.most_common() if count}
 
 
 def _print(found: dict[str, Any]) -> None:
@@ -140,7 +175,9 @@ def _print(found: dict[str, Any]) -> None:
 
     console = Console(markup=False, highlight=False, soft_wrap=True)
     files = f"{found['files']} file" + ("s" if found["files"] != 1 else "")
-    console.print(f"{found['checkpoint']}: {found['tensors']:,} tensors in {files}, {', '.join(found['dtypes'])}")
+    told = found["quantization"] or "not quantized"
+    dtypes = ", ".join(found["dtypes"])
+    console.print(f"{found['checkpoint']}: {found['tensors']:,} tensors in {files}, {dtypes} ({told})")
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
@@ -161,6 +198,11 @@ def _print(found: dict[str, Any]) -> None:
     table.add_row("  weights, as stored", readable_bytes(found["weight_bytes"]))
     table.add_row("  KV, 1,000 text tokens", readable_bytes(found["kv_bytes_per_1000_text_tokens"]), "in bfloat16")
     table.add_row("  KV, 1,000 vision tokens", readable_bytes(found["kv_bytes_per_1000_vision_tokens"]), "in bfloat16")
+    table.add_row("", "", "")
+    table.add_row(f"fits, with {FRAMES} frames of {SIDE} × {SIDE}", "weights", "smallest card")
+    for name, fit in found["fits"].items():
+        card = f"{fit['card_gb']} GB" if fit["card_gb"] else "none"
+        table.add_row(f"  {name}", readable_bytes(fit["weight_bytes"]), card)
     console.print(table)
     console.print()
     if not found["differences"]:

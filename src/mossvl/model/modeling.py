@@ -22,6 +22,7 @@ from mossvl.model.signatures import extends
 from mossvl.model.vision import VisionTower
 from mossvl.model.vision_ops import PLAIN, VisionOps, equal_runs
 from mossvl.processing.pixels import Grid, num_vision_tokens
+from mossvl.quantization.schemes import quantized_maps
 
 
 class MossVLModel(MossVLPreTrainedModel):
@@ -238,6 +239,19 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
                 checkpoint is of another model type.
         """
         return load_pretrained(cls, super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers.
+
+        Raises:
+            OptionError: weights were quantized by `mossvl.load`, which transformers would write as plain ones.
+        """
+        if any(quantized_maps(self)):
+            raise OptionError(
+                "save_pretrained would write quantized weights without saying so; the command mossvl quantize writes "
+                "quantized checkpoints"
+            )
+        super().save_pretrained(*args, **kwargs)
 
     @extends(MossVLModel.forward)
     def forward(

@@ -1,7 +1,7 @@
 """Checkpoints of compressed-tensors: FP8 with a scale for each output, and INT4 with a scale for each group."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from mossvl.errors import CheckpointError
 from mossvl.quantization.formats import Headers, Stored
 from mossvl.quantization.int4 import GROUPS, Int4Linear
 from mossvl.quantization.linear import QuantizedLinear
-from mossvl.quantization.schemes import Scheme, main_kind, plain_maps
+from mossvl.quantization.schemes import HEAD, TEXT_MAPS, Scheme, Schemes, plain_maps
 
 METHOD = "compressed-tensors"
 FORMATS = {"fp8": ("float-quantized", "naive-quantized"), "int4": ("pack-quantized",)}
@@ -21,7 +21,7 @@ REGEX = "re:"
 SCALES = (torch.bfloat16, torch.float16, torch.float32)
 FP8_WEIGHTS = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel", "dynamic": False}
 FP8_INPUTS = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "token", "dynamic": True}
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "FP8_DYNAMIC": {"weights": FP8_WEIGHTS, "input_activations": FP8_INPUTS},
     "W4A16": {"weights": {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 128}},
 }
@@ -42,7 +42,8 @@ class CompressedTensors:
 
     @property
     def told(self) -> str:
-        return f"{(main_kind(self.targets.values()) or 'nothing').upper()}, {METHOD}"
+        kinds = dict.fromkeys(scheme.kind.upper() for scheme in self.targets.values())
+        return f"{' and '.join(kinds) or 'nothing'}, {METHOD}"
 
     def scheme(self, name: str) -> Scheme | None:
         """The scheme of a map: names come before patterns, and patterns before `Linear`."""
@@ -122,6 +123,30 @@ def read(config: Mapping[str, Any]) -> CompressedTensors:
             )
         targets |= dict.fromkeys(_targets("targets", group.get("targets")), scheme)
     return CompressedTensors(targets, tuple(_targets("ignore", config.get("ignore") or [])))
+
+
+def describe(schemes: Schemes, left: Sequence[str]) -> dict[str, Any]:
+    """Return the `quantization_config` of a checkpoint whose maps are quantized by `own_schemes`, in FP8 or INT4.
+
+    Args:
+        left: maps of `TEXT_MAPS` that are not quantized.
+    """
+    kinds = {name: scheme.kind for name, scheme in schemes.items()}
+    groups = []
+    for scheme in dict.fromkeys(schemes.values()):  # The text maps', then the head's, unless they are the same.
+        text = any(schemes[name] == scheme for name in kinds if name != HEAD)
+        targets = [f"{REGEX}{TEXT_MAPS.pattern}$"] * text + [HEAD] * (schemes.get(HEAD) == scheme)
+        preset = PRESETS["FP8_DYNAMIC" if scheme.kind == "fp8" else "W4A16"]
+        weights = {**preset["weights"], **({"group_size": scheme.group} if scheme.kind == "int4" else {})}
+        groups.append({**preset, "targets": targets, "weights": weights, "format": FORMATS[scheme.kind][0]})
+    formats = {group["format"] for group in groups}
+    return {
+        "quant_method": METHOD,
+        "quantization_status": "compressed",
+        "format": MIXED if len(formats) > 1 else formats.pop(),
+        "config_groups": {f"group_{number}": group for number, group in enumerate(groups)},
+        "ignore": list(left),
+    }
 
 
 def _scheme(group: Mapping[str, Any]) -> Scheme:

@@ -1,6 +1,5 @@
 """Which linear maps of a model are quantized, and how."""
 
-import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,8 +12,6 @@ from mossvl.quantization.fp8 import Fp8Linear
 from mossvl.quantization.int4 import GROUPS, Int4Linear
 from mossvl.quantization.linear import QuantizedLinear
 from mossvl.quantization.nf4 import BLOCK, Nf4Linear
-
-logger = logging.getLogger(__name__)
 
 HEAD = "lm_head"
 TEXT_MAPS = re.compile(
@@ -80,14 +77,16 @@ def own_schemes(model: nn.Module, kind: str) -> dict[str, Scheme]:
         group = next((size for size in GROUPS if not any(width % size for width in text.values())), GROUPS[-1])
     elif kind == "nf4":
         group = BLOCK
-    schemes = {name: Scheme(kind, group) for name, width in text.items() if not width % group}
-    if left := sorted(text.keys() - schemes.keys()):
-        logger.warning(
-            "%d maps, such as %s, keep their dtype: %s needs multiples of %d", len(left), left[0], kind, group
-        )
+    scheme = Scheme(kind, group) if kind == "int4" else Scheme(kind)
+    schemes = {name: scheme for name, width in text.items() if not width % group}
     if HEAD in plain:
         schemes[HEAD] = Scheme("fp8")
     return schemes
+
+
+def left_plain(model: nn.Module) -> list[str]:
+    """The names of `TEXT_MAPS` of a quantized model that are not quantized."""
+    return [name for name, _ in plain_maps(model) if TEXT_MAPS.fullmatch(name)]
 
 
 def replace(model: nn.Module, schemes: Schemes) -> None:
@@ -114,6 +113,15 @@ def quantized_maps(model: nn.Module) -> Iterator[tuple[str, QuantizedLinear]]:
     for name, module in model.named_modules():
         if isinstance(module, QuantizedLinear):
             yield name, module
+
+
+def scheme_of(linear: QuantizedLinear) -> Scheme:
+    """The scheme of a quantized map."""
+    if isinstance(linear, Int4Linear):
+        return Scheme("int4", linear.group, linear.weight_scale.dtype)
+    if isinstance(linear, Fp8Linear):
+        return Scheme("fp8", scale_dtype=linear.weight_scale.dtype)
+    return Scheme("nf4")
 
 
 def main_kind(schemes: Iterable[Scheme]) -> str | None:

@@ -13,6 +13,7 @@ import typer
 from transformers import TrainingArguments, set_seed
 
 from mossvl.checkpoints.default import CHECKPOINT
+from mossvl.disk import finish
 from mossvl.model.layers import CrossAttentionLayer
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.processing.processor import MossVLProcessor
@@ -26,7 +27,6 @@ from mossvl.training.trainer import (
     UNFINISHED,
     StopAfter,
     compile_layers,
-    finish,
     packed_arguments,
     written_whole,
 )

@@ -1,12 +1,11 @@
 """Merging of an adapter into the weights of its checkpoint."""
 
-import tempfile
 from pathlib import Path
 
 from mossvl import loading
+from mossvl.disk import new_folder
 from mossvl.errors import CheckpointError
 from mossvl.quantization.schemes import quantized_maps
-from mossvl.training.trainer import finish
 
 
 def merge(adapter: Path, output: Path, checkpoint: str | None = None, dtype: str = "bfloat16") -> None:
@@ -28,18 +27,13 @@ def merge(adapter: Path, output: Path, checkpoint: str | None = None, dtype: str
         raise CheckpointError(
             f"{adapter} holds no adapter_config.json; expected the adapter that `mossvl train` wrote{inner}"
         )
-    if output.exists():
-        raise CheckpointError(f"{output} exists already; give a new folder")
     base = checkpoint or PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
-    model, processor = loading.load(base, "cpu", dtype)
-    if any(quantized_maps(model)):
-        raise CheckpointError(
-            f"{base} is quantized, so that no adapter can be merged into it; name what it was made of with -c"
-        )
-    merged = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix="merging-", ignore_cleanup_errors=True) as staging:
-        written = Path(staging, output.name)
+    with new_folder(output) as written:
+        model, processor = loading.load(base, "cpu", dtype)
+        if any(quantized_maps(model)):
+            raise CheckpointError(
+                f"{base} is quantized, so that no adapter can be merged into it; name what it was made of with -c"
+            )
+        merged = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
         merged.save_pretrained(written)
         processor.save_pretrained(written)
-        finish(written, output)

@@ -1,7 +1,6 @@
 """The training loop: transformers' `Trainer` over packed batches, with checkpoints that appear only when complete."""
 
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
+from mossvl.disk import finish
 from mossvl.errors import TrainingError
 from mossvl.evaluation import Tally
 from mossvl.model.layers import CrossAttentionLayer, SelfAttentionLayer
@@ -218,18 +218,6 @@ def written_whole(staging: Path, what: str) -> Iterator[None]:
     finally:
         if first_process():
             shutil.rmtree(staging, ignore_errors=True)
-
-
-def finish(written: Path, place: Path) -> None:
-    """Flush the files of the folder `written` to the disk (fsync), then rename it to `place`, which it replaces."""
-    for file in [*written.rglob("*"), written]:
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    shutil.rmtree(place, ignore_errors=True)
-    written.rename(place)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
