@@ -6,9 +6,10 @@ import threading
 import pytest
 
 from mossvl.processing import crew
-from mossvl.processing.crew import Work, cores, in_order
+from mossvl.processing.crew import Work, in_order
 
 SECONDS = 60
+THREADS = min(crew.cores(), crew.MOST_THREADS)
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def occupied():
         begun.release()
         go.wait(SECONDS)
 
-    hanging = [crew._pool().submit(hang) for _ in range(cores())]
+    hanging = [crew._pool().submit(hang) for _ in range(THREADS)]
     for _ in hanging:
         begun.acquire(timeout=SECONDS)
     yield
@@ -68,8 +69,8 @@ def test_works_ahead_are_bounded_by_number_and_bytes(most, ahead, bound):
 
 def test_works_run_beside_each_other():
     """As many as there are threads: each waits for all."""
-    meeting = threading.Barrier(cores(), timeout=SECONDS)
-    assert sorted(in_order([Work(meeting.wait)] * cores(), cores() + 1)) == list(range(cores()))
+    meeting = threading.Barrier(THREADS, timeout=SECONDS)
+    assert sorted(in_order([Work(meeting.wait)] * THREADS, THREADS + 1)) == list(range(THREADS))
 
 
 @pytest.mark.parametrize("most", [1, 3])
@@ -106,8 +107,8 @@ def test_works_that_call_for_works_end():
     def outer(number):
         return sum(in_order((Work(lambda one=one: one * number) for one in range(5)), 3))
 
-    works = [Work(lambda number=number: outer(number)) for number in range(4 * cores())]
-    assert within(lambda: list(in_order(works, len(works)))) == [10 * number for number in range(4 * cores())]
+    works = [Work(lambda number=number: outer(number)) for number in range(4 * THREADS)]
+    assert within(lambda: list(in_order(works, len(works)))) == [10 * number for number in range(4 * THREADS)]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that fork")
@@ -116,10 +117,10 @@ def test_a_forked_process_has_threads_of_its_own():
     assert list(in_order([Work(os.getpid)] * 4, 3)) == [os.getpid()] * 4
     child = os.fork()
     if not child:
-        meeting = threading.Barrier(cores(), timeout=SECONDS)
+        meeting = threading.Barrier(THREADS, timeout=SECONDS)
         try:
-            met = sorted(in_order([Work(meeting.wait)] * cores(), cores() + 1))
-            os._exit(0 if met == list(range(cores())) else 1)
+            met = sorted(in_order([Work(meeting.wait)] * THREADS, THREADS + 1))
+            os._exit(0 if met == list(range(THREADS)) else 1)
         finally:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

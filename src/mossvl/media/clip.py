@@ -18,7 +18,10 @@ from mossvl.media.limits import Cancel, MediaLimits, Watch
 
 Pixels = NDArray[np.uint8]
 Picture = Callable[[], Pixels]
-"""A function that gives a picture's pixels, in any thread: a new array uint8 (height, width, 3), RGB, C-contiguous."""
+"""A function that gives a picture's pixels, in any thread: an array uint8 (height, width, 3), RGB, C-contiguous.
+
+The array is nobody else's; it may be read-only.
+"""
 
 # Seconds. Timestamps are rounded to ticks in the file (milliseconds in Matroska) and to float64 here; a lookup by a
 # frame's own time must return that frame.
@@ -111,7 +114,7 @@ class Clip(ABC):
 
         Arguments and errors are those of `pictures`.
         """
-        return (picture() for picture in self.pictures(indices, cancel))
+        return (np.require(picture(), requirements="W") for picture in self.pictures(indices, cancel))
 
     def pictures(self, indices: Iterable[int], cancel: Cancel | None = None) -> Iterator[Picture]:
         """Decode frames lazily, in order, but for their conversion to RGB.

@@ -106,8 +106,7 @@ def pillow_size(name: str, image: pillow.Image, limits: MediaLimits) -> tuple[in
     with _within(name, limits):
         check_pixels(name, (height, width), limits)
         # Pillow applies the orientation to the size of a TIFF by itself.
-        unapplied = image.format != "TIFF" and _has_exif(image)
-        transposed = unapplied and image.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED
+        transposed = image.format != "TIFF" and _orientation(image) in _TRANSPOSED
     return (width, height) if transposed else (height, width)
 
 
@@ -168,12 +167,15 @@ def _heif_plugin(name: str) -> Any:
     return HeifImageFile
 
 
-def _has_exif(image: pillow.Image) -> bool:
-    """Whether EXIF can be read without decoding.
+def _orientation(image: pillow.Image) -> int | None:
+    """The EXIF orientation; None without one.
 
     `getexif` of a PNG decodes the pixels to find an eXIf chunk after them; like browsers, we ignore such a chunk.
     """
-    return image.format != "PNG" or "exif" in image.info
+    if image.format == "PNG" and "exif" not in image.info:
+        return None
+    found: int | None = image.getexif().get(ExifTags.Base.Orientation)
+    return found
 
 
 # --- decoding --------------------------------------------------------------------------------------------------------
@@ -188,4 +190,5 @@ def decode_pillow(name: str, image: pillow.Image, limits: MediaLimits) -> rgb.Pi
             # Canvas that no frame covers is transparent, even if the header declares no alpha.
             image.rawmode = image._mode = "RGBA"
         image.load()
-        return rgb.from_pillow(ImageOps.exif_transpose(image) if _has_exif(image) else image)
+        # Where there is nothing to do, `exif_transpose` copies the image, and holds the GIL.
+        return rgb.from_pillow(image if _orientation(image) in (None, 1) else ImageOps.exif_transpose(image))

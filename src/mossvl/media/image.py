@@ -38,7 +38,7 @@ class Image:
         self._load: Callable[[], NDArray[np.uint8]] | None = load
 
     def array(self) -> NDArray[np.uint8]:
-        """Decode, in any thread, to a new array uint8 (height, width, 3), RGB.
+        """Decode, in any thread, to an array uint8 (height, width, 3), RGB, of its own; it may be read-only.
 
         Raises:
             MediaError: the image is broken or closed.
@@ -49,7 +49,7 @@ class Image:
 
     def load(self) -> Tensor:
         """Decode to a new tensor uint8 (3, height, width), RGB. Raises MediaError if the image is broken or closed."""
-        return torch.from_numpy(np.ascontiguousarray(self.array().transpose(2, 0, 1)))
+        return torch.from_numpy(np.array(self.array().transpose(2, 0, 1), order="C"))
 
     def close(self) -> None:
         self._load = None

@@ -26,13 +26,13 @@ def frame_on_white(colours: Pixels, alpha: Pixels) -> Pixels:
 
 
 def from_pillow(image: pillow.Image) -> Pixels:
-    """Convert an image of any mode to (height, width, 3). Deep grey is scaled to 8 bits, which Pillow would clip."""
+    """Convert an image of any mode to (height, width, 3), maybe read-only; deep grey, which Pillow clips, to 8 bits."""
     if image.mode.startswith("I"):
         return _from_deep_grey(image)
     if image.mode == "F":
         return _from_float_grey(np.asarray(image))
     if not image.has_transparency_data:
-        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     if image.mode == "La":
         image = image.convert("LA")
     image = image.convert("RGBA")

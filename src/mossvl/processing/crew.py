@@ -17,6 +17,8 @@ import torch
 
 T = TypeVar("T")
 
+MOST_THREADS = 8
+"""More threads wait for each other at the GIL: 16 and 32 were slower than 8 with small pictures."""
 AHEAD_BYTES = 64 << 20
 """Most bytes of pictures that a caller has in work, unless a single one is larger."""
 
@@ -35,13 +37,13 @@ def cores() -> int:
 
 
 def threads() -> int:
-    """Threads that a caller may use: PyTorch's own number (`torch.set_num_threads`, OMP_NUM_THREADS)."""
-    return torch.get_num_threads()
+    """Threads that a caller may use: as many as PyTorch's (`torch.set_num_threads`, OMP_NUM_THREADS), but few."""
+    return min(torch.get_num_threads(), MOST_THREADS)
 
 
 @lru_cache(1)
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(cores(), thread_name_prefix="mossvl-pictures")
+    return ThreadPoolExecutor(min(cores(), MOST_THREADS), thread_name_prefix="mossvl-pictures")
 
 
 def renew() -> None:

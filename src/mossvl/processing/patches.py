@@ -1,6 +1,7 @@
 """From a decoded picture to uint8 patches, in horizontal and vertical strips if several threads may work on it.
 
-NumPy cuts and copies here, in the thread that asks; PyTorch would start threads of its own for each of the crew's.
+NumPy cuts and copies here. PyTorch would start threads of its own for each of the crew's, and hands the GIL over at
+every operation, even at those that copy nothing.
 """
 
 from collections.abc import Callable
@@ -8,15 +9,18 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mossvl.media.clip import Pixels
 from mossvl.processing.crew import Work, in_order
-from mossvl.processing.pixels import PatchLayout, resize
+from mossvl.processing.pixels import PATCH_ORDER, PatchLayout, resize
 from mossvl.processing.plan import MediumPlan
 
 STRIP_BYTES = 1 << 19
 """Least bytes of a strip: less is done sooner than a thread begins."""
+Planes = NDArray[np.uint8]
+"""A picture (3, height, width); a view of pixels (height, width, 3), or planes of its own."""
 
 
 def picture_bytes(plan: MediumPlan) -> int:
@@ -26,36 +30,49 @@ def picture_bytes(plan: MediumPlan) -> int:
 
 def patches_of(pixels: Pixels, height: int, width: int, layout: PatchLayout, threads: int = 1) -> Tensor:
     """uint8 (H, W, 3) → uint8 patches (patches, 3 · patch_size²) of the picture of `height` × `width` pixels."""
-    picture = resized(torch.from_numpy(pixels).permute(2, 0, 1), height, width, threads)
-    patches = torch.empty(layout.blocks(picture).shape[1:], dtype=torch.uint8)  # (block rows, …)
+    blocks = _blocks(resized(pixels.transpose(2, 0, 1), height, width, threads), layout)
+    patches = np.empty(blocks.shape, np.uint8)
 
     def cut(start: int, stop: int) -> None:
-        np.copyto(patches[start:stop].numpy(), layout.blocks(picture)[0, start:stop].numpy())
+        np.copyto(patches[start:stop], blocks[start:stop])
 
-    _in_strips(cut, len(patches), picture.nbytes, threads)
-    return patches.view(-1, 3 * layout.patch_size**2)
+    _in_strips(cut, len(patches), patches.nbytes, threads)
+    return torch.from_numpy(patches.reshape(-1, 3 * layout.patch_size**2))
 
 
-def resized(picture: Tensor, height: int, width: int, threads: int = 1) -> Tensor:
+def _blocks(planes: Planes, layout: PatchLayout) -> Planes:
+    """(3, height, width) → a view (rows, columns of merge blocks, merge, merge, 3, patch_size, patch_size)."""
+    return planes.reshape(layout.split(*planes.shape)).transpose(PATCH_ORDER)
+
+
+def resized(planes: Planes, height: int, width: int, threads: int = 1) -> Planes:
     """As `resize`, to the bit: it resizes rows, then columns, to uint8, and no row or column depends on another."""
-    rows, columns = picture.shape[1:]
-    if threads == 1 or picture.nbytes < 2 * STRIP_BYTES or not _separates():
-        return resize(picture, height, width)
-    across = picture if columns == width else torch.empty((3, rows, width), dtype=torch.uint8)
-    whole = across if rows == height else torch.empty((3, height, width), dtype=torch.uint8)
+    rows, columns = planes.shape[1:]
+    if (rows, columns) == (height, width):
+        return planes
+    if threads == 1 or planes.nbytes < 2 * STRIP_BYTES or not _separates():
+        return _resized(planes, height, width)
+    across = planes if columns == width else np.empty((3, rows, width), np.uint8)
+    whole = across if rows == height else np.empty((3, height, width), np.uint8)
 
     def resize_rows(start: int, stop: int) -> None:
-        np.copyto(across[:, start:stop].numpy(), resize(picture[:, start:stop], stop - start, width).numpy())
+        np.copyto(across[:, start:stop], _resized(planes[:, start:stop], stop - start, width))
 
     def resize_columns(start: int, stop: int) -> None:
-        strip = torch.from_numpy(np.ascontiguousarray(across[:, :, start:stop].numpy()))
-        np.copyto(whole[:, :, start:stop].numpy(), resize(strip, height, stop - start).numpy())
+        strip = np.ascontiguousarray(across[:, :, start:stop])
+        np.copyto(whole[:, :, start:stop], _resized(strip, height, stop - start))
 
-    if across is not picture:
-        _in_strips(resize_rows, rows, picture.nbytes, threads)
+    if across is not planes:
+        _in_strips(resize_rows, rows, planes.nbytes, threads)
     if whole is not across:
         _in_strips(resize_columns, width, across.nbytes, threads)
     return whole
+
+
+def _resized(planes: Planes, height: int, width: int) -> Planes:
+    # PyTorch takes no read-only memory; a copy keeps the order in which the pixels lie.
+    given = planes if planes.flags.writeable else planes.copy("K")
+    return resize(torch.from_numpy(given), height, width).numpy()
 
 
 def _separates() -> bool:

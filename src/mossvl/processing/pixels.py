@@ -19,6 +19,10 @@ def num_vision_tokens(grids: Iterable[Grid], merge_size: int) -> int:
     return sum(frames * (rows * columns // merge_size**2 + 1) for frames, rows, columns in grids)
 
 
+PATCH_ORDER = (1, 4, 2, 5, 0, 3, 6)
+"""The order of a picture's axes, as `PatchLayout.split` gives them, in its patches."""
+
+
 @dataclass(frozen=True)
 class PatchLayout:
     """How a picture is cut: square patches of `patch_size` pixels, in blocks of `merge_size` × `merge_size` patches.
@@ -44,19 +48,16 @@ class PatchLayout:
         """Patch rows and columns of a picture of this size in pixels."""
         return height // self.patch_size, width // self.patch_size
 
-    def blocks(self, pictures: Tensor) -> Tensor:
-        """(…, 3, height, width) → (pictures, rows, columns of merge blocks, merge, merge, 3, patch_size, patch_size).
-
-        A view of a single picture; any dtype.
-        """
-        channels, height, width = pictures.shape[-3:]
+    def split(self, channels: int, height: int, width: int) -> tuple[int, ...]:
+        """The axes of a picture (channels, height, width), split into blocks, patches of a block, and pixels."""
         size, merge = self.patch_size, self.merge_size
-        blocks = pictures.reshape(-1, channels, height // self.factor, merge, size, width // self.factor, merge, size)
-        return blocks.permute(0, 2, 5, 3, 6, 1, 4, 7)
+        return channels, height // self.factor, merge, size, width // self.factor, merge, size
 
     def cut(self, pictures: Tensor) -> Tensor:
         """(…, 3, height, width) → (patches, 3 · patch_size²), merge block by merge block; any dtype."""
-        return self.blocks(pictures).reshape(-1, pictures.shape[-3] * self.patch_size**2)
+        split = self.split(*pictures.shape[-3:])
+        blocks = pictures.reshape(-1, *split).permute(0, *(1 + axis for axis in PATCH_ORDER))
+        return blocks.reshape(-1, split[0] * self.patch_size**2)
 
 
 def resize(picture: Tensor, height: int, width: int) -> Tensor:

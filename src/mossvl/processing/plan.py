@@ -69,8 +69,8 @@ class VideoPlan:
 
     def frames(self) -> Iterator[Tensor]:
         """Decode and resize the sampled frames: uint8 (3, height, width) each."""
-        for picture in self.pictures():
-            yield resize(torch.from_numpy(picture()).permute(2, 0, 1), self.height, self.width)
+        for frame in self.source.read(self.indices):
+            yield resize(torch.from_numpy(frame).permute(2, 0, 1), self.height, self.width)
 
 
 MediumPlan = ImagePlan | VideoPlan

@@ -12,11 +12,11 @@ from typing import TypeVar
 from torch import Tensor
 
 from mossvl.errors import MediaError
-from mossvl.media.clip import Picture
+from mossvl.media.clip import Picture, Pixels
 from mossvl.media.pictures import FrameList
 from mossvl.processing import crew
 from mossvl.processing.crew import AHEAD_BYTES, Work, in_order
-from mossvl.processing.patches import picture_bytes
+from mossvl.processing.patches import patches_of, picture_bytes
 from mossvl.processing.plan import ImagePlan, MediumPlan
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.sources.digests import frame_digest, frame_of
@@ -48,6 +48,16 @@ class Part:
         return self.key is None and (isinstance(self.plan, ImagePlan) or isinstance(self.plan.source, FrameList))
 
 
+@dataclass(frozen=True)
+class Tried:
+    """A frame of a medium that was decoded to see whether the medium is known."""
+
+    plan: MediumPlan
+    number: int
+    pixels: Pixels
+    digest: bytes
+
+
 class Reading(Loading):
     """Reads frames of planned media.
 
@@ -68,8 +78,7 @@ class Reading(Loading):
         self.processor, self.media_memory = processor, media_memory
         self._expected = list(expected)
         self._threads = threads or crew.threads()
-        self._tried: tuple[MediumPlan, int, tuple[Tensor, bytes]] | None = None
-        """A medium, one of its frames, and the frame's patches and digest, which are not reported yet."""
+        self._tried: Tried | None = None
 
     def _forget(self) -> None:
         self._tried = None
@@ -97,9 +106,10 @@ class Reading(Loading):
             return
         plan = parts[0].plan
         middle = plan.num_frames // 2
-        frame = self._frame(next(plan.pictures(self._stop, middle)), plan, middle, self._threads)
-        self._tried = plan, middle, frame
-        if self.media_memory.digests.get(_key_in_memory(frame[1], plan.num_frames)) is None:
+        pixels = next(plan.pictures(self._stop, middle))()
+        digest = self._digest(lambda: pixels, plan, middle, self._threads)
+        self._tried = Tried(plan, middle, pixels, digest)
+        if self.media_memory.digests.get(_key_in_memory(digest, plan.num_frames)) is None:
             return
         with closing(in_order(self._works(parts, self._digest), self._threads)) as digests:
             for part in parts:
@@ -182,14 +192,15 @@ class Reading(Loading):
 
     def _frame(self, picture: Picture, plan: MediumPlan, number: int, threads: int) -> tuple[Tensor, bytes]:
         """A frame's patches and digest."""
-        if self._tried is not None and self._tried[0] is plan and self._tried[1] == number:
-            return self._tried[2]
-        return frame_of(picture, plan, self.processor.image_processor.layout, self.pixel_scale, threads)
+        layout = self.processor.image_processor.layout
+        if (tried := self._tried) is not None and tried.plan is plan and tried.number == number:
+            return patches_of(tried.pixels, plan.height, plan.width, layout, threads), tried.digest
+        return frame_of(picture, plan, layout, self.pixel_scale, threads)
 
     def _digest(self, picture: Picture, plan: MediumPlan, number: int, threads: int) -> bytes:
         """A frame's digest."""
-        if self._tried is not None and self._tried[0] is plan and self._tried[1] == number:
-            return self._tried[2][1]
+        if (tried := self._tried) is not None and tried.plan is plan and tried.number == number:
+            return tried.digest
         return frame_digest(picture, plan, self.processor.image_processor.layout, self.pixel_scale, threads)
 
 
