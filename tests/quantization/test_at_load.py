@@ -11,8 +11,10 @@ from safetensors.torch import load_file, save_file
 import mossvl
 from mossvl import SamplingParams
 from mossvl.checkpoints import weights
+from mossvl.device.budget import budget_for
 from mossvl.errors import OptionError
 from mossvl.loading import random_model
+from mossvl.options.engine import EngineConfig
 from mossvl.quantization.fp8 import Fp8Linear
 from mossvl.quantization.int4 import Int4Linear
 from mossvl.quantization.linear import Rows
@@ -127,6 +129,24 @@ def test_offline_methods_take_a_quantized_model(kind, golden):
     model, processor = load(kind, dtype="float32")
     told = model.offline_image_generate(processor, "What is it?", golden / "media" / "shapes.png", max_new_tokens=4)
     assert isinstance(told, str)
+
+
+def test_what_is_cached_is_forgotten_when_quantized_weights_change(kind, golden):
+    model, processor = load(kind, dtype="float32")
+    ask = {"prompt": "What is it?", "max_new_tokens": 8}
+    before = model.offline_image_generate(processor, image=golden / "media" / "shapes.png", **ask)
+    for _, linear in quantized_maps(model):
+        linear.put(0, torch.ones(linear.out_features, linear.in_features))
+    after = model.offline_image_generate(processor, image=golden / "media" / "shapes.png", **ask)
+    again, _ = load(kind, dtype="float32")
+    for _, linear in quantized_maps(again):
+        linear.put(0, torch.ones(linear.out_features, linear.in_features))
+    assert after == again.offline_image_generate(processor, image=golden / "media" / "shapes.png", **ask) != before
+
+
+def test_steps_on_a_cpu_are_as_long_as_with_plain_weights(kind):
+    budgets = [budget_for(EngineConfig(), model) for model in (load(kind)[0], mossvl.load(CHECKPOINT, "cpu")[0])]
+    assert budgets[0] == budgets[1]
 
 
 def test_what_is_no_quantization_is_refused():

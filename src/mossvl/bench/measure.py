@@ -16,6 +16,7 @@ from mossvl.bench.prompts import IMAGE, SMALL_IMAGE, VIDEO_64, VIDEO_256, Random
 from mossvl.engine.engine import Engine
 from mossvl.model.layers import CrossAttentionLayer
 from mossvl.options import GenerationOptions
+from mossvl.quantization.schemes import num_weights, stored_bytes
 from mossvl.queries.handle import Handle
 from mossvl.queries.results import Result
 
@@ -131,7 +132,7 @@ class Bench:
         runner = self.engine.runner
         torch.cuda.reset_peak_memory_stats()
         self.ask(self.prompt(VIDEO_256), 8).wait()
-        weights = sum(parameter.nbytes for parameter in self.engine.model.parameters())
+        weights = stored_bytes(self.engine.model)
         pools = runner.executor.pool.bytes + runner.vision_cache.bytes
         beside = (torch.cuda.max_memory_allocated() - weights - pools) / 2**30
         return Row(f"{VIDEO_256.name}: memory outside weights and pools", beside, "GiB", [beside])
@@ -221,12 +222,11 @@ class Bench:
     def weight_bytes(self) -> int:
         """Bytes of weights that a decoding step reads: the decoder's layers and the head."""
         model = self.engine.model
-        parts = [*model.model.language_model.layers.parameters(), *model.lm_head.parameters()]
-        # Keys and values of vision tokens are cached, not projected again.
         layers = model.model.language_model.layers
+        # Keys and values of vision tokens are cached, not projected again.
         crossing = [layer.cross_attn for layer in layers if isinstance(layer, CrossAttentionLayer)]
-        unread = sum(attn.k_proj.weight.nbytes + attn.v_proj.weight.nbytes for attn in crossing)
-        return sum(part.nbytes for part in parts) - unread
+        unread = sum(stored_bytes(attn.k_proj) + stored_bytes(attn.v_proj) for attn in crossing)
+        return stored_bytes(layers) + stored_bytes(model.lm_head) - unread
 
     def flops(self, shape: Shape) -> float:
         """Return the floating-point operations of a prefill: weight products, and attention to visible tokens."""
@@ -239,8 +239,7 @@ class Bench:
         crossing, heads = len(text.cross_attention_layers), text.num_attention_heads * text.head_dim
         keys = 2 * text.num_key_value_heads * text.head_dim * text.hidden_size
         read = 2 * shape.vision_tokens * crossing * keys
-        head = self.engine.model.lm_head.weight
-        rows = 2 * shape.text_tokens * (self.weight_bytes - head.nbytes) / head.element_size()
+        rows = 2 * shape.text_tokens * (num_weights(self.engine.model.model.language_model.layers) - crossing * keys)
         seen = shape.vision_tokens * (shape.text_tokens / 2 if shape.frames > 1 else shape.text_tokens)
         attention = 4 * heads * (crossing * seen + (text.num_hidden_layers - crossing) * shape.text_tokens**2 / 2)
         return tower + read + rows + attention

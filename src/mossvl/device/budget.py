@@ -1,10 +1,9 @@
 """The step budget for a model on its device."""
 
-from torch import nn
-
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.model.vision import VisionTower
 from mossvl.options.engine import EngineConfig
+from mossvl.quantization.schemes import num_weights
 from mossvl.scheduling.budget import GPU_PATCHES, GPU_TOKENS, StepBudget
 
 CPU_FLOPS = 25e9
@@ -27,10 +26,6 @@ def budget_for(config: EngineConfig, model: MossVLLMHeadModel) -> StepBudget:
         min(GPU_PATCHES, max(LEAST_PATCHES, patches)),
         even,
     )
-
-
-def num_weights(module: nn.Module) -> int:
-    return sum(weight.numel() for weight in module.parameters())
 
 
 def even_patches(tower: VisionTower) -> float:

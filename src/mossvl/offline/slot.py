@@ -1,9 +1,11 @@
 """The engine that a model owns."""
 
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mossvl.engine.engine import Engine
 from mossvl.options.engine import EngineConfig
@@ -50,10 +52,16 @@ class EngineSlot:
 
 
 def places(model: torch.nn.Module) -> tuple[object, ...]:
-    """Return the storage, dtype and device of every parameter."""
-    return tuple((parameter.data_ptr(), parameter.dtype, parameter.device) for parameter in model.parameters())
+    """Return the storage, dtype and device of every weight."""
+    return tuple((weight.data_ptr(), weight.dtype, weight.device) for weight in weights(model))
 
 
 def versions(model: torch.nn.Module) -> int:
-    """Return a count that grows whenever a parameter changes in place."""
-    return sum(0 if parameter.is_inference() else parameter._version for parameter in model.parameters())
+    """Return a count that grows whenever a weight changes in place."""
+    return sum(0 if weight.is_inference() else weight._version for weight in weights(model))
+
+
+def weights(model: torch.nn.Module) -> Iterator[Tensor]:
+    """Yield parameters, and the buffers of quantized weights."""
+    yield from model.parameters()
+    yield from model.buffers()

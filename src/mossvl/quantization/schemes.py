@@ -124,6 +124,17 @@ def scheme_of(linear: QuantizedLinear) -> Scheme:
     return Scheme("nf4")
 
 
+def num_weights(module: nn.Module) -> int:
+    """The number of parameters of a module, and of weights that are quantized."""
+    quantized = sum(one.in_features * one.out_features for _, one in quantized_maps(module))
+    return quantized + sum(parameter.numel() for parameter in module.parameters())
+
+
+def stored_bytes(module: nn.Module) -> int:
+    """Bytes of the parameters and buffers of a module."""
+    return sum(tensor.nbytes for tensors in (module.parameters(), module.buffers()) for tensor in tensors)
+
+
 def main_kind(schemes: Iterable[Scheme]) -> str | None:
     """The kind of most maps; None if there is none."""
     kinds = [scheme.kind for scheme in schemes]
