@@ -105,12 +105,12 @@ def rotary(config: MossVLTextConfig, positions: Tensor, dtype: torch.dtype) -> R
     half = config.head_dim // 2
     assert config.rope_parameters is not None
     _, height, width = config.rope_parameters["mrope_section"]
-    frequency = torch.arange(half, device=positions.device)
-    axis = torch.zeros_like(frequency)
-    axis[(frequency % 3 == 1) & (frequency < 3 * height)] = 1
-    axis[(frequency % 3 == 2) & (frequency < 3 * width)] = 2
+    axis = torch.zeros(half, dtype=torch.long, device=positions.device)
+    axis[1 : 3 * height : 3] = 1
+    axis[2 : 3 * width : 3] = 2
     theta = config.rope_parameters["rope_theta"]
-    inverse = 1.0 / theta ** (2 * frequency.float() / config.head_dim)
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=positions.device) / config.head_dim
+    inverse = 1.0 / theta**exponents
     angles = positions[axis].T.float() * inverse
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
