@@ -12,14 +12,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mossvl.kernels import blocks
 from mossvl.kernels.elementwise import gated_residual, rms_norm, silu, swiglu, tanh
-from mossvl.kernels.launch import depend, early, precision
+from mossvl.kernels.launch import depend, early, precision, prefetch
 
 FEW_ROWS = 32
 """Most rows for the fused kernels; with 64 rows, PyTorch's product was faster on an H100."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["ahead"])
 def _one_row_kernel(
     x,
     norm_weight,
@@ -30,6 +31,7 @@ def _one_row_kernel(
     out,
     eps,
     outs,
+    ahead,
     K: tl.constexpr,
     NORM: tl.constexpr,
     PAIR: tl.constexpr,
@@ -45,6 +47,12 @@ def _one_row_kernel(
     k = tl.arange(0, BLOCK_K)
     w = weight + n.to(tl.int64)[:, None] * K + k
     up = w + tl.cast(outs, tl.int64) * K
+    if EARLY:
+        if ahead >= 0:
+            begin = (tl.program_id(0) + ahead) * BLOCK_N
+            if begin < outs:
+                row_bytes: tl.constexpr = K * weight.dtype.element_ty.primitive_bitwidth // 8
+                prefetch(weight + begin.to(tl.int64) * K, tl.minimum(BLOCK_N, outs - begin), row_bytes, row_bytes)
     # Prefetch: the first block of weights loads before `depend`, each later block before its predecessor is used.
     block = tl.load(w, mask=live[:, None] & (k < K), other=0.0)
     if PAIR:
@@ -81,7 +89,7 @@ def _one_row_kernel(
     tl.store(out + n, y.to(out.dtype.element_ty), mask=live)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "fetched"])
 def _few_rows_kernel(
     x,
     norm_weight,
@@ -95,6 +103,7 @@ def _few_rows_kernel(
     outs,
     x_stride,
     residual_stride,
+    fetched,
     K: tl.constexpr,
     NORM: tl.constexpr,
     PAIR: tl.constexpr,
@@ -108,6 +117,14 @@ def _few_rows_kernel(
     EARLY: tl.constexpr,
 ):
     """Up to BLOCK_M rows of x: BLOCK_N outputs a program. Weights are the left operand of `tl.dot`."""
+    if EARLY:
+        if fetched > 0:
+            begin = tl.program_id(0) * BLOCK_N
+            begun = weight + begin.to(tl.int64) * K
+            row_bytes: tl.constexpr = K * weight.dtype.element_ty.primitive_bitwidth // 8
+            prefetch(begun, tl.minimum(BLOCK_N, outs - begin), row_bytes, fetched)
+            if PAIR:
+                prefetch(begun + tl.cast(outs, tl.int64) * K, tl.minimum(BLOCK_N, outs - begin), row_bytes, fetched)
     depend(EARLY)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     m = tl.arange(0, BLOCK_M)
@@ -135,8 +152,9 @@ def _few_rows_kernel(
     if NORM:
         scale = tl.rsqrt(squares / K + eps)
         y *= scale
+        acc_up *= scale
     if PAIR:
-        y = silu(y) * (acc_up * scale)
+        y = silu(y) * acc_up
     if GATED:
         y *= tanh(tl.load(gate).to(tl.float32)) * tl.load(sees + m, mask=real, other=0.0).to(tl.float32)
     mask = live[:, None] & real
@@ -158,6 +176,7 @@ def _stream(
     rows, inner = x.shape
     outs = len(weight) // 2 if pair else len(weight)
     out = torch.empty(rows, outs, dtype=x.dtype, device=x.device)
+    product = blocks.Product(outs, inner, norm is not None, pair)
     flags: dict[str, Any] = {
         "K": inner,
         "NORM": norm is not None,
@@ -169,31 +188,23 @@ def _stream(
     norm_weight, eps = norm or (None, 0.0)
     whole = triton.next_power_of_2(inner)
     if rows == 1:
-        block_n, block_k = (4 if pair else 8), min(8192 // x.element_size() // 2, whole)
-        _one_row_kernel[(triton.cdiv(outs, block_n),)](
-            x, norm_weight, weight, residual, gate, sees, out, eps, outs,
-            BLOCK_N=block_n, BLOCK_K=block_k, num_warps=8, **flags,
+        one = blocks.one_row(x.device, product, x.dtype)
+        _one_row_kernel[(triton.cdiv(outs, one.outs),)](
+            x, norm_weight, weight, residual, gate, sees, out, eps, outs, one.ahead,
+            BLOCK_N=one.outs, BLOCK_K=min(one.inner, whole), num_warps=one.warps, **flags,
         )  # fmt: skip
         return out
-    block_n, block_k, warps, stages = _few_rows_blocks(rows, norm is not None, pair, x.dtype)
-    _few_rows_kernel[(triton.cdiv(outs, block_n),)](
+    few = blocks.few_rows(x.device, rows, product, x.dtype)
+    if norm is not None and few.apart:
+        x, norm_weight = rms_norm(x, *norm), None
+        flags["NORM"] = False
+    _few_rows_kernel[(triton.cdiv(outs, few.outs),)](
         x, norm_weight, weight, residual, gate, sees, out, eps, rows, outs, x.stride(0),
-        0 if residual is None else residual.stride(0),
-        BLOCK_M=max(16, triton.next_power_of_2(rows)), BLOCK_N=block_n, BLOCK_K=min(block_k, whole), STAGES=stages,
-        PRECISION=precision(x.dtype), num_warps=warps, **flags,
+        0 if residual is None else residual.stride(0), min(few.fetched, inner * weight.element_size()),
+        BLOCK_M=max(16, triton.next_power_of_2(rows)), BLOCK_N=few.outs, BLOCK_K=min(few.inner, whole),
+        STAGES=few.stages, PRECISION=precision(x.dtype), num_warps=few.warps, **flags,
     )  # fmt: skip
     return out
-
-
-def _few_rows_blocks(rows: int, norm: bool, pair: bool, dtype: torch.dtype) -> tuple[int, int, int, int]:
-    """Return BLOCK_N, BLOCK_K, warps and stages: the fastest of twelve at the published shapes on an H100."""
-    if dtype == torch.float32:
-        return 32, 64, 4, 2
-    if pair:
-        return (64, 128, 4, 3) if rows <= 16 else (64, 64, 4, 5)
-    if norm:
-        return 64, 256, 4, 3
-    return (16, 512, 2, 4) if rows <= 16 else (32, 512, 4, 3)
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
