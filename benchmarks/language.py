@@ -62,9 +62,12 @@ class Pages:
         order = torch.randperm(sum(counts)).split(counts)
         self.tables = torch.nn.utils.rnn.pad_sequence(list(order), batch_first=True).int().cuda()
         self.rows, self.lengths = ints(range(len(lengths))), ints(lengths)
+        self.norm, self.arrivals = randn(D), ints([0] * (len(lengths) * KV_HEADS))
+        self.cos, self.sin = randn(2, len(lengths), D)
 
-    def decode(self, q: Tensor) -> Tensor:
-        return paged.decode_attention(q, self.k, self.v, self.tables, self.rows, self.lengths, SCALE)
+    def decode(self, q: Tensor, new: paged.NewToken | None = None) -> Tensor:
+        pools = self.k, self.v, self.tables, self.rows, self.lengths
+        return paged.decode_attention(q, self.norm, 1e-6, self.cos, self.sin, *pools, SCALE, self.arrivals, new)
 
     def prefill(self, q: Tensor, tiles: Tensor, visible: Tensor, splits: int) -> Tensor:
         return paged.prefill_attention(q, self.k, self.v, self.tables, tiles, visible, SCALE, splits)
@@ -74,18 +77,16 @@ def step_of_all_layers(rows: int, context: int) -> Callable[[], Tensor]:
     """A decode step without cross attention: all layers' linears, rotation, pages and attention, and the lm_head."""
     weights = [{name: randn(*shape).mul_(0.02) for name, shape in SHAPES.items()} for _ in range(LAYERS)]
     head = randn(VOCABULARY, HIDDEN)
-    x, norm, head_norm = randn(rows, HIDDEN), randn(HIDDEN), randn(D)
-    cos, sin = randn(2, rows, D)
+    x, norm = randn(rows, HIDDEN), randn(HIDDEN)
     pages = Pages([context] * rows)
-    slots = pages.tables[:, 0].long() * PAGE
 
     def step() -> Tensor:
         y = x
         for layer in weights:
             heads = linear.norm_linear(y, norm, 1e-6, layer["qkv"]).unflatten(1, (-1, D))
             q, k, v = heads.split([HEADS, KV_HEADS, KV_HEADS], dim=1)
-            q = paged.store(q, k, v, head_norm, head_norm, 1e-6, cos, sin, pages.k, pages.v, slots)
-            y = linear.linear_residual(pages.decode(q).flatten(1), layer["o"], y)
+            attended = pages.decode(q, paged.NewToken(k, v, pages.norm))
+            y = linear.linear_residual(attended.flatten(1), layer["o"], y)
             y = linear.linear_residual(linear.norm_swiglu(y, norm, 1e-6, layer["gate_up"]), layer["down"], y)
         return linear.norm_linear(y, norm, 1e-6, head)
 

@@ -41,6 +41,7 @@ class Sequences:
         counts = [-(-length // page) for length in lengths]
         self.pages = iter(torch.randperm(sum(counts) + 3).tolist())
         pools = torch.full((sum(counts) + 3, 2, 2, kv_heads, page, d), NAN, dtype=dtype, device=DEVICE)
+        self.pools = pools[:, 1]
         self.k_pool, self.v_pool = pools[:, 1, 0], pools[:, 1, 1]
         wide = torch.full((len(lengths) + 1, max(counts) + 5), 2**30, dtype=torch.int32, device=DEVICE)
         self.tables = wide[:, : max(counts) + 2]
@@ -69,18 +70,76 @@ def ints(values):
     return torch.tensor(values, dtype=torch.int32, device=DEVICE)
 
 
-def decode(sequences, q, rows, lengths, scale):
-    return paged.decode_attention(
-        q, sequences.k_pool, sequences.v_pool, sequences.tables, ints(rows), ints(lengths), scale
-    )
+def rope_of(rows, d, dtype):
+    """cos and sin of random angles."""
+    angles = torch.rand(rows, d // 2, device=DEVICE).repeat(1, 2) * 6
+    return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def expected_decode(sequences, q, rows, lengths, scale):
-    parts = [
-        sequences.attend(row, q[i : i + 1], ints([n]), scale)
-        for i, (row, n) in enumerate(zip(rows, lengths, strict=True))
-    ]
-    return torch.cat(parts)
+def normed_and_rotated(x, weight, rope):
+    x = x.double()
+    x = x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * weight.double()
+    return rotate(x, tuple(one.double() for one in rope))
+
+
+class DecodeStep:
+    """One query row for each of some rows of `sequences`, over `lengths` tokens.
+
+    If `adds`, the last of them is not in the pages yet: its place holds NaN, and the step brings keys and values.
+    """
+
+    def __init__(self, sequences, rows, lengths, heads, adds):
+        _, kv_heads, self.page, d = sequences.k_pool.shape
+        self.sequences, self.rows, self.lengths = sequences, list(rows), list(lengths)
+        dtype, self.scale = sequences.k_pool.dtype, 0.3 * (16 / d) ** 0.5
+        projected = randn(len(self.rows), (heads + 2 * kv_heads) * d + 16, dtype=dtype)
+        parts = projected.split([heads * d, kv_heads * d, kv_heads * d, 16], dim=1)
+        self.q, self.k, self.v = (part.unflatten(1, (-1, d)) for part in parts[:3])
+        self.q_weight, self.k_weight = randn(d, dtype=dtype), randn(d, dtype=dtype)
+        self.rope = rope_of(len(self.rows), d, dtype)
+        self.new = paged.NewToken(self.k, self.v, self.k_weight) if adds else None
+        self.arrivals = torch.zeros(len(self.rows) * kv_heads, dtype=torch.int32, device=DEVICE)
+        self.table_rows, self.seen = ints(self.rows), ints(self.lengths)
+        if adds:
+            for row, length in zip(self.rows, self.lengths, strict=True):
+                if length:
+                    self.stored(row, length)[:] = NAN
+
+    def stored(self, row, length):
+        """The key and value (2, kv heads, d) of the last of `length` tokens, as a view of the pages."""
+        slot = int(self.sequences.slots[row][length - 1])
+        return self.sequences.pools[slot // self.page, :, :, slot % self.page]
+
+    def run(self):
+        pools = self.sequences.k_pool, self.sequences.v_pool
+        return paged.decode_attention(
+            self.q, self.q_weight, 1e-6, *self.rope, *pools, self.sequences.tables, self.table_rows, self.seen,
+            self.scale, self.arrivals, self.new,
+        )  # fmt: skip
+
+    def expected(self):
+        """The result of `run`; and the keys that it stores, if any."""
+        q = normed_and_rotated(self.q, self.q_weight, self.rope)
+        keys = normed_and_rotated(self.k, self.k_weight, self.rope)
+        results = []
+        for i, (row, length) in enumerate(zip(self.rows, self.lengths, strict=True)):
+            if self.new is not None and length:
+                self.sequences.k[row][length - 1] = keys[i].to(self.q.dtype)
+                self.sequences.v[row][length - 1] = self.v[i]
+            results.append(self.sequences.attend(row, q[i : i + 1], ints([length]), self.scale))
+        return torch.cat(results), keys
+
+    def check(self):
+        expected, keys = self.expected()
+        near(self.run(), expected, self.q.dtype)
+        assert not self.arrivals.any()
+        if self.new is None:
+            return
+        for i, (row, length) in enumerate(zip(self.rows, self.lengths, strict=True)):
+            if length:
+                stored = self.stored(row, length)
+                near(stored[0], keys[i], self.q.dtype)
+                assert torch.equal(stored[1], self.v[i])
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -94,8 +153,7 @@ def test_store(seed):
     q, k, v, _ = projected.split([heads * d, kv_heads * d, kv_heads * d, 16], dim=1)
     q, k, v = (x.unflatten(1, (-1, d)) for x in (q, k, v))
     q_weight, k_weight = randn(d, dtype=dtype), randn(d, dtype=dtype)
-    angles = torch.rand(rows, d // 2, device=DEVICE).repeat(1, 2) * 6
-    cos, sin = (table.to(rng.choice([dtype, torch.float32])) for table in (angles.cos(), angles.sin()))
+    rope = rope_of(rows, d, rng.choice([dtype, torch.float32]))
 
     pages = -(-rows // page) + 2
     pools = torch.full((2, pages, kv_heads, page, d), NAN, dtype=dtype, device=DEVICE)
@@ -103,18 +161,13 @@ def test_store(seed):
     slots[rows // 2] = -1
     slots = slots.to(rng.choice([torch.int32, torch.int64]))
 
-    def normed(x, weight):
-        x = x.double()
-        return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * weight.double()
-
-    rope = (cos.double(), sin.double())
-    expected_q, expected_k = rotate(normed(q, q_weight), rope), rotate(normed(k, k_weight), rope)
-    result = paged.store(q, k, v, q_weight, k_weight, 1e-6, cos, sin, *pools, slots)
+    expected_q, expected_k = normed_and_rotated(q, q_weight, rope), normed_and_rotated(k, k_weight, rope)
+    result = paged.store(q, k, v, q_weight, k_weight, 1e-6, *rope, *pools, slots)
     assert result.is_contiguous()
     near(result, expected_q, dtype)
-    near(paged.rotate_queries(q, q_weight, 1e-6, cos, sin), expected_q, dtype)
+    near(paged.rotate_queries(q, q_weight, 1e-6, *rope), expected_q, dtype)
     other = torch.full_like(pools, NAN)
-    paged.store_keys_values(k, v, k_weight, 1e-6, cos, sin, *other, slots)
+    paged.store_keys_values(k, v, k_weight, 1e-6, *rope, *other, slots)
     written = slots >= 0
     for k_pool, v_pool in (pools, other):
         at = slots[written].long()
@@ -125,27 +178,35 @@ def test_store(seed):
         assert k_pool.isnan().all() and v_pool.isnan().all(), "written beside its slots"
 
 
+@pytest.mark.parametrize("adds", [True, False], ids=["self", "cross"])
 @pytest.mark.parametrize("seed", range(16))
-def test_decode_attention(seed):
+def test_decode_attention(seed, adds):
     rng = random.Random(seed)
     torch.manual_seed(seed)
     dtype, d, page = DTYPES[seed % 3], rng.choice([16, 32, 64, 128]), rng.choice([16, 32, 64, 128])
     kv_heads, group = rng.choice([1, 2, 8]), [1, 2, 4, 8][seed % 4]
     count = rng.choice([1, 2, 9, 40])
-    stored = [rng.choice([0, 1, 31, 32, 33, 100, 257, 1000]) for _ in range(count)]
+    stored = [rng.choice([0, 1, 2, 31, 32, 33, 64, 65, 100, 257, 1000]) for _ in range(count)]
     sequences = Sequences(stored, kv_heads, d, page, dtype)
     rows = [rng.randrange(count) for _ in range(rng.choice([1, 3, count + 5]))]
+    if adds:  # A row adds to pages of its own.
+        rows = rng.sample(range(count), rng.randint(1, count))
     lengths = [rng.choice([stored[row], rng.randint(0, stored[row])]) for row in rows]
-    q = randn(len(rows), kv_heads * group, d, dtype=dtype)
-    near(decode(sequences, q, rows, lengths, 0.3), expected_decode(sequences, q, rows, lengths, 0.3), dtype)
+    DecodeStep(sequences, rows, lengths, kv_heads * group, adds).check()
 
 
+@pytest.mark.parametrize("adds", [True, False], ids=["self", "cross"])
 @pytest.mark.parametrize("lengths", [[100_003], [100] * 120 + [100_003] + [101] * 135, [0, 0], [0] * 300 + [1]])
-def test_decode_attention_of_uneven_rows(lengths):
+def test_decode_attention_of_uneven_rows(lengths, adds):
     sequences = Sequences(lengths, 2, 128, 32, torch.bfloat16)
-    q = randn(len(lengths), 8, 128, dtype=torch.bfloat16)
-    rows = list(range(len(lengths)))
-    near(decode(sequences, q, rows, lengths, 0.09), expected_decode(sequences, q, rows, lengths, 0.09), torch.bfloat16)
+    DecodeStep(sequences, range(len(lengths)), lengths, 8, adds).check()
+
+
+def test_decode_attention_is_deterministic():
+    sequences = Sequences([5000, 40, 30_000], 2, 128, 32, torch.bfloat16)
+    step = DecodeStep(sequences, range(3), [5000, 40, 30_000], 8, adds=False)
+    first = step.run()
+    assert all(torch.equal(step.run(), first) for _ in range(50))
 
 
 def prefill_inputs(rng, sequences, stored, heads, d, dtype, most):
@@ -225,35 +286,39 @@ def test_linear(rows, dtype, width, inner):
         near(linear.linear_residual(x, weight, residual, value, sees), expected, dtype)
 
 
-def test_replays_with_other_lengths():
-    """A step captured once serves other lengths, tables and slots."""
+@pytest.mark.parametrize("adds", [True, False], ids=["self", "cross"])
+def test_replays_with_other_lengths(adds):
+    """A step captured once serves other lengths, tables and new tokens."""
     torch.manual_seed(0)
     dtype = torch.bfloat16
-    stored = [3000, 5, 700]
-    sequences = Sequences(stored, 2, 128, 32, dtype)
-    q, table_rows, lengths = randn(3, 8, 128, dtype=dtype), ints([0, 1, 2]), ints([1, 1, 1])
+    sequences = Sequences([3000, 5, 700], 2, 128, 32, dtype)
+    one = DecodeStep(sequences, [0, 1, 2], [1, 1, 1], 8, adds)
     weight, norm_weight = randn(1024, 1024, dtype=dtype) / 32, randn(1024, dtype=dtype)
+    residual = randn(3, 1024, dtype=dtype)
 
     def step():
-        pools = sequences.k_pool, sequences.v_pool
-        attended = paged.decode_attention(q, *pools, sequences.tables, table_rows, lengths, 0.09)
-        x = linear.linear_residual(attended.flatten(1), weight, q.flatten(1))
+        attended = one.run()
+        x = linear.linear_residual(attended.flatten(1), weight, residual)
         return attended, linear.norm_linear(x, norm_weight, 1e-6, weight)
 
+    one.expected()
     step()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         attended, y = step()
-    for rows, seen in (([0, 1, 2], [1, 0, 33]), ([2, 0, 1], [700, 2999, 5]), ([0, 0, 0], [3000, 64, 1])):
-        q.normal_()
-        table_rows.copy_(ints(rows))
-        lengths.copy_(ints(seen))
+    for rows, seen in (([0, 1, 2], [1, 0, 33]), ([2, 0, 1], [700, 2999, 5]), ([0, 2, 1], [3000, 64, 1])):
+        for x in (one.q, one.k, one.v):
+            x.normal_()
+        one.rows, one.lengths = rows, seen
+        one.table_rows.copy_(ints(rows))
+        one.seen.copy_(ints(seen))
         attended.fill_(NAN)
         y.fill_(NAN)
+        expected, _ = one.expected()
         graph.replay()
-        expected = expected_decode(sequences, q, rows, seen, 0.09)
         near(attended, expected, dtype)
-        x = q.flatten(1).double() + expected.flatten(1) @ weight.double().T
+        x = residual.double() + expected.flatten(1) @ weight.double().T
         x = x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * norm_weight.double()
         near(y, x @ weight.double().T, dtype)
+        assert not one.arrivals.any()

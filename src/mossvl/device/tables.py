@@ -17,6 +17,9 @@ class Tables:
     """The pages of each batch slot: text (slots + 1, groups, blocks) and vision (slots + 1, blocks) int32.
 
     The last slot is that of padding rows.
+
+    Attributes:
+        arrivals: (slots · kv heads,) int32 zeros, for the kernels of decode attention.
     """
 
     def __init__(self, pool: PagePool, slots: int, context: int, device: torch.device) -> None:
@@ -26,6 +29,8 @@ class Tables:
         self.text = torch.zeros((slots + 1, pool.groups, blocks), dtype=torch.int32, device=device)
         self.vision = torch.zeros((slots + 1, vision), dtype=torch.int32, device=device)
         self.max_vision = vision * size
+        heads = pool.layer(0)[0].shape[1]
+        self.arrivals = torch.zeros((slots + 1) * heads, dtype=torch.int32, device=device)
 
     def apply(self, update: TableUpdate) -> None:
         for table, entries in ((self.text, update.text), (self.vision, update.vision)):

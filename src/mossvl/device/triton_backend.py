@@ -16,6 +16,7 @@ from mossvl.device.tables import Tables
 from mossvl.kernels.linear import linear, linear_residual, norm_linear, norm_swiglu
 from mossvl.kernels.paged import (
     TILE_ROWS,
+    NewToken,
     choose_splits,
     decode_attention,
     prefill_attention,
@@ -93,36 +94,69 @@ class FastAttention(FusedProducts):
         self.pool, self.tables = pool, tables
         self.lengths, self.visible, self.prefill = lengths, visible, prefill
         self._slots = slots.int()
-        last = (lengths.long() - 1).clamp(min=0)
-        pages = tables.text[slots, :, last // pool.page_size].T.long()
-        # (groups, rows) KV slots; -1 stores nothing.
-        self.text_slots = torch.where(lengths > 0, pages * pool.page_size + last % pool.page_size, -1).contiguous()
+        self._count = 0 if prefill is None else prefill.rows
+        if self._count:
+            slots = slots[: self._count]
+            last = (lengths[: self._count].long() - 1).clamp(min=0)
+            pages = tables.text[slots, :, last // pool.page_size].T.long()
+            # (groups, prefill rows) KV slots; -1 stores nothing.
+            stored = lengths[: self._count] > 0
+            self.text_slots = torch.where(stored, pages * pool.page_size + last % pool.page_size, -1).contiguous()
 
     def self_attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor, attn: Attention, rope: Rope) -> Tensor:
         keys, values = self.pool.layer(layer)
-        group = self.pool.place[layer][1]
-        norms = attn.q_norm.weight, attn.k_norm.weight, attn.q_norm.eps
-        q = store(q, k, v, *norms, *rope, keys, values, self.text_slots[group])
-        splits = 1 if self.prefill is None else self.prefill.text_splits
-        return self._attend(q, keys, values, self.tables.text[:, group], self.lengths, splits)
+        group, count = self.pool.place[layer][1], self._count
+        tables, parts = self.tables.text[:, group], []
+        if self.prefill is not None:
+            part = slice(count)
+            norms = attn.q_norm.weight, attn.k_norm.weight, attn.q_norm.eps
+            rows = store(q[part], k[part], v[part], *norms, *sliced(rope, part), keys, values, self.text_slots[group])
+            parts.append(self._prefill(rows, layer, tables, self.lengths, self.prefill.text_splits))
+        if count < len(q):
+            new = NewToken(k[count:], v[count:], attn.k_norm.weight)
+            parts.append(self._decode(q, layer, tables, self.lengths, attn, rope, new))
+        return joined_rows(parts)
 
     def cross_attention(self, layer: int, q: Tensor, attn: Attention, rope: Rope) -> Tensor:
-        keys, values = self.pool.layer(layer)
-        q = rotate_queries(q, attn.q_norm.weight, attn.q_norm.eps, *rope)
-        splits = 1 if self.prefill is None else self.prefill.vision_splits
-        return self._attend(q, keys, values, self.tables.vision, self.visible, splits)
-
-    def _attend(self, q: Tensor, keys: Tensor, values: Tensor, tables: Tensor, seen: Tensor, splits: int) -> Tensor:
-        scale = q.shape[-1] ** -0.5
-        count = 0 if self.prefill is None else self.prefill.rows
-        parts = []
+        tables, count, parts = self.tables.vision, self._count, []
         if self.prefill is not None:
-            tiles = self.prefill.tiles
-            parts.append(prefill_attention(q[:count], keys, values, tables, tiles, seen[:count], scale, splits))
+            part = slice(count)
+            rows = rotate_queries(q[part], attn.q_norm.weight, attn.q_norm.eps, *sliced(rope, part))
+            parts.append(self._prefill(rows, layer, tables, self.visible, self.prefill.vision_splits))
         if count < len(q):
-            slots = self._slots[count:]
-            parts.append(decode_attention(q[count:], keys, values, tables, slots, seen[count:], scale))
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).flatten(-2)
+            parts.append(self._decode(q, layer, tables, self.visible, attn, rope))
+        return joined_rows(parts)
+
+    def _prefill(self, q: Tensor, layer: int, tables: Tensor, seen: Tensor, splits: int) -> Tensor:
+        assert self.prefill is not None
+        scale = q.shape[-1] ** -0.5
+        return prefill_attention(q, *self.pool.layer(layer), tables, self.prefill.tiles, seen[: len(q)], scale, splits)
+
+    def _decode(
+        self,
+        q: Tensor,
+        layer: int,
+        tables: Tensor,
+        seen: Tensor,
+        attn: Attention,
+        rope: Rope,
+        new: NewToken | None = None,
+    ) -> Tensor:
+        """Attention of the rows after those of prefill."""
+        part = slice(self._count, None)
+        return decode_attention(
+            q[part], attn.q_norm.weight, attn.q_norm.eps, *sliced(rope, part), *self.pool.layer(layer), tables,
+            self._slots[part], seen[part], q.shape[-1] ** -0.5, self.tables.arrivals, new,
+        )  # fmt: skip
+
+
+def sliced(rope: Rope, rows: slice) -> Rope:
+    return rope[0][rows], rope[1][rows]
+
+
+def joined_rows(parts: list[Tensor]) -> Tensor:
+    """(rows, heads · d) of parts (rows, heads, d)."""
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).flatten(-2)
 
 
 class VisionWriter(FusedProducts):

@@ -6,12 +6,13 @@ order. The slot of a token is page · page size + its offset in the page. No fun
 launch grids depend on shapes alone, so that CUDA graphs can capture all of them and replay with other lengths.
 """
 
-from mossvl.kernels.paged_decode import decode_attention
+from mossvl.kernels.paged_decode import NewToken, decode_attention
 from mossvl.kernels.paged_prefill import TILE_ROWS, choose_splits, prefill_attention
 from mossvl.kernels.paged_store import rotate_queries, store, store_keys_values
 
 __all__ = [
     "TILE_ROWS",
+    "NewToken",
     "choose_splits",
     "decode_attention",
     "prefill_attention",

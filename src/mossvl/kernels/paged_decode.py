@@ -1,31 +1,46 @@
-"""Paged attention of one query row a sequence."""
+"""Attention of one new token a sequence over pages, with QK norm, rotary embedding and storing, in one kernel."""
+
+from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from mossvl.kernels.launch import LOG2_E, depend, early, multiprocessors, precision
+from mossvl.kernels import blocks
+from mossvl.kernels.launch import LOG2_E, early, let_next_launch, multiprocessors, precision, wait
 
 
 @triton.jit
-def _share(program, programs, total):
-    """Return the first block of a program; `total` blocks are divided among programs evenly, in order."""
-    return program * (total // programs) + tl.minimum(program, total % programs)
+def _rotated(x, other, weight, other_weight, sign, cos, sin, eps, D: tl.constexpr):
+    """RMSNorm of each row of x (n, D) and rotation; `other` is x, and `other_weight` weight, with swapped halves."""
+    x, other = x.to(tl.float32), other.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(x * x, 1) / D + eps)[:, None]
+    return scale * (x * weight * cos + sign * other * other_weight * sin)
 
 
 @triton.jit
-def _owner(block, programs, total):
-    """Return the program of a block: the inverse of `_share`."""
-    each, more = total // programs, total % programs
-    return tl.where(
-        block < more * (each + 1), block // (each + 1), more + (block - more * (each + 1)) // tl.maximum(each, 1)
-    )
+def _attend(queries, keys, values, live, scale, top, weight, acc, PRECISION: tl.constexpr):
+    """Attend to one block of tokens: the online softmax's next maximum, sum, and weighted sum of values."""
+    scores = tl.dot(queries, keys.T, input_precision=PRECISION) * scale
+    scores = tl.where(live, scores, float("-inf"))
+    higher = tl.maximum(top, tl.max(scores, 1))
+    shrink = tl.exp2(top - higher)
+    exps = tl.exp2(scores - higher[:, None])
+    weight = weight * shrink + tl.sum(exps, 1)
+    acc = tl.dot(exps.to(values.dtype), values, acc * shrink[:, None], input_precision=PRECISION)
+    return higher, weight, acc
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "budget"])
 def _decode_kernel(
     q,
+    k,
+    v,
+    q_weight,
+    k_weight,
+    cos,
+    sin,
     k_pool,
     v_pool,
     tables,
@@ -34,165 +49,220 @@ def _decode_kernel(
     out,
     partial,
     stats,
+    arrivals,
+    eps,
     scale,
     rows,
+    budget,
     q_stride,
+    k_stride,
+    v_stride,
     table_stride,
     k_page_stride,
     v_page_stride,
+    NEW: tl.constexpr,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     D: tl.constexpr,
     PAGE: tl.constexpr,
     BLOCK: tl.constexpr,
+    SHARE: tl.constexpr,
     ROWS: tl.constexpr,
     STAGES: tl.constexpr,
+    GROUP_LANES: tl.constexpr,
+    CHUNK: tl.constexpr,
     PRECISION: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
-    """The blocks of all rows and kv heads form one sequence, divided evenly among programs.
+    """One split of the stored tokens of one row and kv head a program; NEW: the first split also has the new token.
 
-    A run is a program's share of the blocks of one row and kv head. A complete run is stored in `out`. A partial run is
-    stored in a slot of `partial` and `stats` (running maximum and sum of the online softmax): 2 · program + 1 if it
-    begins at the first block, else 2 · program.
+    The last program of a row and kv head to arrive combines the splits, in their order.
     """
-    program, programs = tl.program_id(0), tl.num_programs(0)
+    let_next_launch(EARLY)
+    program = tl.program_id(0)
     index = tl.arange(0, ROWS)
-    all_table_rows = tl.load(table_rows + index, mask=index < rows, other=0)
-    # Blocks of each row, over all kv heads.
-    blocks = tl.cdiv(tl.load(lengths + index, mask=index < rows, other=0), BLOCK) * KV_HEADS
-    ends = tl.cumsum(blocks, 0)
-    total = tl.sum(blocks)
-    block = _share(program, programs, total)
-    stop = _share(program + 1, programs, total)
+    all_lengths = tl.load(lengths + index, mask=index < rows, other=0)
+    all_stored = tl.maximum(all_lengths - NEW, 0)
+    all_blocks = tl.cdiv(all_stored, BLOCK)
+    share = tl.maximum(tl.cdiv(tl.sum(all_blocks) * KV_HEADS, budget), SHARE)  # So there are at most as many programs.
+    all_splits = tl.where(index < rows, tl.maximum(tl.cdiv(all_blocks, share), 1), 0)
+    ends = tl.cumsum(all_splits * KV_HEADS, 0)
+    row = tl.sum((ends <= program).to(tl.int32))
+    if row < rows:
+        length = tl.sum(tl.where(index == row, all_lengths, 0))
+        stored = tl.maximum(length - NEW, 0)
+        whole = tl.cdiv(stored, BLOCK)
+        splits = tl.maximum(tl.cdiv(whole, share), 1)
+        inside = program - (tl.sum(tl.where(index == row, ends, 0)) - splits * KV_HEADS)
+        head, split = inside // splits, inside % splits
+        first, last = whole * split // splits, whole * (split + 1) // splits
+        table = tables + tl.load(table_rows + row).to(tl.int64) * table_stride
 
-    lane = tl.arange(0, 16)  # query heads of the group, padded to the least size of `tl.dot`
-    group = lane < GROUP
-    dim = tl.arange(0, D)
-    token = tl.arange(0, BLOCK)
-    while block < stop:
-        row = tl.sum((ends <= block).to(tl.int32))
-        inside = block - tl.sum(tl.where(index < row, blocks, 0))
-        length = tl.load(lengths + row)
-        whole = tl.cdiv(length, BLOCK)
-        head = inside // whole
-        first = inside % whole
-        last = tl.minimum(whole, first + stop - block)
-        table = tables + tl.sum(tl.where(index == row, all_table_rows, 0)).to(tl.int64) * table_stride
-        heads = head * GROUP + lane
-        queries = tl.load(q + row.to(tl.int64) * q_stride + heads[:, None] * D + dim, mask=group[:, None], other=0.0)
+        lane = tl.arange(0, 16)  # query heads of the group, padded to the least size of `tl.dot`
+        group = lane < GROUP
+        dim = tl.arange(0, D)
+        token = tl.arange(0, BLOCK)
+        # Other steps wrote the stored tokens: the first block loads while the previous kernel ends.
+        tokens = first * BLOCK + token
+        live = (tokens < stored) & (first < last)
+        page = tl.load(table + tokens // PAGE, mask=live, other=0)
+        place = ((head * PAGE + tokens % PAGE) * D)[:, None] + dim
+        keys = tl.load(k_pool + (page.to(tl.int64) * k_page_stride)[:, None] + place, mask=live[:, None], other=0.0)
+        values = tl.load(v_pool + (page.to(tl.int64) * v_page_stride)[:, None] + place, mask=live[:, None], other=0.0)
+        next_tokens = tokens + BLOCK
+        next_page = tl.load(table + next_tokens // PAGE, mask=next_tokens < stored, other=0)
+
+        swapped = (dim + D // 2) % D
+        sign = tl.where(dim < D // 2, -1.0, 1.0)
+        weight_q, weight_swapped = tl.load(q_weight + dim).to(tl.float32), tl.load(q_weight + swapped).to(tl.float32)
+        wide_row = row.to(tl.int64)
+        wait(EARLY)
+        cosine, sine = (
+            tl.load(cos + wide_row * D + dim).to(tl.float32),
+            tl.load(sin + wide_row * D + dim).to(tl.float32),
+        )
+        heads = (head * GROUP + lane)[:, None] * D
+        query = q + wide_row * q_stride + heads
+        x = tl.load(query + dim, mask=group[:, None], other=0.0)
+        other = tl.load(query + swapped, mask=group[:, None], other=0.0)
+        queries = _rotated(x, other, weight_q, weight_swapped, sign, cosine, sine, eps, D).to(q.dtype.element_ty)
         top = tl.full([16], float("-inf"), tl.float32)
         weight = tl.zeros([16], tl.float32)
         acc = tl.zeros([16, D], tl.float32)
+        if NEW:
+            one = tl.arange(0, 1)[:, None]
+            from_k = k + wide_row * k_stride + head * D + one
+            weight_k = tl.load(k_weight + dim).to(tl.float32)
+            weight_swapped = tl.load(k_weight + swapped).to(tl.float32)
+            x, other = tl.load(from_k + dim), tl.load(from_k + swapped)
+            new_value = tl.load(v + wide_row * v_stride + head * D + dim)
+            new_key = _rotated(x, other, weight_k, weight_swapped, sign, cosine, sine, eps, D)
+            new_key = new_key.to(k_pool.dtype.element_ty)
+            mine = (split == 0) & (length > 0)
+            at = tl.load(table + stored // PAGE, mask=mine, other=0).to(tl.int64)
+            spot = (head * PAGE + stored % PAGE) * D + dim
+            tl.store(k_pool + at * k_page_stride + spot[None, :] + one, new_key, mask=mine)
+            tl.store(v_pool + at * v_page_stride + spot, new_value, mask=mine)
+            score = tl.sum(queries.to(tl.float32) * new_key.to(tl.float32), 1) * scale
+            top = tl.where(mine, score, top)
+            weight = tl.where(mine, 1.0, weight)
+            acc = tl.where(mine, new_value.to(tl.float32)[None, :], acc)
+        if first < last:
+            top, weight, acc = _attend(queries, keys, values, live, scale, top, weight, acc, PRECISION)
         # Look pages up one block ahead: Triton hardly pipelines loads that depend on a load of the same iteration.
-        tokens = first * BLOCK + token
-        page = tl.load(table + tokens // PAGE, mask=tokens < length, other=0)
-        for number in tl.range(first, last, num_stages=STAGES):
+        for number in tl.range(first + 1, last, num_stages=STAGES):
             tokens = number * BLOCK + token
-            live = tokens < length
+            live = tokens < stored
             place = ((head * PAGE + tokens % PAGE) * D)[:, None] + dim
-            key = k_pool + (page.to(tl.int64) * k_page_stride)[:, None] + place
-            value = v_pool + (page.to(tl.int64) * v_page_stride)[:, None] + place
-            page = tl.load(table + (tokens + BLOCK) // PAGE, mask=tokens + BLOCK < length, other=0)
+            key = k_pool + (next_page.to(tl.int64) * k_page_stride)[:, None] + place
+            value = v_pool + (next_page.to(tl.int64) * v_page_stride)[:, None] + place
+            next_page = tl.load(table + (tokens + BLOCK) // PAGE, mask=tokens + BLOCK < stored, other=0)
             keys = tl.load(key, mask=live[:, None], other=0.0)
             values = tl.load(value, mask=live[:, None], other=0.0)
-            scores = tl.dot(queries, keys.T, input_precision=PRECISION) * scale
-            scores = tl.where(live, scores, float("-inf"))
-            higher = tl.maximum(top, tl.max(scores, 1))
-            shrink = tl.exp2(top - higher)
-            exps = tl.exp2(scores - higher[:, None])
-            weight = weight * shrink + tl.sum(exps, 1)
-            acc = tl.dot(exps.to(values.dtype), values, acc * shrink[:, None], input_precision=PRECISION)
-            top = higher
-        if last - first == whole:
-            to = out + (row.to(tl.int64) * KV_HEADS * GROUP + heads[:, None]) * D + dim
-            tl.store(to, (acc / weight[:, None]).to(out.dtype.element_ty), mask=group[:, None])
+            top, weight, acc = _attend(queries, keys, values, live, scale, top, weight, acc, PRECISION)
+
+        to = out + wide_row * KV_HEADS * GROUP * D
+        if splits == 1:
+            result = acc / tl.where(weight == 0.0, 1.0, weight)[:, None]
+            tl.store(to + heads + dim, result.to(out.dtype.element_ty), mask=group[:, None])
         else:
-            slot = (2 * program + (first == 0).to(tl.int32)) * GROUP + lane
+            slot = program * GROUP + lane
             tl.store(partial + slot[:, None] * D + dim, acc, mask=group[:, None])
             tl.store(stats + 2 * slot, top, mask=group)
             tl.store(stats + 2 * slot + 1, weight, mask=group)
-        block += last - first
+            tl.debug_barrier()  # All threads' stores come before the arrival.
+            arrived = tl.atomic_add(arrivals + row * KV_HEADS + head, 1, sem="acq_rel", scope="gpu")
+            if arrived == splits - 1:
+                tl.store(arrivals + row * KV_HEADS + head, 0)
+                _combine(partial, stats, to + head * GROUP * D, program - split, splits, GROUP, GROUP_LANES, D, CHUNK)
 
 
-@triton.jit(do_not_specialize=["rows"])
-def _combine_decode_kernel(
-    lengths,
+@triton.jit
+def _combine(
     partial,
     stats,
     out,
-    rows,
-    programs,
-    KV_HEADS: tl.constexpr,
+    begin,
+    splits,
     GROUP: tl.constexpr,
+    GROUP_LANES: tl.constexpr,
     D: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
-    EARLY: tl.constexpr,
 ):
-    """Combine the partial runs of one query head of one row; store zeros for an empty row."""
-    depend(EARLY)
-    row, query = tl.program_id(0), tl.program_id(1)
-    index = tl.arange(0, ROWS)
-    blocks = tl.cdiv(tl.load(lengths + index, mask=index < rows, other=0), BLOCK) * KV_HEADS
-    total = tl.sum(blocks)
-    whole = tl.sum(tl.where(index == row, blocks, 0)) // KV_HEADS
-    begin = tl.sum(tl.where(index < row, blocks, 0)) + query // GROUP * whole
+    """Combine the partial results of `splits` programs, `begin` the first, of a group of query heads."""
+    lane = tl.arange(0, GROUP_LANES)
     dim = tl.arange(0, D)
-    to = out + (row.to(tl.int64) * KV_HEADS * GROUP + query) * D + dim
-    if whole == 0:
-        tl.store(to, tl.zeros([D], out.dtype.element_ty))
-    else:
-        first = _owner(begin, programs, total)
-        count = _owner(begin + whole - 1, programs, total) - first + 1
-        if count > 1:
-            top = tl.full([], float("-inf"), tl.float32)
-            weight = tl.full([], 0.0, tl.float32)
-            acc = tl.zeros([D], tl.float32)
-            for start in range(0, count, CHUNK):
-                part = start + tl.arange(0, CHUNK)
-                live = part < count
-                slot = (2 * (first + part) + (part == 0).to(tl.int32)) * GROUP + query % GROUP
-                tops = tl.load(stats + 2 * slot, mask=live, other=float("-inf"))
-                weights = tl.load(stats + 2 * slot + 1, mask=live, other=0.0)
-                accs = tl.load(partial + slot[:, None] * D + dim, mask=live[:, None], other=0.0)
-                higher = tl.maximum(top, tl.max(tops))
-                shrinks = tl.exp2(tops - higher)
-                shrink = tl.exp2(top - higher)
-                weight = weight * shrink + tl.sum(weights * shrinks)
-                acc = acc * shrink + tl.sum(accs * shrinks[:, None], 0)
-                top = higher
-            tl.store(to, (acc / weight).to(out.dtype.element_ty))
+    top = tl.full([GROUP_LANES], float("-inf"), tl.float32)
+    weight = tl.zeros([GROUP_LANES], tl.float32)
+    acc = tl.zeros([GROUP_LANES, D], tl.float32)
+    for start in range(0, splits, CHUNK):
+        part = start + tl.arange(0, CHUNK)
+        live = (part < splits)[:, None] & (lane < GROUP)
+        slot = (begin + part)[:, None] * GROUP + lane
+        # From L2: another multiprocessor wrote them.
+        tops = tl.load(stats + 2 * slot, mask=live, other=float("-inf"), cache_modifier=".cg")
+        weights = tl.load(stats + 2 * slot + 1, mask=live, other=0.0, cache_modifier=".cg")
+        accs = tl.load(
+            partial + slot[:, :, None] * D + dim[None, None, :], mask=live[:, :, None], other=0.0, cache_modifier=".cg"
+        )
+        higher = tl.maximum(top, tl.max(tops, 0))
+        level = tl.where(higher == float("-inf"), 0.0, higher)  # a lane without a query head
+        shrinks = tl.exp2(tops - level[None, :])
+        shrink = tl.exp2(top - level)
+        weight = weight * shrink + tl.sum(weights * shrinks, 0)
+        acc = acc * shrink[:, None] + tl.sum(accs * shrinks[:, :, None], 0)
+        top = higher
+    result = acc / tl.where(weight == 0.0, 1.0, weight)[:, None]
+    tl.store(out + lane[:, None] * D + dim, result.to(out.dtype.element_ty), mask=(lane < GROUP)[:, None])
 
 
-def _blocks(rows: int, dtype: torch.dtype) -> tuple[int, int, int, int]:
-    """Return BLOCK, warps, programs a multiprocessor, and stages: the fastest of 13 on an H100."""
-    if dtype == torch.float32:
-        return 32, 4, 4, 2
-    return (64, 4, 2, 4) if rows <= 32 else (64, 4, 3, 2)
+@dataclass(frozen=True)
+class NewToken:
+    """Keys and values that a decode step adds, one token a row.
+
+    Attributes:
+        k, v: (rows, kv heads, d), each row contiguous; k is neither normalised nor rotated.
+        weight: (d,), weight of the keys' RMSNorm.
+    """
+
+    k: Tensor
+    v: Tensor
+    weight: Tensor
 
 
 def decode_attention(
     q: Tensor,
+    q_weight: Tensor,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
     k_pool: Tensor,
     v_pool: Tensor,
     tables: Tensor,
     table_rows: Tensor,
     lengths: Tensor,
     scale: float,
+    arrivals: Tensor,
+    new: NewToken | None = None,
 ) -> Tensor:
-    """Paged attention of one query row a sequence.
+    """Apply QK norm and rotary embedding, store the new tokens in their pages, and attend, one query row a sequence.
 
     Programs divide the work by the lengths on the device, so that one long sequence beside many short ones occupies the
     whole GPU. The number of programs bounds the workspace.
 
     Args:
-        q: (rows, heads, d), each row contiguous.
-        k_pool, v_pool: (pages, kv heads, page size, d).
+        q: (rows, heads, d), each row contiguous, neither normalised nor rotated.
+        q_weight: (d,), weight of the queries' RMSNorm.
+        eps: epsilon of both norms.
+        cos, sin: (rows, d), contiguous, floating point.
+        k_pool, v_pool: (pages, kv heads, page size, d); new tokens are written in place.
         tables: (sequences, blocks) int32, contiguous in the last dimension. Entries beyond a length are not read.
         table_rows: (rows,) int32, row of `tables` for each query row.
-        lengths: (rows,) int32, tokens that each query row sees; 0 gives zeros.
+        lengths: (rows,) int32, tokens that each query row sees, the new one included; 0 gives zeros.
         scale: factor of the scores.
+        arrivals: (at least rows · kv heads,) int32 zeros, which are zeros again afterwards.
+        new: the last of the tokens that each row sees; None if all are in their pages. Rows with new tokens have pages
+            of their own, and earlier steps stored all other tokens.
 
     Returns:
         (rows, heads, d), contiguous.
@@ -203,20 +273,21 @@ def decode_attention(
     if not rows:
         return out
     group = heads // kv_heads
-    block, warps, resident, stages = _blocks(rows, q.dtype)
-    programs = resident * multiprocessors(q.device)
-    partial = torch.empty(2 * programs, group, d, dtype=torch.float32, device=q.device)
-    stats = torch.empty(2 * programs, group, 2, dtype=torch.float32, device=q.device)
-    shape = {
-        "KV_HEADS": kv_heads,
-        "GROUP": group,
-        "D": d,
-        "BLOCK": block,
-        "ROWS": max(16, triton.next_power_of_2(rows)),
-    }
-    # Without PDL: its large waiting programs would keep those of the next products from becoming resident.
+    chosen = blocks.decode(q.device, rows, q.dtype)
+    # A row's last split of a kv head may be shorter than the others: such splits get programs of their own.
+    at_once = chosen.programs * multiprocessors(q.device)
+    budget = max(at_once - rows * kv_heads, at_once // 2)
+    programs = budget + rows * kv_heads
+    partial = torch.empty(programs, group, d, dtype=torch.float32, device=q.device)
+    stats = torch.empty(programs, group, 2, dtype=torch.float32, device=q.device)
     _decode_kernel[(programs,)](
         q,
+        None if new is None else new.k,
+        None if new is None else new.v,
+        q_weight,
+        None if new is None else new.weight,
+        cos,
+        sin,
         k_pool,
         v_pool,
         tables,
@@ -225,19 +296,30 @@ def decode_attention(
         out,
         partial,
         stats,
+        arrivals,
+        eps,
         scale * LOG2_E,
         rows,
+        budget,
         q.stride(0),
+        0 if new is None else new.k.stride(0),
+        0 if new is None else new.v.stride(0),
         tables.stride(0),
         k_pool.stride(0),
         v_pool.stride(0),
+        NEW=new is not None,
+        KV_HEADS=kv_heads,
+        GROUP=group,
+        D=d,
         PAGE=page,
-        STAGES=stages,
+        BLOCK=chosen.tokens,
+        SHARE=chosen.share,
+        ROWS=max(16, triton.next_power_of_2(rows)),
+        STAGES=chosen.stages,
+        GROUP_LANES=triton.next_power_of_2(group),
+        CHUNK=16,
         PRECISION=precision(q.dtype),
-        num_warps=warps,
-        **shape,
-    )
-    _combine_decode_kernel[(rows, heads)](
-        lengths, partial, stats, out, rows, programs, CHUNK=32, num_warps=4, **shape, **early(q.device)
+        num_warps=chosen.warps,
+        **early(q.device),
     )
     return out
