@@ -15,6 +15,8 @@ from mossvl.errors import OptionError
 from mossvl.options.engine import EngineConfig
 
 if TYPE_CHECKING:
+    import torch
+
     from mossvl.bench.measure import Row
     from mossvl.engine.engine import Engine
 
@@ -26,12 +28,14 @@ class Part(StrEnum):
     THROUGHPUT = "throughput"
     PREFILL = "prefill"
     MEDIA = "media"
+    TUNE = "tune"
 
 
 def bench(
     *,
     parts: Annotated[
-        list[Part], typer.Argument(metavar="PART…", help="Parts to measure: latency, throughput, prefill, media.")
+        list[Part],
+        typer.Argument(metavar="PART…", help="Parts to measure: latency, throughput, prefill, media; or tune."),
     ],
     checkpoint: Checkpoint = None,
     random: Annotated[
@@ -54,11 +58,13 @@ def bench(
     """Measure the engine with prompts of random tokens and pixels, on a GPU; `media` needs neither GPU nor weights.
 
     Times to first token exclude decoding and resizing, which `media` measures, unless a row names another source.
+    `tune` searches how kernels divide their work on this GPU, and keeps the fastest ways for later runs; it takes about
+    ten minutes.
     """
     from mossvl.bench import hardware, report
 
     engine: Engine | None = None
-    if set(parts) - {Part.MEDIA}:
+    if set(parts) - {Part.MEDIA, Part.TUNE}:
         if not random and not checkpoint:
             raise OptionError("give a --checkpoint or --random, for weights to measure with")
         # Pixels are in memory already: the prompts of all requests can load at once.
@@ -103,14 +109,27 @@ def engine_to_measure(checkpoint: str | None, config: EngineConfig) -> "Engine":
     """
     prepare()
     from mossvl.engine.engine import Engine
-    from mossvl.loading import load, random_model, resolve_device
+    from mossvl.loading import load, random_model
 
-    if resolve_device(config.device).type != "cuda":
-        raise OptionError("latency, throughput and prefill are measured on a GPU, and there is none here")
+    gpu(config.device)
     if checkpoint:
         folder = check_checkpoint(checkpoint)
         return Engine(load(folder, config.device, config.dtype, quantization=config.quantization)[0], config)
     return Engine(random_model(None, config.device, config.dtype, quantization=config.quantization), config)
+
+
+def gpu(device: str | None) -> "torch.device":
+    """The GPU to measure.
+
+    Raises:
+        OptionError: there is none.
+    """
+    from mossvl.loading import resolve_device
+
+    found = resolve_device(device)
+    if found.type != "cuda":
+        raise OptionError("all but media is measured on a GPU, and there is none here")
+    return found
 
 
 def measure(part: Part, engine: "Engine | None", ceilings: dict[str, float], repeats: int) -> "Iterator[Row]":
@@ -119,6 +138,10 @@ def measure(part: Part, engine: "Engine | None", ceilings: dict[str, float], rep
 
     if part is Part.MEDIA:
         return chain(media(repeats), by_cores(repeats))
+    if part is Part.TUNE:
+        from mossvl.bench.tune import tune
+
+        return tune(gpu(None))
     assert engine is not None
     rows: Iterator[Row] = getattr(Bench(engine, ceilings, repeats), part.value)()
     return rows
