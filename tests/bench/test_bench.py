@@ -111,5 +111,6 @@ def test_first_tokens_from_pictures_in_memory_and_second_questions(bench, monkey
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_or_weights_it_says_so(command):
-    assert "measured on a GPU" in command("bench", "latency", "--random").stderr
+    for part in (["latency", "--random"], ["tune"]):
+        assert "measured on a GPU" in command("bench", *part).stderr
     assert "give a --checkpoint or --random" in command("bench", "latency", env={"MOSSVL_CHECKPOINT": ""}).stderr

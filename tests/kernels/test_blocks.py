@@ -71,6 +71,10 @@ def test_what_was_measured_on_this_machine_goes_first(gpu):
     assert blocks.one_row(DEVICE, DOWN, torch.bfloat16) == OneRow(3, 1024, 4, 7)
     gpu("NVIDIA L4", (8, 9))
     assert blocks.one_row(DEVICE, DOWN, torch.bfloat16) != OneRow(3, 1024, 4, 7)
+    own["device"]["capability"] = [9, 0]
+    blocks.write({"NVIDIA H200": own}, blocks.own_file())
+    gpu("NVIDIA H200", (9, 0))
+    assert blocks.one_row(DEVICE, DOWN, torch.bfloat16) == OneRow(3, 1024, 4, 7)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -106,3 +110,11 @@ def test_float32_takes_no_blocks_of_16_bits(gpu):
     assert blocks.few_rows(DEVICE, 8, DOWN, torch.float32) == FewRows(32, 64, 4, 2, 0, 0)
     assert blocks.one_row(DEVICE, DOWN, torch.float32).ahead == -1
     assert blocks.decode(DEVICE, 1, torch.float32).tokens == 32
+
+
+def test_without_a_home_folder_the_shipped_tables_are_read(gpu, monkeypatch):
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # A container's user without a name.
+    gpu("NVIDIA H200", (9, 0))
+    assert blocks.decode(DEVICE, 1, torch.bfloat16) == Decode(*blocks.read(SHIPPED)["NVIDIA H200"]["decode"]["1"])

@@ -80,15 +80,16 @@ def bench(
         engine = engine_to_measure(None if random else checkpoint, config)
     import torch
 
-    described = hardware.describe(engine.runner.device if engine is not None else torch.device("cpu"))
-    if engine is None:
+    target = torch.device("cpu") if set(parts) <= {Part.MEDIA} else gpu(device)
+    described = hardware.describe(target)
+    if target.type == "cpu":
         described["device"] = "CPU"
-    ceilings = {} if engine is None else hardware.ceilings(engine.runner.device)
+    ceilings = {} if engine is None else hardware.ceilings(target)
     results: dict[str, Any] = {"hardware": described, "ceilings": ceilings}
     tables = []
     for part in dict.fromkeys(parts):
         rows = []
-        for row in measure(part, engine, ceilings, repeats):
+        for row in measure(part, engine, ceilings, repeats, target):
             print(f"{part}: {row.name}: {report.figure(row.value)} {row.unit} {row.note}", file=sys.stderr, flush=True)
             rows.append(row)
         results[part.value] = rows
@@ -132,16 +133,22 @@ def gpu(device: str | None) -> "torch.device":
     return found
 
 
-def measure(part: Part, engine: "Engine | None", ceilings: dict[str, float], repeats: int) -> "Iterator[Row]":
+def measure(
+    part: Part, engine: "Engine | None", ceilings: dict[str, float], repeats: int, target: "torch.device"
+) -> "Iterator[Row]":
     from mossvl.bench.measure import Bench
     from mossvl.bench.media import by_cores, media
 
     if part is Part.MEDIA:
         return chain(media(repeats), by_cores(repeats))
     if part is Part.TUNE:
+        from mossvl.device.executor import has_triton
+
+        if not has_triton():
+            raise OptionError("tune searches for kernels of Triton, which is not installed; install triton")
         from mossvl.bench.tune import tune
 
-        return tune(gpu(None))
+        return tune(target)
     assert engine is not None
     rows: Iterator[Row] = getattr(Bench(engine, ceilings, repeats), part.value)()
     return rows

@@ -114,7 +114,7 @@ def _has_room(device: torch.device) -> bool:
 
 def own_file() -> Path:
     """The file of tables that were measured on this machine."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mossvl" / "blocks.toml"
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "mossvl" / "blocks.toml"
 
 
 @cache
@@ -127,7 +127,7 @@ def measured(device: torch.device) -> Table:
     if device.type != "cuda":
         return {}
     name, capability = torch.cuda.get_device_name(device), list(torch.cuda.get_device_capability(device))
-    tables = [read(path) for path in (own_file(), Path(__file__).with_suffix(".toml")) if path.exists()]
+    tables = [read(path) for path in (own_file(), Path(__file__).with_suffix(".toml")) if os.path.isfile(path)]
     same = [table[name] for table in tables if name in table]
     alike = [one for table in tables for one in table.values() if one["device"]["capability"] == capability]
     return next(iter(same + alike), {})
