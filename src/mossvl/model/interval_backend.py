@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from mossvl.model.adapters import AdaptedProducts
 from mossvl.model.cache import MossVLCache
-from mossvl.model.layers import Attention, Backend, PlainProducts
+from mossvl.model.layers import Attention, Backend
 from mossvl.model.packed_backend import PackedAttention
 from mossvl.model.packed_batch import PackedBatch
 from mossvl.model.xrope import Rope, rotate
@@ -85,7 +86,7 @@ def _attention(compiled: bool) -> Callable[..., Tensor]:
     return torch.compile(attention, dynamic=True) if compiled else attention
 
 
-class IntervalAttention(PlainProducts):
+class IntervalAttention(AdaptedProducts):
     """A `Backend` for training: rows of all samples at once, without a cache."""
 
     def __init__(self, packed: PackedBatch, device: torch.device) -> None:

@@ -192,16 +192,19 @@ class CrossAttentionLayer(GradientCheckpointingLayer):
 class PlainProducts:
     """`Products` that call the modules, which an adapter may have replaced."""
 
-    def project(self, x: Tensor, linears: Sequence[nn.Linear], norm: RMSNorm | None = None) -> list[Tensor]:
-        x = x if norm is None else norm(x)
+    def linears(self, x: Tensor, linears: Sequence[nn.Module]) -> list[Tensor]:
+        """Each linear of x: (rows, out features) each."""
         return [linear(x) for linear in linears]
 
+    def project(self, x: Tensor, linears: Sequence[nn.Linear], norm: RMSNorm | None = None) -> list[Tensor]:
+        return self.linears(x if norm is None else norm(x), linears)
+
     def swiglu(self, x: Tensor, norm: RMSNorm, mlp: MLP) -> Tensor:
-        x = norm(x)
-        return mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
+        gate, up = self.linears(norm(x), (mlp.gate_proj, mlp.up_proj))
+        return mlp.act_fn(gate) * up
 
     def add(self, residual: Tensor, x: Tensor, linear: nn.Linear) -> Tensor:
-        return residual + linear(x)
+        return residual + self.linears(x, (linear,))[0]
 
     def add_gated(self, residual: Tensor, x: Tensor, linear: nn.Linear, gate: Tensor, sees: Tensor) -> Tensor:
-        return residual + gate.tanh() * sees * linear(x)
+        return residual + gate.tanh() * sees * self.linears(x, (linear,))[0]
