@@ -285,11 +285,14 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
             raise OptionError("output_attentions is not supported: attention weights are never computed as a whole")
         cache = past_key_values if inputs.get("cache") is None else inputs["cache"]
         use_cache = inputs.get("use_cache")
-        recomputed = self.training and self.is_gradient_checkpointing
+        if use_cache is None and labels is not None:
+            use_cache = False
+        cached = use_cache is not False or cache is not None
+        recomputed = cached and self.training and self.is_gradient_checkpointing  # looks at each of 4,000 modules
         if recomputed and (use_cache or cache is not None):
             raise OptionError("gradient checkpointing runs layers twice and cannot fill a cache; leave use_cache out")
         if use_cache is None:
-            use_cache = self.config.text_config.use_cache and not recomputed and labels is None
+            use_cache = self.config.text_config.use_cache and not recomputed
         output = self.model(**{**inputs, "cache": cache, "use_cache": use_cache})
         columns = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(output.last_hidden_state[:, columns])
