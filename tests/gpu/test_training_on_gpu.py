@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from peft import get_peft_model
+from torch import nn
 
 from mossvl.checkpoints.default import CHECKPOINT
 from mossvl.model import modeling
@@ -11,6 +13,8 @@ from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic.tasks import TASKS
 from mossvl.synthetic.world import Split
 from mossvl.tiny.train import untrained
+from mossvl.training.options import INNER
+from mossvl.training.parts import lora, train_only
 from mossvl.training.synthetic import Phase, SyntheticExamples, SyntheticPacker
 from mossvl.training.trainer import compile_layers
 
@@ -37,7 +41,17 @@ def loss_and_gradients(model, batch):
     model.zero_grad()
     loss = model(**on_gpu(batch)).loss
     loss.backward()
-    return loss.detach(), {name: one.grad.clone() for name, one in model.named_parameters()}
+    return loss.detach(), {name: one.grad.clone() for name, one in model.named_parameters() if one.requires_grad}
+
+
+def check_same(found, expected):
+    """That a loss and gradients are the expected ones, up to the order of sums."""
+    (loss, gradients), (expected_loss, expected_gradients) = found, expected
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-5)
+    assert gradients.keys() == expected_gradients.keys()
+    for name, gradient in gradients.items():
+        largest = expected_gradients[name].abs().max()
+        assert (gradient - expected_gradients[name]).abs().max() <= 1e-3 * largest + 1e-8, name
 
 
 def sample_by_sample(packed, cache, device):
@@ -53,12 +67,38 @@ def test_all_samples_at_once_learn_what_each_learns(compiled, monkeypatch):
         expected = [loss_and_gradients(model, batch) for batch in batches]
     if compiled:
         compile_layers(model)
-    for batch, (expected_loss, expected_gradients) in zip(batches, expected, strict=True):
-        loss, gradients = loss_and_gradients(model, batch)
-        torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-5)
-        for name, gradient in gradients.items():
-            largest = expected_gradients[name].abs().max()
-            assert (gradient - expected_gradients[name]).abs().max() <= 1e-3 * largest + 1e-8, name
+    for batch, one in zip(batches, expected, strict=True):
+        check_same(loss_and_gradients(model, batch), one)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["layers", "compiled layers"])
+def test_adapters_computed_together_learn_what_each_learns(compiled, monkeypatch):
+    model = untrained(0).cuda()
+    trained = get_peft_model(model, lora(model, INNER, 4, 6, 0.0)).train()
+    for name, parameter in trained.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.05)
+    batches = packed_batches(2)
+    with monkeypatch.context() as patched:
+        patched.setattr(modeling, "backend_for", sample_by_sample)
+        expected = [loss_and_gradients(trained, batch) for batch in batches]
+    if compiled:
+        model.enable_input_require_grads()
+        compile_layers(model)
+    for batch, one in zip(batches, expected, strict=True):
+        check_same(loss_and_gradients(trained, batch), one)
+
+
+def test_a_frozen_tower_gives_what_plain_operations_give():
+    from mossvl.device.triton_vision import TritonOps
+
+    model = untrained(0).cuda().train()
+    train_only(model, INNER)
+    batches = packed_batches(2)
+    expected = [loss_and_gradients(model, batch) for batch in batches]
+    model.model.visual.frozen_ops = TritonOps()
+    for batch, one in zip(batches, expected, strict=True):
+        check_same(loss_and_gradients(model, batch), one)
 
 
 def test_no_step_waits_for_the_gpu():

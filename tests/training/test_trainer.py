@@ -22,6 +22,7 @@ from mossvl.training.trainer import (
     PackedTrainer,
     StopAfter,
     finish,
+    keep_compiled,
     last_checkpoint,
     packed_arguments,
     written_whole,
@@ -227,3 +228,30 @@ def test_a_loss_of_weighted_tokens_learns_only_those_that_count(model, processor
     loss, found = learned(model, processor, example, tmp_path, weights, loss_of=weighted)
     assert loss == pytest.approx(expected_loss, abs=1e-5) and loss != pytest.approx(plain_loss, abs=1e-2)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def cache_folder(tmp_path, monkeypatch):
+    """The user's cache folder, and no folder of compiled code in the environment."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "restored afterwards")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_compiled_layers_are_kept_in_the_users_cache_folder(cache_folder):
+    keep_compiled()
+    folder = cache_folder / "mossvl" / "compiled"
+    assert folder.is_dir() and os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder)
+
+
+def test_compiled_layers_are_kept_where_the_environment_says(cache_folder, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
+    keep_compiled()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere" and not cache_folder.exists()
+
+
+def test_without_a_cache_folder_pytorch_chooses_where_compiled_layers_are_kept(cache_folder):
+    cache_folder.touch()  # a file, in which no folder can be made
+    keep_compiled()
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ

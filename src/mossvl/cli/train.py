@@ -45,7 +45,7 @@ class TrainFlags(Flags):
             ("--gradient-checkpointing",),
         ),
         "vision_chunk": Flag("Frames encoded at a time; affects memory. Default: all frames of a batch."),
-        "compile": Flag("Compile layers on a GPU, which takes one to two minutes at the start.", ("--compile",)),
+        "compile": Flag("Compile layers on a GPU, which takes half a minute in the first run.", ("--compile",)),
         "save_every": Flag("Steps between checkpoints."),
         "eval_every": Flag("Steps between evaluations."),
         "log_every": Flag("Steps between log lines."),

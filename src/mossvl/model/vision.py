@@ -105,6 +105,14 @@ class Merger(nn.Module):
 
 
 class VisionTower(nn.Module):
+    """The vision tower.
+
+    Attributes:
+        frozen_ops: if given, the operations of all but the merger, without gradients and in the weights' dtype.
+    """
+
+    frozen_ops: VisionOps | None = None
+
     def __init__(self, config: MossVLVisionConfig) -> None:
         super().__init__()
         self.config = config
@@ -135,6 +143,14 @@ class VisionTower(nn.Module):
         return encoded[0] if len(encoded) == 1 else torch.cat(encoded)
 
     def _encode(self, pixel_values: Tensor, grids: Sequence[Grid], ops: VisionOps) -> Tensor:
+        if self.frozen_ops is None:
+            return self.merger(self._levels(pixel_values, grids, ops), ops)
+        with torch.no_grad(), torch.autocast(self.pos_embed.weight.device.type, enabled=False):
+            levels = self._levels(pixel_values, grids, self.frozen_ops)
+        return self.merger(levels, ops)
+
+    def _levels(self, pixel_values: Tensor, grids: Sequence[Grid], ops: VisionOps) -> list[Tensor]:
+        """The levels that the merger reads."""
         frames = ops.frames(self.pos_embed.weight, grids, self.config)
         patches = ops.pixels(pixel_values, self.patch_embed.proj.weight)
         x = ops.start(self.patch_embed(patches), frames)
@@ -143,4 +159,4 @@ class VisionTower(nn.Module):
             x = block(x, frames, ops)
             if index in self.config.deepstack_visual_indexes:
                 deepstack.append(ops.value(x))
-        return self.merger([ops.value(x), *deepstack], ops)
+        return [ops.value(x), *deepstack]

@@ -12,6 +12,7 @@ from transformers import TrainingArguments, set_seed
 
 from mossvl import loading
 from mossvl.data.index import RecordIndex
+from mossvl.device.executor import has_triton
 from mossvl.errors import DataError, MossVLError, OptionError
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.processing.processor import MossVLProcessor
@@ -142,11 +143,6 @@ def trainer_of(
     for parameter in trained.parameters():
         if parameter.requires_grad or all_float32:  # A lower precision would round small updates away.
             parameter.data = parameter.data.float()
-    if options.compile and device.type == "cuda":
-        if Part.SELF_ATTENTION in options.parts:
-            # Otherwise only the first layer's input would need no gradient, and the layer would be compiled twice.
-            model.enable_input_require_grads()
-        compile_layers(model)
     trainer = PackedTrainer(
         model=trained,
         args=arguments_of(options, device),
@@ -155,11 +151,24 @@ def trainer_of(
         train_dataset=examples,
         eval_dataset=evaluated,
     )
-    if options.vision_chunk and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if options.vision_chunk and sharded:
         raise OptionError(
             f"vision_chunk={options.vision_chunk}: ranks with shards of the vision tower must run it equally often; "
             "leave vision_chunk out, and lower max_frames or max_pixels instead"
         )
+    if device.type == "cuda":
+        tower = model.model.visual
+        half = tower.pos_embed.weight.dtype in (torch.bfloat16, torch.float16)  # Otherwise, autocast is faster.
+        if Part.VISION not in options.parts and half and not sharded and has_triton():
+            from mossvl.device.triton_vision import TritonOps
+
+            tower.frozen_ops = TritonOps()
+        if options.compile:
+            if Part.SELF_ATTENTION in options.parts:
+                # Otherwise only the first layer's input would need no gradient, and the layer would be compiled twice.
+                model.enable_input_require_grads()
+            compile_layers(model)
     return trainer
 
 

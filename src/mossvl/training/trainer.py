@@ -1,9 +1,10 @@
 """The training loop: transformers' `Trainer` over packed batches, with checkpoints that appear only when complete."""
 
 import logging
+import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +24,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotat
 from mossvl.disk import finish
 from mossvl.errors import TrainingError
 from mossvl.evaluation import Tally
-from mossvl.model.layers import CrossAttentionLayer, SelfAttentionLayer
+from mossvl.model.language import TextModel
 from mossvl.model.loss import Loss, next_token_loss
-from mossvl.model.vision import VisionBlock
+from mossvl.model.vision import VisionTower
 from mossvl.processing.pixels import PatchLayout
 from mossvl.ranks import first_process
 from mossvl.training.accuracy import exact_answers
@@ -241,10 +242,37 @@ def packed_arguments(gpu: bool) -> dict[str, Any]:
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Compile the forward of each layer; hooks around it (gathering of shards, recomputation) are not compiled."""
-    for layer in model.modules():
-        if isinstance(layer, SelfAttentionLayer | CrossAttentionLayer | VisionBlock):
-            layer.forward = torch.compile(layer.forward, dynamic=True)  # type: ignore[method-assign]
+    """Compile the forward of each layer; hooks around it (gathering of shards, recomputation) are not compiled.
+
+    Blocks of a vision tower with `frozen_ops` are kernels already.
+    """
+    keep_compiled()
+    # Otherwise layers are traced twice: with their floats (eps, scales of adapters) as inputs, and then without.
+    torch._dynamo.config.specialize_float = True
+    for module in model.modules():
+        layers: Iterable[nn.Module] = ()
+        if isinstance(module, TextModel):
+            layers = module.layers
+        elif isinstance(module, VisionTower) and module.frozen_ops is None:
+            layers = module.blocks
+        for layer in layers:
+            layer.forward = torch.compile(layer.forward, dynamic=True)
+
+
+def keep_compiled() -> None:
+    """Make PyTorch keep compiled code in the user's cache folder, for later runs, and not in a temporary folder.
+
+    `TORCHINDUCTOR_CACHE_DIR`, if set, names another folder.
+    """
+    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+        return
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mossvl" / "compiled"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # There is no home, or nobody may write there.
+        return
+    if os.access(folder, os.W_OK):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 class StopAfter(TrainerCallback):
