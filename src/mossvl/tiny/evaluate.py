@@ -98,6 +98,9 @@ def main(
     checkpoint: Annotated[Path, typer.Option(help="Checkpoint to evaluate.")] = CHECKPOINT,
     each: Annotated[int, typer.Option(help="Samples of each task.")] = 100,
     split: Annotated[Split, typer.Option(help="Split of pairs and words.")] = Split.TEST,
+    quantization: Annotated[
+        str | None, typer.Option("--quantization", "-q", help="Quantize weights: fp8, int4 or nf4.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
 ) -> None:
     """Measure the accuracy of mossvl-tiny."""
@@ -107,7 +110,7 @@ def main(
         conversations = write_conversations(shown, split, each)
         print("drawing black media", file=sys.stderr)
         blind = write_conversations(black, split, each, blind=True)
-        with MossVL(checkpoint) as llm:
+        with MossVL(checkpoint, quantization=quantization) as llm:
             print("asking about pictures and clips", file=sys.stderr)
             right = tallied(ask(llm, conversations))
             print("asking about black media", file=sys.stderr)
