@@ -27,11 +27,20 @@ def nothing_is_held(llm):
         {},
         {"prefix_cache": False, "vision_cache": 0, "media_cache": 0},
         {"prefill_tokens": 1, "mixed_prefill_tokens": 1, "vision_patches": 1, "mixed_vision_patches": 1},
+        {"max_token_gap": 1e-9},
         {"page_size": 2},
         {"page_size": 128, "max_batch": 2},
         {"media_bytes": 1, "media_workers": 2},
     ],
-    ids=["as it is", "no caches", "one token a step", "small pages", "small batch", "no room for pixels"],
+    ids=[
+        "as it is",
+        "no caches",
+        "one token a step",
+        "no time for prompts",
+        "small pages",
+        "small batch",
+        "no room for pixels",
+    ],
 )
 def test_all_at_once_and_again(options, make):
     llm = make(**options)

@@ -18,7 +18,7 @@ from mossvl.scheduling.context import Context
 from mossvl.scheduling.pages import PageCache
 from mossvl.scheduling.prompt import START, Place, Prompt
 from mossvl.scheduling.request import Request
-from mossvl.scheduling.scheduler import FEW, MANY, Scheduler, priority_of
+from mossvl.scheduling.scheduler import Scheduler, priority_of
 from mossvl.scheduling.step import RowSpan, Step
 
 IMAGE, MERGE = 1_000_000, 2
@@ -355,8 +355,9 @@ class Machine:
 
     def _check_budgets(self, step: Step) -> None:
         budget = self.scheduler.budget
-        prompts = sum(not request.decoding for request in self.scheduler.running)
-        beside = bool(step.decode) and (prompts <= FEW or len(step.decode) >= MANY * prompts)
+        tokens, most = budget.tokens, budget.patches
+        if step.decode:
+            tokens, most = budget.mixed_tokens or tokens, budget.mixed_patches or most
         rows = sum(part.stop - part.start for part in step.prefill)
         patches = {
             (part, frame): part.request.context.patches(frame)
@@ -366,15 +367,14 @@ class Machine:
         }
         large = [part for part, frame in patches if budget.is_large(patches[part, frame])]
         costs = [cost for (part, _), cost in patches.items() if part not in large]
-        assert rows <= budget.tokens and not (beside and rows > budget.mixed_tokens)
+        assert rows <= tokens
         if len(costs) > 1:
-            assert sum(costs) <= budget.patches and not (beside and sum(costs) > budget.mixed_patches)
-        assert not (beside and rows and costs), "beside decoding, one of the two a step"
+            assert sum(costs) <= most
         assert len(large) <= 1 and all(part == step.frames[-1] and part.stop == part.start + 1 for part in large)
         for part in large:
             alone = not (step.decode or step.prefill or step.copies or costs or step.frames[:-1])
             share = (part.until - part.request.partly) * budget.work(part.request.context.patches(part.start))
-            assert share <= (budget.patches if alone else budget.mixed_patches) + 1e-6
+            assert share <= (budget.patches if alone else budget.mixed_patches or budget.patches) + 1e-6
         assert all(part.stop - part.start <= part.request.vision_chunk for part in step.frames)
 
     def _check_progress(self, step: Step) -> None:

@@ -143,39 +143,25 @@ def test_beside_decoding_the_smaller_budgets_hold_up_nobody():
     assert any(step.frames for step in machine.steps[-9:]) and any(step.prefill for step in machine.steps[-9:])
 
 
-@pytest.mark.parametrize(
-    ("generating", "prompts", "rows"),
-    [(1, 1, 2), (1, 2, 2), (1, 3, 12), (23, 3, 12), (24, 3, 2), (31, 4, 16), (32, 4, 2)],
-)
-def test_prompts_are_computed_in_small_parts_where_they_are_few_beside_those_that_generate(generating, prompts, rows):
+@pytest.mark.parametrize(("generating", "prompts"), [(1, 1), (1, 30), (24, 3)])
+def test_beside_decoding_the_bound_of_rows_holds_for_all_prompts_together(generating, prompts):
     machine = Machine(400, max_batch=64, prefill_tokens=100, mixed_prefill_tokens=2)
     machine.ask(*(Asked([number], room=20) for number in range(generating)))
     machine.step()
     machine.ask(*(Asked(text(4, start=1000 + 10 * number), room=2) for number in range(prompts)))
     step = machine.step()
-    assert sum(part.stop - part.start for part in step.prefill) == rows
+    assert sum(part.stop - part.start for part in step.prefill) == 2
 
 
-def test_beside_decoding_frames_wait_for_the_step_after_the_rows_of_a_prompt():
+def test_beside_decoding_frames_and_rows_of_prompts_share_a_step():
     machine = Machine(400, max_batch=64)
     machine.ask(*(Asked([number], room=20) for number in range(24)))
     machine.step()
     words, *pictures = Asked(text(3, start=100)), Asked([b"a", 200]), Asked([b"b", 201])
     machine.ask(words, *pictures)
     step = machine.step()
-    assert step.prefill == [RowSpan(words.request, 0, 3, draws=True)] and not step.frames
-    step = machine.step()
-    assert [part.request for part in step.frames] == [one.request for one in pictures] and not step.prefill
-
-
-def test_many_new_prompts_are_not_held_back_for_the_few_that_generate():
-    machine = Machine(400, mixed_prefill_tokens=1, prefill_tokens=100)
-    machine.ask(Asked([1], room=20))
-    machine.step()
-    prompts = [Asked(text(20, start=100 * number), room=2) for number in range(4)]
-    machine.ask(*prompts)
-    step = machine.step()
-    assert sum(part.stop - part.start for part in step.prefill) == 80
+    assert [part.request for part in step.prefill] == [one.request for one in (words, *pictures)]
+    assert [part.request for part in step.frames] == [one.request for one in pictures] and len(step.decode) == 24
 
 
 def test_who_lacks_pixels_does_not_hold_up_others():

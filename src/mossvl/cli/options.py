@@ -192,8 +192,16 @@ class EngineFlags(Flags):
         "page_size": Flag("Tokens of a page of keys and values, and of a prefix cache block; a power of two."),
         "prefill_tokens": Flag("Maximum number of prompt tokens of a step. Default: 4,096 on a GPU, less on a CPU."),
         "vision_patches": Flag("Maximum number of patches of a step. Default: 57,344 on a GPU, less on a CPU."),
-        "mixed_prefill_tokens": Flag("Maximum number of prompt tokens of a step that also decodes."),
-        "mixed_vision_patches": Flag("Maximum number of patches of a step that also decodes."),
+        "max_token_gap": Flag(
+            "Seconds that may pass between two tokens of an answer while prompts are computed; what decoding leaves of "
+            "them goes to prompts."
+        ),
+        "mixed_prefill_tokens": Flag(
+            "Maximum number of prompt tokens of a step that also decodes. Default: as --max-token-gap allows."
+        ),
+        "mixed_vision_patches": Flag(
+            "Maximum number of patches of a step that also decodes. Default: as --max-token-gap allows."
+        ),
         "prefix_cache": Flag(
             "Reuse keys and values of prompts that begin alike. Default: on.", ("--prefix-cache/--no-prefix-cache",)
         ),

@@ -18,6 +18,7 @@ from mossvl.device.vision_cache import VisionCache
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.options.engine import EngineConfig
 from mossvl.scheduling.budget import StepBudget
+from mossvl.scheduling.costs import NO_WORK, Work
 from mossvl.scheduling.request import Owner, Request
 from mossvl.scheduling.step import FrameSpan, Step
 
@@ -32,6 +33,8 @@ class Pending(Generic[Owner]):
         scored: requests with the rows that `scores` are of, in this order.
         scores: of prompts' tokens; on the host as the draws are; None if no rows are scored.
         ready: end of the copy from a GPU to the host; None on a CPU.
+        work: of the step.
+        watch: how long the step takes on the device.
     """
 
     requests: list[Request[Owner]]
@@ -39,6 +42,8 @@ class Pending(Generic[Owner]):
     scored: list[tuple[Request[Owner], range]] = field(default_factory=list)
     scores: Scores | None = None
     ready: "torch.cuda.Event | None" = None
+    work: Work = NO_WORK
+    watch: Stopwatch | None = None
 
     def copied(self) -> "Pending[Owner]":
         """Start copying draws and scores to the host, without waiting for the copy."""
@@ -61,6 +66,11 @@ class Pending(Generic[Owner]):
         if self.ready is not None:
             self.ready.synchronize()
         return self.drawn
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the step took, once it has ended."""
+        return None if self.watch is None else self.watch.seconds()
 
 
 class Runner:
@@ -115,20 +125,30 @@ class Runner:
     @torch.inference_mode()
     def launch(self, step: Step[Owner]) -> Pending[Owner]:
         """Launch a step → its draws, to be waited for; there may be none."""
+        watch = Stopwatch(self.device)
+        pending = self._launch(step)
+        watch.stop()
+        return replace(pending, work=step.work, watch=watch).copied()
+
+    def _launch(self, step: Step[Owner]) -> Pending[Owner]:
         self.encoder.give_up()
+        watch = Stopwatch(self.device) if step.frames else None
+        # First: a GPU encodes while the arrays are made.
+        tokens = self._compute_vision(step.frames) if step.frames else []
         arrays, requests = self._arrays(step)
         self.executor.prepare(arrays)
         self.table_log.mark_written(step.computed)
-        if step.frames:
-            self.vision_watch = Stopwatch(self.device)
-            self._compute_vision(step.frames, arrays.vision)
-            self.vision_watch.stop()
+        if arrays.vision is not None:
+            self.executor.store_vision(arrays.vision, torch.cat(tokens))
+        if watch is not None:
+            watch.stop()
+            self.vision_watch = watch
         if not arrays.text:
             # The loop waits for steps without draws, too, so that it never runs far ahead of a GPU.
-            return Pending[Owner]([], Drawn(self.executor.last_tokens[:0])).copied()
+            return Pending([], Drawn(self.executor.last_tokens[:0]))
         drawn, scores = self._draw(requests, arrays.text)
         scored = [(rows.request, rows.scored) for rows in step.prefill if rows.scored]
-        return Pending(requests, drawn, scored, scores).copied()
+        return Pending(requests, drawn, scored, scores)
 
     def _arrays(self, step: Step[Owner]) -> tuple[StepArrays, list[Request[Owner]]]:
         """A step as arrays, and the requests that draw, in the order of their rows."""
@@ -151,13 +171,7 @@ class Runner:
 
     # --- vision --------------------------------------------------------------------------------------------------
 
-    def _compute_vision(self, parts: Sequence[FrameSpan[object]], rows: VisionRows | None) -> None:
-        """Encode frames, and store keys and values of those that are encoded whole."""
-        tokens = self._encode(parts)
-        if rows is not None:
-            self.executor.store_vision(rows, torch.cat(tokens))
-
-    def _encode(self, parts: Sequence[FrameSpan[object]]) -> list[Tensor]:
+    def _compute_vision(self, parts: Sequence[FrameSpan[object]]) -> list[Tensor]:
         """Vision tokens of the frames that are encoded whole, in order; a large frame may be encoded in part."""
         encoded: dict[tuple[int, int], Tensor] = {}
         fresh: list[tuple[Request[object], int]] = []

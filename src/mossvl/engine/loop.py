@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from mossvl.device.budget import budget_for
+from mossvl.device.budget import budget_for, costs_for
 from mossvl.device.runner import Pending, Runner
 from mossvl.device.sampler import NOT_A_NUMBER
 from mossvl.device.scores import Scores
@@ -57,7 +57,7 @@ class Loop:
         self.runner = Runner(model, config, budget)
         self.cache = PageCache(self.runner.executor.pool.num_pages, config.prefix_cache)
         self.scheduler: Scheduler[Job] = Scheduler(
-            config, self.cache, self.runner.executor.pool.groups, self.runner.vision_cache, budget
+            config, self.cache, self.runner.executor.pool.groups, self.runner.vision_cache, budget, costs_for(model)
         )
         max_vision = self.runner.executor.tables.max_vision
         self._prompts = Prompts(model.config, self.scheduler.allocator, max_vision)
@@ -291,6 +291,7 @@ class Loop:
             drawn = pending.wait()
         except Exception as error:
             raise EngineError(f"the device has failed: {error}") from error
+        self.scheduler.costs.learn(pending.work, pending.seconds)
         now = time.monotonic()
         tokens = drawn.tokens.tolist()
         logprobs = None if drawn.logprobs is None else [part.tolist() for part in drawn.logprobs]

@@ -4,7 +4,17 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from mossvl.errors import OptionError
-from mossvl.options.checks import Choice, Count, CountFrom0, Switch, check_options, choice, named_options, number
+from mossvl.options.checks import (
+    Choice,
+    Count,
+    CountFrom0,
+    Positive,
+    Switch,
+    check_options,
+    choice,
+    named_options,
+    number,
+)
 
 GIB = 1 << 30
 CPU_POOL_BYTES = 2 * GIB
@@ -34,11 +44,13 @@ class EngineConfig:
             bytes of pages. By default 0.88 of a GPU, and 2 GiB on a CPU.
         max_batch: maximum number of running requests; others wait (FIFO).
         page_size: tokens of a page, and of a block of the prefix cache; a power of two.
+        max_token_gap: seconds that may pass between two tokens of an answer while prompts are computed: in steps that
+            also decode, prompts get the time that it leaves beside decoding, but at least a quarter of the time that
+            decoding takes. A frame is encoded whole, unless it is more work than 14,336 patches of small frames.
         prefill_tokens, vision_patches: maximum number of prompt tokens, and of patches, in one step. By default 4,096
-            and 57,344 on a GPU; on a CPU about half a second's work, but at least 64 and 256. A frame that is more work
-            than eight times `mixed_vision_patches` is encoded in parts.
-        mixed_prefill_tokens, mixed_vision_patches: the same for a step that also decodes: they bound how long a prompt
-            delays other answers.
+            and 57,344 on a GPU; on a CPU about half a second's work, but at least 64 and 256.
+        mixed_prefill_tokens, mixed_vision_patches: the same for a step that also decodes, in place of `max_token_gap`.
+            A frame that is more work than eight times `mixed_vision_patches` is encoded in parts.
         prefix_cache: reuse keys and values of prompts that begin with the same tokens and pixels.
         vision_cache: maximum size of the cache of encoded frames, in bytes; 0 for no cache.
         media_cache: media whose digests are cached, so that a known file is not decoded again; 0 for no cache.
@@ -56,10 +68,11 @@ class EngineConfig:
     memory: float | None = None
     max_batch: Count = 256
     page_size: Count = 32
+    max_token_gap: Positive = 0.1
     prefill_tokens: Count | None = None
     vision_patches: Count | None = None
-    mixed_prefill_tokens: Count = 128
-    mixed_vision_patches: Count = 1_792
+    mixed_prefill_tokens: Count | None = None
+    mixed_vision_patches: Count | None = None
     prefix_cache: Switch = True
     vision_cache: CountFrom0 = GIB
     media_cache: CountFrom0 = 1024

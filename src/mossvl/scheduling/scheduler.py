@@ -13,13 +13,12 @@ from typing import Generic
 from mossvl.options.engine import EngineConfig
 from mossvl.scheduling.allocator import Allocator
 from mossvl.scheduling.budget import StepBudget
+from mossvl.scheduling.costs import Costs, Work
 from mossvl.scheduling.pages import PageCache
 from mossvl.scheduling.request import Owner, Request
+from mossvl.scheduling.room import Room
 from mossvl.scheduling.step import FrameSpan, RowSpan, Step
 
-FEW, MANY = 2, 8
-"""Beside decoding requests, prefill is cut to the mixed budget if there are at most FEW prompts, or MANY decoding
-requests for each prompt."""
 LOOK_AHEAD = 256
 """Number of waiting requests that admission looks at, past those that wait for a prefix another request computes."""
 
@@ -31,6 +30,7 @@ class Scheduler(Generic[Owner]):
         pages_per_block: pages that one block of text needs.
         vision_cache: digests of the frames in the vision cache, which need no pixels.
         budget: bounds of a step; by default, those of a GPU.
+        costs: seconds that work takes, by which steps are kept within the budget's gap; the caller lets them learn.
     """
 
     def __init__(
@@ -40,12 +40,14 @@ class Scheduler(Generic[Owner]):
         pages_per_block: int,
         vision_cache: Container[bytes] = (),
         budget: StepBudget | None = None,
+        costs: Costs | None = None,
     ) -> None:
         self.config = config
         self.cache = cache
         self.allocator: Allocator[Owner] = Allocator(cache, pages_per_block, config.page_size)
         self.vision_cache = vision_cache
         self.budget = budget or StepBudget.of(config)
+        self.costs = costs or Costs()
         self.waiting: list[Request[Owner]] = []
         self.running: list[Request[Owner]] = []
         self.preemptions = 0
@@ -158,54 +160,59 @@ class Scheduler(Generic[Owner]):
     def _prefill(self, step: Step[Owner]) -> None:
         """Plan frames and rows of prompts, in the order of admission, within the step's budget."""
         prompts = [request for request in self.running if not request.decoding and not request.is_complete]
-        # Where many requests wait for their first token, small steps delay them more than they help decoding.
-        beside = bool(step.decode) and (len(prompts) <= FEW or len(step.decode) >= MANY * len(prompts))
-        budget = self.budget
-        patches, tokens = budget.patches, budget.tokens
-        if beside:
-            patches, tokens = budget.mixed_patches, budget.mixed_tokens
         large = [request for request in prompts if self._is_large(request, request.encoded)]
+        room = Room(self.budget, self.costs, self._decoding(step), large=bool(large))
         for request in prompts:
             if request in large:
                 continue
             done = request.encoded
             if done < request.context.num_frames:
-                done, patches = self._encode(request, step, patches)
-                if beside and step.frames:
-                    tokens = 0  # Frames or prefill rows in a mixed step, not both: each gets its turn.
-            last = request.context.length - (not request.may_draw)  # The last row draws a token.
-            if done == request.context.num_frames and tokens and request.computed < last:
-                stop = min(last, request.computed + tokens)
-                tokens -= stop - request.computed
-                step.prefill.append(RowSpan(request, request.computed, stop, draws=stop == request.context.length))
-                if beside:
-                    patches = 0
-            if not tokens and patches <= 0:
+                done = self._encode(request, step, room)
+            if done == request.context.num_frames and room.has_tokens:
+                self._compute(request, step, room)
+            if room.is_used_up:
                 break
         alone = not step
         for request in sorted(large, key=lambda one: not one.partly):  # One at a time, as it takes memory.
-            if self._encode_in_parts(request, step, alone):
-                return
+            if self._encode_in_parts(request, step, room, alone):
+                break
+        step.work = room.work._replace(steps=float(bool(step)))
+
+    def _decoding(self, step: Step[Owner]) -> Work:
+        """The work of a step's decoding requests."""
+        groups, size = self.allocator.pages_per_block, self.config.page_size
+        pages = sum(len(request.vision_pages) + groups * len(request.text_pages) for request in step.decode)
+        return Work(float(bool(step.decode)), len(step.decode), pages * size)
+
+    def _compute(self, request: Request[Owner], step: Step[Owner], room: Room) -> None:
+        """Plan rows of a request whose frames are encoded."""
+        context, start = request.context, request.computed
+        last = min(context.length - (not request.may_draw), start + self.budget.tokens)  # The last row draws a token.
+        if start >= last:
+            return
+        seen = int(context.visible(last - 1, last)[0]) + self.allocator.pages_per_block * last
+        if rows := room.take_rows(last - start, seen):
+            stop = start + rows
+            step.prefill.append(RowSpan(request, start, stop, draws=stop == context.length))
 
     def _is_large(self, request: Request[Owner], frame: int) -> bool:
         """Whether a frame is encoded in parts, after smaller work."""
         if frame == request.context.num_frames or request.digests[frame] in self.vision_cache:
             return False
-        return self.budget.is_large(request.context.patches(frame))
+        return bool(request.partly) or self.budget.is_large(request.context.patches(frame))
 
-    def _encode_in_parts(self, request: Request[Owner], step: Step[Owner], alone: bool) -> bool:
+    def _encode_in_parts(self, request: Request[Owner], step: Step[Owner], room: Room, alone: bool) -> bool:
         """Plan the next part of a large frame: a full step's work if alone, else less; False without pixels."""
         frame = request.encoded
         if not request.partly and frame not in request.pixels:
             step.missing.append((request, frame))
             return False
-        share = self.budget.patches if alone else self.budget.mixed_patches
-        until = min(1.0, request.partly + share / self.budget.work(request.context.patches(frame)))
+        until = room.take_part(request.context.patches(frame), request.partly, alone)
         step.frames.append(FrameSpan(request, frame, frame + 1, until))
         return True
 
-    def _encode(self, request: Request[Owner], step: Step[Owner], patches: int) -> tuple[int, int]:
-        """Plan frames of a request; return the number of frames encoded after the step, and the patches left."""
+    def _encode(self, request: Request[Owner], step: Step[Owner], room: Room) -> int:
+        """Plan frames of a request; return the number of frames encoded after the step."""
         start = stop = request.encoded
         last = min(request.context.num_frames, start + request.vision_chunk)
         while stop < last:
@@ -215,16 +222,13 @@ class Scheduler(Generic[Owner]):
             if not kept and stop not in request.pixels:
                 step.missing.append((request, stop))
                 break
-            cost = 0 if kept else request.context.patches(stop)
-            # The first frame of a step may exceed the budget.
-            if cost > patches and (patches <= 0 or stop > start or step.frames):
-                patches = 0
+            if not kept and not room.take_frame(request.context.patches(stop)):
+                room.close_frames()
                 break
-            patches -= cost
             stop += 1
         if stop > start:
             step.frames.append(FrameSpan(request, start, stop))
-        return stop, patches
+        return stop
 
     # --- carried out ---------------------------------------------------------------------------------------------
 

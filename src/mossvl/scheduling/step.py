@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Generic
 
+from mossvl.scheduling.costs import NO_WORK, Work
 from mossvl.scheduling.request import Owner, Request
 
 
@@ -47,6 +48,7 @@ class Step(Generic[Owner]):
         prefill: rows of prompts, computed after the frames.
         decode: requests with one row each; the row's token may be in flight.
         missing: requests whose pixels must be loaded (again): (request, first missing frame).
+        work: what is computed, by kind; none if that is not known.
     """
 
     copies: list[tuple[Request[Owner], int, int]] = field(default_factory=list)
@@ -54,6 +56,7 @@ class Step(Generic[Owner]):
     prefill: list[RowSpan[Owner]] = field(default_factory=list)
     decode: list[Request[Owner]] = field(default_factory=list)
     missing: list[tuple[Request[Owner], int]] = field(default_factory=list)
+    work: Work = NO_WORK
 
     def __bool__(self) -> bool:
         return bool(self.copies or self.frames or self.prefill or self.decode)
