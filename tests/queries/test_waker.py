@@ -67,3 +67,49 @@ def test_a_loop_that_has_ended_says_so_and_is_not_kept():
     gc.collect()
     assert known() is None
     waker.set(event)
+
+
+def test_after_many_events_a_pausing_waker_sets_what_comes_meanwhile_at_once(monkeypatch):
+    """Each event is set; the loop is woken by few system calls, and by none while it pauses."""
+
+    async def busy():
+        loop, waker = asyncio.get_running_loop(), Waker.here(0.002)
+        assert Waker.here(0.002) is waker is not Waker.here()
+        calls = []
+        call_soon = loop.call_soon_threadsafe
+        monkeypatch.setattr(loop, "call_soon_threadsafe", lambda *given: calls.append(given) or call_soon(*given))
+        events = [asyncio.Event() for _ in range(20)]
+        for event in events:
+            waker.set(event)
+        await asyncio.gather(*(event.wait() for event in events))
+        begun = loop.time()
+        for event in events:
+            event.clear()
+            waker.set(event)
+            waker.set(event)
+        await asyncio.sleep(0)
+        assert not any(event.is_set() for event in events)
+        await asyncio.gather(*(event.wait() for event in events))
+        assert loop.time() - begun >= 0.02
+        assert len(calls) == 1
+        await asyncio.sleep(0.2)
+        (late,) = events[:1]
+        late.clear()
+        waker.set(late)
+        await asyncio.wait_for(late.wait(), 10)
+        assert len(calls) == 2
+
+    asyncio.run(busy())
+
+
+def test_a_pause_has_a_longest_duration():
+    async def busy():
+        waker, events = Waker.here(1000.0), [asyncio.Event() for _ in range(3)]
+        for event in events:
+            waker.set(event)
+        await events[0].wait()
+        events[0].clear()
+        waker.set(events[0])
+        await asyncio.wait_for(events[0].wait(), 20)
+
+    asyncio.run(busy())

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Generator, Iterator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from mossvl.errors import GenerationCancelled, GenerationTimeout
 from mossvl.options import SamplingParams
 from mossvl.queries.results import Answer, Logprob, Result, SeenMedium, Timings, TokenLogprobs, Usage
+from mossvl.queries.silence import Silence
 from mossvl.queries.text_stream import TextStream, Tokenizer
 from mossvl.queries.waker import Waker
 
@@ -293,12 +294,17 @@ class Handle:
         _call(listeners)
 
 
-async def changes_of(handles: Sequence[Handle], poll: float | None = None) -> AsyncGenerator[None]:
-    """As `Handle.changes`, for several queries: until all have ended, or one has failed, which cancels the others."""
+async def changes_of(handles: Sequence[Handle], poll: float | None = None, pause: float = 0.0) -> AsyncGenerator[None]:
+    """As `Handle.changes`, for several queries: until all have ended, or one has failed, which cancels the others.
+
+    Args:
+        pause: see `Waker`.
+    """
     changed = asyncio.Event()
-    wake = partial(Waker.here().set, changed)
+    wake = partial(Waker.here(pause).set, changed)
     for handle in handles:
         handle.listen(wake)
+    silence = None if poll is None else Silence(poll, changed.set)
     try:
         while True:
             changed.clear()
@@ -306,10 +312,12 @@ async def changes_of(handles: Sequence[Handle], poll: float | None = None) -> As
             yield
             if ended:
                 return
-            with suppress(TimeoutError):
-                async with asyncio.timeout(poll):
-                    await changed.wait()
+            if silence is not None:
+                silence.begin()
+            await changed.wait()
     finally:
+        if silence is not None:
+            silence.end()
         for handle in handles:
             handle.forget(wake)
             if not handle.ended:

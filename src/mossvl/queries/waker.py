@@ -1,8 +1,11 @@
 """Sets events of asyncio loops from the engine's thread."""
 
 import asyncio
-from collections import deque
 from weakref import WeakKeyDictionary, ref
+
+PAUSE = 0.4e-3
+"""Seconds that a loop is left alone after it was woken, for each event that was set then."""
+LONGEST_PAUSE = 0.05
 
 
 class Waker:
@@ -10,20 +13,27 @@ class Waker:
 
     Waking a loop takes a system call; all events that are set until the loop wakes share one, as after a step that adds
     tokens to many answers.
+
+    Args:
+        pause: seconds after the loop was woken, for each event set then, in which further events wait for the next
+            wake-up. Many streams then send the tokens of several steps at once, instead of keeping the interpreter
+            from the engine; a few streams hardly wait.
     """
 
-    _of: "WeakKeyDictionary[asyncio.AbstractEventLoop, Waker]" = WeakKeyDictionary()
+    _of: "WeakKeyDictionary[asyncio.AbstractEventLoop, dict[float, Waker]]" = WeakKeyDictionary()
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, pause: float = 0.0) -> None:
         self._loop = ref(loop)
-        self._events: deque[asyncio.Event] = deque()
+        self._pause = pause
+        self._events: dict[asyncio.Event, None] = {}
         self._waking = False
 
     @classmethod
-    def here(cls) -> "Waker":
-        """Return the running event loop's waker, made at first use."""
+    def here(cls, pause: float = 0.0) -> "Waker":
+        """Return the running event loop's waker with this pause, made at first use."""
         loop = asyncio.get_running_loop()
-        return cls._of.get(loop) or cls._of.setdefault(loop, cls(loop))
+        wakers = cls._of.setdefault(loop, {})
+        return wakers.get(pause) or wakers.setdefault(pause, cls(loop, pause))
 
     def set(self, event: asyncio.Event) -> None:
         """Have the loop set its event; do nothing if the loop no longer exists.
@@ -37,12 +47,23 @@ class Waker:
         if loop.is_closed():
             self._events.clear()
             raise RuntimeError("the event loop is closed")
-        self._events.append(event)
+        self._events[event] = None
         if not self._waking:
             self._waking = True
             loop.call_soon_threadsafe(self._set_all)
 
     def _set_all(self) -> None:
-        self._waking = False  # First: a later event is then either set below or wakes the loop again.
+        loop, pause = self._loop(), min(LONGEST_PAUSE, self._pause * len(self._events))
+        if pause and loop is not None:
+            loop.call_later(pause, self._go_on)
+        else:
+            self._waking = False  # First: a later event is then either set below or wakes the loop again.
         while self._events:
-            self._events.popleft().set()
+            self._events.popitem()[0].set()
+
+    def _go_on(self) -> None:
+        """End a pause: set the events that have waited for it."""
+        self._waking = False  # First, as above.
+        if self._events and not self._waking:
+            self._waking = True
+            self._set_all()

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from mossvl.errors import GenerationCancelled, MossVLError
 from mossvl.queries.handle import Handle, changes_of, over
 from mossvl.queries.results import Result
+from mossvl.queries.waker import PAUSE
 from mossvl.server.exchange import Exchange
 from mossvl.server.service import Service
 from mossvl.server.streams import EventStream, event, while_connected
@@ -84,7 +85,7 @@ async def streamed(service: Service, request: Request, exchange: Exchange[Any]) 
         ClientGone: the client left before the first token.
         MossVLError: the query failed before the first token.
     """
-    changes = changes_of(exchange.handles, ALIVE_SECONDS)
+    changes = changes_of(exchange.handles, ALIVE_SECONDS, PAUSE)
     try:
         await while_connected(request, first_token(changes, exchange.handles))
         if (error := error_of(exchange.handles)) is not None:

@@ -10,6 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from mossvl.queries.silence import Silence
+
 T = TypeVar("T")
 
 PIECE = b"data: %b\n\n"
@@ -68,29 +70,37 @@ class EventStream(Response):
         super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._events, self._stall, self._ended = events, stall, ended
+        self._sending = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        writing = asyncio.ensure_future(self._write(send))
-        leaving = asyncio.ensure_future(gone(receive))
+        stalled = asyncio.Event()
+        silence = Silence(self._stall, lambda: stalled.set() if self._sending else None)
+        writing = asyncio.ensure_future(self._write(send, silence))
+        leaving, stalling = asyncio.ensure_future(gone(receive)), asyncio.ensure_future(stalled.wait())
         how = "gone"
         try:
-            await asyncio.wait((writing, leaving), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((writing, leaving, stalling), return_when=asyncio.FIRST_COMPLETED)
             if writing.done():
-                how = "stalled" if isinstance(writing.exception(), TimeoutError) else "sent"
+                how = "sent"
                 writing.result()
-        except (TimeoutError, OSError):
+            elif stalling.done():
+                how = "stalled"
+        except OSError:
             pass
         finally:
-            for task in (writing, leaving):
+            silence.end()
+            for task in (writing, leaving, stalling):
                 task.cancel()
-            await asyncio.gather(writing, leaving, return_exceptions=True)
+            await asyncio.gather(writing, leaving, stalling, return_exceptions=True)
             self._ended(how)
 
-    async def _write(self, send: Send) -> None:
-        """Send all events; raise TimeoutError when the client reads nothing for `stall` seconds."""
+    async def _write(self, send: Send, silence: Silence) -> None:
+        """Send all events; tell `silence` when each sending begins, and `_sending` until it has ended."""
         async with aclosing(self._events) as events:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             async for piece in events:
-                async with asyncio.timeout(self._stall):
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                self._sending = True
+                silence.begin()
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                self._sending = False
             await send({"type": "http.response.body", "body": b"", "more_body": False})
