@@ -84,15 +84,15 @@ def build_prompt(
     """
     frames = [(rows, columns) for number, rows, columns in grids for _ in range(number)]
     is_image = tokens == image_token_id
-    merged = torch.tensor(frames, dtype=torch.long).view(-1, 2) // merge_size
-    layout = text_layout(is_image, merged, begin.position)
-    ends = begin.vision + torch.cat((layout.frame_ends.new_zeros(1), layout.frame_ends))
+    merged = np.array(frames, dtype=np.int64).reshape(-1, 2) // merge_size
+    layout = text_layout(is_image, torch.from_numpy(merged), begin.position)
+    ends = begin.vision + np.concatenate(([0], layout.frame_ends.numpy()))
     return Prompt(
         begin=begin,
         tokens=tokens.tolist(),
         positions=layout.text.numpy().astype(np.int32),
-        visible=ends[layout.visible_frames].numpy().astype(np.int32),
-        frame_rows=(begin.row + is_image.nonzero().flatten()).tolist(),
+        visible=ends[layout.visible_frames.numpy()].astype(np.int32),
+        frame_rows=(begin.row + is_image.numpy().nonzero()[0]).tolist(),
         frame_ends=ends[1:].tolist(),
         frame_grids=frames,
         layout=layout,

@@ -8,6 +8,7 @@ s = p + max(gh, gw) the frame's separator and the image token itself sit at (s, 
 from dataclasses import dataclass
 from itertools import groupby
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,24 +55,29 @@ def text_layout(is_image: Tensor, frame_sizes: Tensor, start: int = 0) -> TextLa
         ValueError: the number of image tokens is not the number of frames.
     """
     is_image, frame_sizes = is_image.cpu(), frame_sizes.cpu()
-    if int(is_image.sum()) != len(frame_sizes):
+    if (count := int(is_image.count_nonzero())) != len(frame_sizes):
         raise ValueError(
-            f"the prompt has {int(is_image.sum())} image tokens, but grid_thw describes {len(frame_sizes)} frames; "
+            f"the prompt has {count} image tokens, but grid_thw describes {len(frame_sizes)} frames; "
             "every image and every video frame needs exactly one image token"
             + ("" if len(frame_sizes) else ". Pass grid_thw with pixel_values: trainers for images alone drop videos")
         )
-    longer = torch.maximum(frame_sizes[:, 0], frame_sizes[:, 1])
-    advance = torch.ones(len(is_image), dtype=torch.long)
-    advance[is_image] = longer + 1
-    text = start - 1 + advance.cumsum(0)
+    # NumPy: a prompt waits for this, and PyTorch takes several times as long for so few numbers.
+    image, sizes = is_image.numpy(), frame_sizes.numpy().astype(np.int64)
+    longer = sizes.max(axis=1)
+    advance = np.ones(len(image), dtype=np.int64)
+    advance[image] += longer
+    text = start - 1 + advance.cumsum()
+    separators = text[image]
+    visible, origins, ends = image.cumsum(), separators - longer, (sizes.prod(axis=1) + 1).cumsum()
+    next_position = int(text[-1]) + 1 if len(text) else start
     return TextLayout(
-        text=text,
-        visible_frames=is_image.cumsum(0),
-        frame_sizes=frame_sizes,
-        origins=text[is_image] - longer,
-        separators=text[is_image],
-        frame_ends=(frame_sizes[:, 0] * frame_sizes[:, 1] + 1).cumsum(0),
-        next_position=int(text[-1]) + 1 if len(text) else start,
+        text=torch.from_numpy(text),
+        visible_frames=torch.from_numpy(visible),
+        frame_sizes=torch.from_numpy(sizes),
+        origins=torch.from_numpy(origins),
+        separators=torch.from_numpy(separators),
+        frame_ends=torch.from_numpy(ends),
+        next_position=next_position,
     )
 
 
