@@ -65,6 +65,13 @@ class MossVL:
         self.model, self.processor = model, processor
         self.engine = Engine(model, self.config)
 
+    @classmethod
+    def of(cls, engine: Engine, processor: MossVLProcessor) -> Self:
+        """Return one with an engine that there is already."""
+        llm = cls.__new__(cls)
+        llm.config, llm.model, llm.processor, llm.engine = engine.config, engine.model, processor, engine
+        return llm
+
     # --- one query -----------------------------------------------------------------------------------------------
 
     def submit(

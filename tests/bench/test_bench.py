@@ -8,10 +8,12 @@ import torch
 
 from mossvl.bench import media as media_bench
 from mossvl.bench import report
+from mossvl.bench.clients import Seen
 from mossvl.bench.hardware import describe
 from mossvl.bench.measure import Bench, Row
 from mossvl.bench.pictures import changed, noise, query_of
 from mossvl.bench.prompts import IMAGE, VIDEO_64, VIDEO_256, RandomPrompt, Shape, random_pixels
+from mossvl.cli.bench import Clients, measure_server
 from mossvl.engine.engine import Engine
 from mossvl.options.engine import EngineConfig
 from mossvl.processing import crew
@@ -53,6 +55,29 @@ def test_requests_together_give_a_rate(bench, monkeypatch):
     monkeypatch.setattr("mossvl.bench.measure.ANSWER", 4)
     rate, step = bench._together(3)
     assert rate > 0 and step > 0
+
+
+def test_videos_together_give_a_rate_and_the_longest_gap(bench, monkeypatch):
+    monkeypatch.setattr("mossvl.bench.measure.VIDEO_64", SMALL)
+    monkeypatch.setattr("mossvl.bench.measure.VIDEOS", 3)
+    monkeypatch.setattr("mossvl.bench.measure.VIDEO_ANSWER", 5)
+    rate, gap = bench.videos()
+    assert rate.unit == "videos/s" and rate.note == f"{3 * rate.value:.0f} frames/s"
+    assert gap.unit == "ms" and gap.value > 0 and gap.note == "to be kept below 100 ms"
+
+
+def test_a_server_is_measured_with_clients_of_other_processes(bench, processor, monkeypatch):
+    monkeypatch.setattr("mossvl.bench.serve.ANSWER", 4)
+    monkeypatch.setattr(bench, "alone", lambda count: [10.0 * count, 30.0 * count])
+    alone, output, first, whole = measure_server(bench, Clients(2, 1, 2.0, processor))
+    assert (alone.value, alone.all) == (40.0, [20.0, 60.0])
+    assert output.value > 0 and f"{100 * output.value / 40:.0f} % of the engine alone" in output.note
+    assert 0 < first.value < whole.value and f"{len(whole.all)} answers" in output.note
+
+
+def test_of_an_answer_that_ends_later_only_what_came_in_time_counts():
+    answer = Seen(begun=1.0, first=2.0, ended=6.0)
+    assert [answer.share_before(end) for end in (1.5, 2.0, 3.0, 6.0, 9.0)] == [0.0, 0.0, 0.25, 1.0, 1.0]
 
 
 def test_weights_that_a_step_reads_leave_out_what_vision_alone_needs(bench):

@@ -24,6 +24,8 @@ ANSWER = 129
 """Tokens of an answer: the first token, and 128 decoding steps."""
 WARM_UPS = 6
 """Unmeasured runs, in which kernels are compiled and CUDA graphs captured (the vision tower's by the fifth batch)."""
+VIDEOS, VIDEO_ANSWER = 32, 65
+"""Videos at once, and tokens of the answer to each."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ class Bench:
         """Ask a new prompt and wait for the answer."""
         return self.ask(self.prompt(shape), tokens).wait()
 
-    def _repeat(self, measure: Callable[..., Any], *given: Any) -> list[Any]:
-        for _ in range(WARM_UPS):
+    def _repeat(self, measure: Callable[..., Any], *given: Any, warm_ups: int = WARM_UPS) -> list[Any]:
+        for _ in range(warm_ups):
             measure(*given)
         return [measure(*given) for _ in range(self.repeats)]
 
@@ -171,6 +173,31 @@ class Bench:
             gpu = self._step_on_gpu(count)
             note = f"of which the GPU computes {gpu:.2f} ms; {100 * (1 - gpu / median(steps)):.0f} % beside it"
             yield Row(f"{count} requests, {SMALL_IMAGE.name}: step", median(steps), "ms", steps, note)
+        yield from self.videos()
+
+    def videos(self) -> Iterator[Row]:
+        """Measure many videos at once: videos per second, and the longest gap between two tokens of an answer."""
+        runs = self._repeat(self._videos_together, warm_ups=2)
+        rates, gaps = ([run[index] for run in runs] for index in range(2))
+        frames = f"{VIDEO_64.frames * median(rates):.0f} frames/s"
+        name = f"{VIDEOS} videos at once, {VIDEO_64.name}, {VIDEO_ANSWER} tokens each"
+        yield Row(name, median(rates), "videos/s", rates, frames)
+        note = f"to be kept below {1e3 * self.engine.config.max_token_gap:.0f} ms"
+        yield Row("… longest gap between tokens", max(gaps), "ms", gaps, note)
+
+    def _videos_together(self) -> tuple[float, float]:
+        """Return videos per second, and the longest gap between two tokens in ms."""
+        begun = time.perf_counter()
+        handles = [self.ask(self.prompt(VIDEO_64), VIDEO_ANSWER) for _ in range(VIDEOS)]
+        for handle in handles:
+            handle.wait()
+        seconds = time.perf_counter() - begun
+        gaps = (1e3 * (later - earlier) for one in handles for earlier, later in pairwise(one.drafts[0].times))
+        return VIDEOS / seconds, max(gaps)
+
+    def alone(self, count: int) -> list[float]:
+        """Return output tokens per second of `count` concurrent requests, of each measurement."""
+        return [rate for rate, _ in self._repeat(self._together, count)]
 
     def _together(self, count: int) -> tuple[float, float]:
         """Return (output tokens per second, seconds per step while all decode) of `count` concurrent requests."""

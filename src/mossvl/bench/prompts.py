@@ -6,9 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from mossvl.checkpoints.default import CHECKPOINT
+from mossvl.loading import random_model
 from mossvl.model.configuration import MossVLConfig
+from mossvl.offline.interface import MossVLForConditionalGeneration
+from mossvl.processing.image_processor import MossVLImageProcessor
+from mossvl.processing.processor import MossVLProcessor
+from mossvl.processing.video_processor import MossVLVideoProcessor
 from mossvl.sources.source import Frame, Loaded, Planned, Report
 
 TOKENS_PER_FRAME = 9
@@ -99,6 +105,22 @@ class RandomPrompt:
     def release(self, patches: Tensor) -> None: ...
 
     def stop(self) -> None: ...
+
+
+def random_weights(
+    device: str | None, dtype: str | None, quantization: str | None = None
+) -> tuple[MossVLForConditionalGeneration, MossVLProcessor]:
+    """Return a model of the published size with random weights, and a processor with mossvl-tiny's tokenizer.
+
+    The tokenizer knows only the first of the model's tokens; only these are drawn, so that each becomes text.
+    """
+    tiny = MossVLProcessor.from_pretrained(CHECKPOINT)
+    parts = MossVLImageProcessor(), tiny.tokenizer, MossVLVideoProcessor()
+    processor = MossVLProcessor(*parts, chat_template=tiny.chat_template)
+    model = random_model(MossVLConfig(image_token_id=tiny.image_token_id), device, dtype, quantization=quantization)
+    if type(model.lm_head) is nn.Linear:
+        model.lm_head.weight.data[min(tiny.tokenizer.added_tokens_decoder) :] = 0
+    return model, processor
 
 
 def random_pixels(shape: Shape) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mossvl.cli.checkpoint import check_checkpoint, prepare
+from mossvl.cli.extras import need
 from mossvl.cli.options import Checkpoint, Device, Dtype, EngineFlags, Quantization
 from mossvl.errors import OptionError
 from mossvl.options.engine import EngineConfig
@@ -17,8 +19,9 @@ from mossvl.options.engine import EngineConfig
 if TYPE_CHECKING:
     import torch
 
-    from mossvl.bench.measure import Row
+    from mossvl.bench.measure import Bench, Row
     from mossvl.engine.engine import Engine
+    from mossvl.processing.processor import MossVLProcessor
 
 
 class Part(StrEnum):
@@ -28,6 +31,8 @@ class Part(StrEnum):
     THROUGHPUT = "throughput"
     PREFILL = "prefill"
     MEDIA = "media"
+    VIDEOS = "videos"
+    SERVE = "serve"
     TUNE = "tune"
 
 
@@ -35,7 +40,9 @@ def bench(
     *,
     parts: Annotated[
         list[Part],
-        typer.Argument(metavar="PART…", help="Parts to measure: latency, throughput, prefill, media; or tune."),
+        typer.Argument(
+            metavar="PART…", help="Parts to measure: latency, throughput, prefill, media, videos, serve; or tune."
+        ),
     ],
     checkpoint: Checkpoint = None,
     random: Annotated[
@@ -47,6 +54,12 @@ def bench(
     memory: Annotated[float | None, typer.Option(help=EngineFlags.flags["memory"].help, show_default=False)] = None,
     max_batch: Annotated[int, typer.Option(min=1, help=EngineFlags.flags["max_batch"].help)] = EngineConfig.max_batch,
     eager: Annotated[bool, typer.Option("--eager", help=EngineFlags.flags["eager"].help)] = False,
+    max_token_gap: Annotated[
+        float, typer.Option(help=EngineFlags.flags["max_token_gap"].help)
+    ] = EngineConfig.max_token_gap,
+    clients: Annotated[int, typer.Option(min=1, help="Streaming clients of `serve`.")] = 64,
+    processes: Annotated[int, typer.Option(min=1, help="Processes of these clients.")] = 8,
+    seconds: Annotated[float, typer.Option(min=1, help="Time that `serve` is measured for.")] = 20,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each figure, which is their median.")] = 5,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write all figures to a file, as JSON.")
@@ -58,12 +71,14 @@ def bench(
     """Measure the engine with prompts of random tokens and pixels, on a GPU; `media` needs neither GPU nor weights.
 
     Times to first token exclude decoding and resizing, which `media` measures, unless a row names another source.
+    `serve` measures a server in this process with clients in others, from its first request on, and its engine alone.
     `tune` searches how kernels divide their work on this GPU, and keeps the fastest ways for later runs; it takes about
     ten minutes.
     """
     from mossvl.bench import hardware, report
 
     engine: Engine | None = None
+    processor: MossVLProcessor | None = None
     if set(parts) - {Part.MEDIA, Part.TUNE}:
         if not random and not checkpoint:
             raise OptionError("give a --checkpoint or --random, for weights to measure with")
@@ -74,10 +89,11 @@ def bench(
             quantization=quantization,
             memory=memory,
             max_batch=max_batch,
+            max_token_gap=max_token_gap,
             eager=eager,
             media_workers=max_batch,
         )
-        engine = engine_to_measure(None if random else checkpoint, config)
+        engine, processor = engine_to_measure(None if random else checkpoint, config)
     import torch
 
     target = torch.device("cpu") if set(parts) <= {Part.MEDIA} else gpu(device)
@@ -89,7 +105,8 @@ def bench(
     tables = []
     for part in dict.fromkeys(parts):
         rows = []
-        for row in measure(part, engine, ceilings, repeats, target):
+        load = Clients(clients, processes, seconds, processor)
+        for row in measure(part, engine, ceilings, repeats, target, load):
             print(f"{part}: {row.name}: {report.figure(row.value)} {row.unit} {row.note}", file=sys.stderr, flush=True)
             rows.append(row)
         results[part.value] = rows
@@ -102,21 +119,34 @@ def bench(
         print("\n".join(tables))
 
 
-def engine_to_measure(checkpoint: str | None, config: EngineConfig) -> "Engine":
+@dataclass(frozen=True)
+class Clients:
+    """The load of `serve`."""
+
+    count: int
+    processes: int
+    seconds: float
+    processor: "MossVLProcessor | None"
+
+
+def engine_to_measure(checkpoint: str | None, config: EngineConfig) -> "tuple[Engine, MossVLProcessor]":
     """Load a checkpoint, or make random weights, for a GPU.
 
     Raises:
         OptionError: there is no GPU.
     """
     prepare()
+    from mossvl.bench.prompts import random_weights
     from mossvl.engine.engine import Engine
-    from mossvl.loading import load, random_model
+    from mossvl.loading import load
 
     gpu(config.device)
+    weights = config.device, config.dtype
     if checkpoint:
-        folder = check_checkpoint(checkpoint)
-        return Engine(load(folder, config.device, config.dtype, quantization=config.quantization)[0], config)
-    return Engine(random_model(None, config.device, config.dtype, quantization=config.quantization), config)
+        model, processor = load(check_checkpoint(checkpoint), *weights, quantization=config.quantization)
+    else:
+        model, processor = random_weights(*weights, quantization=config.quantization)
+    return Engine(model, config), processor
 
 
 def gpu(device: str | None) -> "torch.device":
@@ -134,7 +164,12 @@ def gpu(device: str | None) -> "torch.device":
 
 
 def measure(
-    part: Part, engine: "Engine | None", ceilings: dict[str, float], repeats: int, target: "torch.device"
+    part: Part,
+    engine: "Engine | None",
+    ceilings: dict[str, float],
+    repeats: int,
+    target: "torch.device",
+    clients: "Clients",
 ) -> "Iterator[Row]":
     from mossvl.bench.measure import Bench
     from mossvl.bench.media import by_cores, media
@@ -150,5 +185,23 @@ def measure(
 
         return tune(target)
     assert engine is not None
-    rows: Iterator[Row] = getattr(Bench(engine, ceilings, repeats), part.value)()
+    bench = Bench(engine, ceilings, repeats)
+    if part is Part.SERVE:
+        return measure_server(bench, clients)
+    rows: Iterator[Row] = getattr(bench, part.value)()
     return rows
+
+
+def measure_server(bench: "Bench", clients: Clients) -> "Iterator[Row]":
+    """Measure a server that has just started, then its engine alone."""
+    need("serve")
+    from mossvl.bench.serve import ask, rows
+    from mossvl.llm import MossVL
+    from mossvl.server.config import ServerConfig
+    from mossvl.server.run import beside
+
+    assert clients.processor is not None
+    llm = MossVL.of(bench.engine, clients.processor)
+    with beside(ServerConfig(port=0, max_queue=1024), llm, "bench") as url:
+        seen = ask(url, clients.count, clients.processes, clients.seconds)
+    yield from rows(seen, bench.alone(clients.count), clients.count, clients.seconds)

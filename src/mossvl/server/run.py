@@ -4,7 +4,9 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
@@ -65,16 +67,7 @@ def run(config: ServerConfig, load: Callable[[], MossVL], name: str) -> None:
         if server is not None:
             server.should_exit = True
 
-    settings = uvicorn.Config(
-        create_app(service, give_up),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=int(config.shutdown_timeout) + LAST_SECONDS,
-        h11_max_incomplete_event_size=LARGEST_HEADER,
-    )
-    server = Server(settings, service)
+    server = Server(_settings(service, give_up), service)
     host, port = listening.getsockname()[:2]
     logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     with listening:
@@ -86,6 +79,41 @@ def run(config: ServerConfig, load: Callable[[], MossVL], name: str) -> None:
         os._exit(0)  # The model is still loading, in a thread that cannot be stopped.
     if service.failed is not None:
         raise service.failed
+
+
+@contextmanager
+def beside(config: ServerConfig, llm: MossVL, name: str) -> Iterator[str]:
+    """Serve a loaded model in a thread of this process; yield the URL of the server, which is ready.
+
+    Raises:
+        Exception: the model could not answer.
+    """
+    service = Service(config, lambda: llm, name)
+    server = Server(_settings(service, lambda: None), service)
+    with bound(config.host, config.port) as listening:
+        thread = threading.Thread(target=server.run, args=([listening],), name="mossvl-server")
+        thread.start()
+        try:
+            while not service.is_ready:
+                if service.failed is not None:
+                    raise service.failed
+                time.sleep(0.05)
+            yield f"http://{config.host}:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _settings(service: Service, give_up: Callable[[], None]) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(service, give_up),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=int(service.config.shutdown_timeout) + LAST_SECONDS,
+        h11_max_incomplete_event_size=LARGEST_HEADER,
+    )
 
 
 def bound(host: str, port: int) -> socket.socket:

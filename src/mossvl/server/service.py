@@ -147,6 +147,11 @@ class Service:
         return self._ready
 
     @property
+    def is_ready(self) -> bool:
+        """Whether the model is loaded and has answered."""
+        return self._ready is not None
+
+    @property
     def broken(self) -> BaseException | None:
         """The error that made the server unusable, if there is one."""
         return self.failed or (self._ready.llm.engine.broken if self._ready is not None else None)
