@@ -255,6 +255,7 @@ def test_what_cannot_be_counted_is_refused(server):
             "no URL of a known scheme",
         ),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0.type", "'custom'"),
+        ({"tools": [{"type": "function", "name": "a"}]}, "tools.0.type", "'function' is none of 'custom'$"),
         (
             {"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "wether"}},
             "tool_choice",

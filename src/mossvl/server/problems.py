@@ -41,7 +41,7 @@ def first_problem(problems: ValidationError, form: type[BaseModel]) -> RequestEr
         what = f"a part needs a type: {', '.join(repr(tag) for one in forms for tag in _tags(one))}"
     if kinds:
         what = f"{problem['input']!r:.80} is none of {problem['ctx']['expected']}"
-        if problem["input"] == OLD_ROLE:
+        if problem["input"] == OLD_ROLE and steps[-1] == "role":
             what += "; send the result of a call as role 'tool' with a tool_call_id"
     return _refusal(steps, what)
 
