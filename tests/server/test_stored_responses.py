@@ -127,6 +127,9 @@ def test_a_streamed_response_is_stored_and_its_item_can_be_referred_to(client):
     with pytest.raises(openai.NotFoundError) as refused:
         respond(client, [{"type": "item_reference", "id": "msg_1_0"}, *user(WRITTEN)])
     assert refused.value.param == "input"
+    with pytest.raises(openai.NotFoundError, match="there is no item 'mine'; expected the id") as refused:
+        respond(client, [{"type": "item_reference", "id": "mine"}, *user(WRITTEN)])
+    assert (refused.value.code, refused.value.param) == ("item_not_found", "input")
 
 
 def test_a_stored_response_is_not_streamed_again(client):

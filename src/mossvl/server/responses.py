@@ -68,6 +68,9 @@ class ResponseExchange(Exchange[ResponsesRequest]):
             RequestError: no stored response of this key has the item.
         """
         number = item_id.partition("_")[2].partition("_")[0]
+        if not number:
+            wanted = "expected the id of an item in a stored response's output; send the item itself, or such an id"
+            raise RequestError(404, "item_not_found", f"there is no item {item_id!r:.80}; {wanted}", "input")
         stored = self.caller.responses.get(self.caller.key, f"{RESPONSE}{number}", "input")
         for item in stored.content["output"]:
             if item["id"] == item_id:
