@@ -294,6 +294,19 @@ def test_what_is_not_there_is_said_in_the_same_form(client, method, path, status
     refused(client.request(method, path), status, "")
 
 
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [
+        ("/chat/completions", "did you mean '/v1/chat/completions'?"),
+        ("/models", "did you mean '/v1/models'?"),
+        ("/v1/v1/messages", "did you mean '/v1/messages'?"),
+        ("/v1/embeddings", "/openapi.json has the routes"),
+    ],
+)
+def test_a_path_that_is_none_is_refused_with_the_route_that_is_near(client, path, advice):
+    refused(client.post(path, json={}), 404, advice)
+
+
 def test_the_page_allows_nothing_from_elsewhere(guarded):
     policy = httpx.get(guarded.url).headers["content-security-policy"]
     assert "default-src 'self'" in policy and "unsafe" not in policy

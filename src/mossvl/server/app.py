@@ -1,7 +1,7 @@
 """The HTTP routes: OpenAI's API, health and metrics, and the web page."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,14 @@ from typing import Any
 import anyio.to_thread
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from mossvl.errors import MossVLError
+from mossvl.names import nearest
 from mossvl.server.apis import add_apis
 from mossvl.server.background import cut_off, start, tidy_up, watch_lag
 from mossvl.server.description import body_of, responses
@@ -97,10 +99,18 @@ def _answer_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-        asked = f"{request.method:.40} {request.url.path!r:.200}"
-        response = told(request, RequestError(error.status_code, code, f"{asked}: {error.detail}"))
+        asked, advice = f"{request.method:.40} {request.url.path!r:.200}", ""
+        if error.status_code == 404:
+            near = _near(request.url.path, {route.path for route in app.routes if isinstance(route, APIRoute)})
+            advice = f"; did you mean {near!r}?" if near else "; /openapi.json has the routes of this server"
+        response = told(request, RequestError(error.status_code, code, f"{asked}: {error.detail}{advice}"))
         response.headers.update(error.headers or {})
         return response
+
+
+def _near(path: str, known: Collection[str]) -> str | None:
+    """Return the route that a client meant: most often, its base URL lacks /v1."""
+    return f"/v1{path}" if f"/v1{path}" in known else nearest(path, known)
 
 
 # --- media -----------------------------------------------------------------------------------------------------------
