@@ -45,7 +45,10 @@ def test_one_of_the_keys_is_needed(given, known):
 def test_a_key_may_come_as_anthropics_clients_send_it():
     guarded = Guarded(api_keys=("first", "second"))
     assert guarded.ask("/v1/messages", headers={"x-api-key": "second"}).status_code == 200
-    refusal(guarded.ask(headers={"x-api-key": "third"}), 401, "invalid_api_key")
+    for headers, told in (({"x-api-key": "third"}, "none of this server's"), ({}, "no API key was sent")):
+        response = guarded.ask(headers=headers)
+        refusal(response, 401, "invalid_api_key")
+        assert re.search(f"{told}; send .* x-api-key: KEY", response.json()["error"]["message"])
     refusal(guarded.ask(headers={"x-api-key": "first", "authorization": "Bearer third"}), 401, "invalid_api_key")
 
 

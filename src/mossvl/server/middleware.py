@@ -131,7 +131,8 @@ class Gate:
         # All keys are compared, so that the time does not depend on which one matches.
         known = [hmac.compare_digest(given.encode("latin-1"), key) for key in self._keys]
         if not any(known):
-            raise RequestError(401, "invalid_api_key", "no valid API key; send Authorization: Bearer KEY")
+            found = "the API key is none of this server's" if given else "no API key was sent"
+            raise RequestError(401, "invalid_api_key", f"{found}; send Authorization: Bearer KEY, or x-api-key: KEY")
         return hashlib.sha256(given.encode("latin-1")).hexdigest()
 
     def _check_site(self, headers: Headers) -> None:
