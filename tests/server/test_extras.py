@@ -128,7 +128,8 @@ def test_frames_that_all_videos_get_count_for_the_limit():
         ({"best_of": 2}, "best_of is not supported"),
         ({"continue_final_message": True, "add_generation_prompt": True}, "exclude each other"),
         ({"media_io_kwargs": {"video": {"num_frame": 3}}}, "did you mean 'num_frames'"),
-        ({"mm_processor_kwargs": {"max_frame": 3}}, "did you mean 'max_frames'"),
+        ({"mm_processor_kwargs": {"max_frame": 3}}, "^mm_processor_kwargs: .* did you mean 'max_frames'"),
+        ({"mm_processor_kwargs": {"videos_kwargs": {"fps": -1}}}, "^mm_processor_kwargs: video_fps=-1 must be"),
         ({"mm_processor_kwargs": {"video_max_pixels": 10**9}}, "a setting of the server"),
         ({"chat_template_kwargs": {"messages": []}}, "cannot be set there"),
     ],
@@ -146,6 +147,7 @@ NO_SCHEMA = {"type": "nothing"}
     [
         ("chat/completions", {"guided_json": NO_SCHEMA}, "guided_json"),
         ("chat/completions", {"json_schema": NO_SCHEMA}, "json_schema"),
+        ("chat/completions", {"mm_processor_kwargs": {"max_frame": 3}}, "mm_processor_kwargs"),
         ("chat/completions", {"structured_outputs": {"json": NO_SCHEMA}}, "structured_outputs.json"),
         (
             "chat/completions",
@@ -163,7 +165,7 @@ NO_SCHEMA = {"type": "nothing"}
         ),
     ],
 )
-def test_a_form_that_cannot_be_used_is_told_by_the_field_of_the_request(server, path, fields, param):
+def test_what_cannot_be_used_is_told_by_the_field_of_the_request(server, path, fields, param):
     asked = {"completions": {"prompt": "a"}, "responses": {"input": "a"}}.get(path, {"messages": HELLO})
     length = {"max_tokens": 4} if path == "messages" else {}
     answer = httpx.post(f"{server.url}/v1/{path}", json=asked | length | fields, timeout=PATIENCE)

@@ -20,7 +20,10 @@ def media_defaults(request: ChatRequest) -> Defaults:
     Raises:
         OptionError: an option is unknown or out of range, or is the server's alone.
     """
-    given = Keywords.of(request.mm_processor_kwargs or {}, {})
+    try:
+        given = Keywords.of(request.mm_processor_kwargs or {}, {})
+    except OptionError as error:
+        raise OptionError(f"mm_processor_kwargs: {error}", option="mm_processor_kwargs") from error
     loading = request.media_io_kwargs and request.media_io_kwargs.video
     options = {kind: given.own.get(kind, MediaOptions()).over(given.media) for kind in MediaOptions.OF_PARTS}
     if loading:
