@@ -13,7 +13,7 @@ from mossvl.device.inputs import StepInputs, TextRows
 from mossvl.device.triton_backend import prefill_tiles
 
 PREFILL_ROWS = (32, 64, 96, 128, 160, 224)
-"""Numbers of rows of the graphs with prefill rows; the last fits a prefill chunk beside decoding requests."""
+"""Numbers of rows of the graphs with prefill rows; the last fits a few short prompts beside decoding requests."""
 MOST_SEQUENCES = 16
 """Maximum number of requests in a captured step with prefill rows."""
 
