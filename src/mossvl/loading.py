@@ -49,7 +49,7 @@ def load(
         device: "cuda", "cuda:1", "cpu", …; by default cuda if there is a GPU, else cpu.
         dtype: "bfloat16", "float32" or "float16"; by default bfloat16 on a GPU and float32 on a CPU.
         progress: show a progress bar on stderr; by default if stderr is a terminal and the weights are large.
-        quantization: "fp8", "int4" or "nf4", in which weights are quantized while they are read (see
+        quantization: "fp8", "int4", "nf4", or on a CPU "int8", in which weights are quantized while they are read (see
             docs/quantization.md); by default, weights are as the checkpoint has them, quantized or not.
 
     Raises:
@@ -61,7 +61,7 @@ def load(
     """
     target = resolve_device(device)
     kind = resolve_dtype(dtype, target)
-    check_quantization(quantization)
+    check_quantization(quantization, target.type)
     check_fork(target.type)
     checkpoint = default_checkpoint() if checkpoint is None else checkpoint
     folder = folder_of(checkpoint)
@@ -128,7 +128,7 @@ def random_model(
     """
     target = resolve_device(device)
     check_fork(target.type)
-    check_quantization(quantization)
+    check_quantization(quantization, target.type)
     kind = resolve_dtype(dtype, target)
     model = _empty(
         config or MossVLConfig(), target, kind, lambda plain: own_schemes(plain, quantization) if quantization else {}

@@ -17,11 +17,12 @@ from mossvl.loading import random_model
 from mossvl.options.engine import EngineConfig
 from mossvl.quantization.fp8 import Fp8Linear
 from mossvl.quantization.int4 import Int4Linear
+from mossvl.quantization.int8 import Int8Linear
 from mossvl.quantization.linear import Rows
 from mossvl.quantization.nf4 import Nf4Linear
 from mossvl.quantization.schemes import quantized_maps
 
-KINDS = {"fp8": Fp8Linear, "int4": Int4Linear, "nf4": Nf4Linear}
+KINDS = {"fp8": Fp8Linear, "int8": Int8Linear, "int4": Int4Linear, "nf4": Nf4Linear}
 SELF = {*(f"self_attn.{one}_proj" for one in "qkvo"), *(f"mlp.{one}_proj" for one in ("gate", "up", "down"))}
 CROSS = {*(f"cross_attn.{one}_proj" for one in "qo"), *(f"mlp.{one}_proj" for one in ("gate", "up", "down"))}
 MAPS = {f"model.language_model.layers.{layer}.{one}" for layer in (0, 2, 3, 5) for one in SELF} | {
@@ -46,7 +47,7 @@ def load(kind, folder=CHECKPOINT, dtype="bfloat16"):
 def test_maps_that_text_passes_are_quantized_and_no_others(kind):
     found = {name: type(one) for name, one in quantized_maps(load(kind)[0])}
     divided = {name for name in MAPS if kind != "nf4" or not name.endswith("down_proj")}  # of 160 in features
-    assert found == {**dict.fromkeys(divided, KINDS[kind]), "lm_head": Fp8Linear}
+    assert found == {**dict.fromkeys(divided, KINDS[kind]), "lm_head": Int8Linear if kind == "int8" else Fp8Linear}
 
 
 @pytest.mark.parametrize("part_bytes", [1000, weights.PART_BYTES])
@@ -151,8 +152,8 @@ def test_steps_on_a_cpu_are_as_long_as_with_plain_weights(kind):
 
 def test_what_is_no_quantization_is_refused():
     for make in (mossvl.load, random_model, mossvl.MossVL):
-        with pytest.raises(OptionError, match="quantization='int8' must be 'fp8' or 'int4' or 'nf4'"):
-            make(None, device="cpu", quantization="int8")
+        with pytest.raises(OptionError, match="quantization='int5' must be 'fp8' or 'int8' or 'int4' or 'nf4'"):
+            make(None, device="cpu", quantization="int5")
 
 
 def test_random_weights_are_quantized(kind):

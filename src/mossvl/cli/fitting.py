@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mossvl.cli.memory import kv_bytes
-from mossvl.options.engine import QUANTIZATIONS, EngineConfig
+from mossvl.options.engine import ON_CPU, QUANTIZATIONS, EngineConfig
 
 if TYPE_CHECKING:
     from mossvl.model.configuration import MossVLConfig
@@ -46,7 +46,9 @@ def fits(config: "MossVLConfig", stored: "Schemes") -> dict[str, dict[str, Any]]
     if kind is not None:
         return {kind: asdict(_fit(config, weight_bytes(config, lambda model: stored)))}
     made = {PLAIN: weight_bytes(config, lambda model: {})}
-    made |= {one: weight_bytes(config, lambda model, one=one: own_schemes(model, one)) for one in QUANTIZATIONS}
+    for one in QUANTIZATIONS:
+        if one != ON_CPU:
+            made[one] = weight_bytes(config, lambda model, one=one: own_schemes(model, one))
     return {name: asdict(_fit(config, size)) for name, size in made.items()}
 
 

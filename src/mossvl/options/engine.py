@@ -18,18 +18,22 @@ from mossvl.options.checks import (
 
 GIB = 1 << 30
 CPU_POOL_BYTES = 2 * GIB
-QUANTIZATIONS = ("fp8", "int4", "nf4")
+QUANTIZATIONS = ("fp8", "int8", "int4", "nf4")
 """How weights may be quantized while they are read; `quantization/` has their meaning."""
+ON_CPU = "int8"
+"""What is for CPUs alone."""
 
 
-def check_quantization(given: str | None) -> None:
-    """Refuse what is no quantization; None is allowed.
+def check_quantization(given: str | None, device: str) -> None:
+    """Refuse what is no quantization for a type of device ("cpu", "cuda", …); None is allowed.
 
     Raises:
         OptionError: it is none.
     """
     if given is not None:
         choice("quantization", given, QUANTIZATIONS)
+    if given == ON_CPU and device != "cpu":
+        raise OptionError(f"quantization={given!r} is for CPUs; on {device} take 'fp8', 'int4' or 'nf4'")
 
 
 @named_options("engine option")

@@ -10,6 +10,7 @@ from torch import nn
 from mossvl.errors import CheckpointError
 from mossvl.quantization.fp8 import Fp8Linear
 from mossvl.quantization.int4 import GROUPS, Int4Linear
+from mossvl.quantization.int8 import Int8Linear
 from mossvl.quantization.linear import QuantizedLinear
 from mossvl.quantization.nf4 import BLOCK, Nf4Linear
 
@@ -29,7 +30,7 @@ class Scheme:
     """How the weight of a map is quantized.
 
     Attributes:
-        kind: "fp8", "int4" or "nf4".
+        kind: "fp8", "int8", "int4" or "nf4".
         group: of INT4, the number of adjacent weights with one scale.
         scale_dtype: of FP8 and INT4, the dtype of scales.
     """
@@ -46,6 +47,8 @@ class Scheme:
         """
         if self.kind == "fp8":
             return Fp8Linear(in_features, out_features, self.scale_dtype)
+        if self.kind == "int8":
+            return Int8Linear(in_features, out_features)
         if self.kind == "int4":
             return Int4Linear(in_features, out_features, self.group, self.scale_dtype)
         return Nf4Linear(in_features, out_features)
@@ -65,7 +68,7 @@ def plain_maps(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
 
 
 def own_schemes(model: nn.Module, kind: str) -> dict[str, Scheme]:
-    """The schemes of quantization at load: `TEXT_MAPS` in a kind, the head in FP8.
+    """The schemes of quantization at load: `TEXT_MAPS` in a kind, the head in INT8 beside INT8, else in FP8.
 
     Left as they are: a head that is tied to the embeddings, maps with a bias, and maps whose in features do not divide.
     INT4 has the largest of `GROUPS` that divides the in features of all maps; if there is none, the smallest.
@@ -80,7 +83,7 @@ def own_schemes(model: nn.Module, kind: str) -> dict[str, Scheme]:
     scheme = Scheme(kind, group) if kind == "int4" else Scheme(kind)
     schemes = {name: scheme for name, width in text.items() if not width % group}
     if HEAD in plain:
-        schemes[HEAD] = Scheme("fp8")
+        schemes[HEAD] = Scheme("int8" if kind == "int8" else "fp8")
     return schemes
 
 
@@ -121,6 +124,8 @@ def scheme_of(linear: QuantizedLinear) -> Scheme:
         return Scheme("int4", linear.group, linear.weight_scale.dtype)
     if isinstance(linear, Fp8Linear):
         return Scheme("fp8", scale_dtype=linear.weight_scale.dtype)
+    if isinstance(linear, Int8Linear):
+        return Scheme("int8")
     return Scheme("nf4")
 
 
