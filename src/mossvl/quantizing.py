@@ -40,7 +40,8 @@ def quantize(
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded, or `output` exists.
-        OptionError: the checkpoint is quantized already, or the kind, the device or the dtype is none.
+        OptionError: the checkpoint is quantized already, it has no map that can be, or the kind, the device or the
+            dtype is none.
         ResourceError: the result cannot be written.
     """
     choice("kind", kind, tuple(FORMATS))
@@ -53,6 +54,8 @@ def quantize(
             if file.name not in REWRITTEN and file.suffix != ".safetensors":
                 shutil.copyfile(own_file(file), written / file.name)
         schemes = {name: scheme_of(linear) for name, linear in quantized_maps(model)}
+        if not schemes:
+            raise OptionError(f"no map of {checkpoint} divides into blocks of {kind}")
         config = {**read_json(folder / "config.json"), "quantization_config": describe(schemes, left_plain(model))}
         (written / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         try:

@@ -11,7 +11,7 @@ from mossvl.errors import CheckpointError
 from mossvl.quantization.fp8 import Fp8Linear
 from mossvl.quantization.int4 import Int4Linear
 from mossvl.quantization.int8 import Int8Linear
-from mossvl.quantization.linear import QuantizedLinear
+from mossvl.quantization.linear import QuantizedLinear, Rows
 from mossvl.quantization.nf4 import Nf4Linear
 
 FOREIGN = load_file(Path(__file__).parent / "foreign" / "maps.safetensors")
@@ -184,3 +184,14 @@ def test_sizes_that_do_not_divide_are_refused():
         Nf4Linear(33, 64)
     with pytest.raises(CheckpointError, match=r"34 in features cannot be NF4 in blocks of 64.* multiple of 64"):
         Nf4Linear(34, 1)
+
+
+def test_rows_of_rows_are_counted_from_the_first(kind, linear):
+    weight, filled = normal(24, 256), KINDS[kind](256, 24)
+    rows = Rows.of(filled)
+    assert rows.shape == (24, 256) and len(rows[5:20][3:]) == 12
+    for part in (slice(0, 8), slice(8, 24)):
+        rows[part][:3].copy_(weight[part][:3])
+        rows[part][3:].copy_(weight[part][3:])
+    for name, one in linear.state_dict().items():
+        assert same(one, filled.state_dict()[name])

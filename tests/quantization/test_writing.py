@@ -12,6 +12,7 @@ import mossvl
 from mossvl import quantizing
 from mossvl.checkpoints.default import CHECKPOINT as TINY
 from mossvl.errors import CheckpointError, OptionError, ResourceError
+from mossvl.quantization import schemes
 from mossvl.quantization.schemes import quantized_maps
 from mossvl.quantizing import quantize
 
@@ -74,6 +75,19 @@ def test_the_configuration_says_what_is_quantized(kind, tmp_path):
         assert groups[0]["weights"]["group_size"] == 32 and groups[1]["targets"] == ["lm_head"]
     assert told["quant_method"] == "compressed-tensors" and told["quantization_status"] == "compressed"
     assert told["ignore"] == []
+
+
+def test_maps_that_do_not_divide_are_written_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(schemes, "GROUPS", (64,))
+    quantize(CHECKPOINT, tmp_path / "out", "int4", "cpu")
+    told = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert told["ignore"] == [f"model.language_model.layers.{layer}.mlp.down_proj" for layer in range(6)]  # of 160
+    written, _ = mossvl.load(tmp_path / "out", "cpu", "bfloat16")
+    assert same(written, mossvl.load(CHECKPOINT, "cpu", "bfloat16", quantization="int4")[0])
+    monkeypatch.setattr(schemes, "GROUPS", (1000,))
+    with pytest.raises(OptionError, match=r"no map of .* divides into blocks of int4"):
+        quantize(TINY, tmp_path / "none", "int4", "cpu")
+    assert not (tmp_path / "none").exists()
 
 
 def test_large_weights_are_written_in_shards(kind, tmp_path, monkeypatch):
