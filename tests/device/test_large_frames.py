@@ -202,15 +202,15 @@ def test_a_large_frame_that_another_query_has_finished_is_taken_from_there(make,
     large, other, small = picture(0), picture(1), picture(2, side=64)
     queries = [{**asking(), "images": images} for images in ([other, large], [large, small])]
     expected = [make(vision_cache=0).generate(query).token_ids for query in queries]
-    gate, load = threading.Event(), Load._load_medium
+    gate, expect = threading.Event(), Load._expect
 
-    def late(self, plan, key, number, start):
-        if number == 1 and self.query.turn[0]["content"][0]["image"] is other:
+    def late(self, plan, frame, digest):
+        if frame == 1 and self.query.turn[0]["content"][0]["image"] is other:
             self._report(Stalled())
             gate.wait(60)
-        load(self, plan, key, number, start)
+        expect(self, plan, frame, digest)
 
-    monkeypatch.setattr(Load, "_load_medium", late)
+    monkeypatch.setattr(Load, "_expect", late)
     first = llm.submit(queries[0])
     while not any(one.owner.handle is first for one in list(llm.engine.scheduler.running)):
         time.sleep(0.001)

@@ -140,15 +140,18 @@ class Machine:
 
     Args:
         overlap: the next step is planned before what the last one drew is known.
+        options: of the engine; and `vision_size`, vision tokens of a page; 0 for as many as text tokens.
     """
 
     def __init__(self, pages: int, groups: int = 1, keep: bool = True, overlap: bool = False, **options: int) -> None:
+        vision_size = options.pop("vision_size", 0)
         self.config = EngineConfig(**{"page_size": 4, **options})
         self.size = self.config.page_size
+        self.vision_size = vision_size or self.size
         self.cache = PageCache(pages, keep)
         self.encoded: set[bytes | None] = set()
-        self.scheduler = Scheduler(self.config, self.cache, groups, self.encoded)
-        self.contents: list[list[object]] = [[None] * self.size for _ in range(pages)]
+        self.scheduler = Scheduler(self.config, self.cache, groups, self.encoded, vision_page_size=self.vision_size)
+        self.contents: list[list[object]] = [[None] * max(self.size, self.vision_size) for _ in range(pages)]
         self.asked: dict[int, Asked] = {}
         self.overlap = overlap
         self.pending: list[tuple[Request, int]] = []
@@ -253,7 +256,8 @@ class Machine:
         assert request.encoded == start < stop <= request.context.num_frames
         tags = self.asked[request.number].vision_tags(start, stop)
         for token, tag in zip(range(*request.context.vision_range(start, stop)), tags, strict=True):
-            self.contents[request.vision_pages[token // self.size]][token % self.size] = None if fails else tag
+            page = request.vision_pages[token // self.vision_size]
+            self.contents[page][token % self.vision_size] = None if fails else tag
 
     def _write_text(self, rows: RowSpan, fails: bool) -> None:
         request = rows.request
@@ -270,13 +274,13 @@ class Machine:
         request, asked = rows.request, self.asked[rows.request.number]
         for group in range(self.scheduler.allocator.pages_per_block):
             pages = [pages[group] for pages in request.text_pages]
-            assert self._read(pages, rows.stop) == asked.text_tags(0, rows.stop, group)
+            assert self._read(pages, rows.stop, self.size) == asked.text_tags(0, rows.stop, group)
         frames = request.context.frames_between(0, rows.stop)[1]
         visible = int(request.context.visible(rows.stop - 1, rows.stop)[0])
-        assert self._read(request.vision_pages, visible) == asked.vision_tags(0, frames)
+        assert self._read(request.vision_pages, visible, self.vision_size) == asked.vision_tags(0, frames)
 
-    def _read(self, pages: Sequence[int], stop: int) -> list[object]:
-        found = [tag for page in pages[: -(-stop // self.size)] for tag in self.contents[page]]
+    def _read(self, pages: Sequence[int], stop: int, size: int) -> list[object]:
+        found = [tag for page in pages[: -(-stop // size)] for tag in self.contents[page][:size]]
         assert len(found) >= stop
         return found[:stop]
 
@@ -305,7 +309,7 @@ class Machine:
             assert request.slot == -1 and not request.ended
             assert not (request.text_pages or request.vision_pages or request.blocks)
         for request in scheduler.running:
-            assert len(request.vision_pages) <= -(-request.context.num_vision // self.size)
+            assert len(request.vision_pages) <= -(-request.context.num_vision // self.vision_size)
             assert {len(pages) for pages in request.text_pages} == {scheduler.allocator.pages_per_block}
         assert scheduler.preemptions == sum(one.request.preemptions for one in self.asked.values())
         for key, request in scheduler._computing.items():
@@ -325,13 +329,13 @@ class Machine:
             asked, number = self._origins[key]
             start, stop = number * self.size, (number + 1) * self.size
             for group, page in enumerate(block.text):
-                assert self.contents[page] == asked.text_tags(start, stop, group)
+                assert self.contents[page][: self.size] == asked.text_tags(start, stop, group)
             context = asked.request.context
             frames = context.frames_between(start, stop)
             pages = dict(block.vision)
             tokens = range(*context.vision_range(*frames))
-            assert list(pages) == sorted({token // self.size for token in tokens})
-            found = [self.contents[pages[token // self.size]][token % self.size] for token in tokens]
+            assert list(pages) == sorted({token // self.vision_size for token in tokens})
+            found = [self.contents[pages[token // self.vision_size]][token % self.vision_size] for token in tokens]
             assert found == asked.vision_tags(*frames)
 
     def _check_order(
@@ -385,7 +389,7 @@ class Machine:
             if not request.decoding and request.number in planned:
                 break
             waits = request.is_complete
-            assert waits or len(request.vision_pages) == -(-request.context.num_vision // self.size)
+            assert waits or len(request.vision_pages) == -(-request.context.num_vision // self.vision_size)
             if request.encoded < request.context.num_frames and any(part.request.partly for part in step.frames):
                 large = self.scheduler.budget.is_large(request.context.patches(request.encoded))
                 waits = waits or large  # For the large frame that is begun.

@@ -212,6 +212,7 @@ SETTINGS = st.builds(
     growing=st.sampled_from([0, 0, 0.3, 1]),
     ranked=st.sampled_from([0, 0, 0.5, 1]),
     salted=st.sampled_from([0, 0, 0.5, 1]),
+    vision_size=st.sampled_from([0, 0, 1, 2, 8, 16]),
 )
 
 

@@ -29,6 +29,7 @@ class Setting:
     growing: float = 0.0
     ranked: float = 0.0
     salted: float = 0.0
+    vision_size: int = 0
 
     def machine(self) -> Machine:
         return Machine(
@@ -36,6 +37,7 @@ class Setting:
             self.groups,
             self.keep,
             self.overlap,
+            vision_size=self.vision_size,
             page_size=self.page_size,
             max_batch=self.max_batch,
             prefill_tokens=self.chunk,

@@ -189,7 +189,9 @@ class EngineFlags(Flags):
             "above 1, bytes of pages. Default: 0.88 of a GPU, 2 GiB on a CPU."
         ),
         "max_batch": Flag("Maximum number of running requests; others wait (FIFO)."),
-        "page_size": Flag("Tokens of a page of keys and values, and of a prefix cache block; a power of two."),
+        "page_size": Flag("Text tokens of a page of keys and values, and of a prefix cache block; a power of two."),
+        "kv_cache_dtype": Flag("Dtype of keys and values: auto (the model's), or fp8: about half the memory."),
+        "vision_kv_cache_dtype": Flag("The same for vision tokens alone. Default: as --kv-cache-dtype."),
         "prefill_tokens": Flag("Maximum number of prompt tokens of a step. Default: 4,096 on a GPU, less on a CPU."),
         "vision_patches": Flag("Maximum number of patches of a step. Default: 57,344 on a GPU, less on a CPU."),
         "max_token_gap": Flag(

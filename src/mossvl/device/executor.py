@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 from weakref import WeakMethod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mossvl.device.fused_products import FusedWeights
 from mossvl.device.fusing import fuse
 from mossvl.device.inputs import StepArrays, StepInputs, TextRows, VisionRows, to_device
 from mossvl.device.paged_backend import PagedAttention
-from mossvl.device.pool import PagePool, count_pages
+from mossvl.device.pool import FP8, PageLayout, PagePool, count_pages, key_scales
 from mossvl.device.sampler import likeliest
 from mossvl.device.scores import Scores, scores_of
 from mossvl.device.tables import Tables
-from mossvl.model.layers import CrossAttentionLayer, TextBackend, VisionBackend
+from mossvl.errors import OptionError
+from mossvl.model.layers import Attention, CrossAttentionLayer, SelfAttentionLayer, TextBackend, VisionBackend
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.model.xrope import rotary
 from mossvl.options.engine import EngineConfig
@@ -55,7 +56,10 @@ class Executor:
         dtype = self.language.norm.weight.dtype  # Of keys and values; weights may have others.
         devices = [next(layer.parameters()).device for layer in self.language.layers]
         num_pages = count_pages(config, text, self.device, dtype)
-        self.pool = PagePool(text, devices, dtype, num_pages, config.page_size)
+        layout = PageLayout.of(config, dtype)
+        if FP8 in (layout.text, layout.vision):
+            check_fp8(self.device)
+        self.pool = PagePool(text, devices, layout, num_pages, key_scales(map(attention_of, self.language.layers)))
         self.tables = Tables(self.pool, config.max_batch, text.max_position_embeddings, self.device)
         self.last_tokens = torch.zeros(config.max_batch + 1, dtype=torch.long, device=self.device)
         self.fast = self.device.type == "cuda" and len(set(devices)) == 1 and has_triton()
@@ -175,12 +179,31 @@ class Executor:
             return
         from mossvl.device.triton_backend import warm_up_prefill
 
-        kinds = self.graphs.kinds()
-        warm_up_prefill(self.pool, self.tables, self.model.config.text_config.num_attention_heads)
+        kinds, text = self.graphs.kinds(), self.model.config.text_config
+        warm_up_prefill(self.pool, self.tables, text.num_attention_heads, self.language.norm.weight.dtype)
         for done, kind in enumerate(kinds):
             report(done, len(kinds))
             self.graphs.captured(kind)
         report(len(kinds), len(kinds))
+
+
+def check_fp8(device: torch.device) -> None:
+    """Refuse keys and values in FP8 on a GPU without instructions for them.
+
+    Raises:
+        OptionError: its compute capability is below 8.9.
+    """
+    if device.type == "cuda" and (found := torch.cuda.get_device_capability(device)) < (8, 9):
+        raise OptionError(
+            f"kv_cache_dtype='fp8' needs a GPU of compute capability 8.9; {device} has {found[0]}.{found[1]}, so leave "
+            "kv_cache_dtype out"
+        )
+
+
+def attention_of(layer: nn.Module) -> Attention:
+    """The attention of a decoder layer."""
+    assert isinstance(layer, SelfAttentionLayer | CrossAttentionLayer)
+    return layer.self_attn if isinstance(layer, SelfAttentionLayer) else layer.cross_attn
 
 
 def has_triton() -> bool:

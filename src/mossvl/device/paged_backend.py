@@ -4,11 +4,14 @@ import torch
 from torch import Tensor
 
 from mossvl.device.inputs import TextRows
-from mossvl.device.pool import PagePool
+from mossvl.device.pool import LARGEST, PagePool
 from mossvl.device.tables import Tables
 from mossvl.model.layers import Attention, PlainProducts
 from mossvl.model.packed_backend import Visibility, causal_attention
 from mossvl.model.xrope import Rope, rotate
+
+TINY = 1e-30
+"""Least scale of values in FP8, for values that are all zero."""
 
 
 class PagedAttention(PlainProducts):
@@ -41,7 +44,7 @@ class PagedAttention(PlainProducts):
         self._store(layer, k, v, self._text_slots[group])
         outputs = []
         for one in self.rows.sequences:
-            keys, values = self._gather(layer, self.tables.text[one.slot, group], one.length)
+            keys, values = self._gather(layer, self.tables.text[one.slot, group], one.length, q.dtype)
             outputs.append(causal_attention(q[one.start : one.start + one.rows], keys, values))
         return torch.cat(outputs).flatten(-2)
 
@@ -54,18 +57,28 @@ class PagedAttention(PlainProducts):
         q = rotate(attn.q_norm(q), rope)
         outputs = []
         for one, visibility in zip(self.rows.sequences, self._visibility, strict=True):
-            keys, values = self._gather(layer, self.tables.vision[one.slot], one.num_vision)
+            keys, values = self._gather(layer, self.tables.vision[one.slot], one.num_vision, q.dtype)
             outputs.append(visibility.attend(q[one.start : one.start + one.rows], keys, values))
         return torch.cat(outputs).flatten(-2)
 
     def _store(self, layer: int, k: Tensor, v: Tensor, slots: Tensor) -> None:
-        keys, values = self.pool.layer(layer)
+        keys, values, key_scale, value_scales = self.pool.layer(layer)
         slots = slots.to(keys.device)
-        pages, offsets = slots // self.pool.page_size, slots % self.pool.page_size
+        pages, offsets = slots // keys.shape[2], slots % keys.shape[2]
+        if value_scales is not None:
+            scales = (v.abs().amax(-1).float() / LARGEST).clamp(min=TINY).to(value_scales.dtype)
+            value_scales[pages, :, offsets] = scales
+            k, v = k.float() / key_scale, v.float() / scales[..., None].float()
+            k, v = k.clamp(-LARGEST, LARGEST), v.clamp(-LARGEST, LARGEST)
         keys[pages, :, offsets], values[pages, :, offsets] = k.to(keys.dtype), v.to(values.dtype)
 
-    def _gather(self, layer: int, table: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    def _gather(self, layer: int, table: Tensor, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The first `length` keys and values of a sequence, (length, kv heads, head_dim) each."""
-        keys, values = self.pool.layer(layer)
-        pages = table[: -(-length // self.pool.page_size)].long().to(keys.device)
-        return tuple(part[pages].transpose(1, 2).flatten(0, 1)[:length] for part in (keys, values))  # type: ignore[return-value]
+        keys, values, key_scale, value_scales = self.pool.layer(layer)
+        pages = table[: -(-length // keys.shape[2])].long().to(keys.device)
+        if value_scales is None:
+            parts = keys[pages], values[pages]
+        else:
+            scales = value_scales[pages].float()[..., None]
+            parts = (keys[pages].float() * key_scale).to(dtype), (values[pages].float() * scales).to(dtype)
+        return tuple(part.transpose(1, 2).flatten(0, 1)[:length] for part in parts)  # type: ignore[return-value]

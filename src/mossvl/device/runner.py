@@ -153,7 +153,7 @@ class Runner:
     def _arrays(self, step: Step[Owner]) -> tuple[StepArrays, list[Request[Owner]]]:
         """A step as arrays, and the requests that draw, in the order of their rows."""
         whole = [part for part in step.frames if part.until == 1]
-        vision = VisionRows.build(whole, self.executor.pool.page_size) if whole else None
+        vision = VisionRows.build(whole, self.executor.pool.vision_page_size) if whole else None
         text, requests = self._text(step)
         copies = [(source, target) for _, source, target in step.copies]
         return StepArrays(copies, self.table_log.missing(step.computed), vision, text), requests

@@ -25,11 +25,11 @@ class Tables:
     def __init__(self, pool: PagePool, slots: int, context: int, device: torch.device) -> None:
         size = pool.page_size
         blocks = min(-(-context // size), pool.num_pages // pool.groups) + 1
-        vision = min(pool.num_pages, MOST_VISION_TOKENS // size)
+        vision = min(pool.num_pages, MOST_VISION_TOKENS // pool.vision_page_size)
         self.text = torch.zeros((slots + 1, pool.groups, blocks), dtype=torch.int32, device=device)
         self.vision = torch.zeros((slots + 1, vision), dtype=torch.int32, device=device)
-        self.max_vision = vision * size
-        heads = pool.layer(0)[0].shape[1]
+        self.max_vision = vision * pool.vision_page_size
+        heads = pool.layer(0).keys.shape[1]
         self.arrivals = torch.zeros((slots + 1) * heads, dtype=torch.int32, device=device)
 
     def apply(self, update: TableUpdate) -> None:

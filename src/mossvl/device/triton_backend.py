@@ -104,13 +104,14 @@ class FastAttention(FusedProducts):
             self.text_slots = torch.where(stored, pages * pool.page_size + last % pool.page_size, -1).contiguous()
 
     def self_attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor, attn: Attention, rope: Rope) -> Tensor:
-        keys, values = self.pool.layer(layer)
+        pages = self.pool.layer(layer)
         group, count = self.pool.place[layer][1], self._count
         tables, parts = self.tables.text[:, group], []
         if self.prefill is not None:
             part = slice(count)
             norms = attn.q_norm.weight, attn.k_norm.weight, attn.q_norm.eps
-            rows = store(q[part], k[part], v[part], *norms, *sliced(rope, part), keys, values, self.text_slots[group])
+            where = pages.keys, pages.values, self.text_slots[group]
+            rows = store(q[part], k[part], v[part], *norms, *sliced(rope, part), *where, *pages.scales)
             parts.append(self._prefill(rows, layer, tables, self.lengths, self.prefill.text_splits))
         if count < len(q):
             new = NewToken(k[count:], v[count:], attn.k_norm.weight)
@@ -129,8 +130,10 @@ class FastAttention(FusedProducts):
 
     def _prefill(self, q: Tensor, layer: int, tables: Tensor, seen: Tensor, splits: int) -> Tensor:
         assert self.prefill is not None
-        scale = q.shape[-1] ** -0.5
-        return prefill_attention(q, *self.pool.layer(layer), tables, self.prefill.tiles, seen[: len(q)], scale, splits)
+        keys, values, key_scale, value_scales = self.pool.layer(layer)
+        rows = self.prefill.tiles, seen[: len(q)]
+        scale = q.shape[-1] ** -0.5 * key_scale
+        return prefill_attention(q, keys, values, tables, *rows, scale, splits, value_scales)
 
     def _decode(
         self,
@@ -143,10 +146,10 @@ class FastAttention(FusedProducts):
         new: NewToken | None = None,
     ) -> Tensor:
         """Attention of the rows after those of prefill."""
-        part = slice(self._count, None)
+        part, pages = slice(self._count, None), self.pool.layer(layer)
         return decode_attention(
-            q[part], attn.q_norm.weight, attn.q_norm.eps, *sliced(rope, part), *self.pool.layer(layer), tables,
-            self._slots[part], seen[part], q.shape[-1] ** -0.5, self.tables.arrivals, new,
+            q[part], attn.q_norm.weight, attn.q_norm.eps, *sliced(rope, part), pages.keys, pages.values, tables,
+            self._slots[part], seen[part], q.shape[-1] ** -0.5, self.tables.arrivals, new, *pages.scales,
         )  # fmt: skip
 
 
@@ -167,8 +170,9 @@ class VisionWriter(FusedProducts):
         self.pool, self.slots = pool, slots
 
     def store_vision(self, layer: int, k: Tensor, v: Tensor, attn: Attention, rope: Rope) -> None:
-        keys, values = self.pool.layer(layer)
-        store_keys_values(k, v, attn.k_norm.weight, attn.k_norm.eps, *rope, keys, values, self.slots)
+        pages = self.pool.layer(layer)
+        norm = attn.k_norm.weight, attn.k_norm.eps
+        store_keys_values(k, v, *norm, *rope, pages.keys, pages.values, self.slots, *pages.scales)
 
 
 def prefill_tiles(sequences: Sequence[RequestRows]) -> NDArray[np.int32]:
@@ -186,18 +190,19 @@ def in_tiles(pool: PagePool, rows: TextRows, device: torch.device) -> PrefillTil
     if not count:
         return None
     tiles = prefill_tiles([one for one in rows.sequences if one.start < count])
-    heads = pool.layer(0)[0].shape[1]
+    heads = pool.layer(0).keys.shape[1]
     longest, most = int(rows.lengths[:count].max()), int(rows.visible[:count].max())
     splits = (choose_splits(len(tiles), heads, max(one, 1)) for one in (longest, most))
     return PrefillTiles(to_device(tiles, device), count, *splits)
 
 
-def warm_up_prefill(pool: PagePool, tables: Tables, heads: int) -> None:
-    """Compile prefill attention for every number of splits that may be chosen."""
-    keys, values = pool.layer(0)
-    device = keys.device
-    q = torch.zeros((TILE_ROWS, heads, keys.shape[3]), dtype=keys.dtype, device=device)
+def warm_up_prefill(pool: PagePool, tables: Tables, heads: int, dtype: torch.dtype) -> None:
+    """Compile prefill attention for every kind of pages and every number of splits that may be chosen."""
+    device = tables.vision.device
+    q = torch.zeros((TILE_ROWS, heads, pool.layer(0).keys.shape[3]), dtype=dtype, device=device)
     tiles = torch.tensor([[len(tables.vision) - 1, 0, TILE_ROWS]], dtype=torch.int32, device=device)
     seen = torch.zeros(TILE_ROWS, dtype=torch.int32, device=device)
-    for splits in (1, 2, 4, 8, 16, 32):
-        prefill_attention(q, keys, values, tables.vision, tiles, seen, 1.0, splits)
+    for pages in pool.kinds():
+        for splits in (1, 2, 4, 8, 16, 32):
+            where = pages.keys, pages.values, tables.vision
+            prefill_attention(q, *where, tiles, seen, 1.0, splits, pages.value_scales)

@@ -55,9 +55,16 @@ class Loop:
         self.model, self.config = model, config
         budget = budget_for(config, model)
         self.runner = Runner(model, config, budget)
-        self.cache = PageCache(self.runner.executor.pool.num_pages, config.prefix_cache)
+        pool = self.runner.executor.pool
+        self.cache = PageCache(pool.num_pages, config.prefix_cache)
         self.scheduler: Scheduler[Job] = Scheduler(
-            config, self.cache, self.runner.executor.pool.groups, self.runner.vision_cache, budget, costs_for(model)
+            config,
+            self.cache,
+            pool.groups,
+            self.runner.vision_cache,
+            budget,
+            costs_for(model),
+            pool.vision_page_size,
         )
         max_vision = self.runner.executor.tables.max_vision
         self._prompts = Prompts(model.config, self.scheduler.allocator, max_vision)

@@ -53,8 +53,8 @@ class Prompts:
         if end.row >= capacity or end.vision > self.max_vision:
             raise ContextLengthError(
                 f"the prompt exceeds the available context size: it has {end.row} text and {end.vision} vision tokens, "
-                f"more than the engine's {self.allocator.cache.num_pages} pages of {self.allocator.page_size} tokens "
-                "hold",
+                f"more than the engine's {self.allocator.cache.num_pages} pages of {self.allocator.page_size} text or "
+                f"{self.allocator.vision_page_size} vision tokens hold",
                 setting="EngineConfig.memory",
                 advice="; raise {}, or lower max_frames, video_fps or max_pixels",
             )

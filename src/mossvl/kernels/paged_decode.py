@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mossvl.kernels import blocks
 from mossvl.kernels.launch import LOG2_E, early, let_next_launch, multiprocessors, precision, wait
+from mossvl.kernels.paged_store import fp8_scale, in_fp8
 
 
 @triton.jit
@@ -20,14 +21,20 @@ def _rotated(x, other, weight, other_weight, sign, cos, sin, eps, D: tl.constexp
 
 
 @triton.jit
-def _attend(queries, keys, values, live, scale, top, weight, acc, PRECISION: tl.constexpr):
-    """Attend to one block of tokens: the online softmax's next maximum, sum, and weighted sum of values."""
+def _attend(queries, keys, values, value_scales, live, scale, top, weight, acc, PRECISION: tl.constexpr):
+    """Attend to one block of tokens: the online softmax's next maximum, sum, and weighted sum of values.
+
+    `value_scales` are the factors of values in FP8, or None.
+    """
+    keys, values = keys.to(queries.dtype), values.to(queries.dtype)
     scores = tl.dot(queries, keys.T, input_precision=PRECISION) * scale
     scores = tl.where(live, scores, float("-inf"))
     higher = tl.maximum(top, tl.max(scores, 1))
     shrink = tl.exp2(top - higher)
     exps = tl.exp2(scores - higher[:, None])
     weight = weight * shrink + tl.sum(exps, 1)
+    if value_scales is not None:
+        exps *= value_scales
     acc = tl.dot(exps.to(values.dtype), values, acc * shrink[:, None], input_precision=PRECISION)
     return higher, weight, acc
 
@@ -43,6 +50,7 @@ def _decode_kernel(
     sin,
     k_pool,
     v_pool,
+    v_scales,
     tables,
     table_rows,
     lengths,
@@ -52,6 +60,7 @@ def _decode_kernel(
     arrivals,
     eps,
     scale,
+    key_scale,
     rows,
     budget,
     q_stride,
@@ -60,6 +69,7 @@ def _decode_kernel(
     table_stride,
     k_page_stride,
     v_page_stride,
+    v_scale_stride,
     NEW: tl.constexpr,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
@@ -72,6 +82,7 @@ def _decode_kernel(
     GROUP_LANES: tl.constexpr,
     CHUNK: tl.constexpr,
     PRECISION: tl.constexpr,
+    FP8: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     """One split of the stored tokens of one row and kv head a program; NEW: the first split also has the new token.
@@ -109,6 +120,11 @@ def _decode_kernel(
         place = ((head * PAGE + tokens % PAGE) * D)[:, None] + dim
         keys = tl.load(k_pool + (page.to(tl.int64) * k_page_stride)[:, None] + place, mask=live[:, None], other=0.0)
         values = tl.load(v_pool + (page.to(tl.int64) * v_page_stride)[:, None] + place, mask=live[:, None], other=0.0)
+        value_scales = None
+        if FP8:
+            scale_of = v_scales + head * PAGE
+            at = scale_of + page.to(tl.int64) * v_scale_stride + tokens % PAGE
+            value_scales = tl.load(at, mask=live, other=0.0).to(tl.float32)
         next_tokens = tokens + BLOCK
         next_page = tl.load(table + next_tokens // PAGE, mask=next_tokens < stored, other=0)
 
@@ -137,18 +153,27 @@ def _decode_kernel(
             x, other = tl.load(from_k + dim), tl.load(from_k + swapped)
             new_value = tl.load(v + wide_row * v_stride + head * D + dim)
             new_key = _rotated(x, other, weight_k, weight_swapped, sign, cosine, sine, eps, D)
-            new_key = new_key.to(k_pool.dtype.element_ty)
             mine = (split == 0) & (length > 0)
             at = tl.load(table + stored // PAGE, mask=mine, other=0).to(tl.int64)
+            if FP8:
+                new_key = in_fp8(new_key / key_scale)
+                new_scale = fp8_scale(tl.max(tl.abs(new_value.to(tl.float32)))).to(v_scales.dtype.element_ty)
+                tl.store(scale_of + at * v_scale_stride + stored % PAGE, new_scale, mask=mine)
+                new_scale = new_scale.to(tl.float32)
+                new_value = in_fp8(new_value.to(tl.float32) / new_scale)
+            new_key, new_value = new_key.to(k_pool.dtype.element_ty), new_value.to(v_pool.dtype.element_ty)
             spot = (head * PAGE + stored % PAGE) * D + dim
             tl.store(k_pool + at * k_page_stride + spot[None, :] + one, new_key, mask=mine)
             tl.store(v_pool + at * v_page_stride + spot, new_value, mask=mine)
             score = tl.sum(queries.to(tl.float32) * new_key.to(tl.float32), 1) * scale
             top = tl.where(mine, score, top)
             weight = tl.where(mine, 1.0, weight)
-            acc = tl.where(mine, new_value.to(tl.float32)[None, :], acc)
+            new_value = new_value.to(tl.float32)
+            if FP8:
+                new_value *= new_scale
+            acc = tl.where(mine, new_value[None, :], acc)
         if first < last:
-            top, weight, acc = _attend(queries, keys, values, live, scale, top, weight, acc, PRECISION)
+            top, weight, acc = _attend(queries, keys, values, value_scales, live, scale, top, weight, acc, PRECISION)
         # Look pages up one block ahead: Triton hardly pipelines loads that depend on a load of the same iteration.
         for number in tl.range(first + 1, last, num_stages=STAGES):
             tokens = number * BLOCK + token
@@ -156,10 +181,13 @@ def _decode_kernel(
             place = ((head * PAGE + tokens % PAGE) * D)[:, None] + dim
             key = k_pool + (next_page.to(tl.int64) * k_page_stride)[:, None] + place
             value = v_pool + (next_page.to(tl.int64) * v_page_stride)[:, None] + place
+            if FP8:
+                at = scale_of + next_page.to(tl.int64) * v_scale_stride + tokens % PAGE
+                value_scales = tl.load(at, mask=live, other=0.0).to(tl.float32)
             next_page = tl.load(table + (tokens + BLOCK) // PAGE, mask=tokens + BLOCK < stored, other=0)
             keys = tl.load(key, mask=live[:, None], other=0.0)
             values = tl.load(value, mask=live[:, None], other=0.0)
-            top, weight, acc = _attend(queries, keys, values, live, scale, top, weight, acc, PRECISION)
+            top, weight, acc = _attend(queries, keys, values, value_scales, live, scale, top, weight, acc, PRECISION)
 
         to = out + wide_row * KV_HEADS * GROUP * D
         if splits == 1:
@@ -244,6 +272,8 @@ def decode_attention(
     scale: float,
     arrivals: Tensor,
     new: NewToken | None = None,
+    key_scale: float = 1.0,
+    v_scales: Tensor | None = None,
 ) -> Tensor:
     """Apply QK norm and rotary embedding, store the new tokens in their pages, and attend, one query row a sequence.
 
@@ -263,6 +293,8 @@ def decode_attention(
         arrivals: (at least rows · kv heads,) int32 zeros, which are zeros again afterwards.
         new: the last of the tokens that each row sees; None if all are in their pages. Rows with new tokens have pages
             of their own, and earlier steps stored all other tokens.
+        key_scale, v_scales: factors of keys, and of values (pages, kv heads, page size), for pools of float8_e4m3fn:
+            see `paged_store.store`.
 
     Returns:
         (rows, heads, d), contiguous.
@@ -290,6 +322,7 @@ def decode_attention(
         sin,
         k_pool,
         v_pool,
+        v_scales,
         tables,
         table_rows,
         lengths,
@@ -298,7 +331,8 @@ def decode_attention(
         stats,
         arrivals,
         eps,
-        scale * LOG2_E,
+        scale * key_scale * LOG2_E,
+        key_scale,
         rows,
         budget,
         q.stride(0),
@@ -307,6 +341,7 @@ def decode_attention(
         tables.stride(0),
         k_pool.stride(0),
         v_pool.stride(0),
+        0 if v_scales is None else v_scales.stride(0),
         NEW=new is not None,
         KV_HEADS=kv_heads,
         GROUP=group,
@@ -319,6 +354,7 @@ def decode_attention(
         GROUP_LANES=triton.next_power_of_2(group),
         CHUNK=16,
         PRECISION=precision(q.dtype),
+        FP8=v_scales is not None,
         num_warps=chosen.warps,
         **early(q.device),
     )

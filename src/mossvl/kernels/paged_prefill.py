@@ -25,15 +25,18 @@ def _prefill_blocks(
     table,
     k_pool,
     v_pool,
+    v_scales,
     scale,
     k_page_stride,
     v_page_stride,
+    v_scale_stride,
     D: tl.constexpr,
     PAGE: tl.constexpr,
     BLOCK: tl.constexpr,
     MASKED: tl.constexpr,
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
+    FP8: tl.constexpr,
 ):
     """Attend to blocks begin…end of a tile's tokens. `seen` (queries,) counts visible tokens; `high` is its maximum."""
     dim = tl.arange(0, D)
@@ -45,6 +48,9 @@ def _prefill_blocks(
         within = ((head * PAGE + tokens % PAGE) * D)[:, None] + dim
         key = k_pool + (page.to(tl.int64) * k_page_stride)[:, None] + within
         value = v_pool + (page.to(tl.int64) * v_page_stride)[:, None] + within
+        if FP8:
+            at = v_scales + page.to(tl.int64) * v_scale_stride + head * PAGE + tokens % PAGE
+            value_scale = tl.load(at, mask=tokens < high, other=0.0).to(tl.float32)
         page = tl.load(table + (tokens + BLOCK) // PAGE, mask=tokens + BLOCK < high, other=0)
         if MASKED:
             keys = tl.load(key, mask=(tokens < high)[:, None], other=0.0)
@@ -52,6 +58,8 @@ def _prefill_blocks(
         else:
             keys = tl.load(key)
             values = tl.load(value)
+        if FP8:
+            keys, values = keys.to(queries.dtype), values.to(queries.dtype)
         scores = tl.dot(queries, keys.T, input_precision=PRECISION)
         if MASKED:
             scores = tl.where(tokens < seen[:, None], scores, float("-inf"))
@@ -62,6 +70,8 @@ def _prefill_blocks(
         exps = tl.exp2(scores * scale - level[:, None])
         shrink = tl.exp2(top - level)
         weight = weight * shrink + tl.sum(exps, 1)
+        if FP8:
+            exps *= value_scale
         acc = tl.dot(exps.to(values.dtype), values, acc * shrink[:, None], input_precision=PRECISION)
         top = higher
     return acc, top, weight
@@ -72,6 +82,7 @@ def _prefill_kernel(
     q,
     k_pool,
     v_pool,
+    v_scales,
     tables,
     tiles,
     visible,
@@ -85,6 +96,7 @@ def _prefill_kernel(
     table_stride,
     k_page_stride,
     v_page_stride,
+    v_scale_stride,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     D: tl.constexpr,
@@ -94,6 +106,7 @@ def _prefill_kernel(
     SPLITS: tl.constexpr,
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
+    FP8: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     """One tile of rows and the query heads of one kv head a program, over one of SPLITS parts of the visible tokens."""
@@ -123,12 +136,12 @@ def _prefill_kernel(
     top = tl.full([TILE * GROUP], float("-inf"), tl.float32)
     weight = tl.zeros([TILE * GROUP], tl.float32)
     acc, top, weight = _prefill_blocks(
-        queries, acc, top, weight, first, free, head, seen, high, table, k_pool, v_pool, scale, k_page_stride,
-        v_page_stride, D, PAGE, BLOCK, False, STAGES, PRECISION,
+        queries, acc, top, weight, first, free, head, seen, high, table, k_pool, v_pool, v_scales, scale, k_page_stride,
+        v_page_stride, v_scale_stride, D, PAGE, BLOCK, False, STAGES, PRECISION, FP8,
     )  # fmt: skip
     acc, top, weight = _prefill_blocks(
-        queries, acc, top, weight, free, last, head, seen, high, table, k_pool, v_pool, scale, k_page_stride,
-        v_page_stride, D, PAGE, BLOCK, True, STAGES, PRECISION,
+        queries, acc, top, weight, free, last, head, seen, high, table, k_pool, v_pool, v_scales, scale, k_page_stride,
+        v_page_stride, v_scale_stride, D, PAGE, BLOCK, True, STAGES, PRECISION, FP8,
     )  # fmt: skip
 
     if SPLITS == 1:
@@ -165,6 +178,7 @@ def prefill_attention(
     visible: Tensor,
     scale: float,
     splits: int = 1,
+    v_scales: Tensor | None = None,
 ) -> Tensor:
     """Paged attention of many query rows; row r sees the first visible[r] tokens of its sequence.
 
@@ -177,6 +191,7 @@ def prefill_attention(
         visible: (rows,) int32, never decreasing within a sequence; 0 gives zeros.
         scale: factor of the scores.
         splits: programs that share a tile's tokens, a power of two; see `choose_splits`.
+        v_scales: (pages, kv heads, page size), factors of the values, if pools are float8_e4m3fn.
 
     Returns:
         (rows, heads, d), contiguous.
@@ -194,6 +209,7 @@ def prefill_attention(
         q,
         k_pool,
         v_pool,
+        v_scales,
         tables,
         tiles,
         visible,
@@ -207,6 +223,7 @@ def prefill_attention(
         tables.stride(0),
         k_pool.stride(0),
         v_pool.stride(0),
+        0 if v_scales is None else v_scales.stride(0),
         KV_HEADS=kv_heads,
         GROUP=heads // kv_heads,
         D=d,
@@ -216,6 +233,7 @@ def prefill_attention(
         SPLITS=splits,
         STAGES=3,
         PRECISION=precision(q.dtype),
+        FP8=v_scales is not None,
         num_warps=8,
         **early(q.device),
     )

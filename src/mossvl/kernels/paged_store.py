@@ -28,6 +28,18 @@ def _normed_and_rotated(x, heads, live, weight_first, weight_second, cos, sin, r
 
 
 @triton.jit
+def in_fp8(x):
+    """x within the range of float8_e4m3fn."""
+    return tl.minimum(tl.maximum(x, -448.0), 448.0)
+
+
+@triton.jit
+def fp8_scale(largest):
+    """The scale of values of this largest magnitude."""
+    return tl.maximum(largest / 448.0, 1e-30)
+
+
+@triton.jit
 def _store_kernel(
     q,
     k,
@@ -39,18 +51,22 @@ def _store_kernel(
     q_out,
     k_pool,
     v_pool,
+    v_scales,
     slots,
     eps,
+    key_scale,
     q_stride,
     k_stride,
     v_stride,
     k_page_stride,
     v_page_stride,
+    v_scale_stride,
     Q_HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     D: tl.constexpr,
     PAGE: tl.constexpr,
     HEADS: tl.constexpr,
+    FP8: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     """HEADS heads of one row a program: of queries, or of keys and values."""
@@ -85,12 +101,21 @@ def _store_kernel(
             )
             place = (heads[:, None] * PAGE + slot % PAGE) * D + half
             kept = live[:, None] & (slot >= 0)
+            if FP8:
+                first, second = in_fp8(first / key_scale), in_fp8(second / key_scale)
+                value_first, value_second = value_first.to(tl.float32), value_second.to(tl.float32)
+                most = tl.maximum(tl.max(tl.abs(value_first), 1), tl.max(tl.abs(value_second), 1))
+                value_scale = fp8_scale(most).to(v_scales.dtype.element_ty)
+                at = v_scales + slot // PAGE * v_scale_stride + heads * PAGE + slot % PAGE
+                tl.store(at, value_scale, mask=live & (slot >= 0))
+                divisor = value_scale.to(tl.float32)[:, None]
+                value_first, value_second = in_fp8(value_first / divisor), in_fp8(value_second / divisor)
             to = k_pool + slot // PAGE * k_page_stride + place
             tl.store(to, first.to(k_pool.dtype.element_ty), mask=kept)
             tl.store(to + D // 2, second.to(k_pool.dtype.element_ty), mask=kept)
             to = v_pool + slot // PAGE * v_page_stride + place
-            tl.store(to, value_first, mask=kept)
-            tl.store(to + D // 2, value_second, mask=kept)
+            tl.store(to, value_first.to(v_pool.dtype.element_ty), mask=kept)
+            tl.store(to + D // 2, value_second.to(v_pool.dtype.element_ty), mask=kept)
 
 
 def _launch_store(
@@ -105,6 +130,8 @@ def _launch_store(
     k_pool: Tensor | None,
     v_pool: Tensor | None,
     slots: Tensor | None,
+    key_scale: float = 1.0,
+    v_scales: Tensor | None = None,
 ) -> Tensor | None:
     rows, d = cos.shape
     q_out = None if q is None else torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -125,18 +152,22 @@ def _launch_store(
         q_out,
         k_pool,
         v_pool,
+        v_scales,
         slots,
         eps,
+        key_scale,
         0 if q is None else q.stride(0),
         0 if k is None else k.stride(0),
         0 if v is None else v.stride(0),
         0 if k_pool is None else k_pool.stride(0),
         0 if v_pool is None else v_pool.stride(0),
+        0 if v_scales is None else v_scales.stride(0),
         Q_HEADS=q_heads,
         KV_HEADS=kv_heads,
         D=d,
         PAGE=1 if k_pool is None else k_pool.shape[2],
         HEADS=block,
+        FP8=v_scales is not None,
         num_warps=2,
         **early(cos.device),
     )
@@ -155,6 +186,8 @@ def store(
     k_pool: Tensor,
     v_pool: Tensor,
     slots: Tensor,
+    key_scale: float = 1.0,
+    v_scales: Tensor | None = None,
 ) -> Tensor:
     """Apply QK norm and rotary embedding; store keys and values in their pages.
 
@@ -166,11 +199,13 @@ def store(
         cos, sin: (rows, d), floating point.
         k_pool, v_pool: (pages, kv heads, page size, d); written in place.
         slots: (rows,) int32 or int64, the slot of each row; -1 stores nothing.
+        key_scale, v_scales: for pools of float8_e4m3fn: keys are divided by the number, which must be at least the
+            largest magnitude over 448; values by scales of their own, written to v_scales (pages, kv heads, page size).
 
     Returns:
         The queries, (rows, heads, d), contiguous.
     """
-    out = _launch_store(q, k, v, q_weight, k_weight, eps, cos, sin, k_pool, v_pool, slots)
+    out = _launch_store(q, k, v, q_weight, k_weight, eps, cos, sin, k_pool, v_pool, slots, key_scale, v_scales)
     assert out is not None
     return out
 
@@ -185,9 +220,11 @@ def store_keys_values(
     k_pool: Tensor,
     v_pool: Tensor,
     slots: Tensor,
+    key_scale: float = 1.0,
+    v_scales: Tensor | None = None,
 ) -> None:
     """Do as `store` for keys and values alone, as of vision tokens."""
-    _launch_store(None, k, v, None, k_weight, eps, cos, sin, k_pool, v_pool, slots)
+    _launch_store(None, k, v, None, k_weight, eps, cos, sin, k_pool, v_pool, slots, key_scale, v_scales)
 
 
 def rotate_queries(q: Tensor, q_weight: Tensor, eps: float, cos: Tensor, sin: Tensor) -> Tensor:

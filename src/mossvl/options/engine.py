@@ -1,7 +1,7 @@
 """Settings of an engine: their names, defaults and limits."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from mossvl.errors import OptionError
 from mossvl.options.checks import (
@@ -18,6 +18,7 @@ from mossvl.options.checks import (
 
 GIB = 1 << 30
 CPU_POOL_BYTES = 2 * GIB
+KVDtype = Annotated[Literal["auto", "fp8"], Choice(("auto", "fp8"))]
 QUANTIZATIONS = ("fp8", "int8", "int4", "nf4")
 """How weights may be quantized while they are read; `quantization/` has their meaning."""
 ON_CPU = "int8"
@@ -47,10 +48,14 @@ class EngineConfig:
         memory: for keys and values: up to 1, fraction of the device's memory for weights and pages together; above 1,
             bytes of pages. By default 0.88 of a GPU, and 2 GiB on a CPU.
         max_batch: maximum number of running requests; others wait (FIFO).
-        page_size: tokens of a page, and of a block of the prefix cache; a power of two.
         max_token_gap: seconds that may pass between two tokens of an answer while prompts are computed: in steps that
             also decode, prompts get the time that it leaves beside decoding, but at least a quarter of the time that
             decoding takes. A frame is encoded whole, unless it is more work than 14,336 patches of small frames.
+        page_size: text tokens of a page, and of a block of the prefix cache; a power of two. A page holds as many
+            vision tokens as take the same memory.
+        kv_cache_dtype: of keys and values of text tokens, and of vision tokens unless `vision_kv_cache_dtype` differs:
+            `auto` is the model's dtype, `fp8` is float8_e4m3fn with scales, which takes about half the memory.
+        vision_kv_cache_dtype: of keys and values of vision tokens, `auto` or `fp8`.
         prefill_tokens, vision_patches: maximum number of prompt tokens, and of patches, in one step. By default 4,096
             and 57,344 on a GPU; on a CPU about half a second's work, but at least 64 and 256.
         mixed_prefill_tokens, mixed_vision_patches: the same for a step that also decodes, in place of `max_token_gap`.
@@ -73,6 +78,8 @@ class EngineConfig:
     max_batch: Count = 256
     page_size: Count = 32
     max_token_gap: Positive = 0.1
+    kv_cache_dtype: KVDtype = "auto"
+    vision_kv_cache_dtype: KVDtype | None = None
     prefill_tokens: Count | None = None
     vision_patches: Count | None = None
     mixed_prefill_tokens: Count | None = None

@@ -12,34 +12,41 @@ class Allocator(Generic[Owner]):
 
     Args:
         pages_per_block: pages that one block of text needs.
-        page_size: tokens of a page.
+        page_size: text tokens of a page.
+        vision_page_size: vision tokens of a page.
 
     Attributes:
         copies: pages to copy at the beginning of the next step, in this order: (request, source, target).
     """
 
-    def __init__(self, cache: PageCache, pages_per_block: int, page_size: int) -> None:
-        self.cache, self.pages_per_block, self.page_size = cache, pages_per_block, page_size
+    def __init__(self, cache: PageCache, pages_per_block: int, page_size: int, vision_page_size: int) -> None:
+        self.cache, self.pages_per_block = cache, pages_per_block
+        self.page_size, self.vision_page_size = page_size, vision_page_size
         self.copies: list[tuple[Request[Owner], int, int]] = []
 
     def capacity(self, num_vision: int) -> int:
         """Maximum number of text tokens of a request that has all pages and `num_vision` vision tokens."""
-        spare = self.cache.num_pages - self.pages_for(num_vision)
+        spare = self.cache.num_pages - self.vision_pages(num_vision)
         return max(0, spare // self.pages_per_block * self.page_size)
 
-    def pages_for(self, tokens: int) -> int:
+    def blocks(self, tokens: int) -> int:
+        """Number of blocks that these text tokens fill."""
         return -(-tokens // self.page_size)
+
+    def vision_pages(self, tokens: int) -> int:
+        """Number of pages that these vision tokens fill."""
+        return -(-tokens // self.vision_page_size)
 
     def admit(self, request: Request[Owner], blocks: list[Block], reserve: int) -> bool:
         """Allocate a request's pages beyond these cached blocks; return False if fewer than `reserve` would be left."""
         size, context = self.page_size, request.context
         frames = context.frames_between(0, len(blocks) * size)[1]
         shared = shared_vision(blocks)
-        in_part = context.vision_range(0, frames)[1] % size > 0
+        in_part = context.vision_range(0, frames)[1] % self.vision_page_size > 0
         # Copy on write: frames of this request follow in a vision page that the cached blocks fill in part.
         source = shared.pop() if in_part and frames < context.num_frames else None
-        vision = self.pages_for(context.num_vision) - len(shared)
-        fresh = vision + self.pages_per_block * (self.pages_for(context.length) - len(blocks))
+        vision = self.vision_pages(context.num_vision) - len(shared)
+        fresh = vision + self.pages_per_block * (self.blocks(context.length) - len(blocks))
         idle = {page for block in blocks for page in block.pages if not self.cache.pinned(page)}
         if fresh + len(idle) + reserve > self.cache.available:
             return False
@@ -88,7 +95,8 @@ class Allocator(Generic[Owner]):
         for number in range(request.committed, min(len(keys), request.computed // size)):
             frames = request.context.frames_between(number * size, (number + 1) * size)
             start, stop = request.context.vision_range(*frames)
-            indices = range(start // size, self.pages_for(stop)) if stop > start else range(0)
+            first, last = start // self.vision_page_size, self.vision_pages(stop)
+            indices = range(first, last) if stop > start else range(0)
             vision = tuple((index, request.vision_pages[index]) for index in indices)
             block = self.cache.add(keys[number], request.text_pages[number], vision)
             if block is not None:
@@ -99,13 +107,13 @@ class Allocator(Generic[Owner]):
     def _blocks(self, request: Request[Owner]) -> int:
         """Number of text blocks that a running request lacks."""
         rows = request.computed + request.wants_token if request.decoding else request.context.length
-        return max(0, self.pages_for(rows) - len(request.text_pages))
+        return max(0, self.blocks(rows) - len(request.text_pages))
 
     def _vision(self, request: Request[Owner]) -> int:
         """Number of vision pages that a running request lacks; none while it decodes."""
         if request.decoding:
             return 0
-        return self.pages_for(request.context.num_vision) - len(request.vision_pages) + self._must_copy(request)
+        return self.vision_pages(request.context.num_vision) - len(request.vision_pages) + self._must_copy(request)
 
     def _must_copy(self, request: Request[Owner]) -> bool:
         """Whether appended frames follow in a page that the request shares with a cached block."""

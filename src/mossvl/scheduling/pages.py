@@ -1,10 +1,10 @@
 """Pages of keys and values, and which of them can be used again. No tensors here: a page is a number.
 
-A page holds `page_size` tokens of as many layers as there are cross-attention layers. A block of the prompt, that is
-`page_size` text tokens, needs a page for every such group of self-attention layers; the vision tokens of a request fill
-pages of their own. A block that has been computed is kept under a key: a hash over all tokens up to its end and over
-the pixels of all frames among them. Its pages, and those of its frames' vision tokens, are reused by whoever asks for
-the same, until they are needed for something else.
+A page holds tokens of as many layers as there are cross-attention layers: `page_size` text tokens, or as many vision
+tokens as take the same memory. A block of the prompt, that is `page_size` text tokens, needs a page for every such
+group of self-attention layers; the vision tokens of a request fill pages of their own. A block that has been computed
+is kept under a key: a hash over all tokens up to its end and over the pixels of all frames among them. Its pages, and
+those of its frames' vision tokens, are reused by whoever asks for the same, until they are needed for something else.
 """
 
 import hashlib

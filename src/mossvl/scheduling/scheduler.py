@@ -31,6 +31,7 @@ class Scheduler(Generic[Owner]):
         vision_cache: digests of the frames in the vision cache, which need no pixels.
         budget: bounds of a step; by default, those of a GPU.
         costs: seconds that work takes, by which steps are kept within the budget's gap; the caller lets them learn.
+        vision_page_size: vision tokens of a page; by default, as many as text tokens.
     """
 
     def __init__(
@@ -41,10 +42,13 @@ class Scheduler(Generic[Owner]):
         vision_cache: Container[bytes] = (),
         budget: StepBudget | None = None,
         costs: Costs | None = None,
+        vision_page_size: int | None = None,
     ) -> None:
         self.config = config
         self.cache = cache
-        self.allocator: Allocator[Owner] = Allocator(cache, pages_per_block, config.page_size)
+        self.allocator: Allocator[Owner] = Allocator(
+            cache, pages_per_block, config.page_size, vision_page_size or config.page_size
+        )
         self.vision_cache = vision_cache
         self.budget = budget or StepBudget.of(config)
         self.costs = costs or Costs()
