@@ -13,6 +13,7 @@ from mossvl import SamplingParams
 from mossvl.checkpoints import weights
 from mossvl.checkpoints.weights import load_weights
 from mossvl.errors import CheckpointError, OptionError
+from mossvl.quantization import compressed_tensors
 from mossvl.quantization.fp8 import Fp8Linear
 from mossvl.quantization.int4 import Int4Linear
 from mossvl.quantization.nf4 import Nf4Linear
@@ -129,6 +130,8 @@ BROKEN = [
     ("nf4", f"{Q}.weight.quant_state.bitsandbytes__nf4", {"quant_type": "fp4"}, "has quant_type 'fp4', expected 'nf4'"),
     ("nf4", f"{Q}.weight.quant_state.bitsandbytes__nf4", {"shape": [64, 128]}, r"has shape \[64, 128\]"),
     ("nf4", f"{Q}.weight.quant_state.bitsandbytes__nf4", {"nested_offset": None}, "nested_offset None, expected a num"),
+    ("nf4", f"{Q}.weight.quant_state.bitsandbytes__nf4", {"nested_offset": 10**400}, "nested_offset 10+, expected a"),
+    ("nf4", f"{Q}.weight.quant_state.bitsandbytes__nf4", {"nested_offset": True}, "nested_offset True, expected a num"),
     ("nf4", f"{Q}.weight.quant_state.bitsandbytes__nf4", "not JSON", f"{Q}: quant_state is not JSON"),
     ("nf4-plain", f"{Q}.weight.absmax", torch.zeros(127), r"misshapen: .*absmax is \[127\], expected \[128\]"),
 ]
@@ -157,6 +160,7 @@ UNREADABLE = [
     ("int4", group(symmetric=False), "asymmetric"),
     ("int4", group(actorder="group"), "actorder is 'group'"),
     ("int4", group(group_size=16), "group_size is 16; supported are 128, 64, 32"),
+    ("int4", group(group_size=64.0), "group_size is 64.0; supported are 128, 64, 32"),
     ("int4", group(num_bits=3), r"weights are of 3 bits \(int\), strategy group of 64"),
     ("int4", group(strategy="channel"), r"weights are of 4 bits \(int\), strategy channel"),
     ("int4", group(type="float"), r"4 bits \(float\)"),
@@ -165,6 +169,8 @@ UNREADABLE = [
     ("int4", {"config_groups": None}, "config_groups is None, not an object"),
     ("int4", {"config_groups": {"a": {**group()["config_groups"]["group_0"], "targets": "Linear"}}}, "not a list of"),
     ("fp8", {"ignore": ["re:(["]}, r"ignore has 're:\(\[', which is no pattern"),
+    ("fp8", {"ignore": ["re:a{99999999999}"]}, r"ignore has 're:a\{9+\}', which is no pattern"),
+    ("fp8", {"ignore": ["re:" + "(" * 5000 + ")" * 5000]}, r"ignore has 're:\(+, which is no pattern"),
     ("fp8", {"ignore": "lm_head"}, "ignore is 'lm_head', not a list of names"),
     ("fp8", {"kv_cache_scheme": {"num_bits": 8}}, "kv_cache_scheme is set"),
     ("fp8", {"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparsity_config has the format 'sparse-24"),
@@ -190,6 +196,14 @@ def test_what_cannot_be_read_is_refused_by_what_it_is(form, changes, words, publ
     assert "which is not supported" in str(raised.value)
     with pytest.raises(CheckpointError, match=words):
         load_weights(mossvl.load(CHECKPOINT, "cpu")[0], published.folder)
+
+
+def test_a_pattern_that_tries_for_ever_is_refused(publish, monkeypatch):
+    monkeypatch.setattr(compressed_tensors, "MATCH_SECONDS", 0.1)
+    published = publish("fp8")
+    published.edit(ignore=["re:(?:(?:(?:(a|e|.)+)+)+)+(?=!)"])
+    with pytest.raises(CheckpointError, match=r"'re:.* takes more than 0.1 s to be matched with .*; simplify"):
+        mossvl.load(published.folder, "cpu")
 
 
 @pytest.mark.parametrize(("form", "package"), [("fp8", "compressed_tensors"), ("nf4", "bitsandbytes")])

@@ -16,6 +16,7 @@ from mossvl.quantization.nf4 import BLOCK, CODES, Nf4Linear
 from mossvl.quantization.schemes import Scheme, plain_maps
 
 METHOD = "bitsandbytes"
+FLOAT32 = torch.finfo(torch.float32)
 NESTED_BLOCK = 256
 """Adjacent magnitudes that share a magnitude of their own, if they are quantized."""
 STATE = ".weight.quant_state.bitsandbytes__nf4"
@@ -92,7 +93,7 @@ class _Parts:
             raise CheckpointError(f"quant_map is {self.codes.tolist()!s:.60}…, expected the 16 values of NF4")
         if self.nested:
             offset = told.get("nested_offset")
-            if not isinstance(offset, int | float) or not math.isfinite(offset):
+            if not isinstance(offset, int | float) or offset is True or not abs(offset) <= FLOAT32.max:
                 raise CheckpointError(f"quant_state has nested_offset {offset!r:.60}, expected a number")
             scales = self.scales.repeat_interleave(NESTED_BLOCK)[: len(self.absmax)]
             self.linear.absmax.copy_(self.values[self.absmax.int()] * scales + offset)

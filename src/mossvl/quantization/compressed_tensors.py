@@ -1,10 +1,10 @@
 """Checkpoints of compressed-tensors: FP8 with a scale for each output, and INT4 with a scale for each group."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import regex
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +18,8 @@ METHOD = "compressed-tensors"
 FORMATS = {"fp8": ("float-quantized", "naive-quantized"), "int4": ("pack-quantized",)}
 MIXED = "mixed-precision"
 REGEX = "re:"
+MATCH_SECONDS = 1.0
+"""Most time that a pattern may take for a name: of a checkpoint from elsewhere, one may try for ever."""
 SCALES = (torch.bfloat16, torch.float16, torch.float32)
 FP8_WEIGHTS = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel", "dynamic": False}
 FP8_INPUTS = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "token", "dynamic": True}
@@ -74,10 +76,19 @@ LINEAR = "Linear"
 
 
 def matches(name: str, target: str) -> bool:
-    """Whether a target is that of a map."""
-    if target.startswith(REGEX):
-        return re.match(target.removeprefix(REGEX), name) is not None
-    return target in (name, LINEAR)
+    """Whether a target is that of a map.
+
+    Raises:
+        CheckpointError: its pattern takes too long.
+    """
+    if not target.startswith(REGEX):
+        return target in (name, LINEAR)
+    try:
+        return regex.match(target.removeprefix(REGEX), name, timeout=MATCH_SECONDS) is not None
+    except TimeoutError as error:
+        raise CheckpointError(
+            f"{target!r:.60} takes more than {MATCH_SECONDS:g} s to be matched with {name}; simplify the pattern"
+        ) from error
 
 
 def check_shape(shape: Tensor, linear: QuantizedLinear) -> None:
@@ -167,7 +178,7 @@ def _scheme(group: Mapping[str, Any]) -> Scheme:
             raise CheckpointError("input_activations are not dynamic")
         return Scheme("fp8")
     if (bits, kind, strategy) == (4, "int", "group") and not inputs:
-        if size not in GROUPS:
+        if type(size) is not int or size not in GROUPS:
             raise CheckpointError(f"group_size is {size!r:.40}; supported are {', '.join(map(str, GROUPS))}")
         return Scheme("int4", size)
     told = f"{strategy} of {size}" if strategy == "group" else strategy
@@ -187,7 +198,7 @@ def _targets(name: str, given: Any) -> list[str]:
     for one in given:
         if one.startswith(REGEX):
             try:
-                re.compile(one.removeprefix(REGEX))
-            except re.error as error:
+                regex.compile(one.removeprefix(REGEX))
+            except (regex.error, RecursionError) as error:
                 raise CheckpointError(f"{name} has {one!r:.60}, which is no pattern ({error})") from error
     return given
