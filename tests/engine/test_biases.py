@@ -110,10 +110,14 @@ def test_a_form_that_is_complete_ends_before_the_least_length(llm):
     assert (answer.text, answer.finish_reason) == ("abc", "stop")
 
 
-def test_a_token_that_the_model_does_not_know_has_no_bias(llm, model):
+def test_a_token_that_the_model_does_not_know_has_no_bias_and_ends_no_answer(llm, model):
     known = model.config.text_config.vocab_size
     with pytest.raises(OptionError, match=f"the token {known}, but the model knows {known}"):
         llm.submit(QUESTION, SamplingParams(logit_bias={known: 1}))
+    with pytest.raises(OptionError, match=f"^stop_token_ids has the token {known}, but") as refused:
+        llm.submit(QUESTION, SamplingParams(stop_token_ids=(0, known)))
+    assert refused.value.option == "stop_token_ids"
+    llm.submit(QUESTION, SamplingParams(stop_token_ids=(known - 1,), max_new_tokens=1)).cancel()
     assert llm.generate(QUESTION, SamplingParams(logit_bias={known - 1: 1}, max_new_tokens=1)).error is None
 
 

@@ -98,7 +98,7 @@ class Engine:
 
         Raises:
             OptionError: an open query has several answers, stop strings, a least length or a form of its answer; or
-                `logit_bias` has a token that the model does not know.
+                `logit_bias` or `stop_token_ids` has a token that the model does not know.
         """
         params = options if params is None else params
         many = params.n > 1 or params.prompt_logprobs is not None
@@ -108,11 +108,11 @@ class Engine:
                 "prompt_logprobs"
             )
         known = self.model.config.text_config.vocab_size
-        if params.logit_bias and (largest := max(params.logit_bias)) >= known:
-            raise OptionError(
-                f"logit_bias has the token {largest}, but the model knows {known}: ids are below that",
-                option="logit_bias",
-            )
+        for name, tokens in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
+            if tokens and (largest := max(tokens)) >= known:
+                raise OptionError(
+                    f"{name} has the token {largest}, but the model knows {known}: ids are below that", option=name
+                )
         handle = Handle(params, source.tokenizer, whole_characters, calls)
         form = params.form
         follower = None if form is None else self.grammars.follower(form, source.tokenizer, params.n)
