@@ -71,6 +71,11 @@ def test_variables_reach_the_chat_template_without_special_tokens(moded):
         ({"chat_template_kwargs": {"messages": []}}, OptionError, "'messages' cannot be set there"),
         ({"chat_template_kwargs": {"add_generation_prompt": False}}, OptionError, "give it beside them"),
         ({"chat_template_kwargs": {"eos_token": "a"}}, OptionError, "unknown variable of this chat template"),
+        (
+            {"chat_template_kwargs": {"nonsense": 1}},
+            OptionError,
+            "^chat_template_kwargs: unknown variable of this chat template 'nonsense'; known: broken, thinking$",
+        ),
         ({"chat_template_kwargs": {"broken": 1}}, OptionError, "chat_template_kwargs: the chat template fails"),
         ({"chat_template_kwargs": "thinking"}, OptionError, "must be a dict"),
         ({"continue_final_message": True, "add_generation_prompt": True}, OptionError, "exclude each other"),
@@ -81,3 +86,9 @@ def test_variables_reach_the_chat_template_without_special_tokens(moded):
 def test_what_no_prompt_can_be_made_of_is_refused(moded, query, kind, message):
     with pytest.raises(kind, match=message):
         prompt(moded, **{"prompt": "Hi.", **query})
+
+
+def test_a_variable_for_a_template_that_has_none_is_to_be_left_out(llm):
+    with pytest.raises(OptionError, match="'nonsense'; there is none; leave it out$") as refused:
+        prompt(llm, prompt="Hi.", chat_template_kwargs={"nonsense": 1})
+    assert refused.value.option == "chat_template_kwargs"

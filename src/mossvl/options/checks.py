@@ -25,7 +25,8 @@ def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
     for name in given:
         if name not in known:
             near = nearest(str(name), known)
-            hint = f"did you mean {near!r}?" if near else f"known: {', '.join(known)}"
+            hint = f"known: {', '.join(known)}" if known else "there is none; leave it out"
+            hint = f"did you mean {near!r}?" if near else hint
             raise OptionError(f"unknown {what} {name!r:.200}; {hint}")
 
 

@@ -237,7 +237,10 @@ def query_prompt(
     given = options.chat_template_kwargs or {}
     known = processor.template_variables - {*OF_PROMPT, *processor.tokenizer.special_tokens_map}
     # A switch that is off asks for nothing of a template without it.
-    check_names([name for name in given if given[name]], known, "variable of this chat template")
+    try:
+        check_names([name for name in given if given[name]], known, "variable of this chat template")
+    except OptionError as error:
+        raise OptionError(f"chat_template_kwargs: {error}", option="chat_template_kwargs") from error
     values = cleaned({name: value for name, value in given.items() if name in known}, processor.removed)
     given_tools = {"tools": tools.definitions} if tools else {}
     try:
