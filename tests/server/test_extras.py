@@ -131,6 +131,17 @@ def test_frames_that_all_videos_get_count_for_the_limit():
         ({"mm_processor_kwargs": {"max_frame": 3}}, "^mm_processor_kwargs: .* did you mean 'max_frames'"),
         ({"mm_processor_kwargs": {"videos_kwargs": {"fps": -1}}}, "^mm_processor_kwargs: video_fps=-1 must be"),
         ({"mm_processor_kwargs": {"video_max_pixels": 10**9}}, "a setting of the server"),
+        (
+            {"mm_processor_kwargs": {"videos_kwargs": {"nonsense": 1}}},
+            "^mm_processor_kwargs: unknown media option 'nonsense'; known: fps, max_frames, max_pixels, min_frames, "
+            "min_pixels, num_frames, size, timestamps$",
+        ),
+        ({"mm_processor_kwargs": {"min_pixels": 9, "max_pixels": 8}}, "^mm_processor_kwargs: min_pixels=9 is more"),
+        (
+            {"mm_processor_kwargs": {"min_pixels": 9, "videos_kwargs": {"max_pixels": 8}}},
+            "^mm_processor_kwargs: min_pixels=9 is more",
+        ),
+        ({"media_io_kwargs": {"video": {"fps": 1e300}}}, r"^media_io_kwargs: fps=1e\+300 must be"),
         ({"chat_template_kwargs": {"messages": []}}, "cannot be set there"),
     ],
 )
@@ -155,6 +166,10 @@ NO_SCHEMA = {"type": "nothing"}
             "response_format",
         ),
         ("chat/completions", {"ebnf": "root ::= other"}, "ebnf"),
+        ("chat/completions", {"media_io_kwargs": {"video": {"fps": 1e300}}}, "media_io_kwargs"),
+        ("chat/completions", {"chat_template_kwargs": {"nonsense": 1}}, "chat_template_kwargs"),
+        ("chat/completions", {"stop_token_ids": [10**9]}, "stop_token_ids"),
+        ("responses", {"stop_token_ids": [10**9]}, "stop_token_ids"),
         ("completions", {"guided_regex": "("}, "guided_regex"),
         ("completions", {"ignore_eos": True, "guided_choice": ["a"]}, "guided_choice"),
         ("responses", {"text": {"format": {"type": "json_schema", "schema": NO_SCHEMA}}}, "text.format"),

@@ -150,6 +150,33 @@ def test_what_is_beyond_a_limit_is_a_parameter_that_was_given(request_, what, pa
 
 
 @pytest.mark.parametrize(
+    ("part", "param", "words"),
+    [
+        (video(fps=1e300), "video_url.fps", "fps=1e+300 must be more than 0 and at most 100000"),
+        (video(min_pixels=5, max_pixels=4), "video_url.min_pixels", "min_pixels=5 is more than max_pixels=4"),
+        (video(min_frames=3, max_frames=2), "video_url.min_frames", "min_frames=3 is more than max_frames=2"),
+        (
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "min_pixels": 2, "max_pixels": 1}},
+            "image_url.min_pixels",
+            "min_pixels=2 is more than max_pixels=1",
+        ),
+    ],
+)
+def test_options_of_a_medium_that_exclude_each_other_are_told_with_their_place(part, param, words):
+    place = f"messages.1.content.0.{param}"
+    with pytest.raises(RequestError) as refused:
+        read(messages=[*HELLO, *asking(part)])
+    assert (refused.value.param, refused.value.code, str(refused.value)) == (
+        place,
+        "invalid_option",
+        f"{place}: {words}",
+    )
+    with pytest.raises(RequestError) as refused:
+        Reader(SMALL, 8, str).medium(FramesRequest.model_validate({"part": part}).part, "part")
+    assert refused.value.param == f"part.{param}"
+
+
+@pytest.mark.parametrize(
     ("part", "place", "words"),
     [
         (video(fps=0), "messages.0.content.0.video_url.fps", "greater than 0"),

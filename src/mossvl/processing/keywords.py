@@ -1,12 +1,12 @@
 """Keyword arguments of transformers' processors: each is applied, has no effect, or is refused by name."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mossvl.errors import OptionError
 from mossvl.options import MediaOptions
-from mossvl.options.checks import whole
+from mossvl.options.checks import check_names, whole
 from mossvl.processing.plan import Medium
 
 ALL_FRAMES = 2**31
@@ -43,6 +43,9 @@ NO_EFFECT: dict[str, tuple[Any, ...]] = {
 }
 """Values that ask for what the processor always does; other values of these arguments are refused."""
 GROUPS = {"text_kwargs": "text", "images_kwargs": "image", "videos_kwargs": "video", "common_kwargs": None}
+OF_MEDIA = ("fps", "num_frames", "size")
+"""transformers' names of media options."""
+NAMES = frozenset(option.name for option in fields(MediaOptions))
 OF_CALL = ("padding", "padding_side", "return_tensors", "truncation", "max_length")
 
 
@@ -63,11 +66,14 @@ class Keywords:
     video_metadata: Any = None
 
     @classmethod
-    def of(cls, given: Mapping[str, Any], pixel_scale: Mapping[str, Any]) -> "Keywords":
+    def of(
+        cls, given: Mapping[str, Any], pixel_scale: Mapping[str, Any], told: Iterable[str] = (*NAMES, *OF_MEDIA)
+    ) -> "Keywords":
         """Sort keyword arguments; None is as if the argument were not given.
 
         Args:
             pixel_scale: the processor's `image_mean` and `image_std`, the only values supported for these arguments.
+            told: media options to name where one is unknown.
 
         Raises:
             OptionError: an argument is unknown, or its value is not supported.
@@ -90,6 +96,8 @@ class Keywords:
                     # Only sizes apply to images and to videos; every other option names its kind.
                     of_kind = name in ("size", "min_pixels", "max_pixels") and kind in ("image", "video")
                     found._take(name, value, options[kind if of_kind else None], pixel_scale)
+        given_media = {name for own in options.values() for name in own}
+        check_names(sorted(given_media - NAMES - MediaOptions.OLDER_NAMES.keys()), told, "media option")
         found._set_truncation()
         found.media = MediaOptions.from_dict(options.pop(None))
         found.own = {str(kind): MediaOptions.from_dict(own) for kind, own in options.items() if own}
@@ -144,7 +152,7 @@ class Keywords:
                 kept = NO_EFFECT[name][0]
                 raise OptionError(f"{name}={value!r:.80} is not supported; leave it out, or give {kept!r}")
         else:
-            options[name] = value  # MediaOptions refuses unknown names.
+            options[name] = value  # `of` refuses unknown names.
 
 
 def _areas(size: Any) -> dict[str, Any]:

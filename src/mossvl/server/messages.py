@@ -26,7 +26,11 @@ class MessageExchange(Exchange[MessagesRequest]):
     """A message, whole or as events."""
 
     form = MessagesRequest
-    names: ClassVar[Mapping[str, str]] = {"response_format": "output_config.format", "stop": "stop_sequences"}
+    names: ClassVar[Mapping[str, str]] = {
+        "messages": "messages",  # As a whole: in the chat request, places within are others.
+        "response_format": "output_config.format",
+        "stop": "stop_sequences",
+    }
     alive: ClassVar[bytes] = event(PING)
 
     def __init__(self, request: MessagesRequest, caller: Caller) -> None:

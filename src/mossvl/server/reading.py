@@ -1,13 +1,13 @@
 """From a validated request to a query, within the server's limits."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from pydantic import BaseModel
 
-from mossvl.errors import PromptError
+from mossvl.errors import OptionError, PromptError
 from mossvl.media.data_url import after_scheme, is_data_url
 from mossvl.options import MediaOptions, SamplingParams
 from mossvl.options.checks import present
@@ -17,7 +17,7 @@ from mossvl.queries.query import Message, PlainPrompt, Query
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError, check_limit
 from mossvl.server.file_parts import medium_of
-from mossvl.server.media_options import Defaults, media_defaults, own_over
+from mossvl.server.media_options import RENAMED, Defaults, media_defaults, own_over
 from mossvl.server.parameters import sampling_of
 from mossvl.server.schemas.chat import UNSUPPORTED, ChatMessage, ChatRequest
 from mossvl.server.schemas.parts import (
@@ -40,8 +40,6 @@ BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{64,}={0,2}")
 URL = re.compile(f"({'|'.join(SCHEMES)})", re.IGNORECASE)
 UPLOAD = "upload:"
 """URL scheme of uploaded files."""
-RENAMED = {"video_fps": "fps"}
-"""Media options with other names in requests: {ours: theirs}."""
 NONE: Defaults = {}
 NEWER = {"functions": "send tools", "function_call": "send tool_choice"}
 """What takes the place of keys that are not supported."""
@@ -115,7 +113,7 @@ class Reader:
         return Query.from_dict(
             {
                 "messages": [
-                    self._message(message, defaults) | call_keys(message, place)
+                    self._message(message, place, defaults) | call_keys(message, place)
                     for place, message in enumerate(request.messages)
                 ],
                 **tool_keys(request),
@@ -131,13 +129,14 @@ class Reader:
         """Return a medium as a content part of our messages.
 
         Args:
-            place: the request's field that holds the medium.
+            place: of the medium in the request, from the field on.
             defaults: options of media without their own.
 
         Raises:
             PromptError: the URL is invalid.
-            RequestError: the medium exceeds a limit.
+            RequestError: the medium exceeds a limit, or an option is out of range.
         """
+        field = place.partition(".")[0]
         if isinstance(part, ImagePart):
             found: dict[str, Any] = {"type": "image", "image": self._place(part.image_url.url)}
         elif isinstance(part, VideoPart):
@@ -146,11 +145,12 @@ class Reader:
             found = {"type": "video", "video": {"video_path": source, "segments": segments} if segments else source}
         else:
             given = part.video_frames
-            check_limit("number of frames", len(given.frames), self.config.max_frames, "--max-frames", place)
+            check_limit("number of frames", len(given.frames), self.config.max_frames, "--max-frames", field)
             found = {"type": "video", "video": [(one.timestamp, self._place(one.url)) for one in given.frames]}
         own = options_of(part, defaults)
+        check_options_of(own, f"{place}.{part.type}")
         for name in ("min_pixels", "max_pixels"):
-            check_limit(name, own.get(name, 0), self.config.max_pixels or MAX_PIXELS, "--max-pixels", place)
+            check_limit(name, own.get(name, 0), self.config.max_pixels or MAX_PIXELS, "--max-pixels", field)
         return found | own
 
     def shared(self, media: list[Any], place: str = "messages", defaults: Defaults = NONE) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class Reader:
         check_limit("max_frames of all videos", sum(own), self.config.max_frames, "--max-frames", place)
         return {"max_frames": max(1, min(self.max_frames, self.config.max_frames - sum(own)))}
 
-    def _message(self, message: ChatMessage, defaults: Defaults) -> Message:
+    def _message(self, message: ChatMessage, place: int, defaults: Defaults) -> Message:
         role = "system" if message.role == "developer" else message.role
         if message.content is None or isinstance(message.content, str):
             return {"role": role, "content": message.content or ""}
@@ -175,8 +175,8 @@ class Reader:
             "content": [
                 {"type": "text", "text": part.text}
                 if isinstance(part, TextPart)
-                else self.medium(part, defaults=defaults)
-                for part in message.content
+                else self.medium(part, f"messages.{place}.content.{number}", defaults)
+                for number, part in enumerate(message.content)
                 if not isinstance(part, FilePart)  # There are none any more.
             ],
         }
@@ -212,6 +212,23 @@ def options_of(part: ImagePart | VideoPart | FramesPart, defaults: Defaults) -> 
         kind, given = "video", part.video_url if isinstance(part, VideoPart) else part.video_frames
     own = {name: getattr(given, RENAMED.get(name, name)) for name in MediaOptions.OF_PARTS[kind]}
     return own_over(defaults, kind, present(own))
+
+
+def check_options_of(own: Mapping[str, Any], place: str) -> None:
+    """Check a medium's options together.
+
+    Args:
+        place: of the options in the request.
+
+    Raises:
+        RequestError: one is out of range, or a minimum is above its maximum; `param` names the option.
+    """
+    try:
+        MediaOptions(**own)
+    except OptionError as error:
+        named = error.named(RENAMED)
+        field = f"{place}.{named.option}"
+        raise RequestError(400, "invalid_option", f"{field}: {named}", field) from error
 
 
 def _most_frames(part: ImagePart | VideoPart | FramesPart, defaults: Defaults) -> int:
