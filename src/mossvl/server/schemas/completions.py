@@ -14,12 +14,16 @@ UNSUPPORTED = ("suffix", "best_of", "length_penalty", "use_beam_search", "prompt
 Tokens = Annotated[list[Annotated[int, Field(ge=0, lt=2**31, strict=True)]], Field(min_length=1, fail_fast=True)]
 
 
-def kind_of_prompt(given: Any) -> str:
-    """Return which of the forms of a prompt is meant."""
+KINDS = {list: "token_lists", str: "texts", int: "tokens"}
+"""Forms of a prompt that is a list, by its first entry."""
+
+
+def kind_of_prompt(given: Any) -> str | None:
+    """Return which of the forms of a prompt is meant; None if it is no prompt."""
     if not isinstance(given, list):
         return "text"
     first = given[0] if given else ""
-    return "token_lists" if isinstance(first, list) else "texts" if isinstance(first, str) else "tokens"
+    return next((kind for of, kind in KINDS.items() if isinstance(first, of)), None)
 
 
 Prompts = Annotated[

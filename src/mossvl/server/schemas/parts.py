@@ -90,12 +90,12 @@ class TextPart(AnyPart):
 
 class ImagePart(AnyPart):
     type: Literal["image_url"]
-    image_url: Annotated[ImageSource, BeforeValidator(named("url"))]
+    image_url: Annotated[ImageSource, BeforeValidator(named("url"), json_schema_input_type=str | ImageSource)]
 
 
 class VideoPart(AnyPart):
     type: Literal["video_url"]
-    video_url: Annotated[VideoSource, BeforeValidator(named("url"))]
+    video_url: Annotated[VideoSource, BeforeValidator(named("url"), json_schema_input_type=str | VideoSource)]
 
 
 class FramesPart(AnyPart):
