@@ -89,6 +89,6 @@ def test_what_no_prompt_can_be_made_of_is_refused(moded, query, kind, message):
 
 
 def test_a_variable_for_a_template_that_has_none_is_to_be_left_out(llm):
-    with pytest.raises(OptionError, match="'nonsense'; there is none; leave it out$") as refused:
+    with pytest.raises(OptionError, match=r"'nonsense'; there is none; leave it out$") as refused:
         prompt(llm, prompt="Hi.", chat_template_kwargs={"nonsense": 1})
     assert refused.value.option == "chat_template_kwargs"

@@ -1,0 +1,113 @@
+"""What is wrong with a request is told with its place, and with all that the place allows: no server needed."""
+
+import json
+
+import pytest
+
+from mossvl.server.config import ServerConfig
+from mossvl.server.errors import RequestError
+from mossvl.server.reading import Reader
+from mossvl.server.schemas.chat import ChatRequest
+from mossvl.server.schemas.completions import CompletionRequest
+from mossvl.server.schemas.frames import FramesRequest
+from mossvl.server.schemas.messages import MessagesRequest
+from mossvl.server.schemas.responses import ResponsesRequest
+from mossvl.server.service import parsed
+
+READER = Reader(ServerConfig(), 8, str)
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+def video(**options):
+    return {"type": "video_url", "video_url": {"url": "https://example.org/a.mp4", **options}}
+
+
+def refused(body, form=ChatRequest):
+    with pytest.raises(RequestError) as found:
+        parsed(form, json.dumps(body).encode())
+    return found.value
+
+
+TEXT_OR_PARTS = "Input should be a string or a list of objects, not 5"
+
+
+@pytest.mark.parametrize(
+    ("form", "given", "told"),
+    [
+        (ChatRequest, {"messages": [{"role": "user", "content": 5}]}, f"messages.0.content: {TEXT_OR_PARTS}"),
+        (ChatRequest, {"stop": 5}, "stop: Input should be a string or a list of strings, not 5"),
+        (ChatRequest, {"stop": [5]}, "stop.0: Input should be a valid string, not 5"),
+        (ChatRequest, {"tool_choice": 1}, "tool_choice: Input should be a string or an object, not 1"),
+        (ChatRequest, {"guided_json": 5}, "guided_json: Input should be an object or a string, not 5"),
+        (ChatRequest, {"response_format": 5}, "response_format: Input should be an object, not 5"),
+        (
+            ChatRequest,
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": 5}]}]},
+            "messages.0.content.0.image_url: Input should be a string or an object, not 5",
+        ),
+        (
+            CompletionRequest,
+            {"prompt": 5},
+            "prompt: Input should be a string, a list of strings, a list of integers or a list of lists of integers, "
+            "not 5",
+        ),
+        (
+            CompletionRequest,
+            {"prompt": [{}]},
+            "prompt: Input should be a string, a list of strings, a list of integers or a list of lists of integers",
+        ),
+        (CompletionRequest, {"prompt": [1, "a"]}, "prompt.1: Input should be a valid integer, not 'a'"),
+        (ResponsesRequest, {"input": 5}, f"input: {TEXT_OR_PARTS}"),
+        (ResponsesRequest, {"input": [5]}, "input.0: Input should be an object, not 5"),
+        (ResponsesRequest, {"input": [{"role": "user", "content": 5}]}, f"input.0.content: {TEXT_OR_PARTS}"),
+        (
+            ResponsesRequest,
+            {"input": "a", "tool_choice": 1},
+            "tool_choice: Input should be 'none', 'auto', 'required' or an object, not 1",
+        ),
+        (MessagesRequest, {"messages": HELLO, "max_tokens": 1, "system": 5}, f"system: {TEXT_OR_PARTS}"),
+        (
+            MessagesRequest,
+            {"messages": [{"role": "user", "content": 5}], "max_tokens": 1},
+            f"messages.0.content: {TEXT_OR_PARTS}",
+        ),
+        (
+            MessagesRequest,
+            {
+                "messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a", "content": 5}]}],
+                "max_tokens": 1,
+            },
+            f"messages.0.content.0.content: {TEXT_OR_PARTS}",
+        ),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_told_with_every_type_that_its_place_allows(form, given, told):
+    chat = {"messages": HELLO} if form is ChatRequest else {}
+    assert str(refused(chat | given, form)) == told
+
+
+@pytest.mark.parametrize(
+    ("part", "param", "words"),
+    [
+        (video(fps=1e300), "video_url.fps", "fps=1e+300 must be more than 0 and at most 100000"),
+        (video(min_pixels=5, max_pixels=4), "video_url.min_pixels", "min_pixels=5 is more than max_pixels=4"),
+        (video(min_frames=3, max_frames=2), "video_url.min_frames", "min_frames=3 is more than max_frames=2"),
+        (
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "min_pixels": 2, "max_pixels": 1}},
+            "image_url.min_pixels",
+            "min_pixels=2 is more than max_pixels=1",
+        ),
+    ],
+)
+def test_options_of_a_medium_that_exclude_each_other_are_told_with_their_place(part, param, words):
+    place = f"messages.1.content.0.{param}"
+    with pytest.raises(RequestError) as refused:
+        READER.read(ChatRequest(messages=[*HELLO, {"role": "user", "content": [part]}]))
+    assert (refused.value.param, refused.value.code, str(refused.value)) == (
+        place,
+        "invalid_option",
+        f"{place}: {words}",
+    )
+    with pytest.raises(RequestError) as refused:
+        READER.medium(FramesRequest.model_validate({"part": part}).part, "part")
+    assert refused.value.param == f"part.{param}"
