@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
@@ -201,7 +202,7 @@ def measure_server(bench: "Bench", clients: Clients) -> "Iterator[Row]":
     from mossvl.server.run import beside
 
     assert clients.processor is not None
-    llm = MossVL.of(bench.engine, clients.processor)
+    llm = MossVL.of(bench.engine, deepcopy(clients.processor))  # A server sets its own limits on its processor.
     with beside(ServerConfig(port=0, max_queue=1024), llm, "bench") as url:
         seen = ask(url, clients.count, clients.processes, clients.seconds)
     yield from rows(seen, bench.alone(clients.count), clients.count, clients.seconds)
