@@ -108,6 +108,15 @@ def test_weights_keep_about_their_values(kind, linear):
     assert 0.5 * ERRORS[kind] < error < ERRORS[kind]
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_weight_that_is_no_number_is_not_lost(kind, value):
+    weight = normal(4, 128)
+    weight[2, 3] = value
+    quantized = KINDS[kind].quantize(weight).dequantized(torch.float32)
+    assert not quantized[2].isfinite().all()
+    assert quantized[[0, 1, 3]].isfinite().all()
+
+
 def test_rows_quantized_apart_are_those_quantized_at_once(kind, monkeypatch):
     weight = normal(24, 256)
     whole, apart = KINDS[kind].quantize(weight), KINDS[kind](256, 24)

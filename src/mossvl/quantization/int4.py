@@ -63,7 +63,7 @@ def quantized(rows: Tensor, group: int) -> tuple[Tensor, Tensor]:
     values = rows.to(torch.float32).view(len(rows), -1, group)
     amax = values.abs().amax(2, keepdim=True)
     best = torch.full_like(amax, torch.inf)
-    scale = torch.zeros_like(amax)
+    scale = _scale(amax, DIVISORS[0])  # Where no error is finite: a value that is no number makes its group none.
     for divisor in DIVISORS:
         tried = _scale(amax, divisor)
         error = (_rounded(values, tried).mul_(tried).sub_(values)).square_().sum(2, keepdim=True)
