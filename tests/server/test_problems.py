@@ -4,15 +4,21 @@ import json
 
 import pytest
 
+from mossvl.errors import InputError
 from mossvl.server.config import ServerConfig
-from mossvl.server.errors import RequestError
+from mossvl.server.errors import RequestError, refusal
+from mossvl.server.exchange import Caller
+from mossvl.server.messages import MessageExchange
 from mossvl.server.reading import Reader
+from mossvl.server.responses import ResponseExchange
 from mossvl.server.schemas.chat import ChatRequest
 from mossvl.server.schemas.completions import CompletionRequest
 from mossvl.server.schemas.frames import FramesRequest
 from mossvl.server.schemas.messages import MessagesRequest
 from mossvl.server.schemas.responses import ResponsesRequest
 from mossvl.server.service import parsed
+from mossvl.server.stored import StoredResponses
+from mossvl.server.turns import Conversation
 
 READER = Reader(ServerConfig(), 8, str)
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -111,3 +117,67 @@ def test_options_of_a_medium_that_exclude_each_other_are_told_with_their_place(p
     with pytest.raises(RequestError) as refused:
         READER.medium(FramesRequest.model_validate({"part": part}).part, "part")
     assert refused.value.param == f"part.{param}"
+
+
+# --- results without their calls -------------------------------------------------------------------------------------
+
+
+def unread(kind, body):
+    """The refusal of a request to an API, in its words."""
+    caller = Caller("1", "", "mossvl-tiny", None, StoredResponses(1 << 20, 60))
+    exchange = kind(parsed(kind.form, json.dumps(body).encode()), caller)
+    with pytest.raises((InputError, RequestError)) as found:
+        exchange.asked(READER)
+    return refusal(exchange.placed(found.value))
+
+
+RESULT = {"type": "tool_result", "tool_use_id": "b", "content": "4"}
+OUTPUT = {"type": "function_call_output", "call_id": "b", "output": "4"}
+CALL = {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "param", "words"),
+    [
+        (
+            MessageExchange,
+            {"system": "s", "messages": [*HELLO, {"role": "user", "content": [RESULT]}], "max_tokens": 1},
+            "messages",
+            "messages.1.content.0 is a tool_result, but there is no tool_use with the id 'b' before it; send the "
+            "assistant's message with its tool_use, too",
+        ),
+        (
+            ResponseExchange,
+            {"instructions": "s", "input": [OUTPUT]},
+            "input",
+            "input.0 is a function_call_output, but there is no call at all before it; send the function_call, too, or "
+            "the previous_response_id of the response that has it",
+        ),
+        (
+            ResponseExchange,
+            {"input": [CALL, OUTPUT]},
+            "input",
+            "input.1 is a function_call_output, but there is no call with the call_id 'b' before it; send the "
+            "function_call, too, or the previous_response_id of the response that has it",
+        ),
+        (
+            MessageExchange,
+            {
+                "messages": [{"role": "user", "content": [{"type": "tool_use", "id": "b", "name": "f", "input": {}}]}],
+                "max_tokens": 1,
+            },
+            "messages",
+            "messages.0.content.0: only a message of the role 'assistant' has a tool_use",
+        ),
+    ],
+)
+def test_a_result_without_its_call_is_told_in_the_words_of_its_api(kind, body, param, words):
+    error = unread(kind, body)
+    assert (error.status, error.param, str(error)) == (400, param, words)
+
+
+def test_an_output_may_follow_the_call_of_a_response_that_it_continues():
+    before = [{"role": "assistant", "content": None, "tool_calls": [{"id": "b"}]}]
+    output = ResponsesRequest(input=[OUTPUT]).input
+    (message,) = Conversation(dict).messages(output, before)
+    assert message == {"role": "tool", "tool_call_id": "b", "content": "4"}

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from mossvl.errors import PromptError
 from mossvl.server.schemas.messages import (
     Base64Source,
     Block,
@@ -24,7 +25,12 @@ Message = dict[str, Any]
 
 
 def chat_of(request: CountRequest) -> dict[str, Any]:
-    """Return the chat request that asks the same."""
+    """Return the chat request that asks the same.
+
+    Raises:
+        PromptError: a result has no call before it, or a message that is not the assistant's has a call.
+    """
+    _check_calls(request.messages)
     system = [{"role": "system", "content": _content(request.system)}] if request.system else []
     messages = [*system, *(turn for message in request.messages for turn in _turns(message))]
     choice, format = request.tool_choice, request.output_config and request.output_config.format
@@ -45,6 +51,22 @@ def chat_of(request: CountRequest) -> dict[str, Any]:
         chat |= {name: getattr(request, name) for name in SamplingFields.model_fields}
         chat |= {"max_tokens": request.max_tokens, "stop": request.stop_sequences}
     return chat
+
+
+def _check_calls(messages: Sequence[InputMessage]) -> None:
+    called: set[str] = set()
+    for number, message in enumerate(messages):
+        for place, block in enumerate(message.content if isinstance(message.content, list) else ()):
+            where = f"messages.{number}.content.{place}"
+            if isinstance(block, ToolUseBlock):
+                if message.role != "assistant":
+                    raise PromptError(f"{where}: only a message of the role 'assistant' has a tool_use")
+                called.add(block.id)
+            if isinstance(block, ToolResultBlock) and block.tool_use_id not in called:
+                raise PromptError(
+                    f"{where} is a tool_result, but there is no tool_use with the id {block.tool_use_id!r:.80} before "
+                    "it; send the assistant's message with its tool_use, too"
+                )
 
 
 def _named(tool: Any) -> dict[str, Any]:

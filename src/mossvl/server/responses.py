@@ -53,7 +53,7 @@ class ResponseExchange(Exchange[ResponsesRequest]):
         if request.previous_response_id is not None:
             stored = self.caller.responses
             before = stored.conversation(self.caller.key, request.previous_response_id, "previous_response_id")
-        self._messages = self._conversation.messages(request.input)
+        self._messages = self._conversation.messages(request.input, before)
         self._size = size_of(self._messages)
         instructions = [{"role": "system", "content": request.instructions}] if request.instructions else []
         chat = chat_of(request, [*instructions, *before, *self._messages])

@@ -60,23 +60,29 @@ class Conversation:
     def __init__(self, item_of: Callable[[str], Mapping[str, Any]]) -> None:
         self._item_of = item_of
 
-    def messages(self, given: str | Iterable[Item]) -> list[Message]:
+    def messages(self, given: str | Iterable[Item], before: Iterable[Message] = ()) -> list[Message]:
         """Return the messages of an input; calls of functions that follow a message are part of it, as in a chat.
 
+        Args:
+            before: messages of the conversation that the input continues.
+
         Raises:
-            InputError: a medium cannot be used.
+            InputError: a medium cannot be used, or there is no call before its output.
             RequestError: there is no such item or file.
         """
         if isinstance(given, str):
             return [{"role": "user", "content": given}]
         messages: list[Message] = []
-        for item in given:
+        called = {call["id"] for message in before for call in message.get("tool_calls") or ()}
+        for number, item in enumerate(given):
             known = ITEM.validate_python(self._item_of(item.id)) if isinstance(item, ReferenceItem) else item
             if isinstance(known, MessageItem):
                 messages.append({"role": known.role, "content": self._content(known.content)})
             elif isinstance(known, CallItem):
                 _add_call(messages, known)
+                called.add(known.call_id)
             elif isinstance(known, CallOutputItem):
+                _check_called(known.call_id, called, number)
                 content = self._content(known.output)
                 messages.append({"role": "tool", "tool_call_id": known.call_id, "content": content})
         return messages
@@ -94,6 +100,15 @@ class Conversation:
                 raise PromptError(f"a part needs one of {', '.join(names)}, but has {count} of them")
             return given  # Chats know these parts, too.
         return part.model_dump(exclude_none=True)
+
+
+def _check_called(call_id: str, called: set[str], number: int) -> None:
+    if call_id not in called:
+        what = f"no call with the call_id {call_id!r:.80}" if called else "no call at all"
+        raise PromptError(
+            f"input.{number} is a function_call_output, but there is {what} before it; send the function_call, too, or "
+            "the previous_response_id of the response that has it"
+        )
 
 
 def _add_call(messages: list[Message], item: CallItem) -> None:
