@@ -14,9 +14,10 @@ from mossvl.server.responses import ResponseExchange
 from mossvl.server.schemas.chat import ChatRequest
 from mossvl.server.schemas.completions import CompletionRequest
 from mossvl.server.schemas.frames import FramesRequest
-from mossvl.server.schemas.messages import MessagesRequest
+from mossvl.server.schemas.messages import CountRequest, MessagesRequest
 from mossvl.server.schemas.responses import ResponsesRequest
 from mossvl.server.service import parsed
+from mossvl.server.shapes import Place
 from mossvl.server.stored import StoredResponses
 from mossvl.server.turns import Conversation
 
@@ -117,6 +118,32 @@ def test_options_of_a_medium_that_exclude_each_other_are_told_with_their_place(p
     with pytest.raises(RequestError) as refused:
         READER.medium(FramesRequest.model_validate({"part": part}).part, "part")
     assert refused.value.param == f"part.{param}"
+
+
+@pytest.mark.parametrize(
+    ("form", "key", "meant"),
+    [
+        (ResponsesRequest, "response_format", "text.format"),
+        (ResponsesRequest, "messages", "input"),
+        (ResponsesRequest, "max_tokens", "max_output_tokens"),
+        (ChatRequest, "input", "messages"),
+        (ChatRequest, "max_output_tokens", "max_tokens"),
+        (CompletionRequest, "messages", "prompt"),
+        (MessagesRequest, "instructions", "system"),
+        (MessagesRequest, "stop", "stop_sequences"),
+        (CountRequest, "input", "messages"),
+    ],
+)
+def test_a_key_of_another_api_is_told_with_the_one_that_is_meant(form, key, meant):
+    error = refused({key: []}, form)
+    assert (error.param, str(error)) == (key, f"{key}: unknown key; did you mean {meant!r}?")
+
+
+@pytest.mark.parametrize("form", [ChatRequest, CompletionRequest, ResponsesRequest, CountRequest, MessagesRequest])
+def test_what_is_meant_by_a_key_of_another_api_is_a_key_here(form):
+    for key, meant in form.OF_OTHERS.items():
+        place = Place.of(meant.split("."), form)
+        assert ".".join(place.steps) == meant and key not in form.model_fields
 
 
 # --- results without their calls -------------------------------------------------------------------------------------

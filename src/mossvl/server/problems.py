@@ -7,6 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from mossvl.names import nearest
 from mossvl.server.errors import RequestError
+from mossvl.server.schemas.body import Body
 from mossvl.server.shapes import OBJECT, Place, keys_of, tags_of, told_of
 
 KINDS = ("role", "type")
@@ -67,9 +68,15 @@ def _refusal(steps: Sequence[str], what: str) -> RequestError:
 
 
 def _unknown(key: str, forms: Sequence[type[BaseModel]]) -> str:
+    if meant := next((named for form in forms if (named := _of_others(form).get(key))), None):
+        return f"unknown key; did you mean {meant!r}?"
     names = {name: field for form in forms for name, field in keys_of(form).items()}
     known = [name for name, field in names.items() if field.annotation is not Any]  # Others are ignored, or refused.
     if near := nearest(key, [] if key in OF_OTHER_APIS else known):
         return f"unknown key; did you mean {near!r}?"
     listed = f"known here: {', '.join(known)}" if known and len(names) <= FEW else "leave it out"
     return f"unknown key; {listed}"
+
+
+def _of_others(form: type[BaseModel]) -> Mapping[str, str]:
+    return form.OF_OTHERS if issubclass(form, Body) else {}

@@ -1,6 +1,7 @@
 """What all objects of requests have in common."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -9,6 +10,9 @@ from mossvl.options.checks import present
 
 class Body(BaseModel):
     """An object in which unknown keys are errors, and keys with null are absent."""
+
+    OF_OTHERS: ClassVar[Mapping[str, str]] = {}
+    """Keys of other APIs that mean one of this object's, for messages: {theirs: ours}."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,6 +1,7 @@
 """Requests for chat completions."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -48,6 +49,14 @@ class MediaLoading(Part):
 
 class ChatRequest(SamplingFields, StructuredFields):
     """A request for a chat completion."""
+
+    OF_OTHERS: ClassVar[Mapping[str, str]] = {
+        "input": "messages",
+        "max_output_tokens": "max_tokens",
+        "stop_sequences": "stop",
+        "text": "response_format",
+        "output_config": "response_format",
+    }
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MANY, fail_fast=True)]
     model: str | None = None

@@ -1,6 +1,7 @@
 """Requests for completions of prompts."""
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Discriminator, Field, Tag
 
@@ -37,6 +38,16 @@ Prompts = Annotated[
 
 class CompletionRequest(SamplingFields, StructuredFields):
     """A request for completions."""
+
+    OF_OTHERS: ClassVar[Mapping[str, str]] = {
+        "input": "prompt",
+        "messages": "prompt",
+        "max_output_tokens": "max_tokens",
+        "max_completion_tokens": "max_tokens",
+        "stop_sequences": "stop",
+        "text": "response_format",
+        "output_config": "response_format",
+    }
 
     prompt: Prompts = Field(description="A text, token ids, or a list of either; without a chat template.")
     model: str | None = None

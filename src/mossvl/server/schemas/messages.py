@@ -1,6 +1,7 @@
 """Requests for messages, in Anthropic's format."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
@@ -147,6 +148,14 @@ class OutputConfig(Body):
 class CountRequest(Body):
     """What makes a prompt."""
 
+    OF_OTHERS: ClassVar[Mapping[str, str]] = {
+        "input": "messages",
+        "prompt": "messages",
+        "instructions": "system",
+        "response_format": "output_config.format",
+        "text": "output_config.format",
+    }
+
     messages: Annotated[list[InputMessage], Field(min_length=1, max_length=MANY, fail_fast=True)]
     model: str | None = None
     system: (
@@ -166,6 +175,13 @@ class CountRequest(Body):
 
 class MessagesRequest(CountRequest, SamplingFields):
     """A request for a message."""
+
+    OF_OTHERS: ClassVar[Mapping[str, str]] = {
+        **CountRequest.OF_OTHERS,
+        "max_output_tokens": "max_tokens",
+        "max_completion_tokens": "max_tokens",
+        "stop": "stop_sequences",
+    }
 
     max_tokens: int = Field(ge=1)
     stop_sequences: list[StopString] | None = Field(None, max_length=16)

@@ -1,6 +1,7 @@
 """Requests for responses, in OpenAI's format."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
@@ -189,6 +190,17 @@ ToolChoice = Annotated[
 
 class ResponsesRequest(SamplingFields):
     """A request for a response."""
+
+    OF_OTHERS: ClassVar[Mapping[str, str]] = {
+        "messages": "input",
+        "prompt": "input",
+        "system": "instructions",
+        "max_tokens": "max_output_tokens",
+        "max_completion_tokens": "max_output_tokens",
+        "stop_sequences": "stop",
+        "response_format": "text.format",
+        "output_config": "text.format",
+    }
 
     input: Annotated[
         Annotated[str, Tag("string")]
