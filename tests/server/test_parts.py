@@ -153,6 +153,24 @@ def test_files_are_listed_in_pages_and_given_back_as_they_were(client):
         assert httpx.get(f"{client.base_url}files", params=wrong).status_code == 400
 
 
+def test_a_file_has_the_purpose_that_was_given(client):
+    given = {
+        purpose: client.files.create(file=("a.png", b"a"), purpose=purpose)
+        for purpose in ("assistants", "batch", "evals", "fine-tune", "user_data", "vision")
+    }
+    for purpose, file in given.items():
+        assert file.purpose == client.files.retrieve(file.id).purpose == purpose
+    listed = {file.id for file in client.files.list(purpose="user_data")}
+    assert given["user_data"].id in listed and given["vision"].id not in listed
+    url, files = f"{client.base_url}files", {"file": ("a.png", b"a")}
+    assert httpx.post(url, files=files).json()["purpose"] == "vision"
+    for unknown in ("visions", "", "x" * 10_000, "user_data\n"):
+        refused = httpx.post(url, files=files, data={"purpose": unknown})
+        error = refused.json()["error"]
+        assert (refused.status_code, error["param"]) == (400, "purpose")
+        assert "is none of 'assistants', 'batch', 'evals', 'fine-tune', 'user_data', 'vision'" in error["message"]
+
+
 def test_no_key_reaches_the_files_of_another(keyed):
     def answers(key, file_id):
         """To all requests that name a file; the last one deletes it."""

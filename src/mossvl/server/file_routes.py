@@ -11,7 +11,6 @@ from mossvl.server.forms import uploaded
 from mossvl.server.service import Service
 from mossvl.server.uploads import Upload
 
-PURPOSE = "vision"
 MOST_LISTED = 10_000
 """Files of a page of the list."""
 AS_IT_IS = {"x-content-type-options": "nosniff"}
@@ -58,7 +57,7 @@ def described(service: Service, upload: Upload) -> dict[str, Any]:
         "filename": upload.filename,
         "created_at": int(upload.created),
         "expires_at": int(upload.used + service.config.upload_seconds),
-        "purpose": PURPOSE,
+        "purpose": upload.purpose,
     }
 
 
@@ -83,8 +82,8 @@ def listed(service: Service, found: list[Upload], query: Any) -> dict[str, Any]:
         if after not in ids:
             raise RequestError(400, "invalid_request", f"after: there is no file {after!r:.80}", "after")
         files = files[ids.index(after) + 1 :]
-    if query.get("purpose", PURPOSE) != PURPOSE:
-        files = []
+    if (purpose := query.get("purpose")) is not None:
+        files = [file for file in files if file.purpose == purpose]
     page = files[: int(limit[:9])]
     ends = {"first_id": page[0].id if page else None, "last_id": page[-1].id if page else None}
     return {

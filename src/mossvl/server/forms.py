@@ -8,11 +8,13 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from mossvl.server.errors import RequestError
-from mossvl.server.uploads import Incoming, Upload, Uploads
+from mossvl.server.uploads import PURPOSES, VISION, Incoming, Upload, Uploads
 
-FIELD = "file"
+FIELD, PURPOSE = "file", "purpose"
+LONGEST_PURPOSE = 40
+"""Bytes after which a purpose is read no further, as there is none so long."""
 MOST_PARTS = 9
-"""Parts of a form: the file, and fields that are ignored."""
+"""Parts of a form: the file, its purpose, and fields that are ignored."""
 
 
 async def uploaded(request: Request, uploads: Uploads, most: int) -> Upload:
@@ -23,7 +25,8 @@ async def uploaded(request: Request, uploads: Uploads, most: int) -> Upload:
 
     Raises:
         ClientDisconnect: the client disconnected.
-        RequestError: the body is no form, has no file or more than one, or its file is empty or too large.
+        RequestError: the body is no form, has no file or more than one, its file is empty or too large, or its purpose
+            is unknown.
         ResourceError: the disk is full.
     """
     try:
@@ -50,6 +53,8 @@ class UploadForm:
         self._incoming: Incoming | None = None
         self._header, self._value, self._disposition = b"", b"", b""
         self._parts, self._here, self._ended = 0, False, False
+        self._purpose: bytes | None = None
+        self._of_purpose = False
         self._parser = MultipartParser(
             options[b"boundary"],
             {
@@ -59,6 +64,7 @@ class UploadForm:
                 "on_header_end": self._end_header,
                 "on_headers_finished": self._open,
                 "on_part_data": self._write,
+                "on_part_end": self._close_part,
                 "on_end": self._end,
             },
         )
@@ -73,14 +79,14 @@ class UploadForm:
             raise invalid("the form is cut off before its last boundary")
         if self._incoming is None:
             raise RequestError(400, "missing_file", f"the form has no file; send one as its field {FIELD!r}", FIELD)
-        return self._incoming.keep()
+        return self._incoming.keep(VISION if self._purpose is None else self._purpose.decode())
 
     def close(self) -> None:
         if self._incoming is not None:
             self._incoming.close()
 
     def _begin(self) -> None:
-        self._disposition, self._here = b"", False
+        self._disposition, self._here, self._of_purpose = b"", False, False
         self._parts += 1
         if self._parts > MOST_PARTS:
             raise invalid(f"the form has more than {MOST_PARTS} parts")
@@ -98,6 +104,8 @@ class UploadForm:
 
     def _open(self) -> None:
         _, options = parse_options_header(self._disposition)
+        if options.get(b"name") == PURPOSE.encode() and b"filename" not in options:
+            self._purpose, self._of_purpose = b"", True
         if options.get(b"name") != FIELD.encode() or b"filename" not in options:
             return
         if self._incoming is not None:
@@ -106,12 +114,20 @@ class UploadForm:
         self._here = True
 
     def _write(self, data: bytes, start: int, end: int) -> None:
+        if self._of_purpose and self._purpose is not None:
+            self._purpose = (self._purpose + data[start:end])[:LONGEST_PURPOSE]
         if not self._here or self._incoming is None:
             return
         if self._incoming.size + end - start > self._most:
             message = f"the file is larger than this server allows, {self._most} bytes (--max-download)"
             raise RequestError(413, "file_too_large", message, FIELD)
         self._incoming.write(data[start:end])
+
+    def _close_part(self) -> None:
+        if self._of_purpose and self._purpose not in {one.encode() for one in PURPOSES}:
+            given = (self._purpose or b"").decode(errors="replace")
+            message = f"{PURPOSE}: {given!r} is none of {', '.join(map(repr, PURPOSES))}"
+            raise RequestError(400, "invalid_request", message, PURPOSE)
 
     def _end(self) -> None:
         self._ended = True

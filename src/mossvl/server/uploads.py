@@ -11,15 +11,19 @@ from mossvl.disk import room_for_temporary_files
 from mossvl.server.errors import RequestError
 from mossvl.server.keeping import Kept, Store
 
+VISION = "vision"
+PURPOSES = ("assistants", "batch", "evals", "fine-tune", "user_data", VISION)
+"""OpenAI's purposes of uploads, which change nothing here."""
 SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
 
 
 @dataclass(kw_only=True)
 class Upload(Kept):
-    """An uploaded file; `filename` is the client's name for it."""
+    """An uploaded file; `filename` is the client's name for it, `purpose` one of `PURPOSES`."""
 
     filename: str
     path: Path
+    purpose: str = VISION
 
 
 class Uploads(Store[Upload]):
@@ -86,7 +90,7 @@ class Incoming:
         with room_for_temporary_files():
             self._file.write(piece)
 
-    def keep(self) -> Upload:
+    def keep(self, purpose: str = VISION) -> Upload:
         """Finish the upload and return its file.
 
         Raises:
@@ -98,7 +102,14 @@ class Incoming:
             raise RequestError(400, "empty_file", message, "file")
         with room_for_temporary_files():
             self._file.close()
-        upload = Upload(id=self._id, owner=self._owner, size=self.size, filename=self._filename, path=self._path)
+        upload = Upload(
+            id=self._id,
+            owner=self._owner,
+            size=self.size,
+            filename=self._filename,
+            path=self._path,
+            purpose=purpose,
+        )
         self._uploads.add(upload, reserved=self.size)
         self._kept = True
         return upload
