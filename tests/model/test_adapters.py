@@ -92,7 +92,17 @@ def with_another(model):
     model.base_model.set_adapter(["default", "another"])
 
 
-@pytest.mark.parametrize("changed", [merged, disabled, with_another])
+def with_a_hook(model):
+    next(one for one in model.modules() if hasattr(one, "lora_A")).register_forward_hook(lambda *call: 2 * call[2])
+
+
+def with_a_hook_inside(model):
+    next(one for one in model.modules() if hasattr(one, "lora_A")).lora_B["default"].register_forward_hook(
+        lambda *call: 2 * call[2]
+    )
+
+
+@pytest.mark.parametrize("changed", [merged, disabled, with_another, with_a_hook, with_a_hook_inside])
 def test_modules_in_another_state_compute_themselves(changed):
     model, group = maps()
     changed(model)

@@ -44,7 +44,15 @@ class Adapter(NamedTuple):
             or down.weight.shape != (len(down.weight), down.in_features)
         ):
             return None
+        if any(has_hooks(one) for one in (module, module.base_layer, down, up)):
+            return None
         return cls(module.base_layer, down.weight, up.weight, module.scaling[name])
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a call of a module runs hooks, which a product of its weights would leave out."""
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return any(hooks)
 
 
 class AdaptedProducts(PlainProducts):
