@@ -146,6 +146,35 @@ def test_what_is_meant_by_a_key_of_another_api_is_a_key_here(form):
         assert ".".join(place.steps) == meant and key not in form.model_fields
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user"},
+        {"role": "user", "content": None},
+        {"role": "user", "content": []},
+        {"role": "system"},
+        {"role": "developer", "content": None},
+        {"role": "tool", "tool_call_id": "1"},
+    ],
+)
+def test_a_message_without_content_is_refused(message):
+    with pytest.raises(RequestError, match="needs a content: a text, which may be empty, or parts") as refused:
+        READER.read(parsed(ChatRequest, json.dumps({"messages": [*HELLO, message]}).encode()))
+    assert (refused.value.status, refused.value.param) == (400, "messages.1.content")
+
+
+def test_an_empty_text_is_a_content_and_the_assistant_needs_none():
+    for message in ({"role": "user", "content": ""}, {"role": "assistant"}, {"role": "assistant", "content": None}):
+        query = READER.read(parsed(ChatRequest, json.dumps({"messages": [*HELLO, message]}).encode())).query
+        assert query.turn[1] == {"role": message["role"], "content": ""}
+
+
+def test_a_message_without_content_is_told_in_the_words_of_its_api():
+    asked = [{"role": "user", "content": []}]
+    assert unread(MessageExchange, {"system": "s", "messages": asked, "max_tokens": 1}).param == "messages"
+    assert unread(ResponseExchange, {"instructions": "s", "input": asked}).param == "input"
+
+
 # --- results without their calls -------------------------------------------------------------------------------------
 
 

@@ -167,6 +167,7 @@ class Reader:
         return {"max_frames": max(1, min(self.max_frames, self.config.max_frames - sum(own)))}
 
     def _message(self, message: ChatMessage, place: int, defaults: Defaults) -> Message:
+        check_content(message, f"messages.{place}.content")
         role = "system" if message.role == "developer" else message.role
         if message.content is None or isinstance(message.content, str):
             return {"role": role, "content": message.content or ""}
@@ -212,6 +213,18 @@ def options_of(part: ImagePart | VideoPart | FramesPart, defaults: Defaults) -> 
         kind, given = "video", part.video_url if isinstance(part, VideoPart) else part.video_frames
     own = {name: getattr(given, RENAMED.get(name, name)) for name in MediaOptions.OF_PARTS[kind]}
     return own_over(defaults, kind, present(own))
+
+
+def check_content(message: ChatMessage, place: str) -> None:
+    """Refuse a message that says nothing, which the model would answer nonetheless; an empty text is a content.
+
+    Raises:
+        RequestError: the message of a role other than the assistant's has no content, or the user's no part.
+    """
+    missing = message.role != "assistant" and message.content is None
+    if missing or (message.role == "user" and message.content == []):
+        what = f"{place}: a message of the role {message.role!r} needs a content: a text, which may be empty, or parts"
+        raise RequestError(400, "invalid_request", what, place)
 
 
 def check_options_of(own: Mapping[str, Any], place: str) -> None:
