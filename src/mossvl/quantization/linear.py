@@ -1,5 +1,6 @@
 """Base of linear maps with quantized weights: what they are to the model, whatever their weights look like."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -14,7 +15,7 @@ CHUNK = 2**21
 """Values that are quantized at a time, so that what is computed on the way takes little memory."""
 
 
-class QuantizedLinear(nn.Linear):
+class QuantizedLinear(nn.Linear, ABC):
     """x · weightᵀ with a quantized weight, (out features, in features), and without a bias.
 
     The weight is kept in buffers, which `.to(dtype)`, `.half()` and the like move but never cast. `forward` is the
@@ -32,13 +33,13 @@ class QuantizedLinear(nn.Linear):
         self.in_features, self.out_features = in_features, out_features
         self.register_parameter("bias", None)
 
+    @abstractmethod
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         """The weight, (out features, in features), computed in float32 and rounded to `dtype`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _put(self, start: int, rows: Tensor) -> None:
         """As `put`, for rows that are few."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def put(self, start: int, rows: Tensor) -> None:
