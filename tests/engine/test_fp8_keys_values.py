@@ -5,7 +5,7 @@ import torch
 from golden_cases import CASES
 
 import mossvl
-from mossvl.device.pool import FP8, PageLayout, key_scales
+from mossvl.device.pool import FP8, PageLayout, key_scale
 from mossvl.errors import OptionError
 from mossvl.options.engine import EngineConfig
 
@@ -68,7 +68,7 @@ def test_no_key_is_beyond_the_scale(make):
     torch.manual_seed(0)
     for layer in llm.model.model.language_model.layers:
         attn = getattr(layer, "self_attn", None) or layer.cross_attn
-        (scale,) = key_scales([attn])
+        scale = key_scale(attn)
         d = attn.head_dim
         keys = torch.cat((torch.randn(200, d), 100 * torch.eye(d)))
         normed = attn.k_norm(keys)

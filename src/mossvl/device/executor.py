@@ -15,7 +15,7 @@ from mossvl.device.fused_products import FusedWeights
 from mossvl.device.fusing import fuse
 from mossvl.device.inputs import StepArrays, StepInputs, TextRows, VisionRows, to_device
 from mossvl.device.paged_backend import PagedAttention
-from mossvl.device.pool import FP8, PageLayout, PagePool, count_pages, key_scales
+from mossvl.device.pool import FP8, PageLayout, PagePool, count_pages
 from mossvl.device.sampler import likeliest
 from mossvl.device.scores import Scores, scores_of
 from mossvl.device.tables import Tables
@@ -55,11 +55,11 @@ class Executor:
         self.device = self.language.embed_tokens.weight.device
         dtype = self.language.norm.weight.dtype  # Of keys and values; weights may have others.
         devices = [next(layer.parameters()).device for layer in self.language.layers]
-        num_pages = count_pages(config, text, self.device, dtype)
         layout = PageLayout.of(config, dtype)
         if FP8 in (layout.text, layout.vision):
             check_fp8(self.device)
-        self.pool = PagePool(text, devices, layout, num_pages, key_scales(map(attention_of, self.language.layers)))
+        num_pages = count_pages(config, text, self.device, layout)
+        self.pool = PagePool(text, devices, layout, num_pages, map(attention_of, self.language.layers))
         self.tables = Tables(self.pool, config.max_batch, text.max_position_embeddings, self.device)
         self.last_tokens = torch.zeros(config.max_batch + 1, dtype=torch.long, device=self.device)
         self.fast = self.device.type == "cuda" and len(set(devices)) == 1 and has_triton()
@@ -195,8 +195,8 @@ def check_fp8(device: torch.device) -> None:
     """
     if device.type == "cuda" and (found := torch.cuda.get_device_capability(device)) < (8, 9):
         raise OptionError(
-            f"kv_cache_dtype='fp8' needs a GPU of compute capability 8.9; {device} has {found[0]}.{found[1]}, so leave "
-            "kv_cache_dtype out"
+            f"keys and values in FP8 need a GPU of compute capability 8.9, but {device} has {found[0]}.{found[1]}; "
+            "leave out kv_cache_dtype and vision_kv_cache_dtype"
         )
 
 

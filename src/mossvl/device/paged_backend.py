@@ -4,11 +4,12 @@ import torch
 from torch import Tensor
 
 from mossvl.device.inputs import TextRows
-from mossvl.device.pool import LARGEST, PagePool
+from mossvl.device.pool import PagePool
 from mossvl.device.tables import Tables
 from mossvl.model.layers import Attention, PlainProducts
 from mossvl.model.packed_backend import Visibility, causal_attention
 from mossvl.model.xrope import Rope, rotate
+from mossvl.quantization.fp8 import LARGEST
 
 TINY = 1e-30
 """Least scale of values in FP8, for values that are all zero."""

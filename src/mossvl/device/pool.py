@@ -12,6 +12,7 @@ from mossvl.model.configuration import MossVLTextConfig
 from mossvl.model.layers import Attention
 from mossvl.options.checks import pick
 from mossvl.options.engine import CPU_POOL_BYTES, EngineConfig
+from mossvl.quantization.fp8 import LARGEST
 
 DEFAULT_FRACTION = 0.88
 """Of a GPU's memory, for weights and pages together, unless `memory` says otherwise."""
@@ -19,7 +20,6 @@ MOST_CPU_PAGES = 1 << 14
 
 
 FP8 = torch.float8_e4m3fn
-LARGEST: float = torch.finfo(FP8).max
 SCALES = torch.bfloat16
 """Dtype of the scales of values in FP8."""
 
@@ -92,7 +92,7 @@ class PagePool:
 
     Args:
         devices: device of each decoder layer; the layers of a page may be on different devices.
-        key_scales: of each decoder layer, for keys in FP8; see `key_scales`.
+        attentions: of each decoder layer, for the scales of keys in FP8; see `key_scale`.
 
     Attributes:
         groups: number of groups of self-attention layers, which is the number of pages of a block of text.
@@ -105,7 +105,7 @@ class PagePool:
         devices: Sequence[torch.device],
         layout: PageLayout,
         num_pages: int,
-        key_scales: Sequence[float],
+        attentions: Iterable[Attention],
     ) -> None:
         self.layout, self.num_pages = layout, num_pages
         self.page_size, self.vision_page_size = layout.text_size, layout.vision_size
@@ -114,7 +114,7 @@ class PagePool:
         self.devices = devices
         self._storage: dict[tuple[torch.device, int], tuple[Tensor, Tensor]] = {}
         self._layers: list[LayerPages] = []
-        for device, (member, group), key_scale in zip(devices, self.place, key_scales, strict=True):
+        for device, (member, group), attn in zip(devices, self.place, attentions, strict=True):
             if (device, member) not in self._storage:
                 pairs = torch.empty((2, num_pages, heads * layout.text_size * d), dtype=layout.text, device=device)
                 scales = torch.empty((num_pages, heads * layout.num_scales), dtype=SCALES, device=device)
@@ -125,7 +125,7 @@ class PagePool:
             pages = LayerPages(*pairs.view(dtype).view(2, num_pages, heads, size, d))
             if dtype == FP8:
                 own = scales[:, : heads * size].unflatten(1, (heads, size))
-                pages = pages._replace(key_scale=key_scale, value_scales=own)
+                pages = pages._replace(key_scale=key_scale(attn), value_scales=own)
             self._layers.append(pages)
 
     def layer(self, layer: int) -> LayerPages:
@@ -148,14 +148,13 @@ class PagePool:
         return sum(tensor.nbytes for held in self._storage.values() for tensor in held)
 
 
-def key_scales(attentions: Iterable[Attention]) -> list[float]:
-    """Scales of keys in FP8, of each layer: the largest magnitude that its norm and rotation allow, over 448.
+def key_scale(attn: Attention) -> float:
+    """The scale of a layer's keys in FP8: the largest magnitude that its norm and rotation allow, over 448.
 
     A normalised head has a norm of sqrt(d), and rotation keeps that of each pair of dimensions: no key is larger than
     sqrt(d) times the largest weight of the norm.
     """
-    scales = [attn.k_norm.weight.abs().max().item() * attn.head_dim**0.5 / LARGEST for attn in attentions]
-    return [scale or 1.0 for scale in scales]
+    return attn.k_norm.weight.abs().max().item() * attn.head_dim**0.5 / LARGEST or 1.0
 
 
 def places(config: MossVLTextConfig) -> tuple[int, int, list[tuple[int, int]]]:
@@ -169,13 +168,13 @@ def places(config: MossVLTextConfig) -> tuple[int, int, list[tuple[int, int]]]:
     return span, groups, [by_layer[layer] for layer in range(config.num_hidden_layers)]
 
 
-def count_pages(config: EngineConfig, text: MossVLTextConfig, device: torch.device, dtype: torch.dtype) -> int:
+def count_pages(config: EngineConfig, text: MossVLTextConfig, device: torch.device, layout: PageLayout) -> int:
     """Number of pages that fit into the memory of the settings, or of the device.
 
     Raises:
         OptionError: fewer than four pages fit.
     """
-    page = PageLayout.of(config, dtype).bytes(text)
+    page = layout.bytes(text)
     if config.memory is not None and config.memory > 1:
         room = int(config.memory)
     elif device.type == "cuda":
