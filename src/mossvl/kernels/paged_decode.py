@@ -123,8 +123,8 @@ def _decode_kernel(
         value_scales = None
         if FP8:
             scale_of = v_scales + head * PAGE
-            at = scale_of + page.to(tl.int64) * v_scale_stride + tokens % PAGE
-            value_scales = tl.load(at, mask=live, other=0.0).to(tl.float32)
+            scale_places = scale_of + page.to(tl.int64) * v_scale_stride + tokens % PAGE
+            value_scales = tl.load(scale_places, mask=live, other=0.0).to(tl.float32)
         next_tokens = tokens + BLOCK
         next_page = tl.load(table + next_tokens // PAGE, mask=next_tokens < stored, other=0)
 
@@ -154,17 +154,17 @@ def _decode_kernel(
             new_value = tl.load(v + wide_row * v_stride + head * D + dim)
             new_key = _rotated(x, other, weight_k, weight_swapped, sign, cosine, sine, eps, D)
             mine = (split == 0) & (length > 0)
-            at = tl.load(table + stored // PAGE, mask=mine, other=0).to(tl.int64)
+            new_page = tl.load(table + stored // PAGE, mask=mine, other=0).to(tl.int64)
             if FP8:
                 new_key = in_fp8(new_key / key_scale)
                 new_scale = fp8_scale(tl.max(tl.abs(new_value.to(tl.float32)))).to(v_scales.dtype.element_ty)
-                tl.store(scale_of + at * v_scale_stride + stored % PAGE, new_scale, mask=mine)
+                tl.store(scale_of + new_page * v_scale_stride + stored % PAGE, new_scale, mask=mine)
                 new_scale = new_scale.to(tl.float32)
                 new_value = in_fp8(new_value.to(tl.float32) / new_scale)
             new_key, new_value = new_key.to(k_pool.dtype.element_ty), new_value.to(v_pool.dtype.element_ty)
             spot = (head * PAGE + stored % PAGE) * D + dim
-            tl.store(k_pool + at * k_page_stride + spot[None, :] + one, new_key, mask=mine)
-            tl.store(v_pool + at * v_page_stride + spot, new_value, mask=mine)
+            tl.store(k_pool + new_page * k_page_stride + spot[None, :] + one, new_key, mask=mine)
+            tl.store(v_pool + new_page * v_page_stride + spot, new_value, mask=mine)
             score = tl.sum(queries.to(tl.float32) * new_key.to(tl.float32), 1) * scale
             top = tl.where(mine, score, top)
             weight = tl.where(mine, 1.0, weight)
@@ -182,8 +182,8 @@ def _decode_kernel(
             key = k_pool + (next_page.to(tl.int64) * k_page_stride)[:, None] + place
             value = v_pool + (next_page.to(tl.int64) * v_page_stride)[:, None] + place
             if FP8:
-                at = scale_of + next_page.to(tl.int64) * v_scale_stride + tokens % PAGE
-                value_scales = tl.load(at, mask=live, other=0.0).to(tl.float32)
+                scale_places = scale_of + next_page.to(tl.int64) * v_scale_stride + tokens % PAGE
+                value_scales = tl.load(scale_places, mask=live, other=0.0).to(tl.float32)
             next_page = tl.load(table + (tokens + BLOCK) // PAGE, mask=tokens + BLOCK < stored, other=0)
             keys = tl.load(key, mask=live[:, None], other=0.0)
             values = tl.load(value, mask=live[:, None], other=0.0)
