@@ -8,6 +8,7 @@ from PIL import Image as pillow
 from torch import Tensor
 
 from mossvl.errors import MediaError
+from mossvl.media.arrow import rgb_pixels
 
 Pixels = NDArray[np.uint8]
 
@@ -32,7 +33,9 @@ def from_pillow(image: pillow.Image) -> Pixels:
     if image.mode == "F":
         return _from_float_grey(np.asarray(image))
     if not image.has_transparency_data:
-        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        pixels = rgb_pixels(image)
+        return np.asarray(image) if pixels is None else pixels
     if image.mode == "La":
         image = image.convert("LA")
     image = image.convert("RGBA")
