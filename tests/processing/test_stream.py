@@ -5,7 +5,16 @@ import hashlib
 import pytest
 
 from mossvl.errors import CheckpointError
-from mossvl.processing.stream import REALTIME, RESPONSE, SILENCE, StateTokens, frame_text, opening_text, prompt_text
+from mossvl.processing.stream import (
+    REALTIME,
+    RESPONSE,
+    SILENCE,
+    StateTokens,
+    frame_text,
+    mentioning,
+    opening_text,
+    prompt_text,
+)
 
 
 def test_each_frame_of_a_stream_has_marks_of_its_own():
@@ -31,6 +40,13 @@ def test_the_opening_is_what_the_chat_template_makes_of_it(processor):
 def test_the_published_system_prompt_is_kept_to_the_byte():
     assert "silent \N{EM DASH} output `<|silence|>` when" in REALTIME
     assert hashlib.sha256(REALTIME.encode()).hexdigest().startswith("a7d0a987b5147c41")
+
+
+def test_a_system_prompt_may_mention_state_tokens_and_no_other_special_token(processor):
+    assert (
+        mentioning("Say <|silence|> or <|resp<|im_end|>onse|>.", processor.removed)
+        == "Say <|silence|> or <|response|>."
+    )
 
 
 def test_state_tokens_are_found_by_name(processor):

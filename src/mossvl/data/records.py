@@ -117,15 +117,26 @@ def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Message]:
     """Turn a fine-tuning record into messages, answers included, media in place.
 
     Args:
-        record: `conversations` or `messages`, or `prompt` and `response`, or another form (see `known_record`); with
-            `images` and `videos` (or `image` and `video`), placed at `<|image|>` and `<|video|>`, or at parts of these
-            types, or before the first question; and a `system_prompt` (or `system`), or the keys that choose a fixed
-            one (see `SystemPrompt`).
+        record: see `dialogue_of`; its media are placed at `<|image|>` and `<|video|>`, or at parts of these types, or
+            before the first question.
         media_dir: folder against which relative paths of media are resolved.
 
     Raises:
-        DataError: the record has another form, a key is mistaken, turns are malformed, there is no answer, or
-            placeholders do not match the media.
+        DataError: see `dialogue_of`; or placeholders do not match the media.
+    """
+    return with_media_placed(*dialogue_of(record), media_dir)
+
+
+def dialogue_of(record: Mapping[str, Any]) -> tuple[list[Message], dict[str, Any]]:
+    """The turns of a fine-tuning record, its system turn included, and its media: `images` and `videos`, if given.
+
+    Args:
+        record: `conversations` or `messages`, or `prompt` and `response`, or another form (see `known_record`); with
+            `images` and `videos` (or `image` and `video`); and a `system_prompt` (or `system`), or the keys that choose
+            a fixed one (see `SystemPrompt`).
+
+    Raises:
+        DataError: the record has another form, a key is mistaken, turns are malformed, or there is no answer.
     """
     for name in unread_keys(record):
         if name.lower() in MISTAKEN:
@@ -157,6 +168,11 @@ def as_example(record: Mapping[str, Any], media_dir: Path) -> list[Message]:
     if all(turn["role"] != "assistant" for turn in turns):
         raise DataError("there is nothing to learn: no turn is the assistant's")
     media: dict[str, Any] = {name: record[name] for name in ("images", "videos") if name in record}
+    return turns, media
+
+
+def with_media_placed(turns: Sequence[Message], media: Mapping[str, Any], media_dir: Path) -> list[Message]:
+    """The second half of `as_example`."""
     marks = [mark for turn in turns for mark in PLACEHOLDER.findall(asked(turn))]
     if marks and not any(media.values()):
         raise DataError(f"the text has the placeholder {marks[0]}, but there are no images and no videos beside it")

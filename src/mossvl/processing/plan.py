@@ -237,6 +237,38 @@ def plan_videos(
     return plans
 
 
+def plan_stream(
+    videos: Sequence[tuple[Any, Sequence[float]]],
+    settings: ImageSettings,
+    layout: PatchLayout,
+    limits: MediaLimits,
+    num_threads: int,
+    stack: ExitStack,
+) -> list[VideoPlan]:
+    """Open the videos of a live stream, and compute the size of their frames; `stack` closes the clips.
+
+    A frame of a stream is sized as an image alone is: frames come one by one, and share no budget.
+
+    Args:
+        videos: a source, and the instants (seconds) of its frames, ascending, each.
+
+    Returns:
+        one plan for each video; its timestamps are the instants.
+
+    Raises:
+        MediaError: a video cannot be read, or an instant lies outside it.
+        OptionError: `min_pixels` would make a frame too large.
+    """
+    plans = []
+    for source, times in videos:
+        clip = stack.enter_context(open_clip(source, limits=limits, num_threads=num_threads))
+        name = source_name(source) if isinstance(source, str | Path) else "the video"
+        sampling.check_segments([[time] for time in times], clip.duration, name)
+        size = sizes.image_size(clip.height, clip.width, layout.factor, settings.min_pixels, settings.max_pixels)
+        plans.append(VideoPlan(clip, *_allowed(size, limits), tuple(map(clip.index_at, times)), tuple(times)))
+    return plans
+
+
 def _most_frames(videos: Sequence[Any], clips: Sequence[Clip], settings: Sequence[VideoSettings]) -> list[int]:
     """Most frames of each video: its own `max_frames`, or its share of the prompt's.
 

@@ -26,7 +26,7 @@ from mossvl.processing.labels import Span, batch_labels, prompt_labels
 from mossvl.processing.messages import check_characters
 from mossvl.processing.model_inputs import ModelInputs
 from mossvl.processing.pixel_settings import PATCHES, SCALE, checked_channels
-from mossvl.processing.plan import MediumPlan, num_units
+from mossvl.processing.plan import MediumPlan, VideoPlan, num_units, plan_stream
 from mossvl.processing.prompt import PlannedPrompt
 from mossvl.processing.video_processor import MossVLVideoProcessor
 
@@ -173,6 +173,18 @@ class MossVLProcessor(ConversationMixin):
             prompt.VIDEO: iter(self.video_processor.plan(videos, options, self.limits, stack)),
         }
         return [next(rest[kind]) for kind in kinds]
+
+    def plan_stream(
+        self, videos: Sequence[tuple[Any, Sequence[float]]], options: MediaOptions, stack: ExitStack
+    ) -> list[VideoPlan]:
+        """Open the videos of a live stream (see `plan.plan_stream`); frames have the sizes of images.
+
+        Raises:
+            MediaError: a video cannot be used, or has no such instant.
+            OptionError: `min_pixels` would make a frame too large.
+        """
+        settings, threads = self.image_processor.settings(options), self.video_processor.num_extract_threads
+        return plan_stream(videos, settings, self.image_processor.layout, self.limits, threads, stack)
 
     def lay_out(self, text: str, plans: list[MediumPlan]) -> PlannedPrompt:
         """The second half of `plan`: expand the placeholders and tokenise the prompt."""

@@ -5,12 +5,14 @@ turn, decision slots and frames alternate. A slot is `<|silence|>`; or `<|respon
 goes on after the next frame unless `<|silence|>` closes the chunk. Nothing stands between slots and frames.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
 from transformers import PreTrainedTokenizerBase
 
 from mossvl.errors import CheckpointError
+from mossvl.processing.messages import without_special
 from mossvl.processing.prompt import IMAGE_TOKEN, TIME_END, TIME_START, VISION_END, VISION_START
 
 SILENCE, RESPONSE = "<|silence|>", "<|response|>"
@@ -22,6 +24,11 @@ REALTIME = (
     "relevant has happened, and respond when the visual content warrants it."
 )
 """The published system prompt that selects the mode, to the byte."""
+
+
+def mentioning(text: str, special: Iterable[str]) -> str:
+    """A system prompt without these special tokens, but for the state tokens, which it may mention."""
+    return without_special(text, [token for token in special if token not in (SILENCE, RESPONSE)])
 
 
 def frame_text(time: float) -> str:

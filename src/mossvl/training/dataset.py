@@ -10,13 +10,14 @@ from torch.utils.data import Dataset
 
 from mossvl.data.files import Record
 from mossvl.data.index import RecordIndex
-from mossvl.data.records import as_example
-from mossvl.errors import DataError, GenerationTimeout, InputError, OptionError
+from mossvl.data.live import Stream, read_example
+from mossvl.errors import CheckpointError, DataError, GenerationTimeout, InputError, OptionError
 from mossvl.options import MediaOptions
 from mossvl.options.checks import whole
 from mossvl.processing.labels import IGNORED_LABEL
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.training.examples import Example, P, encode
+from mossvl.training.streams import AS_WRITTEN, Slots, encode_stream
 
 TRIES = 100
 """Bad records in a row after which an access fails."""
@@ -29,6 +30,7 @@ class FileExamples(Dataset[Example[Tensor]]):
         media_dir: the folder of relative paths of media.
         max_length: tokens to which examples are truncated.
         bad: "skip" replaces a bad record with the next good one, and reports it in `Example.skipped`; "stop" raises.
+        slots: how the slots of live streams are learned.
 
     Raises:
         OptionError: `max_length` or `bad` is invalid.
@@ -42,12 +44,13 @@ class FileExamples(Dataset[Example[Tensor]]):
         options: MediaOptions,
         max_length: int | None = None,
         bad: Literal["skip", "stop"] = "skip",
+        slots: Slots = AS_WRITTEN,
     ) -> None:
         if bad not in ("skip", "stop"):
             raise OptionError(f"bad={bad!r} must be 'skip' or 'stop'")
         self.processor, self.index, self.media_dir, self.options = processor, index, media_dir, options
         self.max_length = None if max_length is None else whole("max_length", max_length)
-        self.bad = bad
+        self.bad, self.slots = bad, slots
 
     def __len__(self) -> int:
         return len(self.index)
@@ -82,9 +85,14 @@ class FileExamples(Dataset[Example[Tensor]]):
         try:
             if isinstance(record.value, DataError):
                 raise record.value
-            example = encode(self.processor, as_example(record.value, self.media_dir), self.options)
+            read = read_example(record.value, self.media_dir)
+            if isinstance(read, Stream):
+                read = self.slots.dropped(read, f"{record.file.name} {record.place}")
+                example = encode_stream(self.processor, read, self.options, self.slots.turn_end_loss)
+            else:
+                example = encode(self.processor, read, self.options)
             return truncated(example, self.max_length, self.processor.image_token_id)
-        except (InputError, GenerationTimeout) as error:
+        except (InputError, CheckpointError, GenerationTimeout) as error:
             why = " ".join(str(error).split()).removeprefix(f"{record.place} ")
             raise DataError(f"{record.where}: {why}") from error
 

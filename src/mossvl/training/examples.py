@@ -12,6 +12,7 @@ from mossvl.options import MediaOptions
 from mossvl.processing.labels import Span
 from mossvl.processing.messages import Message, check_messages, media_of
 from mossvl.processing.pixels import Grid
+from mossvl.processing.plan import MediumPlan
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import PlannedPrompt
 from mossvl.processing.tensors import chunks
@@ -29,6 +30,7 @@ class Example(Generic[P]):
         labels: (tokens,) int64, -100 for tokens without loss.
         grids: frames, patch rows and patch columns of each medium.
         pixels: uint8 (patches, 3 · patch_size²) of all media; or their substitute until a batch is on its device.
+        times: seconds of each frame of a live stream; () for other examples.
         cut: number of tokens that were cut off at the end.
         skipped: "FILE: line 3: why" of each bad record that this example replaces.
     """
@@ -37,6 +39,7 @@ class Example(Generic[P]):
     labels: Tensor
     grids: list[Grid]
     pixels: P
+    times: tuple[float, ...] = ()
     cut: int = 0
     skipped: tuple[str, ...] = ()
 
@@ -60,7 +63,17 @@ def encode(processor: MossVLProcessor, messages: Sequence[Message], options: Med
     text, spans = supervised_text(processor, checked)
     with ExitStack() as stack:
         planned = processor.plan(text, *media_of(checked), options, stack)
-        frames = int(planned.grid_thw[:, 0].sum())
-        none = torch.empty(0, 3 * processor.image_processor.patch_size**2, dtype=torch.uint8)
-        pixels = next((part for part, _ in chunks(planned.plans, processor.image_processor, max(1, frames))), none)
+        pixels = decoded(processor, planned.plans)
     return Example.of(processor, planned, spans, pixels)
+
+
+def decoded(processor: MossVLProcessor, plans: Sequence[MediumPlan]) -> Tensor:
+    """uint8 (patches, 3 · patch_size²): the pixels of media, in order.
+
+    Raises:
+        GenerationTimeout: decoding takes longer than the processor's limits allow.
+        MediaError: a medium cannot be decoded.
+    """
+    frames = sum(plan.num_frames for plan in plans)
+    none = torch.empty(0, 3 * processor.image_processor.patch_size**2, dtype=torch.uint8)
+    return next((part for part, _ in chunks(plans, processor.image_processor, max(1, frames))), none)
