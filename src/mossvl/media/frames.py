@@ -66,7 +66,7 @@ class FrameReader:
         self._next: int | None = 0  # Position of the next packet; None after a seek.
         self._container: InputContainer = _open_container(self.path, self.name, self.limits)
         try:
-            self._stream = _video_stream(self._container, self.name)
+            self._stream = video_stream(self._container, self.name)
             context = self._stream.codec_context
             if context is None:
                 raise MediaError(f"{self.name}: no decoder for its video stream; convert it, for example to H.264")
@@ -214,10 +214,10 @@ class FrameReader:
         return frames
 
     def picture(self, frame: VideoFrame) -> Picture:
-        """The picture of a frame, on white, rotation applied; asked for its pixels, it raises as `_rgb`."""
+        """The picture of a frame, on white, rotation applied; asked for its pixels, it raises as `rgb_of`."""
         if self._upright is None:
-            self._upright = _upright(frame)
-        return partial(_rgb, frame, self._upright, self.name)
+            self._upright = upright_of(frame)
+        return partial(rgb_of, frame, self._upright, self.name)
 
 
 class _Converters(local):
@@ -230,7 +230,7 @@ class _Converters(local):
 _converters = _Converters()
 
 
-def _rgb(frame: VideoFrame, upright: Callable[[NDArray[Any]], NDArray[Any]], name: str) -> NDArray[np.uint8]:
+def rgb_of(frame: VideoFrame, upright: Callable[[NDArray[Any]], NDArray[Any]], name: str) -> NDArray[np.uint8]:
     """Convert a frame to a new array uint8 (height, width, 3), RGB, C-contiguous: on white, rotation applied.
 
     Raises:
@@ -296,7 +296,7 @@ def _open_container(path: Path, name: str, limits: MediaLimits) -> InputContaine
         ) from error
 
 
-def _video_stream(container: InputContainer, name: str) -> VideoStream:
+def video_stream(container: InputContainer, name: str) -> VideoStream:
     """Return the stream that FFmpeg ranks best, cover pictures apart; discard all other streams."""
     videos = [stream for stream in container.streams.video if not stream.disposition & _STILLS]
     if not videos:
@@ -310,7 +310,7 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
     return chosen
 
 
-def _upright(frame: VideoFrame) -> Callable[[NDArray[Any]], NDArray[Any]]:
+def upright_of(frame: VideoFrame) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """Return a function that rotates and mirrors pixels (height, width, 3) as the display matrix says.
 
     Only quarter turns are applied. All frames of a file share the matrix; read it once: PyAV's side data and the frame

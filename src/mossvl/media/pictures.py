@@ -20,10 +20,11 @@ _WEBP_DEFAULT_MS = 100  # For frames of duration 0, as in browsers.
 
 def is_frame_list(source: Any) -> bool:
     """Whether `source` is a list of frames: pairs (seconds, image) or dicts {"timestamp": …, "image": …}."""
-    return isinstance(source, (list, tuple)) and bool(source) and all(_timed(item) is not None for item in source)
+    return isinstance(source, (list, tuple)) and bool(source) and all(timed(item) is not None for item in source)
 
 
-def _timed(item: Any) -> tuple[Any, Any] | None:
+def timed(item: Any) -> tuple[Any, Any] | None:
+    """Return (seconds, image) of an item of a list of frames; None if it is none."""
     if isinstance(item, Mapping) and {name for name in item if item[name] is not None} == {"timestamp", "image"}:
         item = (item["timestamp"], item["image"])
     if isinstance(item, (list, tuple)) and len(item) == 2:
@@ -50,7 +51,7 @@ class FrameList(Clip):
                 'a list given as a video must hold (seconds, image) pairs or {"timestamp": seconds, "image": image}; '
                 f"got {f'{len(source)} items of other kinds' if source else 'an empty list'}"
             )
-        pairs = [pair for pair in map(_timed, source) if pair is not None]
+        pairs = [pair for pair in map(timed, source) if pair is not None]
         self._given = times = np.array([float(seconds) for seconds, _ in pairs])
         for number, seconds in enumerate(times.tolist()):
             if not (0 <= seconds <= _LATEST and (number == 0 or seconds > times[number - 1])):

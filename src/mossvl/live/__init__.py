@@ -1,0 +1,1 @@
+"""Live sessions: a request that watches while it speaks."""

@@ -1,0 +1,80 @@
+"""A video file played as if it were live."""
+
+import math
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mossvl.errors import GenerationCancelled
+from mossvl.live.sources.source import Clock, FrameSource, SourceEvent, Timed
+from mossvl.media.fetch import source_name
+from mossvl.media.limits import DEFAULT_LIMITS, MediaLimits
+from mossvl.media.video import open_clip
+from mossvl.options.checks import number
+from mossvl.processing.sampling import Segment
+
+
+class Playback(FrameSource):
+    """The frames of a video, at its own pace or faster; their times are those of the video.
+
+    Args:
+        video: a path, a URL or a list of frames, as `open_clip` accepts; it is opened at once.
+        fps: frames a second of the video; None for all frames. A frame that is shown longer comes once.
+        pace: seconds of the video in a second: 1 is the video's own pace; None for as fast as frames are taken.
+        segment: (start, end) in seconds of the video; (instant,) for one frame; None for the whole video.
+
+    Raises:
+        MediaError: the video cannot be opened.
+        OptionError: `fps` or `pace` is not above zero.
+    """
+
+    def __init__(
+        self,
+        video: Any,
+        fps: float | None = 1.0,
+        pace: float | None = 1.0,
+        segment: Segment | None = None,
+        *,
+        limits: MediaLimits = DEFAULT_LIMITS,
+        told: Callable[[SourceEvent], object] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__(source_name(video) if isinstance(video, str | Path) else "the list of frames", told, clock)
+        self.fps = None if fps is None else number("fps", fps, above=0)
+        self.pace = None if pace is None else number("pace", pace, above=0)
+        # A stream may last for days; a limit on the time of decoding is for a query.
+        self._clip = open_clip(video, replace(limits, timeout=math.inf), num_threads=1)
+        self._indices = self._sample(segment)
+
+    def _sample(self, segment: Segment | None) -> list[int]:
+        """Return the indices of the frames to show, ascending, each once."""
+        clip = self._clip
+        start, end = (0.0, clip.duration) if segment is None else (segment[0], segment[-1])
+        if segment is not None and len(segment) == 1:
+            return [clip.index_at(start)]
+        first, last = clip.index_at(start), clip.index_at(math.nextafter(min(end, clip.duration), 0))
+        if self.fps is None:
+            return list(range(first, last + 1))
+        count = max(1, math.ceil((min(end, clip.duration) - start) * self.fps - 1e-6))
+        return list(dict.fromkeys(clip.index_at(start + number / self.fps) for number in range(count)))
+
+    def __len__(self) -> int:
+        """The number of frames."""
+        return len(self._indices)
+
+    def read(self) -> Generator[Timed]:
+        times = self._clip.shown_times(self._indices)
+        begun = self.clock.now()
+        with suppress(GenerationCancelled):  # It was stopped.
+            for time, pixels in zip(times, self._clip.read(self._indices, self.stopped), strict=True):
+                if self.pace is not None:
+                    due = begun + (time - times[0]) / self.pace
+                    if self.clock.wait(due - self.clock.now(), self.stopped):
+                        return
+                yield time, pixels
+
+    def close(self) -> None:
+        super().close()
+        self._clip.close()
