@@ -130,20 +130,18 @@ def test_leading_slots_are_dropped_alike_whenever_a_record_is_read(examples, rec
     assert set(lengths(3)) == {whole, whole - 1, whole - 2}
 
 
+def instants(file, *times):
+    return {"videos": [{"video_path": file, "segments": [[time] for time in times]}]}
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (
-            {"videos": [{"video_path": "clip_10fps_6s.mp4", "segments": [[0], [1], [2], [60]]}]},
-            r"\[60\.0\] lies outside",
-        ),
-        ({"videos": [{"video_path": "gone.mp4", "segments": [[time] for time in TIMES]}]}, "gone.mp4: no such file"),
-        (
-            {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "<|video|>"}]},
-            "no decision",
-        ),
+        (instants("clip_10fps_6s.mp4", 0, 1, 2, 60), r"\[60\.0\] lies outside"),
+        (instants("gone.mp4", *TIMES), "gone.mp4: no such file"),
+        (instants("clip_10fps_6s.mp4", 0, 1, 2), "4 .*placeholders, but .* 3 instants"),
     ],
-    ids=["an instant after the end", "no file", "no slot"],
+    ids=["an instant after the end", "no file", "fewer instants"],
 )
 def test_a_bad_live_record_is_told_with_its_place(change, told, examples, record):
     with pytest.raises(DataError, match=rf"a\.jsonl: line 1: .*{told}"):

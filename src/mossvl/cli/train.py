@@ -40,6 +40,13 @@ class TrainFlags(Flags):
         "weight_decay": Flag("Weight decay of AdamW."),
         "max_length": Flag("Maximum number of tokens of an example; longer ones are truncated. Default: none."),
         "bad": Flag("Skip bad records, or stop at the first. Default: skip."),
+        "state_loss": Flag(
+            "Weights of decisions to be silent or to speak, in live records: focal (rare and unsure decisions weigh "
+            "more), or plain."
+        ),
+        "focal_gamma": Flag("With focal weights: how little decisions weigh that the model is sure of; 0: all alike."),
+        "leading_slot_dropout": Flag("Fraction of the turns of live records that begin with a frame, not a decision."),
+        "turn_end_loss": Flag("Learn the end of turns of live records, too.", ("--turn-end-loss",)),
         "gradient_checkpointing": Flag(
             "Compute layers again in the backward pass: less memory, a third more arithmetic.",
             ("--gradient-checkpointing",),

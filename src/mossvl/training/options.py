@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from mossvl.errors import CheckpointError, OptionError
 from mossvl.options import MediaOptions
-from mossvl.options.checks import Choice, Count, CountFrom0, check_options
+from mossvl.options.checks import Choice, Count, CountFrom0, check_options, choice
 from mossvl.options.engine import QUANTIZATIONS
 from mossvl.ranks import num_processes
 
@@ -60,6 +60,11 @@ class TrainOptions:
         weight_decay: of AdamW.
         max_length: tokens to which examples are truncated.
         bad: "skip" bad records, or "stop" at the first.
+        state_loss: weights of the state tokens of live streams in the loss: "focal" (see `training/weighting.py`), or
+            "plain", the weight of text.
+        focal_gamma: γ of "focal": how little decisions weigh that the model is sure of.
+        leading_slot_dropout: share of a stream's turns that begin with a frame in place of `<|silence|>`.
+        turn_end_loss: whether the `<|im_end|>` of a stream's turns has loss, too.
         gradient_checkpointing: recompute activations in the backward pass, for less memory.
         vision_chunk: frames encoded at a time; None for all of a batch.
         compile: compile layers, on a GPU.
@@ -92,6 +97,10 @@ class TrainOptions:
     weight_decay: float = 0.0
     max_length: Count | None = None
     bad: Literal["skip", "stop"] = "skip"
+    state_loss: Literal["focal", "plain"] = "focal"
+    focal_gamma: float = 2.0
+    leading_slot_dropout: float = 0.1
+    turn_end_loss: bool = False
     gradient_checkpointing: bool = False
     vision_chunk: Count | None = None
     compile: bool = False
@@ -156,6 +165,12 @@ class TrainOptions:
             raise OptionError(
                 f"epochs={self.epochs} and learning_rate={self.learning_rate} must be above 0, warmup={self.warmup} "
                 f"and dropout={self.dropout} between 0 and 1"
+            )
+        choice("state_loss", self.state_loss, ("focal", "plain"))
+        if not (self.focal_gamma >= 0 and 0 <= self.leading_slot_dropout <= 1):
+            raise OptionError(
+                f"focal_gamma={self.focal_gamma} must be at least 0, leading_slot_dropout={self.leading_slot_dropout} "
+                "from 0 to 1"
             )
 
 

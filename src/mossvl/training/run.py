@@ -16,6 +16,7 @@ from mossvl.device.executor import has_triton
 from mossvl.errors import DataError, MossVLError, OptionError
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.processing.processor import MossVLProcessor
+from mossvl.processing.stream import StateTokens
 from mossvl.quantization.linear import QuantizedLinear
 from mossvl.quantization.schemes import quantized_maps
 from mossvl.ranks import first_process, num_processes
@@ -25,13 +26,17 @@ from mossvl.training.dataset import FileExamples
 from mossvl.training.examples import Example
 from mossvl.training.options import Part, TrainOptions
 from mossvl.training.parts import lora, train_only
-from mossvl.training.trainer import PackedTrainer, compile_layers, packed_arguments
+from mossvl.training.streams import Slots
+from mossvl.training.trainer import PackedTrainer, compile_layers, next_tokens, packed_arguments
+from mossvl.training.weighting import StateWeighting
 
 NOTED = "options.json"
 """The file of `TrainOptions.note` in the output folder."""
 
 
-def examples_of(options: TrainOptions, path: Path, processor: MossVLProcessor) -> FileExamples:
+def examples_of(
+    options: TrainOptions, path: Path, processor: MossVLProcessor, leading_slot_dropout: float = 0.0
+) -> FileExamples:
     """The records of a file or folder as examples.
 
     Raises:
@@ -46,7 +51,8 @@ def examples_of(options: TrainOptions, path: Path, processor: MossVLProcessor) -
     if not len(index):
         raise DataError(f"{path} has no records; expected one JSON object a line, or a list of them")
     media_dir = options.media_dir or (path if path.is_dir() else path.parent)
-    return FileExamples(processor, index, media_dir, options.media, options.max_length, options.bad)
+    slots = Slots(leading_slot_dropout, options.turn_end_loss, options.seed)
+    return FileExamples(processor, index, media_dir, options.media, options.max_length, options.bad, slots)
 
 
 def train(options: TrainOptions) -> Path:
@@ -82,7 +88,7 @@ def train(options: TrainOptions) -> Path:
         options,
         model,
         processor,
-        examples_of(options, options.data, processor),
+        examples_of(options, options.data, processor, options.leading_slot_dropout),
         examples_of(options, options.eval_data, processor) if options.eval_data else None,
     )
     if first_process():
@@ -143,7 +149,9 @@ def trainer_of(
     for parameter in trained.parameters():
         if parameter.requires_grad or all_float32:  # A lower precision would round small updates away.
             parameter.data = parameter.data.float()
+    states = StateTokens.find(processor.tokenizer) if options.state_loss == "focal" else None
     trainer = PackedTrainer(
+        loss_of=next_tokens if states is None else StateWeighting(states, options.focal_gamma),
         model=trained,
         args=arguments_of(options, device),
         processing_class=processor,

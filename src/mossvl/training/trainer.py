@@ -22,7 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
 from mossvl.disk import finish
-from mossvl.errors import TrainingError
+from mossvl.errors import OptionError, TrainingError
 from mossvl.evaluation import Tally
 from mossvl.model.language import TextModel
 from mossvl.model.loss import Loss, next_token_loss
@@ -33,6 +33,7 @@ from mossvl.training.accuracy import exact_answers
 from mossvl.training.batches import Batch
 from mossvl.training.checkpoints import note_files, numbered
 from mossvl.training.synthetic import DrawnPictures
+from mossvl.training.weighting import StateWeighting
 from mossvl.training.workers import quiet
 
 UNFINISHED = "unfinished"
@@ -58,7 +59,7 @@ class PackedTrainer(Trainer):
     It switches cuDNN's attention off for the whole process.
 
     Args:
-        loss_of: makes the loss of each batch.
+        loss_of: makes the loss of each batch; a `StateWeighting` also weighs the tokens of a whole step.
 
     Attributes:
         skipped: "FILE: line 3: why" of the bad records so far; each is logged once.
@@ -78,6 +79,7 @@ class PackedTrainer(Trainer):
                 sharding.mixed_precision_policy, cast_forward_inputs=False, output_dtype=None
             )
         self._loss_of = loss_of
+        self._step_losses: list[Tensor] = []
         self.skipped: set[str] = set()
         self._right: list[bool] = []
         self._output_dir = self.args.output_dir
@@ -110,6 +112,40 @@ class PackedTrainer(Trainer):
             inputs = {**inputs, "pixel_values": drawn.patches(PatchLayout())}
         loss = self._loss_of(inputs)
         return {**inputs, "loss": loss}
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Batch], Any]:
+        """As `Trainer` does: the batches of a step, and their number of tokens with loss.
+
+        Raises:
+            OptionError: the weights of state tokens are to be corrected, which DeepSpeed does not allow.
+        """
+        batches, count = super().get_batch_samples(*args, **kwargs)
+        weighting = self._loss_of
+        if isinstance(weighting, StateWeighting) and batches:
+            processes = self.accelerator.num_processes
+            found = weighting.begin(batches, self.args.device, processes, self.accelerator.reduce)
+            if self.is_deepspeed_enabled and weighting.gamma and found:
+                raise OptionError(
+                    f"focal_gamma={weighting.gamma} corrects the gradients of a whole step, which DeepSpeed hides; "
+                    "train with FSDP2, or give focal_gamma=0",
+                    option="focal_gamma",
+                )
+        return batches, count
+
+    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        loss: Tensor = super().training_step(model, *args, **kwargs)
+        if not isinstance(self._loss_of, StateWeighting):
+            return loss
+        self._step_losses.append(loss)
+        if not self.accelerator.sync_gradients:
+            return loss
+        whole, self._step_losses = torch.stack(self._step_losses).sum(), []
+        factor = self._loss_of.end(self.accelerator.reduce)
+        if factor is None:
+            return loss
+        gradients = [one.grad for one in model.parameters() if one.grad is not None]
+        torch._foreach_mul_([one.to_local() if isinstance(one, DTensor) else one for one in gradients], factor)
+        return loss + (factor - 1) * whole
 
     def floating_point_ops(self, inputs: Batch) -> int:
         """0: `Trainer`'s estimate ignores vision tokens, and walks all modules at every step."""
