@@ -35,6 +35,20 @@ def test_check_shows_an_example_with_media_if_there_is_one(command, checkpoint, 
     assert "<|image_pad|>" in result.stdout.split("Who 0?")[1]
 
 
+def test_check_draws_live_records_and_counts_their_decisions(command, checkpoint, golden, tmp_path):
+    turns = [("user", "Watch."), ("assistant", "<|silence|><|video|><|silence|><|video|><|response|>A car.<|silence|>")]
+    record = {
+        "messages": [{"role": role, "content": text} for role, text in turns],
+        "videos": [{"video_path": str(golden / "media" / "clip_10fps_6s.mp4"), "segments": [[0], [2.5]]}],
+    }
+    (tmp_path / "live.jsonl").write_text(json.dumps(record))
+    result = command("train", tmp_path / "live.jsonl", "-c", checkpoint, "--check", "--workers", 0)
+    assert result.exit_code == 0 and "form of live.jsonl: live records as messages (OpenAI)" in result.stdout
+    assert "live: 1 streams with 2 frames, and 3 silences and 1 responses with loss" in result.stdout
+    assert "0 images, 0 videos or parts of them with 0 frames" in result.stdout
+    assert "     2.5 s  [" in result.stdout and "⟦<|response|>A car.<|silence|>⟧" in result.stdout
+
+
 def test_check_names_the_form_of_each_file(command, checkpoint, tmp_path):
     swift = {"query": "Who?", "response": "I.", "history": [["Hello", "Hi."]]}
     (tmp_path / "a.jsonl").write_text(json.dumps(swift))

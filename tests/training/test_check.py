@@ -95,3 +95,51 @@ def test_a_text_shows_what_is_learned(examples, processor):
     assert clip.count("⟦") == clip.count("⟧") == 2
     assert "⟦Nothing.<|im_end|>⟧" in clip and clip.endswith("⟦It ends.<|im_end|>⟧\n")
     assert "<|vision_start|><|time_start|>0.0 seconds<|time_end|><|image_pad|>" in clip
+
+
+# --- live records --------------------------------------------------------------------------------------------------
+
+
+def live(*answers, **others):
+    turns = [("user", "Watch."), ("assistant", answers[0])]
+    turns += [turn for answer in answers[1:] for turn in (("user", "And now?"), ("assistant", answer))]
+    instants = [[time] for time in range(sum(answer.count("<|video|>") for answer in answers))]
+    return {
+        "messages": [{"role": role, "content": text} for role, text in turns],
+        "videos": [{"video_path": "clip_10fps_6s.mp4", "segments": instants}],
+        **others,
+    }
+
+
+WATCHED = "<|silence|>" + 4 * "<|video|><|silence|>" + "<|video|><|response|>A red<|video|><|response|> car.<|silence|>"
+
+
+def test_streams_are_counted_apart_from_videos(examples):
+    found = Statistics.gather(examples(live(WATCHED), live("<|video|><|silence|>", "<|silence|>"), CLIP, TEXT))
+    assert (found.streams, found.stream_frames, found.silences, found.responses) == (2, 7, 8, 2)
+    assert (found.images, found.videos) == (1, 1) and found.frames == Statistics.gather(examples(CLIP)).frames
+    assert [*next(iter(found.forms.values()))] == [
+        "live records as messages (OpenAI)", "conversations (ShareGPT, LLaVA)", "prompt and response",
+    ]  # fmt: skip
+
+
+def test_a_live_record_is_drawn_as_a_timeline(examples, processor):
+    ((_, rows, columns), *_) = (one := examples(live(WATCHED, "", system_prompt="Look."))[0]).grids
+    size = rows * columns // 4 + 1
+    assert rendered(processor, one).splitlines() == [
+        "stream of 6 frames, 0.0 to 5.0 s; with loss: 6 × <|silence|> (α 0.67), 2 × <|response|> (α 2.00), "
+        f"{int((one.labels != IGNORED_LABEL).sum())} tokens in all",
+        f"{'':12}<|im_start|>system⏎Look.<|im_end|>⏎<|im_start|>user⏎Watch.<|im_end|>⏎<|im_start|>assistant⏎",
+        f"{'':12}⟦<|silence|>⟧",
+        f"     0.0 s  [{size}] ⟦<|silence|>⟧",
+        f"{'':12}… 2 × the same",
+        f"     3.0 s  [{size}] ⟦<|silence|>⟧",
+        f"     4.0 s  [{size}] ⟦<|response|>A red⟧",
+        f"     5.0 s  [{size}] ⟦<|response|> car.<|silence|>⟧",
+        f"{'':12}<|im_end|>⏎<|im_start|>user⏎And now?<|im_end|>⏎<|im_start|>assistant⏎<|im_end|>⏎",
+    ]
+
+
+def test_few_lines_alike_are_all_drawn(examples, processor):
+    text = rendered(processor, examples(live("<|silence|>" + 3 * "<|video|><|silence|>"))[0])
+    assert text.count("s  [") == 3 and "the same" not in text

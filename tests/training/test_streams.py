@@ -1,6 +1,7 @@
 """Live records as examples: tokens, what has loss, sizes of frames, positions."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,6 +49,10 @@ def encode(processor):
     return encode
 
 
+def marked(processor, example):
+    return rendered(processor, replace(example, times=()))
+
+
 WRITTEN = [
     (opening_text(REALTIME, "Tell me what comes."), False),
     (S, True), (frame_text(0.0), False), (S, True), (frame_text(1.5), False),
@@ -65,11 +70,11 @@ def test_tokens_are_those_of_the_whole_text_and_of_its_pieces_as_a_session_appen
 
 
 def test_slots_have_loss_and_nothing_else_has_not_even_the_end_of_a_turn(encode, record, processor):
-    assert rendered(processor, encode(record)) == "".join(f"⟦{text}⟧" if loss else text for text, loss in WRITTEN)
+    assert marked(processor, encode(record)) == "".join(f"⟦{text}⟧" if loss else text for text, loss in WRITTEN)
 
 
 def test_the_end_of_each_turn_can_have_loss_too(encode, record, processor):
-    text = rendered(processor, encode(record, turn_end_loss=True))
+    text = marked(processor, encode(record, turn_end_loss=True))
     assert text.count("<|im_end|>⟧") == 2 and text.endswith(f"⟦{R}Blue.{S}<|im_end|>⟧\n")
     assert f"⟦{R} square.{S}<|im_end|>⟧\n<|im_start|>user\nAnd now?<|im_end|>\n" in text
 

@@ -161,6 +161,11 @@ def _check(options: TrainOptions) -> None:
         print(f"  tokens: {lengths.least} to {lengths.most}, median {lengths.median}, {lengths.total} in all")
         print(f"  tokens with loss: {found.learned} (between ⟦ and ⟧ below)")
         print(f"  media: {found.images} images, {found.videos} videos or parts of them with {found.frames} frames")
+        if found.streams:
+            print(
+                f"  live: {found.streams} streams with {found.stream_frames} frames, and {found.silences} silences and "
+                f"{found.responses} responses with loss"
+            )
         print(f"  vision tokens: {found.vision_tokens}")
         if found.unread:
             print(

@@ -5,7 +5,7 @@ import statistics
 from array import array
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import groupby
 from typing import Any, Self
 
@@ -18,8 +18,11 @@ from mossvl.processing.labels import IGNORED_LABEL
 from mossvl.processing.pixels import num_vision_tokens
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import VISION_START
+from mossvl.processing.stream import StateTokens
 from mossvl.training.dataset import FileExamples
 from mossvl.training.examples import Example
+from mossvl.training.timeline import timeline
+from mossvl.training.weighting import state_counts
 
 SHOWN = 20
 """Bad records whose lines are kept."""
@@ -35,6 +38,8 @@ class Counts:
         learned: tokens with loss.
         images, videos: number of images and of videos; each segment of a video counts.
         frames: sampled frames of videos.
+        streams, stream_frames: live records, and their frames.
+        silences, responses: state tokens with loss.
         vision_tokens: rows of the vision sequence, separators of frames included.
         cut: number of truncated examples.
     """
@@ -43,6 +48,10 @@ class Counts:
     images: int
     videos: int
     frames: int
+    streams: int
+    stream_frames: int
+    silences: int
+    responses: int
     vision_tokens: int
     cut: int
 
@@ -57,9 +66,11 @@ class Measure(Counts):
 
     @classmethod
     def of(cls, processor: MossVLProcessor, example: Example[Any], unread: Sequence[str] = (), form: str = "") -> Self:
-        ids = example.input_ids
-        videos = int((ids == processor.tokenizer.convert_tokens_to_ids(VISION_START)).sum())
-        images = len(example.grids) - videos
+        ids, watched = example.input_ids, len(example.times)
+        videos = int((ids == processor.tokenizer.convert_tokens_to_ids(VISION_START)).sum()) - watched
+        images = len(example.grids) - watched - videos
+        states = StateTokens.find(processor.tokenizer)
+        silences, responses, _ = state_counts(example.labels, states).tolist() if states else (0, 0, 0)
         return cls(
             tokens=len(ids),
             unread=tuple(unread),
@@ -67,7 +78,11 @@ class Measure(Counts):
             learned=int((example.labels != IGNORED_LABEL).sum()),
             images=images,
             videos=videos,
-            frames=sum(frames for frames, _, _ in example.grids) - images,
+            frames=sum(frames for frames, _, _ in example.grids) - images - watched,
+            streams=int(silences + responses > 0),
+            stream_frames=watched,
+            silences=silences,
+            responses=responses,
             vision_tokens=num_vision_tokens(example.grids, processor.image_processor.merge_size),
             cut=int(example.cut > 0),
         )
@@ -168,9 +183,10 @@ class _Measures(Dataset[Measure | tuple[str, str]]):
             example = self.examples.encode(record)
             assert isinstance(record.value, dict)
             form = form_of(record.value)
-            return Measure.of(
+            found = Measure.of(
                 self.examples.processor, example, unread_keys(record.value), form.name if form else "unknown"
             )
+            return replace(found, form=f"live records as {found.form}") if found.streams else found
         except DataError as error:
             return str(error), reason_of(str(error).removeprefix(f"{record.where}: "))
 
@@ -181,7 +197,12 @@ def reason_of(message: str) -> str:
 
 
 def rendered(processor: MossVLProcessor, example: Example[Any]) -> str:
-    """The text of an example's tokens, special tokens included, with ⟦ and ⟧ around tokens with loss."""
+    """The text of an example's tokens, special tokens included, with ⟦ and ⟧ around tokens with loss.
+
+    A live record is drawn as a timeline.
+    """
+    if example.times:
+        return timeline(processor, example)
     pairs = zip(example.input_ids.tolist(), (example.labels != IGNORED_LABEL).tolist(), strict=True)
     parts = []
     for with_loss, group in groupby(pairs, key=lambda pair: pair[1]):

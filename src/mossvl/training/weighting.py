@@ -40,9 +40,9 @@ class StateWeighting:
 
     def begin(self, batches: Sequence[Batch], device: torch.device, processes: int, total: Sum) -> Tensor:
         """Begin a step of these batches of this process; return whether any process has state tokens, a bool scalar."""
-        own = torch.stack([self._counts(batch["labels"][..., 1:]) for batch in batches]).sum(0)
+        own = torch.stack([state_counts(batch["labels"][..., 1:], self.tokens) for batch in batches]).sum(0)
         counts = total(own.to(device))
-        self._step = self._alphas(counts)
+        self._step = alphas_of(counts)
         # Several processes do not wait for the counts of each other: if there are no state tokens, the factor is 1.
         corrected = self.gamma > 0 and (processes > 1 or bool(own[:2].any()))
         self._weights = torch.zeros((), device=device) if corrected else None
@@ -61,7 +61,7 @@ class StateWeighting:
     def _loss(self, logits: Tensor, labels: Tensor, count: Tensor | int | None = None) -> Tensor:
         labels = labels.to(logits.device)
         logprobs = token_logprobs(logits, labels)
-        alphas, estimate = self._step or self._alphas(self._counts(labels))
+        alphas, estimate = self._step or alphas_of(state_counts(labels, self.tokens))
         weights = self._weighed(labels, logprobs.detach(), alphas.to(logits.device))
         if self._step is None:
             return -(weights * logprobs).sum() / weights.sum().clamp(min=LEAST)
@@ -76,13 +76,15 @@ class StateWeighting:
             weights = weights.where(labels != token, focal)
         return weights
 
-    def _counts(self, labels: Tensor) -> Tensor:
-        """(3,) int64: silences, responses, and all tokens with loss."""
-        masks = labels == self.tokens.silence, labels == self.tokens.response, labels != IGNORED_LABEL
-        return torch.stack([mask.sum() for mask in masks])
 
-    def _alphas(self, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """(2,) float32, α of silences and of responses; and the sum of the weights of tokens whose p is 0."""
-        states, learned = counts[:2].float(), counts[2].float()
-        alphas = states.sum() / (2 * states.clamp(min=1))
-        return alphas, learned - states.sum() + (alphas * states).sum()
+def state_counts(labels: Tensor, tokens: StateTokens) -> Tensor:
+    """(3,) int64: labels that are silences, that are responses, and all tokens with loss."""
+    masks = labels == tokens.silence, labels == tokens.response, labels != IGNORED_LABEL
+    return torch.stack([mask.sum() for mask in masks])
+
+
+def alphas_of(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """(2,) float32, α of silences and of responses; and the sum of the weights of all tokens, if each p is 0."""
+    states, learned = counts[:2].float(), counts[2].float()
+    alphas = states.sum() / (2 * states.clamp(min=1))
+    return alphas, learned - states.sum() + (alphas * states).sum()
