@@ -33,9 +33,13 @@ class Sequences:
     """Keys and values of some sequences in shuffled pages, behind a table with garbage past each sequence's end.
 
     Pools are one layer of two, and full of NaN where no token is.
+
+    Args:
+        starts: for each sequence, the first token that is seen; what is before it is NaN and garbage, too.
     """
 
-    def __init__(self, lengths, kv_heads, d, page, dtype):
+    def __init__(self, lengths, kv_heads, d, page, dtype, starts=None):
+        self.starts = [0] * len(lengths) if starts is None else starts
         self.k = [randn(length, kv_heads, d, dtype=dtype) for length in lengths]
         self.v = [randn(length, kv_heads, d, dtype=dtype) for length in lengths]
         counts = [-(-length // page) for length in lengths]
@@ -54,10 +58,14 @@ class Sequences:
             block, offset = self.slots[-1] // page, self.slots[-1] % page
             self.k_pool[block, :, offset] = self.k[number]
             self.v_pool[block, :, offset] = self.v[number]
+            gone = self.starts[number]
+            self.pools[block[:gone], :, :, offset[:gone]] = NAN
+            self.tables[number, : gone // page] = 2**30
 
     def attend(self, sequence, q, visible, scale):
         """Float64: each row of q (rows, heads, d) over visible[row] tokens."""
-        k, v = self.k[sequence].double(), self.v[sequence].double()
+        start = self.starts[sequence]
+        k, v = self.k[sequence][start:].double(), self.v[sequence][start:].double()
         group = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
         scores = torch.einsum("rhd,thd->hrt", q.double(), k) * scale
@@ -100,6 +108,8 @@ class DecodeStep:
         self.new = paged.NewToken(self.k, self.v, self.k_weight) if adds else None
         self.arrivals = torch.zeros(len(self.rows) * kv_heads, dtype=torch.int32, device=DEVICE)
         self.table_rows, self.seen = ints(self.rows), ints(self.lengths)
+        starts = [sequences.starts[row] for row in self.rows]
+        self.starts = ints(starts) if any(starts) else None
         if adds:
             for row, length in zip(self.rows, self.lengths, strict=True):
                 if length:
@@ -114,7 +124,7 @@ class DecodeStep:
         pools = self.sequences.k_pool, self.sequences.v_pool
         return paged.decode_attention(
             self.q, self.q_weight, 1e-6, *self.rope, *pools, self.sequences.tables, self.table_rows, self.seen,
-            self.scale, self.arrivals, self.new,
+            self.scale, self.arrivals, self.new, starts=self.starts,
         )  # fmt: skip
 
     def expected(self):
@@ -193,6 +203,29 @@ def test_decode_attention(seed, adds):
         rows = rng.sample(range(count), rng.randint(1, count))
     lengths = [rng.choice([stored[row], rng.randint(0, stored[row])]) for row in rows]
     DecodeStep(sequences, rows, lengths, kv_heads * group, adds).check()
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_attention_to_what_is_left_of_sequences(seed):
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    dtype, d, page = DTYPES[seed % 3], rng.choice([16, 32, 64, 128]), rng.choice([16, 32, 64, 128])
+    kv_heads, group = rng.choice([1, 2, 8]), [1, 2, 4, 8][seed % 4]
+    starts = [rng.choice([0, 1, 15, 31, 32, 33, 64, 200, 1000]) for _ in range(rng.choice([1, 2, 9]))]
+    left = [rng.choice([0, 1, 31, 33, 64, 100, 300]) for _ in starts]
+    lengths = [start + one for start, one in zip(starts, left, strict=True)]
+    sequences = Sequences(lengths, kv_heads, d, page, dtype, starts)
+    rows = [rng.randrange(len(starts)) for _ in range(rng.choice([1, 3, 12]))]
+    seen = [rng.choice([left[row], rng.randint(0, left[row])]) for row in rows]
+    DecodeStep(sequences, rows, seen, kv_heads * group, adds=False).check()
+    q, tiles, visible, expected = prefill_inputs(rng, sequences, left, kv_heads * group, d, dtype, 90)
+    begun = torch.zeros_like(visible)
+    for number, first, count in tiles.tolist():
+        begun[first : first + count] = starts[number]
+    for splits in (1, rng.choice([2, 8])):
+        pools = sequences.k_pool, sequences.v_pool
+        result = paged.prefill_attention(q, *pools, sequences.tables, tiles, visible, 0.3, splits, starts=begun)
+        near(result, expected, dtype)
 
 
 @pytest.mark.parametrize("adds", [True, False], ids=["self", "cross"])

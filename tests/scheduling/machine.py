@@ -256,7 +256,7 @@ class Machine:
         assert request.encoded == start < stop <= request.context.num_frames
         tags = self.asked[request.number].vision_tags(start, stop)
         for token, tag in zip(range(*request.context.vision_range(start, stop)), tags, strict=True):
-            page = request.vision_pages[token // self.vision_size]
+            page = request.vision_pages[token // self.vision_size - request.freed]
             self.contents[page][token % self.vision_size] = None if fails else tag
 
     def _write_text(self, rows: RowSpan, fails: bool) -> None:
@@ -277,7 +277,10 @@ class Machine:
             assert self._read(pages, rows.stop, self.size) == asked.text_tags(0, rows.stop, group)
         frames = request.context.frames_between(0, rows.stop)[1]
         visible = int(request.context.visible(rows.stop - 1, rows.stop)[0])
-        assert self._read(request.vision_pages, visible, self.vision_size) == asked.vision_tags(0, frames)
+        unseen, freed = request.context.unseen(rows.start), request.freed * self.vision_size
+        assert unseen == request.context.unseen(rows.stop - 1), "rows of a step see the same first frame"
+        found = self._read(request.vision_pages, visible - freed, self.vision_size)[unseen - freed :]
+        assert found == asked.vision_tags(0, frames)[unseen:]
 
     def _read(self, pages: Sequence[int], stop: int, size: int) -> list[object]:
         found = [tag for page in pages[: -(-stop // size)] for tag in self.contents[page][:size]]
@@ -389,7 +392,8 @@ class Machine:
             if not request.decoding and request.number in planned:
                 break
             waits = request.is_complete
-            assert waits or len(request.vision_pages) == -(-request.context.num_vision // self.vision_size)
+            held = request.freed + len(request.vision_pages)
+            assert waits or held == -(-request.context.num_vision // self.vision_size)
             if request.encoded < request.context.num_frames and any(part.request.partly for part in step.frames):
                 large = self.scheduler.budget.is_large(request.context.patches(request.encoded))
                 waits = waits or large  # For the large frame that is begun.

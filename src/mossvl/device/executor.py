@@ -142,7 +142,7 @@ class Executor:
     def _fast_attention(self, inputs: StepInputs, prefill: "PrefillTiles | None") -> TextBackend:
         from mossvl.device.triton_backend import FastAttention
 
-        rows = inputs.slots, inputs.lengths, inputs.visible
+        rows = inputs.slots, inputs.lengths, inputs.visible, inputs.starts
         return FastAttention(self.pool, self.tables, self.weights, *rows, prefill)
 
     def _step(self, inputs: StepInputs, backend: TextBackend) -> Output:

@@ -48,7 +48,7 @@ class StepGraphs:
         self.decode_sizes = decode_sizes(max_batch)
         self._padding_slot = max_batch
         most = max(max_batch, *PREFILL_ROWS)
-        self._rows = torch.zeros((6, most), dtype=torch.long, device=device)
+        self._rows = torch.zeros((7, most), dtype=torch.long, device=device)
         self._tiles = torch.zeros((most, 3), dtype=torch.int32, device=device)
         self._graphs: dict[Kind, tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]] = {}
         self._outputs: dict[bool, tuple[Tensor, Tensor]] = {}
@@ -105,7 +105,7 @@ class StepGraphs:
     def _capture(self, kind: Kind) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]:
         self._rows.zero_()
         self._tiles.zero_()
-        self._rows[4] = self._padding_slot  # All are padding rows, which store nothing.
+        self._rows[5] = self._padding_slot  # All are padding rows, which store nothing.
         draws, tiles = (MOST_SEQUENCES, self._tiles[: kind.tiles]) if kind.tiles else (None, None)
 
         def step() -> tuple[Tensor, Tensor]:

@@ -23,7 +23,8 @@ class RequestRows:
     Attributes:
         slot: its batch slot.
         length: its text tokens, these rows included.
-        num_vision: vision tokens of all its frames.
+        num_vision: vision tokens of all its frames but those that have left.
+        vision_start: place of the first of these in its vision pages.
     """
 
     start: int
@@ -31,6 +32,14 @@ class RequestRows:
     slot: int
     length: int
     num_vision: int
+    vision_start: int = 0
+
+    @classmethod
+    def of(cls, request: Request[object], first: int, rows: range, vision_size: int) -> "RequestRows":
+        """The rows of a request in a step, whose batch has them from row `first` on; all see the same first frame."""
+        unseen = request.context.unseen(rows.start)
+        seen, start = request.context.num_vision - unseen, unseen - request.freed * vision_size
+        return cls(first, len(rows), request.slot, rows.stop, seen, start)
 
 
 def to_device(array: NDArray[np.generic] | Tensor, device: torch.device) -> Tensor:
@@ -77,6 +86,7 @@ class TextRows:
         tokens: (rows,) int64 ids; -1 in decode rows, whose token is in `Executor.last_tokens`.
         positions: (rows,) int64 rotary positions.
         visible: (rows,) int32 number of vision tokens seen.
+        starts: (rows,) int32 place of the first of them in the request's vision pages.
         lengths: (rows,) int32 number of text tokens seen, the row itself included.
         slots: (rows,) int64 batch slots.
         num_prefill: number of prefill rows.
@@ -88,6 +98,7 @@ class TextRows:
     tokens: NDArray[np.int64]
     positions: NDArray[np.int64]
     visible: NDArray[np.int32]
+    starts: NDArray[np.int32]
     lengths: NDArray[np.int32]
     slots: NDArray[np.int64]
     num_prefill: int
@@ -95,11 +106,14 @@ class TextRows:
     scored: ScoredRows | None = None
 
     @classmethod
-    def build(cls, prefill: Sequence[RowSpan[object]], decode: Sequence[Request[object]]) -> "TextRows":
+    def build(
+        cls, prefill: Sequence[RowSpan[object]], decode: Sequence[Request[object]], vision_size: int
+    ) -> "TextRows":
+        """The rows of a step; a page holds `vision_size` vision tokens."""
         num_prefill = sum(rows.stop - rows.start for rows in prefill)
         total = num_prefill + len(decode)
         tokens, positions, slots = (np.zeros(total, dtype=np.int64) for _ in range(3))
-        visible, lengths = (np.zeros(total, dtype=np.int32) for _ in range(2))
+        visible, starts, lengths = (np.zeros(total, dtype=np.int32) for _ in range(3))
         sequences, draw_rows = [], []
         at = 0
         for rows in prefill:
@@ -108,24 +122,27 @@ class TextRows:
             context = request.context
             tokens[part] = context.tokens(rows.start, rows.stop)
             positions[part] = context.positions(rows.start, rows.stop)
-            visible[part] = context.visible(rows.start, rows.stop)
+            sequences.append(RequestRows.of(request, at, range(rows.start, rows.stop), vision_size))
+            ends = context.visible(rows.start, rows.stop)
+            visible[part] = np.maximum(ends - context.unseen(rows.start), 0)
+            starts[part] = sequences[-1].vision_start
             lengths[part] = np.arange(rows.start + 1, rows.stop + 1)
             slots[part] = request.slot
-            sequences.append(RequestRows(at, count, request.slot, rows.stop, context.num_vision))
             at += count
             if rows.draws:
                 draw_rows.append(at - 1)
         tokens[num_prefill:] = -1
         for request in decode:
-            positions[at] = request.context.position(request.computed)
-            visible[at] = num_vision = request.context.num_vision
-            lengths[at] = request.computed + 1
+            row = request.computed
+            sequences.append(RequestRows.of(request, at, range(row, row + 1), vision_size))
+            positions[at] = request.context.position(row)
+            visible[at], starts[at] = sequences[-1].num_vision, sequences[-1].vision_start
+            lengths[at] = row + 1
             slots[at] = request.slot
-            sequences.append(RequestRows(at, 1, request.slot, request.computed + 1, num_vision))
             draw_rows.append(at)
             at += 1
         scored = ScoredRows.build(prefill)
-        return cls(sequences, tokens, positions, visible, lengths, slots, num_prefill, draw_rows, scored)
+        return cls(sequences, tokens, positions, visible, starts, lengths, slots, num_prefill, draw_rows, scored)
 
     @property
     def sees(self) -> bool:
@@ -133,14 +150,15 @@ class TextRows:
         return bool(self.visible.any())
 
     def packed(self, rows: int, padding_slot: int) -> NDArray[np.int64]:
-        """(6, rows) int64: tokens, positions, visible, lengths, slots and `draw_rows`.
+        """(7, rows) int64: tokens, positions, visible, starts, lengths, slots and `draw_rows`.
 
         Padding rows have `padding_slot`; padded draws are from the last row.
         """
-        host = np.zeros((6, rows), dtype=np.int64)
-        host[4], host[5] = padding_slot, rows - 1
-        host[:5, : len(self.tokens)] = self.tokens, self.positions, self.visible, self.lengths, self.slots
-        host[5, : len(self.draw_rows)] = self.draw_rows
+        host = np.zeros((7, rows), dtype=np.int64)
+        host[5], host[6] = padding_slot, rows - 1
+        own = self.tokens, self.positions, self.visible, self.starts, self.lengths, self.slots
+        host[:6, : len(self.tokens)] = own
+        host[6, : len(self.draw_rows)] = self.draw_rows
         return host
 
 
@@ -162,7 +180,7 @@ class VisionRows:
         for part in frames:
             tokens = np.arange(*part.request.context.vision_range(part.start, part.stop))
             pages = np.array(part.request.vision_pages, dtype=np.int64)
-            slots.append(pages[tokens // page_size] * page_size + tokens % page_size)
+            slots.append(pages[tokens // page_size - part.request.freed] * page_size + tokens % page_size)
         layouts = [layout for part in frames for layout in part.request.context.layouts(part.start, part.stop)]
         positions = [layout.vision(first, last) for layout, first, last in layouts]
         return cls(np.concatenate(slots), torch.cat(positions, dim=1))
@@ -210,6 +228,7 @@ class StepInputs:
     tokens: Tensor
     positions: Tensor
     visible: Tensor
+    starts: Tensor
     lengths: Tensor
     slots: Tensor
     drawing: Tensor | None
@@ -218,6 +237,6 @@ class StepInputs:
     @classmethod
     def of(cls, packed: Tensor, draws: int | None, vision: bool) -> "StepInputs":
         """From `TextRows.packed` on the device; `draws` is the number of draws, None for one from every row."""
-        tokens, positions, visible, lengths, slots, drawing = packed.unbind()
+        tokens, positions, visible, starts, lengths, slots, drawing = packed.unbind()
         drawing_ = None if draws is None else drawing[:draws]
-        return cls(tokens, positions, visible.int(), lengths.int(), slots, drawing_, vision)
+        return cls(tokens, positions, visible.int(), starts.int(), lengths.int(), slots, drawing_, vision)

@@ -58,7 +58,9 @@ class PagedAttention(PlainProducts):
         q = rotate(attn.q_norm(q), rope)
         outputs = []
         for one, visibility in zip(self.rows.sequences, self._visibility, strict=True):
-            keys, values = self._gather(layer, self.tables.vision[one.slot], one.num_vision, q.dtype)
+            keys, values = self._gather(
+                layer, self.tables.vision[one.slot], one.vision_start + one.num_vision, q.dtype, one.vision_start
+            )
             outputs.append(visibility.attend(q[one.start : one.start + one.rows], keys, values))
         return torch.cat(outputs).flatten(-2)
 
@@ -73,13 +75,15 @@ class PagedAttention(PlainProducts):
             k, v = k.clamp(-LARGEST, LARGEST), v.clamp(-LARGEST, LARGEST)
         keys[pages, :, offsets], values[pages, :, offsets] = k.to(keys.dtype), v.to(values.dtype)
 
-    def _gather(self, layer: int, table: Tensor, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The first `length` keys and values of a sequence, (length, kv heads, head_dim) each."""
+    def _gather(
+        self, layer: int, table: Tensor, stop: int, dtype: torch.dtype, start: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """The keys and values [start, stop) of a sequence, (stop - start, kv heads, head_dim) each."""
         keys, values, key_scale, value_scales = self.pool.layer(layer)
-        pages = table[: -(-length // keys.shape[2])].long().to(keys.device)
+        pages = table[: -(-stop // keys.shape[2])].long().to(keys.device)
         if value_scales is None:
             parts = keys[pages], values[pages]
         else:
             scales = value_scales[pages].float()[..., None]
             parts = (keys[pages].float() * key_scale).to(dtype), (values[pages].float() * scales).to(dtype)
-        return tuple(part.transpose(1, 2).flatten(0, 1)[:length] for part in parts)  # type: ignore[return-value]
+        return tuple(part.transpose(1, 2).flatten(0, 1)[start:stop] for part in parts)  # type: ignore[return-value]

@@ -163,11 +163,13 @@ class Runner:
         if not step.prefill and not step.decode:
             return [], []
         first = [rows.request for rows in step.prefill if rows.draws]
-        rows = TextRows.build(step.prefill, step.decode)
+        size = self.executor.pool.vision_page_size
+        rows = TextRows.build(step.prefill, step.decode, size)
         if self.executor.graphs is None or not step.prefill or not step.decode or self.executor.is_captured(rows):
             return [rows], first + step.decode
         # No graph fits: replay the decode rows first, so that they do not wait for the launches of prefill kernels.
-        return [TextRows.build([], step.decode), TextRows.build(step.prefill, [])], step.decode + first
+        parts = [TextRows.build([], step.decode, size), TextRows.build(step.prefill, [], size)]
+        return parts, step.decode + first
 
     # --- vision --------------------------------------------------------------------------------------------------
 

@@ -49,7 +49,7 @@ class TableLog:
 
     def __init__(self, text_shape: Sequence[int], vision_blocks: int) -> None:
         (self._groups, self._text_blocks), self._vision_blocks = text_shape, vision_blocks
-        self._known: dict[int, tuple[tuple[int, int, bool], int, int]] = {}
+        self._known: dict[int, tuple[Tenant, int, int]] = {}
 
     def missing(self, requests: Sequence[Request[object]]) -> TableUpdate:
         """The entries of these requests that the tables do not hold."""
@@ -79,10 +79,19 @@ class TableLog:
 
     def _held(self, request: Request[object]) -> tuple[int, int]:
         """(text blocks, vision pages) of a request that the tables hold."""
-        tenant, blocks, pages = self._known.get(request.slot, (None, 0, 0))
-        return (blocks, pages) if tenant == _tenant(request) else (0, 0)
+        now = _tenant(request)
+        tenant, blocks, pages = self._known.get(request.slot, (now, 0, 0))
+        if tenant[:2] != now[:2]:
+            return 0, 0
+        return blocks, pages if tenant == now else 0
 
 
-def _tenant(request: Request[object]) -> tuple[int, int, bool]:
-    """Who holds a batch slot, and with which pages: preemption changes all, the end of sharing the last vision page."""
-    return request.number, request.preemptions, request.shares_last_vision
+Tenant = tuple[int, int, bool, int]
+
+
+def _tenant(request: Request[object]) -> Tenant:
+    """Who holds a batch slot, and with which pages.
+
+    Preemption changes all of them, the end of sharing the last vision page, and freed pages move the later ones.
+    """
+    return request.number, request.preemptions, request.shares_last_vision, request.freed

@@ -77,6 +77,7 @@ class FastAttention(FusedProducts):
         slots: (rows,) int64 batch slots.
         lengths: (rows,) int32 number of text tokens seen, the row itself included; 0 for padding rows.
         visible: (rows,) int32 number of vision tokens seen.
+        starts: (rows,) int32 place of the first of them in a slot's vision pages, the same in all rows of a tile.
         prefill: the prefill rows; None if all rows decode.
     """
 
@@ -88,11 +89,12 @@ class FastAttention(FusedProducts):
         slots: Tensor,
         lengths: Tensor,
         visible: Tensor,
+        starts: Tensor,
         prefill: PrefillTiles | None,
     ) -> None:
         super().__init__(weights)
         self.pool, self.tables = pool, tables
-        self.lengths, self.visible, self.prefill = lengths, visible, prefill
+        self.lengths, self.visible, self.starts, self.prefill = lengths, visible, starts, prefill
         self._slots = slots.int()
         self._count = 0 if prefill is None else prefill.rows
         if self._count:
@@ -123,17 +125,19 @@ class FastAttention(FusedProducts):
         if self.prefill is not None:
             part = slice(count)
             rows = rotate_queries(q[part], attn.q_norm.weight, attn.q_norm.eps, *sliced(rope, part))
-            parts.append(self._prefill(rows, layer, tables, self.visible, self.prefill.vision_splits))
+            parts.append(self._prefill(rows, layer, tables, self.visible, self.prefill.vision_splits, self.starts))
         if count < len(q):
-            parts.append(self._decode(q, layer, tables, self.visible, attn, rope))
+            parts.append(self._decode(q, layer, tables, self.visible, attn, rope, starts=self.starts))
         return joined_rows(parts)
 
-    def _prefill(self, q: Tensor, layer: int, tables: Tensor, seen: Tensor, splits: int) -> Tensor:
+    def _prefill(
+        self, q: Tensor, layer: int, tables: Tensor, seen: Tensor, splits: int, starts: Tensor | None = None
+    ) -> Tensor:
         assert self.prefill is not None
         keys, values, key_scale, value_scales = self.pool.layer(layer)
         rows = self.prefill.tiles, seen[: len(q)]
         scale = q.shape[-1] ** -0.5 * key_scale
-        return prefill_attention(q, keys, values, tables, *rows, scale, splits, value_scales)
+        return prefill_attention(q, keys, values, tables, *rows, scale, splits, value_scales, starts)
 
     def _decode(
         self,
@@ -144,12 +148,14 @@ class FastAttention(FusedProducts):
         attn: Attention,
         rope: Rope,
         new: NewToken | None = None,
+        starts: Tensor | None = None,
     ) -> Tensor:
         """Attention of the rows after those of prefill."""
         part, pages = slice(self._count, None), self.pool.layer(layer)
+        starts = None if starts is None else starts[part]
         return decode_attention(
             q[part], attn.q_norm.weight, attn.q_norm.eps, *sliced(rope, part), pages.keys, pages.values, tables,
-            self._slots[part], seen[part], q.shape[-1] ** -0.5, self.tables.arrivals, new, *pages.scales,
+            self._slots[part], seen[part], q.shape[-1] ** -0.5, self.tables.arrivals, new, *pages.scales, starts,
         )  # fmt: skip
 
 
@@ -205,4 +211,5 @@ def warm_up_prefill(pool: PagePool, tables: Tables, heads: int, dtype: torch.dty
     for pages in pool.kinds():
         for splits in (1, 2, 4, 8, 16, 32):
             where = pages.keys, pages.values, tables.vision
-            prefill_attention(q, *where, tiles, seen, 1.0, splits, pages.value_scales)
+            for starts in (None, seen):
+                prefill_attention(q, *where, tiles, seen, 1.0, splits, pages.value_scales, starts)

@@ -200,10 +200,11 @@ class Job:
             return
         while self.appended:
             more, end = self.appended.popleft(), request.context.end
+            left = request.context.unseen(request.context.length - 1)
             if not len(more.input_ids):
-                self.go_on(request, prompts.room(end, more.room))
+                self.go_on(request, prompts.room(end, more.room, left))
                 continue
-            prompt, room = prompts.build(more.input_ids, more.grids, more.room, end)
+            prompt, room = prompts.build(more.input_ids, more.grids, more.room, end, left)
             request.extend(prompt, more.digests)
             request.pixels |= dict(enumerate(more.patches, prompt.begin.frame))
             self.handle.prompt_tokens += len(prompt.tokens)

@@ -25,8 +25,13 @@ class Prompts:
     def __init__(self, config: MossVLConfig, allocator: Allocator[object], max_vision: int) -> None:
         self.config, self.allocator, self.max_vision = config, allocator, max_vision
 
-    def build(self, tokens: Tensor, grids: Sequence[Grid], wanted: int, begin: Place = START) -> tuple[Prompt, int]:
+    def build(
+        self, tokens: Tensor, grids: Sequence[Grid], wanted: int, begin: Place = START, left: int = 0
+    ) -> tuple[Prompt, int]:
         """A prompt (see `build_prompt`), and how many of the `wanted` tokens may be drawn after it.
+
+        Args:
+            left: vision tokens, the first ones of the request, whose frames have left.
 
         Raises:
             ContextLengthError: the prompt is too long, for the model or for the engine's memory.
@@ -40,19 +45,20 @@ class Prompts:
             )
         merge = self.config.vision_config.spatial_merge_size
         prompt = build_prompt(tokens, grids, self.config.image_token_id, merge, begin)
-        return prompt, self.room(prompt.end, wanted)
+        return prompt, self.room(prompt.end, wanted, left)
 
-    def room(self, end: Place, wanted: int) -> int:
-        """How many of the `wanted` tokens may be drawn at a place.
+    def room(self, end: Place, wanted: int, left: int = 0) -> int:
+        """How many of the `wanted` tokens may be drawn at a place; `left` as in `build`.
 
         Raises:
             ContextLengthError: none; the context or the memory is full.
         """
         self._check_length(end.row)
-        capacity = self.allocator.capacity(end.vision)
-        if end.row >= capacity or end.vision > self.max_vision:
+        vision = end.vision - left // self.allocator.vision_page_size * self.allocator.vision_page_size
+        capacity = self.allocator.capacity(vision)
+        if end.row >= capacity or vision > self.max_vision:
             raise ContextLengthError(
-                f"the prompt exceeds the available context size: it has {end.row} text and {end.vision} vision tokens, "
+                f"the prompt exceeds the available context size: it has {end.row} text and {vision} vision tokens, "
                 f"more than the engine's {self.allocator.cache.num_pages} pages of {self.allocator.page_size} text or "
                 f"{self.allocator.vision_page_size} vision tokens hold",
                 setting="EngineConfig.memory",

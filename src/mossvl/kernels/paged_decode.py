@@ -54,6 +54,7 @@ def _decode_kernel(
     tables,
     table_rows,
     lengths,
+    starts,
     out,
     partial,
     stats,
@@ -108,14 +109,16 @@ def _decode_kernel(
         head, split = inside // splits, inside % splits
         first, last = whole * split // splits, whole * (split + 1) // splits
         table = tables + tl.load(table_rows + row).to(tl.int64) * table_stride
+        start = 0 if starts is None else tl.load(starts + row)
+        end = start + stored
 
         lane = tl.arange(0, 16)  # query heads of the group, padded to the least size of `tl.dot`
         group = lane < GROUP
         dim = tl.arange(0, D)
         token = tl.arange(0, BLOCK)
         # Other steps wrote the stored tokens: the first block loads while the previous kernel ends.
-        tokens = first * BLOCK + token
-        live = (tokens < stored) & (first < last)
+        tokens = start + first * BLOCK + token
+        live = (tokens < end) & (first < last)
         page = tl.load(table + tokens // PAGE, mask=live, other=0)
         place = ((head * PAGE + tokens % PAGE) * D)[:, None] + dim
         keys = tl.load(k_pool + (page.to(tl.int64) * k_page_stride)[:, None] + place, mask=live[:, None], other=0.0)
@@ -126,7 +129,7 @@ def _decode_kernel(
             scale_places = scale_of + page.to(tl.int64) * v_scale_stride + tokens % PAGE
             value_scales = tl.load(scale_places, mask=live, other=0.0).to(tl.float32)
         next_tokens = tokens + BLOCK
-        next_page = tl.load(table + next_tokens // PAGE, mask=next_tokens < stored, other=0)
+        next_page = tl.load(table + next_tokens // PAGE, mask=next_tokens < end, other=0)
 
         swapped = (dim + D // 2) % D
         sign = tl.where(dim < D // 2, -1.0, 1.0)
@@ -154,15 +157,15 @@ def _decode_kernel(
             new_value = tl.load(v + wide_row * v_stride + head * D + dim)
             new_key = _rotated(x, other, weight_k, weight_swapped, sign, cosine, sine, eps, D)
             mine = (split == 0) & (length > 0)
-            new_page = tl.load(table + stored // PAGE, mask=mine, other=0).to(tl.int64)
+            new_page = tl.load(table + end // PAGE, mask=mine, other=0).to(tl.int64)
             if FP8:
                 new_key = in_fp8(new_key / key_scale)
                 new_scale = fp8_scale(tl.max(tl.abs(new_value.to(tl.float32)))).to(v_scales.dtype.element_ty)
-                tl.store(scale_of + new_page * v_scale_stride + stored % PAGE, new_scale, mask=mine)
+                tl.store(scale_of + new_page * v_scale_stride + end % PAGE, new_scale, mask=mine)
                 new_scale = new_scale.to(tl.float32)
                 new_value = in_fp8(new_value.to(tl.float32) / new_scale)
             new_key, new_value = new_key.to(k_pool.dtype.element_ty), new_value.to(v_pool.dtype.element_ty)
-            spot = (head * PAGE + stored % PAGE) * D + dim
+            spot = (head * PAGE + end % PAGE) * D + dim
             tl.store(k_pool + new_page * k_page_stride + spot[None, :] + one, new_key, mask=mine)
             tl.store(v_pool + new_page * v_page_stride + spot, new_value, mask=mine)
             score = tl.sum(queries.to(tl.float32) * new_key.to(tl.float32), 1) * scale
@@ -176,15 +179,15 @@ def _decode_kernel(
             top, weight, acc = _attend(queries, keys, values, value_scales, live, scale, top, weight, acc, PRECISION)
         # Look pages up one block ahead: Triton hardly pipelines loads that depend on a load of the same iteration.
         for number in tl.range(first + 1, last, num_stages=STAGES):
-            tokens = number * BLOCK + token
-            live = tokens < stored
+            tokens = start + number * BLOCK + token
+            live = tokens < end
             place = ((head * PAGE + tokens % PAGE) * D)[:, None] + dim
             key = k_pool + (next_page.to(tl.int64) * k_page_stride)[:, None] + place
             value = v_pool + (next_page.to(tl.int64) * v_page_stride)[:, None] + place
             if FP8:
                 scale_places = scale_of + next_page.to(tl.int64) * v_scale_stride + tokens % PAGE
                 value_scales = tl.load(scale_places, mask=live, other=0.0).to(tl.float32)
-            next_page = tl.load(table + (tokens + BLOCK) // PAGE, mask=tokens + BLOCK < stored, other=0)
+            next_page = tl.load(table + (tokens + BLOCK) // PAGE, mask=tokens + BLOCK < end, other=0)
             keys = tl.load(key, mask=live[:, None], other=0.0)
             values = tl.load(value, mask=live[:, None], other=0.0)
             top, weight, acc = _attend(queries, keys, values, value_scales, live, scale, top, weight, acc, PRECISION)
@@ -274,6 +277,7 @@ def decode_attention(
     new: NewToken | None = None,
     key_scale: float = 1.0,
     v_scales: Tensor | None = None,
+    starts: Tensor | None = None,
 ) -> Tensor:
     """Apply QK norm and rotary embedding, store the new tokens in their pages, and attend, one query row a sequence.
 
@@ -295,6 +299,7 @@ def decode_attention(
             of their own, and earlier steps stored all other tokens.
         key_scale, v_scales: factors of keys, and of values (pages, kv heads, page size), for pools of float8_e4m3fn:
             see `paged_store.store`.
+        starts: (rows,) int32, place of the first token that each row sees, in its row of `tables`; None for 0.
 
     Returns:
         (rows, heads, d), contiguous.
@@ -326,6 +331,7 @@ def decode_attention(
         tables,
         table_rows,
         lengths,
+        starts,
         out,
         partial,
         stats,

@@ -20,6 +20,7 @@ def _prefill_blocks(
     begin,
     end,
     head,
+    start,
     seen,
     high,
     table,
@@ -38,20 +39,24 @@ def _prefill_blocks(
     PRECISION: tl.constexpr,
     FP8: tl.constexpr,
 ):
-    """Attend to blocks begin…end of a tile's tokens. `seen` (queries,) counts visible tokens; `high` is its maximum."""
+    """Attend to blocks begin…end of a tile's tokens.
+
+    `seen` (queries,) counts visible tokens, the first of them at `start` of the sequence; `high` is its maximum.
+    """
     dim = tl.arange(0, D)
     token = tl.arange(0, BLOCK)
     # Look pages up one block ahead: Triton hardly pipelines loads that depend on a load of the same iteration.
-    page = tl.load(table + (begin * BLOCK + token) // PAGE, mask=begin * BLOCK + token < high, other=0)
+    page = tl.load(table + (start + begin * BLOCK + token) // PAGE, mask=begin * BLOCK + token < high, other=0)
     for index in tl.range(begin, end, num_stages=STAGES):
         tokens = index * BLOCK + token
-        within = ((head * PAGE + tokens % PAGE) * D)[:, None] + dim
+        places = start + tokens
+        within = ((head * PAGE + places % PAGE) * D)[:, None] + dim
         key = k_pool + (page.to(tl.int64) * k_page_stride)[:, None] + within
         value = v_pool + (page.to(tl.int64) * v_page_stride)[:, None] + within
         if FP8:
-            at = v_scales + page.to(tl.int64) * v_scale_stride + head * PAGE + tokens % PAGE
+            at = v_scales + page.to(tl.int64) * v_scale_stride + head * PAGE + places % PAGE
             value_scale = tl.load(at, mask=tokens < high, other=0.0).to(tl.float32)
-        page = tl.load(table + (tokens + BLOCK) // PAGE, mask=tokens + BLOCK < high, other=0)
+        page = tl.load(table + (places + BLOCK) // PAGE, mask=tokens + BLOCK < high, other=0)
         if MASKED:
             keys = tl.load(key, mask=(tokens < high)[:, None], other=0.0)
             values = tl.load(value, mask=(tokens < high)[:, None], other=0.0)
@@ -86,6 +91,7 @@ def _prefill_kernel(
     tables,
     tiles,
     visible,
+    starts,
     out,
     partial,
     stats,
@@ -116,6 +122,7 @@ def _prefill_kernel(
     table = tables + tl.load(tiles + tile * tile_stride).to(tl.int64) * table_stride
     begin = tl.load(tiles + tile * tile_stride + 1)
     rows = tl.load(tiles + tile * tile_stride + 2)
+    start = 0 if starts is None else tl.load(starts + begin)
 
     query = tl.arange(0, TILE * GROUP)
     row = query // GROUP
@@ -136,12 +143,12 @@ def _prefill_kernel(
     top = tl.full([TILE * GROUP], float("-inf"), tl.float32)
     weight = tl.zeros([TILE * GROUP], tl.float32)
     acc, top, weight = _prefill_blocks(
-        queries, acc, top, weight, first, free, head, seen, high, table, k_pool, v_pool, v_scales, scale, k_page_stride,
-        v_page_stride, v_scale_stride, D, PAGE, BLOCK, False, STAGES, PRECISION, FP8,
+        queries, acc, top, weight, first, free, head, start, seen, high, table, k_pool, v_pool, v_scales, scale,
+        k_page_stride, v_page_stride, v_scale_stride, D, PAGE, BLOCK, False, STAGES, PRECISION, FP8,
     )  # fmt: skip
     acc, top, weight = _prefill_blocks(
-        queries, acc, top, weight, free, last, head, seen, high, table, k_pool, v_pool, v_scales, scale, k_page_stride,
-        v_page_stride, v_scale_stride, D, PAGE, BLOCK, True, STAGES, PRECISION, FP8,
+        queries, acc, top, weight, free, last, head, start, seen, high, table, k_pool, v_pool, v_scales, scale,
+        k_page_stride, v_page_stride, v_scale_stride, D, PAGE, BLOCK, True, STAGES, PRECISION, FP8,
     )  # fmt: skip
 
     if SPLITS == 1:
@@ -179,19 +186,21 @@ def prefill_attention(
     scale: float,
     splits: int = 1,
     v_scales: Tensor | None = None,
+    starts: Tensor | None = None,
 ) -> Tensor:
-    """Paged attention of many query rows; row r sees the first visible[r] tokens of its sequence.
+    """Paged attention of many query rows; row r sees visible[r] tokens of its sequence, from the place starts[r] on.
 
     Args:
         q: (rows, heads, d), each row contiguous.
         k_pool, v_pool: (pages, kv heads, page size, d).
-        tables: (sequences, blocks) int32, contiguous in the last dimension. Entries beyond `visible` are not read.
+        tables: (sequences, blocks) int32, contiguous in the last dimension. Entries that no row sees are not read.
         tiles: (tiles, 3) int32: row of `tables`, first row of q, number of rows, at most TILE_ROWS. Every row of q
             belongs to one tile.
         visible: (rows,) int32, never decreasing within a sequence; 0 gives zeros.
         scale: factor of the scores.
         splits: programs that share a tile's tokens, a power of two; see `choose_splits`.
         v_scales: (pages, kv heads, page size), factors of the values, if pools are float8_e4m3fn.
+        starts: (rows,) int32, the same in all rows of a tile; None for 0.
 
     Returns:
         (rows, heads, d), contiguous.
@@ -213,6 +222,7 @@ def prefill_attention(
         tables,
         tiles,
         visible,
+        starts,
         out,
         partial,
         stats,

@@ -82,6 +82,14 @@ class Allocator(Generic[Owner]):
         request.vision_pages += pages[:vision]
         request.text_pages += self._in_blocks(pages[vision:])
 
+    def free_left(self, request: Request[Owner]) -> None:
+        """Free the vision pages of a running request that only frames fill which no row to be computed sees."""
+        if request.context.num_left:
+            count = request.context.unseen(request.computed) // self.vision_page_size - request.freed
+            pages, request.vision_pages = request.vision_pages[:count], request.vision_pages[count:]
+            request.freed += count
+            self.cache.release(pages, ())
+
     def release(self, request: Request[Owner]) -> None:
         """Release all pages of a request."""
         self.cache.release(held_pages(request), request.blocks)
@@ -113,7 +121,8 @@ class Allocator(Generic[Owner]):
         """Number of vision pages that a running request lacks; none while it decodes."""
         if request.decoding:
             return 0
-        return self.vision_pages(request.context.num_vision) - len(request.vision_pages) + self._must_copy(request)
+        held = request.freed + len(request.vision_pages)
+        return self.vision_pages(request.context.num_vision) - held + self._must_copy(request)
 
     def _must_copy(self, request: Request[Owner]) -> bool:
         """Whether appended frames follow in a page that the request shares with a cached block."""

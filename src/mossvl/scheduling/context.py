@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +23,22 @@ class Context:
         self.answer: list[int] = [] if answer is None else answer
         self._drawn = [0]
         """Number of tokens drawn before each prompt."""
+        self._left = [(0, 0)]
+        """(row, frame): from the row on, no row sees frames before this one."""
 
     def append(self, prompt: Prompt) -> None:
         """Append a prompt that was built for `end`."""
         assert prompt.begin == self.end, (prompt.begin, self.end)
         self.prompts.append(prompt)
         self._drawn.append(len(self.answer))
+
+    def leave(self, frame: int) -> None:
+        """The last known row, which is computed next or again, and all later ones see no frame before this one."""
+        assert self._left[-1][1] <= frame <= self.num_frames, (self._left[-1], frame, self.num_frames)
+        row = self.length - 1
+        if self._left[-1][0] == row:
+            self._left.pop()
+        self._left.append((row, frame))
 
     @property
     def length(self) -> int:
@@ -74,7 +85,7 @@ class Context:
         return np.concatenate(found)
 
     def visible(self, start: int, stop: int) -> NDArray[np.int32]:
-        """Number of vision tokens that each of the rows [start, stop) sees."""
+        """End of the vision tokens that each of the rows [start, stop) sees; see `unseen` for their beginning."""
         found = [np.zeros(0, dtype=np.int32)]
         for number, first, split, last in self._pieces(start, stop):
             prompt = self.prompts[number]
@@ -94,6 +105,25 @@ class Context:
     def _prompt_at(self, row: int) -> int:
         """Index of the prompt that holds a row, or that the row was drawn after."""
         return bisect_right(self.prompts, row, lo=1, key=lambda prompt: prompt.begin.row) - 1
+
+    # --- frames that have left ---------------------------------------------------------------------------------------
+
+    @property
+    def num_left(self) -> int:
+        """Number of frames, the first ones, that no row sees from the last known one on."""
+        return self._left[-1][1]
+
+    def unseen(self, row: int) -> int:
+        """Number of vision tokens, the first ones, that a row does not see since their frames have left."""
+        return self._vision_before(self._left[self._leaving(row)][1])
+
+    def same_until(self, start: int, stop: int) -> int:
+        """The end, `stop` at most, of the rows from `start` on before which no frames have left."""
+        following = self._leaving(start) + 1
+        return min(stop, self._left[following][0]) if following < len(self._left) else stop
+
+    def _leaving(self, row: int) -> int:
+        return bisect_right(self._left, row, key=itemgetter(0)) - 1
 
     # --- frames --------------------------------------------------------------------------------------------------
 

@@ -38,6 +38,9 @@ class Request(Generic[Owner]):
         vision_chunk: maximum number of frames encoded at a time.
         pixel_scale: mean and standard deviation of each channel, for normalising pixels.
         seed: of its random draws.
+        live: it is a live session's. It comes before others, is preempted after them, and shares no pages; its frames
+            may leave.
+        reserved: pages that are reserved for it (see `Reservations`); while it has no more, it is not preempted.
         stops: tokens that end the answer.
         scores_from: first row of those still to be computed after which a token of the prompt gets a log-probability;
             None if no more do.
@@ -53,7 +56,8 @@ class Request(Generic[Owner]):
         encoded: frames whose keys and values are in pages, or will be after the launched steps.
         partly: the share of the next frame that is encoded, for a frame that is encoded in parts.
         text_pages: for each block of tokens, a page for each group of layers.
-        vision_pages: pages of the vision sequence.
+        vision_pages: pages of the vision sequence, without those that have been freed.
+        freed: number of pages at the beginning of the vision sequence that were freed, as their frames have left.
         shares_last_vision: the last vision page belongs to a kept block, too: nothing may be written to it.
         blocks: blocks of the prefix cache that the request uses.
         committed: blocks offered to the prefix cache, cache hits included.
@@ -72,6 +76,8 @@ class Request(Generic[Owner]):
     vision_chunk: int = 64
     pixel_scale: PixelScale = ((0.5,) * 3, (0.5,) * 3)
     seed: int = field(default_factory=lambda: secrets.randbits(63))
+    live: bool = False
+    reserved: int = 0
     matcher: Matcher | None = None
     number: int = field(default_factory=lambda: next(_numbers))
 
@@ -85,6 +91,7 @@ class Request(Generic[Owner]):
     partly: float = 0.0
     text_pages: list[tuple[int, ...]] = field(default_factory=list)
     vision_pages: list[int] = field(default_factory=list)
+    freed: int = 0
     shares_last_vision: bool = False
     blocks: list[Block] = field(default_factory=list)
     committed: int = 0
@@ -151,6 +158,15 @@ class Request(Generic[Owner]):
         self.digests += digests
         self._go_on()
 
+    def leave(self, frames: int) -> None:
+        """Let the first `frames` frames leave: no row from the last known one on sees them. No token may be in flight.
+
+        Pages that hold nothing else are freed once the rows before are computed. A preempted request cannot be computed
+        anew then (see `Step.lost`).
+        """
+        assert self.live and not self.in_flight
+        self.context.leave(frames)
+
     def park(self) -> None:
         """Stop drawing, and drop the tokens in flight."""
         self.parked, self.unwanted = True, self.in_flight
@@ -163,7 +179,8 @@ class Request(Generic[Owner]):
         """Draw again, from the last known token. No token may be in flight."""
         assert not self.in_flight
         self.parked = False
-        self._go_on()
+        if not (self.decoding and self.computed == self.context.length - 1):  # Else the device has the last token.
+            self._go_on()
 
     def count_arrival(self) -> bool:
         """Count a token in flight as arrived; return whether to keep it."""
@@ -179,8 +196,8 @@ class Request(Generic[Owner]):
         self.turns += 1
 
     def keys(self, page_size: int) -> list[bytes]:
-        """Prefix-cache keys of the full blocks, from the first one, up to a frame without a digest."""
-        blocks = self.context.length // page_size
+        """Prefix-cache keys of the full blocks, from the first one, up to a frame without a digest; none if live."""
+        blocks = 0 if self.live else self.context.length // page_size
         while len(self._keys) < blocks:
             start = len(self._keys) * page_size
             first, last = self.context.frames_between(start, start + page_size)
@@ -194,7 +211,7 @@ class Request(Generic[Owner]):
 
     def forget_progress(self) -> None:
         """Reset progress: all pages have been released."""
-        self.computed = self.encoded = self.committed = 0
+        self.computed = self.encoded = self.committed = self.freed = 0
         self.partly = 0.0
         self.decoding = False
         self.text_pages, self.vision_pages, self.blocks = [], [], []

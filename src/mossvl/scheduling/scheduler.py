@@ -57,6 +57,7 @@ class Scheduler(Generic[Owner]):
         self.preemptions = 0
         self._slots = list(range(config.max_batch - 1, -1, -1))
         self._computing: dict[bytes, Request[Owner]] = {}
+        self._lost: list[Request[Owner]] = []
 
     # --- requests come and go ------------------------------------------------------------------------------------
 
@@ -76,9 +77,12 @@ class Scheduler(Generic[Owner]):
 
     def plan(self) -> Step[Owner]:
         step: Step[Owner] = Step()
+        for request in self.running:
+            self.allocator.free_left(request)
         self._decode(step)
         self._admit()
         step.copies, self.allocator.copies = self.allocator.copies, []
+        step.lost, self._lost = self._lost, []
         self._prefill(step)
         return step
 
@@ -111,12 +115,19 @@ class Scheduler(Generic[Owner]):
         return busy[-1]
 
     def _preempt(self, request: Request[Owner]) -> None:
-        """Release a request's pages, and queue it before its equals; prompt and answer so far will be recomputed."""
+        """Release a request's pages, and queue it before its equals; prompt and answer so far will be recomputed.
+
+        If frames have left, they cannot be: the request ends.
+        """
         self._release(request)
         self.running.remove(request)
         request.preemptions += 1
         self.preemptions += 1
-        insort_left(self.waiting, request, key=priority_of)
+        if request.context.num_left:
+            request.ended = True
+            self._lost.append(request)
+        else:
+            insort_left(self.waiting, request, key=priority_of)
 
     def _admit(self) -> None:
         """Admit in order; only requests that sleep, or wait for a prefix that another one computes, are passed."""
@@ -194,7 +205,8 @@ class Scheduler(Generic[Owner]):
         last = min(context.length - (not request.may_draw), start + self.budget.tokens)  # The last row draws a token.
         if start >= last:
             return
-        seen = int(context.visible(last - 1, last)[0]) + self.allocator.pages_per_block * last
+        last = context.same_until(start, last)
+        seen = int(context.visible(last - 1, last)[0]) - context.unseen(start) + self.allocator.pages_per_block * last
         if rows := room.take_rows(last - start, seen):
             stop = start + rows
             step.prefill.append(RowSpan(request, start, stop, draws=stop == context.length))

@@ -48,6 +48,7 @@ class Step(Generic[Owner]):
         prefill: rows of prompts, computed after the frames.
         decode: requests with one row each; the row's token may be in flight.
         missing: requests whose pixels must be loaded (again): (request, first missing frame).
+        lost: requests that were preempted after frames had left, and so have ended: they cannot be computed anew.
         work: what is computed, by kind; none if that is not known.
     """
 
@@ -56,6 +57,7 @@ class Step(Generic[Owner]):
     prefill: list[RowSpan[Owner]] = field(default_factory=list)
     decode: list[Request[Owner]] = field(default_factory=list)
     missing: list[tuple[Request[Owner], int]] = field(default_factory=list)
+    lost: list[Request[Owner]] = field(default_factory=list)
     work: Work = NO_WORK
 
     def __bool__(self) -> bool:
