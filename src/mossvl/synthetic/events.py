@@ -13,6 +13,8 @@ from mossvl.synthetic.world import Pair, World
 
 RATES = (9, 10, 14, 15, 18, 22, 25, 30)
 """Frames per second of files. No multiples of four: no frame time lies halfway between two tenths of a second."""
+FILMED = (4, 5, 6, 8, 10)
+"""Frames per second of files of live streams, which are seen at whole seconds."""
 VIDEO_FPS = (0.5, 1.0, 2.0)
 FRAMES = 4, 16
 """Range of the number of sampled frames."""
@@ -35,7 +37,11 @@ class Timing:
         self.rate = world.one(RATES)
         frames = world.count(*FRAMES) - 0.8 * world.random.random()
         self.seconds = int(frames * self.rate / self.video_fps) / self.rate
-        self.times = Clip([], self.seconds, rate=self.rate).sampled(self.video_fps)
+        self.times: Sequence[float] = Clip([], self.seconds, rate=self.rate).sampled(self.video_fps)
+        self._take_frames()
+
+    def _take_frames(self) -> None:
+        world = self.world
         self.last = len(self.times) - 1
         self.free = world.distinct(range(1, self.last + 1), self.last)
         self.upright = world.chance()
@@ -53,6 +59,17 @@ class Timing:
     def path(self, points: Sequence[tuple[int, float, float]]) -> list[tuple[float, float, float]]:
         """Turn points (frame, along, across) into a path (time, x, y)."""
         return [(self.times[i], *((across, along) if self.upright else (along, across))) for i, along, across in points]
+
+
+class Watching(Timing):
+    """The frames of a live stream: one at each second (or every 1 / `video_fps` seconds), from 0 on."""
+
+    def __init__(self, world: World, frames: int, video_fps: float = 1.0) -> None:
+        super().__init__(world, video_fps)
+        self.rate = world.one(FILMED)
+        self.seconds = frames / video_fps
+        self.times = tuple(number / video_fps for number in range(frames))
+        self._take_frames()
 
 
 # --- actions -----------------------------------------------------------------------------------------------------
@@ -182,7 +199,7 @@ def film(world: World, actions: Sequence[str], pairs: Sequence[Pair], timing: Ti
     tracks = _placed(world, groups)
     background = world.background([colour for colour, _ in shown])
     clip = Clip(tracks, timing.seconds, background, timing.rate)
-    return Watched(clip, timing.video_fps, world.aspect)
+    return Watched(clip, timing.video_fps, world.aspect, timing.times)
 
 
 def _placed(world: World, groups: Sequence[Sequence[Track]]) -> list[Track]:

@@ -105,12 +105,13 @@ class Watched:
     Args:
         video_fps: sampled frames per second.
         aspect: width over height of the picture.
+        times: of the sampled frames, in seconds; by default those of a file.
     """
 
-    def __init__(self, clip: Clip, video_fps: float, aspect: float) -> None:
+    def __init__(self, clip: Clip, video_fps: float, aspect: float, times: Sequence[float] | None = None) -> None:
         self.clip, self.video_fps = clip, video_fps
         self.width, self.height = max(aspect, 1.0), max(1 / aspect, 1.0)
-        self.times = clip.sampled(video_fps)
+        self.times = tuple(clip.sampled(video_fps) if times is None else times)
         # A thing that comes and goes has several tracks.
         frames: dict[Thing, list[Thing | None]] = {}
         for track in clip.tracks:

@@ -27,7 +27,7 @@ def timeline(processor: MossVLProcessor, example: Example[Any]) -> str:
     counts = state_counts(example.labels, tokens)
     alphas, _ = alphas_of(counts)
     decisions = ", ".join(
-        f"{count} × {name} (α {alpha:.2f})"
+        f"{count} × {name}" + (f" (α {alpha:.2f})" if count else "")
         for name, count, alpha in zip((SILENCE, RESPONSE), counts.tolist(), alphas.tolist(), strict=False)
     )
     span = f", {example.times[0]:.1f} to {example.times[-1]:.1f} s" if example.times else ""
