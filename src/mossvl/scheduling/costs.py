@@ -10,6 +10,9 @@ MOST = 3.0
 """An error counts as at most this factor: a step may have waited for a compiler, or for another program."""
 RANGE = 64.0
 """Maximum factor between a cost and its estimate, in both directions."""
+CAUTION = 2.0
+"""Work whose cost is only an estimate is planned as if it cost so much more, as a share of the cost; after one step of
+such work a quarter of this, after two a ninth, and so on."""
 
 
 class Work(NamedTuple):
@@ -48,14 +51,21 @@ class Costs:
 
     Attributes:
         seconds: the costs now.
+        measured: steps from which each cost was learned, each counted by the share that the cost had in it.
     """
 
     def __init__(self, estimate: Work = GPU_COSTS) -> None:
         self.estimate = self.seconds = estimate
+        self.measured = NO_WORK
 
     def of(self, work: Work) -> float:
         """Return the expected seconds of a step."""
         return sum(map(mul, work, self.seconds))
+
+    def cautious(self) -> Work:
+        """Return the costs by which steps are planned: higher ones for work that was hardly measured yet."""
+        pairs = zip(self.seconds, self.measured, strict=True)
+        return Work(*(cost * (1 + CAUTION / (1 + count) ** 2) for cost, count in pairs))
 
     def learn(self, work: Work, seconds: float | None) -> None:
         """Correct the costs by the measured time of a step; without one, or without work, do nothing."""
@@ -67,3 +77,4 @@ class Costs:
         corrected = [cost * math.exp(change * share) for cost, share in zip(self.seconds, shares, strict=True)]
         pairs = zip(corrected, self.estimate, strict=True)
         self.seconds = Work(*(min(max(cost, first / RANGE), first * RANGE) for cost, first in pairs))
+        self.measured = Work(*(count + share for count, share in zip(self.measured, shares, strict=True)))

@@ -1,6 +1,7 @@
 """What one step may still compute of prompts, while it is planned."""
 
 import math
+from operator import mul
 
 from mossvl.scheduling.budget import StepBudget
 from mossvl.scheduling.costs import Costs, Work
@@ -26,7 +27,7 @@ class Room:
     """
 
     def __init__(self, budget: StepBudget, costs: Costs, work: Work, large: bool = False) -> None:
-        self._budget, self._costs, self.work = budget, costs.seconds, work
+        self._budget, self._costs, self.work = budget, costs.cautious(), work
         mixed_tokens, mixed_patches = budget.mixed_tokens, budget.mixed_patches
         self._beside = work.decode_rows > 0
         self._tokens, self._patches = budget.tokens, float(budget.patches)
@@ -34,7 +35,7 @@ class Room:
         if self._beside:
             self._tokens = budget.tokens if mixed_tokens is None else mixed_tokens
             self._patches = budget.patches if mixed_patches is None else mixed_patches
-            self._seconds = budget.left(costs.of(work))
+            self._seconds = budget.left(sum(map(mul, work, self._costs)))
         self._kept = LARGE_SHARE * min(self._seconds, budget.left(0)) if large else 0.0
         self._seconds -= self._kept
         self._used = self._has_frames = False
