@@ -104,6 +104,10 @@ class EngineError(MossVLError):
     """The engine takes no query: its device has failed, it is being closed, or its process was forked."""
 
 
+class SessionClosed(MossVLError, RuntimeError):
+    """A live session has ended, and takes no input any more."""
+
+
 def message_of(error: BaseException, names: Mapping[str, str] | None = None) -> str:
     """Return the message for a user (see `told`); an unexpected error also names its type."""
     if isinstance(error, MossVLError):

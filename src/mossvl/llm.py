@@ -2,13 +2,16 @@
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, overload
 
 from mossvl.engine.engine import Engine
 from mossvl.errors import InputError, OptionError, PromptError
+from mossvl.live.options import LiveOptions
+from mossvl.live.session import LiveSession
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.offline.query import SessionQuery
 from mossvl.options import SamplingParams
@@ -114,6 +117,43 @@ class MossVL:
             OptionError: a choice, or the fixed system prompt that it names, is unknown.
         """
         return Chat(self, system_prompt, params, **chosen)
+
+    # --- live ----------------------------------------------------------------------------------------------------
+
+    def live(
+        self,
+        prompt: str = "",
+        *,
+        system_prompt: str | None = None,
+        options: LiveOptions | None = None,
+        prefill: Sequence[Mapping[str, str]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        **chosen: Any,
+    ) -> LiveSession:
+        """Begin a session that watches while it speaks: push frames, ask, and iterate over its events.
+
+        Args:
+            prompt, system_prompt, prefill, clock: see `LiveSession`.
+            options: how the session watches and speaks.
+            chosen: the options one by one, in place of `options`.
+
+        Raises:
+            CheckpointError: the checkpoint has no tokens for it.
+            EngineError: the device has failed, or the engine is being closed.
+            InputError: a text or an option cannot be used.
+        """
+        if options is not None and chosen:
+            raise OptionError(f"give either options or {', '.join(chosen)}, not both")
+        options = options or LiveOptions(**chosen)
+        return LiveSession(
+            self.engine,
+            self.processor,
+            prompt,
+            system_prompt=system_prompt,
+            options=options,
+            prefill=prefill,
+            clock=clock,
+        )
 
     # --- many queries --------------------------------------------------------------------------------------------
 

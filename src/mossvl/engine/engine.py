@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Collection
 
+from mossvl.engine.director import Director
 from mossvl.engine.job import Job
 from mossvl.engine.loop import Inbox, Loop
 from mossvl.errors import EngineError, OptionError
@@ -89,11 +90,13 @@ class Engine:
         whole_characters: bool = False,
         open: bool = False,
         calls: Collection[str] = (),
+        director: Director | None = None,
     ) -> Handle:
         """Answer what comes from a source; as `submit`.
 
         Args:
             open: prompts will be appended (see `extend`); the query ends when it is cancelled.
+            director: says what is appended to an open query.
             calls: functions of which one call ends an answer.
 
         Raises:
@@ -116,7 +119,7 @@ class Engine:
         handle = Handle(params, source.tokenizer, whole_characters, calls)
         form = params.form
         follower = None if form is None else self.grammars.follower(form, source.tokenizer, params.n)
-        job = Job(source, options, params, handle, self.ends, follower, open=open)
+        job = Job(source, options, params, handle, self.ends, follower, open=open, director=director)
         with self.loop.lock:
             self.loop.add(job)
             if self._thread is None:
@@ -134,6 +137,10 @@ class Engine:
         for job in list(self.loop.jobs):
             if job.handle is handle:
                 self.loop.extend(job, appended)
+
+    def wake(self) -> None:
+        """Have directors asked now what their jobs do next."""
+        self.loop.inbox.put(None)
 
     def close(self, timeout: float = 10.0) -> None:
         """Cancel all queries and end the thread; wait at most `timeout` seconds for its end.

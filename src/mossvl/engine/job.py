@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from mossvl.engine.clock import Clock
+from mossvl.engine.director import Director, Renewed
 from mossvl.engine.prompts import Prompts
 from mossvl.errors import GenerationCancelled, GenerationTimeout, MossVLError
 from mossvl.forms.grammar import Follower
@@ -19,6 +20,8 @@ from mossvl.scheduling.prompt import Prompt
 from mossvl.scheduling.request import Request
 from mossvl.sources.source import Appended, Event, Frame, Loaded, Planned, Source, Stalled, Waiting
 
+IDLE_SECONDS = 0.02
+"""Longest wait for an event between two checks of deadlines."""
 STREAMING_BYTES = 32 << 20
 """Encoding of a video that is not in the media cache begins when so many bytes of pixels have been decoded."""
 
@@ -39,6 +42,7 @@ class Job:
         streams: encoding may begin before all frames are loaded.
         open: prompts may be appended. An end token or the maximum length parks the request; cancelling ends the job.
         appended: prompts that wait to be appended, FIFO.
+        director: decides what an open job does next; None where others append.
     """
 
     source: Source
@@ -57,6 +61,8 @@ class Job:
     streams: bool = False
     open: bool = False
     appended: deque[Appended] = field(default_factory=deque)
+    director: Director | None = None
+    _undecided: bool = True
     _watches: list[TextStream | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -145,6 +151,7 @@ class Job:
                 vision_chunk=self.options.vision_chunked_length,
                 pixel_scale=self.source.pixel_scale,
                 matcher=self.follower.matchers[number] if self.follower else None,
+                live=self.director is not None,
             )
             if self.params.seed is not None:
                 request.seed = (self.params.seed + number) % 2**63
@@ -186,6 +193,61 @@ class Job:
             if not self.keeps(request, frame):
                 self.source.release(request.pixels.pop(frame))
 
+    # --- directed jobs -------------------------------------------------------------------------------------------
+
+    @property
+    def idle_seconds(self) -> float:
+        """How long the loop may wait for an event, if there is nothing to compute."""
+        if self.director is None or self._undecided or not self.submitted:
+            return IDLE_SECONDS
+        return self.director.wait()
+
+    def direct(self, prompts: Prompts) -> "Request[Job] | None":
+        """Ask the director what comes next, once the last token is known; return a request that is to be replaced.
+
+        Raises:
+            Exception: what the director has decided cannot be computed.
+        """
+        assert self.director is not None
+        (request,) = self.requests
+        if self._undecided or self.director.wait() > 0:
+            return None
+        if request.in_flight:
+            request.hold()
+            return None
+        following = self.director.next(request.context)
+        if following is None:
+            request.hold()
+        elif isinstance(following, Renewed):
+            self._renew(following, prompts)
+            return request
+        else:
+            self.appended.append(following)
+            self.append(prompts)
+        return None
+
+    def _renew(self, renewed: Renewed, prompts: Prompts) -> None:
+        """Put a new request in place of the old one, with the prompt and its pixels."""
+        prompt, room = prompts.build(renewed.input_ids, renewed.grids, renewed.room)
+        (old,) = self.requests
+        self.digests = list(renewed.digests)
+        self.handle.drafts[0].tokens = []
+        context = Context(prompt, self.handle.drafts[0].tokens)
+        request = Request(
+            context,
+            self.params,
+            0,
+            self.digests,
+            self,
+            pixels=dict(enumerate(renewed.patches)),
+            vision_chunk=self.options.vision_chunked_length,
+            pixel_scale=self.source.pixel_scale,
+            live=True,
+            seed=(old.seed * 6364136223846793005 + 1442695040888963407) % 2**63,
+        )
+        self.requests = [request]
+        self._let_draw(request, room)
+
     # --- appended prompts ----------------------------------------------------------------------------------------
 
     def append(self, prompts: Prompts) -> None:
@@ -213,10 +275,13 @@ class Job:
 
     def go_on(self, request: "Request[Job]", room: int) -> None:
         """Let the request draw `room` more tokens; with 0, park it."""
-        request.max_answer = request.num_answer + room
+        self._let_draw(request, room)
         if room:
             request.resume()
-        else:
+
+    def _let_draw(self, request: "Request[Job]", room: int) -> None:
+        request.max_answer, self._undecided = request.num_answer + room, room > 0
+        if not room:
             request.hold()
 
     # --- answers -------------------------------------------------------------------------------------------------
@@ -237,6 +302,8 @@ class Job:
         Args:
             now: when the token arrived, in seconds of `time.monotonic`.
         """
+        if self.director is not None:
+            return self._add_directed(request, token)
         self.clock.token(now)
         number = self.requests.index(request) if len(self.requests) > 1 else 0
         draft = self.handle.drafts[number]
@@ -258,6 +325,20 @@ class Job:
         elif request.num_answer >= request.max_answer:
             draft.finish_reason = "length"
         return draft.finish_reason is not None
+
+    def changed(self) -> None:
+        """Wake readers."""
+        if self.director is None:
+            self.handle.changed()
+        else:
+            self.director.changed()
+
+    def _add_directed(self, request: "Request[Job]", token: int) -> bool:
+        """As `add`: the context keeps the token, and the director says whether it is the last one for now."""
+        assert self.director is not None
+        self._undecided = False
+        request.context.answer.append(token)
+        return self.director.drawn(token) or request.num_answer >= request.max_answer
 
 
 def first_scored(planned: Planned, length: int) -> int:

@@ -34,8 +34,8 @@ from mossvl.sources.source import Appended, Event, Frame, Loaded, Stalled
 
 logger = logging.getLogger(__name__)
 
-IDLE_SECONDS = 0.02
-"""Longest wait for an event between two checks of deadlines."""
+LONGEST_WAIT = 60.0
+"""Seconds that the loop waits at most where all jobs wait for others."""
 
 Inbox = queue.SimpleQueue[Callable[[], None] | None]
 """Events for the loop's thread; None makes the thread check whether it is to end."""
@@ -126,7 +126,7 @@ class Loop:
                     drawn, pending = pending, drawn
                 self._accept(drawn)
                 idle = not step and drawn is None
-                self._read_inbox(wait=idle and bool(self.jobs))
+                self._read_inbox(self._idle_seconds() if idle and self.jobs else 0.0)
         except BaseException as error:
             logger.exception("the engine has failed")
             self._break(error)
@@ -181,16 +181,21 @@ class Loop:
         pending = self.runner.launch(step)
         self.scheduler.record_launch(step)
         for job in dict.fromkeys(part.request.owner for part in step.frames):
-            job.clock.encoding(self.runner.vision_watch)
+            if job.director is None:  # A session may go on for days.
+                job.clock.encoding(self.runner.vision_watch)
         now = time.monotonic()
         for request in step.prompted:
             request.owner.record_launch(request, now)
         return pending
 
-    def _read_inbox(self, wait: bool) -> None:
-        """Run the events of the inbox; with `wait`, wait up to IDLE_SECONDS for the first."""
+    def _idle_seconds(self) -> float:
+        """How long to wait for an event, if there is nothing to compute."""
+        return min(LONGEST_WAIT, *(job.idle_seconds for job in self.jobs))
+
+    def _read_inbox(self, wait: float = 0.0) -> None:
+        """Run the events of the inbox; wait up to `wait` seconds for the first."""
         try:
-            event = self.inbox.get(block=wait, timeout=IDLE_SECONDS)
+            event = self.inbox.get(block=wait > 0, timeout=wait)
             while True:
                 if event is not None:
                     event()
@@ -204,8 +209,8 @@ class Loop:
         for job in list(self.jobs):
             if (reason := job.reason_to_end(now)) is not None:
                 self._end(job, reason)
-            elif job.appended and job.submitted:
-                self._append(job)
+            elif job.submitted and (job.appended or job.director is not None):
+                self._go_on(job)
         busy = sum(job.loading for job in self.jobs)
         while self._to_load and busy < self.config.media_workers:
             job = self._to_load.pop(0)
@@ -281,10 +286,15 @@ class Loop:
             for request in job.requests:
                 self.scheduler.add(request)
 
-    def _append(self, job: Job) -> None:
-        """Append a job's waiting prompts."""
+    def _go_on(self, job: Job) -> None:
+        """Append a job's waiting prompts, or what its director decides."""
         try:
-            job.append(self._prompts)
+            if job.director is None:
+                job.append(self._prompts)
+            elif (replaced := job.direct(self._prompts)) is not None:
+                self.scheduler.remove(replaced)
+                replaced.pixels.clear()
+                self.scheduler.add(job.requests[0])
         except Exception as error:
             self._end(job, error)
 
@@ -315,7 +325,12 @@ class Loop:
             if request is job.requests[0]:  # Its siblings reuse what it has computed, which saves the query nothing.
                 job.handle.cached_tokens = request.cached
             told = None if logprobs is None else told_of(logprobs, row, token, job.params.logprobs)
-            if job.add(request, token, told, now):
+            try:
+                parks = job.add(request, token, told, now)
+            except Exception as error:  # Of a director.
+                self._end(job, error)
+                continue
+            if parks:
                 if job.open:
                     request.park()
                 else:
@@ -327,7 +342,7 @@ class Loop:
             if all(request.ended for request in job.requests):
                 self._end(job, None)
             elif not job.ended:
-                job.handle.changed()
+                job.changed()
 
     def _end(self, job: Job, error: Exception | None) -> None:
         """End a query: stop its source and processes, release its pages, and end its handle."""
@@ -353,7 +368,7 @@ class Loop:
         """End all queries, and refuse further ones: the device has failed."""
         with self.lock:
             self.broken = EngineError(f"the engine has failed and answers nothing any more: {error}")
-        self._read_inbox(wait=False)
+        self._read_inbox()
         for job in list(self.jobs):
             self._end(job, self.broken)
 

@@ -1,0 +1,35 @@
+"""Who decides what an open job does next, for jobs that ask it instead of waiting for `Engine.extend`."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from mossvl.scheduling.context import Context
+from mossvl.sources.source import Appended
+
+
+@dataclass(frozen=True)
+class Renewed(Appended):
+    """A prompt in place of all that a request knows: the request begins anew with it."""
+
+
+class Director(Protocol):
+    """Directs an open job, in the engine's thread. What it raises ends its job, and no other."""
+
+    def wait(self) -> float:
+        """Seconds after which `next` is to be asked: 0 for now, infinity for not before somebody wakes the engine."""
+        ...
+
+    def next(self, context: Context) -> Appended | None:
+        """What comes next, once no token is being drawn: None to wait, without computing anything.
+
+        Without tokens, an `Appended` lets the request draw `room` more tokens.
+        """
+        ...
+
+    def drawn(self, token: int) -> bool:
+        """Take in a token; return whether the request is to draw no more until `next` says so."""
+        ...
+
+    def changed(self) -> None:
+        """All that a step has brought is told."""
+        ...

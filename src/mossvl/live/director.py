@@ -1,0 +1,270 @@
+"""Decides, in the engine's thread, what a session does next: see, listen, speak on, fall silent, begin anew."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from mossvl.engine.director import Renewed
+from mossvl.live.events import (
+    Decision,
+    Dropped,
+    Interrupted,
+    Limit,
+    RolledOver,
+    Seen,
+    Silence,
+    SpeechStarted,
+    Text,
+    Turn,
+)
+from mossvl.live.inbox import Inbox, Taken
+from mossvl.live.kept import Kept
+from mossvl.live.options import ENDLESS, LiveOptions
+from mossvl.live.outbox import Outbox
+from mossvl.live.segments import ROUND_START, Picture, Segment, StreamTokens, segment
+from mossvl.processing.pixels import num_vision_tokens
+from mossvl.processing.stream import SILENCE
+from mossvl.scheduling.context import Context
+from mossvl.scheduling.prompt import Place
+from mossvl.sources.source import Appended
+
+Clock = Callable[[], float]
+POLL_SECONDS = 0.005
+"""How often a clock that is not the machine's is looked at, while a session waits for it."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How large a session's context may become: text tokens, and rotary positions."""
+
+    tokens: int
+    positions: int
+
+    def left(self, end: Place, more: int = 0, sides: int = 0) -> int:
+        """How many tokens may be drawn after `more` tokens, and frames of so many merged patches in their longer sides.
+
+        It is below 1 if they do not fit.
+        """
+        return min(self.tokens - end.row, self.positions - end.position - sides) - more
+
+
+class LiveDirector:
+    """A session's state in the engine's thread.
+
+    Args:
+        ends: end tokens of the model.
+        close: ends the session, with a reason.
+    """
+
+    def __init__(
+        self,
+        tokens: StreamTokens,
+        options: LiveOptions,
+        inbox: Inbox,
+        outbox: Outbox,
+        kept: Kept,
+        bounds: Bounds,
+        ends: frozenset[int],
+        clock: Clock,
+        close: Callable[[str], None],
+    ) -> None:
+        self.tokens, self.options, self.inbox, self.outbox = tokens, options, inbox, outbox
+        self.kept, self.bounds, self.clock, self._close = kept, bounds, clock, close
+        self._ends = frozenset() if options.ignore_eos else ends
+        self._real = clock is time.monotonic
+        self._merge = tokens.merge
+        self._number = 0
+        """Frames that were given to the model."""
+        self.newest: float | None = None
+        """Time of the newest frame that was seen."""
+        self._fresh: list[Picture] = []
+        """Frames whose decision has not been drawn."""
+        self._going = True
+        """The last token lets the model draw on."""
+        self._speaking = False
+        """A reply is not finished."""
+        self._final = False
+        self._slot_open, self._said = True, False
+        self._slot_left = options.tokens_per_slot or ENDLESS
+        self._left = options.max_new_tokens or ENDLESS
+        self._granted = self._grant(bounds.tokens // 2)
+        self._may_draw = clock()
+        self._idle_since = clock()
+        self._taken = Taken()
+        """What is to be appended next."""
+        self._rolled = False
+        """A new context was begun for what was taken."""
+
+    # --- the engine asks -----------------------------------------------------------------------------------------
+
+    def wait(self) -> float:
+        if self.inbox.waiting or self._taken:
+            return 0.0
+        now, limit = self.clock(), self.options.idle_timeout
+        due = self._may_draw if self._draws_on else float("inf")
+        if limit is not None:
+            due = min(due, self._idle_since + limit)
+        if due <= now:
+            return 0.0
+        return due - now if self._real else POLL_SECONDS if due < float("inf") else due
+
+    def next(self, context: Context) -> Appended | None:
+        if not self._taken and self.inbox.waiting:
+            self._taken = self.inbox.take(self.options.frames)
+            self._idle_since = self.clock()
+        if self._taken:
+            return self._append(context.end)
+        if self._draws_on and self._may_draw <= self.clock():
+            left = self.bounds.left(context.end)
+            return self._appended([], [], self._grant(left)) if left > 0 else self._roll_over("length")
+        limit = self.options.idle_timeout
+        if limit is not None and self.clock() >= self._idle_since + limit:
+            self._close("idle")
+        return None
+
+    def drawn(self, token: int) -> bool:
+        now = self.clock()
+        self.kept.drawn(token)
+        self._see(now)
+        self._granted -= 1
+        self._slot_left -= 1
+        self._left -= 1
+        self._going = True
+        if token == self.tokens.silence:
+            self._fall_silent(token)
+        elif token in self._ends:
+            self._fall_silent(token, ends=True)
+        else:
+            self._say(token)
+        if self._going and not self._left:
+            self.outbox.tell(Limit(time=self.newest, kind="max_new_tokens"))
+        if self._going and not (self._left and self._slot_left):
+            self._end_slot(goes_on=True)
+        self._end_if_final()
+        rate = self.options.tokens_per_second
+        if rate is not None:
+            self._may_draw = min(max(self._may_draw, now - 1 / rate), now) + 1 / rate
+        self._rolled = False
+        return not self._draws_on or not self._granted
+
+    def changed(self) -> None:
+        self.outbox.announce()
+
+    # --- what is drawn -------------------------------------------------------------------------------------------
+
+    @property
+    def _draws_on(self) -> bool:
+        return self._going and self._left > 0 and self._slot_left > 0
+
+    def _grant(self, left: int) -> int:
+        """How many tokens, `left` at most, may be drawn before `next` is asked again."""
+        one = self.options.tokens_per_second is not None or self.inbox.waiting
+        self._granted = 1 if one else min(left, self._left, self._slot_left)
+        return self._granted
+
+    def _see(self, now: float) -> None:
+        """Tell of the frames that the token which has come is the first after."""
+        for picture in self._fresh:
+            self.newest = picture.time
+            tokens = num_vision_tokens([(1, *picture.grid)], self._merge)
+            lag = max(0.0, now - picture.pushed)
+            self.outbox.tell(Seen(time=picture.time, number=self._number, tokens=tokens, lag=lag))
+            self._number += 1
+        self._fresh = []
+
+    def _fall_silent(self, token: int, ends: bool = False) -> None:
+        event = Text(time=self.newest, text="") if ends else Silence(time=self.newest, ends_reply=self._speaking)
+        self.outbox.tell(event, token)
+        self._going = self._speaking = False
+        self._end_slot(goes_on=False)
+
+    def _say(self, token: int) -> None:
+        self._said = True
+        if not self._speaking:
+            self._speaking = True
+            responds = token == self.tokens.response
+            self.outbox.tell(SpeechStarted(time=self.newest), token if responds else None)
+            if responds:
+                return
+        self.outbox.text(self.newest, token)
+
+    def _end_slot(self, goes_on: bool) -> None:
+        if self._slot_open:
+            self.outbox.tell(Decision(time=self.newest, silent=not self._said, goes_on=goes_on))
+        self._slot_open = False
+
+    def _end_if_final(self) -> None:
+        if self._final and not self._draws_on and not self.inbox.waiting and not self._taken:
+            self._close("final")
+
+    # --- what is appended ----------------------------------------------------------------------------------------
+
+    def _append(self, end: Place) -> Appended:
+        """Append what was taken, or begin a new context for it first."""
+        taken = self._taken
+        cut = [self.tokens.silence] if taken.interrupts and self._speaking else []
+        new, left = self._segment(taken, cut, end)
+        if left < 1 and not self._rolled:
+            return self._roll_over("length")
+        while left < 1 and taken.pictures:  # Even a new context has no room for all of them.
+            gone = taken.pictures.pop(0)
+            self.outbox.tell(Dropped(time=self.newest, times=(gone.time,), reason="queue"))
+            new, left = self._segment(taken, cut, end)
+        self._taken, self._rolled, self._final = Taken(), False, self._final or taken.final
+        if cut:
+            self._interrupt()
+        if not new.ids:
+            self.kept.pieces[-1].drawn.extend(cut)
+            self._end_if_final()
+            return self._appended(cut, [], 0)
+        self._end_slot(goes_on=self._going)
+        self._tell_turns(taken, new)
+        ids = [*cut, *new.ids]
+        self.kept.append(taken.prompts, new, ids)
+        self._slot_open, self._said, self._going = True, False, True
+        self._slot_left = self.options.tokens_per_slot or ENDLESS
+        self._left = self.options.max_new_tokens or ENDLESS
+        self._fresh = new.pictures
+        self._may_draw = max(self._may_draw, self.clock())
+        return self._appended(ids, new.pictures, self._grant(left))
+
+    def _segment(self, taken: Taken, cut: list[int], end: Place) -> tuple[Segment, int]:
+        """The segment of what was taken, and how many tokens may be drawn after it."""
+        always = self.options.inserted_silence == "always"
+        new = segment(taken.prompts, taken.pictures, self.tokens.silence, always)
+        sides = sum(max(one.grid) // self.tokens.merge for one in new.pictures)
+        return new, self.bounds.left(end, len(cut) + len(new.ids), sides)
+
+    def _interrupt(self) -> None:
+        self._end_slot(goes_on=False)
+        self.outbox.tell(Interrupted(time=self.newest, raw=SILENCE))
+        self._speaking = self._going = False
+
+    def _tell_turns(self, taken: Taken, new: Segment) -> None:
+        for prompt, inserted in zip(taken.prompts, new.silences, strict=True):
+            self.outbox.tell(Turn(time=self.newest, text=prompt.text, raw=ROUND_START))
+            if inserted:
+                self.outbox.tell(Silence(time=self.newest, raw=SILENCE, inserted=True, ends_reply=self._speaking))
+            self._speaking = False
+
+    def _roll_over(self, reason: Literal["length", "preempted"]) -> Renewed:
+        """Begin a new context, a half of the largest at most."""
+        self._rolled = True
+        context = self.kept.renew(self.bounds.tokens // 2, self.bounds.positions // 2)
+        told = RolledOver(time=self.newest, kept_tokens=context.kept, kept_frames=len(context.pictures), reason=reason)
+        self.outbox.tell(told)
+        self.outbox.announce()
+        given = self._appended(context.ids, context.pictures, 0)
+        return Renewed(given.input_ids, given.grids, given.patches, given.digests, given.room)
+
+    def _appended(self, ids: list[int], pictures: list[Picture], room: int) -> Appended:
+        return Appended(
+            torch.tensor(ids, dtype=torch.long),
+            [(1, *picture.grid) for picture in pictures],
+            [picture.patches for picture in pictures],
+            [picture.digest for picture in pictures],
+            room,
+        )

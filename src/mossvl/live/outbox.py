@@ -1,0 +1,113 @@
+"""What a session tells: the engine's thread puts tokens and events, readers take events with their texts."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from mossvl.live.events import Closed, Decision, LiveEvent, Seen, Silence, Text
+from mossvl.live.segments import StreamTokens
+from mossvl.queries.text_stream import TextStream
+
+logger = logging.getLogger(__name__)
+MOST_UNREAD = 4096
+"""Entries that wait for a reader at most: beyond that, the oldest of `LOST_FIRST` are lost."""
+LOST_FIRST = (Seen, Silence, Decision)
+
+
+@dataclass
+class Entry:
+    """An event whose raw string is to be made of a token, if it has one; or tokens of a text (`event` is a `Text`)."""
+
+    event: LiveEvent
+    tokens: list[int]
+
+
+class Outbox:
+    """Events in order. Tokens become text in the reader's thread."""
+
+    def __init__(self, tokens: StreamTokens) -> None:
+        self.ended = False
+        self._special = tokens.special
+        self._stream = TextStream(tokens.tokenizer, skip_special=False)
+        self._entries: deque[Entry] = deque()
+        self._changed = threading.Condition()
+        self._reading = threading.Lock()
+        self._listeners: list[Callable[[], object]] = []
+
+    # --- the engine ----------------------------------------------------------------------------------------------
+
+    def text(self, time: float | None, token: int) -> None:
+        """Tell a token of a reply; texts that wait for a reader are one."""
+        with self._changed:
+            last = self._entries[-1] if self._entries else None
+            if last is not None and type(last.event) is Text and last.event.time == time and last.tokens[-1:] != []:
+                if last.tokens[-1] not in self._special:
+                    last.tokens.append(token)
+                    return
+            self._put(Entry(Text(time=time, text=""), [token]))
+
+    def tell(self, event: LiveEvent, token: int | None = None) -> None:
+        """Tell an event; its raw string is that of the token, if one is given."""
+        with self._changed:
+            self._put(Entry(event, [] if token is None else [token]))
+            self.ended = self.ended or isinstance(event, Closed)
+
+    def announce(self) -> None:
+        """Wake readers, once all that happened at a time is told."""
+        with self._changed:
+            self._changed.notify_all()
+            listeners = list(self._listeners)
+        for listener in listeners:
+            try:
+                listener()
+            except Exception:
+                logger.warning("a listener to a live session has failed", exc_info=True)
+
+    def _put(self, entry: Entry) -> None:
+        if len(self._entries) >= MOST_UNREAD:
+            lost = next((one for one in self._entries if isinstance(one.event, LOST_FIRST)), None)
+            if lost is not None:
+                self._entries.remove(lost)
+        self._entries.append(entry)
+
+    # --- readers -------------------------------------------------------------------------------------------------
+
+    def take(self) -> list[LiveEvent]:
+        """Take the events so far, without waiting."""
+        with self._reading:
+            with self._changed:
+                entries, self._entries = self._entries, deque()
+            return [event for entry in entries for event in self._told(entry)]
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for an event to take, or for the end; return whether there is one."""
+        with self._changed:
+            return self._changed.wait_for(lambda: bool(self._entries) or self.ended, timeout)
+
+    def listen(self, listener: Callable[[], object]) -> None:
+        with self._changed:
+            self._listeners.append(listener)
+        listener()
+
+    def forget(self, listener: Callable[[], object]) -> None:
+        with self._changed:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+    def _told(self, entry: Entry) -> list[LiveEvent]:
+        """The events of an entry: before a control token, text may come that has waited for the rest of a character."""
+        event, tokens = entry.event, entry.tokens
+        if isinstance(event, Closed):
+            rest = self._stream.finish()
+            return [*([Text(time=event.time, text=rest, raw=rest)] if rest else []), event]
+        if not tokens:
+            return [event]
+        raw = self._stream.push(tokens)
+        control = self._special.get(tokens[-1])
+        if control is None:
+            return [Text(time=event.time, text=raw, raw=raw)] if raw else []
+        text = raw.removesuffix(control)
+        before = [Text(time=event.time, text=text, raw=text)] if text else []
+        return [*before, replace(event, raw=control)]

@@ -1,0 +1,397 @@
+"""A live session: frames and prompts go in from any thread, events come out, while the engine does the rest."""
+
+import asyncio
+import logging
+import math
+import time as machine
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from functools import partial
+from numbers import Real
+from threading import Lock
+from typing import Any, Self
+
+import torch
+
+from mossvl.engine.engine import Engine
+from mossvl.errors import ContextLengthError, GenerationTimeout, InputError, OptionError, PromptError
+from mossvl.live.director import Bounds, Clock, LiveDirector
+from mossvl.live.events import Closed, Dropped, LiveEvent
+from mossvl.live.inbox import Inbox
+from mossvl.live.kept import Kept, Messages
+from mossvl.live.options import LiveOptions
+from mossvl.live.outbox import Outbox
+from mossvl.live.segments import Asked, Picture, StreamTokens
+from mossvl.options import GenerationOptions
+from mossvl.processing.processor import MossVLProcessor
+from mossvl.processing.stream import REALTIME
+from mossvl.queries.handle import Handle
+from mossvl.queries.waker import Waker
+from mossvl.sources.digests import frame_of
+from mossvl.sources.source import Loaded, Planned, Report
+
+logger = logging.getLogger(__name__)
+MAX_CONTEXT = 8192
+"""Text tokens of a session before it rolls over, unless the model or the memory holds less."""
+LATEST = 1e8
+"""Largest time of a frame: three years."""
+
+
+class LiveSession:
+    """A session that watches while it speaks.
+
+    Iterate over it for its events (`for` or `async for`), the last of which is `Closed`. Use it as a context manager,
+    or `close` it. Any thread may call any method.
+
+    Args:
+        prompt: what is asked before the first frame; it may be empty.
+        system_prompt: None for the published one, which tells the model to decide at every frame.
+        prefill: messages to go on from (`Closed.prefill`), in place of both.
+        clock: seconds of any origin that never decrease.
+
+    Raises:
+        CheckpointError: the checkpoint has no state tokens.
+        EngineError: the engine has failed, or is being closed.
+        InputError: a text or an option cannot be used.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        processor: MossVLProcessor,
+        prompt: str = "",
+        *,
+        system_prompt: str | None = None,
+        options: LiveOptions | None = None,
+        prefill: Sequence[Mapping[str, str]] | None = None,
+        clock: Clock = machine.monotonic,
+    ) -> None:
+        self.engine, self.processor, self.options = engine, processor, options or LiveOptions()
+        self.clock = clock
+        self._begun = clock()
+        self._tokens = StreamTokens(processor)
+        messages = checked_messages(prompt, system_prompt, prefill)
+        opening = self._tokens.prefilled(messages)
+        bounds = bounds_of(engine, self.options)
+        if len(opening) > bounds.tokens // 2:
+            raise ContextLengthError(
+                f"the session begins with {len(opening)} tokens, but may have {bounds.tokens // 2} at its beginning",
+                setting="LiveOptions.max_context",
+                advice="; shorten its prompts, or raise {}",
+            )
+        self._inbox = Inbox(self.options.when_behind, self.options.queue, bounds.tokens // 4)
+        self._outbox = Outbox(self._tokens)
+        kept = Kept(self._tokens, messages)
+        ending = Ending(engine.wake, self._inbox, self._outbox, kept, bounds.tokens // 2)
+        director = LiveDirector(
+            self._tokens, self.options, self._inbox, self._outbox, kept, bounds, engine.ends, clock, ending.close
+        )
+        source = Opening(processor, opening)
+        self._director, self._ending = director, ending
+        ending.begun(engine.begin(source, self._generation(), open=True, director=director))
+        self._abandoned = weakref.finalize(self, ending.close, "closed")
+        self._abandoned.atexit = False
+        self._pushing = Lock()
+
+    # --- what goes in --------------------------------------------------------------------------------------------
+
+    def push(
+        self, frame: Any, time: float | None = None, *, final: bool = False, timeout: float | None = None
+    ) -> tuple[float, ...]:
+        """Push a frame; return the times of the frames that were dropped for it.
+
+        The caller's thread decodes and resizes it.
+
+        Args:
+            frame: an image: a path, bytes, a Pillow image, an array or a tensor (see `mossvl.media.image.open_image`).
+            time: seconds of the stream, which frames are told to the model with; by default, the seconds since the
+                session began.
+            final: nothing more is to come: the session ends when the model has spoken.
+            timeout: with `when_behind="block"`, seconds to wait for room.
+
+        Raises:
+            InputError: the frame cannot be used, or its time is before that of an earlier frame.
+            SessionClosed: the session has ended.
+            TimeoutError: there was no room.
+        """
+        return self._push(frame, time, None, final, timeout)
+
+    def say(
+        self,
+        text: str,
+        frame: Any = None,
+        time: float | None = None,
+        *,
+        final: bool = False,
+        timeout: float | None = None,
+    ) -> tuple[float, ...]:
+        """Ask something, alone or together with a frame; see `push`."""
+        asked = self._tokens.asked(text)
+        prompt = Asked(asked, self._tokens.prompt(asked))
+        if frame is not None:
+            return self._push(frame, time, prompt, final, timeout)
+        if time is not None:
+            raise InputError(f"time={time!r:.40} is that of a frame, but there is none; leave it out")
+        self._inbox.ask(prompt, final)
+        self.engine.wake()
+        return ()
+
+    def interrupt(self) -> None:
+        """Let the model fall silent now; what it watches goes on.
+
+        Raises:
+            SessionClosed: the session has ended.
+        """
+        self._inbox.interrupt()
+        self.engine.wake()
+
+    def final(self) -> None:
+        """Tell that nothing more is to come: the session ends when the model has spoken.
+
+        Raises:
+            SessionClosed: the session has ended.
+        """
+        self._inbox.end()
+        self.engine.wake()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """End the session, and wait at most `timeout` seconds for its end."""
+        self._ending.close("closed")
+        self._ending.wait(timeout)
+
+    # --- what comes out ------------------------------------------------------------------------------------------
+
+    def take(self) -> list[LiveEvent]:
+        """Return the events since the last call, without waiting."""
+        return self._outbox.take()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until there are events to take, or none will come any more; return False after `timeout` seconds."""
+        return self._outbox.wait(timeout)
+
+    def when_changed(self, listener: Callable[[], object]) -> None:
+        """Call `listener` now, and in the engine's thread whenever there are new events. It must be quick."""
+        self._outbox.listen(listener)
+
+    def forget(self, listener: Callable[[], object]) -> None:
+        """Remove a listener."""
+        self._outbox.forget(listener)
+
+    def __iter__(self) -> Iterator[LiveEvent]:
+        """Yield events until `Closed`."""
+        while True:
+            self.wait()
+            ended = self._outbox.ended
+            yield from self.take()
+            if ended:
+                return
+
+    async def __aiter__(self) -> AsyncIterator[LiveEvent]:
+        """As `__iter__`, for asyncio."""
+        changed = asyncio.Event()
+        wake = partial(Waker.here().set, changed)
+        self.when_changed(wake)
+        try:
+            while True:
+                changed.clear()
+                ended = self._outbox.ended
+                for one in self.take():
+                    yield one
+                if ended:
+                    return
+                await changed.wait()
+        finally:
+            self.forget(wake)
+
+    @property
+    def pending(self) -> int:
+        """Number of frames that wait to be seen."""
+        return self._inbox.pending
+
+    @property
+    def active(self) -> bool:
+        """Whether the session has not ended."""
+        return not self._inbox.closed
+
+    @property
+    def now(self) -> float:
+        """Seconds since the session began."""
+        return self.clock() - self._begun
+
+    @property
+    def error(self) -> Exception | None:
+        """Why the session has failed."""
+        return self._ending.error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ending.close("closed")
+        async for _event in self:
+            pass
+
+    # --- frames --------------------------------------------------------------------------------------------------
+
+    def _push(
+        self, frame: Any, time: float | None, prompt: Asked | None, final: bool, timeout: float | None
+    ) -> tuple[float, ...]:
+        pushed = self.clock()
+        with self._pushing:  # In the order of their times, also if several threads push.
+            if time is None:
+                time = max(pushed - self._begun, self._inbox.newest or 0.0)
+            picture = self._picture(frame, checked_time(time), pushed)
+            dropped = tuple(self._inbox.put(picture, prompt, final, timeout))
+            if dropped:
+                latest = self.options.when_behind == "latest"
+                told = Dropped(time=self._director.newest, times=dropped, reason="latest" if latest else "queue")
+                self._outbox.tell(told)
+                self._outbox.announce()
+        self.engine.wake()
+        return dropped
+
+    def _picture(self, frame: Any, time: float, pushed: float) -> Picture:
+        images = self.processor.image_processor
+        with ExitStack() as stack:
+            (plan,) = images.plan([frame], self.options.media, self.processor.limits, stack)
+            patches, digest = frame_of(plan.source.array, plan, images.layout, self.processor.pixel_scale)
+            grid = images.layout.grid(plan.height, plan.width)
+        return Picture(time, self._tokens.frame(time), grid, patches, digest, pushed)
+
+    def _generation(self) -> GenerationOptions:
+        never = self._tokens.never_drawn
+        options = self.options.generation
+        return replace(options, logit_bias=dict.fromkeys(never, -100.0)) if never else options
+
+
+class Opening:
+    """The source of a session's first prompt, which has no frames."""
+
+    patience, held, repeatable = 60.0, 0, False
+
+    def __init__(self, processor: MossVLProcessor, ids: list[int]) -> None:
+        self.tokenizer, self.pixel_scale = processor.tokenizer, processor.pixel_scale
+        self._ids = torch.tensor(ids, dtype=torch.long)
+
+    def start(self, report: Report, first: int | None = None) -> None:
+        report(Planned("", self._ids, [], [], [], streams=False))
+        report(Loaded())
+
+    def release(self, patches: torch.Tensor) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class Ending:
+    """Ends a session, once, and tells how. It knows no session, so that one that nobody holds is ended.
+
+    Args:
+        most: tokens of the prefill of another session.
+    """
+
+    def __init__(self, wake: Callable[[], None], inbox: Inbox, outbox: Outbox, kept: Kept, most: int) -> None:
+        self._wake, self._inbox, self._outbox, self._kept, self._most = wake, inbox, outbox, kept, most
+        self._handle: Handle | None = None
+        self._reason: str | None = None
+        self.error: Exception | None = None
+
+    def begun(self, handle: Handle) -> None:
+        self._handle = handle
+        handle.when_ended(self._ended)
+
+    def close(self, reason: str) -> None:
+        """End the session, for a reason of `Closed`."""
+        if self._reason is None:
+            self._reason = reason
+        self._inbox.close()
+        if self._handle is not None:
+            self._handle.cancel()
+        self._wake()
+
+    def wait(self, timeout: float) -> None:
+        if self._handle is not None:
+            with suppress(GenerationTimeout):
+                self._handle.wait(timeout)
+
+    def _ended(self) -> None:
+        """Tell the end, in the engine's thread."""
+        assert self._handle is not None
+        self._inbox.close()
+        failed = self._handle.error is not None and not self._handle.was_cancelled
+        self.error = self._handle.error if failed else None
+        reason = "error" if failed else self._reason or "closed"
+        prefill: Messages = []
+        try:
+            prefill = self._kept.prefill(self._most)
+        except Exception:
+            logger.warning("a session's end could not be told in messages", exc_info=True)
+        pictures = self._kept.pictures
+        time = pictures[-1].time if pictures else None
+        self._outbox.tell(Closed(time=time, reason=reason, prefill=prefill, error=self.error))
+        self._outbox.announce()
+
+
+def bounds_of(engine: Engine, options: LiveOptions) -> Bounds:
+    """How large the session's context may become.
+
+    Raises:
+        OptionError: `max_context` is more than the model or the memory holds.
+    """
+    positions, memory = engine.model.config.text_config.max_position_embeddings, engine.scheduler.allocator.capacity(0)
+    most = min(positions - 1, memory - 1)
+    if options.max_context is not None and options.max_context > most:
+        raise OptionError(
+            f"max_context={options.max_context} is more than the {most} text tokens that this model and the engine's "
+            "memory hold; lower it",
+            option="max_context",
+        )
+    return Bounds(options.max_context or min(MAX_CONTEXT, most), positions)
+
+
+def checked_messages(prompt: str, system_prompt: str | None, prefill: Sequence[Mapping[str, str]] | None) -> Messages:
+    """The messages with which a session begins.
+
+    Raises:
+        OptionError: `prefill` is given beside prompts.
+        PromptError: a message is malformed.
+    """
+    if prefill is None:
+        given = REALTIME if system_prompt is None else system_prompt
+        for name, text in (("prompt", prompt), ("system_prompt", given)):
+            if not isinstance(text, str):
+                raise PromptError(f"{name}={text!r:.100} must be a text")
+        return [{"role": "system", "content": given}, {"role": "user", "content": prompt}]
+    if prompt or system_prompt is not None:
+        raise OptionError("give prefill, or prompt and system_prompt; not both", option="prefill")
+    messages = []
+    for message in prefill:
+        known = isinstance(message, Mapping) and message.get("role") in ("system", "user", "assistant")
+        if not known or not isinstance(message.get("content"), str):
+            raise PromptError(
+                f"prefill: {message!r:.100} is no message; give a role, 'system', 'user' or 'assistant', and a text as "
+                "content"
+            )
+        messages.append({"role": message["role"], "content": message["content"]})
+    if not any(message["role"] == "user" for message in messages):
+        raise PromptError("prefill has no user's message; give one, which may be empty")
+    return messages
+
+
+def checked_time(time: float) -> float:
+    """A frame's time in seconds, as it is given.
+
+    Raises:
+        InputError: it is no time.
+    """
+    number = isinstance(time, Real) and not isinstance(time, bool) and math.isfinite(time)
+    if not number or not 0 <= time <= LATEST:
+        raise InputError(f"time={time!r:.40} must be seconds from 0 to {LATEST:g}")
+    return float(time)
