@@ -6,18 +6,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mossvl.checkpoints.default import CHECKPOINT
+from mossvl.data.index import RecordIndex
 from mossvl.options import MediaOptions
 from mossvl.processing.pixels import PatchLayout
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic import write_clip, write_picture
+from mossvl.synthetic.live_records import write_records
 from mossvl.synthetic.scene import Clip
-from mossvl.synthetic.tasks import TASKS
+from mossvl.synthetic.streaming import STREAMS
+from mossvl.synthetic.tasks import GROUPS, TASKS
 from mossvl.synthetic.world import Split, World
+from mossvl.training.dataset import FileExamples
 from mossvl.training.examples import encode
 from mossvl.training.synthetic import (
     Phase,
     SyntheticExamples,
     SyntheticPacker,
+    encode_live,
     encode_sample,
     messages_of,
 )
@@ -56,6 +61,30 @@ def test_a_sample_gives_what_its_files_give(task, tiny, tmp_path):
     _, pixels = drawn(tiny, made)
     assert pixels.shape == from_files.pixels.shape
     assert (pixels.float() - from_files.pixels.float()).abs().mean() < 2.5  # compression
+
+
+@pytest.mark.parametrize("task", STREAMS)
+def test_a_stream_gives_what_its_live_record_gives(task, tiny, tmp_path):
+    sample = STREAMS[task](World(Split.TRAIN, 3, aspect=1.0))
+
+    def tokenise(text):
+        return [tiny.tokenizer.decode([token]) for token in tiny.continuation(text)]
+
+    path = write_records([sample], tmp_path, size=128, tokenise=tokenise)
+    (from_file,) = FileExamples(tiny, RecordIndex.build(path), tmp_path, MediaOptions())
+    made = encode_live(tiny, sample, 128, 128)
+    assert made.input_ids.tolist() == from_file.input_ids.tolist()
+    assert made.labels.tolist() == from_file.labels.tolist()
+    assert made.grids == from_file.grids and made.times == from_file.times
+    _, pixels = drawn(tiny, made)
+    assert (pixels.float() - from_file.pixels.float()).abs().mean() < 2.5  # compression
+    assert tiny.tokenizer.decode(made.input_ids[made.labels >= 0]).count("<|response|>") >= len(sample.replies)
+
+
+def test_streams_are_a_group_of_tasks_to_train_on(tiny):
+    examples = SyntheticExamples(tiny, Split.TRAIN, 5, 8, [Phase(0, {"alert": 1.0, "describe": 1.0})])
+    assert {len(examples[number].times) > 0 for number in range(8)} == {True, False}
+    assert set(GROUPS["streams"]) == set(STREAMS) and not set(STREAMS) & set(TASKS)
 
 
 def test_an_example_is_the_same_in_every_run_and_others_differ(tiny):

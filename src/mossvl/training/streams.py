@@ -63,6 +63,20 @@ def pieces(stream: Stream, processor: MossVLProcessor, turn_end_loss: bool = Fal
     yield TURN_END.removeprefix(END), False
 
 
+def tokenised(processor: MossVLProcessor, stream: Stream, turn_end_loss: bool = False) -> tuple[Tensor, Tensor]:
+    """(tokens,) int64 each: `input_ids` and `labels` of a stream; the errors of text are those of `encode_stream`."""
+    StateTokens.of(processor.tokenizer)
+    texts, learned = zip(*pieces(stream, processor, turn_end_loss), strict=True)
+    if not any(slot for turn in stream.turns for slot in turn.slots):
+        raise DataError("there is nothing to learn: the assistant has no slot")
+    for text in texts:
+        check_characters(text)
+    encoded = processor.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    ids = torch.tensor([token for piece in encoded for token in piece], dtype=torch.long)
+    with_loss = torch.tensor(learned).repeat_interleave(torch.tensor([len(piece) for piece in encoded]))
+    return ids, ids.where(with_loss, IGNORED_LABEL)
+
+
 def encode_stream(
     processor: MossVLProcessor, stream: Stream, options: MediaOptions, turn_end_loss: bool = False
 ) -> Example[Tensor]:
@@ -79,18 +93,10 @@ def encode_stream(
         MediaError: a video cannot be used.
         OptionError: an option of media is invalid.
     """
-    StateTokens.of(processor.tokenizer)
-    texts, learned = zip(*pieces(stream, processor, turn_end_loss), strict=True)
-    if not any(slot for turn in stream.turns for slot in turn.slots):
-        raise DataError("there is nothing to learn: the assistant has no slot")
-    for text in texts:
-        check_characters(text)
-    encoded = processor.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-    ids = torch.tensor([token for piece in encoded for token in piece], dtype=torch.long)
-    with_loss = torch.tensor(learned).repeat_interleave(torch.tensor([len(piece) for piece in encoded]))
+    ids, labels = tokenised(processor, stream, turn_end_loss)
     with ExitStack() as stack:
         plans = processor.plan_stream(stream.videos, options, stack)
         layout = processor.image_processor.layout
         grids = [(1, *grid_of(plan, layout)[1:]) for plan in plans for _ in plan.timestamps]
         pixels = decoded(processor, plans)
-    return Example(ids, ids.where(with_loss, IGNORED_LABEL), grids, pixels, stream.times)
+    return Example(ids, labels, grids, pixels, stream.times)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mossvl.data.live import Stream, read_example
 from mossvl.data.records import as_example
 from mossvl.processing.messages import Message, check_messages
 from mossvl.processing.pixels import PatchLayout
@@ -23,13 +24,16 @@ from mossvl.processing.plan import ImagePlan, MediumPlan, VideoPlan
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic.drawing import Drawing, drawing
 from mossvl.synthetic.film import filmed
+from mossvl.synthetic.live_records import record_of
 from mossvl.synthetic.render import draw
 from mossvl.synthetic.scene import Clip, Scene
+from mossvl.synthetic.streaming import STREAMS, LiveSample
 from mossvl.synthetic.tasks import TASKS
 from mossvl.synthetic.wording import Sample
 from mossvl.synthetic.world import Split, World
 from mossvl.training.batches import Batch, pack
 from mossvl.training.examples import Example
+from mossvl.training.streams import tokenised
 from mossvl.training.supervised import supervised_text
 
 SIZES = ((128, 128), (96, 160), (160, 96), (96, 128), (128, 96))
@@ -80,9 +84,10 @@ class SyntheticExamples(Dataset[Example[Pictures]]):
     def __init__(
         self, processor: MossVLProcessor, split: Split, seed: int, count: int, phases: Sequence[Phase], run: int = 1
     ) -> None:
-        unknown = sorted({task for phase in phases for task in phase.tasks} - set(TASKS))
+        known = {**TASKS, **STREAMS}
+        unknown = sorted({task for phase in phases for task in phase.tasks} - set(known))
         if unknown or not phases:
-            raise ValueError(f"unknown tasks {', '.join(unknown)}; known: {', '.join(TASKS)}")
+            raise ValueError(f"unknown tasks {', '.join(unknown)}; known: {', '.join(known)}")
         self.processor, self.split, self.seed, self.count, self.run = processor, split, seed, count, run
         self.phases = phases
 
@@ -94,6 +99,8 @@ class SyntheticExamples(Dataset[Example[Pictures]]):
         phase = self.phases[bisect_right(self.phases, index, key=lambda one: one.start) - 1]
         world = World(self.split, f"{self.seed} {index}", width / height)
         (task,) = world.random.choices(list(phase.tasks), list(phase.tasks.values()))
+        if task in STREAMS:
+            return encode_live(self.processor, STREAMS[task](world), height, width)
         return encode_sample(self.processor, TASKS[task](world), height, width)
 
 
@@ -131,6 +138,20 @@ def encode_sample(processor: MossVLProcessor, sample: Sample, height: int, width
             scenes.append(medium)
             from_clip.append(False)
     return Example.of(processor, processor.lay_out(text, plans), spans, Pictures(scenes, from_clip, (height, width)))
+
+
+def encode_live(processor: MossVLProcessor, sample: LiveSample, height: int, width: int) -> Example[Pictures]:
+    """Encode a live stream; its tokens are those that its live record would give."""
+
+    def tokenise(text: str) -> list[str]:
+        return [processor.tokenizer.decode([token]) for token in processor.continuation(text).tolist()]
+
+    stream = read_example(record_of(sample, "", tokenise=tokenise), Path())
+    assert isinstance(stream, Stream)
+    ids, labels = tokenised(processor, stream)
+    times, layout = sample.times, processor.image_processor.layout
+    pictures = Pictures([sample.clip.at(time) for time in times], [True] * len(times), (height, width))
+    return Example(ids, labels, [(1, *layout.grid(height, width))] * len(times), pictures, times)
 
 
 @dataclass(frozen=True)
