@@ -37,8 +37,8 @@ class DenseWeight:
     @classmethod
     def of(cls, linears: Sequence[nn.Module]) -> "DenseWeight | None":
         """None if a linear has a bias, or if the weights do not lie side by side."""
-        weight = joined(linears)
-        return None if weight is None else cls(weight)
+        found = joined(linears)
+        return None if found is None else cls(found[0])
 
     def project(self, x: Tensor, norm: RMSNorm | None) -> Tensor:
         return linear(x, self._weight) if norm is None else norm_linear(x, norm.weight, norm.eps, self._weight)
