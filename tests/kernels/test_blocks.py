@@ -12,6 +12,7 @@ from mossvl.model.configuration import MossVLTextConfig
 SHIPPED = Path(blocks.__file__).with_suffix(".toml")
 DEVICE = torch.device("cuda", 0)
 DOWN = Product(4096, 12288)
+KINDS = ("fp8", "int4", "nf4")
 
 
 @pytest.fixture
@@ -38,13 +39,30 @@ def products():
     ]
 
 
+def quantized():
+    """Those of quantized models that were measured: the head is in FP8."""
+    return [one._replace(kind=kind) for kind in ("int4", "nf4") for one in products()[:-1]]
+
+
 def test_shipped_tables_have_every_product_of_the_published_size():
     tables = blocks.read(SHIPPED)
     assert tables
     for table in tables.values():
         for kind in ("one_row", "rows_16", "rows_32"):
-            assert table[kind].keys() == {str(one) for one in products()}
+            assert table[kind].keys() == {str(one) for one in products() + quantized()}
         assert table["decode"].keys() == {str(rows) for rows in blocks.ROWS}
+
+
+@pytest.mark.parametrize("rows", [2, 16, 32])
+@pytest.mark.parametrize("kind", KINDS)
+def test_unmeasured_devices_have_the_shared_memory_of_quantized_weights(gpu, kind, rows):
+    for kib, capability in ((99, (8, 9)), (163, (8, 0)), (227, (10, 0))):
+        gpu("another", capability)
+        for product in products():
+            one = blocks.few_rows(DEVICE, rows, product._replace(kind=kind), torch.bfloat16)
+            outs, columns = one.outs * (1 + product.pair), one.inner * one.warps
+            weights = outs * columns * (1 if kind == "fp8" else 1 / 2 + 4 / 8)  # A scale in float32 for each word.
+            assert one.stages * (weights + max(8, rows) * columns * 2) <= kib << 10
 
 
 def test_a_device_has_its_own_table(gpu):

@@ -12,6 +12,7 @@ from mossvl.device.fused_products import Fuse, FusedProducts, FusedWeights
 from mossvl.device.fusing import joined
 from mossvl.device.inputs import RequestRows, TextRows, to_device
 from mossvl.device.pool import PagePool
+from mossvl.device.quantized import QuantizedWeight
 from mossvl.device.tables import Tables
 from mossvl.kernels.linear import linear, linear_residual, norm_linear, norm_swiglu
 from mossvl.kernels.paged import (
@@ -26,6 +27,9 @@ from mossvl.kernels.paged import (
 )
 from mossvl.model.layers import Attention, RMSNorm
 from mossvl.model.xrope import Rope
+from mossvl.quantization.fp8 import Fp8Linear
+from mossvl.quantization.int4 import Int4Linear
+from mossvl.quantization.nf4 import Nf4Linear
 
 
 class DenseWeight:
@@ -50,7 +54,12 @@ class DenseWeight:
         return linear_residual(x, self._weight, residual, gate, sees)
 
 
-KINDS: Mapping[type[nn.Module], Fuse] = {nn.Linear: DenseWeight.of}
+KINDS: Mapping[type[nn.Module], Fuse] = {
+    nn.Linear: DenseWeight.of,
+    Fp8Linear: QuantizedWeight.of_fp8,
+    Int4Linear: QuantizedWeight.of_int4,
+    Nf4Linear: QuantizedWeight.of_nf4,
+}
 """How linears are fused, by their class."""
 
 

@@ -36,6 +36,7 @@ class OneRow(NamedTuple):
 class FewRows(NamedTuple):
     """The product of few rows: `outs` outputs a program, `inner` columns at a time, in a pipeline of `stages`.
 
+    With quantized weights, warps share the columns, each has `inner` of them at a time, and the norm is always apart.
     `fetched`: bytes of each weight row that a program fetches to L2 before it waits. `apart`: 1 if the norm before the
     product is a kernel of its own.
     """
@@ -63,21 +64,27 @@ LENGTHS = {"device": 2, "one_row": len(OneRow._fields), "decode": len(Decode._fi
 
 
 class Product(NamedTuple):
-    """The shape of a product: (outs, inner), with a norm before it, or the pair of products of SwiGLU."""
+    """The shape of a product: (outs, inner), with a norm before it, or the pair of products of SwiGLU.
+
+    `kind` is that of quantized weights: fp8, int4 or nf4.
+    """
 
     outs: int
     inner: int
     norm: bool = False
     pair: bool = False
+    kind: str = ""
 
     def __str__(self) -> str:
         kind = ", pair" if self.pair else ", norm" if self.norm else ""
-        return f"{self.outs} × {self.inner}{kind}"
+        return f"{self.outs} × {self.inner}{kind}{self.kind and ', ' + self.kind}"
 
 
 def one_row(device: torch.device, product: Product, dtype: torch.dtype) -> OneRow:
     if dtype.itemsize == 2 and (found := measured(device).get("one_row", {}).get(str(product))):
         return OneRow(*found)
+    if product.kind:
+        return OneRow(2 if product.kind == "fp8" else 4, 4096, 8 if product.kind == "fp8" else 4, -1)
     return OneRow(4 if product.pair else 8, 4096 // dtype.itemsize, 8, -1)
 
 
@@ -86,6 +93,8 @@ def few_rows(device: torch.device, rows: int, product: Product, dtype: torch.dty
         return FewRows(32, 64, 4, 2, 0, 0)
     if found := measured(device).get(f"rows_{_at_most(rows)}", {}).get(str(product)):
         return FewRows(*found)
+    if product.kind:
+        return FewRows(16, 128, 4 if _has_room(device) else 2, 3, 0, 1)
     if not _has_room(device):
         outs, inner = (64, 64) if product.pair else (64, 128) if product.norm else (32, 256)
         return FewRows(outs, inner, 4, 3, 0, 0)
