@@ -100,6 +100,10 @@ class ResourceError(MossVLError):
     """The machine is out of disk space, memory or processes for now; the input may be fine."""
 
 
+class SessionLimitError(ResourceError):
+    """No live session more fits into the engine for now."""
+
+
 class EngineError(MossVLError):
     """The engine takes no query: its device has failed, it is being closed, or its process was forked."""
 

@@ -1,138 +1,19 @@
-"""Made-up requests, and a machine that carries steps out with tags in place of keys and values.
+"""A machine that carries steps out with tags in place of keys and values.
 
 A tag says what a real key or value would have been computed from: all tokens and pictures up to it. So a row that
 would read anything but what its own history wrote is seen at once, whoever wrote it and whenever.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from types import SimpleNamespace
+from collections.abc import Container, Iterable, Sequence
 
-import torch
-
-from mossvl.engine.prompts import build_prompt
-from mossvl.options import SamplingParams
 from mossvl.options.engine import EngineConfig
 from mossvl.scheduling.allocator import held_pages
-from mossvl.scheduling.context import Context
 from mossvl.scheduling.pages import PageCache
-from mossvl.scheduling.prompt import START, Place, Prompt
 from mossvl.scheduling.request import Request
-from mossvl.scheduling.scheduler import Scheduler, priority_of
+from mossvl.scheduling.scheduler import LIVE_STEPS, Scheduler, priority_of
 from mossvl.scheduling.step import RowSpan, Step
 
-IMAGE, MERGE = 1_000_000, 2
-PICTURES = {b"a": (2, 2), b"b": (2, 2), b"c": (2, 6), b"d": (4, 4), b"e": (4, 4), b"f": (6, 10)}
-"""Patch rows and columns by digest. Some look the same to whoever sees only tokens: 2, 2, 4, 5, 5 and 16 of them."""
-PIXELS = torch.zeros(0)
-
-Item = int | bytes
-"""A token, or the digest of a picture that stands for its image token."""
-
-
-def pictures_of(items: Sequence[Item]) -> list[bytes]:
-    return [item for item in items if isinstance(item, bytes)]
-
-
-def frame_rows(context: Context) -> list[int]:
-    """Row of each frame's image token."""
-    return [row for prompt in context.prompts for row in prompt.frame_rows]
-
-
-def prompt_of(items: Sequence[Item], begin: Place = START) -> Prompt:
-    tokens = torch.tensor([IMAGE if isinstance(item, bytes) else item for item in items])
-    grids = [(1, *PICTURES[picture]) for picture in pictures_of(items)]
-    return build_prompt(tokens, grids, IMAGE, MERGE, begin)
-
-
-@dataclass(eq=False)
-class Asked:
-    """A request as a test sees it.
-
-    Attributes:
-        items: its prompt.
-        room, stop: the answer ends after `room` tokens, or of itself after `stop` of them.
-        formed: before each token, it must become known which ones may come.
-        later: what is still to be appended; until then, what would end the answer parks it.
-        given: all prompts' items, by row.
-    """
-
-    items: list[Item]
-    room: int = 1
-    stop: int = 1 << 30
-    loaded: bool = True
-    known: bool = True
-    formed: bool = False
-    later: list[list[Item]] = field(default_factory=list)
-    priority: int = 0
-    salt: str | None = None
-    finished: bool = False
-    request: Request = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.given = dict(enumerate(self.items))
-        self.turns = 1 + len(self.later)
-        self.pictures = pictures_of(self.items)
-        prompt, digests = prompt_of(self.items), self._digests(self.items)
-        params = SamplingParams(priority=self.priority, cache_salt=self.salt)
-        self.request = Request(Context(prompt), params, self.room, digests, self, seed=0)
-        if self.loaded:
-            self.load(0, len(self.pictures))
-        if self.formed:
-            self.request.matcher = SimpleNamespace(mask=b"")
-        self._histories: list[int] = []
-
-    def extend(self, room: int = 1) -> None:
-        """Append the next of what is still to come; it may be answered by so many tokens more."""
-        request, items = self.request, self.later.pop(0)
-        begin = request.context.end
-        self.given |= enumerate(items, begin.row)
-        self.pictures += pictures_of(items)
-        request.extend(prompt_of(items, begin), self._digests(items))
-        request.max_answer = request.num_answer + room
-        if self.loaded:
-            self.load(begin.frame, len(self.pictures))
-
-    def _digests(self, items: list[Item]) -> list[bytes | None]:
-        return [picture if self.known else None for picture in pictures_of(items)]
-
-    def load(self, first: int, last: int) -> None:
-        """Pixels of frames arrive, and with them their digests."""
-        for frame in range(max(first, self.request.encoded), last):
-            self.request.digests[frame] = self.pictures[frame]
-            self.request.pixels[frame] = PIXELS
-
-    def history(self, row: int) -> int:
-        """What stands for everything up to a row, itself and the salt included."""
-        while len(self._histories) <= row:
-            before = self._histories[-1] if self._histories else hash(self.salt) if self.salt else 0
-            item = self.token(len(self._histories))
-            self._histories.append(hash((before, *item) if isinstance(item, bytes) else (before, -2 - item)))
-        return self._histories[row]
-
-    def token(self, row: int) -> Item:
-        """An item of a prompt; else a token of the answer, which depends on nothing but what is before it."""
-        return self.given[row] if row in self.given else self.history(row - 1) >> 7 & 1
-
-    def text_tags(self, start: int, stop: int, group: int) -> list[tuple[int, int]]:
-        return [(self.history(row), group) for row in range(start, stop)]
-
-    def vision_tags(self, first: int, last: int) -> list[tuple[int, int]]:
-        """Of all vision tokens of the frames [first, last)."""
-        context = self.request.context
-        rows = frame_rows(context)
-        return [
-            (self.history(rows[frame]), -1 - place)
-            for frame in range(first, last)
-            for place in range(*context.vision_range(frame, frame + 1))
-        ]
-
-    @property
-    def work(self) -> int:
-        """Steps that it takes at most, everything one at a time, when nobody takes its pages."""
-        rest = [item for items in self.later for item in items]
-        answer = self.request.num_answer + 1 + (self.room + 1) * (len(self.later) + 1)
-        return len(self.given) + len(rest) + answer + len(self.pictures) + len(pictures_of(rest))
+from .asked import Asked
 
 
 class Machine:
@@ -155,6 +36,7 @@ class Machine:
         self.asked: dict[int, Asked] = {}
         self.overlap = overlap
         self.pending: list[tuple[Request, int]] = []
+        self.others_waited = 0
         self.steps: list[Step] = []
         self._origins: dict[bytes, tuple[Asked, int]] = {}
 
@@ -198,8 +80,11 @@ class Machine:
         queue, running = list(self.scheduler.waiting), list(self.scheduler.running)
         busy = [request for request in running if not request.rests]
         preempted = {request: request.preemptions for request in running}
+        safe = [one for one in running if one.live and self.scheduler.allocator.needs(one) <= one.reserved]
         step = self.scheduler.plan()
         lost = [request for request in running if request.preemptions > preempted[request]]
+        assert not any(request in safe for request in lost), "a session within its reservation is never preempted"
+        assert step.lost == [request for request in lost if request.ended]
         self._check_order(queue, running, busy, lost)
         self._check_budgets(step)
         self._check_progress(step)
@@ -244,7 +129,7 @@ class Machine:
             stops = request.num_answer == asked.stop and not asked.later
             if not stops:
                 request.context.answer.append(asked.token(row + 1))
-            if asked.later and request.num_answer == request.max_answer:
+            if (asked.later or asked.live) and request.num_answer == request.max_answer:
                 request.park()
             elif stops or request.num_answer == request.max_answer:
                 asked.finished = True
@@ -350,9 +235,13 @@ class Machine:
         kept = [request for request in running if request not in lost]
         still = [request for request in busy if request not in lost]
         admitted = [request for request in self.scheduler.running if request not in kept]
-        assert self.scheduler.running == sorted((*kept, *admitted), key=priority_of) and busy[: len(still)] == still
+        assert self.scheduler.running == sorted((*kept, *admitted), key=priority_of)
+        others, still = ([one for one in some if not one.live] for some in (busy, still))
+        assert others[: len(still)] == still
         assert all(request in busy for request in lost) or len(still) <= 1
-        queue = [request for request in (*lost, *queue) if not request.sleeps or request.slot >= 0]
+        if any(request.live for request in lost):
+            assert not [request for request in kept if not request.live], "sessions are preempted after all others"
+        queue = [one for one in (*lost, *queue) if not one.ended and (not one.sleeps or one.slot >= 0)]
         queue.sort(key=priority_of)
         assert [request for request in queue if request.slot >= 0] == admitted
         waiting = [request for request in self.scheduler.waiting if not request.sleeps]
@@ -363,7 +252,8 @@ class Machine:
     def _check_budgets(self, step: Step) -> None:
         budget = self.scheduler.budget
         tokens, most = budget.tokens, budget.patches
-        if step.decode:
+        beside = bool(step.decode) or any(request.live for request in self.scheduler.running)
+        if beside:
             tokens, most = budget.mixed_tokens or tokens, budget.mixed_patches or most
         rows = sum(part.stop - part.start for part in step.prefill)
         patches = {
@@ -379,22 +269,36 @@ class Machine:
             assert sum(costs) <= most
         assert len(large) <= 1 and all(part == step.frames[-1] and part.stop == part.start + 1 for part in large)
         for part in large:
-            alone = not (step.decode or step.prefill or step.copies or costs or step.frames[:-1])
+            alone = not (beside or step.prefill or step.copies or costs or step.frames[:-1])
             share = (part.until - part.request.partly) * budget.work(part.request.context.patches(part.start))
             assert share <= (budget.patches if alone else budget.mixed_patches or budget.patches) + 1e-6
         assert all(part.stop - part.start <= part.request.vision_chunk for part in step.frames)
 
     def _check_progress(self, step: Step) -> None:
-        """All who generate go on, and so does the oldest prompt that has its pixels."""
-        assert step.decode == [request for request in self.scheduler.running if request.wants_token]
+        """All who generate go on, and so does the oldest prompt that has its pixels, of sessions or else of others."""
+        running = self.scheduler.running
+        assert step.decode == [request for request in running if request.wants_token]
+        live = [request for request in running if request.live]
+        self.others_waited = self.others_waited + 1 if self._is_stuck(step, running, self.scheduler._since) else 0
+        assert not live or self.others_waited <= LIVE_STEPS + 1, "sessions leave no step to others"
+        first = [one for one in (*self.scheduler._since, *running) if one in running]
+        stuck = self._is_stuck(step, first)
+        assert not stuck or (live and not self._is_stuck(step, [one for one in running if not one.live]))
+
+    def _is_stuck(self, step: Step, requests: Iterable[Request], besides: Container[Request] = ()) -> bool:
+        """Whether prompts of these wait though the first of them could be computed."""
         planned = {part.request.number for part in (*step.frames, *step.prefill)}
-        for request in self.scheduler.running:
+        for request in requests:
+            if request in besides:
+                continue
             if not request.decoding and request.number in planned:
-                break
+                return False
             waits = request.is_complete
             held = request.freed + len(request.vision_pages)
             assert waits or held == -(-request.context.num_vision // self.vision_size)
             if request.encoded < request.context.num_frames and any(part.request.partly for part in step.frames):
                 large = self.scheduler.budget.is_large(request.context.patches(request.encoded))
                 waits = waits or large  # For the large frame that is begun.
-            assert request.decoding or waits or any(request is one for one, _ in step.missing)
+            if not (request.decoding or waits or any(request is one for one, _ in step.missing)):
+                return True
+        return False

@@ -1,6 +1,7 @@
 """Prompts for tests of the scheduler, and what they ask of a machine that has run."""
 
-from .machine import Asked, Item, Machine
+from .asked import Asked, Item
+from .machine import Machine
 
 
 def text(count: int, start: int = 10) -> list[Item]:

@@ -4,7 +4,8 @@ import pytest
 
 from mossvl.scheduling.step import FrameSpan, RowSpan
 
-from .machine import Asked, Machine
+from .asked import Asked
+from .machine import Machine
 from .measures import text
 
 

@@ -10,7 +10,8 @@ from mossvl.scheduling.budget import LEAST, StepBudget
 from mossvl.scheduling.costs import CAUTION, RANGE, Costs, Work
 from mossvl.scheduling.step import Step
 
-from .machine import PICTURES, Asked, Machine
+from .asked import PICTURES, Asked
+from .machine import Machine
 from .measures import text
 
 SECONDS = Work(steps=4e-3, decode_rows=2e-4, read=1e-6, rows=4e-4, pairs=1e-6, patches=1.5e-4)

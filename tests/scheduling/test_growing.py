@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from mossvl.scheduling.context import Context
 from mossvl.scheduling.step import FrameSpan, RowSpan
 
-from .machine import PICTURES, Asked, Machine, frame_rows, pictures_of, prompt_of
+from .asked import PICTURES, Asked, frame_rows, pictures_of, prompt_of
+from .machine import Machine
 from .measures import everything_is_free, frames_of, rows_of, text
 
 ITEMS = st.lists(st.one_of(st.integers(0, 9), st.sampled_from(list(PICTURES))), min_size=1, max_size=12)

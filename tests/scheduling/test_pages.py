@@ -3,7 +3,8 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from .machine import PICTURES, Asked, Item, Machine
+from .asked import PICTURES, Asked, Item
+from .machine import Machine
 from .measures import everything_is_free, text
 
 

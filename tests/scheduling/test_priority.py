@@ -4,7 +4,8 @@ from random import Random
 
 import pytest
 
-from .machine import Asked, Machine
+from .asked import Asked
+from .machine import Machine
 from .measures import everything_is_free, rows_of, text
 
 

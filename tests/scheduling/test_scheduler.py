@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from mossvl.scheduling.step import FrameSpan, RowSpan, Step
 
-from .machine import Asked, Machine
+from .asked import Asked
+from .machine import Machine
 from .measures import everything_is_free, rows_of, text
 from .traces import Setting, Trace
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from .machine import PICTURES, Asked, Item, Machine
+from .asked import PICTURES, Asked, Item
+from .machine import Machine
 from .measures import everything_is_free, frames_of, rows_of, text
 
 

@@ -5,7 +5,8 @@ from random import Random
 
 from mossvl.scheduling.step import Step
 
-from .machine import PICTURES, Asked, Item, Machine, prompt_of
+from .asked import PICTURES, Asked, Item, prompt_of
+from .machine import Machine
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Trace:
     def run(self) -> None:
         machine, rng = self.machine, self.rng
         left = self.setting.requests
-        while left or not machine.idle:
+        while left or self.more or not machine.idle:
             while left and (machine.idle or rng.random() < self.pace):
                 left -= 1
                 self._ask()
@@ -83,6 +84,11 @@ class Trace:
                 self.loading.setdefault(request.number, (self.steps + rng.randrange(3), frame))
             self._encodings(step)
         self._check_end()
+
+    @property
+    def more(self) -> bool:
+        """Whether more than requests is still to come."""
+        return False
 
     def _bound(self) -> int:
         # The oldest makes progress in every step, however often all others have to begin anew.

@@ -189,6 +189,7 @@ class EngineFlags(Flags):
             "above 1, bytes of pages. Default: 0.88 of a GPU, 2 GiB on a CPU."
         ),
         "max_batch": Flag("Maximum number of running requests; others wait (FIFO)."),
+        "max_sessions": Flag("Live sessions that may be open. Default: nine tenths of --max-batch, as memory allows."),
         "page_size": Flag("Text tokens of a page of keys and values, and of a prefix cache block; a power of two."),
         "kv_cache_dtype": Flag("Dtype of keys and values: auto (the model's), or fp8: about half the memory."),
         "vision_kv_cache_dtype": Flag("The same for vision tokens alone. Default: as --kv-cache-dtype."),

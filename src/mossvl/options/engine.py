@@ -48,6 +48,7 @@ class EngineConfig:
         memory: for keys and values: up to 1, fraction of the device's memory for weights and pages together; above 1,
             bytes of pages. By default 0.88 of a GPU, and 2 GiB on a CPU.
         max_batch: maximum number of running requests; others wait (FIFO).
+        max_sessions: live sessions that may be open; by default nine tenths of `max_batch`, if memory holds as many.
         max_token_gap: seconds that may pass between two tokens of an answer while prompts are computed: in steps that
             also decode, prompts get the time that it leaves beside decoding, but at least a quarter of the time that
             decoding takes. A frame is encoded whole, unless it is more work than 14,336 patches of small frames.
@@ -76,6 +77,7 @@ class EngineConfig:
     quantization: Annotated[str, Choice(QUANTIZATIONS)] | None = None
     memory: float | None = None
     max_batch: Count = 256
+    max_sessions: Count | None = None
     page_size: Count = 32
     max_token_gap: Positive = 0.1
     kv_cache_dtype: KVDtype = "auto"
@@ -95,5 +97,9 @@ class EngineConfig:
         check_options(self)
         if self.memory is not None:
             number("memory", self.memory, above=0)
+        if self.max_sessions is not None and self.max_sessions > self.max_batch:
+            raise OptionError(
+                f"max_sessions={self.max_sessions} is more than max_batch={self.max_batch}: every session takes a place"
+            )
         if self.page_size & (self.page_size - 1):
             raise OptionError(f"page_size={self.page_size} must be a power of two")

@@ -70,6 +70,10 @@ class Allocator(Generic[Owner]):
         """Number of pages that a running request lacks for its next rows and frames."""
         return self.pages_per_block * self._blocks(request) + self._vision(request)
 
+    def needs(self, request: Request[Owner]) -> int:
+        """Number of pages that a request needs for its next rows and frames, those that it has included."""
+        return len(list(held_pages(request))) + self.lacking(request)
+
     def grow(self, request: Request[Owner]) -> None:
         """Allocate the pages that a running request lacks; they must be available."""
         blocks, vision = self._blocks(request), self._vision(request)

@@ -15,21 +15,22 @@ MULTIPLE = 32
 class Room:
     """What one step may still compute of prompts.
 
-    Beside decoding requests, rows and frames share the time that the budget's gap leaves. A bound of the settings takes
-    the place of the time.
+    Beside requests that are decoding or live, rows and frames share the time that the budget's gap leaves. A bound of
+    the settings takes the place of the time.
 
     Args:
         work: of the step's decoding.
+        beside: there are such requests.
         large: a large frame waits for its next part.
 
     Attributes:
         work: of all that is planned for the step.
     """
 
-    def __init__(self, budget: StepBudget, costs: Costs, work: Work, large: bool = False) -> None:
+    def __init__(self, budget: StepBudget, costs: Costs, work: Work, beside: bool, large: bool = False) -> None:
         self._budget, self._costs, self.work = budget, costs.cautious(), work
         mixed_tokens, mixed_patches = budget.mixed_tokens, budget.mixed_patches
-        self._beside = work.decode_rows > 0
+        self._beside = beside
         self._tokens, self._patches = budget.tokens, float(budget.patches)
         self._seconds = math.inf
         if self._beside:

@@ -1,8 +1,9 @@
 """The scheduler decides which frames, prefill rows and decode rows make up a step. No tensors here.
 
 `plan` decides and allocates pages. The engine then launches the step and calls `record_launch`; after a failed launch,
-the engine launches the step again, split by request. Waiting and running requests are in the order of their priority,
-the lowest number first; of equal priority, admission is FIFO, and prefill follows the order of admission.
+the engine launches the step again, split by request. Waiting and running requests are in the order of their priority:
+live ones first, then the lowest number; of equal priority, admission is FIFO, and prefill follows the order of
+admission. Of live ones, prefill begins with who has waited longest.
 """
 
 from bisect import insort_left, insort_right
@@ -19,6 +20,8 @@ from mossvl.scheduling.request import Owner, Request
 from mossvl.scheduling.room import Room
 from mossvl.scheduling.step import FrameSpan, RowSpan, Step
 
+LIVE_STEPS = 3
+"""Steps that live requests may take for themselves while prompts of others wait."""
 LOOK_AHEAD = 256
 """Number of waiting requests that admission looks at, past those that wait for a prefix another request computes."""
 
@@ -58,6 +61,8 @@ class Scheduler(Generic[Owner]):
         self._slots = list(range(config.max_batch - 1, -1, -1))
         self._computing: dict[bytes, Request[Owner]] = {}
         self._lost: list[Request[Owner]] = []
+        self._since: dict[Request[Owner], None] = {}  # Live ones with prompts to compute, longest waiting first.
+        self._passed = 0  # Steps in a row in which prompts of others waited.
 
     # --- requests come and go ------------------------------------------------------------------------------------
 
@@ -81,6 +86,7 @@ class Scheduler(Generic[Owner]):
             self.allocator.free_left(request)
         self._decode(step)
         self._admit()
+        step.decode = [request for request in step.decode if request.decoding]  # Some were preempted meanwhile.
         step.copies, self.allocator.copies = self.allocator.copies, []
         step.lost, self._lost = self._lost, []
         self._prefill(step)
@@ -107,12 +113,25 @@ class Scheduler(Generic[Owner]):
     def _victim(self, request: Request[Owner]) -> Request[Owner]:
         """Choose whom to preempt: the last busy one, newest of the highest number; a resting one if no other is busy.
 
-        It comes after all that the step has already been planned for.
+        Live ones are preempted only for one that stays within its reservation, after all others, and if they do not.
         """
-        busy = [one for one in self.running if not one.rests]
-        if busy[-1] is request and len(busy) == 1:
-            return next((one for one in reversed(self.running) if one.rests), request)
-        return busy[-1]
+        for others in (self._ordinary(), self._excessive() if self._is_safe(request) else []):
+            busy = [one for one in others if not one.rests]
+            if busy and busy != [request]:
+                return busy[-1]
+            if resting := [one for one in others if one.rests]:
+                return resting[-1]
+        return request
+
+    def _ordinary(self) -> list[Request[Owner]]:
+        return [one for one in self.running if not one.live]
+
+    def _excessive(self) -> list[Request[Owner]]:
+        return [one for one in self.running if one.live and not self._is_safe(one)]
+
+    def _is_safe(self, request: Request[Owner]) -> bool:
+        """Whether a request is live and needs no more pages than it has reserved."""
+        return request.live and self.allocator.needs(request) <= request.reserved
 
     def _preempt(self, request: Request[Owner]) -> None:
         """Release a request's pages, and queue it before its equals; prompt and answer so far will be recomputed.
@@ -131,21 +150,28 @@ class Scheduler(Generic[Owner]):
 
     def _admit(self) -> None:
         """Admit in order; only requests that sleep, or wait for a prefix that another one computes, are passed."""
+        made_room = False
         for request in list(islice((one for one in self.waiting if not one.sleeps), LOOK_AHEAD)):
             if request.waits_for in self._computing:
                 continue
+            if made_room and not request.live:  # It would pass those that were preempted.
+                return
             # A preempted request with a token in flight blocks admission until that token is known.
             if request.in_flight:
                 return
             while not self._slots or not self._admit_or_pass(request):
-                if not self._make_room():
+                if not self._make_room(request):
                     return
+                made_room = request.live
 
-    def _make_room(self) -> bool:
-        """If all running requests rest, preempt the newest; return whether one was preempted."""
-        if not self.running or not all(request.rests for request in self.running):
+    def _make_room(self, request: Request[Owner]) -> bool:
+        """Preempt one for a live request, or if all but live ones rest; return whether one was preempted."""
+        if not request.live and not all(one.rests for one in self._ordinary()):
             return False
-        self._preempt(self.running[-1])
+        victim = self._victim(request)
+        if victim is request:
+            return False
+        self._preempt(victim)
         return True
 
     def _admit_or_pass(self, request: Request[Owner]) -> bool:
@@ -158,10 +184,10 @@ class Scheduler(Generic[Owner]):
         request.waits_for = usable[len(blocks)] if len(blocks) < len(usable) else None
         if request.waits_for in self._computing:
             return True
-        reserve = self.allocator.pages_per_block * len(self.running)
+        reserve = 0 if request.live else self.allocator.pages_per_block * len(self.running)
         # Pinning cached blocks may take more pages than recomputing; if no other request will free any, recompute.
         admit = self.allocator.admit
-        if not admit(request, blocks, reserve) and (self.running or not admit(request, [], 0)):
+        if not admit(request, blocks, reserve) and (self._ordinary() or not admit(request, [], 0)):
             return False
         if not request.preemptions:
             request.cached = request.computed
@@ -173,10 +199,11 @@ class Scheduler(Generic[Owner]):
         return True
 
     def _prefill(self, step: Step[Owner]) -> None:
-        """Plan frames and rows of prompts, in the order of admission, within the step's budget."""
-        prompts = [request for request in self.running if not request.decoding and not request.is_complete]
+        """Plan frames and rows of prompts, in the order of their turns, within the step's budget."""
+        prompts = self._turns()
         large = [request for request in prompts if self._is_large(request, request.encoded)]
-        room = Room(self.budget, self.costs, self._decoding(step), large=bool(large))
+        beside = bool(step.decode) or any(request.live for request in self.running)
+        room = Room(self.budget, self.costs, self._decoding(step), beside, large=bool(large))
         for request in prompts:
             if request in large:
                 continue
@@ -187,11 +214,22 @@ class Scheduler(Generic[Owner]):
                 self._compute(request, step, room)
             if room.is_used_up:
                 break
-        alone = not step
+        alone = not step and not beside
         for request in sorted(large, key=lambda one: not one.partly):  # One at a time, as it takes memory.
             if self._encode_in_parts(request, step, room, alone):
                 break
+        missing = [request for request, _ in step.missing]
+        oldest = next((request for request in prompts if not request.live and request not in missing), None)
+        self._passed = 0 if oldest is None or oldest in step.prompted else self._passed + 1
         step.work = room.work._replace(steps=float(bool(step)))
+
+    def _turns(self) -> list[Request[Owner]]:
+        """Requests with prompts to compute: live ones first, unless others have waited for long."""
+        prompts = [request for request in self.running if not request.decoding and not request.is_complete]
+        live = {request: None for request in prompts if request.live}
+        self._since = {request: None for request in self._since if request in live} | live
+        others = [request for request in prompts if not request.live]
+        return others + list(self._since) if self._passed >= LIVE_STEPS else list(self._since) + others
 
     def _decoding(self, step: Step[Owner]) -> Work:
         """The work of a step's decoding requests."""
@@ -260,6 +298,7 @@ class Scheduler(Generic[Owner]):
             if rows.draws:
                 rows.request.in_flight += 1
                 rows.request.decoding = True
+                self._since.pop(rows.request, None)
         for request in step.decode:
             request.computed += 1
             request.in_flight += 1
@@ -274,5 +313,5 @@ class Scheduler(Generic[Owner]):
         self.allocator.release(request)
 
 
-def priority_of(request: Request[object]) -> int:
-    return request.params.priority
+def priority_of(request: Request[object]) -> tuple[bool, int]:
+    return not request.live, request.params.priority
