@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from mossvl.live.events import Decision
+from mossvl.model import packed_backend
 from mossvl.model.xrope import text_layout
 
 SIZES = [(64, 96), (64, 64), (96, 64), (128, 128)]
@@ -90,17 +91,42 @@ def passed(model, processor, stream, pictures):
     return logits, layout.text.tolist(), ends[layout.visible_frames].tolist()
 
 
-def check_stream(watched, model, processor):
-    """Check a resting session against one pass over its stream; return the drawn tokens of each slot."""
-    context = watched.rest()
-    ids = [processor.tokenizer(text, add_special_tokens=False)["input_ids"] for text in watched.given]
-    assert [prompt.tokens for prompt in context.prompts] == ids
+def check_pass(context, model, processor, pictures):
+    """Check a context against one pass over its stream; return the tokens that were drawn after each prompt."""
     stream, length = context.tokens(0, context.length), context.length
     begins = [prompt.begin.row for prompt in context.prompts[1:]] + [length]
     drawn = [range(prompt.end.row, begin) for prompt, begin in zip(context.prompts, begins, strict=True)]
-    logits, positions, visible = passed(model, processor, stream, watched.pictures)
+    logits, positions, visible = passed(model, processor, stream, pictures)
     assert context.positions(0, length).tolist() == positions
     assert context.visible(0, length).tolist() == visible
     told = [[stream[row] for row in rows] for rows in drawn]
     assert [[int(logits[row - 1].argmax()) for row in rows] for rows in drawn] == told
     return told
+
+
+def check_stream(watched, model, processor):
+    """Check a resting session: its stream is what it was given; return the tokens of each slot."""
+    context = watched.rest()
+    ids = [processor.tokenizer(text, add_special_tokens=False)["input_ids"] for text in watched.given]
+    assert [prompt.tokens for prompt in context.prompts] == ids
+    return check_pass(context, model, processor, watched.pictures)
+
+
+def hide(monkeypatch, unseen):
+    """Have plain passes hide the first unseen[row] vision tokens from each row."""
+
+    class Masked(packed_backend.Visibility):
+        def attend(self, q, k, v):
+            place = torch.arange(len(k))
+            mask = (place < self.visible[:, None]) & (place >= unseen[:, None])
+            sees = mask.any(1)
+            out = torch.zeros_like(q)
+            out[sees] = packed_backend.attend(q[sees], k, v, mask[sees])
+            return out
+
+    monkeypatch.setattr(packed_backend, "Visibility", Masked)
+
+
+def context_drawn(context):
+    """The tokens that were drawn, in order."""
+    return list(context.answer)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from live_streams import hide
 
 import mossvl
 from mossvl.engine.job import Job
-from mossvl.model import packed_backend
 
 from .test_growing import GRIDS, IMAGE, Camera, ask, begin, frames_of, one_pass, until
 
@@ -27,21 +27,6 @@ def lives(monkeypatch):
             request.live = True
 
     monkeypatch.setattr(Job, "make_requests", live)
-
-
-def hide(monkeypatch, unseen):
-    """Have plain passes hide the first unseen[row] vision tokens from each row."""
-
-    class Masked(packed_backend.Visibility):
-        def attend(self, q, k, v):
-            place = torch.arange(len(k))
-            mask = (place < self.visible[:, None]) & (place >= unseen[:, None])
-            sees = mask.any(1)
-            out = torch.zeros_like(q)
-            out[sees] = packed_backend.attend(q[sees], k, v, mask[sees])
-            return out
-
-    monkeypatch.setattr(packed_backend, "Visibility", Masked)
 
 
 def watched(llm, rooms):

@@ -30,6 +30,10 @@ class Director(Protocol):
         """Take in a token; return whether the request is to draw no more until `next` says so."""
         ...
 
+    def lost(self) -> None:
+        """All that was computed is lost, the tokens in flight, too: `next` must be a `Renewed`, or None."""
+        ...
+
     def changed(self) -> None:
         """All that a step has brought is told."""
         ...

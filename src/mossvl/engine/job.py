@@ -226,6 +226,12 @@ class Job:
             self.append(prompts)
         return None
 
+    def lose(self) -> None:
+        """Take in that the request has ended, as its pages were taken and cannot be computed anew."""
+        assert self.director is not None
+        self._undecided = False
+        self.director.lost()
+
     def _renew(self, renewed: Renewed, prompts: Prompts) -> None:
         """Put a new request in place of the old one, with the prompt and its pixels."""
         prompt, room = prompts.build(renewed.input_ids, renewed.grids, renewed.room)
@@ -262,6 +268,7 @@ class Job:
             return
         while self.appended:
             more, end = self.appended.popleft(), request.context.end
+            self._leave(request, more.left)
             left = request.context.unseen(request.context.length - 1)
             if not len(more.input_ids):
                 self.go_on(request, prompts.room(end, more.room, left))
@@ -272,6 +279,13 @@ class Job:
             self.handle.prompt_tokens += len(prompt.tokens)
             self.handle.vision_tokens += prompt.end.vision - prompt.begin.vision
             self.go_on(request, room)
+
+    def _leave(self, request: "Request[Job]", frames: int) -> None:
+        """Let the first frames leave, and their pixels, unless what was computed before is being computed anew."""
+        if frames > request.context.num_left:
+            request.leave(frames)
+        for frame in [one for one in request.pixels if one < min(frames, request.encoded)]:
+            del request.pixels[frame]
 
     def go_on(self, request: "Request[Job]", room: int) -> None:
         """Let the request draw `room` more tokens; with 0, park it."""

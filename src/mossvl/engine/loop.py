@@ -111,6 +111,8 @@ class Loop:
                 self._check()
                 step = self.scheduler.plan()
                 self._follow()
+                for lost in step.lost:
+                    lost.owner.lose()
                 for request, frame in step.missing:
                     self._load_again(request, frame)
                 drawn = None

@@ -1,7 +1,7 @@
 """Decides, in the engine's thread, what a session does next: see, listen, speak on, fall silent, begin anew."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,7 @@ from mossvl.engine.director import Renewed
 from mossvl.live.events import (
     Decision,
     Dropped,
+    Evicted,
     Interrupted,
     Limit,
     RolledOver,
@@ -90,13 +91,15 @@ class LiveDirector:
         self._slot_open, self._said = True, False
         self._slot_left = options.tokens_per_slot or ENDLESS
         self._left = options.max_new_tokens or ENDLESS
-        self._granted = self._grant(bounds.tokens // 2)
         self._may_draw = clock()
+        self._granted = self._grant(bounds.tokens // 2)
         self._idle_since = clock()
         self._taken = Taken()
         """What is to be appended next."""
-        self._rolled = False
-        """A new context was begun for what was taken."""
+        self._rolled = self._lost = False
+        """A new context was begun for what was taken; the old one is lost."""
+        self._left_frames = 0
+        """Frames of the context that have left the window."""
 
     # --- the engine asks -----------------------------------------------------------------------------------------
 
@@ -115,9 +118,12 @@ class LiveDirector:
         if not self._taken and self.inbox.waiting:
             self._taken = self.inbox.take(self.options.frames)
             self._idle_since = self.clock()
+        draws = self._draws_on and self._may_draw <= self.clock()
+        if self._lost and (self._taken or draws):
+            return self._roll_over("preempted")
         if self._taken:
             return self._append(context.end)
-        if self._draws_on and self._may_draw <= self.clock():
+        if draws:
             left = self.bounds.left(context.end)
             return self._appended([], [], self._grant(left)) if left > 0 else self._roll_over("length")
         limit = self.options.idle_timeout
@@ -144,11 +150,11 @@ class LiveDirector:
         if self._going and not (self._left and self._slot_left):
             self._end_slot(goes_on=True)
         self._end_if_final()
-        rate = self.options.tokens_per_second
-        if rate is not None:
-            self._may_draw = min(max(self._may_draw, now - 1 / rate), now) + 1 / rate
         self._rolled = False
         return not self._draws_on or not self._granted
+
+    def lost(self) -> None:
+        self._lost = True
 
     def changed(self) -> None:
         self.outbox.announce()
@@ -161,8 +167,13 @@ class LiveDirector:
 
     def _grant(self, left: int) -> int:
         """How many tokens, `left` at most, may be drawn before `next` is asked again."""
-        one = self.options.tokens_per_second is not None or self.inbox.waiting
-        self._granted = 1 if one else min(left, self._left, self._slot_left)
+        rate = self.options.tokens_per_second
+        if rate is not None:
+            now = self.clock()
+            # A little late, the next one comes in time; what was not said for long is not made up for.
+            on_time = 0 <= now - self._may_draw < 1 / rate
+            self._may_draw = (self._may_draw if on_time else now) + 1 / rate
+        self._granted = 1 if rate is not None or self.inbox.waiting else min(left, self._left, self._slot_left)
         return self._granted
 
     def _see(self, now: float) -> None:
@@ -223,12 +234,12 @@ class LiveDirector:
         self._end_slot(goes_on=self._going)
         self._tell_turns(taken, new)
         ids = [*cut, *new.ids]
+        self._leave(new.pictures)
         self.kept.append(taken.prompts, new, ids)
         self._slot_open, self._said, self._going = True, False, True
         self._slot_left = self.options.tokens_per_slot or ENDLESS
         self._left = self.options.max_new_tokens or ENDLESS
         self._fresh = new.pictures
-        self._may_draw = max(self._may_draw, self.clock())
         return self._appended(ids, new.pictures, self._grant(left))
 
     def _segment(self, taken: Taken, cut: list[int], end: Place) -> tuple[Segment, int]:
@@ -237,6 +248,19 @@ class LiveDirector:
         new = segment(taken.prompts, taken.pictures, self.tokens.silence, always)
         sides = sum(max(one.grid) // self.tokens.merge for one in new.pictures)
         return new, self.bounds.left(end, len(cut) + len(new.ids), sides)
+
+    def _leave(self, pictures: Sequence[Picture]) -> None:
+        """Let frames leave the window for those that come."""
+        seen, seconds, frames = self.kept.pictures, self.options.window_seconds, self.options.window_frames
+        count = 0
+        if pictures and seconds is not None:
+            count = sum(picture.time < pictures[-1].time - seconds for picture in seen)
+        if frames is not None:
+            count = max(count, min(len(seen), len(seen) + len(pictures) - frames))
+        if count:
+            self._left_frames += count
+            self.kept.leave(count)
+            self.outbox.tell(Evicted(time=self.newest, times=tuple(picture.time for picture in seen[:count])))
 
     def _interrupt(self) -> None:
         self._end_slot(goes_on=False)
@@ -252,13 +276,12 @@ class LiveDirector:
 
     def _roll_over(self, reason: Literal["length", "preempted"]) -> Renewed:
         """Begin a new context, a half of the largest at most."""
-        self._rolled = True
+        self._rolled, self._lost, self._left_frames = True, False, 0
         context = self.kept.renew(self.bounds.tokens // 2, self.bounds.positions // 2)
         told = RolledOver(time=self.newest, kept_tokens=context.kept, kept_frames=len(context.pictures), reason=reason)
         self.outbox.tell(told)
         self.outbox.announce()
-        given = self._appended(context.ids, context.pictures, 0)
-        return Renewed(given.input_ids, given.grids, given.patches, given.digests, given.room)
+        return Renewed(**vars(self._appended(context.ids, context.pictures, 0)))
 
     def _appended(self, ids: list[int], pictures: list[Picture], room: int) -> Appended:
         return Appended(
@@ -267,4 +290,5 @@ class LiveDirector:
             [picture.patches for picture in pictures],
             [picture.digest for picture in pictures],
             room,
+            self._left_frames,
         )

@@ -72,7 +72,7 @@ class Kept:
 
     @property
     def pictures(self) -> list[Picture]:
-        """The frames that are seen, in their order."""
+        """The frames that are in the window, in their order."""
         return [picture for piece in self._seen for picture in piece.pictures]
 
     def leave(self, count: int) -> None:

@@ -86,6 +86,11 @@ class Outbox:
         with self._changed:
             return self._changed.wait_for(lambda: bool(self._entries) or self.ended, timeout)
 
+    def wait_end(self, timeout: float | None = None) -> bool:
+        """Wait until the last event is told; return whether it is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.ended, timeout)
+
     def listen(self, listener: Callable[[], object]) -> None:
         with self._changed:
             self._listeners.append(listener)

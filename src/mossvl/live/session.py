@@ -6,7 +6,7 @@ import math
 import time as machine
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from numbers import Real
@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch
 
 from mossvl.engine.engine import Engine
-from mossvl.errors import ContextLengthError, GenerationTimeout, InputError, OptionError, PromptError
+from mossvl.errors import ContextLengthError, InputError, OptionError, PromptError
 from mossvl.live.director import Bounds, Clock, LiveDirector
 from mossvl.live.events import Closed, Dropped, LiveEvent
 from mossvl.live.inbox import Inbox
@@ -159,7 +159,7 @@ class LiveSession:
     def close(self, timeout: float = 5.0) -> None:
         """End the session, and wait at most `timeout` seconds for its end."""
         self._ending.close("closed")
-        self._ending.wait(timeout)
+        self._outbox.wait_end(timeout)
 
     # --- what comes out ------------------------------------------------------------------------------------------
 
@@ -315,11 +315,6 @@ class Ending:
         if self._handle is not None:
             self._handle.cancel()
         self._wake()
-
-    def wait(self, timeout: float) -> None:
-        if self._handle is not None:
-            with suppress(GenerationTimeout):
-                self._handle.wait(timeout)
 
     def _ended(self) -> None:
         """Tell the end, in the engine's thread."""

@@ -65,6 +65,7 @@ class Appended:
         grids: frames, patch rows and patch columns of each medium.
         patches, digests: of each frame, as in `Frame`.
         room: maximum number of tokens drawn next; with 0, the request is parked.
+        left: number of frames, the first ones of a live request, that are not seen from now on.
     """
 
     input_ids: Tensor
@@ -72,6 +73,7 @@ class Appended:
     patches: list[Tensor]
     digests: list[bytes]
     room: int
+    left: int = 0
 
 
 @dataclass(frozen=True)
