@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from mossvl.errors import GenerationTimeout, InputError
-from mossvl.evaluation.streaming import Decision, Due, Reply, Score, drive, replies, score
+from mossvl.evaluation.streaming import Decision, Due, Reply, Score, Step, drive, pooled, replies, score
 
 BLACK = Image.new("RGB", (8, 8))
 SILENT = Decision("")
@@ -112,3 +112,21 @@ def test_texts_of_neighbouring_frames_are_a_reply_until_it_ends():
 )
 def test_scores_match_each_reply_with_what_was_due_then(begins, due, expected):
     assert score([Reply(time, time + 1, "a") for time in begins], [Due(*one) for one in due]) == expected
+
+
+def test_a_prompt_ends_a_reply_that_would_have_gone_on():
+    steps = [Step(time, Decision(text, goes_on=True)) for time, text in enumerate(["A", " car", "No", "."])]
+    assert replies(steps, [(3, "Now?"), (1.5, "What?"), (0, "Watch.")]) == [
+        Reply(0, 1, "A car"), Reply(2, 2, "No"), Reply(3, 3, "."),
+    ]  # fmt: skip
+
+
+def test_scores_of_several_streams_are_pooled_and_a_reply_meets_only_what_is_due_in_its_own():
+    streams = [([Reply(1, 1, "a"), Reply(9, 9, "b")], [Due(0, 2, "a")]), ([], [Due(9, 9)]), ([], [])]
+    assert pooled(streams) == Score(1 / 2, 1 / 2, 1.0, 1.0)
+    assert pooled([]) == Score(None, None, None, None)
+
+
+def test_a_reply_is_right_if_it_says_what_it_should():
+    due = [Due(0, 0, "a"), Due(1, 1, "b"), Due(2, 2), Due(3, 3, "d")]
+    assert score([Reply(0, 0, "a"), Reply(1, 1, "x"), Reply(2, 2, "y")], due) == Score(1.0, 3 / 4, 0.0, 1 / 2)

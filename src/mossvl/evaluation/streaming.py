@@ -66,24 +66,27 @@ class Reply(NamedTuple):
 
 
 class Due(NamedTuple):
-    """A time span, ends included, in which a reply should begin (seconds)."""
+    """A time span, ends included, in which a reply should begin (seconds); and its text, None for any."""
 
     begin: float
     end: float
+    text: str | None = None
 
 
 class Score(NamedTuple):
-    """How well the beginnings of replies match what was due.
+    """How well replies match what was due.
 
     Attributes:
         precision: share of replies that were due; None without replies.
         recall: share of what was due that has a reply of its own; None if nothing was due.
         delay: mean seconds from the beginning of what was due to that of its reply; None without such replies.
+        right: share of such replies that say what they should, where that is known; None where it never is.
     """
 
     precision: float | None
     recall: float | None
     delay: float | None
+    right: float | None = None
 
 
 def drive(
@@ -121,11 +124,15 @@ def drive(
             raise InputError(f"no frame follows the prompt at {waiting[0][0]} s, {waiting[0][1]!r:.80}")
 
 
-def replies(steps: Iterable[Step]) -> list[Reply]:
-    """Join the texts of steps to replies; an empty text ends no reply that goes on."""
+def replies(steps: Iterable[Step], prompts: Sequence[tuple[float, str]] = ()) -> list[Reply]:
+    """Join the texts of steps to replies; an empty text ends no reply that goes on, a prompt (of `drive`) does."""
     found: list[Reply] = []
+    asked = sorted(time for time, _ in prompts)
     going = False
     for time, (text, goes_on) in steps:
+        while asked and asked[0] <= time:
+            asked.pop(0)
+            going = False
         if going:
             found[-1] = Reply(found[-1].begin, time, found[-1].text + text)
         elif text or goes_on:
@@ -136,12 +143,27 @@ def replies(steps: Iterable[Step]) -> list[Reply]:
 
 def score(said: Sequence[Reply], due: Sequence[Due]) -> Score:
     """Match as many replies as possible with what was due, one with one, and score them."""
-    left, delays = sorted(due, key=lambda one: one.end), []
+    return pooled([(said, due)])
+
+
+def pooled(streams: Sequence[tuple[Sequence[Reply], Sequence[Due]]]) -> Score:
+    """The score of all replies of several streams."""
+    pairs = [pair for said, due in streams for pair in _matched(said, due)]
+    delays = [reply.begin - met.begin for reply, met in pairs]
+    right = [reply.text == met.text for reply, met in pairs if met.text is not None]
+    counts = [sum(map(len, each)) for each in zip(*streams, strict=True)] or [0, 0]
+    precision, recall = (len(pairs) / count if count else None for count in counts)
+    return Score(precision, recall, _mean(delays), _mean(right))
+
+
+def _matched(said: Sequence[Reply], due: Sequence[Due]) -> Iterator[tuple[Reply, Due]]:
+    left = sorted(due, key=lambda one: one.end)
     for reply in sorted(said, key=lambda one: one.begin):
         met = next((one for one in left if one.begin <= reply.begin <= one.end), None)
         if met is not None:  # Of several, the one that ends first: later replies can still meet the others.
             left.remove(met)
-            delays.append(reply.begin - met.begin)
-    matched = len(delays)
-    precision, recall = (matched / len(each) if each else None for each in (said, due))
-    return Score(precision, recall, sum(delays) / matched if matched else None)
+            yield reply, met
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

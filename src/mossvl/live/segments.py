@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from mossvl.errors import PromptError
-from mossvl.processing.messages import check_characters, without_special
+from mossvl.processing.messages import check_characters
 from mossvl.processing.processor import MossVLProcessor
-from mossvl.processing.stream import RESPONSE, SILENCE, StateTokens, frame_text, prompt_text
+from mossvl.processing.stream import StateTokens, frame_text, mentioning, prompt_text
 
 ROUND_START = "<|round_start|>"
 """What the published loop tells its reader of each prompt; no token."""
@@ -136,7 +136,11 @@ class StreamTokens:
 
     def prefilled(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Tokens of the beginning as messages: the last one's turn stays open if it is the assistant's."""
-        parts = [f"<|im_start|>{one['role']}\n{self.mentioning(one['content'])}" for one in messages]
+        cleaned = {"user": self.processor.without_special}
+        parts = [
+            f"<|im_start|>{one['role']}\n{cleaned.get(one['role'], self.mentioning)(one['content'])}"
+            for one in messages
+        ]
         ends = messages[-1]["role"] == "assistant"
         text = "<|im_end|>\n".join(parts)
         return self.ids(text if ends else f"{text}<|im_end|>\n<|im_start|>assistant\n")
@@ -152,4 +156,4 @@ class StreamTokens:
 
     def mentioning(self, text: str) -> str:
         """A text without special tokens but for the two state tokens, which it may mention."""
-        return without_special(text, [name for name in self.processor.removed if name not in (SILENCE, RESPONSE)])
+        return mentioning(text, self.processor.removed)
