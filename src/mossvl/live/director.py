@@ -100,6 +100,10 @@ class LiveDirector:
         """A new context was begun for what was taken; the old one is lost."""
         self._left_frames = 0
         """Frames of the context that have left the window."""
+        self.appended = self.vision = self.count = 0
+        """Text tokens and vision tokens that were appended, and tokens that were drawn, since the beginning."""
+        self.held = 0
+        """Vision tokens that the model sees."""
 
     # --- the engine asks -----------------------------------------------------------------------------------------
 
@@ -133,6 +137,7 @@ class LiveDirector:
 
     def drawn(self, token: int) -> bool:
         now = self.clock()
+        self.count += 1
         self.kept.drawn(token)
         self._see(now)
         self._granted -= 1
@@ -180,11 +185,14 @@ class LiveDirector:
         """Tell of the frames that the token which has come is the first after."""
         for picture in self._fresh:
             self.newest = picture.time
-            tokens = num_vision_tokens([(1, *picture.grid)], self._merge)
+            tokens = self._vision(picture)
             lag = max(0.0, now - picture.pushed)
             self.outbox.tell(Seen(time=picture.time, number=self._number, tokens=tokens, lag=lag))
             self._number += 1
         self._fresh = []
+
+    def _vision(self, picture: Picture) -> int:
+        return num_vision_tokens([(1, *picture.grid)], self._merge)
 
     def _fall_silent(self, token: int, ends: bool = False) -> None:
         event = Text(time=self.newest, text="") if ends else Silence(time=self.newest, ends_reply=self._speaking)
@@ -240,6 +248,8 @@ class LiveDirector:
         self._slot_left = self.options.tokens_per_slot or ENDLESS
         self._left = self.options.max_new_tokens or ENDLESS
         self._fresh = new.pictures
+        self.appended += len(ids)
+        self.vision += sum(map(self._vision, new.pictures))
         return self._appended(ids, new.pictures, self._grant(left))
 
     def _segment(self, taken: Taken, cut: list[int], end: Place) -> tuple[Segment, int]:
@@ -265,6 +275,7 @@ class LiveDirector:
     def _interrupt(self) -> None:
         self._end_slot(goes_on=False)
         self.outbox.tell(Interrupted(time=self.newest, raw=SILENCE))
+        self.outbox.announce()  # No token may come for long.
         self._speaking = self._going = False
 
     def _tell_turns(self, taken: Taken, new: Segment) -> None:
@@ -284,6 +295,7 @@ class LiveDirector:
         return Renewed(**vars(self._appended(context.ids, context.pictures, 0)))
 
     def _appended(self, ids: list[int], pictures: list[Picture], room: int) -> Appended:
+        self.held = sum(map(self._vision, self.kept.pictures))
         return Appended(
             torch.tensor(ids, dtype=torch.long),
             [(1, *picture.grid) for picture in pictures],

@@ -24,6 +24,7 @@ from mossvl.live.kept import Kept, Messages
 from mossvl.live.options import LiveOptions
 from mossvl.live.outbox import Outbox
 from mossvl.live.segments import Asked, Picture, StreamTokens
+from mossvl.live.usage import Usage
 from mossvl.options import GenerationOptions
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.stream import REALTIME
@@ -89,7 +90,7 @@ class LiveSession:
             self._tokens, self.options, self._inbox, self._outbox, kept, bounds, engine.ends, clock, ending.close
         )
         source = Opening(processor, opening)
-        self._director, self._ending = director, ending
+        self._director, self._ending, self._opening = director, ending, len(opening)
         ending.begun(engine.begin(source, self._generation(), open=True, director=director))
         self._abandoned = weakref.finalize(self, ending.close, "closed")
         self._abandoned.atexit = False
@@ -219,6 +220,12 @@ class LiveSession:
     def now(self) -> float:
         """Seconds since the session began."""
         return self.clock() - self._begun
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far."""
+        told = self._director
+        return Usage(told.vision, self._opening + told.appended, told.count, told.held, told.bounds.tokens)
 
     @property
     def error(self) -> Exception | None:
