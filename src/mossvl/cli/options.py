@@ -268,6 +268,9 @@ class ServerFlags(Flags):
             "Maximum size of all stored responses, in bytes; the least recently used are removed first."
         ),
         "response_seconds": Flag("Seconds that a stored response is kept after its last use."),
+        "live_sessions": Flag("Maximum number of live sessions; one client more is refused."),
+        "live_idle": Flag("Seconds that a live session may be without input."),
+        "live_frame_bytes": Flag("Maximum size of a frame of a live session, as an encoded image, in bytes."),
         "timeout": Flag("Time limit of a request, waiting included, in seconds; a request may set a shorter one."),
         "media_timeout": Flag("Time limit of fetching, opening or reading a medium, in seconds."),
         "stall_timeout": Flag("Time limit of a client to send or read the next chunk, in seconds."),
@@ -339,7 +342,7 @@ def _flag(option: "Field[Any]", hint: Any, flag: Flag, panel: str) -> Any:
     return Annotated[kind | None, info]
 
 
-def check_effect(flags: GenerationFlags) -> None:
+def check_effect(flags: Flags) -> None:
     """Refuse flags of sampling if decoding is greedy.
 
     Raises:

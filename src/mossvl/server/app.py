@@ -25,6 +25,7 @@ from mossvl.server.errors import GONE, RequestError, error_response
 from mossvl.server.file_routes import add_files
 from mossvl.server.middleware import Gate
 from mossvl.server.models import add_models
+from mossvl.server.realtime.routes import add_live
 from mossvl.server.schemas.frames import FramesRequest
 from mossvl.server.service import Service
 from mossvl.server.streams import ClientGone
@@ -72,6 +73,7 @@ def create_app(service: Service, failed: Callable[[], None] = lambda: None) -> F
     add_models(app, service)
     _add_media(app, service, errands)
     add_files(app, service)
+    add_live(app, service)
     _add_state(app, service)
     _add_page(app)
     return app

@@ -51,6 +51,9 @@ class ServerConfig:
         max_responses, response_space: most stored responses, and bytes of all together; the least recently used are
             removed first.
         response_seconds: seconds that a stored response is kept after its last use.
+        live_sessions: live sessions at a time; one client more is refused.
+        live_idle: seconds that a live session may be without input.
+        live_frame_bytes: bytes of a frame of a live session, as an encoded image.
         timeout: seconds that a request may take, waiting included; a request may set a shorter one.
         media_timeout: seconds that fetching, opening or reading one medium may take.
         stall_timeout: seconds that a client may take to send the next chunk of its body, or to read the next chunk of
@@ -87,6 +90,9 @@ class ServerConfig:
     max_responses: Count = 1024
     response_space: Count = GIB
     response_seconds: Positive = 3600.0
+    live_sessions: Count = 16
+    live_idle: Positive = 300.0
+    live_frame_bytes: Count = 32 * MIB
     timeout: Positive = 600.0
     media_timeout: Positive = 120.0
     stall_timeout: Positive = 60.0

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from mossvl.engine.engine import Engine
 from mossvl.queries.results import Result
+from mossvl.server.realtime.metrics import LiveMetrics
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 LAGS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
@@ -27,6 +28,7 @@ class Metrics:
         self.media = self._seconds("media_seconds", "Time to fetch, decode and resize a request's media.", SECONDS)
         self.queued = self._seconds("queue_seconds", "Time from loaded media to admission.", SECONDS)
         self.lag = self._seconds("event_loop_lag_seconds", "Lag of the event loop.", LAGS)
+        self.live = LiveMetrics(self.registry)
         self.total = self._seconds("request_seconds", "Time from a request to the end of its answer.", SECONDS)
 
     def watch(self, engine: Engine) -> None:

@@ -1,16 +1,21 @@
 """Middleware for every request: request id, API key, origin, limits of the body, one line in the log."""
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import logging
 import re
 import secrets
 import time
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from mossvl.server.config import ServerConfig, is_local, site_of
 from mossvl.server.errors import GONE, RequestError, error_response, is_anthropic, refusal, unavailable
@@ -30,13 +35,18 @@ KNOWN = (
     "/v1/messages",
     "/v1/messages/count_tokens",
     "/v1/models",
+    "/v1/realtime",
     "/v1/responses",
+    "/v1/video/realtime",
+    "/v1/video/realtime/capabilities",
     "/metrics",
 )
 """Paths that label metrics even where a request is refused before routing."""
 PROBES = ("/health", "/ready", "/metrics")
 """Paths that are polled; successful requests are logged at DEBUG."""
 PROTECTED = ("/v1/", "/metrics")
+SUBPROTOCOL, KEY_SUBPROTOCOL = "mossvl", "mossvl-key."
+"""Browsers can send no header with a WebSocket: they bring the key as a subprotocol, in base64 as of URLs."""
 BODY_ALLOWANCE = 1 << 20
 """Bytes of an upload's form beside its file."""
 
@@ -63,14 +73,14 @@ class Gate:
         self._memory, self._disk = Room(config.body_space), Room(config.upload_space + BODY_ALLOWANCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._open_socket(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id
+        state, request_id = _numbered(scope, headers)
         begun, status = time.monotonic(), GONE
         uploading = scope["path"] == UPLOADS
         room = self._disk if uploading else self._memory
@@ -105,14 +115,36 @@ class Gate:
                 await error_response(refused, scope["path"])(scope, receive, with_id)
         finally:
             body.close()
-            path = scope["path"] if scope["path"] in KNOWN else "other"
-            route = scope["route"].path if "route" in scope else path
-            self._metrics.requests.labels(route, str(status)).inc()
-            took = 1e3 * (time.monotonic() - begun)
-            level = logging.DEBUG if route in PROBES and status == 200 else logging.INFO
-            client = (scope.get("client") or ("-",))[0]  # uvicorn takes the address from a trusted proxy's header.
-            asked = [told(text) for text in (client, scope["method"], scope["path"])]
-            logger.log(level, "%s %s %d %.0f ms", request_id, " ".join(asked), status, took)
+            self._log(scope, scope["method"], status, begun)
+
+    async def _open_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check a WebSocket as a request is; its messages are limited where they are read."""
+        headers = Headers(scope=scope)
+        state, request_id = _numbered(scope, headers)
+        begun, status = time.monotonic(), HTTPStatus.SWITCHING_PROTOCOLS.value
+        try:
+            state["key"] = self._check(scope["path"], headers)
+        except RequestError as error:
+            status = error.status
+            self._metrics.errors.labels(error.code).inc()
+            refused = WebSocket(scope, receive, send)
+            await refused.send_denial_response(error_response(error, scope["path"]))
+        else:
+            logger.info("%s %s opened", request_id, told(scope["path"]))
+            await self._app(scope, receive, send)
+        finally:
+            self._log(scope, "WEBSOCKET", status, begun)
+
+    def _log(self, scope: Scope, method: str, status: int, begun: float) -> None:
+        """Count a request that is over, and write its line."""
+        path = scope["path"] if scope["path"] in KNOWN else "other"
+        route = scope["route"].path if "route" in scope else path
+        self._metrics.requests.labels(route, str(status)).inc()
+        took = 1e3 * (time.monotonic() - begun)
+        level = logging.DEBUG if route in PROBES and status == 200 else logging.INFO
+        client = (scope.get("client") or ("-",))[0]  # uvicorn takes the address from a trusted proxy's header.
+        asked = [told(text) for text in (client, method, scope["path"])]
+        logger.log(level, "%s %s %d %.0f ms", scope["state"]["request_id"], " ".join(asked), status, took)
 
     def _check(self, path: str, headers: Headers) -> str:
         """Return what stands for the API key that a request brings; "" where none is needed.
@@ -127,7 +159,7 @@ class Gate:
             return ""
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            given = headers.get("x-api-key", "")  # Anthropic's clients send it so.
+            given = headers.get("x-api-key") or _offered(headers)  # Anthropic's clients send the header.
         # All keys are compared, so that the time does not depend on which one matches.
         known = [hmac.compare_digest(given.encode("latin-1"), key) for key in self._keys]
         if not any(known):
@@ -147,6 +179,25 @@ class Gate:
         name = urlsplit(site_of(f"http://{host}")).hostname
         if self._config.local and host and not is_local(name or ""):
             raise RequestError(403, "foreign_site", f"host {host!r:.100} does not name this machine; set an API key")
+
+
+def _numbered(scope: Scope, headers: Headers) -> tuple[dict[str, Any], str]:
+    """Give a request its id; return its state and the id."""
+    given = headers.get("x-request-id", "")
+    request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
+    state: dict[str, Any] = scope.setdefault("state", {})
+    state["request_id"] = request_id
+    return state, request_id
+
+
+def _offered(headers: Headers) -> str:
+    """The API key that a browser offers as a subprotocol; "" if it offers none."""
+    for one in headers.get("sec-websocket-protocol", "").split(","):
+        if (name := one.strip()).startswith(KEY_SUBPROTOCOL):
+            coded = name.removeprefix(KEY_SUBPROTOCOL)
+            with suppress(ValueError):
+                return base64.urlsafe_b64decode(coded + "=" * (-len(coded) % 4)).decode("latin-1")
+    return ""
 
 
 class Body:

@@ -29,6 +29,8 @@ BACKLOG = 2048
 ARENAS = 2
 """glibc keeps the ends of all arenas but the main one; with that one alone, the engine's steps would release and claim
 the same pages again and again."""
+FRAME_ALLOWANCE = 1 << 20
+"""Bytes of a message beyond the largest frame, so that the refusal of one that is too large says why."""
 LARGEST_HEADER = 64 << 10
 """Most bytes of all headers of a request."""
 
@@ -39,6 +41,12 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._service.stopping = True
+        for end in self._service.endings:  # uvicorn closes WebSockets without a word.
+            await end()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         # No logging in a signal handler: the signal may interrupt the log handler itself.
@@ -111,6 +119,8 @@ def _settings(service: Service, give_up: Callable[[], None]) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        ws_max_size=service.config.live_frame_bytes + FRAME_ALLOWANCE,
+        ws_per_message_deflate=False,  # Images do not become smaller, and what is small may become huge.
         timeout_graceful_shutdown=int(service.config.shutdown_timeout) + LAST_SECONDS,
         h11_max_incomplete_event_size=LARGEST_HEADER,
     )

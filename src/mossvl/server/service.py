@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -72,6 +72,8 @@ class Service:
         self.checks = CapacityLimiter(max(2, os.cpu_count() or 1))
         """Of the checks of answers' forms, each of which may take a core for long: no other request waits for them."""
         self.stopping, self.created = False, int(time.time())
+        self.endings: list[Callable[[], Awaitable[None]]] = []
+        """What is to be ended before the server closes its connections."""
         self.failed: BaseException | None = None
         self._load = load
         self._ready: _Ready | None = None

@@ -1,13 +1,13 @@
 """A video file played as if it were live."""
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mossvl.errors import GenerationCancelled
+from mossvl.errors import GenerationCancelled, InputError
 from mossvl.live.sources.source import Clock, FrameSource, SourceEvent, Timed
 from mossvl.media.fetch import source_name
 from mossvl.media.limits import DEFAULT_LIMITS, MediaLimits
@@ -24,10 +24,13 @@ class Playback(FrameSource):
         fps: frames a second of the video; None for all frames. A frame that is shown longer comes once.
         pace: seconds of the video in a second: 1 is the video's own pace; None for as fast as frames are taken.
         segment: (start, end) in seconds of the video; (instant,) for one frame; None for the whole video.
+        times: instants of the video, ascending, in place of `fps` and `segment`.
+        most: number of frames at most; None for no limit.
 
     Raises:
         MediaError: the video cannot be opened.
         OptionError: `fps` or `pace` is not above zero.
+        InputError: `times` do not ascend.
     """
 
     def __init__(
@@ -37,6 +40,8 @@ class Playback(FrameSource):
         pace: float | None = 1.0,
         segment: Segment | None = None,
         *,
+        times: Sequence[float] | None = None,
+        most: int | None = None,
         limits: MediaLimits = DEFAULT_LIMITS,
         told: Callable[[SourceEvent], object] | None = None,
         clock: Clock | None = None,
@@ -46,7 +51,8 @@ class Playback(FrameSource):
         self.pace = None if pace is None else number("pace", pace, above=0)
         # A stream may last for days; a limit on the time of decoding is for a query.
         self._clip = open_clip(video, replace(limits, timeout=math.inf), num_threads=1)
-        self._indices = self._sample(segment)
+        sampled = self._sample(segment) if times is None else self._at(times)
+        self._indices = sampled[:most]
 
     def _sample(self, segment: Segment | None) -> list[int]:
         """Return the indices of the frames to show, ascending, each once."""
@@ -59,6 +65,12 @@ class Playback(FrameSource):
             return list(range(first, last + 1))
         count = max(1, math.ceil((min(end, clip.duration) - start) * self.fps - 1e-6))
         return list(dict.fromkeys(clip.index_at(start + number / self.fps) for number in range(count)))
+
+    def _at(self, times: Sequence[float]) -> list[int]:
+        indices = [self._clip.index_at(time) for time in times]
+        if indices != sorted(indices):
+            raise InputError(f"{self.name}: the times of its frames must ascend")
+        return list(dict.fromkeys(indices))
 
     def __len__(self) -> int:
         """The number of frames."""

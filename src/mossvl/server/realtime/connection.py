@@ -1,0 +1,252 @@
+"""A connection: carries out what its protocol asks for, between a client's socket and a live session."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from mossvl.errors import MossVLError
+from mossvl.live.session import LiveSession
+from mossvl.live.sources import Playback
+from mossvl.llm import MossVL
+from mossvl.queries.waker import Waker
+from mossvl.server.realtime import protocol as acts
+from mossvl.server.realtime.metrics import LiveMetrics
+from mossvl.server.realtime.protocol import Act, Protocol
+from mossvl.server.schemas.realtime import PlayVideo
+
+logger = logging.getLogger("mossvl.server")
+CLOSE_SECONDS = 10.0
+"""Seconds that the end of a session may take."""
+
+
+class Connection:
+    """One client's connection.
+
+    Args:
+        stall: seconds within which a client must read a message.
+        threads: bounds the threads of all connections that decode frames.
+    """
+
+    def __init__(
+        self, websocket: WebSocket, protocol: Protocol, stall: float, threads: CapacityLimiter, metrics: LiveMetrics
+    ) -> None:
+        self._websocket, self._protocol, self._stall = websocket, protocol, stall
+        self._threads, self._metrics = threads, metrics
+        self.session: LiveSession | None = None
+        self._changed, self._stopping = asyncio.Event(), asyncio.Event()
+        self._wake = partial(Waker.here().set, self._changed)
+        self._playing: tuple[Playback, asyncio.Task[None]] | None = None
+        self._over = False
+        self.how = "gone"
+        """How the connection ends: closed by the protocol, gone (the client), or stalled (the client does not read)."""
+
+    def stop(self) -> None:
+        """The server is being stopped."""
+        self._stopping.set()
+
+    async def run(self, llm: MossVL) -> None:
+        """Serve the client until its session or its connection ends."""
+        self._protocol.opened()
+        receiving: asyncio.Future[Any] = asyncio.ensure_future(self._websocket.receive())
+        try:
+            await self._act(llm)
+            while not self._over:
+                receiving = await self._next(receiving)
+                await self._act(llm)
+        except (WebSocketDisconnect, OSError):
+            pass
+        except TimeoutError:
+            self.how = "stalled"
+        finally:
+            receiving.cancel()
+            await self._leave()
+
+    async def refuse(self) -> None:
+        """Send what the protocol has to say to a client that there is no room for."""
+        with suppress(WebSocketDisconnect, OSError, TimeoutError):
+            await self._act(None)
+
+    # --- what comes ----------------------------------------------------------------------------------------------
+
+    async def _next(self, receiving: "asyncio.Future[Any]") -> "asyncio.Future[Any]":
+        """Wait for something to happen, and tell the protocol; return the future of the next message."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._changed, self._stopping)]
+        due = self._protocol.deadline
+        timeout = None if due is None else max(0.0, due - self._protocol.now())
+        try:
+            await asyncio.wait((receiving, *waits), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self._stopping.is_set():
+            self._stopping = asyncio.Event()
+            self._protocol.stopping()
+        if self._changed.is_set():
+            self._changed.clear()
+            self._tell()
+        if receiving.done():
+            message = receiving.result()
+            if message["type"] == "websocket.disconnect":
+                self._over = True
+                return receiving
+            self._hear(message)
+            receiving = asyncio.ensure_future(self._websocket.receive())
+        elif due is not None and self._protocol.deadline == due and self._protocol.now() >= due:
+            self._protocol.late()
+        return receiving
+
+    def _hear(self, message: Any) -> None:
+        text, data = message.get("text"), message.get("bytes")
+        if text is not None:
+            self._protocol.text(text)
+        else:
+            self._protocol.binary(data or b"")
+
+    def _tell(self) -> None:
+        for event in self.session.take() if self.session is not None else ():
+            self._metrics.told(event)
+            self._protocol.told(event)
+
+    # --- what is done --------------------------------------------------------------------------------------------
+
+    async def _act(self, llm: MossVL | None) -> None:
+        """Carry out all acts; a client that does not read holds up the input, and then ends its session."""
+        while self._protocol.acts and not self._over:
+            await self._carry_out(self._protocol.acts.popleft(), llm)
+
+    async def _carry_out(self, act: Act, llm: MossVL | None) -> None:
+        match act:
+            case acts.Send():
+                await self._within(self._websocket.send_text(json.dumps(act.message, ensure_ascii=False)))
+            case acts.Begin():
+                assert llm is not None
+                given: dict[str, Any] = {"system_prompt": act.system_prompt, "options": act.options}
+                await self._try(partial(llm.live, act.prompt, prefill=act.prefill, **given), self._begun)
+            case acts.Push() | acts.Say():
+                await self._try(partial(self._give, act), self._given)
+            case acts.Interrupt():
+                with suppress(MossVLError):  # It has just ended, which is told.
+                    self._live.interrupt()
+            case acts.Play():
+                await self._play(act.video)
+            case acts.StopPlaying():
+                self._stop_playing()
+            case acts.End():
+                if self.session is not None:
+                    await anyio.to_thread.run_sync(self.session.close, 0.0)
+            case acts.Close():
+                self._over, self.how = True, "closed"
+                await self._within(self._websocket.close(act.code, act.reason))
+
+    async def _within(self, sending: Any) -> None:
+        """Wait for a message to be written.
+
+        Raises:
+            TimeoutError: the client does not read.
+        """
+        async with asyncio.timeout(self._stall):
+            await sending
+
+    async def _try(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        """Do work in a thread; tell the protocol its error, if it has one."""
+        try:
+            result = await anyio.to_thread.run_sync(work, limiter=self._threads)
+        except Exception as error:
+            if not isinstance(error, MossVLError):
+                logger.exception("an input of a live session has failed")
+            self._protocol.failed(error)
+        else:
+            done(result)
+
+    def _begun(self, session: LiveSession) -> None:
+        self.session = session
+        self._protocol.usage = lambda: session.usage
+        self._protocol.begun()
+        session.when_changed(self._wake)
+
+    @property
+    def _live(self) -> LiveSession:
+        assert self.session is not None, "the protocol begins a session before it gives it anything"
+        return self.session
+
+    def _give(self, act: acts.Push | acts.Say) -> tuple[float, ...]:
+        """Give the session an input, in a thread; return the times of frames that were dropped for it."""
+        session = self._live
+        if isinstance(act, acts.Say):
+            return session.say(act.prompt, final=act.final)
+        if act.prompt is not None:
+            return session.say(act.prompt, act.image, act.time, final=act.final)
+        return session.push(act.image, act.time, final=act.final)
+
+    def _given(self, dropped: tuple[float, ...]) -> None:
+        self._protocol.pushed(dropped, self._live.pending)
+
+    # --- a file of the server --------------------------------------------------------------------------------------
+
+    async def _play(self, video: PlayVideo) -> None:
+        session = self._live
+
+        def opened() -> Playback:
+            speed, most = video.playback_speed, video.max_frames or None
+            limits, pace = session.processor.limits, speed or None
+            return Playback(video.path, video.sample_fps, pace, times=video.timestamps, most=most, limits=limits)
+
+        def play(source: Playback) -> None:
+            self._playing = source, asyncio.ensure_future(self._played(source, session))
+
+        try:
+            source = await anyio.to_thread.run_sync(opened, limiter=self._threads)
+        except Exception as error:
+            self._protocol.played(0, 0, error)
+        else:
+            play(source)
+
+    async def _played(self, source: Playback, session: LiveSession) -> None:
+        sent = dropped = 0
+
+        def push_all() -> None:
+            nonlocal sent, dropped
+            with source:
+                for seconds, frame in source:
+                    dropped += len(session.push(frame, seconds))
+                    sent += 1
+
+        error: Exception | None = None
+        try:
+            # A thread of its own: it lasts as long as the video.
+            await anyio.to_thread.run_sync(push_all, limiter=CapacityLimiter(1))
+        except Exception as raised:
+            error = raised
+        self._playing = None
+        self._protocol.played(sent, dropped, error)
+        self._changed.set()
+
+    def _stop_playing(self) -> None:
+        if self._playing is not None:
+            self._playing[0].stop()
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    async def _leave(self) -> None:
+        """Free everything: nothing of a client that has gone stays."""
+        self._over = True
+        if self._playing is not None:
+            self._stop_playing()
+            await asyncio.wait((self._playing[1],))
+        if self.session is not None:
+            self.session.forget(self._wake)
+            await anyio.to_thread.run_sync(self.session.close, CLOSE_SECONDS)
+            self._metrics.used(self.session.usage)
+            for event in self.session.take():
+                self._metrics.told(event)
+        if self._websocket.application_state is not WebSocketState.DISCONNECTED:
+            with suppress(Exception):  # The client may be gone.
+                await self._within(self._websocket.close(acts.FAILED if self.how == "stalled" else acts.NORMAL))
