@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import mossvl
+from mossvl.cli.live_options import LiveFlags
 from mossvl.cli.options import GROUPS, EngineFlags, GenerationFlags, LimitFlags, ServerFlags
 from mossvl.cli.train import TrainFlags
 
@@ -16,7 +17,7 @@ def test_version(command):
     assert command("--version").stdout == f"mossvl {mossvl.__version__}\n"
 
 
-@pytest.mark.parametrize("name", ["ask", "run", "serve", "frames", "inspect", "train", "merge", "bench"])
+@pytest.mark.parametrize("name", ["ask", "run", "serve", "frames", "inspect", "train", "merge", "bench", "watch"])
 def test_every_command_has_help(command, name):
     result = command(name, "--help")
     assert result.exit_code == 0
@@ -33,6 +34,7 @@ ELSEWHERE = {
     },  # One answer a query, as text; queries are equals.
     LimitFlags: {"sources"},  # Of what one asks about oneself, nothing is kept away.
     EngineFlags: {"device", "dtype", "quantization"},  # Flags of every command.
+    LiveFlags: {"tokens_per_slot", "inserted_silence"},  # What --pace 0 sets, and the server's protocols.
     TrainFlags: {
         "checkpoint",
         "device",
@@ -42,10 +44,10 @@ ELSEWHERE = {
     }  # Those, too; the rest has a name of its own.
     | {"data", "output", "media", "adapt"},
 }
-COMMANDS = {EngineFlags: "serve", ServerFlags: "serve", TrainFlags: "train"}
+COMMANDS = {EngineFlags: "serve", ServerFlags: "serve", LiveFlags: "watch", TrainFlags: "train"}
 
 
-@pytest.mark.parametrize("group", [*GROUPS, TrainFlags])
+@pytest.mark.parametrize("group", [*GROUPS, LiveFlags, TrainFlags])
 def test_every_option_has_a_flag(command, group):
     assert set(group.flags) | ELSEWHERE.get(group, set()) == {field.name for field in fields(group.options)}
     shown = command(COMMANDS.get(group, "run"), "--help").stdout

@@ -22,6 +22,7 @@ from mossvl.cli.run import run
 from mossvl.cli.serve import serve
 from mossvl.cli.stopping import Stopped, stoppable
 from mossvl.cli.train import merge, train
+from mossvl.cli.watch import watch
 from mossvl.errors import MossVLError
 
 FAILED, MISUSED = 1, 2
@@ -79,7 +80,7 @@ commands = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, run, serve, frames, inspect, train, merge, quantize, bench, report):
+for command in (ask, watch, run, serve, frames, inspect, train, merge, quantize, bench, report):
     commands.command()(command)
 
 

@@ -1,0 +1,35 @@
+"""Flags of live sessions."""
+
+from mossvl.cli.options import OF_CHECKPOINT, Flag, Flags
+from mossvl.live.options import LiveOptions
+
+
+class LiveFlags(Flags):
+    """Flags of `LiveOptions`; of those that may have no limit, 0 is none."""
+
+    options, panel = LiveOptions, "Live session"
+    flags = {
+        "window_seconds": Flag("Seconds of the stream that the model sees; 0: no limit.", ("--window",)),
+        "window_frames": Flag("Maximum number of frames that the model sees. Default: no limit."),
+        "tokens_per_second": Flag("Tokens drawn in a second of the stream at most; 0: no limit."),
+        "max_new_tokens": Flag("Maximum number of tokens drawn after each frame or question. Default: no limit."),
+        "max_context": Flag("Text tokens of the session before it goes on in a new, shorter context. Default: 8,192."),
+        "when_behind": Flag(
+            "Frames that come faster than they are seen: drop_oldest, latest (all but the newest are dropped), block."
+        ),
+        "queue": Flag("Maximum number of frames that wait."),
+        "frames": Flag("one_per_slot: the model decides after each frame; drain: after all frames that wait."),
+        "idle_timeout": Flag("Seconds without a frame or question after which the session ends. Default: none."),
+        "ignore_eos": Flag("Go on after an end token; otherwise the model falls silent.", ("--ignore-eos",)),
+        "do_sample": Flag("Sample tokens instead of decoding greedily.", ("--sample", "--do-sample")),
+        "temperature": Flag("With --sample: sampling temperature; below 1 less random, above 1 more."),
+        "top_k": Flag("With --sample: sample from this number of likeliest tokens; 0 or -1: all."),
+        "top_p": Flag("With --sample: sample from the likeliest tokens with this total probability."),
+        "min_p": Flag(
+            "With --sample: sample from tokens with this fraction of the likeliest one's probability, or more."
+        ),
+        "repetition_penalty": Flag("Above 1: make tokens of the stream less likely; control tokens and times are not."),
+        "seed": Flag("With --sample: random seed, for reproducible answers. Default: none."),
+        "min_pixels": Flag("Minimum area of a frame, in pixels; smaller ones are enlarged." + OF_CHECKPOINT),
+        "max_pixels": Flag("Maximum area of a frame, in pixels; larger ones are scaled down." + OF_CHECKPOINT),
+    }

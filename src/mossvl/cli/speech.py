@@ -1,0 +1,87 @@
+"""What a session says, on stdout: `[12.0 s] …` lines, or every event as JSON."""
+
+import json
+import sys
+
+from mossvl.live.events import Closed, Dropped, Interrupted, Limit, LiveEvent, RolledOver, Silence, Text, Turn
+from mossvl.live.sources import Found, Lost, Skipped, SourceEvent
+
+
+def warn(message: str) -> None:
+    """Print a line on stderr."""
+    print(f"mossvl: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)
+
+
+class Speech:
+    """Prints events as they come.
+
+    Args:
+        as_events: every event as an object of JSON.
+    """
+
+    def __init__(self, as_events: bool) -> None:
+        self._as_events = as_events
+        self._line = ""
+        """The beginning of the line that is being printed; "" between replies."""
+        self.speaking = False
+        """Whether the model is speaking."""
+        self._dropped = 0
+        self._limits: set[str] = set()
+        """Limits that were told."""
+
+    def tell(self, event: LiveEvent) -> None:
+        """Print an event of the session."""
+        if isinstance(event, Text) and event.text:
+            self.speaking = True
+        elif isinstance(event, Turn | Interrupted | Closed) or (isinstance(event, Silence) and not event.inserted):
+            self.speaking = False
+        elif isinstance(event, Text) and event.raw:  # An end token, or a reply that goes on.
+            self.speaking = self.speaking and event.raw != "<|im_end|>"
+        if self._as_events:
+            print(json.dumps(event.to_dict(), ensure_ascii=False), flush=True)
+            return
+        if isinstance(event, Text):
+            self._say(event)
+        if not self.speaking:
+            self.end()
+        self._note(event)
+
+    def source(self, event: SourceEvent) -> None:
+        """Print an event of the source."""
+        if self._as_events:
+            print(json.dumps(event.to_dict(), ensure_ascii=False), flush=True)
+        elif isinstance(event, Lost):
+            warn(f"{event.source}: lost ({event.reason}); attempt {event.attempt} in {event.again_in:g} s")
+        elif isinstance(event, Found):
+            warn(f"{event.source}: found again")
+        elif isinstance(event, Skipped):
+            warn(f"{event.source}: {event.file} is left out ({event.reason})")
+
+    def end(self) -> None:
+        """End the line that is being printed."""
+        if self._line:
+            print(flush=True)
+        self._line = ""
+
+    def _say(self, event: Text) -> None:
+        text = event.text if self._line else event.text.lstrip()
+        if not text:
+            return
+        if not self._line:
+            self._line = "[start] " if event.time is None else f"[{event.time:.1f} s] "
+            print(self._line, end="")
+        print(text.replace("\n", "\n" + " " * len(self._line)), end="", flush=True)
+
+    def _note(self, event: LiveEvent) -> None:
+        """Tell on stderr what a watcher should know."""
+        if isinstance(event, Dropped):
+            if not self._dropped:
+                warn("the model is behind: frames are dropped (--fps, --when-behind)")
+            self._dropped += len(event.times)
+        elif isinstance(event, RolledOver):
+            warn(f"the session goes on in a new context ({event.reason}), with {event.kept_frames} frames")
+        elif isinstance(event, Limit) and event.kind not in self._limits:
+            self._limits.add(event.kind)
+            warn(f"replies are stopped by --{event.kind.replace('_', '-')}")
+        elif isinstance(event, Closed) and self._dropped:
+            warn(f"{self._dropped} frames were dropped")

@@ -1,0 +1,98 @@
+"""`mossvl watch`: watch a camera, the screen, a folder or a file, and say what is asked for as it happens."""
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mossvl.cli.ask import check_question
+from mossvl.cli.checkpoint import check_checkpoint, open_engine
+from mossvl.cli.live_options import LiveFlags
+from mossvl.cli.options import (
+    Checkpoint,
+    Device,
+    Dtype,
+    LimitFlags,
+    Quantization,
+    check_effect,
+    with_flags,
+)
+from mossvl.errors import InputError, OptionError
+from mossvl.live.options import LiveOptions
+from mossvl.media.limits import MediaLimits
+
+SOURCE_HELP = (
+    "What is watched: camera[:ADDRESS], an rtsp: or http(s): URL, screen, a folder that fills, or a video file "
+    "(clip.mp4#t=START,END)."
+)
+NO_LIMIT = ("window_seconds", "tokens_per_second")
+"""Options of which 0 means no limit."""
+
+
+@with_flags
+def watch(
+    *,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)],
+    question: Annotated[
+        str, typer.Argument(metavar="QUESTION", help='What is said, and when: "Tell me when a star appears."')
+    ],
+    live: LiveFlags,
+    limits: LimitFlags,
+    checkpoint: Checkpoint = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantization: Quantization = None,
+    system_prompt: Annotated[
+        str | None, typer.Option(help="System prompt. Default: the one that live checkpoints were trained with.")
+    ] = None,
+    fps: Annotated[float, typer.Option(help="Frames a second that the model sees; live checkpoints know 1.")] = 1.0,
+    pace: Annotated[
+        float, typer.Option(help="Of a file: its seconds in a second; 0: as fast as the model decides, frame by frame.")
+    ] = 1.0,
+    as_events: Annotated[bool, typer.Option("--json", help="Print every event as a JSON object, one a line.")] = False,
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Record the session, for `mossvl replay`.")
+    ] = None,
+) -> None:
+    """Watch a camera, the screen, a folder or a video, and print what the model says as it says it.
+
+    Questions may be typed while it watches, one a line. Ctrl-C lets the model fall silent while it speaks, and ends the
+    command otherwise.
+    """
+    check_question(question, "the last argument")
+    check_effect(live)
+    for name in NO_LIMIT:
+        if live.get(name) == 0:
+            live[name] = None
+    options = paced(LiveOptions(**live), fps, pace)
+    if record is not None and record.is_dir():
+        raise InputError(f"--record {record} is a folder; name a file")
+    allowed = MediaLimits(**limits)
+    folder = check_checkpoint(checkpoint)
+    from mossvl.cli.live_source import open_source
+    from mossvl.cli.watching import Happenings, Watching
+
+    happenings = Happenings()
+    with (
+        open_source(source, fps, pace or None, allowed, happenings.put) as frames,
+        open_engine(folder, allowed, device=device, dtype=dtype, quantization=quantization) as llm,
+        llm.live(question, system_prompt=system_prompt, options=options) as session,
+    ):
+        Watching(session, frames, happenings, as_events, lockstep=not pace).run()
+
+
+def paced(options: LiveOptions, fps: float, pace: float) -> LiveOptions:
+    """Return the options of a session that watches a file at a pace, with as much speech for each of its seconds.
+
+    Raises:
+        OptionError: the pace is not one.
+    """
+    if not (pace >= 0 and math.isfinite(pace)):
+        raise OptionError(f"--pace {pace:g} must be a number from 0")
+    rate = options.tokens_per_second
+    given = {name: getattr(options, name) for name in LiveOptions.__dataclass_fields__}
+    if pace == 0:
+        slot = None if rate is None else max(1, round(rate / fps))
+        return LiveOptions(**given | {"tokens_per_second": None, "tokens_per_slot": slot, "when_behind": "block"})
+    return LiveOptions(**given | {"tokens_per_second": None if rate is None else rate * pace})

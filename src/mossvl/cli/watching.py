@@ -1,0 +1,175 @@
+"""A session at the terminal: fed by a source, asked by lines that are typed, printed as it speaks."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from mossvl.cli.speech import Speech, warn
+from mossvl.errors import MossVLError, SessionClosed, message_of
+from mossvl.live.events import Closed, Decision
+from mossvl.live.session import LiveSession
+from mossvl.live.sources import FrameSource, SourceEvent
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line that was typed."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The source has no more frames, or has failed."""
+
+    error: Exception | None
+
+
+class Changed:
+    """The session has new events."""
+
+
+class Pressed:
+    """Ctrl-C was pressed."""
+
+
+Happening = Line | Ended | Changed | Pressed | SourceEvent
+Happenings = SimpleQueue[Happening]
+
+
+class Watching:
+    """A session that is fed, asked and printed until it ends.
+
+    Args:
+        happenings: takes what happens, from all threads.
+        as_events: print every event as JSON.
+        lockstep: a frame is given once the decision on the one before is made.
+    """
+
+    def __init__(
+        self,
+        session: LiveSession,
+        frames: FrameSource,
+        happenings: Happenings,
+        as_events: bool,
+        lockstep: bool,
+    ) -> None:
+        self._session, self._frames, self._happenings = session, frames, happenings
+        self._speech = Speech(as_events)
+        self._decided = threading.Semaphore(0) if lockstep else None
+        self._over = False
+
+    def run(self) -> None:
+        """Print what the model says until the session ends.
+
+        Raises:
+            MossVLError: the source or the session has failed.
+        """
+        session, happenings = self._session, self._happenings
+        for work in (self._feed, self._ask):
+            threading.Thread(target=work, daemon=True).start()
+        session.when_changed(lambda: happenings.put(Changed()))
+        try:
+            with pressing(happenings):
+                while not self._over:
+                    self._take_in(happenings.get())
+        finally:
+            self._frames.stop()
+            if self._decided is not None:
+                self._decided.release()
+            self._speech.end()
+
+    # --- what happens --------------------------------------------------------------------------------------------
+
+    def _take_in(self, happening: Happening) -> None:
+        match happening:
+            case Changed():
+                self._tell()
+            case Line():
+                self._question(happening.text)
+            case Pressed():
+                self._pressed()
+            case SourceEvent():
+                self._speech.source(happening)
+            case Ended():
+                if happening.error is not None:
+                    raise happening.error
+                with suppress(SessionClosed):
+                    self._session.final()
+
+    def _tell(self) -> None:
+        for event in self._session.take():
+            self._speech.tell(event)
+            if isinstance(event, Decision) and self._decided is not None:
+                self._decided.release()
+            if isinstance(event, Closed):
+                self._over = True
+                if event.error is not None:
+                    raise event.error
+
+    def _question(self, text: str) -> None:
+        try:
+            self._session.say(text)
+        except MossVLError as error:
+            warn(message_of(error))
+
+    def _pressed(self) -> None:
+        if not self._speech.speaking:
+            self._over = True
+            return
+        with suppress(SessionClosed):
+            self._session.interrupt()
+        warn("interrupted; Ctrl-C again ends")
+
+    # --- threads -------------------------------------------------------------------------------------------------
+
+    def _feed(self) -> None:
+        """Give the session the frames of the source."""
+        error: Exception | None = None
+        try:
+            for seconds, frame in self._frames:
+                if self._decided is not None:
+                    self._decided.acquire()
+                self._session.push(frame, seconds)
+        except SessionClosed:
+            return
+        except Exception as raised:
+            error = raised
+        self._happenings.put(Ended(error))
+
+    def _ask(self) -> None:
+        """Read questions from stdin; a terminal's only while this is its foreground process."""
+        try:
+            number = sys.stdin.fileno()
+            if os.isatty(number) and os.tcgetpgrp(number) != os.getpgrp():
+                return
+            rest = b""
+            while data := os.read(number, 4096):  # No buffer of Python's: its lock would be held at exit.
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    self._put(line)
+            self._put(rest)
+        except (OSError, ValueError, AttributeError):  # There is no stdin.
+            return
+
+    def _put(self, line: bytes) -> None:
+        if text := line.decode(errors="replace").strip():
+            self._happenings.put(Line(text))
+
+
+@contextmanager
+def pressing(happenings: Happenings) -> Iterator[None]:
+    """Take Ctrl-C as something that happens, instead of as the end."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: happenings.put(Pressed()))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
