@@ -152,8 +152,8 @@ class Perfect:
     def close(self): ...
 
 
-def test_who_says_what_is_due_in_streams_of_the_procedural_world_has_full_scores():
-    scripts = list(synthetic_scripts(live_samples(Split.TEST, 4, 12), size=32))
+def test_who_says_what_is_due_in_streams_of_the_procedural_world_has_full_scores(processor):
+    scripts = list(synthetic_scripts(live_samples(Split.TEST, 4, 12), processor, size=32))
     assert {script.name for script in scripts} == {
         "alert",
         "silent",
@@ -168,8 +168,8 @@ def test_who_says_what_is_due_in_streams_of_the_procedural_world_has_full_scores
     assert any(script.due for script in scripts) and STRICT.tokens_per_second is None
 
 
-def test_sessions_are_evaluated_on_streams_of_the_procedural_world(llm):
-    scripts = list(synthetic_scripts(live_samples(Split.TEST, 4, 2, ["alert", "silent"]), size=32))
+def test_sessions_are_evaluated_on_streams_of_the_procedural_world(llm, processor):
+    scripts = list(synthetic_scripts(live_samples(Split.TEST, 4, 2, ["alert", "silent"]), processor, size=32))
     found = evaluate(llm, scripts, sessions=2)
     assert list(found) == ["alert", "silent"]
     assert found["silent"].recall is None and found["alert"].precision is not None

@@ -30,19 +30,30 @@ def sample(frames, prompts, replies):
     ("prompts", "replies", "expected"),
     [
         ([(0, "?")], [], [[S, S, S, S, S]]),
-        ([(0, "?")], [(1, "a b")], [[S, S, f"{R}a b{S}", S, S]]),
+        ([(0, "?")], [(1, "a")], [[S, S, f"{R}a{S}", S, S]]),
+        ([(0, "?")], [(0, "a b"), (1, "c")], [[S, f"{R}a b", S, f"{R}c{S}", S]]),
         ([(0, "?")], [(0, "a b c d e")], [[S, f"{R}a b", f"{R} c d", f"{R} e{S}", S]]),
         ([(0, "?")], [(0, "a b c"), (1, "d"), (3, "e")], [[S, f"{R}a b", f"{R} c{S}", f"{R}d{S}", f"{R}e{S}"]]),
         ([(0, "?")], [(3, "a b c")], [[S, S, S, S, f"{R}a b"]]),
-        ([(0, "?")], [(3, "a b")], [[S, S, S, S, f"{R}a b{S}"]]),
+        ([(0, "?")], [(3, "a b")], [[S, S, S, S, f"{R}a b"]]),
         ([(0, "?"), (2, "!")], [(1, "a b c"), (3, "d")], [[S, S, f"{R}a b"], [S, S, f"{R}d{S}"]]),
         ([(0, "?"), (0, "!")], [(1, "a")], [[S], [S, S, f"{R}a{S}", S, S]]),
     ],
-    ids=["silent", "one slot", "spread", "one after the other", "cut by the end", "whole at the end", "cut", "at once"],
+    ids=[
+        "silent",
+        "one slot",
+        "full",
+        "spread",
+        "one after the other",
+        "cut by the end",
+        "whole at the end",
+        "cut",
+        "at once",
+    ],
 )
 def test_replies_are_spread_over_slots_until_a_prompt_cuts_them(prompts, replies, expected):
     made = sample(4, [Line(*one) for one in prompts], [Line(*one) for one in replies])
-    assert slots_of(made, tokens_per_slot=2) == expected
+    assert slots_of(made, tokens_per_slot=3) == expected
 
 
 @given(st.text(max_size=40).filter(lambda text: text == text.rstrip()))
@@ -62,7 +73,7 @@ def test_records_are_read_back_as_the_streams_that_they_are(split, seed):
 
 def test_tokens_of_a_slot_are_those_of_the_given_tokenizer():
     made = sample(3, [Line(0, "?")], [Line(0, "abcde")])
-    turns = record_of(made, "a.mp4", "Watch.", tokens_per_slot=2, tokenise=list)["messages"]
+    turns = record_of(made, "a.mp4", "Watch.", tokens_per_slot=3, tokenise=list)["messages"]
     assert turns[0] == {"role": "system", "content": "Watch."}
     assert turns[2]["content"] == f"{S}<|video|>{R}ab<|video|>{R}cd<|video|>{R}e{S}"
 

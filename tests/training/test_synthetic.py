@@ -11,7 +11,7 @@ from mossvl.options import MediaOptions
 from mossvl.processing.pixels import PatchLayout
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic import write_clip, write_picture
-from mossvl.synthetic.live_records import write_records
+from mossvl.synthetic.live_records import tokens_by, write_records
 from mossvl.synthetic.scene import Clip
 from mossvl.synthetic.streaming import STREAMS
 from mossvl.synthetic.tasks import GROUPS, TASKS
@@ -66,11 +66,7 @@ def test_a_sample_gives_what_its_files_give(task, tiny, tmp_path):
 @pytest.mark.parametrize("task", STREAMS)
 def test_a_stream_gives_what_its_live_record_gives(task, tiny, tmp_path):
     sample = STREAMS[task](World(Split.TRAIN, 3, aspect=1.0))
-
-    def tokenise(text):
-        return [tiny.tokenizer.decode([token]) for token in tiny.continuation(text)]
-
-    path = write_records([sample], tmp_path, size=128, tokenise=tokenise)
+    path = write_records([sample], tmp_path, size=128, tokenise=tokens_by(tiny))
     (from_file,) = FileExamples(tiny, RecordIndex.build(path), tmp_path, MediaOptions())
     made = encode_live(tiny, sample, 128, 128)
     assert made.input_ids.tolist() == from_file.input_ids.tolist()

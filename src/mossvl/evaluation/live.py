@@ -18,11 +18,12 @@ from mossvl.live.options import LiveOptions
 from mossvl.live.session import LiveSession
 from mossvl.llm import MossVL
 from mossvl.media.video import open_clip
+from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.stream import RESPONSE, SILENCE
-from mossvl.synthetic.live_records import camera, record_of
+from mossvl.synthetic.live_records import TOKENS_PER_SLOT, camera, record_of, tokens_by
 from mossvl.synthetic.streaming import LiveSample
 
-STRICT = LiveOptions(tokens_per_second=None, tokens_per_slot=12, when_behind="block")
+STRICT = LiveOptions(tokens_per_second=None, tokens_per_slot=TOKENS_PER_SLOT, when_behind="block")
 """Options of sessions that are evaluated: no real time, and as many tokens between two frames as in training."""
 GRACE = 1.0
 """Seconds by which a reply may be late."""
@@ -183,13 +184,16 @@ def _filmed(stream: Stream) -> Iterator[tuple[float, Image.Image]]:
                 yield instant, Image.fromarray(pixels)
 
 
-def synthetic_scripts(samples: Iterable[LiveSample], grace: float = GRACE, size: int = 128) -> Iterator[Script]:
+def synthetic_scripts(
+    samples: Iterable[LiveSample], processor: MossVLProcessor, grace: float = GRACE, size: int = 128
+) -> Iterator[Script]:
     """Scripts of streams of the procedural world, named by their tasks.
 
     Args:
+        processor: its tokens give the pace of replies, and so what is said until a prompt cuts one.
         size: height and width of the frames in pixels.
     """
     for sample in samples:
-        stream = read_example(record_of(sample, ""), Path())
+        stream = read_example(record_of(sample, "", tokenise=tokens_by(processor)), Path())
         assert isinstance(stream, Stream)
         yield script_of(stream, sample.task, grace, lambda sample=sample: camera(sample, size=size))  # type: ignore[misc]

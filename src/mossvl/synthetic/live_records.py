@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import VIDEO
 from mossvl.processing.stream import REALTIME, RESPONSE, SILENCE
 from mossvl.synthetic.files import write_clip
@@ -16,7 +17,7 @@ from mossvl.synthetic.streaming import STREAMS, LiveSample
 from mossvl.synthetic.world import Split, World
 
 TOKENS_PER_SLOT = 12
-"""As trained: 12 tokens of a reply a second, at 1 frame a second."""
+"""Tokens that are drawn in a slot at most, state tokens included; as trained: 12 a second, at 1 frame a second."""
 WORDS = re.compile(r"\s*(?:\w+|[^\w\s])")
 Tokenise = Callable[[str], Sequence[str]]
 """Splits a text into the texts of its tokens."""
@@ -27,11 +28,18 @@ def words(text: str) -> list[str]:
     return WORDS.findall(text)
 
 
+def tokens_by(processor: MossVLProcessor) -> Tokenise:
+    """Splits texts as a processor's tokenizer does; a token must not be a part of a character."""
+    return lambda text: [processor.tokenizer.decode([token]) for token in processor.continuation(text).tolist()]
+
+
 def slots_of(sample: LiveSample, tokens_per_slot: int = TOKENS_PER_SLOT, tokenise: Tokenise = words) -> list[list[str]]:
     """The slots of each of the assistant's turns: the leading one, then one after each frame.
 
-    A long reply is spread over slots, and the next one begins when it is finished. A prompt cuts a reply.
+    A long reply is spread over slots, as a session of this pace speaks it: the silence that ends a reply may be left
+    for a slot of its own. The next reply begins afterwards. A prompt cuts a reply.
     """
+    room = max(1, tokens_per_slot - 1)
     starts = [prompt.frame for prompt in sample.prompts]
     turns = []
     for start, end in zip(starts, [*starts[1:], len(sample.times)], strict=True):
@@ -41,11 +49,13 @@ def slots_of(sample: LiveSample, tokens_per_slot: int = TOKENS_PER_SLOT, tokenis
             if not start <= frame < end:
                 continue
             tokens = tokenise(text)
-            chunks = [tokens[part : part + tokens_per_slot] for part in range(0, len(tokens), tokens_per_slot)]
+            chunks = [tokens[part : part + room] for part in range(0, len(tokens), room)]
             free = max(free, frame - start)
+            ends = len(chunks[-1]) < room
             for place, chunk in enumerate(chunks[: len(slots) - free], 1):
-                slots[free] = f"{RESPONSE}{''.join(chunk)}{SILENCE if place == len(chunks) else ''}"
+                slots[free] = f"{RESPONSE}{''.join(chunk)}{SILENCE if ends and place == len(chunks) else ''}"
                 free += 1
+            free += not ends
         turns.append([SILENCE, *slots])
     return turns
 
@@ -61,7 +71,7 @@ def record_of(
 
     Args:
         video: the path of the clip's file.
-        tokens_per_slot: of a reply, the state token apart.
+        tokens_per_slot, tokenise: see `slots_of`.
     """
     messages = [{"role": "system", "content": system_prompt}]
     for prompt, slots in zip(sample.prompts, slots_of(sample, tokens_per_slot, tokenise), strict=True):

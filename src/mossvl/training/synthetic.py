@@ -24,7 +24,7 @@ from mossvl.processing.plan import ImagePlan, MediumPlan, VideoPlan
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic.drawing import Drawing, drawing
 from mossvl.synthetic.film import filmed
-from mossvl.synthetic.live_records import record_of
+from mossvl.synthetic.live_records import record_of, tokens_by
 from mossvl.synthetic.render import draw
 from mossvl.synthetic.scene import Clip, Scene
 from mossvl.synthetic.streaming import STREAMS, LiveSample
@@ -142,11 +142,7 @@ def encode_sample(processor: MossVLProcessor, sample: Sample, height: int, width
 
 def encode_live(processor: MossVLProcessor, sample: LiveSample, height: int, width: int) -> Example[Pictures]:
     """Encode a live stream; its tokens are those that its live record would give."""
-
-    def tokenise(text: str) -> list[str]:
-        return [processor.tokenizer.decode([token]) for token in processor.continuation(text).tolist()]
-
-    stream = read_example(record_of(sample, "", tokenise=tokenise), Path())
+    stream = read_example(record_of(sample, "", tokenise=tokens_by(processor)), Path())
     assert isinstance(stream, Stream)
     ids, labels = tokenised(processor, stream)
     times, layout = sample.times, processor.image_processor.layout
