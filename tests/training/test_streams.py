@@ -126,6 +126,22 @@ def test_live_and_other_records_are_mixed_in_files_and_batches(examples, encode,
     assert batch["input_ids"].shape[1] == sum(len(one.input_ids) for one in (mixed[0], mixed[1]))
 
 
+def test_a_long_stream_ends_before_a_frame(examples, record, processor):
+    (whole,) = examples(record)
+    patches = len(whole.pixels) // len(TIMES)
+    frame = processor.tokenizer.convert_tokens_to_ids("<|vision_start|>")
+    begins = (whole.input_ids == frame).nonzero().flatten().tolist()
+    length = len(whole.input_ids)
+    for longest, frames in ((length, 4), (length - 1, 3), (begins[3], 3), (begins[3] - 1, 2)):
+        (cut,) = examples(record, max_length=longest)
+        end = begins[frames] if frames < 4 else length
+        assert cut.input_ids.tolist() == whole.input_ids[:end].tolist() and cut.times == TIMES[:frames]
+        assert cut.labels.tolist() == whole.labels[:end].tolist() and cut.grids == whole.grids[:frames]
+        assert torch.equal(cut.pixels, whole.pixels[: frames * patches]) and cut.cut == length - end
+    with pytest.raises(DataError, match="cutting would lose images or frames"):
+        examples(record, max_length=begins[1] - 1, bad="stop")[0]
+
+
 def test_leading_slots_are_dropped_alike_whenever_a_record_is_read(examples, record):
     def lengths(seed):
         return [len(one.input_ids) for one in examples(*[record] * 20, slots=Slots(0.5, seed=seed))]

@@ -59,6 +59,15 @@ class Stream:
         """The times of all frames, in seconds."""
         return tuple(time for _, times in self.videos for time in times)
 
+    def first(self, frames: int) -> list[tuple[Any, tuple[float, ...]]]:
+        """The videos, with their instants, of the first frames."""
+        left, found = frames, []
+        for source, times in self.videos:
+            if own := times[:left]:
+                found.append((source, own))
+            left -= len(own)
+        return found
+
     def without_leading_slots(self, share: float, seed: object) -> "Stream":
         """A stream in which this share of the turns, chosen at random, begins with a frame instead of `<|silence|>`.
 

@@ -28,7 +28,7 @@ class FileExamples(Dataset[Example[Tensor]]):
 
     Args:
         media_dir: the folder of relative paths of media.
-        max_length: tokens to which examples are truncated.
+        max_length: tokens to which examples are truncated; a live stream ends before a frame.
         bad: "skip" replaces a bad record with the next good one, and reports it in `Example.skipped`; "stop" raises.
         slots: how the slots of live streams are learned.
 
@@ -88,7 +88,7 @@ class FileExamples(Dataset[Example[Tensor]]):
             read = read_example(record.value, self.media_dir)
             if isinstance(read, Stream):
                 read = self.slots.dropped(read, f"{record.file.name} {record.place}")
-                example = encode_stream(self.processor, read, self.options, self.slots.turn_end_loss)
+                example = encode_stream(self.processor, read, self.options, self.slots.turn_end_loss, self.max_length)
             else:
                 example = encode(self.processor, read, self.options)
             return truncated(example, self.max_length, self.processor.image_token_id)

@@ -13,6 +13,7 @@ from mossvl.options import MediaOptions
 from mossvl.processing.labels import IGNORED_LABEL
 from mossvl.processing.messages import check_characters
 from mossvl.processing.processor import MossVLProcessor
+from mossvl.processing.prompt import VISION_START
 from mossvl.processing.stream import TURN_END, StateTokens, frame_text, mentioning, opening_text, prompt_text
 from mossvl.processing.tensors import grid_of
 from mossvl.training.examples import Example, decoded
@@ -78,7 +79,11 @@ def tokenised(processor: MossVLProcessor, stream: Stream, turn_end_loss: bool = 
 
 
 def encode_stream(
-    processor: MossVLProcessor, stream: Stream, options: MediaOptions, turn_end_loss: bool = False
+    processor: MossVLProcessor,
+    stream: Stream,
+    options: MediaOptions,
+    turn_end_loss: bool = False,
+    max_length: int | None = None,
 ) -> Example[Tensor]:
     """Encode a live record, and decode its frames, which have the sizes of images.
 
@@ -86,6 +91,7 @@ def encode_stream(
 
     Args:
         turn_end_loss: whether the `<|im_end|>` of each turn has loss, too.
+        max_length: tokens; a longer stream ends before a frame, after one frame at least.
 
     Raises:
         CheckpointError: the tokenizer has no state tokens.
@@ -94,9 +100,17 @@ def encode_stream(
         OptionError: an option of media is invalid.
     """
     ids, labels = tokenised(processor, stream, turn_end_loss)
+    frames, tokens = len(stream.times), len(ids)
+    if max_length is not None and tokens > max_length:
+        starts = (ids == processor.tokenizer.convert_tokens_to_ids(VISION_START)).nonzero().flatten()
+        fitting = starts[1:][
+            starts[1:] <= max_length
+        ].tolist()  # begin of each frame but the first that may be left out
+        if fitting:
+            frames, ids, labels = len(fitting), ids[: fitting[-1]].clone(), labels[: fitting[-1]].clone()
     with ExitStack() as stack:
-        plans = processor.plan_stream(stream.videos, options, stack)
+        plans = processor.plan_stream(stream.first(frames), options, stack)
         layout = processor.image_processor.layout
         grids = [(1, *grid_of(plan, layout)[1:]) for plan in plans for _ in plan.timestamps]
         pixels = decoded(processor, plans)
-    return Example(ids, labels, grids, pixels, stream.times)
+    return Example(ids, labels, grids, pixels, stream.times[:frames], cut=tokens - len(ids))
