@@ -50,7 +50,7 @@ def test_shipped_tables_have_every_product_of_the_published_size():
     for table in tables.values():
         for kind in ("one_row", "rows_16", "rows_32"):
             assert table[kind].keys() == {str(one) for one in products() + quantized()}
-        assert table["decode"].keys() == {str(rows) for rows in blocks.ROWS}
+        assert table["decode"].keys() >= {str(rows) for rows in blocks.ROWS}
 
 
 @pytest.mark.parametrize("rows", [2, 16, 32])
@@ -73,6 +73,8 @@ def test_a_device_has_its_own_table(gpu):
         assert blocks.few_rows(DEVICE, rows, DOWN, torch.bfloat16) == FewRows(*table[kind][str(DOWN)])
     for rows, key in ((1, "1"), (2, "16"), (32, "32"), (33, "256"), (1000, "256")):
         assert blocks.decode(DEVICE, rows, torch.bfloat16) == Decode(*table["decode"][key])
+        crossing = table["decode"].get(f"{key}, cross", table["decode"][key])
+        assert blocks.decode(DEVICE, rows, torch.bfloat16, crosses=True) == Decode(*crossing)
 
 
 def test_a_device_without_a_table_takes_one_of_its_capability(gpu):

@@ -29,6 +29,7 @@ TOLERANCE = 0.02
 DECODE = [
     *(Decode(64, 4, 2, 4, 1), Decode(64, 4, 3, 2, 1), Decode(64, 4, 3, 3, 1), Decode(128, 4, 1, 3, 1)),
     *(Decode(32, 2, 4, 4, 1), Decode(32, 1, 4, 4, 1), Decode(64, 2, 2, 4, 1), Decode(128, 8, 1, 3, 1)),
+    *(Decode(32, 2, 6, 2, 1), Decode(32, 2, 6, 2, 4), Decode(32, 2, 8, 2, 1), Decode(64, 2, 4, 2, 1)),
 ]
 ONE_ROW = [
     OneRow(outs, inner, warps, ahead)
@@ -122,6 +123,7 @@ def _search(chain: Chain, table: dict[str, dict[str, list[int]]]) -> Iterator[tu
     searched: list[tuple[str, str, str, Sequence[Sequence[int]]]]
     searched = [(name, kind, str(one), candidates) for name, one in chain.products.items()]
     searched.append(("attention", "decode", str(chain.rows), DECODE))
+    searched.append(("attention to vision tokens", "decode", f"{chain.rows}, cross", DECODE))
     reference = chain.step()
     best = _microseconds(chain, reference)
     for number in range(ROUNDS):

@@ -50,7 +50,10 @@ class FewRows(NamedTuple):
 
 
 class Decode(NamedTuple):
-    """Decode attention: `tokens` at a time, `programs` a multiprocessor, splits of at least `share` times `tokens`."""
+    """Decode attention: `tokens` at a time, `programs` a multiprocessor.
+
+    `share`: splits have at least as many times `tokens`, if a row has eight times that.
+    """
 
     tokens: int
     warps: int
@@ -105,10 +108,18 @@ def few_rows(device: torch.device, rows: int, product: Product, dtype: torch.dty
     return FewRows(16, 512, 2, 4, 0, 0) if rows <= 16 else FewRows(32, 512, 4, 3, 0, 0)
 
 
-def decode(device: torch.device, rows: int, dtype: torch.dtype) -> Decode:
+def decode(device: torch.device, rows: int, dtype: torch.dtype, crosses: bool = False, fp8_page: int = 0) -> Decode:
+    """Decode attention of `rows` rows of a dtype, to vision tokens if it `crosses`.
+
+    Args:
+        fp8_page: tokens of a page, if pages are in FP8; else 0.
+    """
     if dtype.itemsize == 4:
         return Decode(32, 4, 4, 2, 1)
-    if found := measured(device).get("decode", {}).get(str(_at_most(rows))):
+    if fp8_page:  # Instructions bound the rate: they are fewest where a page holds whole blocks.
+        return Decode(64, 2, 4, 3, 1) if fp8_page >= 64 else Decode(32, 2, 4, 6, 1)
+    table, kind = measured(device).get("decode", {}), str(_at_most(rows))
+    if found := table.get(f"{kind}, cross" if crosses else kind) or table.get(kind):
         return Decode(*found)
     return Decode(64, 4, 3, 2, 1)
 

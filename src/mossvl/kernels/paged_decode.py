@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mossvl.kernels import blocks
 from mossvl.kernels.launch import LOG2_E, early, let_next_launch, multiprocessors, precision, wait
-from mossvl.kernels.paged_store import fp8_scale, in_fp8
+from mossvl.kernels.page_tables import aligned, page_of, rows_in
+from mossvl.kernels.paged_store import about_log2, as_factors, fp8_scale, in_fp8
 
 
 @triton.jit
@@ -24,12 +25,16 @@ def _rotated(x, other, weight, other_weight, sign, cos, sin, eps, D: tl.constexp
 def _attend(queries, keys, values, value_scales, live, scale, top, weight, acc, PRECISION: tl.constexpr):
     """Attend to one block of tokens: the online softmax's next maximum, sum, and weighted sum of values.
 
-    `value_scales` are the factors of values in FP8, or None.
+    `value_scales` are the factors of values in FP8, or None. With them, the maximum is about that of an exponential
+    times its factor, which half precision holds then.
     """
     keys, values = keys.to(queries.dtype), values.to(queries.dtype)
     scores = tl.dot(queries, keys.T, input_precision=PRECISION) * scale
     scores = tl.where(live, scores, float("-inf"))
-    higher = tl.maximum(top, tl.max(scores, 1))
+    if value_scales is None:
+        higher = tl.maximum(top, tl.max(scores, 1))
+    else:
+        higher = tl.maximum(top, tl.max(scores + about_log2(value_scales), 1))
     shrink = tl.exp2(top - higher)
     exps = tl.exp2(scores - higher[:, None])
     weight = weight * shrink + tl.sum(exps, 1)
@@ -37,6 +42,13 @@ def _attend(queries, keys, values, value_scales, live, scale, top, weight, acc, 
         exps *= value_scales
     acc = tl.dot(exps.to(values.dtype), values, acc * shrink[:, None], input_precision=PRECISION)
     return higher, weight, acc
+
+
+@triton.jit
+def _splits(blocks, share, SHARE: tl.constexpr):
+    """The number of splits of some blocks: of `share` blocks at least, and of SHARE where there are eight of these."""
+    least = tl.maximum(tl.minimum(tl.cdiv(blocks, 8), SHARE), share)
+    return tl.maximum(tl.cdiv(blocks, tl.maximum(least, 1)), 1)
 
 
 @triton.jit(do_not_specialize=["rows", "budget"])
@@ -95,41 +107,43 @@ def _decode_kernel(
     index = tl.arange(0, ROWS)
     all_lengths = tl.load(lengths + index, mask=index < rows, other=0)
     all_stored = tl.maximum(all_lengths - NEW, 0)
+    if starts is not None:
+        all_starts = tl.load(starts + index, mask=index < rows, other=0)
+        all_stored += tl.where(all_stored > 0, all_starts - aligned(all_starts, PAGE, BLOCK), 0)
     all_blocks = tl.cdiv(all_stored, BLOCK)
-    share = tl.maximum(tl.cdiv(tl.sum(all_blocks) * KV_HEADS, budget), SHARE)  # So there are at most as many programs.
-    all_splits = tl.where(index < rows, tl.maximum(tl.cdiv(all_blocks, share), 1), 0)
+    share = tl.cdiv(tl.sum(all_blocks) * KV_HEADS, budget)  # So there are at most as many programs.
+    all_splits = tl.where(index < rows, _splits(all_blocks, share, SHARE), 0)
     ends = tl.cumsum(all_splits * KV_HEADS, 0)
     row = tl.sum((ends <= program).to(tl.int32))
     if row < rows:
         length = tl.sum(tl.where(index == row, all_lengths, 0))
-        stored = tl.maximum(length - NEW, 0)
-        whole = tl.cdiv(stored, BLOCK)
-        splits = tl.maximum(tl.cdiv(whole, share), 1)
+        start = 0 if starts is None else tl.load(starts + row)
+        base = aligned(start, PAGE, BLOCK)
+        end = start + tl.maximum(length - NEW, 0)
+        whole = tl.where(end > start, tl.cdiv(end - base, BLOCK), 0)
+        splits = _splits(whole, share, SHARE)
         inside = program - (tl.sum(tl.where(index == row, ends, 0)) - splits * KV_HEADS)
         head, split = inside // splits, inside % splits
         first, last = whole * split // splits, whole * (split + 1) // splits
         table = tables + tl.load(table_rows + row).to(tl.int64) * table_stride
-        start = 0 if starts is None else tl.load(starts + row)
-        end = start + stored
 
         lane = tl.arange(0, 16)  # query heads of the group, padded to the least size of `tl.dot`
         group = lane < GROUP
         dim = tl.arange(0, D)
         token = tl.arange(0, BLOCK)
         # Other steps wrote the stored tokens: the first block loads while the previous kernel ends.
-        tokens = start + first * BLOCK + token
-        live = (tokens < end) & (first < last)
-        page = tl.load(table + tokens // PAGE, mask=live, other=0)
-        place = ((head * PAGE + tokens % PAGE) * D)[:, None] + dim
-        keys = tl.load(k_pool + (page.to(tl.int64) * k_page_stride)[:, None] + place, mask=live[:, None], other=0.0)
-        values = tl.load(v_pool + (page.to(tl.int64) * v_page_stride)[:, None] + place, mask=live[:, None], other=0.0)
+        begin = base + first * BLOCK
+        live = (begin + token >= start) & (begin + token < end) & (first < last)
+        page = page_of(table, begin, end, PAGE, BLOCK)
+        key = rows_in(k_pool, page, k_page_stride, begin, head, PAGE, BLOCK, D)[:, None] + dim
+        value = rows_in(v_pool, page, v_page_stride, begin, head, PAGE, BLOCK, D)[:, None] + dim
+        keys = tl.load(key, mask=live[:, None], other=0.0)
+        values = tl.load(value, mask=live[:, None], other=0.0)
         value_scales = None
         if FP8:
-            scale_of = v_scales + head * PAGE
-            scale_places = scale_of + page.to(tl.int64) * v_scale_stride + tokens % PAGE
-            value_scales = tl.load(scale_places, mask=live, other=0.0).to(tl.float32)
-        next_tokens = tokens + BLOCK
-        next_page = tl.load(table + next_tokens // PAGE, mask=next_tokens < end, other=0)
+            factor = rows_in(v_scales, page, v_scale_stride, begin, head, PAGE, BLOCK, 1)
+            value_scales = tl.load(factor, mask=live, other=0.0).to(tl.float32)
+        page = page_of(table, begin + BLOCK, end, PAGE, BLOCK)
 
         swapped = (dim + D // 2) % D
         sign = tl.where(dim < D // 2, -1.0, 1.0)
@@ -144,7 +158,8 @@ def _decode_kernel(
         query = q + wide_row * q_stride + heads
         x = tl.load(query + dim, mask=group[:, None], other=0.0)
         other = tl.load(query + swapped, mask=group[:, None], other=0.0)
-        queries = _rotated(x, other, weight_q, weight_swapped, sign, cosine, sine, eps, D).to(q.dtype.element_ty)
+        queries = _rotated(x, other, weight_q, weight_swapped, sign, cosine, sine, eps, D)
+        queries = as_factors(queries, q.dtype.element_ty, FP8)
         top = tl.full([16], float("-inf"), tl.float32)
         weight = tl.zeros([16], tl.float32)
         acc = tl.zeros([16, D], tl.float32)
@@ -161,7 +176,7 @@ def _decode_kernel(
             if FP8:
                 new_key = in_fp8(new_key / key_scale)
                 new_scale = fp8_scale(tl.max(tl.abs(new_value.to(tl.float32)))).to(v_scales.dtype.element_ty)
-                tl.store(scale_of + new_page * v_scale_stride + end % PAGE, new_scale, mask=mine)
+                tl.store(v_scales + new_page * v_scale_stride + head * PAGE + end % PAGE, new_scale, mask=mine)
                 new_scale = new_scale.to(tl.float32)
                 new_value = in_fp8(new_value.to(tl.float32) / new_scale)
             new_key, new_value = new_key.to(k_pool.dtype.element_ty), new_value.to(v_pool.dtype.element_ty)
@@ -173,21 +188,23 @@ def _decode_kernel(
             weight = tl.where(mine, 1.0, weight)
             new_value = new_value.to(tl.float32)
             if FP8:
-                new_value *= new_scale
+                level = about_log2(new_scale)
+                top += level
+                weight *= tl.exp2(-level)
+                new_value *= new_scale * tl.exp2(-level)
             acc = tl.where(mine, new_value[None, :], acc)
         if first < last:
             top, weight, acc = _attend(queries, keys, values, value_scales, live, scale, top, weight, acc, PRECISION)
         # Look pages up one block ahead: Triton hardly pipelines loads that depend on a load of the same iteration.
         for number in tl.range(first + 1, last, num_stages=STAGES):
-            tokens = start + number * BLOCK + token
-            live = tokens < end
-            place = ((head * PAGE + tokens % PAGE) * D)[:, None] + dim
-            key = k_pool + (next_page.to(tl.int64) * k_page_stride)[:, None] + place
-            value = v_pool + (next_page.to(tl.int64) * v_page_stride)[:, None] + place
+            begin = base + number * BLOCK
+            live = begin + token < end
+            key = rows_in(k_pool, page, k_page_stride, begin, head, PAGE, BLOCK, D)[:, None] + dim
+            value = rows_in(v_pool, page, v_page_stride, begin, head, PAGE, BLOCK, D)[:, None] + dim
             if FP8:
-                scale_places = scale_of + next_page.to(tl.int64) * v_scale_stride + tokens % PAGE
-                value_scales = tl.load(scale_places, mask=live, other=0.0).to(tl.float32)
-            next_page = tl.load(table + (tokens + BLOCK) // PAGE, mask=tokens + BLOCK < end, other=0)
+                factor = rows_in(v_scales, page, v_scale_stride, begin, head, PAGE, BLOCK, 1)
+                value_scales = tl.load(factor, mask=live, other=0.0).to(tl.float32)
+            page = page_of(table, begin + BLOCK, end, PAGE, BLOCK)
             keys = tl.load(key, mask=live[:, None], other=0.0)
             values = tl.load(value, mask=live[:, None], other=0.0)
             top, weight, acc = _attend(queries, keys, values, value_scales, live, scale, top, weight, acc, PRECISION)
@@ -310,7 +327,7 @@ def decode_attention(
     if not rows:
         return out
     group = heads // kv_heads
-    chosen = blocks.decode(q.device, rows, q.dtype)
+    chosen = blocks.decode(q.device, rows, q.dtype, new is None, 0 if v_scales is None else page)
     # A row's last split of a kv head may be shorter than the others: such splits get programs of their own.
     at_once = chosen.programs * multiprocessors(q.device)
     budget = max(at_once - rows * kv_heads, at_once // 2)

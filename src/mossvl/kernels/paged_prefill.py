@@ -6,6 +6,8 @@ import triton.language as tl
 from torch import Tensor
 
 from mossvl.kernels.launch import LOG2_E, depend, early, multiprocessors, precision
+from mossvl.kernels.page_tables import aligned, in_pages, pages_of, places
+from mossvl.kernels.paged_store import about_log2, as_factors
 
 TILE_ROWS = 32
 """Query rows of a tile, all of one sequence; with 4 query heads a kv head, 128 rows of a matrix product."""
@@ -19,8 +21,10 @@ def _prefill_blocks(
     weight,
     begin,
     end,
+    free,
     head,
-    start,
+    base,
+    hidden,
     seen,
     high,
     table,
@@ -39,36 +43,43 @@ def _prefill_blocks(
     PRECISION: tl.constexpr,
     FP8: tl.constexpr,
 ):
-    """Attend to blocks begin…end of a tile's tokens.
+    """Attend to blocks begin…end of a tile's tokens, which are counted from `base` of the sequence.
 
-    `seen` (queries,) counts visible tokens, the first of them at `start` of the sequence; `high` is its maximum.
+    Query i sees the tokens from `hidden` to seen[i]; `high` is the maximum of `seen`. With MASKED, the first block may
+    stand for block 0: if its number is below `free`.
     """
-    dim = tl.arange(0, D)
     token = tl.arange(0, BLOCK)
     # Look pages up one block ahead: Triton hardly pipelines loads that depend on a load of the same iteration.
-    page = tl.load(table + (start + begin * BLOCK + token) // PAGE, mask=begin * BLOCK + token < high, other=0)
-    for index in tl.range(begin, end, num_stages=STAGES):
-        tokens = index * BLOCK + token
-        places = start + tokens
-        within = ((head * PAGE + places % PAGE) * D)[:, None] + dim
-        key = k_pool + (page.to(tl.int64) * k_page_stride)[:, None] + within
-        value = v_pool + (page.to(tl.int64) * v_page_stride)[:, None] + within
+    first = base + (tl.where(begin < free, 0, begin) if MASKED else begin) * BLOCK
+    pages = pages_of(table, first, base + high, PAGE, BLOCK)
+    for number in tl.range(begin, end, num_stages=STAGES):
+        index = tl.where(number < free, 0, number) if MASKED else number
+        tokens, first = index * BLOCK + token, base + index * BLOCK
+        key = places(k_pool, pages, k_page_stride, first, head, PAGE, BLOCK, D)
+        value = places(v_pool, pages, v_page_stride, first, head, PAGE, BLOCK, D)
         if FP8:
-            at = v_scales + page.to(tl.int64) * v_scale_stride + head * PAGE + places % PAGE
-            value_scale = tl.load(at, mask=tokens < high, other=0.0).to(tl.float32)
-        page = tl.load(table + (places + BLOCK) // PAGE, mask=tokens + BLOCK < high, other=0)
+            factor = places(v_scales, pages, v_scale_stride, first, head, PAGE, BLOCK, 1)
+        pages = pages_of(table, base + (number + 1) * BLOCK, base + high, PAGE, BLOCK)
         if MASKED:
-            keys = tl.load(key, mask=(tokens < high)[:, None], other=0.0)
-            values = tl.load(value, mask=(tokens < high)[:, None], other=0.0)
+            live = (tokens >= hidden) & (tokens < high)
+            there = in_pages(live, PAGE, BLOCK)
+            keys = tl.load(key, mask=there, other=0.0).reshape(BLOCK, D)
+            values = tl.load(value, mask=there, other=0.0).reshape(BLOCK, D)
         else:
-            keys = tl.load(key)
-            values = tl.load(value)
+            keys = tl.load(key).reshape(BLOCK, D)
+            values = tl.load(value).reshape(BLOCK, D)
+        if FP8:
+            value_scale = tl.load(factor, mask=there if MASKED else None, other=0.0 if MASKED else None)
+            value_scale = value_scale.to(tl.float32).reshape(BLOCK)
         if FP8:
             keys, values = keys.to(queries.dtype), values.to(queries.dtype)
         scores = tl.dot(queries, keys.T, input_precision=PRECISION)
         if MASKED:
-            scores = tl.where(tokens < seen[:, None], scores, float("-inf"))
-        higher = tl.maximum(top, tl.max(scores, 1) * scale)
+            scores = tl.where((tokens >= hidden) & (tokens < seen[:, None]), scores, float("-inf"))
+        if FP8:  # The maximum is about that of an exponential times its factor, so that float16 holds them.
+            higher = tl.maximum(top, tl.max(scores * scale + about_log2(value_scale), 1))
+        else:
+            higher = tl.maximum(top, tl.max(scores, 1) * scale)
         level = higher
         if MASKED:
             level = tl.where(higher == float("-inf"), 0.0, higher)  # no visible token so far: avoid inf - inf
@@ -127,28 +138,31 @@ def _prefill_kernel(
     query = tl.arange(0, TILE * GROUP)
     row = query // GROUP
     live = row < rows
-    seen = tl.load(visible + begin + row, mask=live, other=0)
+    base = aligned(start, PAGE, BLOCK)
+    hidden = start - base
+    seen = hidden + tl.load(visible + begin + row, mask=live, other=0)
     high = tl.max(seen)
     low = tl.min(tl.where(live, seen, high))
     dim = tl.arange(0, D)
     place = (begin + row).to(tl.int64)[:, None]
     part = ((head * GROUP + query % GROUP) * D)[:, None] + dim
-    queries = tl.load(q + place * q_stride + part, mask=live[:, None], other=0.0)
+    queries = as_factors(tl.load(q + place * q_stride + part, mask=live[:, None], other=0.0), q.dtype.element_ty, FP8)
 
     blocks = tl.cdiv(high, BLOCK)
     first = blocks * tl.program_id(1) // SPLITS
     last = blocks * (tl.program_id(1) + 1) // SPLITS
-    free = tl.minimum(tl.maximum(low // BLOCK, first), last)
+    partly = ((hidden > 0) & (first == 0) & (last > 0)).to(tl.int32)  # The first block is hidden in part.
+    free = tl.minimum(tl.maximum(low // BLOCK, first + partly), last)
     acc = tl.zeros([TILE * GROUP, D], tl.float32)
     top = tl.full([TILE * GROUP], float("-inf"), tl.float32)
     weight = tl.zeros([TILE * GROUP], tl.float32)
     acc, top, weight = _prefill_blocks(
-        queries, acc, top, weight, first, free, head, start, seen, high, table, k_pool, v_pool, v_scales, scale,
-        k_page_stride, v_page_stride, v_scale_stride, D, PAGE, BLOCK, False, STAGES, PRECISION, FP8,
+        queries, acc, top, weight, first + partly, free, free, head, base, hidden, seen, high, table, k_pool, v_pool,
+        v_scales, scale, k_page_stride, v_page_stride, v_scale_stride, D, PAGE, BLOCK, False, STAGES, PRECISION, FP8,
     )  # fmt: skip
     acc, top, weight = _prefill_blocks(
-        queries, acc, top, weight, free, last, head, start, seen, high, table, k_pool, v_pool, v_scales, scale,
-        k_page_stride, v_page_stride, v_scale_stride, D, PAGE, BLOCK, True, STAGES, PRECISION, FP8,
+        queries, acc, top, weight, free - partly, last, free, head, base, hidden, seen, high, table, k_pool, v_pool,
+        v_scales, scale, k_page_stride, v_page_stride, v_scale_stride, D, PAGE, BLOCK, True, STAGES, PRECISION, FP8,
     )  # fmt: skip
 
     if SPLITS == 1:
