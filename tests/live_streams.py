@@ -1,6 +1,7 @@
 """Live sessions of the golden checkpoint, and what one forward pass over a whole stream makes of it."""
 
 import copy
+import threading
 import time
 
 import numpy as np
@@ -56,8 +57,7 @@ class Watched:
 
     @property
     def decisions(self):
-        self.events += self.session.take()
-        return sum(isinstance(one, Decision) for one in self.events)
+        return len(told(self, Decision))
 
     @property
     def raw(self):
@@ -130,3 +130,31 @@ def hide(monkeypatch, unseen):
 def context_drawn(context):
     """The tokens that were drawn, in order."""
     return list(context.answer)
+
+
+class Clock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+def begin(llm, **options):
+    options = {"system_prompt": "", "tokens_per_second": None, "max_context": 512, "max_pixels": 1 << 14, **options}
+    return Watched(llm.live("Go.", **options), "")
+
+
+def told(watched, kind):
+    watched.events += watched.session.take()
+    return [one for one in watched.events if isinstance(one, kind)]
+
+
+def blocked(llm):
+    """Keep the engine's thread busy until the returned function is called."""
+    free, busy = threading.Event(), threading.Event()
+    llm.engine.loop.inbox.put(lambda: (busy.set(), free.wait(60)))
+    assert busy.wait(60)
+    return free.set

@@ -141,6 +141,7 @@ class MossVL:
             CheckpointError: the checkpoint has no tokens for it.
             EngineError: the device has failed, or the engine is being closed.
             InputError: a text or an option cannot be used.
+            SessionLimitError: no session more fits into the engine; it says how many do.
         """
         if options is not None and chosen:
             raise OptionError(f"give either options or {', '.join(chosen)}, not both")

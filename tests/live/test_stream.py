@@ -1,26 +1,13 @@
 """A session's tokens, positions and what its rows see are those of one forward pass over the whole stream."""
 
-import threading
-
 import pytest
-from live_streams import Watched, check_stream, picture, request_of, talkative, until
+from live_streams import Watched, blocked, check_stream, picture, request_of, talkative, told, until
 
 import mossvl
 from mossvl.live.events import Closed, Interrupted, Seen, Silence, SpeechStarted, Text, Turn
 from mossvl.processing.stream import REALTIME, frame_text, opening_text, prompt_text
 
 SILENCE = "<|silence|>"
-
-
-@pytest.fixture(scope="module")
-def talker(loaded):
-    return talkative(*loaded)
-
-
-@pytest.fixture
-def llm(talker, processor):
-    with mossvl.MossVL(talker, processor, memory=1 << 24) as llm:
-        yield llm
 
 
 def begin(llm, prompt="", **options):
@@ -108,11 +95,6 @@ def await_words(request, count):
     until(lambda: request.rests or len(request.context.answer) >= known + count)
 
 
-def told(watched, kind):
-    watched.events += watched.session.take()
-    return [one for one in watched.events if isinstance(one, kind)]
-
-
 def seen(watched):
     return told(watched, Seen)
 
@@ -128,14 +110,14 @@ def test_frames_that_wait_are_seen_one_in_a_slot(llm, talker, processor):
 def test_all_that_waits_is_given_at_once_as_published(llm, talker, processor):
     watched = begin(llm, tokens_per_slot=4, frames="drain", inserted_silence="published")
     watched.decide(1)
-    blocked = begin_blocked(llm)
+    free = blocked(llm)
     session = watched.session
     session.say("First?")
     session.push(picture(1), 1.0)
     session.push(picture(2), 2.0)
     session.say("Second?")
     session.say("Third?", picture(3), 2.0)
-    blocked()
+    free()
     watched.decide(2)
     watched.pictures = [picture(1), picture(2), picture(3)]
     turns = "".join(prompt_text(text) + SILENCE for text in ("First?", "Second?", "Third?"))
@@ -149,18 +131,10 @@ def test_all_that_waits_is_given_at_once_as_published(llm, talker, processor):
     assert watched.raw == expected_raw(processor, order)
 
 
-def begin_blocked(llm):
-    """Keep the engine's thread busy until the returned function is called."""
-    free, busy = threading.Event(), threading.Event()
-    llm.engine.loop.inbox.put(lambda: (busy.set(), free.wait(60)))
-    assert busy.wait(60)
-    return free.set
-
-
 def test_a_prompt_alone_goes_before_the_frames_that_wait(llm, talker, processor):
     watched = begin(llm, tokens_per_slot=2)
     watched.decide(1)
-    free = begin_blocked(llm)
+    free = blocked(llm)
     for number in range(3):
         push(watched, float(number))
     watched.session.say("Now?")
@@ -182,11 +156,11 @@ def test_an_interruption_ends_the_reply_with_silence(overlaps, loaded, processor
     watched.given.append(SILENCE)
     assert watched.raw.endswith(SILENCE) and isinstance(watched.events[-1], Interrupted)
     watched.session.interrupt()  # Of nothing: it is silent.
-    free = begin_blocked(llm)
+    free = blocked(llm)
     push(watched, 1.0)
     free()
     until(lambda: len(seen(watched)) == 1)
-    free = begin_blocked(llm)
+    free = blocked(llm)
     watched.session.interrupt()
     push(watched, 2.0)
     watched.given[-1] = SILENCE + watched.given[-1]

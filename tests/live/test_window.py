@@ -2,16 +2,11 @@
 
 import pytest
 import torch
-from live_streams import Watched, check_pass, hide, passed, picture, request_of, talkative, until
+from live_streams import Watched, check_pass, hide, passed, picture, request_of, talkative, told, until
 
 import mossvl
 from mossvl.live.events import Closed, Evicted, RolledOver, Seen
 from mossvl.processing.stream import frame_text, opening_text
-
-
-@pytest.fixture(scope="module")
-def talker(loaded):
-    return talkative(*loaded)
 
 
 @pytest.fixture
@@ -36,11 +31,6 @@ def show(watched, time):
     watched.session.push(watched.pictures[-1], time)
     watched.given.append(frame_text(time))
     watched.decide(seen + 1)
-
-
-def told(watched, kind):
-    watched.events += watched.session.take()
-    return [one for one in watched.events if isinstance(one, kind)]
 
 
 @pytest.mark.parametrize("options", [{"window_seconds": 2.0}, {"window_seconds": None, "window_frames": 3}], ids=str)

@@ -91,17 +91,20 @@ class Engine:
         open: bool = False,
         calls: Collection[str] = (),
         director: Director | None = None,
+        pages: int = 0,
     ) -> Handle:
         """Answer what comes from a source; as `submit`.
 
         Args:
             open: prompts will be appended (see `extend`); the query ends when it is cancelled.
-            director: says what is appended to an open query.
+            director: says what is appended to an open query, that of a live session.
+            pages: that the session reserves.
             calls: functions of which one call ends an answer.
 
         Raises:
             OptionError: an open query has several answers, stop strings, a least length or a form of its answer; or
                 `logit_bias` or `stop_token_ids` has a token that the model does not know.
+            SessionLimitError: no session more fits.
         """
         params = options if params is None else params
         many = params.n > 1 or params.prompt_logprobs is not None
@@ -121,7 +124,7 @@ class Engine:
         follower = None if form is None else self.grammars.follower(form, source.tokenizer, params.n)
         job = Job(source, options, params, handle, self.ends, follower, open=open, director=director)
         with self.loop.lock:
-            self.loop.add(job)
+            self.loop.add(job, pages)
             if self._thread is None:
                 arguments = weakref.ref(self), self.loop.inbox, self._closed
                 self._thread = threading.Thread(target=_serve, args=arguments, name="mossvl-engine", daemon=True)

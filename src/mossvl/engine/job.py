@@ -42,7 +42,8 @@ class Job:
         streams: encoding may begin before all frames are loaded.
         open: prompts may be appended. An end token or the maximum length parks the request; cancelling ends the job.
         appended: prompts that wait to be appended, FIFO.
-        director: decides what an open job does next; None where others append.
+        director: decides what an open job does next, which is a live session's; None where others append.
+        reserved: pages that are reserved for a live session.
     """
 
     source: Source
@@ -62,6 +63,7 @@ class Job:
     open: bool = False
     appended: deque[Appended] = field(default_factory=deque)
     director: Director | None = None
+    reserved: int = 0
     _undecided: bool = True
     _watches: list[TextStream | None] = field(default_factory=list)
 
@@ -152,6 +154,7 @@ class Job:
                 pixel_scale=self.source.pixel_scale,
                 matcher=self.follower.matchers[number] if self.follower else None,
                 live=self.director is not None,
+                reserved=self.reserved,
             )
             if self.params.seed is not None:
                 request.seed = (self.params.seed + number) % 2**63
@@ -249,6 +252,7 @@ class Job:
             vision_chunk=self.options.vision_chunked_length,
             pixel_scale=self.source.pixel_scale,
             live=True,
+            reserved=self.reserved,
             seed=(old.seed * 6364136223846793005 + 1442695040888963407) % 2**63,
         )
         self.requests = [request]

@@ -8,26 +8,24 @@ import queue
 import threading
 import time
 from bisect import insort_right
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Callable
 from traceback import clear_frames
-from typing import Any
 
 import torch
 
 from mossvl.device.budget import budget_for, costs_for
 from mossvl.device.runner import Pending, Runner
 from mossvl.device.sampler import NOT_A_NUMBER
-from mossvl.device.scores import Scores
 from mossvl.engine.failures import failure
 from mossvl.engine.job import Job
+from mossvl.engine.logprobs import told_of, told_prompts
 from mossvl.engine.prompts import Prompts
 from mossvl.errors import EngineError, MossVLError
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.options import EngineConfig
-from mossvl.queries.results import TokenLogprobs
 from mossvl.scheduling.pages import PageCache
 from mossvl.scheduling.request import Request
+from mossvl.scheduling.reservations import Reservations
 from mossvl.scheduling.scheduler import Scheduler
 from mossvl.scheduling.step import Step
 from mossvl.sources.source import Appended, Event, Frame, Loaded, Stalled
@@ -68,6 +66,7 @@ class Loop:
         )
         max_vision = self.runner.executor.tables.max_vision
         self._prompts = Prompts(model.config, self.scheduler.allocator, max_vision)
+        self.reservations = Reservations(pool.num_pages, config)
         self.jobs: list[Job] = []
         self.inbox: Inbox = queue.SimpleQueue()
         self.lock = threading.Lock()
@@ -77,16 +76,22 @@ class Loop:
         self._to_follow: list[Job] = []
         self._set_up_in: threading.Thread | None = None
 
-    def add(self, job: Job) -> None:
+    def add(self, job: Job, pages: int = 0) -> None:
         """Add a query, from any thread that holds the lock.
+
+        Args:
+            pages: that a live session reserves.
 
         Raises:
             EngineError: the device has failed, or the engine is being closed.
+            SessionLimitError: no session more fits.
         """
         if self.broken is not None:
             raise self.broken
         if self.closing:
             raise EngineError("the engine is being closed and takes no query; ask again once close() has returned")
+        if job.director is not None:
+            job.reserved = self.reservations.reserve(pages)
         self.jobs.append(job)
         self.inbox.put(lambda: self._receive(job))
 
@@ -359,6 +364,8 @@ class Loop:
             request.pixels.clear()
         self.runner.encoder.give_up()
         self.jobs.remove(job)
+        if job.director is not None:
+            self.reservations.give_back(job.reserved)
         if error is not None:
             logger.info("a query has failed", exc_info=error)
             # The handle keeps the error; its traceback would keep pixels and caches alive.
@@ -373,19 +380,3 @@ class Loop:
         self._read_inbox()
         for job in list(self.jobs):
             self._end(job, self.broken)
-
-
-def told_of(logprobs: Sequence[Any], row: int, token: int, wanted: int | None) -> TokenLogprobs | None:
-    """Log-probabilities of a drawn token and its likeliest alternatives; `logprobs` are those of `Drawn`, as lists."""
-    if wanted is None:
-        return None
-    own, best, ids = logprobs
-    return TokenLogprobs(token, own[row], list(zip(ids[row][:wanted], best[row][:wanted], strict=True)))
-
-
-def told_prompts(scored: Sequence[tuple[Request[Job], range]], scores: Scores) -> None:
-    """Hand out log-probabilities of prompts' tokens, in the order of the requests' rows."""
-    told = zip(*(part.tolist() for part in scores), strict=True)
-    for request, rows in scored:
-        for row, (logprob, rank, best, ids) in zip(rows, islice(told, len(rows)), strict=True):
-            request.owner.tell_prompt(request, row + 1, logprob, rank, zip(ids, best, strict=True))

@@ -30,7 +30,7 @@ class LiveOptions:
         queue: frames that wait at most.
         window_seconds, window_frames: how long, and how many, frames are seen; older ones leave. None for no limit.
         max_context: text tokens of the session before it rolls over into a new, shorter context; by default 8,192, or
-            as many as the model or the engine's memory holds.
+            a sixteenth of what the model or the engine's memory holds.
         inserted_silence: whether `<|silence|>` follows every prompt ("always"), or only one that comes with a frame
             ("published").
         max_new_tokens: tokens drawn after each input at most; None for no limit.

@@ -13,29 +13,24 @@ from numbers import Real
 from threading import Lock
 from typing import Any, Self
 
-import torch
-
 from mossvl.engine.engine import Engine
-from mossvl.errors import ContextLengthError, InputError, OptionError, PromptError
-from mossvl.live.director import Bounds, Clock, LiveDirector
-from mossvl.live.events import Closed, Dropped, LiveEvent
+from mossvl.errors import ContextLengthError, InputError
+from mossvl.live.director import Clock, LiveDirector
+from mossvl.live.ending import Ending
+from mossvl.live.events import Dropped, LiveEvent
 from mossvl.live.inbox import Inbox
-from mossvl.live.kept import Kept, Messages
+from mossvl.live.kept import Kept
+from mossvl.live.opening import Opening, bounds_of, checked_messages, pages_of
 from mossvl.live.options import LiveOptions
 from mossvl.live.outbox import Outbox
 from mossvl.live.segments import Asked, Picture, StreamTokens
 from mossvl.live.usage import Usage
 from mossvl.options import GenerationOptions
 from mossvl.processing.processor import MossVLProcessor
-from mossvl.processing.stream import REALTIME
-from mossvl.queries.handle import Handle
 from mossvl.queries.waker import Waker
 from mossvl.sources.digests import frame_of
-from mossvl.sources.source import Loaded, Planned, Report
 
 logger = logging.getLogger(__name__)
-MAX_CONTEXT = 8192
-"""Text tokens of a session before it rolls over, unless the model or the memory holds less."""
 LATEST = 1e8
 """Largest time of a frame: three years."""
 
@@ -56,6 +51,7 @@ class LiveSession:
         CheckpointError: the checkpoint has no state tokens.
         EngineError: the engine has failed, or is being closed.
         InputError: a text or an option cannot be used.
+        SessionLimitError: no session more fits into the engine.
     """
 
     def __init__(
@@ -91,7 +87,8 @@ class LiveSession:
         )
         source = Opening(processor, opening)
         self._director, self._ending, self._opening = director, ending, len(opening)
-        ending.begun(engine.begin(source, self._generation(), open=True, director=director))
+        pages = pages_of(engine, processor, self.options, bounds)
+        ending.begun(engine.begin(source, self._generation(), open=True, director=director, pages=pages))
         self._abandoned = weakref.finalize(self, ending.close, "closed")
         self._abandoned.atexit = False
         self._pushing = Lock()
@@ -277,114 +274,6 @@ class LiveSession:
         never = self._tokens.never_drawn
         options = self.options.generation
         return replace(options, logit_bias=dict.fromkeys(never, -100.0)) if never else options
-
-
-class Opening:
-    """The source of a session's first prompt, which has no frames."""
-
-    patience, held, repeatable = 60.0, 0, False
-
-    def __init__(self, processor: MossVLProcessor, ids: list[int]) -> None:
-        self.tokenizer, self.pixel_scale = processor.tokenizer, processor.pixel_scale
-        self._ids = torch.tensor(ids, dtype=torch.long)
-
-    def start(self, report: Report, first: int | None = None) -> None:
-        report(Planned("", self._ids, [], [], [], streams=False))
-        report(Loaded())
-
-    def release(self, patches: torch.Tensor) -> None: ...
-
-    def stop(self) -> None: ...
-
-
-class Ending:
-    """Ends a session, once, and tells how. It knows no session, so that one that nobody holds is ended.
-
-    Args:
-        most: tokens of the prefill of another session.
-    """
-
-    def __init__(self, wake: Callable[[], None], inbox: Inbox, outbox: Outbox, kept: Kept, most: int) -> None:
-        self._wake, self._inbox, self._outbox, self._kept, self._most = wake, inbox, outbox, kept, most
-        self._handle: Handle | None = None
-        self._reason: str | None = None
-        self.error: Exception | None = None
-
-    def begun(self, handle: Handle) -> None:
-        self._handle = handle
-        handle.when_ended(self._ended)
-
-    def close(self, reason: str) -> None:
-        """End the session, for a reason of `Closed`."""
-        if self._reason is None:
-            self._reason = reason
-        self._inbox.close()
-        if self._handle is not None:
-            self._handle.cancel()
-        self._wake()
-
-    def _ended(self) -> None:
-        """Tell the end, in the engine's thread."""
-        assert self._handle is not None
-        self._inbox.close()
-        failed = self._handle.error is not None and not self._handle.was_cancelled
-        self.error = self._handle.error if failed else None
-        reason = "error" if failed else self._reason or "closed"
-        prefill: Messages = []
-        try:
-            prefill = self._kept.prefill(self._most)
-        except Exception:
-            logger.warning("a session's end could not be told in messages", exc_info=True)
-        pictures = self._kept.pictures
-        time = pictures[-1].time if pictures else None
-        self._outbox.tell(Closed(time=time, reason=reason, prefill=prefill, error=self.error))
-        self._outbox.announce()
-
-
-def bounds_of(engine: Engine, options: LiveOptions) -> Bounds:
-    """How large the session's context may become.
-
-    Raises:
-        OptionError: `max_context` is more than the model or the memory holds.
-    """
-    positions, memory = engine.model.config.text_config.max_position_embeddings, engine.scheduler.allocator.capacity(0)
-    most = min(positions - 1, memory - 1)
-    if options.max_context is not None and options.max_context > most:
-        raise OptionError(
-            f"max_context={options.max_context} is more than the {most} text tokens that this model and the engine's "
-            "memory hold; lower it",
-            option="max_context",
-        )
-    return Bounds(options.max_context or min(MAX_CONTEXT, most), positions)
-
-
-def checked_messages(prompt: str, system_prompt: str | None, prefill: Sequence[Mapping[str, str]] | None) -> Messages:
-    """The messages with which a session begins.
-
-    Raises:
-        OptionError: `prefill` is given beside prompts.
-        PromptError: a message is malformed.
-    """
-    if prefill is None:
-        given = REALTIME if system_prompt is None else system_prompt
-        for name, text in (("prompt", prompt), ("system_prompt", given)):
-            if not isinstance(text, str):
-                raise PromptError(f"{name}={text!r:.100} must be a text")
-        return [{"role": "system", "content": given}, {"role": "user", "content": prompt}]
-    if prompt or system_prompt is not None:
-        raise OptionError("give prefill, or prompt and system_prompt; not both", option="prefill")
-    messages = []
-    for message in prefill:
-        known = isinstance(message, Mapping) and message.get("role") in ("system", "user", "assistant")
-        if not known or not isinstance(message.get("content"), str):
-            raise PromptError(
-                f"prefill: {message!r:.100} is no message; give a role, 'system', 'user' or 'assistant', and a text as "
-                "content"
-            )
-        messages.append({"role": message["role"], "content": message["content"]})
-    if not any(message["role"] == "user" for message in messages):
-        raise PromptError("prefill has no user's message; give one, which may be empty")
-    return messages
 
 
 def checked_time(time: float) -> float:

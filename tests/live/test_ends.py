@@ -1,0 +1,160 @@
+"""How sessions end, and what their readers are told."""
+
+import asyncio
+import gc
+import random
+import threading
+
+import pytest
+from live_streams import Clock, begin, picture, told, until
+
+from mossvl.errors import SessionClosed
+from mossvl.live.events import Closed, Decision, Seen, Silence, Text
+
+
+def test_a_session_that_is_closed_takes_nothing_and_tells_its_end_once(llm):
+    with begin(llm).session as session:
+        pass
+    assert [type(one) for one in session][-1] is Closed and not session.active
+    for act in (lambda: session.push(picture(0)), lambda: session.say("x"), session.interrupt, session.final):
+        with pytest.raises(SessionClosed):
+            act()
+    session.close()
+    assert session.take() == [] and list(session) == []
+
+
+def test_a_final_input_ends_the_session_once_it_is_silent(llm):
+    watched = begin(llm, max_new_tokens=30)
+    watched.session.push(picture(0), 0.0)
+    watched.session.say("Last?", picture(1), 1.0, final=True)
+    events = list(watched.session)
+    assert isinstance(events[-1], Closed) and events[-1].reason == "final"
+    assert len([one for one in events if isinstance(one, Seen)]) == 2
+
+
+def test_a_silent_session_ends_at_once_if_nothing_more_comes(llm):
+    watched = begin(llm, max_new_tokens=3)
+    watched.rest()
+    watched.session.final()
+    assert list(watched.session)[-1].reason == "final"
+
+
+def test_a_session_without_input_ends_after_its_idle_time(llm):
+    clock = Clock()
+    watched = begin(llm, idle_timeout=60.0, clock=clock, max_new_tokens=3)
+    watched.rest()
+    clock.now += 59.0
+    watched.session.push(picture(0), 0.0)
+    until(lambda: told(watched, Seen))
+    clock.now += 59.0
+    watched.rest()
+    assert watched.session.active
+    clock.now += 2.0
+    assert list(watched.session)[-1].reason == "idle"
+
+
+def test_a_session_that_nobody_holds_is_ended(llm):
+    session = llm.live()
+    until(lambda: llm.engine.active == 1)
+    del session
+    gc.collect()
+    until(lambda: not llm.engine.active)
+
+
+def test_a_session_that_fails_tells_why_and_no_other_one_does(llm, monkeypatch):
+    other, failing = begin(llm, tokens_per_slot=2), begin(llm, tokens_per_slot=2)
+    failing.decide(1)
+
+    def fail(context):
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr(failing.session._director, "next", fail)
+    failing.session.push(picture(0), 0.0)
+    closed = list(failing.session)[-1]
+    assert closed.reason == "error" and "injected" in str(closed.error) and failing.session.error is closed.error
+    other.decide(1)
+    other.session.push(picture(0), 0.0)
+    other.decide(2)
+    assert closed.to_dict()["error"] == "injected"
+
+
+def test_events_are_read_with_asyncio_and_listeners_are_called(llm):
+    async def read():
+        events = []
+        async with llm.live("Go.", tokens_per_second=None, tokens_per_slot=3) as session:
+            async for event in session:
+                events.append(event)
+                if isinstance(event, Decision) and session.active:
+                    if event.time is None:
+                        await asyncio.to_thread(session.push, picture(0), 0.0)
+                    else:
+                        session.close(0)
+        return events
+
+    events = asyncio.run(asyncio.wait_for(read(), 60))
+    assert isinstance(events[-1], Closed) and sum(isinstance(one, Decision) for one in events) == 2
+    called = []
+    session = llm.live(tokens_per_slot=2)
+    session.when_changed(lambda: called.append(0))
+    until(lambda: len(called) > 1)
+    session.close()
+
+
+def test_a_reader_that_reads_nothing_keeps_little(llm, monkeypatch):
+    monkeypatch.setattr("mossvl.live.outbox.MOST_UNREAD", 8)
+    watched = begin(llm, tokens_per_slot=1)
+    for number in range(30):
+        watched.session.push(picture(number % 3), float(number))
+    until(lambda: not watched.session.pending)
+    watched.rest()
+    waiting = watched.session._outbox._entries
+    assert sum(not isinstance(one.event, Text) for one in waiting) <= 9
+    watched.session.close()
+    assert isinstance(watched.session.take()[-1], Closed)
+
+
+def test_ends_at_any_moment_leave_nothing(llm):
+    """Sessions that are closed, cancelled, dropped and interrupted at random: no page, pixel, job or thread is left."""
+    rng = random.Random(7)
+    image, small = picture(0), {"window_frames": 2, "max_context": 512}
+    threads = threading.active_count()
+    for _ in range(100):
+        sessions = [llm.live("Go.", tokens_per_second=rng.choice([None, 50.0]), **small) for _ in range(5)]
+        for number in range(rng.randrange(4)):
+            for session in sessions:
+                act = rng.randrange(5)
+                if act < 3:
+                    session.push(image, float(number))
+                elif act == 3:
+                    session.say("What?")
+                else:
+                    session.interrupt()
+        for session in sessions:
+            end = rng.randrange(3)
+            if end == 0:
+                session.close()
+            elif end == 1:
+                session._ending._handle.cancel()
+        del session, sessions
+    gc.collect()
+    until(lambda: not llm.engine.active)
+    assert llm.engine.loop.reservations.sessions == llm.engine.loop.reservations.pages == 0
+    assert not llm.engine.scheduler.running and not llm.engine.scheduler.waiting
+    llm.engine.cache.clear()
+    assert llm.engine.cache.num_free == llm.engine.cache.num_pages
+    assert threading.active_count() <= threads + 1
+
+
+def test_events_are_json_objects(llm):
+    watched = begin(llm, tokens_per_slot=2)
+    watched.decide(1)
+    watched.session.say("What?", picture(0), 1.5)
+    watched.decide(2)
+    watched.session.close()
+    watched.events += watched.session.take()
+    names = [one.to_dict()["event"] for one in watched.events]
+    assert names[-1] == "closed" and {"turn", "seen", "silence", "decision"} <= set(names)
+    seen = next(one for one in watched.events if isinstance(one, Seen)).to_dict()
+    assert {**seen, "lag": 0} == {"event": "seen", "time": 1.5, "raw": "", "number": 0, "tokens": 7, "lag": 0}
+    silence = next(one for one in watched.events if isinstance(one, Silence) and one.inserted).to_dict()
+    assert silence["inserted"] and silence["raw"] == "<|silence|>"

@@ -1,0 +1,135 @@
+"""Frames that come too fast, and what a session refuses."""
+
+import numpy as np
+import pytest
+import torch
+from live_streams import begin, blocked, picture, request_of, told, until
+
+from mossvl.errors import ContextLengthError, InputError, OptionError, PromptError, SessionLimitError
+from mossvl.live.events import Dropped, Seen
+
+
+@pytest.mark.parametrize(
+    ("rule", "dropped", "seen"),
+    [("drop_oldest", [(0.0,), (1.0,), (2.0,)], [3.0, 4.0]), ("latest", [(0.0,), (1.0,), (2.0,), (3.0,)], [4.0])],
+)
+def test_frames_that_are_dropped_are_told(rule, dropped, seen, llm):
+    watched = begin(llm, when_behind=rule, queue=2, tokens_per_slot=2)
+    watched.decide(1)
+    free = blocked(llm)
+    given = [watched.session.push(picture(number), float(number)) for number in range(5)]
+    assert [one for one in given if one] == dropped and watched.session.pending == len(seen)
+    free()
+    watched.decide(1 + len(seen))
+    assert [one.times for one in told(watched, Dropped)] == dropped
+    assert {one.reason for one in told(watched, Dropped)} == {"latest" if rule == "latest" else "queue"}
+    assert [one.time for one in told(watched, Seen)] == seen
+
+
+def test_what_was_asked_with_a_frame_that_is_dropped_is_asked_without(llm):
+    watched = begin(llm, when_behind="latest", tokens_per_slot=2)
+    watched.decide(1)
+    free = blocked(llm)
+    watched.session.say("What?", picture(0), 0.0)
+    watched.session.push(picture(1), 1.0)
+    free()
+    watched.decide(2)
+    text = llm.processor.tokenizer.decode(watched.rest().prompts[-1].tokens)
+    assert "user\nWhat?<|im_end|>" in text and text.endswith("1.0 seconds<|time_end|><|image_pad|><|vision_end|>")
+
+
+def test_a_push_waits_for_room_where_frames_are_not_dropped(llm):
+    watched = begin(llm, when_behind="block", queue=1, tokens_per_slot=1)
+    watched.decide(1)
+    free = blocked(llm)
+    watched.session.push(picture(0), 0.0)
+    with pytest.raises(TimeoutError):
+        watched.session.push(picture(1), 1.0, timeout=0.01)
+    free()
+    for number in range(1, 6):
+        watched.session.push(picture(number), float(number), timeout=60)
+    watched.decide(7)
+    assert [one.time for one in told(watched, Seen)] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+@pytest.mark.parametrize("time", [-1.0, float("nan"), float("inf"), "1", True, 1e9])
+def test_a_time_that_is_none_is_refused(time, llm):
+    session = llm.live()
+    with pytest.raises(InputError, match="time="):
+        session.push(picture(0), time)
+
+
+def test_frames_come_in_the_order_of_their_times(llm):
+    session = llm.live()
+    session.push(picture(0), 2.0)
+    session.push(picture(0), 2.0)
+    with pytest.raises(InputError, match=r"1\.5 s, is before that of the newest frame, 2 s"):
+        session.push(picture(0), 1.5)
+    session.push(picture(0))  # By the clock, but not before.
+    assert session.active and session.error is None
+
+
+def test_what_cannot_be_asked_or_seen_is_refused_and_the_session_goes_on(llm):
+    session = llm.live(max_context=1024)
+    for empty in ("", " ", "<|im_end|>"):
+        with pytest.raises(PromptError, match="empty"):
+            session.say(empty)
+    with pytest.raises(ContextLengthError, match="256 at a time"):
+        session.say("x y " * 300)
+    with pytest.raises(InputError):
+        session.push(b"no picture", 0.0)
+    with pytest.raises(InputError, match="there is none"):
+        session.say("yes", time=1.0)
+    with pytest.raises(PromptError, match="lone surrogate"):
+        session.say("\ud800")
+    session.push(picture(0), 0.0)
+    until(lambda: any(isinstance(one, Seen) for one in session.take()))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frame": "drain"}, "did you mean 'frames'"),
+        ({"frames": "all"}, "frames='all' must be 'one_per_slot' or 'drain'"),
+        ({"window_seconds": 0}, "window_seconds=0 must be more than 0"),
+        ({"max_context": 1 << 30}, "max_context=1073741824 is more than"),
+        ({"min_pixels": 9000, "max_pixels": 8000}, "min_pixels=9000 is more than max_pixels=8000"),
+        ({"prefill": [{"role": "user", "content": ""}], "prompt": "x"}, "not both"),
+    ],
+    ids=str,
+)
+def test_options_are_checked_early(options, message, llm):
+    with pytest.raises(OptionError, match=message):
+        llm.live(**options)
+    assert not llm.engine.active
+
+
+def test_frames_may_be_arrays_tensors_bytes_and_paths(llm, golden):
+    watched = begin(llm, tokens_per_slot=1)
+    watched.decide(1)
+    path = golden / "media" / "small.png"
+    for number, frame in enumerate([path, path.read_bytes(), np.array(mossvl_image(path)), tensor_of(path)]):
+        watched.session.push(frame, float(number))
+    watched.decide(5)
+    digests = request_of(watched.session).digests
+    assert len(digests) == 4 and len(set(digests)) == 1
+
+
+def mossvl_image(path):
+    from PIL import Image
+
+    return Image.open(path).convert("RGB")
+
+
+def tensor_of(path):
+    return torch.from_numpy(np.array(mossvl_image(path))).permute(2, 0, 1)
+
+
+def test_more_sessions_than_fit_are_refused_and_one_that_ends_makes_room(make):
+    llm, small = make(memory=1 << 24), {"max_context": 2048, "window_frames": 10, "max_pixels": 1 << 14}
+    sessions = [llm.live(**small) for _ in range(3)]
+    with pytest.raises(SessionLimitError, match=r"holds 3 live sessions like this one.* 3 are open"):
+        llm.live(**small)
+    sessions.pop().close()
+    sessions.append(llm.live(**small))
+    assert all(session.active for session in sessions)
