@@ -34,6 +34,7 @@ class Part(StrEnum):
     MEDIA = "media"
     VIDEOS = "videos"
     SERVE = "serve"
+    LIVE = "live"
     TUNE = "tune"
 
 
@@ -42,7 +43,7 @@ def bench(
     parts: Annotated[
         list[Part],
         typer.Argument(
-            metavar="PART…", help="Parts to measure: latency, throughput, prefill, media, videos, serve; or tune."
+            metavar="PART…", help="Parts to measure: latency, throughput, prefill, media, videos, serve, live; or tune."
         ),
     ],
     checkpoint: Checkpoint = None,
@@ -69,10 +70,12 @@ def bench(
         Path | None, typer.Option("--markdown", metavar="FILE", help="Write tables to a file instead of to stdout.")
     ] = None,
 ) -> None:
-    """Measure the engine with prompts of random tokens and pixels, on a GPU; `media` needs neither GPU nor weights.
+    """Measure the engine with prompts of random tokens and pixels, on a GPU; `media` needs neither GPU nor weights,
+    and `live` no GPU.
 
     Times to first token exclude decoding and resizing, which `media` measures, unless a row names another source.
     `serve` measures a server in this process with clients in others, from its first request on, and its engine alone.
+    `live` measures sessions that are pushed a frame of 512 × 288 a second: on a GPU up to 128, on a CPU 8.
     `tune` searches how kernels divide their work on this GPU, and keeps the fastest ways for later runs; it takes about
     ten minutes.
     """
@@ -94,14 +97,16 @@ def bench(
             eager=eager,
             media_workers=max_batch,
         )
+        if set(parts) != {Part.LIVE}:
+            gpu(device)
         engine, processor = engine_to_measure(None if random else checkpoint, config)
     import torch
 
-    target = torch.device("cpu") if set(parts) <= {Part.MEDIA} else gpu(device)
+    target = torch.device("cpu") if set(parts) <= {Part.MEDIA} else engine.model.device if engine else gpu(device)
     described = hardware.describe(target)
     if target.type == "cpu":
         described["device"] = "CPU"
-    ceilings = {} if engine is None else hardware.ceilings(target)
+    ceilings = {} if engine is None or target.type == "cpu" else hardware.ceilings(target)
     results: dict[str, Any] = {"hardware": described, "ceilings": ceilings}
     tables = []
     for part in dict.fromkeys(parts):
@@ -131,17 +136,12 @@ class Clients:
 
 
 def engine_to_measure(checkpoint: str | None, config: EngineConfig) -> "tuple[Engine, MossVLProcessor]":
-    """Load a checkpoint, or make random weights, for a GPU.
-
-    Raises:
-        OptionError: there is no GPU.
-    """
+    """Load a checkpoint, or make random weights."""
     prepare()
     from mossvl.bench.prompts import random_weights
     from mossvl.engine.engine import Engine
     from mossvl.loading import load
 
-    gpu(config.device)
     weights = config.device, config.dtype
     if checkpoint:
         model, processor = load(check_checkpoint(checkpoint), *weights, quantization=config.quantization)
@@ -189,6 +189,8 @@ def measure(
     bench = Bench(engine, ceilings, repeats)
     if part is Part.SERVE:
         return measure_server(bench, clients)
+    if part is Part.LIVE:
+        return measure_sessions(bench, clients)
     rows: Iterator[Row] = getattr(bench, part.value)()
     return rows
 
@@ -206,3 +208,13 @@ def measure_server(bench: "Bench", clients: Clients) -> "Iterator[Row]":
     with beside(ServerConfig(port=0, max_queue=1024), llm, "bench") as url:
         seen = ask(url, clients.count, clients.processes, clients.seconds)
     yield from rows(seen, bench.alone(clients.count), clients.count, clients.seconds)
+
+
+def measure_sessions(bench: "Bench", clients: Clients) -> "Iterator[Row]":
+    """Measure live sessions: of few frames and sessions on a CPU."""
+    from mossvl.bench.live import ON_CPU, Load, live
+    from mossvl.llm import MossVL
+
+    assert clients.processor is not None
+    load = ON_CPU if bench.engine.model.device.type == "cpu" else Load()
+    return live(MossVL.of(bench.engine, clients.processor), load)

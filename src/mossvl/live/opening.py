@@ -14,6 +14,8 @@ from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.stream import REALTIME
 from mossvl.sources.source import Loaded, Planned, Report
 
+RESERVED_TOKENS = 1536
+"""Text tokens that memory is reserved for: at one frame and twelve tokens a second, about a minute's."""
 MAX_CONTEXT = 8192
 """Text tokens of a session before it rolls over, or a sixteenth of what the model or the memory holds."""
 WINDOW_FRAMES, FRAME_PIXELS = 60, 512 * 288
@@ -56,7 +58,10 @@ def bounds_of(engine: Engine, options: LiveOptions) -> Bounds:
 
 
 def pages_of(engine: Engine, processor: MossVLProcessor, options: LiveOptions, bounds: Bounds) -> int:
-    """Pages that a session reserves: for its text, and for the frames of its window."""
+    """Pages that a session reserves: for a minute's text, and for the frames of its window.
+
+    It may have more while there are more. Where memory is short, it loses them, and rolls over.
+    """
     allocator, images = engine.scheduler.allocator, processor.image_processor
     given = images.settings(options.media)
     pixels = min(max(FRAME_PIXELS, given.min_pixels), given.max_pixels)
@@ -64,7 +69,9 @@ def pages_of(engine: Engine, processor: MossVLProcessor, options: LiveOptions, b
     if options.window_seconds is not None:
         frames = min(frames, math.ceil(options.window_seconds) + 1)
     vision = frames * (pixels // images.layout.factor**2 + 1)
-    return allocator.blocks(bounds.tokens) * allocator.pages_per_block + allocator.vision_pages(vision)
+    return allocator.blocks(min(bounds.tokens, RESERVED_TOKENS)) * allocator.pages_per_block + allocator.vision_pages(
+        vision
+    )
 
 
 def checked_messages(prompt: str, system_prompt: str | None, prefill: Sequence[Mapping[str, str]] | None) -> Messages:
