@@ -28,10 +28,13 @@ DIGEST_BYTES = 16
 def frame_of(
     picture: Picture, plan: MediumPlan, layout: PatchLayout, scale: Hashable, threads: int = 1
 ) -> tuple[Tensor, bytes]:
-    """A frame's uint8 patches (patches, 3 · patch_size²) and digest."""
+    """A frame's uint8 patches (patches, 3 · patch_size²) and digest; with several threads, both at a time."""
     pixels = picture()
-    digest = _of_picture(pixels, plan, layout, scale, threads)
-    patches = patches_of(pixels, plan.height, plan.width, layout, threads)
+    both: tuple[Work[Any], Work[Any]] = (
+        Work(partial(_of_picture, pixels, plan, layout, scale, threads)),
+        Work(partial(patches_of, pixels, plan.height, plan.width, layout, threads)),
+    )
+    digest, patches = in_order(both, min(threads, len(both)))
     return patches, digest or digest_of(patches, layout.grid(plan.height, plan.width), scale, threads)
 
 

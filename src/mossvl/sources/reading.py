@@ -12,11 +12,11 @@ from typing import TypeVar
 from torch import Tensor
 
 from mossvl.errors import MediaError
-from mossvl.media.clip import Picture, Pixels
+from mossvl.media.clip import Picture
 from mossvl.media.pictures import FrameList
 from mossvl.processing import crew
 from mossvl.processing.crew import AHEAD_BYTES, Work, in_order
-from mossvl.processing.patches import patches_of, picture_bytes
+from mossvl.processing.patches import picture_bytes
 from mossvl.processing.plan import ImagePlan, MediumPlan
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.sources.digests import frame_digest, frame_of
@@ -50,11 +50,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Tried:
-    """A frame of a medium that was decoded to see whether the medium is known."""
+    """A frame of a medium that was loaded to see whether the medium is known."""
 
     plan: MediumPlan
     number: int
-    pixels: Pixels
+    patches: Tensor
     digest: bytes
 
 
@@ -106,9 +106,9 @@ class Reading(Loading):
             return
         plan = parts[0].plan
         middle = plan.num_frames // 2
-        pixels = next(plan.pictures(self._stop, middle))()
-        digest = self._digest(lambda: pixels, plan, middle, self._threads)
-        self._tried = Tried(plan, middle, pixels, digest)
+        picture = next(plan.pictures(self._stop, middle))
+        patches, digest = self._frame(picture, plan, middle, self._threads)
+        self._tried = Tried(plan, middle, patches, digest)
         if self.media_memory.digests.get(_key_in_memory(digest, plan.num_frames)) is None:
             return
         with closing(in_order(self._works(parts, self._digest), self._threads)) as digests:
@@ -192,10 +192,9 @@ class Reading(Loading):
 
     def _frame(self, picture: Picture, plan: MediumPlan, number: int, threads: int) -> tuple[Tensor, bytes]:
         """A frame's patches and digest."""
-        layout = self.processor.image_processor.layout
         if (tried := self._tried) is not None and tried.plan is plan and tried.number == number:
-            return patches_of(tried.pixels, plan.height, plan.width, layout, threads), tried.digest
-        return frame_of(picture, plan, layout, self.pixel_scale, threads)
+            return tried.patches, tried.digest
+        return frame_of(picture, plan, self.processor.image_processor.layout, self.pixel_scale, threads)
 
     def _digest(self, picture: Picture, plan: MediumPlan, number: int, threads: int) -> bytes:
         """A frame's digest."""
