@@ -11,30 +11,60 @@ from functools import lru_cache
 
 from mossvl.processing.sampling import frame_count, frame_indices
 from mossvl.synthetic.glyphs import GLYPHS
+from mossvl.synthetic.lettering import check_written
+from mossvl.synthetic.palettes import COLOURS as COLOURS
+from mossvl.synthetic.palettes import PALETTES, Colour
 from mossvl.synthetic.shapes import KINDS
 
-COLOURS = {
-    "red": (214, 39, 40),
-    "orange": (245, 140, 30),
-    "yellow": (240, 215, 50),
-    "green": (40, 155, 75),
-    "blue": (35, 95, 200),
-    "purple": (130, 70, 170),
-    "pink": (240, 140, 190),
-    "brown": (120, 75, 45),
-    "black": (25, 25, 30),
-    "white": (250, 250, 250),
-}
-"""sRGB, 0 to 255."""
 SIZES = {"small": 0.09, "large": 0.18}
 """Radius of the circle around a shape."""
+CLEAR = {"small": (0.0, 0.11), "large": (0.15, 1.0)}
+"""Radii that words name: those between are neither small nor large."""
 DOT = 0.16
 """Size of the dots of letters, relative to the radius; the width of a word grows with its length."""
 TEXTURES = ("plain", "striped", "dotted")
-BACKGROUNDS = ("plain", "gradient", "checked", "noisy")
+BACKGROUNDS = ("plain", "gradient", "checked", "noisy", "clouds", "static", "photograph")
+"""Patterns; "static" has noise in each channel, and "photograph" a horizon, hills, lights and grain."""
 LONGEST = 5
 """Characters of a word."""
 _KNOWN = frozenset({*KINDS, "word"})
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a thing may have beyond kind, colour, size and texture, and what words never tell.
+
+    Args:
+        palette: one of `PALETTES`, which gives names of colours their sRGB.
+        variant: number of one of the kind's `VARIANTS`.
+        stretch: height over width of the thing, of which the longer one keeps its length.
+        edge: width of a border inside the outline, in radii; 0 for none.
+        border: colour of the border; None for the thing's own.
+        hollow: whether the thing is its border alone, an outline.
+        font: one of `lettering.FONTS`, in which a word is written; "" for dots.
+
+    Raises:
+        ValueError: the palette is unknown, the stretch or the edge is out of range, or a hollow thing has no edge.
+    """
+
+    palette: str = "mossvl"
+    variant: int = 0
+    stretch: float = 1.0
+    edge: float = 0.0
+    border: Colour | None = None
+    hollow: bool = False
+    font: str = ""
+
+    def __post_init__(self) -> None:
+        if self.palette not in PALETTES:
+            raise ValueError(f"{self.palette!r} is none of {', '.join(PALETTES)}")
+        if not (self.stretch > 0 and 0 <= self.edge < 1):
+            raise ValueError(f"stretch={self.stretch} must be above 0, and edge={self.edge} at least 0 and below 1")
+        if self.hollow and not self.edge:
+            raise ValueError("a hollow thing needs an edge")
+
+
+PLAIN = Look()
 
 
 @dataclass(frozen=True)
@@ -43,47 +73,56 @@ class Thing:
 
     Args:
         kind: one of `KINDS`, or "word".
-        colour, size, texture: by name.
+        colour, texture: by name.
+        size: a name, or the radius.
         x, y: centre.
         angle: rotation in turns.
         shade: sRGB offset of the colour, for variation.
-        word: text of a thing of kind "word": capital letters and digits.
+        word: text of a thing of kind "word": capital letters and digits; in a font, also small letters.
+        look: what words do not tell.
 
     Raises:
-        ValueError: a name is unknown, or `word` is too long, has other characters, or does not fit `kind`.
+        ValueError: a name is unknown, a radius is not above 0, or `word` is too long, has other characters, or does not
+            fit `kind`.
     """
 
     kind: str
     colour: str
-    size: str = "large"
+    size: str | float = "large"
     texture: str = "plain"
     x: float = 0.5
     y: float = 0.5
     angle: float = 0.0
     shade: tuple[int, int, int] = (0, 0, 0)
     word: str = ""
+    look: Look = PLAIN
 
     def __post_init__(self) -> None:
-        if not (self.kind in _KNOWN and self.colour in COLOURS and self.size in SIZES and self.texture in TEXTURES):
+        if not (self.kind in _KNOWN and self.colour in COLOURS and self.texture in TEXTURES):
             self._refuse()
+        if self.size not in SIZES and not (isinstance(self.size, float) and self.size > 0):
+            raise ValueError(f"{self.size!r} is none of {', '.join(SIZES)}, and no radius")
         if (self.kind == "word") != bool(self.word):
             raise ValueError(f"a thing of kind {self.kind!r} with the word {self.word!r}; words have the kind 'word'")
-        if self.word and (len(self.word) > LONGEST or set(self.word) - set(GLYPHS)):
+        if self.word and not self.look.font and (len(self.word) > LONGEST or set(self.word) - set(GLYPHS)):
             raise ValueError(f"{self.word!r} cannot be written: at most {LONGEST} of {''.join(GLYPHS)}")
+        if self.look.font:
+            check_written(self.word, self.look.font)
 
     def _refuse(self) -> None:
-        for value, known in (
-            (self.kind, (*KINDS, "word")),
-            (self.colour, COLOURS),
-            (self.size, SIZES),
-            (self.texture, TEXTURES),
-        ):
+        for value, known in ((self.kind, (*KINDS, "word")), (self.colour, COLOURS), (self.texture, TEXTURES)):
             if value not in known:
                 raise ValueError(f"{value!r} is none of {', '.join(known)}")
 
     @property
     def radius(self) -> float:
-        return SIZES[self.size]
+        return self.size if isinstance(self.size, float) else SIZES[self.size]
+
+    @property
+    def called(self) -> str:
+        """ "small" or "large", where the radius is clearly one; else ""."""
+        radius = self.radius
+        return next((name for name, (least, most) in CLEAR.items() if least <= radius <= most), "")
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,29 @@ def _regular(corners: int) -> Shape:
     return _star(corners, inner=math.cos(math.pi / corners))
 
 
+def _cross(arm: float) -> Shape:
+    return Shape(4, (_line((0.95, 0), (0.95, arm)), _line((0.95, arm), (arm, arm))))
+
+
+def _ring(hole: float) -> Shape:
+    return Shape(1, (_disc(0.98), _hole(hole)))
+
+
+def _crescent(hole: float, beside: float, turn: float = 0.25) -> Shape:
+    return Shape(1, (_disc(0.98), _hole(hole, beside)), turn=turn)
+
+
+def _curved_heart(tip: float, disc: float, beside: float, up: float) -> Shape:
+    """Return a heart of two discs of radius `disc`, `beside` the axis and `up` from the centre, whose sides go straight
+    from a disc to the `tip`, below the centre."""
+    away = math.hypot(up + tip, beside)
+    lean, half = math.atan2(beside, up + tip), math.asin(disc / away)
+    length = math.sqrt(away**2 - disc**2)
+    touch = (length * math.cos(lean + half) - tip, length * math.sin(lean + half))
+    cleft = (up + math.sqrt(max(disc**2 - beside**2, 0.0)), 0.0)
+    return Shape(1, (_line(cleft, touch), _line(touch, (-tip, 0.0))), joined=_disc(disc, up, beside))
+
+
 def _heart(half: float = 0.8, down: float = 0.08) -> Shape:
     """Return a square standing on a corner, with a disc on each upper side."""
     above, beside, below = (half - down, 0), (-down, half), (-half - down, 0)
@@ -115,10 +138,24 @@ KINDS = {
     "triangle": _regular(3),
     "pentagon": _regular(5),
     "star": _star(5, 0.42),
-    "cross": Shape(4, (_line((0.95, 0), (0.95, 0.33)), _line((0.95, 0.33), (0.33, 0.33)))),
-    "ring": Shape(1, (_disc(0.98), _hole(0.54))),
+    "cross": _cross(0.33),
+    "ring": _ring(0.54),
     "heart": _heart(),
-    "crescent": Shape(1, (_disc(0.98), _hole(0.78, 0.5)), turn=0.25),
+    "crescent": _crescent(0.78, 0.5),
     "diamond": _star(2, 0.62),
 }
+_STARS = ((5, 0.38), (5, 0.5), (5, 0.3), (5, 0.56), (4, 0.4), (4, 0.28), (4, 0.5), (6, 0.577), (6, 0.45), (7, 0.5))
+_STARS += ((8, 0.6), (8, 0.45), (10, 0.65))
+_HEARTS = ((0.98, 0.44, 0.42, 0.38), (0.9, 0.5, 0.44, 0.3), (0.98, 0.5, 0.46, 0.42), (0.85, 0.42, 0.4, 0.35))
+_CRESCENTS = ((0.78, 0.5), (0.88, 0.4), (0.7, 0.48), (0.92, 0.3), (0.85, 0.55), (0.98, 0.5), (0.66, 0.4))
+VARIANTS: dict[str, tuple[Shape, ...]] = {
+    **{kind: (shape,) for kind, shape in KINDS.items()},
+    "star": (KINDS["star"], *(_star(*given) for given in _STARS)),
+    "cross": (KINDS["cross"], *(_cross(arm) for arm in (0.18, 0.24, 0.28, 0.38, 0.44))),
+    "ring": (KINDS["ring"], *(_ring(hole) for hole in (0.35, 0.42, 0.48, 0.6, 0.66, 0.7))),
+    "heart": (KINDS["heart"], *(_curved_heart(*given) for given in _HEARTS)),
+    "crescent": (*(_crescent(*given, turn=turn) for turn in (0.25, 0.75) for given in _CRESCENTS),),
+    "diamond": (KINDS["diamond"], *(_star(2, ratio) for ratio in (0.45, 0.52, 0.7, 0.78))),
+}
+"""The shapes that a kind may have, first the usual one."""
 NOTHING = Shape(1, (NONE,))

@@ -1,0 +1,92 @@
+"""Backgrounds of pictures, drawn in batches on any device."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mossvl.synthetic.scene import BACKGROUNDS
+
+SQUARES = 8
+"""Squares of a checked background along the shorter side."""
+OCTAVES = 4
+"""Sizes of clouds, each half as large as the one before."""
+
+
+def background(grounds: Tensor, colours: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Draw backgrounds, float32 (scenes, 3, height, width), sRGB 0 to 255.
+
+    Args:
+        grounds: see `drawing.Drawing`.
+        colours: float32 (scenes, 3, 3), of which the first two are used.
+        y, x: places (height, 1) and (width,), in shorter sides.
+    """
+    pattern, seed, cosine, sine = grounds[..., None, None].unbind(1)
+    first, second, _ = colours[..., None, None].unbind(1)
+    along, across = x * cosine + y * sine, y * cosine - x * sine
+    corners = torch.stack([x[a] * cosine + y[b] * sine for a in (0, -1) for b in (0, -1)])
+    least, most = corners.amin(0), corners.amax(0)
+    seed, size = seed.long(), along.shape[1:]
+    fields = [_clouds(seed + 7 * number, along, across) for number in range(3)]
+    mixes = {
+        "plain": torch.zeros_like(along),
+        "gradient": (along - least) / (most - least),
+        "checked": ((along * SQUARES).floor() + (across * SQUARES).floor()) % 2,
+        "noisy": _noise(seed, size),
+        "clouds": fields[0],
+    }
+    shares = [mixes[name][:, None] for name in BACKGROUNDS[: len(mixes)]]
+    static = torch.stack([_noise(seed + number, size) for number in range(3)], 1)
+    mixed = torch.lerp(first, second, chosen(pattern[:, None], [*shares, static, shares[0]]))
+    photograph = _photograph(first, second, fields, y, seed) + 24 * (static - 0.5)
+    return torch.where(pattern[:, None] == BACKGROUNDS.index("photograph"), photograph, mixed)
+
+
+def chosen(number: Tensor, choices: Sequence[Tensor]) -> Tensor:
+    """Return choices[number], elementwise; `number` broadcasts."""
+    chosen = choices[0]
+    for index, choice in enumerate(choices[1:], 1):
+        chosen = torch.where(number == index, choice, chosen)
+    return chosen
+
+
+def _noise(seed: Tensor, size: Sequence[int]) -> Tensor:
+    """Hash pixel index and seed to [0, 1], equally on every device."""
+    height, width = size
+    return _hashed(torch.arange(height * width, device=seed.device).view(height, width) + seed * 7919)
+
+
+def _hashed(value: Tensor) -> Tensor:
+    for _ in range(3):  # a multiplicative hash with xorshift, in 31 bits
+        value = (value * 0x45D9F3B) & 0x7FFFFFFF
+        value = value ^ (value >> 15)
+    return (value & 0xFFFF).float() / 0xFFFF
+
+
+def _clouds(seed: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Return value noise of OCTAVES octaves at places, in [0, 1] with most values around the middle spread out."""
+    total, weight = torch.zeros_like(x), 0.0
+    for octave in range(OCTAVES):
+        scale, share = 2.0 * 2**octave, 0.55**octave
+        top, left = (y * scale).floor(), (x * scale).floor()
+        down, across = (_eased(axis * scale - start) for axis, start in ((y, top), (x, left)))
+        first = left.long() * 8191 + top.long() * 131071 + (seed + octave) * 7919
+        corners = [_hashed((first + step) & 0x7FFFFFFF) for step in (0, 8191, 131071, 131071 + 8191)]
+        total = total + share * torch.lerp(torch.lerp(*corners[:2], across), torch.lerp(*corners[2:], across), down)
+        weight += share
+    return ((total / weight - 0.5) * 2.2 + 0.5).clamp(0, 1)
+
+
+def _eased(part: Tensor) -> Tensor:
+    return part * part * (3 - 2 * part)
+
+
+def _photograph(first: Tensor, second: Tensor, fields: Sequence[Tensor], y: Tensor, seed: Tensor) -> Tensor:
+    """Draw skies in the first colour, over land in the second, with hills, clouds, light and shadow."""
+    clouds, hills, light = (field[:, None] for field in fields)
+    horizon, softness = (_hashed(seed + number)[:, None] for number in (11, 13))
+    height = y[-1, 0]
+    land = ((y / height - 0.25 - 0.5 * horizon - 0.35 * (hills - 0.5)) * (4 + 60 * softness) + 0.5).clamp(0, 1)
+    sky = torch.lerp(first, (first + 255) / 2, 0.8 * clouds * (y / height).clamp(0, 1))
+    ground = second * (0.55 + 0.9 * light)
+    return (torch.lerp(sky, ground, land) + 50 * (clouds - 0.5)).clamp(0, 255)
