@@ -7,6 +7,7 @@ A function returns None if the clip has no clear answer to its question.
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
 from mossvl.synthetic.events import cast, film
 from mossvl.synthetic.pictures import NUMBERS
@@ -16,11 +17,12 @@ from mossvl.synthetic.wording import (
     Sample,
     Task,
     asked,
+    exchange,
     from_left,
     listed,
     name,
-    phrased,
     seconds,
+    short_name,
     with_article,
 )
 from mossvl.synthetic.world import World
@@ -50,6 +52,12 @@ def pair_of(world: World, clip: Watched, fits: Callable[[Seen], object]) -> list
     return world.distinct(fitting, 2) if len(fitting) > 1 else []
 
 
+def called(world: World, seen: Seen, clip: Watched) -> str:
+    """Return the name by which a question calls a thing of a clip."""
+    others = [(thing.colour, thing.kind) for other in clip.things if other is not seen for thing in other.whenever]
+    return short_name(world, seen.pair, others)
+
+
 # --- questions ---------------------------------------------------------------------------------------------------
 
 
@@ -59,19 +67,36 @@ def order(world: World, clip: Watched) -> Exchange | None:
     if not pair or pair[0].appears == pair[1].appears:
         return None
     early, late = sorted(pair, key=lambda seen: seen.appears)
-    wordings = [
-        ("Which appears first, the {one} or the {other}?", "the {early}."),
-        ("What appears first, the {one} or the {other}?", "the {early}."),
-        ("Which appears second, the {one} or the {other}?", "the {late}."),
-        ("What appears earlier: the {one} or the {other}?", "{early}"),
-        ("What appears later: the {one} or the {other}?", "{late}"),
-    ]
-    names = {"one": pair[0].name, "other": pair[1].name, "early": early.name, "late": late.name}
-    return phrased(world, "order", wordings, **names)
+    one, other = (called(world, seen, clip) for seen in pair)
+    return exchange(world, "order", one=one, other=other, early=early.name, late=late.name)
+
+
+class Asked(NamedTuple):
+    """An event that is asked about; `time` is None if it never happens."""
+
+    whom: str
+    what: str
+    time: str | None
+    do: str = "does"
 
 
 def when(world: World, clip: Watched) -> Exchange | None:
-    """Ask for the time of an event that happens once, or, sometimes, of an event that never happens."""
+    """Ask for the time of an event that happens once, or, sometimes, of an event that never happens. Both share the
+    wordings, so that only the clip gives the answer away."""
+    event = event_asked(world, clip)
+    if event is None:
+        return None
+    whom, what, time, do = event
+    it = "it" if do == "does" else "they"
+    answers = ("never", "at no time.", f"{it} never {what}.")
+    if time:
+        answers = (time, f"at {time}.", f"{it} {what} at {time}.")
+    forms = dict(zip(("time", "at", "sentence"), answers, strict=True))
+    return exchange(world, "when", also=answers, do=do, whom=whom, what=what, bare=BARE.get(what, what), **forms)
+
+
+def event_asked(world: World, clip: Watched) -> Asked | None:
+    """Return an event that happens once, or, sometimes, one that never happens; None if the clip has none."""
     if world.chance(NEVER):
         return _never(world, clip)
     phrases = [(event.whom, event.what) for event in clip.events]
@@ -84,13 +109,13 @@ def when(world: World, clip: Watched) -> Exchange | None:
     if not once:
         return None
     frame, whom, what, things = world.one(once)
-    do, it = ("does", "it") if len(things) == 1 else ("do", "they")
-    time = seconds(clip.times[frame])
-    return _asked_when(world, do, whom, what, (time, f"at {time}.", f"{it} {what} at {time}."))
+    if len(things) == 1:
+        whom = f"the {called(world, things[0], clip)}"
+    return Asked(whom, what, seconds(clip.times[frame]), "does" if len(things) == 1 else "do")
 
 
-def _never(world: World, clip: Watched) -> Exchange | None:
-    """Ask for the time of an event that never happens, to a thing of the clip or to an absent thing."""
+def _never(world: World, clip: Watched) -> Asked | None:
+    """Return an event that never happens, to a thing of the clip or to an absent thing."""
     seen = subject(world, clip)
     if seen is None:
         return None
@@ -98,16 +123,7 @@ def _never(world: World, clip: Watched) -> Exchange | None:
         whom, missing = " ".join(world.alike(seen.pair, clip.shown)), list(BARE)
     else:
         whom, missing = seen.name, ["changes its colour", *([] if seen.vanishes else ["vanishes"])]
-    what = world.one(missing)
-    return _asked_when(world, "does", f"the {whom}", what, ("never", "at no time.", f"it never {what}."))
-
-
-def _asked_when(world: World, do: str, whom: str, what: str, answers: Sequence[str]) -> Exchange:
-    """Phrase `when`. Events that happen and that never happen share the wordings, so that only the clip gives the
-    answer away."""
-    questions = ("When {do} {whom} {bare}?", "At what time {do} {whom} {bare}?", "Tell me when {whom} {what}.")
-    wordings = list(zip(questions, answers, strict=True))
-    return phrased(world, "when", wordings, do=do, whom=whom, what=what, bare=BARE.get(what, what))
+    return Asked(f"the {whom}", world.one(missing), None)
 
 
 def direction(world: World, clip: Watched) -> Exchange | None:
@@ -115,13 +131,8 @@ def direction(world: World, clip: Watched) -> Exchange | None:
     seen = subject(world, clip, lambda seen: seen.direction)
     if seen is None or seen.direction is None:
         return None
-    wordings = [
-        ("Which way does the {name} move?", "{direction}"),
-        ("What direction does the {name} move in?", "{direction}"),
-        ("In which direction does the {name} move?", "it moves {way}."),
-    ]
     way = WAYS[seen.direction]
-    return phrased(world, "direction", wordings, name=seen.name, direction=seen.direction, way=way)
+    return exchange(world, "direction", name=called(world, seen, clip), direction=seen.direction, way=way)
 
 
 def doing(world: World, clip: Watched) -> Exchange | None:
@@ -136,8 +147,7 @@ def doing(world: World, clip: Watched) -> Exchange | None:
     if len(does) > 1 or "" in does or len(seen.appears) > 1 or len(seen.recolours) > 1:
         return None
     (answer,) = does or ["it stays still"]
-    wordings = [("What does the {name} do?", "{answer}."), ("What happens to the {name}?", "{answer}.")]
-    return phrased(world, "doing", wordings, name=seen.name, answer=answer)
+    return exchange(world, "doing", name=called(world, seen, clip), deed=answer)
 
 
 def times(world: World, clip: Watched) -> Exchange | None:
@@ -146,12 +156,8 @@ def times(world: World, clip: Watched) -> Exchange | None:
     if seen is None:
         return None
     number = len(seen.appears)
-    wordings = [
-        ("How many times does the {name} appear?", "{figure}"),
-        ("How often does the {name} appear?", "it appears {number}."),
-    ]
     words = f"{NUMBERS[number]} {'time' if number == 1 else 'times'}"
-    return phrased(world, "times", wordings, name=seen.name, figure=str(number), number=words)
+    return exchange(world, "times", name=called(world, seen, clip), figure=str(number), number=words)
 
 
 def how_long(world: World, clip: Watched) -> Exchange | None:
@@ -161,11 +167,7 @@ def how_long(world: World, clip: Watched) -> Exchange | None:
         return None
     first = seen.appears[0] if seen.appears else 0
     start, end = (round(clip.times[i], 1) for i in (first, seen.vanishes[0]))
-    wordings = [
-        ("How long is the {name} there?", "{length}"),
-        ("For how long do you see the {name}?", "for {length}."),
-    ]
-    return phrased(world, "how_long", wordings, name=seen.name, length=seconds(end - start))
+    return exchange(world, "how_long", name=called(world, seen, clip), length=seconds(end - start))
 
 
 def after(world: World, clip: Watched) -> Exchange | None:
@@ -181,15 +183,12 @@ def after(world: World, clip: Watched) -> Exchange | None:
     ]
     if not following:
         return None
-    (_, whom, _, _), (_, next_one, what, _) = world.one(following)
-    wordings = [
-        ("What happens after {whom} appears?", "{next_one} {what}."),
-        ("What is the next thing to happen after {whom} appears?", "{next_one} {what}."),
-    ]
+    (_, _, _, (seen, *_)), (_, next_one, what, _) = world.one(following)
+    whom = f"the {called(world, seen, clip)}"
+    words = {"whom": whom, "next_one": next_one, "what": what}
     if what == "appears":
-        wordings += [("What appears after {whom}?", "{bare}"), ("Which thing appears after {whom}?", "{next_one}.")]
-    words = {"whom": whom, "next_one": next_one, "what": what, "bare": next_one.removeprefix("the ")}
-    return phrased(world, "after", wordings, **words)
+        words["bare"] = next_one.removeprefix("the ")
+    return exchange(world, "after", **words)
 
 
 def collide(world: World, clip: Watched) -> Exchange | None:
@@ -201,13 +200,10 @@ def collide(world: World, clip: Watched) -> Exchange | None:
     frame = clip.touch(first, second)
     if frame is None:
         return None
-    wordings = [
-        ("Do the {first} and the {second} collide?", "{answer}"),
-        ("Do the {first} and the {second} touch?", "{answer}"),
-        ("Does the {first} touch the {second}?", "{answer}"),
-    ]
     answer = "no" if frame < 0 else "yes"
-    return phrased(world, "collide", wordings, first=first.name, second=second.name, answer=answer)
+    return exchange(
+        world, "collide", first=called(world, first, clip), second=called(world, second, clip), answer=answer
+    )
 
 
 def becomes(world: World, clip: Watched) -> Exchange | None:
@@ -215,11 +211,7 @@ def becomes(world: World, clip: Watched) -> Exchange | None:
     seen = subject(world, clip, lambda seen: len(seen.recolours) == 1)
     if seen is None:
         return None
-    wordings = [
-        ("Which colour does the {name} become?", "{colour}"),
-        ("What colour does the {name} change to?", "it becomes {colour}."),
-    ]
-    return phrased(world, "becomes", wordings, name=seen.name, colour=seen.whenever[-1].colour)
+    return exchange(world, "becomes", name=called(world, seen, clip), colour=seen.whenever[-1].colour)
 
 
 def what_at(world: World, clip: Watched) -> Exchange | None:
@@ -228,9 +220,8 @@ def what_at(world: World, clip: Watched) -> Exchange | None:
     things = from_left(clip.at(frame))
     if things is None:
         return None
-    wordings = [("What is there at {time}?", "{listed}."), ("What do you see at {time}?", "I see {listed}.")]
     names = listed([name(thing) for thing in things])
-    return phrased(world, "what_at", wordings, time=seconds(clip.times[frame]), listed=names)
+    return exchange(world, "what_at", time=seconds(clip.times[frame]), listed=names)
 
 
 def there_clip(world: World, clip: Watched) -> Exchange | None:
@@ -241,12 +232,7 @@ def there_clip(world: World, clip: Watched) -> Exchange | None:
     asked, answer = seen.pair, "yes"
     if world.chance():
         asked, answer = world.alike(asked, clip.shown), "no"
-    wordings = [
-        ("Is there ever {thing} in the clip?", "{answer}"),
-        ("Does the clip show {thing}?", "{answer}"),
-        ("Do you see {thing} at any time?", "{answer}"),
-    ]
-    return phrased(world, "there_clip", wordings, thing=with_article(" ".join(asked)), answer=answer)
+    return exchange(world, "there_clip", thing=" ".join(asked), answer=answer)
 
 
 def count_clip(world: World, clip: Watched) -> Exchange | None:
@@ -254,12 +240,8 @@ def count_clip(world: World, clip: Watched) -> Exchange | None:
     number = len(clip.things)
     if not 1 <= number <= 5 or any(seen.recolours for seen in clip.things):
         return None
-    wordings = [
-        ("How many different things are there in the clip?", "{figure}"),
-        ("How many different things does the clip show?", "it shows {things}."),
-    ]
     things = f"{NUMBERS[number]} {'thing' if number == 1 else 'different things'}"
-    return phrased(world, "count_clip", wordings, figure=str(number), things=things)
+    return exchange(world, "count_clip", figure=str(number), things=things)
 
 
 def describe_clip(world: World, clip: Watched) -> Exchange | None:
@@ -268,7 +250,7 @@ def describe_clip(world: World, clip: Watched) -> Exchange | None:
     start = from_left(clip.at(0))
     if start is None or len(clip.things) > 3 or len(events) > 4 or len({event.frame for event in events}) < len(events):
         return None
-    sentences = [f"At {seconds(0)} there is {listed([name(thing) for thing in start])}."]
+    sentences = [f"At {seconds(clip.times[0])} there is {listed([name(thing) for thing in start])}."]
     for frame, whom, what, (seen, *_) in events:
         if what == "appears" and frame == seen.appears[0]:
             whom = with_article(seen.name)
@@ -282,14 +264,7 @@ def describe_clip(world: World, clip: Watched) -> Exchange | None:
     sentences += [
         f"The {seen.name} {f'moves {WAYS[seen.direction]}' if seen.direction else 'turns'}." for seen in going
     ]
-    wordings = [
-        ("Describe the clip.", "{story}"),
-        ("Describe the video.", "{story}"),
-        ("What happens in the clip?", "{story}"),
-        ("What happens in the video?", "{story}"),
-        ("What happens?", "{story}"),
-    ]
-    return phrased(world, "describe_clip", wordings, story=" ".join(sentences))
+    return exchange(world, "describe_clip", story=" ".join(sentences))
 
 
 # --- clips -------------------------------------------------------------------------------------------------------

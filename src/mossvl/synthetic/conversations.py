@@ -1,11 +1,11 @@
 """Conversations: several questions about the same picture or clip, so that one encoding trains several answers."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from mossvl.synthetic import clips, pictures
+from mossvl.synthetic import clips, doubts, pictures
 from mossvl.synthetic.events import cast, film
 from mossvl.synthetic.scene import COLOURS, Scene
 from mossvl.synthetic.shapes import KINDS
@@ -28,13 +28,13 @@ def conversation(world: World) -> Sample:
 
 def about_picture(world: World) -> Sample:
     """Return a conversation about a picture."""
-    scene, turns = _several(world, _picture, pictures.QUESTIONS)
+    scene, turns = _several(world, _picture, pictures.QUESTIONS, doubts.PICTURES)
     return Sample([scene], turns)
 
 
 def about_clip(world: World) -> Sample:
     """Return a conversation about a clip."""
-    clip, turns = _several(world, _clip, clips.QUESTIONS)
+    clip, turns = _several(world, _clip, clips.QUESTIONS, doubts.CLIPS)
     return Sample([clip.clip], turns, clip.video_fps)
 
 
@@ -59,6 +59,7 @@ def _several(
     world: World,
     show: Callable[[World], Shown],
     questions: Sequence[Callable[[World, Shown], Exchange | None]],
+    doubts: Mapping[str, Callable[[World, Shown], Exchange | None]],
 ) -> tuple[Shown, list[Exchange]]:
     """Return a medium and distinct questions about it in random order, with pronouns for things just named."""
     count = world.count(*TURNS)
@@ -66,7 +67,8 @@ def _several(
         shown = show(world)
         turns: dict[tuple[str, ...], Exchange] = {}
         for ask in 2 * world.distinct(questions, len(questions)):
-            exchange = ask(world, shown)
+            doubt = doubts.get(ask.__name__) if world.edition.doubted and world.chance(world.edition.doubted) else None
+            exchange = (doubt or ask)(world, shown)
             if exchange is not None:
                 turns.setdefault((exchange.task, *_NAME.findall(exchange.question)), exchange)
             if len(turns) == count:

@@ -73,7 +73,7 @@ class Drawing:
 
     def __getitem__(self, scenes: slice) -> Self:
         *tensors, bitmaps = self.tensors()
-        return type(self)(*(tensor[scenes] for tensor in tensors), bitmaps)
+        return type(self)(*[*(tensor[scenes] for tensor in tensors), bitmaps])
 
     @classmethod
     def join(cls, drawings: Sequence[Self]) -> Self:

@@ -7,7 +7,7 @@ the room that each needs is known.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from mossvl.synthetic.scene import Clip, Thing, Track
+from mossvl.synthetic.scene import Background, Clip, Thing, Track
 from mossvl.synthetic.watching import Watched
 from mossvl.synthetic.world import Pair, World
 
@@ -16,8 +16,6 @@ RATES = (9, 10, 14, 15, 18, 22, 25, 30)
 FILMED = (4, 5, 6, 8, 10)
 """Frames per second of files of live streams, which are seen at whole seconds."""
 VIDEO_FPS = (0.5, 1.0, 2.0)
-FRAMES = 4, 16
-"""Range of the number of sampled frames."""
 OVERLAP = 0.7
 """Nearest distance of two colliding things, relative to the sum of their radii."""
 ROUND = ("circle", "ring")
@@ -35,9 +33,12 @@ class Timing:
         self.world = world
         self.video_fps = video_fps or world.one(VIDEO_FPS)
         self.rate = world.one(RATES)
-        frames = world.count(*FRAMES) - 0.8 * world.random.random()
+        least, most = world.frames
+        most = max(least, int(most ** world.random.random())) if world.edition.begun else most
+        frames = world.count(least, most) - 0.8 * world.random.random()
         self.seconds = int(frames * self.rate / self.video_fps) / self.rate
-        self.times: Sequence[float] = Clip([], self.seconds, rate=self.rate).sampled(self.video_fps)
+        self.part = self._part() if world.edition.begun and world.chance(world.edition.begun) else None
+        self.times: Sequence[float] = self.clip([]).sampled(self.video_fps)
         self._take_frames()
 
     def _take_frames(self) -> None:
@@ -46,6 +47,21 @@ class Timing:
         self.free = world.distinct(range(1, self.last + 1), self.last)
         self.upright = world.chance()
         """Whether things of this clip move vertically, or horizontally."""
+
+    def _part(self) -> tuple[float, float] | None:
+        """Lengthen the clip, and draw the part of the former length that is seen; its sampled times are times of
+        frames. None if the clip's rate does not allow that."""
+        step = self.rate / self.video_fps
+        if not step.is_integer():
+            return None
+        begin = self.world.count(1, 40 * self.rate) / self.rate
+        end = begin + max(4, int(self.seconds * self.video_fps)) / self.video_fps
+        self.seconds = end + self.world.count(0, 2 * self.rate) / self.rate
+        return begin, end
+
+    def clip(self, tracks: Sequence[Track], background: Background = Background()) -> Clip:  # noqa: B008
+        """Return the clip of these tracks."""
+        return Clip(tracks, self.seconds, background, self.rate, self.part)
 
     def event(self) -> int:
         """Draw a frame other than the first; a frame without an event, while there is any."""
@@ -68,6 +84,7 @@ class Watching(Timing):
         super().__init__(world, video_fps)
         self.rate = world.one(FILMED)
         self.seconds = frames / video_fps
+        self.part = None
         self.times = tuple(number / video_fps for number in range(frames))
         self._take_frames()
 
@@ -121,7 +138,7 @@ def turns(timing: Timing, thing: Thing) -> list[Track]:
     step = timing.world.one((1, -1)) * (0.04 + 0.04 * timing.world.random.random())
     angle = timing.world.random.random()
     end = angle + step * timing.last
-    return [Track(replace(thing, angle=angle), turns=[(0.0, angle), (timing.times[-1], end)])]
+    return [Track(replace(thing, angle=angle), turns=[(timing.times[0], angle), (timing.times[-1], end)])]
 
 
 ACTIONS: dict[str, Callable[[Timing, Thing], list[Track]]] = {
@@ -151,6 +168,8 @@ MEETINGS = {"collides": collides, "misses": misses}
 
 def _meeting(timing: Timing, first: Thing, second: Thing, nearest: float) -> list[Track]:
     world = timing.world
+    # Stretched things would touch at other distances.
+    first, second = (replace(thing, look=replace(thing.look, stretch=1.0)) for thing in (first, second))
     meet = world.count(2, timing.last)
     begin = world.count(max(0, meet - 4), meet - 2)
     back = min(timing.last, 2 * meet - begin)
@@ -186,7 +205,7 @@ def film(world: World, actions: Sequence[str], pairs: Sequence[Pair], timing: Ti
     """
     timing, count, shown = timing or Timing(world), cast(actions), list(pairs)
     size = "" if len(pairs) <= 2 and count == len(actions) else "small"
-    things = iter([replace(world.thing(*pair, size=size), x=0.0, y=0.0) for pair in pairs])
+    things = iter([replace(world.thing(*pair, size, len(pairs) + 1), x=0.0, y=0.0) for pair in pairs])
     groups = []
     for action in (*actions, *(world.one(("stays", "turns", "moves")) for _ in pairs[count:])):
         thing = next(things)
@@ -198,8 +217,7 @@ def film(world: World, actions: Sequence[str], pairs: Sequence[Pair], timing: Ti
             groups.append(ACTIONS[action](timing, thing))
     tracks = _placed(world, groups)
     background = world.background([colour for colour, _ in shown])
-    clip = Clip(tracks, timing.seconds, background, timing.rate)
-    return Watched(clip, timing.video_fps, world.aspect, timing.times)
+    return Watched(timing.clip(tracks, background), timing.video_fps, world.aspect, timing.times)
 
 
 def _placed(world: World, groups: Sequence[Sequence[Track]]) -> list[Track]:

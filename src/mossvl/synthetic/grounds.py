@@ -71,8 +71,8 @@ def _clouds(seed: Tensor, y: Tensor, x: Tensor) -> Tensor:
         top, left = (y * scale).floor(), (x * scale).floor()
         down, across = (_eased(axis * scale - start) for axis, start in ((y, top), (x, left)))
         first = left.long() * 8191 + top.long() * 131071 + (seed + octave) * 7919
-        corners = [_hashed((first + step) & 0x7FFFFFFF) for step in (0, 8191, 131071, 131071 + 8191)]
-        total = total + share * torch.lerp(torch.lerp(*corners[:2], across), torch.lerp(*corners[2:], across), down)
+        a, b, c, d = (_hashed((first + step) & 0x7FFFFFFF) for step in (0, 8191, 131071, 131071 + 8191))
+        total = total + share * torch.lerp(torch.lerp(a, b, across), torch.lerp(c, d, across), down)
         weight += share
     return ((total / weight - 0.5) * 2.2 + 0.5).clamp(0, 1)
 

@@ -15,18 +15,22 @@ from mossvl.synthetic.wording import (
     Sample,
     Task,
     asked,
+    exchange,
     from_left,
     full_name,
     joined,
     name,
-    phrased,
     plural,
+    short_name,
     with_article,
 )
 from mossvl.synthetic.world import PAIRS, SHOWN, Split, World
 
 Question = Callable[[World, Scene], Exchange | None]
-NUMBERS = ("no", "one", "two", "three", "four", "five")
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
+WRITTEN = 5
+"""Things beside a word are as small as among so many things."""
+MOST = {"left": "leftmost", "right": "rightmost", "top": "topmost", "bottom": "lowest"}
 
 
 def place(thing: Thing) -> str | None:
@@ -59,6 +63,12 @@ def subject(world: World, scene: Scene, alone: str = "") -> Thing | None:
     return world.one(fitting) if fitting else None
 
 
+def called(world: World, thing: Thing, scene: Scene) -> str:
+    """Return the name by which a question calls a thing of a picture."""
+    others = [(other.colour, other.kind) for other in scene.things if other is not thing]
+    return short_name(world, (thing.colour, thing.kind), others)
+
+
 # --- questions ---------------------------------------------------------------------------------------------------
 
 
@@ -67,17 +77,8 @@ def describe(world: World, scene: Scene) -> Exchange | None:
     things = from_left(scene.things)
     if not things or len(things) > 3:
         return None
-    wordings = [
-        ("Describe the picture.", "{listed}."),
-        ("Describe the image.", "{listed}."),
-        ("What is in the picture, from left to right?", "{listed}."),
-        ("What is in the image?", "{listed}."),
-        ("What do you see?", "I see {listed}."),
-        ("What can you see in the picture?", "I see {listed}."),
-        ("What does the picture show?", "the picture shows {listed}."),
-    ]
     names = [f"the text {thing.word}" if thing.word else with_article(full_name(thing)) for thing in things]
-    return phrased(world, "describe", wordings, listed=joined(names))
+    return exchange(world, "describe", listed=joined(names))
 
 
 def what(world: World, scene: Scene) -> Exchange | None:
@@ -85,13 +86,7 @@ def what(world: World, scene: Scene) -> Exchange | None:
     thing = subject(world, scene, alone="colour")
     if thing is None:
         return None
-    wordings = [
-        ("What shape is the {colour} thing?", "{kind}"),
-        ("What is the shape of the {colour} thing?", "{kind}"),
-        ("What is the {colour} thing?", "it is {kinds}."),
-        ("Which shape is {colour}?", "the {kind}."),
-    ]
-    return phrased(world, "what", wordings, colour=thing.colour, kind=thing.kind, kinds=with_article(thing.kind))
+    return exchange(world, "what", colour=thing.colour, kind=thing.kind)
 
 
 def colour(world: World, scene: Scene) -> Exchange | None:
@@ -99,14 +94,7 @@ def colour(world: World, scene: Scene) -> Exchange | None:
     thing = subject(world, scene, alone="kind")
     if thing is None:
         return None
-    wordings = [
-        ("Which colour is the {kind}?", "{colour}"),
-        ("What colour is the {kind}?", "{colour}"),
-        ("What color is the {kind}?", "{colour}"),
-        ("What is the colour of the {kind}?", "{colour}"),
-        ("What colour does the {kind} have?", "the {kind} is {colour}."),
-    ]
-    return phrased(world, "colour", wordings, colour=thing.colour, kind=thing.kind)
+    return exchange(world, "colour", colour=thing.colour, kind=thing.kind)
 
 
 def where(world: World, scene: Scene) -> Exchange | None:
@@ -115,12 +103,7 @@ def where(world: World, scene: Scene) -> Exchange | None:
     found = thing and place(thing)
     if not thing or not found:
         return None
-    wordings = [
-        ("Where is the {name}?", "{place}."),
-        ("Where in the picture is the {name}?", "it is {place}."),
-        ("Where can I find the {name}?", "{place}."),
-    ]
-    return phrased(world, "where", wordings, name=name(thing), place=found)
+    return exchange(world, "where", name=called(world, thing, scene), place=found)
 
 
 def at(world: World, scene: Scene) -> Exchange | None:
@@ -130,12 +113,7 @@ def at(world: World, scene: Scene) -> Exchange | None:
     found = thing and place(thing)
     if not thing or not found or None in places or places.count(found) > 1:
         return None
-    wordings = [
-        ("Which shape is {place}?", "the {kind}."),
-        ("Which thing is {place}?", "{name}"),
-        ("What is {place}?", "{name}"),
-    ]
-    return phrased(world, "at", wordings, place=found, kind=thing.kind, name=name(thing))
+    return exchange(world, "at", place=found, kind=thing.kind, name=name(thing))
 
 
 def which(world: World, scene: Scene) -> Exchange | None:
@@ -150,11 +128,7 @@ def which(world: World, scene: Scene) -> Exchange | None:
     first, *others = sorted(scene.things, key=key)
     if not others or not world.owns(first.colour, first.kind) or key(others[0]) - key(first) < 2 * EDGE:
         return None
-    wordings = [
-        ("Which thing is nearest to the {side}?", "the {name}."),
-        ("What is closest to the {side} edge?", "{name}"),
-    ]
-    return phrased(world, "which", wordings, side=side, name=name(first))
+    return exchange(world, "which", side=side, most=MOST[side], name=name(first))
 
 
 def looks(world: World, scene: Scene) -> Exchange | None:
@@ -162,11 +136,8 @@ def looks(world: World, scene: Scene) -> Exchange | None:
     thing = subject(world, scene)
     if thing is None:
         return None
-    wordings = [
-        ("Is the {name} small or large?", "{size}"),
-        ("Is the {name} plain, striped or dotted?", "{texture}"),
-    ]
-    return phrased(world, "looks", wordings, name=name(thing), size=thing.size, texture=thing.texture)
+    size = {"size": thing.called} if thing.called else {}
+    return exchange(world, "looks", name=called(world, thing, scene), texture=thing.texture, **size)
 
 
 def count(world: World, scene: Scene) -> Exchange | None:
@@ -186,13 +157,14 @@ def counted(world: World, scene: Scene, asked: str) -> Exchange | None:
     number = sum(asked in (thing.kind, thing.colour) for thing in scene.things)
     noun = f"{asked} thing" if asked in COLOURS else asked
     there = f"there is one {noun}" if number == 1 else f"there are {NUMBERS[number]} {plural(noun)}"
-    wordings = [
-        ("How many {nouns} are there?", "{figure}"),
-        ("How many {nouns} do you see?", "{figure}"),
-        ("How many {nouns} are in the picture?", "{figure}"),
-        ("Count the {nouns}.", "{there}."),
-    ]
-    return phrased(world, "count", wordings, nouns=plural(noun), figure=str(number), there=there)
+    return exchange(world, "count", noun=noun, figure=str(number), there=there)
+
+
+def count_all(world: World, scene: Scene) -> Exchange | None:
+    """Ask for the number of all shapes."""
+    if any(thing.word for thing in scene.things):
+        return None
+    return exchange(world, "count_all", figure=str(len(scene.things)))
 
 
 def read(world: World, scene: Scene) -> Exchange | None:
@@ -200,15 +172,7 @@ def read(world: World, scene: Scene) -> Exchange | None:
     words = [thing.word for thing in scene.things if thing.word]
     if len(words) != 1:
         return None
-    wordings = [
-        ("What is written there?", "{word}"),
-        ("Read the text.", "{word}"),
-        ("What is the text?", "{word}"),
-        ("What is written in the picture?", "{word}"),
-        ("What does it say?", "it says {word}."),
-        ("What does the picture say?", "it says {word}."),
-    ]
-    return phrased(world, "read", wordings, word=words[0])
+    return exchange(world, "read", word=words[0])
 
 
 def there(world: World, scene: Scene) -> Exchange | None:
@@ -219,13 +183,7 @@ def there(world: World, scene: Scene) -> Exchange | None:
     asked, answer = (thing.colour, thing.kind), "yes"
     if world.chance():
         asked, answer = world.alike(asked, [(other.colour, other.kind) for other in scene.things]), "no"
-    wordings = [
-        ("Is there {thing}?", "{answer}"),
-        ("Is there {thing} in the picture?", "{answer}"),
-        ("Do you see {thing}?", "{answer}"),
-        ("Does the picture show {thing}?", "{answer}"),
-    ]
-    return phrased(world, "there", wordings, thing=with_article(" ".join(asked)), answer=answer)
+    return exchange(world, "there", thing=" ".join(asked), answer=answer)
 
 
 # --- pictures ----------------------------------------------------------------------------------------------------
@@ -238,18 +196,26 @@ def some(world: World, least: int = 1, most: int = 4) -> Scene:
 
 def written(world: World) -> Scene:
     """Return a scene of a word and up to two things."""
-    word = Thing("word", world.one(tuple(COLOURS)), "large", word=world.word())
-    return world.arranged([word, *(world.thing(*pair) for pair in world.pairs(world.count(0, 2)))])
+    word, pairs = world.writing(), world.pairs(world.count(0, 2))
+    return world.arranged([word, *(world.thing(*pair, among=WRITTEN) for pair in pairs)])
 
 
 def many(world: World) -> tuple[Scene, str]:
     """Return a scene with zero to five things of one kind or colour among others, and that kind or colour."""
-    number, of_kind = world.count(0, 5), world.chance()
+    number, of_kind = world.count(0, world.edition.most), world.chance()
     noun = world.one(PAIRS[world.split])[of_kind]
     fitting = [pair for pair in SHOWN[world.split] if pair[of_kind] == noun]
     others = [pair for pair in PAIRS[Split.TRAIN] if pair[of_kind] != noun]
     chosen = world.distinct(fitting, number) + world.distinct(others, world.count(0 if number else 1, 2))
-    return world.arranged([world.thing(*pair, size="small" if len(chosen) > 4 else "") for pair in chosen]), noun
+    size = "small" if len(chosen) > 4 else ""
+    return world.arranged([world.thing(*pair, size, len(chosen)) for pair in chosen]), noun
+
+
+def crowd(world: World) -> Scene:
+    """Return a scene of any number of shapes that are counted, small if they are many."""
+    count = world.count(0, world.edition.most + 2)
+    size = "small" if count > 4 else ""
+    return world.arranged([world.thing(*pair, size, count) for pair in world.pairs(count)])
 
 
 def _count(world: World) -> Sample:
@@ -271,3 +237,4 @@ _SHOWN: dict[Question, Callable[[World], Scene]] = {
 }
 TASKS: dict[str, Task] = {ask.__name__: partial(_about, _SHOWN.get(ask, some), ask) for ask in QUESTIONS}
 TASKS["count"] = _count
+COUNTS: dict[str, Task] = {"count_all": partial(_about, crowd, count_all)}

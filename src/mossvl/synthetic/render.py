@@ -75,7 +75,7 @@ def _things(drawn: Drawing, y: Tensor, x: Tensor, height: int, width: int) -> tu
         writing = drawn.places.take_along_dim(layer, 1)[:, 0, :, None, None].unbind(1)
         lettered = _lettered(drawn.bitmaps, number, columns, *_own(writing, y, x, height, width))
         here = torch.arange(drawn.layers, device=layer.device)[:, None, None] == layer[:, None]
-        outside = torch.where(here & (number[:, None] > 0), lettered[:, None], outside)
+        outside = torch.where(here & (columns[:, None] > 0), lettered[:, None], outside)
     cover, core = ((0.5 - one * radius * side).clamp(0, 1) for one in (outside, outside + edge))
     return _marked(texture, own_x, own_y), (edge > 0) * (1 - core), cover - hollow * core
 
@@ -96,9 +96,9 @@ def _lettered(bitmaps: Tensor, number: Tensor, filled: Tensor, x: Tensor, y: Ten
     left, top = column.long(), row.long()
     first = (number * rows + top) * columns + left
     flat = bitmaps.flatten()
-    corners = [flat[first + step].float() for step in (0, 1, columns, columns + 1)]
+    a, b, c, d = (flat[first + step].float() for step in (0, 1, columns, columns + 1))
     across, down = column - left, row - top
-    value = torch.lerp(torch.lerp(*corners[:2], across), torch.lerp(*corners[2:], across), down)
+    value = torch.lerp(torch.lerp(a, b, across), torch.lerp(c, d, across), down)
     return (128 - value) / lettering.STEPS * LETTER
 
 

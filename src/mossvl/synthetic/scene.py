@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from mossvl.processing.sampling import frame_count, frame_indices
+from mossvl.processing.sampling import frame_count, frame_indices, segment_times
 from mossvl.synthetic.glyphs import GLYPHS
 from mossvl.synthetic.lettering import check_written
 from mossvl.synthetic.palettes import COLOURS as COLOURS
@@ -200,18 +200,24 @@ class Track:
 class Clip:
     """A clip of `seconds` at `rate` frames per second.
 
+    Args:
+        part: start and end of the part that is looked at, in seconds; None for the whole clip.
+
     Raises:
-        ValueError: `seconds` or `rate` is not above zero.
+        ValueError: `seconds` or `rate` is not above zero, or the part is not within the clip.
     """
 
     tracks: Sequence[Track]
     seconds: float
     background: Background = Background()
     rate: int = 12
+    part: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if not (self.seconds > 0 and self.rate > 0):
             raise ValueError(f"seconds={self.seconds} and rate={self.rate} must be above 0")
+        if self.part and not 0 <= self.part[0] < self.part[1] <= self.seconds:
+            raise ValueError(f"part={self.part} must be within the clip's {self.seconds} seconds")
 
     @property
     def num_frames(self) -> int:
@@ -219,6 +225,8 @@ class Clip:
 
     def sampled(self, video_fps: float, max_frames: int = 256) -> tuple[float, ...]:
         """Return the times of the frames that the model samples from the clip's file, in seconds."""
+        if self.part:
+            return tuple(segment_times([self.part], video_fps, 1, max_frames)[0])
         return sampled_times(self.num_frames, self.rate, video_fps, max_frames)
 
     def at(self, time: float) -> Scene:

@@ -1,20 +1,22 @@
 """Questions about several pictures and clips together: one function for each task."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mossvl.processing.prompt import IMAGE, VIDEO
 from mossvl.synthetic.events import Timing, film
-from mossvl.synthetic.scene import Scene, Thing
+from mossvl.synthetic.scene import Scene
 from mossvl.synthetic.watching import Watched
-from mossvl.synthetic.wording import Sample, Task, phrased, seconds, with_article
+from mossvl.synthetic.wording import Sample, Task, doubted, exchange, seconds, with_article
 from mossvl.synthetic.world import Pair, World
 
 PLACES = ("first", "second")
+VERBS = {"moves": "move", "vanishes": "vanish", "appears": "appear", "recolours": "change its colour"}
 
 
 def picture(world: World, pairs: Sequence[Pair]) -> Scene:
     """Return a scene of things with these colours and kinds."""
-    return world.arranged([world.thing(*pair) for pair in pairs])
+    return world.arranged([world.thing(*pair, among=len(pairs)) for pair in pairs])
 
 
 def among(world: World, pair: Pair | None, absent: Pair, most: int = 2) -> Scene:
@@ -37,12 +39,7 @@ def compare(world: World) -> Sample:
     (pair,) = world.pairs(1)
     number = world.count(0, 1)
     scenes = [among(world, pair if i == number else None, pair) for i in range(2)]
-    wordings = [
-        ("Which picture shows {thing}?", "the {place} picture."),
-        ("In which of the two pictures do you see {thing}?", "in the {place} picture."),
-        ("Is there {thing} in the first or in the second picture?", "{place}"),
-    ]
-    turn = phrased(world, "compare", wordings, thing=with_article(" ".join(pair)), place=PLACES[number])
+    turn = exchange(world, "compare", thing=" ".join(pair), place=PLACES[number])
     return Sample(scenes, [turn])
 
 
@@ -56,15 +53,14 @@ def difference(world: World) -> Sample:
         return difference(world)
     scene = picture(world, pairs)
     first, *others = scene.things
-    other = Thing(after[1], after[0], first.size, first.texture, first.x, first.y, shade=first.shade)
+    look = first.look if after[1] == first.kind else replace(first.look, variant=0)
+    other = replace(first, kind=after[1], colour=after[0], look=look)
     background = world.background([*(colour for colour, _ in pairs), after[0]])
     scenes = [Scene([thing, *others], background) for thing in (first, other)]
-    colours = "the {same} is {one} in the first picture and {other} in the second."
-    kinds = "the {same} thing is {one} in the first picture and {other} in the second."
-    answer = kinds if changed else colours
-    wordings = [("What is the difference?", answer), ("What is different in the second picture?", answer)]
+    what = f"the {same} thing" if changed else f"the {same}"
     one, two = (with_article(pair[1]) if changed else pair[0] for pair in (before, after))
-    return Sample(scenes, [phrased(world, "difference", wordings, same=same, one=one, other=two)])
+    answer = f"{what} is {one} in the first picture and {two} in the second."
+    return Sample(scenes, [exchange(world, "difference", answer=answer)])
 
 
 def which_picture(world: World) -> Sample:
@@ -74,31 +70,22 @@ def which_picture(world: World) -> Sample:
     number = world.count(1, count)
     scenes = [among(world, pair if i == number else None, pair, most=1) for i in range(1, count + 1)]
     pictures = " ".join(f"Picture {i}: {IMAGE}" for i in range(1, count + 1))
-    wordings = [
-        ("{pictures} In which picture is there {thing}?", "picture {number}"),
-        ("{pictures} Which picture shows {thing}?", "picture {number} shows {thing}."),
-    ]
-    words = {"pictures": pictures, "thing": with_article(" ".join(pair)), "number": str(number)}
-    return Sample(scenes, [phrased(world, "which_picture", wordings, **words)])
+    words = {"pictures": pictures, "thing": " ".join(pair), "number": str(number)}
+    return Sample(scenes, [exchange(world, "which_picture", **words)])
 
 
 def which_clip(world: World) -> Sample:
     """Ask in which of two clips a thing, which both show, has an action."""
-    verbs = {"moves": "move", "vanishes": "vanish", "appears": "appear", "recolours": "change its colour"}
-    action, other = world.distinct(tuple(verbs), 2)
+    action, other = world.distinct(tuple(VERBS), 2)
     if world.chance():
         other = "stays"
     (pair,) = world.pairs(1)
     first = filmed(world, action, pair)
     clips = [first, filmed(world, other, pair, video_fps=first.video_fps)]
     number = world.count(0, 1)
-    wordings = [
-        ("In which clip does the {name} {verb}?", "in the {place} clip."),
-        ("Does the {name} {verb} in the first or in the second clip?", "{place}"),
-    ]
-    words = {"name": " ".join(pair), "verb": verbs[action], "place": PLACES[number]}
+    words = {"name": " ".join(pair), "verb": VERBS[action], "place": PLACES[number]}
     shown = [clip.clip for clip in (clips if number == 0 else clips[::-1])]
-    return Sample(shown, [phrased(world, "which_clip", wordings, **words)], first.video_fps)
+    return Sample(shown, [exchange(world, "which_clip", **words)], first.video_fps)
 
 
 def matching(world: World) -> Sample:
@@ -108,16 +95,54 @@ def matching(world: World) -> Sample:
     shown = asked if there else world.one((other, world.alike(asked, [asked])))
     clip = filmed(world, "appears", shown, asked)
     media = f"Here is a picture: {IMAGE} And here is a clip: {VIDEO}"
-    wordings = [
-        ("{media} Is the thing of the picture in the clip?", "{answer}"),
-        ("{media} Does the clip show the thing of the picture?", "{answer}"),
-    ]
-    turns = [phrased(world, "matching", wordings, media=media, answer="yes" if there else "no")]
+    turns = [exchange(world, "matching", media=media, answer="yes" if there else "no")]
     if there:
         time = seconds(clip.times[clip.things[0].appears[0]])
-        follow = [("When does it appear?", "{time}"), ("At what time does it appear?", "at {time}.")]
-        turns.append(phrased(world, "matching", follow, time=time))
+        turns.append(exchange(world, "matching when", time=time))
     return Sample([picture(world, [asked]), clip.clip], turns, clip.video_fps)
 
 
+# --- doubt -------------------------------------------------------------------------------------------------------
+
+NEITHER, NONE_OF_THEM, SAME = "In neither of them.", "In none of them.", "There is no difference."
+
+
+def _compare(world: World) -> Sample:
+    """Ask which of two pictures shows a thing that neither shows."""
+    (pair,) = world.pairs(1)
+    scenes = [among(world, None, pair) for _ in range(2)]
+    return Sample(scenes, [doubted(world, "compare", NEITHER, thing=" ".join(pair))])
+
+
+def _difference(world: World) -> Sample:
+    """Ask for the difference of two equal pictures."""
+    pairs = world.pairs(world.count(1, 3))
+    scene = picture(world, pairs)
+    return Sample([scene, scene], [doubted(world, "difference", SAME)])
+
+
+def _which_picture(world: World) -> Sample:
+    """Ask which of three or four pictures shows a thing that none shows."""
+    (pair,) = world.pairs(1)
+    scenes = [among(world, None, pair, most=1) for _ in range(world.count(3, 4))]
+    pictures = " ".join(f"Picture {i}: {IMAGE}" for i in range(1, len(scenes) + 1))
+    return Sample(scenes, [doubted(world, "which_picture", NONE_OF_THEM, pictures=pictures, thing=" ".join(pair))])
+
+
+def _which_clip(world: World) -> Sample:
+    """Ask in which of two clips a thing, which both show, has an action that it has in neither."""
+    asked, *others = world.distinct(tuple(VERBS), 2)
+    (pair,) = world.pairs(1)
+    first = filmed(world, world.one((*others, "stays")), pair)
+    clips = [first, filmed(world, "stays", pair, video_fps=first.video_fps)]
+    turn = doubted(world, "which_clip", NEITHER, name=" ".join(pair), verb=VERBS[asked])
+    return Sample([clip.clip for clip in clips], [turn], first.video_fps)
+
+
+DOUBTS: dict[str, Task] = {
+    "compare": _compare,
+    "difference": _difference,
+    "which_picture": _which_picture,
+    "which_clip": _which_clip,
+}
 TASKS: dict[str, Task] = {task.__name__: task for task in (compare, difference, which_picture, which_clip, matching)}

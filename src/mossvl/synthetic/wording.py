@@ -1,15 +1,20 @@
 """Samples, and the wording of questions and answers.
 
-The wording of a question determines the form of its answer: each wording has one form, a sentence or bare words.
+`wordings.toml` has the wordings. The wording of a question determines the form of its answer: each wording has one
+form, a sentence or bare words.
 """
 
-from collections.abc import Callable, Sequence
+import tomllib
+from collections.abc import Callable, Collection, Sequence, Set
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
-from typing import TypeVar
+from pathlib import Path
+from string import Formatter
+from typing import Any, NamedTuple, TypeVar
 
 from mossvl.synthetic.scene import Clip, Scene, Thing
-from mossvl.synthetic.world import World
+from mossvl.synthetic.world import Pair, Split, World
 
 EDGE = 0.05
 """Least distance of a thing from a border, or from another thing, for words to name the side."""
@@ -17,11 +22,16 @@ EDGE = 0.05
 
 @dataclass(frozen=True)
 class Exchange:
-    """A question and its answer."""
+    """A question and its answer.
+
+    Args:
+        also: the answers of other wordings of the question, which say the same in another form.
+    """
 
     task: str
     question: str
     answer: str
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,12 +65,81 @@ def asked(
             return shown, exchange
 
 
-def phrased(world: World, task: str, wordings: Sequence[tuple[str, str]], **words: str) -> Exchange:
-    """Fill `words` into a random (question, answer) wording. An answer that ends in a full stop is capitalised."""
-    question, answer = (text.format(**words) for text in world.one(wordings))
-    if answer.endswith("."):
-        answer = answer[0].upper() + answer[1:]
-    return Exchange(task, question, answer)
+class Wording(NamedTuple):
+    """A question and the form of its answer, with the words that each of them needs."""
+
+    question: str
+    answer: str
+    asked: frozenset[str]
+    told: frozenset[str]
+
+
+class _Words(Formatter):
+    """Fills in words; {word:a} with an article, {word:s} in the plural."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        forms: dict[str, Callable[[str], str]] = {"a": with_article, "s": plural, "": str}
+        return forms[format_spec](value)
+
+
+_filled = _Words().format
+
+
+@cache
+def wordings(table: str, split: str) -> tuple[Wording, ...]:
+    """Return the wordings of a table of `wordings.toml`.
+
+    Args:
+        table: a task, or a task and a part of it.
+        split: "first" for those of the first edition; "more" for those that later editions train with; "test" for
+            those that only their other splits use.
+    """
+    given = _tables()[table]
+    pairs = [(question, answer) for question, answer in given["first"]] if split != "test" else []
+    if split != "first":
+        pairs += [(question, answer) for answer, questions in given[split] for question in questions]
+    return tuple(Wording(*pair, *map(_fields, pair)) for pair in pairs)
+
+
+@cache
+def _tables() -> dict[str, Any]:
+    return tomllib.loads(Path(__file__).with_name("wordings.toml").read_text())
+
+
+def _fields(text: str) -> frozenset[str]:
+    return frozenset(field for _, field, _, _ in Formatter().parse(text) if field)
+
+
+def _fitting(world: World, table: str, words: Set[str]) -> list[Wording]:
+    """Return the wordings of a world's edition and split whose question's words are given."""
+    split = "first" if not world.edition.paraphrased else "more" if world.split == Split.TRAIN else "test"
+    return [wording for wording in wordings(table, split) if wording.asked <= words]
+
+
+def exchange(world: World, table: str, also: Sequence[str] = (), **words: str) -> Exchange:
+    """Fill words into a random wording of a table.
+
+    Args:
+        also: forms of right answers beside those of wordings that tell the same words.
+    """
+    fitting = [wording for wording in _fitting(world, table, words.keys()) if wording.told <= words.keys()]
+    chosen = world.one(fitting)
+    known = [one for split in ("more", "test") if split in _tables()[table] for one in wordings(table, split)]
+    others = [one.answer for one in known if one.told & chosen.told and one.told <= words.keys()]
+    forms = dict.fromkeys([chosen.answer, *others, *also])
+    answer, *equal = (sentence(_filled(form, **words)) for form in forms)
+    return Exchange(table.split()[0], sentence(_filled(chosen.question, **words), "?"), answer, tuple(equal))
+
+
+def doubted(world: World, table: str, answer: str, **words: str) -> Exchange:
+    """Fill words into a random question of a table, to which no wording has an answer, but `answer`."""
+    chosen = world.one(_fitting(world, table, words.keys()))
+    return Exchange(table.split()[0], sentence(_filled(chosen.question, **words), "?"), answer)
+
+
+def sentence(text: str, marks: str = ".") -> str:
+    """Capitalise a text that ends in one of the marks."""
+    return text[0].upper() + text[1:] if text[-1] in marks else text
 
 
 def name(thing: Thing) -> str:
@@ -68,8 +147,24 @@ def name(thing: Thing) -> str:
 
 
 def full_name(thing: Thing) -> str:
-    texture = "" if thing.texture == "plain" else f"{thing.texture} "
-    return f"{thing.size} {texture}{name(thing)}"
+    """Return a thing's size, where it is clearly small or large, its texture, colour and kind."""
+    texture = "" if thing.texture == "plain" else thing.texture
+    return " ".join(word for word in (thing.called, texture, name(thing)) if word)
+
+
+def short_name(world: World, pair: Pair, others: Collection[Pair]) -> str:
+    """Return the name by which a question calls a thing: in later editions, sometimes its kind or colour alone.
+
+    Args:
+        others: the pairs of all other things, of which none may fit the short name.
+    """
+    colour, kind = pair
+    if world.edition.short and world.chance(world.edition.short):
+        if all(other[1] != kind for other in others):
+            return kind
+        if all(other[0] != colour for other in others):
+            return f"{colour} thing"
+    return f"{colour} {kind}"
 
 
 def with_article(words: str) -> str:
@@ -77,7 +172,7 @@ def with_article(words: str) -> str:
 
 
 def plural(noun: str) -> str:
-    return f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -9,17 +9,21 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
+from math import cos, pi, sin
 from random import Random
+from string import ascii_lowercase, digits
 from typing import TypeVar
 
-from mossvl.synthetic.glyphs import GLYPHS
-from mossvl.synthetic.scene import BACKGROUNDS, COLOURS, DOT, SIZES, TEXTURES, Background, Scene, Thing
-from mossvl.synthetic.shapes import KINDS
+from mossvl.synthetic import lettering
+from mossvl.synthetic.editions import FIRST, Edition
+from mossvl.synthetic.glyphs import GLYPHS, ROWS
+from mossvl.synthetic.palettes import COLOURS, PALETTES, Colour
+from mossvl.synthetic.scene import DOT, PLAIN, SIZES, TEXTURES, Background, Look, Scene, Thing
+from mossvl.synthetic.shapes import KINDS, VARIANTS
 
 T = TypeVar("T")
 Pair = tuple[str, str]
 """A colour and a kind of shape."""
-Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
 """Centre x and y, half the width, half the height."""
 
@@ -31,6 +35,15 @@ SHADE, HUE = 15, 10
 """Largest variation of colours, in sRGB: of all channels together, and of each channel."""
 ATTEMPTS = 50
 """Places tried for a thing, and backgrounds tried for a picture."""
+ROOM = (0.30, 0.21, 0.17, 0.15, 0.11)
+"""Largest radius of a thing by the number of things in the picture."""
+LEGIBLE = 0.08
+"""Least radius of a thing that may be striped or dotted."""
+BORDERS = ((0, 0, 0), (0, 0, 0), (0, 0, 0), (70, 70, 70), (255, 255, 255))
+"""Colours of borders: none that names another colour of a thing."""
+ALIKE = frozenset("cosuvwxz")
+"""Letters whose capitals look like them."""
+SYLLABLES = tuple(a + b for a in "bcdfghjklmnprstvwz" for b in ("a", "e", "i", "o", "u", "an", "el", "is"))
 
 
 class Split(StrEnum):
@@ -68,12 +81,23 @@ class World:
 
     Args:
         aspect: width over height of the pictures.
+        edition: what the world shows and asks.
+        frames: largest number of sampled frames of a clip; by default, the edition's.
     """
 
-    def __init__(self, split: Split, seed: int | str, aspect: float = 1.0) -> None:
-        self.split, self.aspect = split, aspect
+    def __init__(
+        self,
+        split: Split,
+        seed: int | str,
+        aspect: float = 1.0,
+        edition: Edition = FIRST,
+        frames: int | None = None,
+    ) -> None:
+        self.split, self.aspect, self.edition = split, aspect, edition
+        self.frames = edition.frames[0], frames or edition.frames[1]
         self.width, self.height = max(aspect, 1.0), max(1 / aspect, 1.0)
         self.random = Random(f"{split} {seed}")
+        self.palette = self.one(edition.palettes) if len(edition.palettes) > 1 else edition.palettes[0]
 
     def chance(self, probability: float = 0.5) -> bool:
         return self.random.random() < probability
@@ -119,11 +143,41 @@ class World:
 
     def scene(self, count: int, subjects: int = 1) -> Scene:
         """Draw a scene of `count` shapes, distinct in colour and kind, that do not overlap, the subjects first."""
-        return self.arranged([self.thing(*pair) for pair in self.pairs(count, subjects)])
+        return self.arranged([self.thing(*pair, among=count) for pair in self.pairs(count, subjects)])
 
-    def thing(self, colour: str, kind: str, size: str = "") -> Thing:
-        """Draw a thing with random texture and shade, and a random size if none is given."""
-        return Thing(kind, colour, size or self.one(tuple(SIZES)), self.texture(), shade=self.shade())
+    def thing(self, colour: str, kind: str, size: str = "", among: int = 1) -> Thing:
+        """Draw a thing with random texture, shade and look, and a random size if none is given.
+
+        Args:
+            among: number of things of the picture: the more, the smaller they are.
+        """
+        if self.edition.radii is None:
+            return Thing(kind, colour, size or self.one(tuple(SIZES)), self.texture(), shade=self.shade())
+        look, radius = self.look(kind), self.radius(size, among)
+        texture = "plain" if look.hollow or radius < LEGIBLE else self.texture()
+        angle = self.angle(self.edition.turned)
+        return Thing(kind, colour, radius, texture, angle=angle, shade=self.shade(), look=look)
+
+    def radius(self, size: str = "", among: int = 1) -> float:
+        """Draw a radius, small ones as often as large ones."""
+        least, most = self.edition.radii or tuple(SIZES.values())
+        most = min(most, 0.1 if size == "small" else ROOM[min(among, len(ROOM)) - 1])
+        return float(least * (most / least) ** self.random.random())
+
+    def angle(self, most: float) -> float:
+        """Draw an angle, 0 half the time."""
+        return self.one((0.0, most * (2 * self.random.random() - 1)))
+
+    def look(self, kind: str) -> Look:
+        """Draw a look of a kind of shape: filled, bordered, or an outline."""
+        edition, stroke = self.edition, self.random.random()
+        variant = self.count(0, len(VARIANTS[kind]) - 1) if edition.variants and self.chance(0.6) else 0
+        stretch = self.one((1.0, 1.0, edition.stretched, 1 / edition.stretched)) ** self.random.random()
+        edge, border = 0.0, None
+        if stroke < 2 * edition.stroked:
+            edge = 0.05 + (0.07 if stroke < edition.stroked else 0.13) * self.random.random()
+            border = None if stroke < edition.stroked else self.one(BORDERS)
+        return Look(self.palette, variant, stretch, edge, border, stroke < edition.stroked)
 
     def shade(self) -> tuple[int, int, int]:
         """Draw an sRGB offset: lighter or darker, with a slight change of hue."""
@@ -138,6 +192,17 @@ class World:
             replace(thing, x=x / self.width, y=y / self.height) for thing, (x, y) in zip(things, places, strict=True)
         ]
         return Scene(things, self.background([thing.colour for thing in things]))
+
+    def writing(self) -> Thing:
+        """Draw a word of random colour."""
+        colour = self.one(tuple(COLOURS))
+        if not (self.edition.lettered and self.chance(self.edition.lettered)):
+            return Thing("word", colour, "large", word=self.word(), look=replace(PLAIN, palette=self.palette))
+        font, angle = self.one(lettering.fonts()), self.angle(self.edition.turned / 4)
+        word = self.text()
+        half = lettering.extent(word, font)[0] * DOT * ROWS + 0.1
+        radius = min(0.1 * 3 ** self.random.random(), 0.44 * self.width / half)
+        return Thing("word", colour, radius, angle=angle, word=word, look=Look(self.palette, font=font))
 
     def layout(self, extents: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         """Draw centres of boxes (half width, half height) within the picture, without overlap, in units of its shorter
@@ -176,13 +241,29 @@ class World:
             if length == 1 or split_of_word(word) == self.split:
                 return word
 
-    def background(self, colours: Sequence[str]) -> Background:
-        """Draw a muted background with a contrast of at least CONTRAST to `colours`, else the best of ATTEMPTS."""
-        pattern, angle, seed = self.one(BACKGROUNDS), self.random.random(), self.count(0, 2**20)
-        things = [COLOURS[colour] for colour in colours]
+    def text(self) -> str:
+        """Draw a word of this split in capitals, small letters, both, or digits, whose case its letters show."""
+        while True:
+            if self.chance(0.15):
+                word = "".join(self.one(digits) for _ in range(self.count(1, 6)))
+            elif self.chance():
+                word = "".join(self.one(SYLLABLES) for _ in range(self.count(1, 4)))
+            else:
+                word = "".join(self.one(ascii_lowercase) for _ in range(self.count(1, 6)))
+            word = self.one((str.upper, str.lower, str.capitalize))(word)[: lettering.LONGEST - 2]
+            clear = word.isdigit() or set(word.lower()) - ALIKE
+            if clear and (len(word) == 1 or split_of_word(word) == self.split):
+                return word
+
+    def background(self, colours: Sequence[str], pattern: str = "") -> Background:
+        """Draw a background with a contrast of at least CONTRAST to `colours`, else the best of ATTEMPTS."""
+        pattern = pattern or self.one(self.edition.backgrounds)
+        angle, seed = self.random.random(), self.count(0, 2**20)
+        things = [PALETTES[self.palette][colour] for colour in colours]
+        vivid = self.edition.vivid > 0 and self.chance(self.edition.vivid)
         best, most = Background(pattern), -1.0
         for _ in range(ATTEMPTS):
-            first, second = self._muted()
+            first, second = self._vivid() if vivid else self._muted()
             contrast = _contrast(things, first, second)
             if contrast > most:
                 best, most = Background(pattern, first, second, angle, seed), contrast
@@ -194,6 +275,11 @@ class World:
         """Draw two colours near the same grey."""
         grey = self.count(40, 225)
         r, g, b, s, t, u = (min(max(grey + self.count(-28, 28), 0), 255) for _ in range(6))
+        return (r, g, b), (s, t, u)
+
+    def _vivid(self) -> tuple[Colour, Colour]:
+        """Draw any two colours."""
+        r, g, b, s, t, u = (self.count(0, 255) for _ in range(6))
         return (r, g, b), (s, t, u)
 
 
@@ -210,6 +296,10 @@ def extent(thing: Thing) -> tuple[float, float]:
     """Return half the width and half the height of a thing at any rotation, relative to the shorter side."""
     if thing.kind != "word":
         return thing.radius, thing.radius
+    if thing.look.font:
+        across, down = (DOT * ROWS * thing.radius * half for half in lettering.extent(thing.word, thing.look.font))
+        sine, cosine = abs(sin(2 * pi * thing.angle)), cos(2 * pi * thing.angle)
+        return across * cosine + down * sine, across * sine + down * cosine
     dot = DOT * thing.radius
     return 3 * len(thing.word) * dot, 3.5 * dot
 

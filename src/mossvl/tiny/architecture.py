@@ -14,6 +14,7 @@ from mossvl.model.configuration import MossVLConfig
 from mossvl.processing.image_processor import MossVLImageProcessor
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.video_processor import MossVLVideoProcessor
+from mossvl.synthetic.editions import FIRST, Edition
 from mossvl.synthetic.tasks import TASKS
 from mossvl.synthetic.world import Split, World
 
@@ -38,8 +39,8 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
 """The model knows no tools: it is told of none, since a description only confuses it, and reads a result as a turn."""
-MOST_PIXELS = 128 * 128
-"""Largest area of an image or frame; larger media are downscaled."""
+LEAST_PIXELS = 64 * 64
+"""Smallest area of an image or frame; smaller media are upscaled."""
 
 
 def tokenizer_from(texts: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -73,12 +74,14 @@ def tokenizer_from(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def processor_of(tokenizer: PreTrainedTokenizerFast) -> MossVLProcessor:
-    size = {"shortest_edge": 64 * 64, "longest_edge": MOST_PIXELS}
+def processor_of(tokenizer: PreTrainedTokenizerFast, edition: Edition = FIRST) -> MossVLProcessor:
+    """Return a processor that downscales larger media than those of an edition."""
+    most = edition.seen
+    size = {"shortest_edge": LEAST_PIXELS, "longest_edge": most}
     return MossVLProcessor(
-        MossVLImageProcessor(size=size, multi_image_max_pixels=16 * MOST_PIXELS),
+        MossVLImageProcessor(size=size, multi_image_max_pixels=16 * most),
         tokenizer,
-        MossVLVideoProcessor(size=size, video_max_pixels=64 * MOST_PIXELS, max_frames=64),
+        MossVLVideoProcessor(size=size, video_max_pixels=edition.room, max_frames=64),
         chat_template=CHAT_TEMPLATE,
     )
 

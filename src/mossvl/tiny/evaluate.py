@@ -11,6 +11,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -23,34 +24,40 @@ import typer
 from mossvl.checkpoints.default import CHECKPOINT
 from mossvl.evaluation import ExactAnswers, ask, tallied
 from mossvl.llm import MossVL
+from mossvl.options.checks import choice
 from mossvl.progress import progress
+from mossvl.synthetic.editions import EDITIONS, FIRST, Edition
 from mossvl.synthetic.files import write_clip, write_picture
 from mossvl.synthetic.scene import Background, Clip, Scene
-from mossvl.synthetic.tasks import TASKS
+from mossvl.synthetic.tasks import tasks_of
 from mossvl.synthetic.world import Split, World
-from mossvl.training.synthetic import SIZES, messages_of
+from mossvl.training.synthetic import messages_of
 
 LARGER = 2
 """Height and width of files, relative to the model's input."""
 BLACK = Background("plain", (0, 0, 0))
 
 
-def write_conversation(folder: Path, split: Split, blind: bool, named: tuple[str, int]) -> ExactAnswers:
+def write_conversation(
+    folder: Path, split: Split, blind: bool, named: tuple[str, int], edition: Edition = FIRST
+) -> ExactAnswers:
     """Write the files of one sample.
 
     Args:
         blind: write black media.
         named: task and number, which determine the sample.
+        edition: of the world.
     """
     task, number = named
-    height, width = (LARGER * side for side in SIZES[number % len(SIZES)])
-    sample = TASKS[task](World(split, f"{task} {number}", width / height))
+    height, width = (LARGER * side for side in edition.sizes[number % len(edition.sizes)])
+    frames = edition.frames_of(height // LARGER, width // LARGER)
+    sample = tasks_of(edition)[task](World(split, f"{task} {number}", width / height, edition, frames))
     count = iter(range(len(sample.media)))
 
     def file(medium: Scene | Clip) -> str:
         path = folder / f"{task}-{number}-{next(count)}{'.mp4' if isinstance(medium, Clip) else '.png'}"
         if isinstance(medium, Clip):
-            write_clip(Clip([], medium.seconds, BLACK, medium.rate) if blind else medium, path, height, width)
+            write_clip(replace(medium, tracks=[], background=BLACK) if blind else medium, path, height, width)
         else:
             write_picture(Scene([], BLACK) if blind else medium, path, height, width)
         return str(path)
@@ -61,17 +68,20 @@ def write_conversation(folder: Path, split: Split, blind: bool, named: tuple[str
     return ExactAnswers(task, questions, answers, {"media_kwargs": {"video_fps": sample.video_fps}})
 
 
-def write_conversations(folder: Path, split: Split, each: int, blind: bool = False) -> list[ExactAnswers]:
+def write_conversations(
+    folder: Path, split: Split, each: int, blind: bool = False, edition: Edition = FIRST
+) -> list[ExactAnswers]:
     """Write `each` samples of every task, in one process for each core."""
     folder.mkdir()
-    named = [(task, number) for task in TASKS for number in range(each)]
+    named = [(task, number) for task in tasks_of(edition) for number in range(each)]
+    write = partial(write_conversation, folder, split, blind, edition=edition)
     context = multiprocessing.get_context("forkserver")  # fork is unsafe with threads
     written = []
     with (
         ProcessPoolExecutor(mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool,
         progress(len(named), 0) as advance,
     ):
-        for conversation in pool.map(partial(write_conversation, folder, split, blind), named, chunksize=8):
+        for conversation in pool.map(write, named, chunksize=8):
             written.append(conversation)
             advance()
     return written
@@ -98,6 +108,7 @@ def main(
     checkpoint: Annotated[Path, typer.Option(help="Checkpoint to evaluate.")] = CHECKPOINT,
     each: Annotated[int, typer.Option(help="Samples of each task.")] = 100,
     split: Annotated[Split, typer.Option(help="Split of pairs and words.")] = Split.TEST,
+    edition: Annotated[str, typer.Option(help="Edition of the world: first or second.")] = "first",
     quantization: Annotated[
         str | None, typer.Option("--quantization", "-q", help="Quantize weights: fp8, int4 or nf4.")
     ] = None,
@@ -107,9 +118,10 @@ def main(
     with TemporaryDirectory() as folder:
         shown, black = Path(folder, "shown"), Path(folder, "black")
         print("drawing pictures and clips", file=sys.stderr)
-        conversations = write_conversations(shown, split, each)
+        world = EDITIONS[choice("edition", edition, tuple(EDITIONS))]
+        conversations = write_conversations(shown, split, each, edition=world)
         print("drawing black media", file=sys.stderr)
-        blind = write_conversations(black, split, each, blind=True)
+        blind = write_conversations(black, split, each, blind=True, edition=world)
         with MossVL(checkpoint, quantization=quantization) as llm:
             print("asking about pictures and clips", file=sys.stderr)
             right = tallied(ask(llm, conversations))

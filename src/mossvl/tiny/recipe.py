@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from mossvl.errors import OptionError
-from mossvl.options.checks import whole
+from mossvl.options.checks import choice, whole
+from mossvl.synthetic.editions import EDITIONS
 from mossvl.synthetic.tasks import GROUPS
 from mossvl.training.synthetic import Phase
 
 RECIPE = Path(__file__).with_name("recipe.toml")
+"""The recipe of the package's weights; `second.toml`, beside it, is that of their second edition."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe; recipe.toml explains its numbers."""
+    """A recipe; recipe.toml explains its numbers.
+
+    Attributes:
+        edition: of the world, by name.
+        start: "random" weights, or those of the "package".
+    """
 
     batch: int
     evaluate_every: int
@@ -47,13 +54,15 @@ class Recipe:
     weight_decay: float
     adam_beta2: float
     stages: Sequence[Stage]
+    edition: str = "first"
+    start: str = "random"
 
     @classmethod
     def read(cls, path: Path = RECIPE) -> "Recipe":
         """Read a TOML file.
 
         Raises:
-            OptionError: a key is missing or unknown, or a count is not a positive integer.
+            OptionError: a key is missing or unknown, a count is not a positive integer, or a name is unknown.
         """
         try:
             given: dict[str, Any] = tomllib.loads(path.read_text())
@@ -66,6 +75,8 @@ class Recipe:
             raise OptionError(f"{path} is not a recipe ({error}); compare it with {RECIPE}") from error
         for name in ("batch", "evaluate_every", "questions"):
             whole(name, getattr(recipe, name))
+        choice("edition", recipe.edition, tuple(EDITIONS))
+        choice("start", recipe.start, ("random", "package"))
         if not stages:
             raise OptionError(f"{path} has no stages")
         return recipe

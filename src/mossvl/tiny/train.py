@@ -18,7 +18,9 @@ from mossvl.model.layers import CrossAttentionLayer
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.ranks import first_process
+from mossvl.synthetic.editions import EDITIONS
 from mossvl.synthetic.world import Split
+from mossvl.tiny.architecture import processor_of
 from mossvl.tiny.recipe import Recipe, Stage
 from mossvl.tiny.validation import TinyTrainer
 from mossvl.training.checkpoints import resumable
@@ -49,6 +51,19 @@ def untrained(seed: int) -> MossVLLMHeadModel:
     return model
 
 
+def started(recipe: Recipe) -> MossVLLMHeadModel:
+    """Return the model with which a recipe's first stage begins."""
+    if recipe.start == "random":
+        return untrained(recipe.stages[0].seed)
+    return MossVLLMHeadModel.from_pretrained(CHECKPOINT, dtype=torch.float32)
+
+
+def processor_for(recipe: Recipe) -> MossVLProcessor:
+    """Return the processor of a recipe's checkpoint: the package's tokenizer, and the sizes of the edition."""
+    processor = MossVLProcessor.from_pretrained(CHECKPOINT)
+    return processor if recipe.edition == "first" else processor_of(processor.tokenizer, EDITIONS[recipe.edition])
+
+
 def train_stage(recipe: Recipe, number: int, folder: Path, seconds: float | None) -> bool:
     """Begin or resume a stage; False if `seconds` ended the run before the stage was finished."""
     stage = recipe.stages[number]
@@ -56,9 +71,9 @@ def train_stage(recipe: Recipe, number: int, folder: Path, seconds: float | None
     model = (
         MossVLLMHeadModel.from_pretrained(folder / recipe.stages[number - 1].name / WEIGHTS, dtype=torch.float32)
         if number
-        else untrained(stage.seed)
+        else started(recipe)
     )
-    trainer = trainer_of(recipe, stage, model, MossVLProcessor.from_pretrained(CHECKPOINT), out)
+    trainer = trainer_of(recipe, stage, model, processor_for(recipe), out)
     if seconds:
         trainer.add_callback(StopAfter(seconds))
     last = resumable(out)
@@ -76,13 +91,20 @@ def trainer_of(
     arguments = training_arguments(recipe, stage, out)
     batch = recipe.batch * arguments.world_size
     examples = SyntheticExamples(
-        processor, Split.TRAIN, stage.seed, stage.steps * batch, stage.examples(batch), run=recipe.batch
+        processor,
+        Split.TRAIN,
+        stage.seed,
+        stage.steps * batch,
+        stage.examples(batch),
+        run=recipe.batch if recipe.edition == "first" else 1,
+        edition=EDITIONS[recipe.edition],
     )
     if torch.cuda.is_available():
         compile_layers(model)
     return TinyTrainer(
         processor=processor,
         each=recipe.questions,
+        edition=EDITIONS[recipe.edition],
         model=model,
         args=arguments,
         data_collator=SyntheticPacker(model.config.image_token_id, model.config.vision_config.spatial_merge_size),
@@ -133,7 +155,7 @@ def main(
             written = folder / UNFINISHED / CHECKPOINT.name
             model = MossVLLMHeadModel.from_pretrained(folder / stage.name / WEIGHTS, dtype=torch.bfloat16)
             model.save_pretrained(written)
-            MossVLProcessor.from_pretrained(CHECKPOINT).save_pretrained(written)
+            processor_for(steps).save_pretrained(written)
             finish(written, folder / CHECKPOINT.name)
 
 

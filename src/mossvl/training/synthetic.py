@@ -9,8 +9,9 @@ import random
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -23,12 +24,13 @@ from mossvl.processing.pixels import PatchLayout
 from mossvl.processing.plan import ImagePlan, MediumPlan, VideoPlan
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic.drawing import Drawing, drawing
+from mossvl.synthetic.editions import FIRST, Edition
 from mossvl.synthetic.film import filmed
 from mossvl.synthetic.live_records import record_of, tokens_by
 from mossvl.synthetic.render import draw
 from mossvl.synthetic.scene import Clip, Scene
 from mossvl.synthetic.streaming import STREAMS, LiveSample
-from mossvl.synthetic.tasks import TASKS
+from mossvl.synthetic.tasks import tasks_of
 from mossvl.synthetic.wording import Sample
 from mossvl.synthetic.world import Split, World
 from mossvl.training.batches import Batch, pack
@@ -36,8 +38,6 @@ from mossvl.training.examples import Example
 from mossvl.training.streams import tokenised
 from mossvl.training.supervised import supervised_text
 
-SIZES = ((128, 128), (96, 160), (160, 96), (96, 128), (128, 96))
-"""Height and width of pictures in pixels, as mossvl-tiny's processor resizes files of common shapes."""
 LAYERS = 8
 """Layers of each drawing, a constant so that drawing is compiled once."""
 
@@ -76,32 +76,43 @@ class SyntheticExamples(Dataset[Example[Pictures]]):
     Args:
         phases: in ascending order of `start`, which is 0 for the first phase.
         run: number of consecutive examples whose pictures have one size.
+        edition: of the world.
 
     Raises:
         ValueError: a phase names an unknown task, or there is no phase.
     """
 
     def __init__(
-        self, processor: MossVLProcessor, split: Split, seed: int, count: int, phases: Sequence[Phase], run: int = 1
+        self,
+        processor: MossVLProcessor,
+        split: Split,
+        seed: int,
+        count: int,
+        phases: Sequence[Phase],
+        run: int = 1,
+        edition: Edition = FIRST,
     ) -> None:
-        known = {**TASKS, **STREAMS}
+        self.tasks = tasks_of(edition)
+        known = {**self.tasks, **STREAMS}
         unknown = sorted({task for phase in phases for task in phase.tasks} - set(known))
         if unknown or not phases:
             raise ValueError(f"unknown tasks {', '.join(unknown)}; known: {', '.join(known)}")
         self.processor, self.split, self.seed, self.count, self.run = processor, split, seed, count, run
-        self.phases = phases
+        self.phases, self.edition = phases, edition
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> Example[Pictures]:
-        height, width = random.Random(f"{self.seed} size {index // self.run}").choice(SIZES)
+        drawn, sizes = random.Random(f"{self.seed} size {index // self.run}"), self.edition.sizes
+        height, width = drawn.choices(sizes, self.edition.often)[0] if self.edition.often else drawn.choice(sizes)
         phase = self.phases[bisect_right(self.phases, index, key=lambda one: one.start) - 1]
-        world = World(self.split, f"{self.seed} {index}", width / height)
+        frames = self.edition.frames_of(height, width)
+        world = World(self.split, f"{self.seed} {index}", width / height, self.edition, frames)
         (task,) = world.random.choices(list(phase.tasks), list(phase.tasks.values()))
         if task in STREAMS:
             return encode_live(self.processor, STREAMS[task](world), height, width)
-        return encode_sample(self.processor, TASKS[task](world), height, width)
+        return encode_sample(self.processor, self.tasks[task](world), height, width)
 
 
 def messages_of(sample: Sample, file: Callable[[Scene | Clip], str] | None = None) -> list[Message]:
@@ -115,10 +126,18 @@ def messages_of(sample: Sample, file: Callable[[Scene | Clip], str] | None = Non
         for turn in sample.turns
         for role, text in (("user", turn.question), ("assistant", turn.answer))
     ]
-    shown = [(isinstance(medium, Clip), file(medium) if file else medium) for medium in sample.media]
+    shown = [(isinstance(medium, Clip), _given(medium, file) if file else medium) for medium in sample.media]
     images = [medium for moving, medium in shown if not moving]
     videos = [medium for moving, medium in shown if moving]
     return as_example({"messages": turns, "images": images, "videos": videos}, Path())
+
+
+def _given(medium: Scene | Clip, file: Callable[[Scene | Clip], str]) -> Any:
+    """Return a medium's file, with the part of a clip that is looked at."""
+    path = file(medium)
+    if isinstance(medium, Clip) and medium.part:
+        return {"video_path": path, "segments": [list(medium.part)]}
+    return path
 
 
 def encode_sample(processor: MossVLProcessor, sample: Sample, height: int, width: int) -> Example[Pictures]:
@@ -150,9 +169,8 @@ def encode_live(processor: MossVLProcessor, sample: LiveSample, height: int, wid
     return Example(ids, labels, [(1, *layout.grid(height, width))] * len(times), pictures, times)
 
 
-@dataclass(frozen=True)
-class DrawnPictures:
-    """The pictures of a batch, as tensors from which a device draws them.
+class Drawn(NamedTuple):
+    """Pictures of one size, as tensors from which a device draws them.
 
     Attributes:
         drawing: the drawing of all pictures.
@@ -164,17 +182,30 @@ class DrawnPictures:
     filmed: Tensor
     size: tuple[int, int]
 
+
+@dataclass(frozen=True)
+class DrawnPictures:
+    """The pictures of a batch, in order, in runs of one size."""
+
+    runs: Sequence[Drawn]
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "DrawnPictures":
-        moved = self.drawing.to(device, non_blocking=non_blocking)
-        return DrawnPictures(moved, self.filmed.to(device, non_blocking=non_blocking), self.size)
+        def moved(one: Drawing | Tensor) -> Any:
+            return one.to(device, non_blocking=non_blocking)
+
+        return DrawnPictures([Drawn(moved(one.drawing), moved(one.filmed), one.size) for one in self.runs])
 
     def pin_memory(self) -> "DrawnPictures":
-        return DrawnPictures(self.drawing.pin_memory(), self.filmed.pin_memory(), self.size)
+        return DrawnPictures([Drawn(one.drawing.pin_memory(), one.filmed.pin_memory(), one.size) for one in self.runs])
 
     def patches(self, layout: PatchLayout) -> Tensor:
         """Draw the pictures on the tensors' device: uint8 (patches, 3 · patch_size²)."""
-        pictures = _compiled() if self.filmed.is_cuda else _pictures
-        return layout.cut(pictures(self.drawing, self.filmed, *self.size).permute(0, 3, 1, 2))
+        return torch.cat(
+            [
+                layout.cut((_compiled() if film.is_cuda else _pictures)(drawing, film, *size).permute(0, 3, 1, 2))
+                for drawing, film, size in self.runs
+            ]
+        )
 
 
 def _pictures(given: Drawing, film: Tensor, height: int, width: int) -> Tensor:
@@ -191,7 +222,7 @@ def _compiled() -> Callable[..., Tensor]:
 class SyntheticPacker:
     """Collator of synthetic examples, for a DataLoader; `pixel_values` is a `DrawnPictures`.
 
-    The pictures of a batch must have one size.
+    Examples whose pictures have one size come together, the smallest first, each size in the examples' order.
 
     Args:
         image_token_id, merge_size: of the model.
@@ -201,8 +232,12 @@ class SyntheticPacker:
     merge_size: int
 
     def __call__(self, examples: Sequence[Example[Pictures]]) -> Batch:
-        pictures = [example.pixels for example in examples]
-        (size,) = {one.size for one in pictures}
-        film = torch.tensor([film for one in pictures for film in one.filmed])
-        drawn = DrawnPictures(drawing([scene for one in pictures for scene in one.scenes], LAYERS), film, size)
-        return {**pack(examples, self.image_token_id, self.merge_size), "pixel_values": drawn}
+        ordered = sorted(examples, key=lambda example: example.pixels.size)
+        runs = []
+        for size, same in groupby((example.pixels for example in ordered), key=lambda one: one.size):
+            pictures = list(same)
+            film = [film for one in pictures for film in one.filmed]
+            scenes = [scene for one in pictures for scene in one.scenes]
+            if scenes:
+                runs.append(Drawn(drawing(scenes, LAYERS), torch.tensor(film), size))
+        return {**pack(ordered, self.image_token_id, self.merge_size), "pixel_values": DrawnPictures(runs)}
