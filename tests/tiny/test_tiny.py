@@ -11,10 +11,11 @@ from mossvl.checkpoints.default import CHECKPOINT
 from mossvl.errors import OptionError
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.processing.processor import MossVLProcessor
-from mossvl.synthetic.tasks import TASKS
+from mossvl.synthetic.editions import SECOND
+from mossvl.synthetic.tasks import TASKS, tasks_of
 from mossvl.tiny.architecture import SPECIAL_TOKENS, configuration, tokenizer_from
 from mossvl.tiny.recipe import RECIPE, Recipe, single_tasks
-from mossvl.tiny.train import train_stage, trainer_of, untrained
+from mossvl.tiny.train import processor_for, train_stage, trainer_of, untrained
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +88,21 @@ def test_training_goes_on_exactly_where_it_stopped(tmp_path):
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     start = untrained(stage.seed).state_dict()
     assert any(not torch.equal(whole[name], start[name]) for name in whole)
+
+
+def test_the_second_edition_goes_on_from_the_first_and_is_trained_in_short_runs(tmp_path):
+    recipe = Recipe.read(RECIPE.with_name("second.toml"))
+    for stage in recipe.stages:
+        assert all(set(single_tasks(tasks)) <= set(tasks_of(SECOND)) for _, tasks in stage.phases)
+    cheap = {"read": 1.0, "unknown": 1.0, "json_describe": 1.0}
+    stages = [replace(stage, steps=2, warmup=0, decay=1, phases=[(0, cheap)]) for stage in recipe.stages]
+    recipe = replace(recipe, batch=4, evaluate_every=10, questions=1, stages=stages)
+    assert not train_stage(recipe, 0, tmp_path, 1e-9)
+    assert train_stage(recipe, 0, tmp_path, None) and train_stage(recipe, 1, tmp_path, None)
+    first, last = (
+        load_file(folder / "model.safetensors") for folder in (CHECKPOINT, tmp_path / "everything" / "model")
+    )
+    changes = [(last[name] - first[name].float()).abs().max() for name in first]
+    assert 0 < max(changes) < 0.1
+    sizes = processor_for(recipe).image_processor.size
+    assert sizes["longest_edge"] > MossVLProcessor.from_pretrained(CHECKPOINT).image_processor.size["longest_edge"]

@@ -11,10 +11,11 @@ from mossvl.options import MediaOptions
 from mossvl.processing.pixels import PatchLayout
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic import write_clip, write_picture
+from mossvl.synthetic.editions import SECOND
 from mossvl.synthetic.live_records import tokens_by, write_records
 from mossvl.synthetic.scene import Clip
 from mossvl.synthetic.streaming import STREAMS
-from mossvl.synthetic.tasks import GROUPS, TASKS
+from mossvl.synthetic.tasks import GROUPS, TASKS, tasks_of
 from mossvl.synthetic.world import Split, World
 from mossvl.training.dataset import FileExamples
 from mossvl.training.examples import encode
@@ -114,3 +115,41 @@ def test_any_batch_is_packed_and_drawn(tiny, seed):
 def test_unknown_tasks_are_refused(tiny):
     with pytest.raises(ValueError, match="unknown tasks juggle"):
         SyntheticExamples(tiny, Split.TRAIN, 1, 10, [Phase(0, {"juggle": 1.0})])
+
+
+def test_examples_of_several_sizes_are_packed_by_size(tiny):
+    sizes = [(128, 128), (64, 192), (128, 128), (64, 64)]
+    worlds = [World(Split.TRAIN, seed, width / height, SECOND) for seed, (height, width) in enumerate(sizes)]
+    tasks = [tasks_of(SECOND)[name] for name in ("describe", "about_clip", "unknown", "which_picture")]
+    examples = [encode_sample(tiny, make(world), *size) for make, world, size in zip(tasks, worlds, sizes, strict=True)]
+    batch, pixels = drawn(tiny, *examples)
+    alone = [drawn(tiny, examples[number]) for number in (3, 1, 0, 2)]
+    assert batch["input_ids"].tolist() == torch.cat([one["input_ids"] for one, _ in alone], 1).tolist()
+    assert torch.equal(pixels, torch.cat([patches for _, patches in alone]))
+
+
+def test_examples_of_the_second_edition_have_many_sizes_and_bounded_clips(tiny):
+    phases = [Phase(0, {"when": 1.0, "count_all": 1.0})]
+    examples = SyntheticExamples(tiny, Split.TRAIN, 5, 240, phases, run=4, edition=SECOND)
+    made = [examples[index] for index in range(240)]
+    sizes = [one.pixels.size for one in made]
+    assert all(len(set(sizes[start : start + 4])) == 1 for start in range(0, 240, 4)) and len(set(sizes)) > 15
+    for one, (height, width) in zip(made, sizes, strict=True):
+        frames = len(one.pixels.scenes)
+        assert frames <= 4 or frames * height * width <= SECOND.room
+    assert max(len(one.pixels.scenes) for one in made) > 30
+
+
+def test_a_part_of_a_clip_gives_what_its_file_gives(tiny, tmp_path):
+    samples = (tasks_of(SECOND)["when"](World(Split.TRAIN, seed, 1.0, SECOND)) for seed in range(100))
+    sample = next(sample for sample in samples if sample.media[0].part and len(sample.media[0].tracks) < 3)
+
+    def file(clip):
+        write_clip(clip, tmp_path / "clip.mp4", 96, 96)
+        return str(tmp_path / "clip.mp4")
+
+    from_file = encode(tiny, messages_of(sample, file), MediaOptions(video_fps=sample.video_fps))
+    made = encode_sample(tiny, sample, 96, 96)
+    assert made.input_ids.tolist() == from_file.input_ids.tolist()
+    _, pixels = drawn(tiny, made)
+    assert (pixels.float() - from_file.pixels.float()).abs().mean() < 4  # compression

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
-from mossvl.synthetic.events import cast, film
+from mossvl.synthetic.events import Timing, cast, film
 from mossvl.synthetic.pictures import NUMBERS
 from mossvl.synthetic.watching import Event, Seen, Watched
 from mossvl.synthetic.wording import (
@@ -293,11 +293,12 @@ ALONE: Sequence[Question] = (count_clip, describe_clip, after)
 """Questions whose clips have no things beside the cast."""
 
 
-def story(world: World, ask: Question) -> Watched:
+def story(world: World, ask: Question, timing: Timing | None = None) -> Watched:
     """Return a random clip for a question."""
     actions = [world.one(choices) for choices in world.one(STORIES[ask])]
     needed = cast(actions)
-    return film(world, actions, world.pairs(needed if ask in ALONE else needed + world.count(0, 1), needed))
+    pairs = world.pairs(needed if ask in ALONE else needed + world.count(0, 1), needed)
+    return film(world, actions, pairs, timing)
 
 
 def _about(ask: Question, world: World) -> Sample:

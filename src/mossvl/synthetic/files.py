@@ -1,9 +1,12 @@
 """Scenes and clips as PNG and MP4 files."""
 
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from mossvl.synthetic.render import render
@@ -24,18 +27,29 @@ def write_clip(clip: Clip, path: str | Path, height: int, width: int) -> None:
     Raises:
         ValueError: height or width is odd, impossible in 4:2:0.
     """
+    write_frames(_drawn(clip, height, width), clip.rate, path, height, width)
+
+
+def _drawn(clip: Clip, height: int, width: int) -> Iterator[NDArray[np.uint8]]:
+    for start in range(0, clip.num_frames, RUN):
+        numbers = range(start, min(start + RUN, clip.num_frames))
+        yield from render([clip.at(number / clip.rate) for number in numbers], height, width).numpy()
+
+
+def write_frames(frames: Iterable[NDArray[np.uint8]], rate: int, path: str | Path, height: int, width: int) -> None:
+    """Write frames, uint8 (height, width, 3) sRGB, like those of a clip.
+
+    Raises:
+        ValueError: height or width is odd, impossible in 4:2:0.
+    """
     if height % 2 or width % 2:
         raise ValueError(f"a clip of {width} × {height} pixels: both must be even")
-    rate = clip.rate
     with av.open(str(path), "w", options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "flags": "+bitexact"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1
-        for start in range(0, clip.num_frames, RUN):
-            numbers = range(start, min(start + RUN, clip.num_frames))
-            pictures = render([clip.at(number / rate) for number in numbers], height, width)
-            for number, pixels in zip(numbers, pictures.numpy(), strict=True):
-                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-                frame.pts, frame.time_base = number, Fraction(1, rate)
-                container.mux(stream.encode(frame))
+        for number, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, rate)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -2,7 +2,7 @@
 
 from mossvl.synthetic import clips, pictures
 from mossvl.synthetic.scene import Scene
-from mossvl.synthetic.wording import Sample, Task, doubted, exchange
+from mossvl.synthetic.wording import Exchange, Sample, Task, doubted, exchange
 from mossvl.synthetic.world import World, split_of_word
 
 KNOWS = "I know only shapes, their colours, short words, and what they do."
@@ -36,11 +36,16 @@ def unknown(world: World) -> Sample:
     if world.chance(0.3):
         turn = doubted(world, "unknown talk", KNOWS)
         return Sample([] if world.chance() else [_any(world)], [turn])
-    turn = exchange(world, "unknown", noun=noun(world), answer=KNOWS)
+    turn = about(world)
     if world.chance(0.3):
         watched = clips.story(world, world.one(clips.QUESTIONS))
         return Sample([watched.clip], [turn], watched.video_fps)
     return Sample([_any(world)], [turn])
+
+
+def about(world: World) -> Exchange:
+    """Ask about a thing that is no shape."""
+    return exchange(world, "unknown", noun=noun(world), answer=KNOWS)
 
 
 def noun(world: World) -> str:

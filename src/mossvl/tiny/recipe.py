@@ -44,6 +44,7 @@ class Recipe:
     """A recipe; recipe.toml explains its numbers.
 
     Attributes:
+        same_size: number of consecutive examples whose pictures have one size; None for all of a batch.
         edition: of the world, by name.
         start: "random" weights, or those of the "package".
     """
@@ -54,6 +55,7 @@ class Recipe:
     weight_decay: float
     adam_beta2: float
     stages: Sequence[Stage]
+    same_size: int | None = None
     edition: str = "first"
     start: str = "random"
 

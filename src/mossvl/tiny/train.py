@@ -96,7 +96,7 @@ def trainer_of(
         stage.seed,
         stage.steps * batch,
         stage.examples(batch),
-        run=recipe.batch if recipe.edition == "first" else 1,
+        run=recipe.same_size or recipe.batch,
         edition=EDITIONS[recipe.edition],
     )
     if torch.cuda.is_available():
