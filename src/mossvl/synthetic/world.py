@@ -37,6 +37,10 @@ ATTEMPTS = 50
 """Places tried for a thing, and backgrounds tried for a picture."""
 ROOM = (0.30, 0.21, 0.17, 0.15, 0.11)
 """Largest radius of a thing by the number of things in the picture."""
+NARROW = ("crescent", "cross", "ring")
+"""Kinds of which a thick border would leave little colour."""
+THIN = 0.012
+"""Least width of an outline."""
 LEGIBLE = 0.08
 """Least radius of a thing that may be striped or dotted."""
 BORDERS = ((0, 0, 0), (0, 0, 0), (0, 0, 0), (70, 70, 70), (255, 255, 255))
@@ -153,7 +157,8 @@ class World:
         """
         if self.edition.radii is None:
             return Thing(kind, colour, size or self.one(tuple(SIZES)), self.texture(), shade=self.shade())
-        look, radius = self.look(kind), self.radius(size, among)
+        radius = self.radius(size, among)
+        look = self.look(kind, radius)
         texture = "plain" if look.hollow or radius < LEGIBLE else self.texture()
         angle = self.angle(self.edition.turned)
         return Thing(kind, colour, radius, texture, angle=angle, shade=self.shade(), look=look)
@@ -168,15 +173,17 @@ class World:
         """Draw an angle, 0 half the time."""
         return self.one((0.0, most * (2 * self.random.random() - 1)))
 
-    def look(self, kind: str) -> Look:
+    def look(self, kind: str, radius: float) -> Look:
         """Draw a look of a kind of shape: filled, bordered, or an outline."""
         edition, stroke = self.edition, self.random.random()
         variant = self.count(0, len(VARIANTS[kind]) - 1) if edition.variants and self.chance(0.6) else 0
         stretch = self.one((1.0, 1.0, edition.stretched, 1 / edition.stretched)) ** self.random.random()
         edge, border = 0.0, None
         if stroke < 2 * edition.stroked:
-            edge = 0.05 + (0.07 if stroke < edition.stroked else 0.13) * self.random.random()
-            border = None if stroke < edition.stroked else self.one(BORDERS)
+            hollow = stroke < edition.stroked
+            edge = 0.05 + (0.07 if hollow or kind in NARROW else 0.13) * self.random.random()
+            edge = max(edge, min(0.2, THIN / radius)) if hollow else edge
+            border = None if hollow else self.one(BORDERS)
         return Look(self.palette, variant, stretch, edge, border, stroke < edition.stroked)
 
     def shade(self) -> tuple[int, int, int]:
@@ -256,7 +263,11 @@ class World:
                 return word
 
     def background(self, colours: Sequence[str], pattern: str = "") -> Background:
-        """Draw a background with a contrast of at least CONTRAST to `colours`, else the best of ATTEMPTS."""
+        """Draw a background with a contrast of at least CONTRAST to `colours`, else the best of ATTEMPTS.
+
+        Args:
+            pattern: one of the edition's by default. A photograph has other colours than its two, and more contrast.
+        """
         pattern = pattern or self.one(self.edition.backgrounds)
         angle, seed = self.random.random(), self.count(0, 2**20)
         things = [PALETTES[self.palette][colour] for colour in colours]
@@ -267,7 +278,7 @@ class World:
             contrast = _contrast(things, first, second)
             if contrast > most:
                 best, most = Background(pattern, first, second, angle, seed), contrast
-            if contrast >= CONTRAST**2:
+            if contrast >= (CONTRAST if pattern != "photograph" else 1.6 * CONTRAST) ** 2:
                 break
         return best
 

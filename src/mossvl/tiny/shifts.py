@@ -23,6 +23,7 @@ import typer
 from mossvl.checkpoints.default import CHECKPOINT
 from mossvl.errors import OptionError
 from mossvl.llm import MossVL
+from mossvl.options import SamplingParams
 from mossvl.synthetic import clips, doubts, lettering, pictures, unknown
 from mossvl.synthetic.editions import FIRST, Edition
 from mossvl.synthetic.events import Timing
@@ -235,7 +236,8 @@ def interval(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
 def figures_of(llm: MossVL, shift: Shift, each: int, folder: Path) -> dict[str, Any]:
     """Ask `each` questions of a shift: how many answers are right, doubt, or have no end; and some wrong ones."""
     queries, turns = zip(*(written(shift, seed, folder) for seed in range(each)), strict=True)
-    answers = [result.text for result in llm.generate(list(queries), raise_on_error=True)]
+    params = SamplingParams(max_new_tokens=RUNAWAY)
+    answers = [result.text for result in llm.generate(list(queries), params, raise_on_error=True)]
     right = [answer in (turn.answer, *turn.also) for answer, turn in zip(answers, turns, strict=True)]
     wrong = [(t.question, a, t.answer) for a, t, good in zip(answers, turns, right, strict=True) if not good]
     return {
