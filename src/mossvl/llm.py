@@ -11,6 +11,7 @@ from typing import Any, Self, overload
 from mossvl.engine.engine import Engine
 from mossvl.errors import InputError, OptionError, PromptError
 from mossvl.live.options import LiveOptions
+from mossvl.live.record import Recorder, Recording, Script
 from mossvl.live.session import LiveSession
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.offline.query import SessionQuery
@@ -128,12 +129,13 @@ class MossVL:
         options: LiveOptions | None = None,
         prefill: Sequence[Mapping[str, str]] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        recorder: Recorder | None = None,
         **chosen: Any,
     ) -> LiveSession:
         """Begin a session that watches while it speaks: push frames, ask, and iterate over its events.
 
         Args:
-            prompt, system_prompt, prefill, clock: see `LiveSession`.
+            prompt, system_prompt, prefill, clock, recorder: see `LiveSession`.
             options: how the session watches and speaks.
             chosen: the options one by one, in place of `options`.
 
@@ -154,6 +156,18 @@ class MossVL:
             options=options,
             prefill=prefill,
             clock=clock,
+            recorder=recorder,
+        )
+
+    def replay(self, recording: Recording) -> LiveSession:
+        """Begin a session that repeats a recorded one: `feed` it, in a thread, and iterate over its events.
+
+        Raises:
+            CheckpointError, EngineError, InputError: see `live`.
+        """
+        script = Script(recording.inputs())
+        return LiveSession(
+            self.engine, self.processor, prefill=recording.messages, options=recording.options, script=script
         )
 
     # --- many queries --------------------------------------------------------------------------------------------

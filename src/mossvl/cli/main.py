@@ -17,6 +17,7 @@ from mossvl.cli.bench import bench
 from mossvl.cli.frames import frames
 from mossvl.cli.inspect import inspect
 from mossvl.cli.quantize import quantize
+from mossvl.cli.replay import replay
 from mossvl.cli.report import report
 from mossvl.cli.run import run
 from mossvl.cli.serve import serve
@@ -80,7 +81,7 @@ commands = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, watch, run, serve, frames, inspect, train, merge, quantize, bench, report):
+for command in (ask, watch, replay, run, serve, frames, inspect, train, merge, quantize, bench, report):
     commands.command()(command)
 
 

@@ -1,6 +1,7 @@
 """`mossvl watch`: watch a camera, the screen, a folder or a file, and say what is asked for as it happens."""
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from mossvl.cli.options import (
 from mossvl.errors import InputError, OptionError
 from mossvl.live.options import LiveOptions
 from mossvl.media.limits import MediaLimits
+from mossvl.options.checks import number
 
 SOURCE_HELP = (
     "What is watched: camera[:ADDRESS], an rtsp: or http(s): URL, screen, a folder that fills, or a video file "
@@ -72,24 +74,27 @@ def watch(
     folder = check_checkpoint(checkpoint)
     from mossvl.cli.live_source import open_source
     from mossvl.cli.watching import Happenings, Watching
+    from mossvl.live.record import Recorder
 
     happenings = Happenings()
     with (
         open_source(source, fps, pace or None, allowed, happenings.put) as frames,
         open_engine(folder, allowed, device=device, dtype=dtype, quantization=quantization) as llm,
-        llm.live(question, system_prompt=system_prompt, options=options) as session,
+        Recorder(record) if record is not None else nullcontext() as recorder,
+        llm.live(question, system_prompt=system_prompt, options=options, recorder=recorder) as session,
     ):
-        Watching(session, frames, happenings, as_events, lockstep=not pace).run()
+        Watching(session, frames, happenings, as_events, lockstep=not pace, recorder=recorder).run()
 
 
 def paced(options: LiveOptions, fps: float, pace: float) -> LiveOptions:
     """Return the options of a session that watches a file at a pace, with as much speech for each of its seconds.
 
     Raises:
-        OptionError: the pace is not one.
+        OptionError: the pace or the rate of frames is none.
     """
     if not (pace >= 0 and math.isfinite(pace)):
         raise OptionError(f"--pace {pace:g} must be a number from 0")
+    number("--fps", fps, above=0)
     rate = options.tokens_per_second
     given = {name: getattr(options, name) for name in LiveOptions.__dataclass_fields__}
     if pace == 0:

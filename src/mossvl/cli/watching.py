@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from mossvl.cli.speech import Speech, warn
 from mossvl.errors import MossVLError, SessionClosed, message_of
 from mossvl.live.events import Closed, Decision
+from mossvl.live.record import Recorder
 from mossvl.live.session import LiveSession
 from mossvl.live.sources import FrameSource, SourceEvent
 
@@ -58,10 +59,12 @@ class Watching:
         happenings: Happenings,
         as_events: bool,
         lockstep: bool,
+        recorder: Recorder | None = None,
     ) -> None:
         self._session, self._frames, self._happenings = session, frames, happenings
         self._speech = Speech(as_events)
         self._decided = threading.Semaphore(0) if lockstep else None
+        self._recorder = recorder
         self._over = False
 
     def run(self) -> None:
@@ -82,7 +85,14 @@ class Watching:
             self._frames.stop()
             if self._decided is not None:
                 self._decided.release()
-            self._speech.end()
+            self._leave()
+
+    def _leave(self) -> None:
+        """End the session, and print its last words."""
+        self._session.close()
+        with suppress(MossVLError):  # It is raised where it comes.
+            self._tell()
+        self._speech.end()
 
     # --- what happens --------------------------------------------------------------------------------------------
 
@@ -105,6 +115,8 @@ class Watching:
     def _tell(self) -> None:
         for event in self._session.take():
             self._speech.tell(event)
+            if self._recorder is not None:
+                self._recorder.told(event, self._session.usage.text_output)
             if isinstance(event, Decision) and self._decided is not None:
                 self._decided.release()
             if isinstance(event, Closed):

@@ -102,13 +102,15 @@ class LiveDirector:
         """Frames of the context that have left the window."""
         self.appended = self.vision = self.count = 0
         """Text tokens and vision tokens that were appended, and tokens that were drawn, since the beginning."""
+        self.given: Callable[[int, Taken], None] = lambda after, taken: None
+        """Told of what the model is given, after how many tokens."""
         self.held = 0
         """Vision tokens that the model sees."""
 
     # --- the engine asks -----------------------------------------------------------------------------------------
 
     def wait(self) -> float:
-        if self.inbox.waiting or self._taken:
+        if self._taken or self.inbox.due(self.count, self._draws_on):
             return 0.0
         now, limit = self.clock(), self.options.idle_timeout
         due = self._may_draw if self._draws_on else float("inf")
@@ -119,9 +121,12 @@ class LiveDirector:
         return due - now if self._real else POLL_SECONDS if due < float("inf") else due
 
     def next(self, context: Context) -> Appended | None:
-        if not self._taken and self.inbox.waiting:
+        if not self._taken and self.inbox.due(self.count, self._draws_on):
             self._taken = self.inbox.take(self.options.frames)
             self._idle_since = self.clock()
+            if not self._taken:
+                return None  # It is being prepared.
+            self.given(self.count, self._taken)
         draws = self._draws_on and self._may_draw <= self.clock()
         if self._lost and (self._taken or draws):
             return self._roll_over("preempted")

@@ -126,6 +126,10 @@ class Inbox:
             self._check_open()
             self._interrupts = self.waiting = True
 
+    def due(self, drawn: int, drawing: bool) -> bool:
+        """Whether something is to be taken now, after so many tokens, while the model draws on or rests."""
+        return self.waiting
+
     def take(self, pace: FramePace) -> Taken:
         """Take what is next: with "drain", everything; else all lone prompts, and at most one frame."""
         with self._changed:

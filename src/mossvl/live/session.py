@@ -18,11 +18,12 @@ from mossvl.errors import ContextLengthError, InputError
 from mossvl.live.director import Clock, LiveDirector
 from mossvl.live.ending import Ending
 from mossvl.live.events import Dropped, LiveEvent
-from mossvl.live.inbox import Inbox
+from mossvl.live.inbox import Inbox, Taken
 from mossvl.live.kept import Kept
 from mossvl.live.opening import Opening, bounds_of, checked_messages, pages_of
 from mossvl.live.options import LiveOptions
 from mossvl.live.outbox import Outbox
+from mossvl.live.record import Given, Recorder, Script
 from mossvl.live.segments import Asked, Picture, StreamTokens
 from mossvl.live.usage import Usage
 from mossvl.options import GenerationOptions
@@ -46,6 +47,8 @@ class LiveSession:
         system_prompt: None for the published one, which tells the model to decide at every frame.
         prefill: messages to go on from (`Closed.prefill`), in place of both.
         clock: seconds of any origin that never decrease.
+        recorder: writes the session down.
+        script: the inputs of a recorded session, in place of those that are pushed; see `feed`.
 
     Raises:
         CheckpointError: the checkpoint has no state tokens.
@@ -64,6 +67,8 @@ class LiveSession:
         options: LiveOptions | None = None,
         prefill: Sequence[Mapping[str, str]] | None = None,
         clock: Clock = machine.monotonic,
+        recorder: Recorder | None = None,
+        script: Script | None = None,
     ) -> None:
         self.engine, self.processor, self.options = engine, processor, options or LiveOptions()
         self.clock = clock
@@ -78,13 +83,19 @@ class LiveSession:
                 setting="LiveOptions.max_context",
                 advice="; shorten its prompts, or raise {}",
             )
-        self._inbox = Inbox(self.options.when_behind, self.options.queue, bounds.tokens // 4)
+        self._inbox = script or Inbox(self.options.when_behind, self.options.queue, bounds.tokens // 4)
+        self._script, self._recorder = script, recorder
         self._outbox = Outbox(self._tokens)
         kept = Kept(self._tokens, messages)
         ending = Ending(engine.wake, self._inbox, self._outbox, kept, bounds.tokens // 2)
         director = LiveDirector(
             self._tokens, self.options, self._inbox, self._outbox, kept, bounds, engine.ends, clock, ending.close
         )
+        if script is not None:
+            script.end = partial(ending.close, "closed")
+        if recorder is not None:
+            recorder.begun(messages, self.options)
+            director.given = recorder.given
         source = Opening(processor, opening)
         self._director, self._ending, self._opening = director, ending, len(opening)
         pages = pages_of(engine, processor, self.options, bounds)
@@ -158,6 +169,16 @@ class LiveSession:
         """End the session, and wait at most `timeout` seconds for its end."""
         self._ending.close("closed")
         self._outbox.wait_end(timeout)
+
+    def feed(self) -> None:
+        """Give the session the inputs of its script, until the last one, in the caller's thread."""
+        if self._script is not None:
+            self._script.feed(self._remade, self.engine.wake)
+
+    def _remade(self, given: Given) -> Taken:
+        prompts = [Asked(text, self._tokens.prompt(text)) for text in given.prompts]
+        pictures = [self._picture(image, checked_time(time), self.clock()) for time, image in given.frames]
+        return Taken(given.interrupts, prompts, pictures, given.final)
 
     # --- what comes out ------------------------------------------------------------------------------------------
 
@@ -253,6 +274,8 @@ class LiveSession:
             if time is None:
                 time = max(pushed - self._begun, self._inbox.newest or 0.0)
             picture = self._picture(frame, checked_time(time), pushed)
+            if self._recorder is not None:
+                self._recorder.shown(picture, frame, self.processor.limits)
             dropped = tuple(self._inbox.put(picture, prompt, final, timeout))
             if dropped:
                 latest = self.options.when_behind == "latest"

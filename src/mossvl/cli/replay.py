@@ -1,0 +1,65 @@
+"""`mossvl replay`: repeat a recorded session, and compare what the model says."""
+
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mossvl.cli.checkpoint import check_checkpoint, open_engine
+from mossvl.cli.options import Checkpoint, Device, Dtype, LimitFlags, Quantization, with_flags
+from mossvl.media.limits import MediaLimits
+
+
+@with_flags
+def replay(
+    *,
+    recording: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A session that `mossvl watch --record` has recorded.")
+    ],
+    limits: LimitFlags,
+    checkpoint: Checkpoint = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantization: Quantization = None,
+    as_events: Annotated[bool, typer.Option("--json", help="Print every event as a JSON object, one a line.")] = False,
+) -> None:
+    """Repeat a recorded session: the same inputs after the same tokens, as fast as possible.
+
+    The exit code is 1 if the model does not say the same.
+    """
+    from mossvl.cli.speech import Speech, warn
+    from mossvl.live.record import Recording
+
+    recorded = Recording(recording)
+    allowed = MediaLimits(**limits)
+    folder = check_checkpoint(checkpoint)
+    speech, raw = Speech(as_events), ""
+    with (
+        open_engine(folder, allowed, device=device, dtype=dtype, quantization=quantization) as llm,
+        llm.replay(recorded) as session,
+    ):
+        failed: list[Exception] = []
+
+        def feed() -> None:
+            try:
+                session.feed()
+            except Exception as error:
+                failed.append(error)
+                session.close()
+
+        threading.Thread(target=feed, daemon=True).start()
+        for event in session:
+            speech.tell(event)
+            raw += event.raw
+        speech.end()
+        for error in [*failed, *([session.error] if session.error is not None else [])]:
+            raise error
+    expected = recorded.raw
+    if raw == expected:
+        warn(f"the same {len(raw)} characters as recorded")
+        return
+    same = next((place for place, (a, b) in enumerate(zip(raw, expected, strict=False)) if a != b), None)
+    place = min(len(raw), len(expected)) if same is None else same
+    warn(f"not as recorded after {place} characters: {raw[place : place + 40]!r}, not {expected[place : place + 40]!r}")
+    raise typer.Exit(1)

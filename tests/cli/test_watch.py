@@ -1,0 +1,168 @@
+"""`mossvl watch` and `mossvl replay`: what they print, what they take in while they run, and how they end."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from mossvl.cli.live_source import open_source
+from mossvl.cli.speech import Speech
+from mossvl.cli.watch import paced
+from mossvl.errors import MediaError
+from mossvl.live.events import Closed, Decision, Dropped, Interrupted, Limit, RolledOver, Silence, Text, Turn
+from mossvl.live.options import LiveOptions
+from mossvl.live.sources import Folder, Lost, Playback
+from mossvl.media.limits import MediaLimits
+
+CLIP = "examples/clip.mp4"
+SHORT = (CLIP + "#t=0,3", "Tell me when a star appears.", "--pace", "0", "--max-new-tokens", "5")
+
+
+# --- what is printed -------------------------------------------------------------------------------------------------
+
+
+def test_replies_are_lines_with_the_time_of_the_frame_that_was_seen(capsys):
+    speech = Speech(as_events=False)
+    for event in (
+        Text(text=" Hello"),
+        Silence(ends_reply=True),
+        Text(time=12.0, text=""),
+        Text(time=12.0, text="\nA star"),
+        Text(time=13.0, text=" appears.\nIt is blue."),
+        Silence(time=13.0, ends_reply=True),
+        Silence(time=14.0),
+        Text(time=15.0, text="Long"),
+        Turn(time=15.0, text="Why?"),
+        Silence(time=15.0, inserted=True),
+        Text(time=15.0, text="So"),
+        Interrupted(time=15.0),
+        Text(time=16.0, text="End"),
+        Text(time=16.0, text="", raw="<|im_end|>"),
+        Closed(time=16.0, reason="final", prefill=[]),
+    ):
+        speech.tell(event)
+    assert capsys.readouterr().out == (
+        "[start] Hello\n[12.0 s] A star appears.\n         It is blue.\n[15.0 s] Long\n[15.0 s] So\n[16.0 s] End\n"
+    )
+
+
+def test_a_watcher_is_told_on_stderr_what_it_should_know(capsys):
+    speech = Speech(as_events=False)
+    for _ in range(2):
+        speech.tell(Dropped(times=(1.0, 2.0), reason="queue"))
+        speech.tell(Limit(kind="max_new_tokens"))
+    speech.tell(RolledOver(kept_tokens=5, kept_frames=2, reason="length"))
+    speech.source(Lost("camera 0", "no data", 2, 4.0))
+    speech.tell(Closed(reason="final", prefill=[]))
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("is behind") == 1 and err.count("--max-new-tokens") == 1
+    assert "4 frames were dropped" in err and "2 frames" in err and "attempt 2 in 4 s" in err
+
+
+def test_as_json_every_event_is_a_line(capsys):
+    speech = Speech(as_events=True)
+    speech.tell(Decision(time=1.0, silent=True, goes_on=False))
+    speech.source(Lost("camera 0", "no data", 2, 4.0))
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first == {"event": "decision", "time": 1.0, "raw": "", "silent": True, "goes_on": False}
+    assert second == {"event": "lost", "source": "camera 0", "reason": "no data", "attempt": 2, "again_in": 4.0}
+
+
+# --- what is watched -------------------------------------------------------------------------------------------------
+
+
+def test_an_argument_names_its_source(tmp_path):
+    limits = MediaLimits()
+    with open_source(str(tmp_path), 1, 1, limits) as source:
+        assert isinstance(source, Folder)
+    with open_source(f"{CLIP}#t=1,3", 1, None, limits) as source:
+        assert isinstance(source, Playback) and [time for time, _ in source] == [1, 2]
+    for argument, said in (("none.mp4", "no such file"), ("camera:/dev/video63", "camera /dev/video63")):
+        with pytest.raises(MediaError, match=said):
+            open_source(argument, 1, 1, limits)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(MediaError, match="mossvl ask"):
+        open_source(str(tmp_path / "a.png"), 1, 1, limits)
+
+
+def test_a_faster_pace_lets_the_model_say_as_much_for_each_second_of_the_file():
+    assert paced(LiveOptions(), 1, 4).tokens_per_second == 48
+    locked = paced(LiveOptions(), 0.5, 0)
+    assert (locked.tokens_per_second, locked.tokens_per_slot, locked.when_behind) == (None, 24, "block")
+
+
+# --- the commands ----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_watched_recorded_and_repeated(command, tmp_path):
+    watched = command("watch", *SHORT, "--record", tmp_path / "events.jsonl")
+    assert watched.exit_code == 0
+    assert all(re.match(r"\[(start|\d\.0 s)\] ", line) for line in watched.stdout.splitlines()) and watched.stdout
+    again = command("watch", *SHORT, "--json")
+    events = [json.loads(line) for line in again.stdout.splitlines()]
+    assert [event["time"] for event in events if event["event"] == "seen"] == [0, 1, 2]
+    assert events[-1]["event"] == "closed" and events[-1]["reason"] == "final"
+    repeated = command("replay", tmp_path / "events.jsonl")
+    assert (repeated.exit_code, repeated.stdout) == (0, watched.stdout) and "the same" in repeated.stderr
+    lines = (tmp_path / "events.jsonl").read_text().splitlines()
+    place = next(number for number, line in enumerate(lines) if json.loads(line)["event"] == "text")
+    lines[place] = json.dumps(json.loads(lines[place]) | {"raw": "something else"})
+    (tmp_path / "events.jsonl").write_text("\n".join(lines))
+    other = command("replay", tmp_path / "events.jsonl")
+    assert other.exit_code == 1 and "not as recorded after" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((CLIP, "What?", "--pace", "-1"), "--pace"),
+        ((CLIP, "What?", "--fps", "0", "--pace", "0"), "--fps"),
+        ((CLIP, "What?", "--temperature", "0.5"), "--sample"),
+        ((CLIP, "What?", "--when-behind", "never"), "when-behind"),
+        ((CLIP, "What?", "--record", "."), "is a folder"),
+        ((CLIP, " "), "question"),
+        (("none.mp4", "What?"), "none.mp4"),
+    ],
+)
+def test_what_cannot_be_watched_is_said_in_one_line(command, arguments, said):
+    result = command("watch", *arguments)
+    assert result.exit_code == 2 and said in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_question_is_typed_and_ctrl_c_interrupts_speech_and_then_ends():
+    arguments = ["watch", CLIP, "Tell me when a star appears.", "--pace", "0.01", "--json", "--ignore-eos"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mossvl", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    events = []
+    try:
+
+        def until(kind):
+            for line in process.stdout:
+                events.append(json.loads(line))
+                if events[-1]["event"] == kind:
+                    return events[-1]
+            raise AssertionError(process.communicate())
+
+        until("text")
+        process.stdin.write("What is it?\n")
+        process.stdin.flush()
+        assert until("turn")["text"] == "What is it?"
+        until("text")
+        process.send_signal(signal.SIGINT)
+        until("interrupted")
+        process.send_signal(signal.SIGINT)
+        assert until("closed")["reason"] == "closed"
+        assert process.wait(60) == 0
+        assert "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+        process.communicate()

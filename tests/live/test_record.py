@@ -1,0 +1,128 @@
+"""A recorded session is repeated token for token; a file that is none is refused."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+from live_streams import picture, until
+from PIL import Image
+
+from mossvl.errors import InputError
+from mossvl.live.record import Recorder, Recording
+
+
+def recorded(llm, path, live, **options):
+    """Record a session of which `live` does something; return its raw strings and its last event."""
+    options = {"tokens_per_second": None, "max_new_tokens": 40, **options}
+    with Recorder(path) as recorder, llm.live("Watch.", recorder=recorder, **options) as session:
+        events = []
+
+        def read():
+            for event in session:
+                recorder.told(event, session.usage.text_output)
+                events.append(event)
+
+        reading = threading.Thread(target=read)
+        reading.start()
+        live(session, events)
+        session.close()
+        reading.join()
+    return "".join(event.raw for event in events), events[-1]
+
+
+def replayed(llm, path):
+    with llm.replay(Recording(path)) as session:
+        feeding = threading.Thread(target=session.feed)
+        feeding.start()
+        events = list(session)
+        feeding.join()
+    return "".join(event.raw for event in events), events[-1]
+
+
+def ask_and_interrupt(session, events):
+    """Frames of all kinds while the model speaks, questions with and without them, and interruptions."""
+    for number in range(12):
+        known = len(events)
+        image = picture(number)
+        if number % 4 == 1:
+            session.say("What?", image, float(number))
+        elif number % 4 == 2:
+            session.say("Alone?")
+            session.push(Image.fromarray(image), float(number))
+        elif number % 4 == 3:
+            session.push(image, float(number))
+            session.interrupt()
+        else:
+            session.push(image, float(number))
+        until(lambda known=known: len(events) > known)
+
+
+@pytest.mark.parametrize("frames", ["one_per_slot", "drain"])
+def test_a_session_is_repeated_token_for_token(llm, tmp_path, frames):
+    raw, closed = recorded(llm, tmp_path / "events.jsonl", ask_and_interrupt, frames=frames)
+    assert raw.count("<|round_start|>") == 6 and "<|silence|>" in raw
+    again, ended = replayed(llm, tmp_path / "events.jsonl")
+    assert again == raw and ended.reason == closed.reason == "closed" and ended.prefill == closed.prefill
+
+
+def test_a_session_that_was_closed_while_it_spoke_ends_at_the_same_token(llm, tmp_path):
+    def live(session, events):
+        session.push(picture(0), 0.0)
+        until(lambda: session.usage.text_output > 5)
+
+    raw, _ = recorded(llm, tmp_path / "events.jsonl", live, max_new_tokens=2000, tokens_per_second=200.0)
+    assert replayed(llm, tmp_path / "events.jsonl")[0] == raw
+
+
+def test_a_final_input_ends_the_repetition_too(llm, tmp_path):
+    def live(session, events):
+        session.push(picture(0), 0.0, final=True)
+        until(lambda: not session.active)
+
+    raw, closed = recorded(llm, tmp_path / "events.jsonl", live)
+    again, ended = replayed(llm, tmp_path / "events.jsonl")
+    assert again == raw and ended.reason == closed.reason == "final"
+
+
+def test_an_image_is_recorded_as_it_was_given(llm, tmp_path):
+    image = picture(3)
+    Image.fromarray(image).save(tmp_path / "a.jpg")
+    coded = (tmp_path / "a.jpg").read_bytes()
+
+    def live(session, events):
+        session.push(coded, 0.0)
+        session.push(image, 1.0)
+        image[:] = 0  # The caller's own array.
+        until(lambda: not session.pending and session.usage.vision > 20)
+
+    recorded(llm, tmp_path / "events.jsonl", live)
+    (first,), (second,) = (given.frames for given in Recording(tmp_path / "events.jsonl").inputs() if given.frames)
+    assert first == (0.0, coded)
+    (tmp_path / "b.png").write_bytes(second[1])
+    assert (np.asarray(Image.open(tmp_path / "b.png")) == picture(3)).all()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "text", "[]\n", '{"event": "text"}\n', '{"event": "session", "form": 99}\n', b"\xff\xfe\x00"]
+)
+def test_what_is_no_recording_is_refused(tmp_path, content):
+    file = tmp_path / "events.jsonl"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=r"events\.jsonl"):
+        Recording(file)
+    with pytest.raises(InputError, match="cannot be read"):
+        Recording(tmp_path / "none.jsonl")
+
+
+def test_a_recording_that_is_cut_off_says_so(llm, tmp_path):
+    def live(session, events):
+        session.push(picture(0), 0.0)
+        until(lambda: session.usage.vision)
+
+    recorded(llm, tmp_path / "events.jsonl", live)
+    lines = (tmp_path / "events.jsonl").read_text().splitlines()
+    cut = next(number for number, line in enumerate(lines) if json.loads(line)["event"] == "input")
+    (tmp_path / "events.jsonl").write_text("\n".join([*lines[:cut], lines[cut][:50]]))
+    with pytest.raises(InputError, match="cut off"):
+        list(Recording(tmp_path / "events.jsonl").inputs())
