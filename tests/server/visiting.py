@@ -15,7 +15,7 @@ expect = playwright.expect
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
+    "--disable-component-update --disable-sync --use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
 )
 PICTURE = Path(__file__).parents[2] / "examples" / "shapes.png"
 CLIP = FOLDER / SAMPLES[0]["file"]

@@ -163,10 +163,18 @@ def _add_page(app: FastAPI) -> None:
     @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html", headers=Checked.HEADERS | {"content-security-policy": CONTENT_POLICY})
+        return _document("index.html")
+
+    @app.get("/live", include_in_schema=False)
+    async def live() -> FileResponse:
+        return _document("live.html")
 
     app.mount("/page", Checked(directory=PAGE), name="page")
     app.mount("/samples", Checked(directory=PAGE / "samples"), name="samples")
+
+
+def _document(name: str) -> FileResponse:
+    return FileResponse(PAGE / name, headers=Checked.HEADERS | {"content-security-policy": CONTENT_POLICY})
 
 
 class Checked(StaticFiles):
