@@ -155,6 +155,7 @@ def told(watched, kind):
 def blocked(llm):
     """Keep the engine's thread busy until the returned function is called."""
     free, busy = threading.Event(), threading.Event()
-    llm.engine.loop.inbox.put(lambda: (busy.set(), free.wait(60)))
+    engine = llm.engine() if callable(llm.engine) else llm.engine
+    engine.loop.inbox.put(lambda: (busy.set(), free.wait(60)))
     assert busy.wait(60)
     return free.set

@@ -28,12 +28,15 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 if TYPE_CHECKING:
     from mossvl import errors
+    from mossvl.live.options import LiveOptions
+    from mossvl.live.session import LiveSession
     from mossvl.llm import MossVL
     from mossvl.loading import load
     from mossvl.model.cache import MossVLCache
     from mossvl.model.configuration import MossVLConfig, MossVLTextConfig, MossVLVisionConfig
     from mossvl.model.modeling import MossVLModel
     from mossvl.offline.interface import MossVLForConditionalGeneration
+    from mossvl.offline.realtime import MossVLRealtimeSession
     from mossvl.options import GenerationOptions, MediaOptions, SamplingParams
     from mossvl.options.engine import EngineConfig
     from mossvl.processing.image_processor import MossVLImageProcessor
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
 __all__ = [
     "EngineConfig",
     "GenerationOptions",
+    "LiveOptions",
+    "LiveSession",
     "MediaOptions",
     "MossVL",
     "MossVLCache",
@@ -51,6 +56,7 @@ __all__ = [
     "MossVLImageProcessor",
     "MossVLModel",
     "MossVLProcessor",
+    "MossVLRealtimeSession",
     "MossVLTextConfig",
     "MossVLVideoProcessor",
     "MossVLVisionConfig",
@@ -61,6 +67,8 @@ __all__ = [
 
 _MODULES = {
     "EngineConfig": "options",
+    "LiveOptions": "live.options",
+    "LiveSession": "live.session",
     "MossVL": "llm",
     "SamplingParams": "options",
     "GenerationOptions": "options",
@@ -71,6 +79,7 @@ _MODULES = {
     "MossVLImageProcessor": "processing.image_processor",
     "MossVLModel": "model.modeling",
     "MossVLProcessor": "processing.processor",
+    "MossVLRealtimeSession": "offline.realtime",
     "MossVLTextConfig": "model.configuration",
     "MossVLVideoProcessor": "processing.video_processor",
     "MossVLVisionConfig": "model.configuration",

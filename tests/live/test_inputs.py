@@ -7,6 +7,8 @@ from live_streams import begin, blocked, picture, request_of, told, until
 
 from mossvl.errors import ContextLengthError, InputError, OptionError, PromptError, SessionLimitError
 from mossvl.live.events import Dropped, Seen
+from mossvl.live.opening import bounds_of, pages_of
+from mossvl.live.options import LiveOptions
 
 
 @pytest.mark.parametrize(
@@ -126,9 +128,11 @@ def tensor_of(path):
 
 
 def test_more_sessions_than_fit_are_refused_and_one_that_ends_makes_room(make):
-    llm, small = make(memory=1 << 24), {"max_context": 2048, "window_frames": 10, "max_pixels": 1 << 14}
-    sessions = [llm.live(**small) for _ in range(3)]
-    with pytest.raises(SessionLimitError, match=r"holds 3 live sessions like this one.* 3 are open"):
+    llm, small = make(memory=1 << 24), {"max_context": 1024, "window_frames": 10, "max_pixels": 1 << 14}
+    pages = pages_of(llm.engine, llm.processor, LiveOptions(**small), bounds_of(llm.engine, LiveOptions(**small)))
+    fit = llm.engine.loop.reservations.num_pages // pages
+    sessions = [llm.live(**small) for _ in range(fit)]
+    with pytest.raises(SessionLimitError, match=rf"holds {fit} live sessions like this one.* {fit} are open"):
         llm.live(**small)
     sessions.pop().close()
     sessions.append(llm.live(**small))

@@ -39,10 +39,11 @@ POLL_SECONDS = 0.005
 
 @dataclass(frozen=True)
 class Bounds:
-    """How large a session's context may become: text tokens, and rotary positions."""
+    """How large a session's context may become: text tokens, rotary positions, and vision tokens that it sees."""
 
     tokens: int
     positions: int
+    vision: int
 
     def left(self, end: Place, more: int = 0, sides: int = 0) -> int:
         """How many tokens may be drawn after `more` tokens, and frames of so many merged patches in their longer sides.
@@ -262,16 +263,24 @@ class LiveDirector:
         always = self.options.inserted_silence == "always"
         new = segment(taken.prompts, taken.pictures, self.tokens.silence, always)
         sides = sum(max(one.grid) // self.tokens.merge for one in new.pictures)
-        return new, self.bounds.left(end, len(cut) + len(new.ids), sides)
+        left = self.bounds.left(end, len(cut) + len(new.ids), sides)
+        seen = self.kept.pictures[self._leaving(new.pictures) :]
+        vision = sum(map(self._vision, [*seen, *new.pictures]))
+        return new, left if vision <= self.bounds.vision else 0
 
-    def _leave(self, pictures: Sequence[Picture]) -> None:
-        """Let frames leave the window for those that come."""
+    def _leaving(self, pictures: Sequence[Picture]) -> int:
+        """How many frames leave the window for those that come."""
         seen, seconds, frames = self.kept.pictures, self.options.window_seconds, self.options.window_frames
         count = 0
         if pictures and seconds is not None:
             count = sum(picture.time < pictures[-1].time - seconds for picture in seen)
         if frames is not None:
             count = max(count, min(len(seen), len(seen) + len(pictures) - frames))
+        return count
+
+    def _leave(self, pictures: Sequence[Picture]) -> None:
+        """Let frames leave the window for those that come."""
+        seen, count = self.kept.pictures, self._leaving(pictures)
         if count:
             self._left_frames += count
             self.kept.leave(count)
@@ -293,7 +302,8 @@ class LiveDirector:
     def _roll_over(self, reason: Literal["length", "preempted"]) -> Renewed:
         """Begin a new context, a half of the largest at most."""
         self._rolled, self._lost, self._left_frames = True, False, 0
-        context = self.kept.renew(self.bounds.tokens // 2, self.bounds.positions // 2)
+        half = [size // 2 for size in (self.bounds.tokens, self.bounds.positions, self.bounds.vision)]
+        context = self.kept.renew(*half)
         told = RolledOver(time=self.newest, kept_tokens=context.kept, kept_frames=len(context.pictures), reason=reason)
         self.outbox.tell(told)
         self.outbox.announce()

@@ -2,6 +2,7 @@
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mossvl.errors import ContextLengthError, InputError, SessionClosed
@@ -11,10 +12,10 @@ from mossvl.live.segments import Asked, Picture
 
 @dataclass(frozen=True)
 class Entry:
-    """A frame, and the prompt that comes with it, if any."""
+    """A frame, and the prompts that come with it."""
 
     picture: Picture
-    prompt: Asked | None = None
+    prompts: Sequence[Asked] = ()
     final: bool = False
 
 
@@ -61,39 +62,44 @@ class Inbox:
         return len(self._entries)
 
     def put(
-        self, picture: Picture, prompt: Asked | None = None, final: bool = False, most: float | None = None
+        self,
+        pictures: Sequence[Picture],
+        prompts: Sequence[Asked] = (),
+        final: bool = False,
+        behind: WhenBehind | None = None,
+        most: float | None = None,
     ) -> list[float]:
-        """Put a frame, and a prompt with it; return the times of the frames that were dropped for it.
+        """Put frames together, one at least, and prompts with the first; return the times of frames that were dropped.
 
         Args:
+            behind: in place of the session's rule.
             most: seconds to wait for room, where frames are not dropped; None for as long as it takes.
 
         Raises:
-            InputError: its time is before that of the newest frame, or too many prompts wait.
+            InputError: a time is before that of the newest frame, or too many prompts wait.
             SessionClosed: the session has ended, also while this waited.
             TimeoutError: there is no room.
         """
+        behind = behind or self.behind
         with self._changed:
-            if self.behind == "block":
-                there = self._changed.wait_for(lambda: self.closed or len(self._entries) < self.size, most)
-                if not there:
-                    raise TimeoutError
+            if behind == "block":
+                room = max(0, self.size - len(pictures))
+                if not self._changed.wait_for(lambda: self.closed or len(self._entries) <= room, most):
+                    raise TimeoutError("frames wait for the model, as many as the session's queue holds")
             self._check_open()
-            if self.newest is not None and picture.time < self.newest:
-                raise InputError(
-                    f"the frame's time, {picture.time:g} s, is before that of the newest frame, {self.newest:g} s; "
-                    "push frames in the order of their times"
-                )
-            if prompt is not None:
-                self._count(prompt)
-            self.newest = picture.time
-            dropped = self._drop()
-            self._entries.append(Entry(picture, prompt, final))
+            for picture in pictures:
+                self._check_time(picture)
+            self._count(prompts)
+            self.newest = pictures[-1].time
+            first, *others = pictures
+            self._entries.append(Entry(first, prompts, final))
+            self._entries.extend(Entry(picture) for picture in others)
+            dropped = self._drop(1 if behind == "latest" else self.size)
             self.waiting = True
         return dropped
 
-    def ask(self, prompt: Asked, final: bool = False) -> None:
-        """Put a prompt alone.
+    def ask(self, prompts: Sequence[Asked], final: bool = False) -> None:
+        """Put prompts without a frame.
 
         Raises:
             InputError: too many prompts wait.
@@ -101,8 +107,8 @@ class Inbox:
         """
         with self._changed:
             self._check_open()
-            self._count(prompt)
-            self._prompts.append(prompt)
+            self._count(prompts)
+            self._prompts += prompts
             self._final = self._final or final
             self.waiting = True
 
@@ -139,8 +145,7 @@ class Inbox:
                 entry = self._entries.popleft()
                 taken.pictures.append(entry.picture)
                 taken.final = taken.final or entry.final
-                if entry.prompt is not None:
-                    taken.prompts.append(entry.prompt)
+                taken.prompts += entry.prompts
             self._words -= sum(len(prompt.ids) for prompt in taken.prompts)
             self.waiting = bool(self._entries)
             self._changed.notify_all()
@@ -154,27 +159,33 @@ class Inbox:
             self._prompts.clear()
             self._changed.notify_all()
 
-    def _drop(self) -> list[float]:
-        """Drop frames for one that comes; what was asked with them is asked without."""
-        room = 0 if self.behind == "latest" else self.size - 1
+    def _drop(self, most: int) -> list[float]:
+        """Drop the oldest of more than `most` frames; what was asked with them is asked without."""
         dropped = []
-        while self.behind != "block" and len(self._entries) > room:
+        while len(self._entries) > most:
             entry = self._entries.popleft()
             dropped.append(entry.picture.time)
             self._final = self._final or entry.final
-            if entry.prompt is not None:
-                self._prompts.append(entry.prompt)
+            self._prompts += entry.prompts
         return dropped
 
-    def _count(self, prompt: Asked) -> None:
-        if len(prompt.ids) + self._words > self.words:
+    def _check_time(self, picture: Picture) -> None:
+        if self.newest is not None and picture.time < self.newest:
+            raise InputError(
+                f"the frame's time, {picture.time:g} s, is before that of the newest frame, {self.newest:g} s; push "
+                "frames in the order of their times"
+            )
+
+    def _count(self, prompts: Sequence[Asked]) -> None:
+        tokens = sum(len(prompt.ids) for prompt in prompts)
+        if tokens + self._words > self.words:
             already = f", beside {self._words} that wait" if self._words else ""
             raise ContextLengthError(
-                f"the prompt has {len(prompt.ids)} tokens{already}; a session takes {self.words} at a time",
+                f"the prompt has {tokens} tokens{already}; a session takes {self.words} at a time",
                 setting="LiveOptions.max_context",
                 advice="; shorten it, or raise {}",
             )
-        self._words += len(prompt.ids)
+        self._words += tokens
 
     def _check_open(self) -> None:
         if self.closed:

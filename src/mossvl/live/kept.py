@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mossvl.live.segments import Asked, Picture, Segment, StreamTokens
+from mossvl.processing.pixels import num_vision_tokens
 from mossvl.processing.stream import SILENCE
 
 SILENCES = re.compile(f"(?:{re.escape(SILENCE)})+")
@@ -18,6 +19,8 @@ class Piece:
 
     Attributes:
         silences: for each prompt, whether a silence was put after it.
+        sides: merged patches of the frames' longer sides.
+        vision: vision tokens.
         gone: frames of it have left the window.
     """
 
@@ -27,6 +30,7 @@ class Piece:
     pictures: Sequence[Picture] = ()
     drawn: list[int] = field(default_factory=list)
     sides: int = 0
+    vision: int = 0
     gone: bool = False
 
     @property
@@ -62,7 +66,8 @@ class Kept:
         """Add what was appended to the stream."""
         merge = self.tokens.merge
         sides = sum(max(picture.grid) // merge for picture in segment.pictures)
-        piece = Piece(prompts, segment.silences, ids, segment.pictures, sides=sides)
+        vision = num_vision_tokens([(1, *picture.grid) for picture in segment.pictures], merge)
+        piece = Piece(prompts, segment.silences, ids, segment.pictures, sides=sides, vision=vision)
         self.pieces.append(piece)
         if segment.pictures:
             self._seen.append(piece)
@@ -87,17 +92,19 @@ class Kept:
 
     # --- going on ------------------------------------------------------------------------------------------------
 
-    def renew(self, tokens: int, positions: int) -> Context:
+    def renew(self, tokens: int, positions: int, vision: int) -> Context:
         """Begin a new context with the newest pieces, whose frames are all seen, and with earlier words.
 
         Args:
             tokens, positions: how large the pieces may be together, and the earlier messages.
+            vision: vision tokens of the pieces.
         """
         kept: deque[Piece] = deque()
         for piece in reversed(self.pieces):
-            tokens, positions = tokens - piece.length, positions - piece.positions
-            if piece.gone or min(tokens, positions) < 0:
+            rest = tokens - piece.length, positions - piece.positions, vision - piece.vision
+            if piece.gone or min(rest) < 0:
                 break
+            tokens, positions, vision = rest
             kept.appendleft(piece)
         left = list(self.pieces)[: len(self.pieces) - len(kept)]
         self.messages = self._shortened(self._messages(left), min(tokens, positions))

@@ -54,7 +54,11 @@ def bounds_of(engine: Engine, options: LiveOptions) -> Bounds:
             "memory hold; lower it",
             option="max_context",
         )
-    return Bounds(options.max_context or min(MAX_CONTEXT, max(256, most // 16)), positions)
+    tokens = options.max_context or min(MAX_CONTEXT, max(256, most // 16))
+    allocator = engine.scheduler.allocator
+    pages = engine.loop.reservations.num_pages - allocator.blocks(tokens) * allocator.pages_per_block
+    vision = min(max(0, pages) * allocator.vision_page_size, engine.runner.executor.tables.max_vision)
+    return Bounds(tokens, positions, vision)
 
 
 def pages_of(engine: Engine, processor: MossVLProcessor, options: LiveOptions, bounds: Bounds) -> int:

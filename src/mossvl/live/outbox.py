@@ -25,10 +25,14 @@ class Entry:
 
 
 class Outbox:
-    """Events in order. Tokens become text in the reader's thread."""
+    """Events in order. Tokens become text in the reader's thread.
 
-    def __init__(self, tokens: StreamTokens) -> None:
-        self.ended = False
+    Args:
+        apart: the text of each token is an event of its own; otherwise unread ones are joined.
+    """
+
+    def __init__(self, tokens: StreamTokens, apart: bool = False) -> None:
+        self.ended, self._apart = False, apart
         self._special = tokens.special
         self._stream = TextStream(tokens.tokenizer, skip_special=False)
         self._entries: deque[Entry] = deque()
@@ -41,11 +45,10 @@ class Outbox:
     def text(self, time: float | None, token: int) -> None:
         """Tell a token of a reply; texts that wait for a reader are one."""
         with self._changed:
-            last = self._entries[-1] if self._entries else None
-            if last is not None and type(last.event) is Text and last.event.time == time and last.tokens[-1:] != []:
-                if last.tokens[-1] not in self._special:
-                    last.tokens.append(token)
-                    return
+            last = self._entries[-1] if self._entries and not self._apart else None
+            if last is not None and self._is_text(last) and last.event.time == time:
+                last.tokens.append(token)
+                return
             self._put(Entry(Text(time=time, text=""), [token]))
 
     def tell(self, event: LiveEvent, token: int | None = None) -> None:
@@ -64,6 +67,10 @@ class Outbox:
                 listener()
             except Exception:
                 logger.warning("a listener to a live session has failed", exc_info=True)
+
+    def _is_text(self, entry: Entry) -> bool:
+        """Whether an entry is a text without control tokens, to which others may be joined."""
+        return type(entry.event) is Text and entry.tokens[-1] not in self._special
 
     def _put(self, entry: Entry) -> None:
         if len(self._entries) >= MOST_UNREAD:
@@ -113,6 +120,8 @@ class Outbox:
         control = self._special.get(tokens[-1])
         if control is None:
             return [Text(time=event.time, text=raw, raw=raw)] if raw else []
+        if self._apart:  # As published, also with half a character before the token.
+            return [replace(event, raw=raw)]
         text = raw.removesuffix(control)
         before = [Text(time=event.time, text=text, raw=text)] if text else []
         return [*before, replace(event, raw=control)]

@@ -10,8 +10,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from numbers import Real
+from operator import attrgetter
 from threading import Lock
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from mossvl.engine.engine import Engine
 from mossvl.errors import ContextLengthError, InputError
@@ -21,12 +22,13 @@ from mossvl.live.events import Dropped, LiveEvent
 from mossvl.live.inbox import Inbox, Taken
 from mossvl.live.kept import Kept
 from mossvl.live.opening import Opening, bounds_of, checked_messages, pages_of
-from mossvl.live.options import LiveOptions
+from mossvl.live.options import LiveOptions, WhenBehind
 from mossvl.live.outbox import Outbox
 from mossvl.live.record import Given, Recorder, Script
 from mossvl.live.segments import Asked, Picture, StreamTokens
 from mossvl.live.usage import Usage
 from mossvl.options import GenerationOptions
+from mossvl.processing.pixels import num_vision_tokens
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.queries.waker import Waker
 from mossvl.sources.digests import frame_of
@@ -49,6 +51,7 @@ class LiveSession:
         clock: seconds of any origin that never decrease.
         recorder: writes the session down.
         script: the inputs of a recorded session, in place of those that are pushed; see `feed`.
+        apart: the text of each token is an event of its own, also if nobody reads for a while.
 
     Raises:
         CheckpointError: the checkpoint has no state tokens.
@@ -69,6 +72,7 @@ class LiveSession:
         clock: Clock = machine.monotonic,
         recorder: Recorder | None = None,
         script: Script | None = None,
+        apart: bool = False,
     ) -> None:
         self.engine, self.processor, self.options = engine, processor, options or LiveOptions()
         self.clock = clock
@@ -85,7 +89,7 @@ class LiveSession:
             )
         self._inbox = script or Inbox(self.options.when_behind, self.options.queue, bounds.tokens // 4)
         self._script, self._recorder = script, recorder
-        self._outbox = Outbox(self._tokens)
+        self._outbox = Outbox(self._tokens, apart)
         kept = Kept(self._tokens, messages)
         ending = Ending(engine.wake, self._inbox, self._outbox, kept, bounds.tokens // 2)
         director = LiveDirector(
@@ -125,7 +129,7 @@ class LiveSession:
             SessionClosed: the session has ended.
             TimeoutError: there was no room.
         """
-        return self._push(frame, time, None, final, timeout)
+        return self.give([], [(frame, time)], final=final, timeout=timeout)
 
     def say(
         self,
@@ -137,15 +141,32 @@ class LiveSession:
         timeout: float | None = None,
     ) -> tuple[float, ...]:
         """Ask something, alone or together with a frame; see `push`."""
-        asked = self._tokens.asked(text)
-        prompt = Asked(asked, self._tokens.prompt(asked))
-        if frame is not None:
-            return self._push(frame, time, prompt, final, timeout)
-        if time is not None:
+        if frame is None and time is not None:
             raise InputError(f"time={time!r:.40} is that of a frame, but there is none; leave it out")
-        self._inbox.ask(prompt, final)
+        return self.give([text], [] if frame is None else [(frame, time)], final=final, timeout=timeout)
+
+    def give(
+        self,
+        prompts: Sequence[str],
+        frames: Sequence[tuple[Any, float | None]],
+        *,
+        final: bool = False,
+        behind: WhenBehind | None = None,
+        timeout: float | None = None,
+    ) -> tuple[float, ...]:
+        """Give prompts and frames with their times together; see `push`.
+
+        Args:
+            behind: in place of `LiveOptions.when_behind`, for these frames.
+        """
+        asked = [Asked(text, self._tokens.prompt(text)) for text in map(self._tokens.asked, prompts)]
+        dropped: tuple[float, ...] = ()
+        if frames:
+            dropped = self._push(frames, asked, final, behind or self.options.when_behind, timeout)
+        elif asked:
+            self._inbox.ask(asked, final)
         self.engine.wake()
-        return ()
+        return dropped
 
     def interrupt(self) -> None:
         """Let the model fall silent now; what it watches goes on.
@@ -235,6 +256,11 @@ class LiveSession:
         return not self._inbox.closed
 
     @property
+    def ended(self) -> bool:
+        """Whether the last event has been told, if not read."""
+        return self._outbox.ended
+
+    @property
     def now(self) -> float:
         """Seconds since the session began."""
         return self.clock() - self._begun
@@ -267,22 +293,27 @@ class LiveSession:
     # --- frames --------------------------------------------------------------------------------------------------
 
     def _push(
-        self, frame: Any, time: float | None, prompt: Asked | None, final: bool, timeout: float | None
+        self,
+        frames: Sequence[tuple[Any, float | None]],
+        prompts: Sequence[Asked],
+        final: bool,
+        behind: WhenBehind,
+        timeout: float | None,
     ) -> tuple[float, ...]:
         pushed = self.clock()
         with self._pushing:  # In the order of their times, also if several threads push.
-            if time is None:
-                time = max(pushed - self._begun, self._inbox.newest or 0.0)
-            picture = self._picture(frame, checked_time(time), pushed)
+            by_clock = max(pushed - self._begun, self._inbox.newest or 0.0)
+            times = [by_clock if time is None else checked_time(time) for _, time in frames]
+            pictures = [self._picture(frame, time, pushed) for (frame, _), time in zip(frames, times, strict=True)]
             if self._recorder is not None:
-                self._recorder.shown(picture, frame, self.processor.limits)
-            dropped = tuple(self._inbox.put(picture, prompt, final, timeout))
+                for picture, (frame, _) in zip(pictures, frames, strict=True):
+                    self._recorder.shown(picture, frame, self.processor.limits)
+            pictures.sort(key=attrgetter("time"))
+            dropped = tuple(self._inbox.put(pictures, prompts, final, behind, timeout))
             if dropped:
-                latest = self.options.when_behind == "latest"
-                told = Dropped(time=self._director.newest, times=dropped, reason="latest" if latest else "queue")
-                self._outbox.tell(told)
+                reason: Literal["queue", "latest"] = "latest" if behind == "latest" else "queue"
+                self._outbox.tell(Dropped(time=self._director.newest, times=dropped, reason=reason))
                 self._outbox.announce()
-        self.engine.wake()
         return dropped
 
     def _picture(self, frame: Any, time: float, pushed: float) -> Picture:
@@ -291,6 +322,13 @@ class LiveSession:
             (plan,) = images.plan([frame], self.options.media, self.processor.limits, stack)
             patches, digest = frame_of(plan.source.array, plan, images.layout, self.processor.pixel_scale)
             grid = images.layout.grid(plan.height, plan.width)
+        tokens, most = num_vision_tokens([(1, *grid)], self._tokens.merge), self._director.bounds.vision
+        if tokens > most:
+            raise ContextLengthError(
+                f"the frame has {tokens} vision tokens, but a session sees {most} at a time; lower max_pixels",
+                setting="EngineConfig.memory",
+                advice=", or raise {}",
+            )
         return Picture(time, self._tokens.frame(time), grid, patches, digest, pushed)
 
     def _generation(self) -> GenerationOptions:

@@ -7,6 +7,7 @@ from mossvl.engine.engine import Engine
 from mossvl.model.configuration import MossVLConfig
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.offline.loop import OfflineLoop
+from mossvl.offline.realtime_methods import RealtimeMethods
 from mossvl.offline.slot import EngineSlot
 from mossvl.offline.stream import BatchStream
 from mossvl.options import Timestamps
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import queue
 
 
-class MossVLForConditionalGeneration(MossVLLMHeadModel):
+class MossVLForConditionalGeneration(RealtimeMethods, MossVLLMHeadModel):
     """MOSS-VL as a Hugging Face model, with methods that answer queries without a generation loop of the caller's.
 
     The offline methods share one engine, made at first use.
