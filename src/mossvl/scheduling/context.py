@@ -23,8 +23,8 @@ class Context:
         self.answer: list[int] = [] if answer is None else answer
         self._drawn = [0]
         """Number of tokens drawn before each prompt."""
-        self._left = [(0, 0)]
-        """(row, frame): from the row on, no row sees frames before this one."""
+        self._left = [(0, 0, 0)]
+        """(row, frame, vision): from the row on, no row sees the frames, and vision tokens, before these."""
 
     def append(self, prompt: Prompt) -> None:
         """Append a prompt that was built for `end`."""
@@ -38,7 +38,7 @@ class Context:
         row = self.length - 1
         if self._left[-1][0] == row:
             self._left.pop()
-        self._left.append((row, frame))
+        self._left.append((row, frame, self._vision_before(frame)))
 
     @property
     def length(self) -> int:
@@ -115,7 +115,7 @@ class Context:
 
     def unseen(self, row: int) -> int:
         """Number of vision tokens, the first ones, that a row does not see since their frames have left."""
-        return self._vision_before(self._left[self._leaving(row)][1])
+        return self._left[self._leaving(row)][2]
 
     def same_until(self, start: int, stop: int) -> int:
         """The end, `stop` at most, of the rows from `start` on before which no frames have left."""
@@ -123,6 +123,8 @@ class Context:
         return min(stop, self._left[following][0]) if following < len(self._left) else stop
 
     def _leaving(self, row: int) -> int:
+        if row >= self._left[-1][0]:  # As nearly always.
+            return len(self._left) - 1
         return bisect_right(self._left, row, key=itemgetter(0)) - 1
 
     # --- frames --------------------------------------------------------------------------------------------------
