@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from mossvl.errors import MossVLError
 from mossvl.live.session import LiveSession
 from mossvl.live.sources import Playback
 from mossvl.llm import MossVL
+from mossvl.media.image import image_size
 from mossvl.queries.waker import Waker
 from mossvl.server.realtime import protocol as acts
 from mossvl.server.realtime.metrics import LiveMetrics
@@ -23,6 +25,8 @@ from mossvl.server.realtime.protocol import Act, Protocol
 from mossvl.server.schemas.realtime import PlayVideo
 
 logger = logging.getLogger("mossvl.server")
+FRAME_PIXELS = 1 << 26
+"""Pixels of the largest frame that is decoded: 8K has half as many."""
 CLOSE_SECONDS = 10.0
 """Seconds that the end of a session may take."""
 
@@ -61,10 +65,10 @@ class Connection:
             while not self._over:
                 receiving = await self._next(receiving)
                 await self._act(llm)
+        except TimeoutError:  # Before OSError, of which it is a kind.
+            self.how = "stalled"
         except (WebSocketDisconnect, OSError):
             pass
-        except TimeoutError:
-            self.how = "stalled"
         finally:
             receiving.cancel()
             await self._leave()
@@ -182,6 +186,8 @@ class Connection:
         session = self._live
         if isinstance(act, acts.Say):
             return session.say(act.prompt, final=act.final)
+        limits = session.processor.limits  # Frames are decoded in this process.
+        image_size(act.image, replace(limits, image_pixels=min(limits.image_pixels, FRAME_PIXELS)))
         if act.prompt is not None:
             return session.say(act.prompt, act.image, act.time, final=act.final)
         return session.push(act.image, act.time, final=act.final)

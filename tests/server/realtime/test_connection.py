@@ -1,0 +1,122 @@
+"""Connections without a network: clients that stop reading, vanish at any moment, or send huge frames."""
+
+import asyncio
+import json
+import random
+import time
+from io import BytesIO
+
+import pytest
+from anyio import CapacityLimiter
+from live_streams import picture
+from PIL import Image
+from prometheus_client import CollectorRegistry
+from starlette.websockets import WebSocketDisconnect, WebSocketState
+
+from mossvl.server.config import ServerConfig
+from mossvl.server.realtime.connection import Connection
+from mossvl.server.realtime.metrics import LiveMetrics
+from mossvl.server.realtime.simple import SimpleProtocol
+from mossvl.server.realtime.video import VideoProtocol
+
+
+class Socket:
+    """A client that sends these messages as fast as they are taken, then waits, or leaves.
+
+    Attributes:
+        reads: how many messages it reads; it stops reading then.
+    """
+
+    application_state = WebSocketState.CONNECTED
+
+    def __init__(self, *messages, reads=10**6, leaves=False):
+        self.messages, self.reads, self.leaves = list(messages), reads, leaves
+        self.told, self.code = [], None
+
+    async def receive(self):
+        if self.messages:
+            await asyncio.sleep(0)
+            sent = self.messages.pop(0)
+            return {"type": "websocket.receive", "bytes" if isinstance(sent, bytes) else "text": sent}
+        if not self.leaves:
+            await asyncio.Event().wait()
+        return {"type": "websocket.disconnect"}
+
+    async def send_text(self, text):
+        if len(self.told) >= self.reads:
+            await asyncio.Event().wait()
+        if self.leaves and not self.messages:
+            raise WebSocketDisconnect
+        self.told.append(json.loads(text))
+
+    async def close(self, code, reason=""):
+        self.code, self.application_state = code, WebSocketState.DISCONNECTED
+
+
+def jpeg(number=0, size=None):
+    data = BytesIO()
+    image = Image.fromarray(picture(number)) if size is None else Image.new("L", size)
+    image.save(data, "JPEG")
+    return data.getvalue()
+
+
+def told(kind, **fields):
+    return json.dumps({"type": kind, **fields})
+
+
+def served(llm, socket, make=SimpleProtocol, *, stall=60.0, stop_after=None):
+    """Serve a client until it has gone; give the connection."""
+
+    async def serve():
+        protocol = make(ServerConfig(), time.monotonic)
+        connection = Connection(socket, protocol, stall, CapacityLimiter(2), LiveMetrics(CollectorRegistry()))
+        serving = asyncio.ensure_future(connection.run(llm))
+        while stop_after is not None and stop_after not in [message["type"] for message in socket.told]:
+            await asyncio.sleep(0.001)
+        if stop_after is not None:
+            connection.stop()
+        await serving
+        return connection
+
+    return asyncio.run(serve())
+
+
+def nothing_is_left(llm):
+    cache = llm.engine.cache
+    return not llm.engine.loop.jobs and cache.available == cache.num_pages
+
+
+def test_a_client_that_stops_reading_is_let_go(llm):
+    socket = Socket(told("start"), *[told("ping")] * 9, reads=3)
+    assert served(llm, socket, stall=0.05).how == "stalled"
+    assert socket.code == 1011 and nothing_is_left(llm)
+
+
+def test_clients_that_vanish_at_any_moment_leave_nothing(llm):
+    draw = random.Random(0)
+    frames = [message for number in range(6) for message in (told("frame", timestamp=number), jpeg(number))]
+    whole = [told("start", prompt="Watch."), *frames, told("prompt", text="Why?"), told("interrupt"), told("stop")]
+    for _ in range(40):
+        socket = Socket(*whole[: draw.randrange(len(whole) + 1)], leaves=True)
+        assert served(llm, socket).how in ("gone", "closed")
+    assert nothing_is_left(llm)
+
+
+def test_when_the_server_stops_a_session_in_the_middle_of_it_ends_with_a_reason(llm):
+    socket = Socket(told("start", max_new_tokens=4), told("frame", timestamp=0), jpeg())
+    assert served(llm, socket, stop_after="frame_ack").how == "closed"
+    assert socket.told[-1]["reason"] == "stopping" and socket.code == 1012 and nothing_is_left(llm)
+
+
+@pytest.mark.parametrize("kind", ["simple", "video"])
+def test_a_frame_of_too_many_pixels_is_refused_before_it_is_decoded(llm, kind):
+    huge = jpeg(size=(9000, 9000))
+    if kind == "simple":
+        socket = Socket(told("start"), told("frame"), huge)
+        served(llm, socket, stop_after="error")
+    else:
+        frame = told("input.frame", seq_no=0, timestamp=0.0, mime_type="image/jpeg")
+        socket = Socket(told("session.configure"), frame, huge)
+        served(llm, socket, lambda config, now: VideoProtocol(config, now, "model"), stop_after="error")
+    error = next(message for message in socket.told if message["type"] == "error")
+    assert "9000 x 9000" in error["message"] and nothing_is_left(llm)
