@@ -52,6 +52,13 @@ class Part:
 
 
 PARTS = {
+    "live records": Part(("data/live.py",), ("data/test_live.py",)),
+    "examples of streams": Part(("training/streams.py",), ("training/test_streams.py",)),
+    "weights of state tokens": Part(("training/weighting.py",), ("training/test_weighting.py",)),
+    "slots of streams": Part(("synthetic/live_records.py",), ("synthetic/test_live_records.py",)),
+    "scores of streams": Part(
+        ("evaluation/streaming.py", "evaluation/live.py"), ("evaluation/test_streaming.py", "evaluation/test_live.py")
+    ),
     "xrope": Part(("model/xrope.py",), ("model/test_xrope.py",)),
     "request": Part(
         ("scheduling/request.py",),

@@ -75,14 +75,17 @@ def test_several_videos_follow_each_other():
     videos = [{"video_path": f"/{name}.mp4", "segments": times} for name, times in (("a", [[0], [1.5]]), ("b", [[2]]))]
     stream = read({**record(f"{S}{F}{S}{F}{S}{F}{S}"), "videos": videos})
     assert stream.videos == (("/a.mp4", (0.0, 1.5)), ("/b.mp4", (2.0,))) and stream.times == (0.0, 1.5, 2.0)
+    assert stream.first(1) == [("/a.mp4", (0.0,))] and stream.first(2) == [("/a.mp4", (0.0, 1.5))]
+    assert stream.first(3) == list(stream.videos)
 
 
 def test_contents_in_parts_and_other_forms_of_records_are_read_alike():
     expected = read(record(f"{S}{F}{R}A car.{S}"))
     parts = record("")
     parts["messages"][1]["content"] = [
-        {"type": "text", "text": S}, {"type": "video"}, {"type": "text", "text": f"{R}A car.{S}"},
+        {"type": "text", "text": S}, {"type": "video"}, {"text": f"{R}A "}, f"car.{S}",
     ]  # fmt: skip
+    parts["messages"][0]["content"] = {"type": "text", "text": "Watch."}
     parts["videos"][0]["segments"] = [[0]]
     sharegpt = {
         "conversations": [{"from": "human", "value": "Watch."}, {"from": "gpt", "value": f"{S}{F}{R}A car.{S}"}],

@@ -22,27 +22,31 @@ from mossvl.synthetic.world import Split
 
 S, R, F = "<|silence|>", "<|response|>", "<|video|>"
 FRAMES = [(float(number), Image.fromarray(picture(number))) for number in range(5)]
-PROMPTS = [(0.0, "Watch."), (0.0, "And speak."), (2.5, "Now?")]
+PROMPTS = [(0.0, "Watch."), (0.0, "And speak."), (2.25, "Now?"), (2.5, "Or now?"), (2.75, "And then?")]
 
 
 @pytest.fixture(scope="module")
 def llm(loaded):
-    """A model that says nothing but words: it never falls silent by itself."""
-    model, processor = loaded
-    with mossvl.MossVL(model, processor, memory=1 << 24) as llm:
+    """A model that draws ASCII characters and no special tokens: it never falls silent by itself."""
+    model, processor = copy.deepcopy(loaded[0]), loaded[1]
+    tokens = range(model.lm_head.weight.shape[0])
+    plain = [processor.tokenizer.decode([token], skip_special_tokens=True).isascii() for token in tokens]
+    special = [token in processor.tokenizer.added_tokens_decoder for token in tokens]
+    with torch.no_grad():
+        model.lm_head.weight[[not one or other for one, other in zip(plain, special, strict=True)]] = 0
+    with mossvl.MossVL(model, processor, memory=1 << 26) as llm:
         yield llm
 
 
 @pytest.fixture
 def silent(loaded):
-    model, processor = loaded
-    model = copy.deepcopy(model)
+    model, processor = copy.deepcopy(loaded[0]), loaded[1]
     with torch.no_grad():  # Whatever the sign of its logit, another state token is the likeliest but for it.
         weight, states = model.lm_head.weight, StateTokens.of(processor.tokenizer)
         row = weight[0].clone()
         weight.zero_()
         weight[states.silence], weight[states.response] = row, -row
-    with mossvl.MossVL(model, processor, memory=1 << 24) as llm:
+    with mossvl.MossVL(model, processor, memory=1 << 26) as llm:
         yield llm
 
 
@@ -66,8 +70,13 @@ def test_each_decision_is_what_the_session_says_between_two_frames(llm):
         said = [heard(2)]
         for number in range(1, 5):
             time, image = FRAMES[number]
-            session.say("Now?", image, time) if number == 3 else session.push(image, time)
-            said.append(heard(number + 2))
+            if number == 3:
+                session.say("Now?")
+                heard(5)
+                session.say("Or now?")
+                heard(6)
+            session.say("And then?", image, time) if number == 3 else session.push(image, time)
+            said.append(heard(number + 2 + 2 * (number > 2)))
     assert said == ["".join(step.decision.text for step in steps[: number + 1]) for number in range(5)]
 
 

@@ -78,6 +78,12 @@ def test_tokens_of_a_slot_are_those_of_the_given_tokenizer():
     assert turns[2]["content"] == f"{S}<|video|>{R}ab<|video|>{R}cd<|video|>{R}e{S}"
 
 
+def test_a_seed_gives_the_same_streams_one_after_the_other_and_another_gives_others():
+    first, again, other = (list(live_samples(Split.TRAIN, seed, 4, ["alert", "report"])) for seed in (1, 1, 2))
+    assert first == again and [one.task for one in first] == ["alert", "report"] * 2
+    assert first[0] != first[2] and all(one not in other for one in first)
+
+
 def test_unknown_tasks_are_told():
     with pytest.raises(ValueError, match="unknown tasks sing; known: alert, silent"):
         next(live_samples(Split.TRAIN, 0, 1, ["alert", "sing"]))
@@ -85,7 +91,9 @@ def test_unknown_tasks_are_told():
 
 def test_files_show_what_a_camera_shows_and_can_be_learned_from(tmp_path, processor):
     samples = list(live_samples(Split.TEST, 5, 2, ["alert", "report"]))
+    (tmp_path / "live").mkdir()
     path = write_records(samples, tmp_path / "live", size=64, system_prompt="Watch.")
+    assert path == tmp_path / "live" / "live.jsonl"
     assert [json.loads(line)["metadata"]["task"] for line in path.read_text().splitlines()] == ["alert", "report"]
     examples = FileExamples(processor, RecordIndex.build(path), path.parent, MediaOptions(), bad="stop")
     for number, made in enumerate(samples):

@@ -61,10 +61,10 @@ class Watcher:
         if self._session is None:
             opening = prompts.pop(0) if prompts else ""
             self._session = self._llm.live(opening, system_prompt=self._system_prompt, options=self._options)
-            self._before += self.decision(PATIENCE).text
+            self._before = self.decision(PATIENCE).text
         for text in prompts[:-1]:
             self._session.say(text)
-            self._before += self.decision(PATIENCE).text
+            self._before = self.decision(PATIENCE).text
         if prompts:
             self._session.say(prompts[-1], image, timestamp)
         else:
