@@ -1,0 +1,43 @@
+"""A session that goes on for a day, by a clock that is set: it rolls over, and takes no more memory."""
+
+import gc
+import tracemalloc
+
+from live_streams import Clock, begin, picture, request_of, told, until
+
+import mossvl
+from mossvl.live.events import Closed, Decision, Evicted, RolledOver, Seen
+
+MINUTE, FRAMES = 60.0, 288
+
+
+def test_a_day_takes_no_more_memory_than_an_hour(talker, processor):
+    with mossvl.MossVL(talker, processor, memory=1 << 24, vision_cache=0) as llm:
+        clock = Clock()
+        watched = begin(llm, clock=clock, tokens_per_slot=2, window_seconds=25 * MINUTE, seed=1, do_sample=True)
+        session, images = watched.session, [picture(number) for number in range(4)]
+        until(lambda: told(watched, Decision))
+        counts, sizes = {Seen: 0, Evicted: 0, RolledOver: 0}, []
+        tracemalloc.start()
+        for number in range(FRAMES):
+            clock.now += 5 * MINUTE
+            if number % 50 == 7:
+                session.say("Anything new?", images[0])
+            else:
+                session.push(images[number % 4])
+            until(lambda: any(one.time == session._inbox.newest for one in told(watched, Decision)))
+            for kind in counts:
+                counts[kind] += len(told(watched, kind))
+            assert not told(watched, Closed) and all(one.reason == "length" for one in told(watched, RolledOver))
+            watched.events.clear()
+            request = request_of(session)
+            held = len(request.pixels), len(request.vision_pages), len(session._director.kept.pictures)
+            assert held <= (7, 12, 6) and request.context.length <= 512 and len(session._director.kept.pieces) <= 60
+            if number in (FRAMES // 3, FRAMES - 1):
+                gc.collect()
+                sizes.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        assert counts[Seen] == FRAMES and counts[RolledOver] > 8
+        assert counts[Evicted] > FRAMES // 2
+        assert sizes[1] - sizes[0] < 200_000
+        assert session.now == FRAMES * 5 * MINUTE == 86_400.0 and session.active
