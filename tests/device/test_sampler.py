@@ -39,6 +39,7 @@ def request(number, slot=0, prompt=(1, 2), answer=(), seed=0, **params):
         num_answer=len(answer),
         in_flight=0,
         matcher=None,
+        spared=None,
     )
 
 

@@ -4,7 +4,8 @@ import random
 import threading
 
 import pytest
-from live_streams import Clock, begin, context_drawn, picture, request_of, told, until
+import torch
+from live_streams import Clock, begin, context_drawn, passed, picture, request_of, told, until
 
 import mossvl
 from mossvl.live.events import Limit, Seen
@@ -101,3 +102,32 @@ def test_tokens_after_an_input_are_limited_and_renewed(speaking):
     watched.session.push(picture(0), 0.0)
     until(lambda: len(told(watched, Limit)) == 2)
     assert len(watched.rest().answer) == 10 and told(watched, Limit)[0].kind == "max_new_tokens"
+
+
+def test_a_penalty_spares_control_tokens_and_the_times_of_frames(speaker, processor):
+    """All other tokens of the stream count, however many frames came between."""
+    with mossvl.MossVL(speaker, processor, memory=1 << 24) as llm:
+        watched = begin(llm, tokens_per_slot=5, repetition_penalty=3.0, ignore_eos=True)
+        watched.decide(1)
+        for number in range(4):
+            watched.pictures.append(picture(number))
+            watched.session.push(watched.pictures[-1], number / 4)
+            watched.decide(number + 2)
+        context = watched.rest()
+    stream = context.tokens(0, context.length)
+    logits, _, _ = passed(speaker, processor, stream, watched.pictures)
+    special = set(processor.tokenizer.added_tokens_decoder)
+    begins, ends = processor.tokenizer.convert_tokens_to_ids(["<|time_start|>", "<|time_end|>"])
+    given = {row for prompt in context.prompts for row in range(prompt.begin.row, prompt.end.row)}
+    counted, timed, differs = [], False, 0
+    for row, token in enumerate(stream):
+        if row not in given:
+            scores = logits[row - 1].clone()
+            seen = sorted(set(counted))
+            scores[seen] = torch.where(scores[seen] > 0, scores[seen] / 3, scores[seen] * 3)
+            assert int(scores.argmax()) == token
+            differs += int(logits[row - 1].argmax()) != token
+        timed = row in given and (token == begins or (timed and token != ends))
+        if not timed and token not in special:
+            counted.append(token)
+    assert differs

@@ -56,6 +56,7 @@ class Sampler:
         self.vocab_size, self.slots, self.device = vocab_size, slots, device
         self._prompt: Tensor | None = None
         self._answer: Tensor | None = None
+        self._spared: Tensor | None = None
         self._tenants: dict[int, tuple[int, int, int]] = {}
         self._parameters: tuple[tuple[int, ...], dict[str, Tensor]] | None = None
         self._biases = Biases(lambda request: request.params.logit_bias or {})
@@ -118,28 +119,33 @@ class Sampler:
 
     def _seen(self, requests: Sequence[Request[object]]) -> tuple[Tensor, Tensor]:
         """Tokens in the prompts (slots + 1, vocab) bool, and their counts in the answers (slots + 1, vocab) int32."""
-        if self._prompt is None or self._answer is None:
+        if self._prompt is None or self._answer is None or self._spared is None:
             shape = self.slots + 1, self.vocab_size
             self._prompt = torch.zeros(shape, dtype=torch.bool, device=self.device)
             self._answer = torch.zeros(shape, dtype=torch.int32, device=self.device)
+            self._spared = torch.zeros(shape, dtype=torch.bool, device=self.device)
         for request in requests:
             tenant = request.number, request.preemptions, request.turns
             if not request.params.penalises or self._tenants.get(request.slot) == tenant:
                 continue
             self._tenants[request.slot] = tenant
-            prompt_ids = to_device(torch.tensor(request.context.given), self.device)
-            answer_ids = to_device(torch.tensor(request.context.answer, dtype=torch.long), self.device)
+            given, answer = request.context.given, request.context.answer
+            self._spared[request.slot] = False
+            if request.spared is not None:
+                given, answer = list(request.spared.others(given)), list(request.spared.others(answer))
+                self._spared[request.slot, to_device(torch.tensor(sorted(request.spared.tokens)), self.device)] = True
+            prompt_ids = to_device(torch.tensor(given, dtype=torch.long), self.device)
+            answer_ids = to_device(torch.tensor(answer, dtype=torch.long), self.device)
             self._prompt[request.slot] = False
             self._prompt[request.slot, prompt_ids] = True
             self._answer[request.slot] = torch.bincount(answer_ids, minlength=self.vocab_size)
         return self._prompt, self._answer
 
     def _count(self, tokens: Tensor, requests: Sequence[Request[object]]) -> None:
-        assert self._answer is not None
+        assert self._answer is not None and self._spared is not None
         slots = to_device(torch.tensor([request.slot for request in requests]), tokens.device)
-        self._answer.index_put_(
-            (slots, tokens.clamp(min=0)), torch.ones_like(slots, dtype=torch.int32), accumulate=True
-        )
+        places = slots, tokens.clamp(min=0)
+        self._answer.index_put_(places, (~self._spared[places]).int(), accumulate=True)
 
     # --- random draws --------------------------------------------------------------------------------------------
 

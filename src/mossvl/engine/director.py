@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mossvl.scheduling.context import Context
+from mossvl.scheduling.request import Spared
 from mossvl.sources.source import Appended
 
 
@@ -13,7 +14,13 @@ class Renewed(Appended):
 
 
 class Director(Protocol):
-    """Directs an open job, in the engine's thread. What it raises ends its job, and no other."""
+    """Directs an open job, in the engine's thread. What it raises ends its job, and no other.
+
+    Attributes:
+        spared: tokens that penalties spare.
+    """
+
+    spared: Spared
 
     def wait(self) -> float:
         """Seconds after which `next` is to be asked: 0 for now, infinity for not before somebody wakes the engine."""

@@ -155,6 +155,7 @@ class Job:
                 matcher=self.follower.matchers[number] if self.follower else None,
                 live=self.director is not None,
                 reserved=self.reserved,
+                spared=None if self.director is None else self.director.spared,
             )
             if self.params.seed is not None:
                 request.seed = (self.params.seed + number) % 2**63
@@ -253,6 +254,7 @@ class Job:
             pixel_scale=self.source.pixel_scale,
             live=True,
             reserved=self.reserved,
+            spared=old.spared,
             seed=(old.seed * 6364136223846793005 + 1442695040888963407) % 2**63,
         )
         self.requests = [request]

@@ -75,6 +75,7 @@ class LiveDirector:
     ) -> None:
         self.tokens, self.options, self.inbox, self.outbox = tokens, options, inbox, outbox
         self.kept, self.bounds, self.clock, self._close = kept, bounds, clock, close
+        self.spared = tokens.spared
         self._ends = frozenset() if options.ignore_eos else ends
         self._real = clock is time.monotonic
         self._merge = tokens.merge

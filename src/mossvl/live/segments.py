@@ -14,7 +14,9 @@ from torch import Tensor
 from mossvl.errors import PromptError
 from mossvl.processing.messages import check_characters
 from mossvl.processing.processor import MossVLProcessor
+from mossvl.processing.prompt import TIME_END, TIME_START
 from mossvl.processing.stream import StateTokens, frame_text, mentioning, prompt_text
+from mossvl.scheduling.request import Spared
 
 ROUND_START = "<|round_start|>"
 """What the published loop tells its reader of each prompt; no token."""
@@ -99,6 +101,12 @@ class StreamTokens:
         """Special tokens by id."""
         added = self.tokenizer.added_tokens_decoder.items()
         return {number: token.content for number, token in added if token.special}
+
+    @property
+    def spared(self) -> Spared:
+        """Control tokens, and the times of frames."""
+        begin, end = (int(self.tokenizer.convert_tokens_to_ids(mark)) for mark in (TIME_START, TIME_END))
+        return Spared(frozenset(self.special), begin, end)
 
     @property
     def never_drawn(self) -> list[int]:

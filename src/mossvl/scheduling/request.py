@@ -1,7 +1,7 @@
 """A request as the scheduler sees it: its context, its progress, and its pages."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -19,6 +19,24 @@ Owner = TypeVar("Owner", covariant=True)
 """Type of whoever waits for an answer; the scheduler does not look at it."""
 
 _numbers = count()
+
+
+@dataclass(frozen=True)
+class Spared:
+    """Tokens that penalties spare: these, and all between two marks, such as the times of frames."""
+
+    tokens: frozenset[int]
+    begin: int
+    end: int
+
+    def others(self, tokens: Iterable[int]) -> Iterator[int]:
+        """Yield the tokens that are not spared."""
+        within = False
+        for token in tokens:
+            within = token == self.begin or (within and token != self.end)
+            if not within and token not in self.tokens:
+                yield token
+
 
 PixelScale = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -42,6 +60,7 @@ class Request(Generic[Owner]):
             may leave.
         reserved: pages that are reserved for it (see `Reservations`); while it has no more, it is not preempted.
         stops: tokens that end the answer.
+        spared: tokens that penalties spare; None if there are none.
         scores_from: first row of those still to be computed after which a token of the prompt gets a log-probability;
             None if no more do.
         matcher: of the answer's grammar, if the answer has one.
@@ -72,6 +91,7 @@ class Request(Generic[Owner]):
     owner: Owner
     pixels: "dict[int, Tensor]" = field(default_factory=dict)
     stops: frozenset[int] = frozenset()
+    spared: Spared | None = None
     scores_from: int | None = None
     vision_chunk: int = 64
     pixel_scale: PixelScale = ((0.5,) * 3, (0.5,) * 3)
