@@ -133,11 +133,12 @@ def _add_media(app: FastAPI, service: Service, errands: Errands) -> None:
 def _add_state(app: FastAPI, service: Service) -> None:
     @app.head("/health", include_in_schema=False)
     @app.get("/health", responses=responses(503))
-    async def health() -> dict[str, str]:
-        """Report whether the server is alive."""
+    async def health() -> dict[str, Any]:
+        """Report whether the server is alive and, once its model is loaded, whether a live session is open."""
         if service.broken is not None:
             raise RequestError(503, "engine_failed", str(service.broken))
-        return {"status": "alive"}
+        loaded = {"model_loaded": True, "session_active": service.live_sessions > 0}
+        return {"status": "alive"} | (loaded if service.is_ready else {})
 
     @app.head("/ready", include_in_schema=False)
     @app.get("/ready", responses=responses(503))

@@ -72,6 +72,8 @@ class Service:
         self.checks = CapacityLimiter(max(2, os.cpu_count() or 1))
         """Of the checks of answers' forms, each of which may take a core for long: no other request waits for them."""
         self.stopping, self.created = False, int(time.time())
+        self.live_sessions = 0
+        """Open live sessions."""
         self.endings: list[Callable[[], Awaitable[None]]] = []
         """What is to be ended before the server closes its connections."""
         self.failed: BaseException | None = None

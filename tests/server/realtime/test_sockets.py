@@ -321,9 +321,12 @@ def test_what_happens_is_counted(live):
         configured(client)
         input_frame(client, 0, until="processed")
         assert sample(live, "live_sessions") == 1
+        assert httpx.get(f"{live.url}/health").json()["session_active"] is True
     waited(lambda: no_session(live), live)
     assert sample(live, "live_frame_lag_seconds_count") == before["live_frame_lag_seconds_count"] + 1
     assert sample(live, "live_tokens_total", kind="vision") == vision + 5
+    health = {"status": "alive", "model_loaded": True, "session_active": False}
+    assert httpx.get(f"{live.url}/health").json() == health
     now = sum(sample(live, "live_decisions_total", kind=kind) for kind in ("silent", "speaking"))
     assert now > silent + speaking
 

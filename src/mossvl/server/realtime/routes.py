@@ -51,14 +51,18 @@ class LiveConnections:
             await connection.refuse()
             return
         self._open[connection] = asyncio.current_task()
-        metrics.active.inc()
+        self._count()
         metrics.begun.labels(type(protocol).__name__.removesuffix("Protocol").lower()).inc()
         try:
             await connection.run(llm)
         finally:
             del self._open[connection]
-            metrics.active.dec()
+            self._count()
             metrics.ended.labels(connection.how).inc()
+
+    def _count(self) -> None:
+        self._service.live_sessions = len(self._open)
+        self._service.metrics.live.active.set(len(self._open))
 
     async def stop(self) -> None:
         """End all sessions: each client is told why, and how it can go on elsewhere."""
