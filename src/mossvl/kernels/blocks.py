@@ -117,7 +117,7 @@ def decode(device: torch.device, rows: int, dtype: torch.dtype, crosses: bool = 
     if dtype.itemsize == 4:
         return Decode(32, 4, 4, 2, 1)
     if fp8_page:  # Instructions bound the rate: they are fewest where a page holds whole blocks.
-        return Decode(64, 2, 4, 3, 1) if fp8_page >= 64 else Decode(32, 2, 4, 6, 1)
+        return Decode(64, 2, 4, 3, 4) if fp8_page >= 64 else Decode(32, 2, 4, 6, 4)
     table, kind = measured(device).get("decode", {}), str(_at_most(rows))
     if found := table.get(f"{kind}, cross" if crosses else kind) or table.get(kind):
         return Decode(*found)
