@@ -12,7 +12,9 @@ import mossvl
 pytest.importorskip("triton")
 from mossvl.device.fused_products import FusedWeights
 from mossvl.device.fusing import join, joined
+from mossvl.device.quantized import FP8_ROWS
 from mossvl.device.triton_backend import KINDS
+from mossvl.kernels import blocks
 from mossvl.kernels.fp8 import multiplies
 from mossvl.model.layers import RMSNorm
 from mossvl.quantization.fp8 import Fp8Linear
@@ -60,7 +62,7 @@ def test_products(kind, rows, dtype):
     wide = x.double()
     dense = first.dequantized(torch.float64)
     product = wide @ dense.T
-    in_8_bits = kind is Fp8Linear and rows > 32 and multiplies(x, first.weight)
+    in_8_bits = kind is Fp8Linear and rows > FP8_ROWS and multiplies(x, first.weight)
     tolerance = EIGHT_BIT_ROWS if in_8_bits else TOLERANCE[dtype]
 
     weight = weights.of(first)
@@ -95,12 +97,29 @@ def test_every_code_is_its_number(kind, rows):
     torch.testing.assert_close(found.T.float(), dense, rtol=3 * 2**-8, atol=0)
 
 
+@pytest.mark.parametrize("chosen", [(2, 256, 4, 3), (4, 4096, 4, 5), (8, 2048, 8, 1), (1, 4096, 4, -1)])
+@pytest.mark.parametrize("kind", CLASSES)
+def test_one_row_by_programs_that_take_several_blocks(kind, chosen, monkeypatch):
+    monkeypatch.setattr(blocks, "one_row", lambda *_: blocks.OneRow(*chosen))
+    torch.manual_seed(0)
+    first, second = (kind.quantize(randn(100, 1152)) for _ in range(2))
+    join([first, second])
+    x, norm, residual = randn(1, 1152, dtype=torch.bfloat16), RMSNorm(1152, 1e-6).cuda(), randn(1, 100).bfloat16()
+    gate, sees = torch.full((1,), 0.5, device="cuda"), torch.ones(1, 1, device="cuda")
+    weights, wide = FusedWeights(KINDS), normed(x.double(), norm)
+    gated, up = (wide @ one.dequantized(torch.float64).T for one in (first, second))
+    near(weights.of(first, second).swiglu(x, norm), nn.functional.silu(gated) * up, 2e-2)
+    near(weights.of(first, second).project(x, norm), torch.cat([gated, up], 1), 1e-2)
+    added = residual.double() + gate.double().tanh() * (x.double() @ first.dequantized(torch.float64).T)
+    near(weights.of(first).add(residual, x, gate, sees), added, 1e-2)
+
+
 def test_products_do_not_depend_on_other_rows():
     for kind in CLASSES:
         weight = FusedWeights(KINDS).of(kind.quantize(randn(64, 256)))
-        x = randn(32, 256, dtype=torch.bfloat16)
-        alone, beside = weight.project(x[:20], None), weight.project(x, None)
-        assert torch.equal(alone, beside[:20])
+        x = randn(16, 256, dtype=torch.bfloat16)
+        alone, beside = weight.project(x[:10], None), weight.project(x, None)
+        assert torch.equal(alone, beside[:10])
 
 
 def test_linears_apart_or_of_two_kinds_are_not_fused():

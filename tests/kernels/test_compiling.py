@@ -155,10 +155,10 @@ LAUNCHES = {
         for kind, splits in product(KINDS, [1, 4])
     ],
     "paged_prefill._combine_prefill_kernel": [lambda: prefill(pages(*KINDS[0]), 4)],
-    "linear._one_row_kernel": [partial(few_rows, 1), partial(stream, "fp8", 1)],
+    "linear._one_row_kernel": [partial(few_rows, 1)],
     "linear._few_rows_kernel": [partial(few_rows, 16), partial(few_rows, 32)],
     "quantized._few_rows_kernel": [partial(stream, kind, 16) for kind in ("fp8", "int4", "nf4")],
-    "four_bits._one_row_kernel": [partial(stream, "int4", 1), partial(stream, "nf4", 1)],
+    "one_row._one_row_kernel": [partial(stream, kind, 1) for kind in ("fp8", "int4", "nf4")],
     "four_bits._spread_kernel": [partial(stream, "int4", 2)],
     "four_bits._dequantize_kernel": [partial(dequantize, "int4"), partial(dequantize, "nf4")],
     "fp8._quantize_rows_kernel": [lambda: fp8.quantize_rows(empty(64, 4096), (empty(4096), 1e-6))],

@@ -24,7 +24,8 @@ ROOMY = {(8, 0), (8, 7), (9, 0), (10, 0), (10, 3)}
 class OneRow(NamedTuple):
     """The product of one row: `outs` outputs a program, `inner` columns at a time.
 
-    `ahead`: a program fetches the weights of the program that is so many later to L2; -1: none.
+    `ahead`: a program fetches the weights of the program that is so many later to L2; -1: none. With quantized weights
+    there are no more programs than that, and each computes what so many later ones would.
     """
 
     outs: int

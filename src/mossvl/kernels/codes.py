@@ -51,6 +51,15 @@ def _fp8_pairs() -> str:
     return "{ " + " ".join(lines) + " }"
 
 
+def _fp8_numbers() -> str:
+    """PTX: the four float32 of an int32 of e4m3, $4."""
+    lines = [".reg .b16 l, h, a, b; .reg .b32 p; .reg .f32 f;", "mov.b32 {l, h}, $4;"]
+    for pair, half in enumerate("lh"):
+        lines.append(f"cvt.rn.f16x2.e4m3x2 p, {half}; mov.b32 {{a, b}}, p;")
+        lines += [f"cvt.f32.f16 f, {one}; mov.b32 ${2 * pair + j}, f;" for j, one in enumerate("ab")]
+    return "{ " + " ".join(lines) + " }"
+
+
 def _int4_numbers() -> str:
     """PTX: the eight float32 of an int32 of INT4, $8.
 
@@ -115,6 +124,7 @@ def _nf4_pairs() -> str:
     return "{ " + " ".join(lines) + " }"
 
 
+FP8_NUMBERS = tl.constexpr(_fp8_numbers())
 FP8_PAIRS = tl.constexpr(_fp8_pairs())
 INT4_NUMBERS = tl.constexpr(_int4_numbers())
 INT4_PAIRS = tl.constexpr(_int4_pairs())
@@ -163,6 +173,30 @@ def eight_numbers(words, KIND: tl.constexpr, table, dtype: tl.constexpr, ASSEMBL
             _number(words, 7, KIND, table, dtype),
         )
     return result
+
+
+@triton.jit
+def _fp8_number(words, j: tl.constexpr):
+    return ((words >> (8 * j)) & 255).to(tl.uint8).to(tl.float8e4nv, bitcast=True).to(tl.float32)
+
+
+@triton.jit
+def four_numbers(words, ASSEMBLY: tl.constexpr):
+    """The numbers of the four codes of FP8 of each word: four float32 tensors of the words' shape."""
+    if ASSEMBLY:
+        result = tl.inline_asm_elementwise(FP8_NUMBERS, "=&r,=&r,=&r,=&r,r", [words], (tl.float32,) * 4, True, 1)
+    else:
+        result = _fp8_number(words, 0), _fp8_number(words, 1), _fp8_number(words, 2), _fp8_number(words, 3)
+    return result
+
+
+@triton.jit
+def quarters(row, WIDTH: tl.constexpr):
+    """Of (WIDTH, 4), the four columns."""
+    even, odd = tl.split(tl.reshape(row, (WIDTH, 2, 2)))
+    zero, two = tl.split(even)
+    one, three = tl.split(odd)
+    return zero, one, two, three
 
 
 @triton.jit

@@ -54,7 +54,9 @@ def quantize_rows(x: Tensor, norm: tuple[Tensor, float] | None = None) -> tuple[
 
 def multiplies(x: Tensor, weight: Tensor) -> bool:
     """Whether the device multiplies rows of x by a weight in 8 bits."""
-    if not len(x) or not x.is_cuda or x.dtype != torch.bfloat16 or any(size % 16 for size in weight.shape):
+    if weight.dtype != torch.float8_e4m3fn or x.dtype != torch.bfloat16 or not x.is_cuda or not len(x):
+        return False
+    if any(size % 16 for size in weight.shape):
         return False
     return torch.cuda.get_device_capability(x.device)[0] in ABLE
 

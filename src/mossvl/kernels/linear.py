@@ -28,7 +28,6 @@ def _one_row_kernel(
     residual,
     gate,
     sees,
-    scales,
     out,
     eps,
     outs,
@@ -42,10 +41,7 @@ def _one_row_kernel(
     BLOCK_K: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """One row of x: BLOCK_N outputs a program, products in float32. PAIR gives silu(output n) · output (outs + n).
-
-    `scales` are factors of the outputs, or None.
-    """
+    """One row of x: BLOCK_N outputs a program, products in float32. PAIR gives silu(output n) · output (outs + n)."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     live = n < outs
     k = tl.arange(0, BLOCK_K)
@@ -80,17 +76,12 @@ def _one_row_kernel(
         if PAIR:
             acc_up += tl.sum(tl.reshape(block_up.to(tl.float32) * row, (BLOCK_N, BLOCK_K // 8, 8)), 2)
             block_up = next_up
-    y, y_up = tl.sum(acc, 1), tl.sum(acc_up, 1)
-    if scales is not None:
-        y *= tl.load(scales + n, mask=live, other=0.0)
-        if PAIR:
-            y_up *= tl.load(scales + outs + n, mask=live, other=0.0)
+    y = tl.sum(acc, 1)
     if NORM:
-        root = tl.rsqrt(tl.sum(squares) / K + eps)
-        y *= root
-        y_up *= root
+        scale = tl.rsqrt(tl.sum(squares) / K + eps)
+        y *= scale
     if PAIR:
-        y = silu(y) * y_up
+        y = silu(y) * (tl.sum(acc_up, 1) * scale)
     if GATED:
         y *= tanh(tl.load(gate).to(tl.float32)) * tl.load(sees).to(tl.float32)
     if RESIDUAL:
@@ -172,7 +163,7 @@ def _few_rows_kernel(
     tl.store(out + m * outs + n[:, None], y.to(out.dtype.element_ty), mask=mask)
 
 
-def stream(
+def _stream(
     x: Tensor,
     weight: Tensor,
     norm: tuple[Tensor, float] | None = None,
@@ -180,16 +171,12 @@ def stream(
     residual: Tensor | None = None,
     gate: Tensor | None = None,
     sees: Tensor | None = None,
-    scales: Tensor | None = None,
 ) -> Tensor:
-    """x @ weight.T for up to FEW_ROWS rows, by a fused kernel.
-
-    With `scales`, float32 factors of the outputs, weights may be float8_e4m3fn, for one row.
-    """
+    """x @ weight.T for up to FEW_ROWS rows, by a fused kernel."""
     rows, inner = x.shape
     outs = len(weight) // 2 if pair else len(weight)
     out = torch.empty(rows, outs, dtype=x.dtype, device=x.device)
-    product = blocks.Product(outs, inner, norm is not None, pair, "" if scales is None else "fp8")
+    product = blocks.Product(outs, inner, norm is not None, pair)
     flags: dict[str, Any] = {
         "K": inner,
         "NORM": norm is not None,
@@ -203,7 +190,7 @@ def stream(
     if rows == 1:
         one = blocks.one_row(x.device, product, x.dtype)
         _one_row_kernel[(triton.cdiv(outs, one.outs),)](
-            x, norm_weight, weight, residual, gate, sees, scales, out, eps, outs, one.ahead,
+            x, norm_weight, weight, residual, gate, sees, out, eps, outs, one.ahead,
             BLOCK_N=one.outs, BLOCK_K=min(one.inner, whole), num_warps=one.warps, **flags,
         )  # fmt: skip
         return out
@@ -223,14 +210,14 @@ def stream(
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x (rows, in) @ weight.T → (rows, out)."""
     if 0 < len(x) <= FEW_ROWS:
-        return stream(x, weight)
+        return _stream(x, weight)
     return F.linear(x, weight)
 
 
 def norm_linear(x: Tensor, norm_weight: Tensor, eps: float, weight: Tensor) -> Tensor:
     """RMSNorm(x) @ weight.T: x (rows, in), norm_weight (in,), weight (out, in) → (rows, out)."""
     if 0 < len(x) <= FEW_ROWS:
-        return stream(x, weight, norm=(norm_weight, eps))
+        return _stream(x, weight, norm=(norm_weight, eps))
     return F.linear(rms_norm(x, norm_weight, eps), weight)
 
 
@@ -240,7 +227,7 @@ def norm_swiglu(x: Tensor, norm_weight: Tensor, eps: float, gate_up: Tensor) -> 
     gate_up is (2 · intermediate, in), the gate's rows first.
     """
     if 0 < len(x) <= FEW_ROWS:
-        return stream(x, gate_up, norm=(norm_weight, eps), pair=True)
+        return _stream(x, gate_up, norm=(norm_weight, eps), pair=True)
     return swiglu(F.linear(rms_norm(x, norm_weight, eps), gate_up))
 
 
@@ -260,7 +247,7 @@ def linear_residual(
         (rows, out), a new tensor.
     """
     if 0 < len(x) <= FEW_ROWS:
-        return stream(x, weight, residual=residual, gate=gate, sees=sees)
+        return _stream(x, weight, residual=residual, gate=gate, sees=sees)
     if gate is None:
         return torch.addmm(residual, x, weight.T)
     assert sees is not None

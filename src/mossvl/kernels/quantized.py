@@ -13,12 +13,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mossvl.kernels import blocks, four_bits, fp8, linear
+from mossvl.kernels import blocks, four_bits, fp8
 from mossvl.kernels.codes import converted, eight_numbers
 from mossvl.kernels.elementwise import rms_norm, silu, tanh
 from mossvl.kernels.launch import depend, early, precision
-
-FEW_ROWS = linear.FEW_ROWS
+from mossvl.kernels.one_row import one_row
 
 
 @dataclass(frozen=True)
@@ -136,12 +135,19 @@ def stream(
     gate: Tensor | None = None,
     sees: Tensor | None = None,
 ) -> Tensor:
-    """As `kernels.linear.stream`, for up to FEW_ROWS rows."""
+    """x @ weight.T for up to FEW_ROWS rows, or RMSNorm(x) instead of x, by a fused kernel.
+
+    Args:
+        x: (rows, in).
+        norm: weight (in,) and epsilon.
+        pair: silu(first half of the outputs) · second half.
+        residual: added, (rows, out); before that, with `gate`, products are multiplied by tanh(gate) · sees.
+        gate: (1,).
+        sees: (rows, 1).
+    """
     rows, inner = x.shape
     outs = len(weight.data) // 2 if pair else len(weight.data)
     product = blocks.Product(outs, inner, norm is not None, pair, weight.kind)
-    if rows == 1 and weight.kind == "fp8":
-        return linear.stream(x, weight.data, norm, pair, residual, gate, sees, weight.scales)
     out = torch.empty(rows, outs, dtype=x.dtype, device=x.device)
     flags: dict[str, Any] = {
         "K": inner,
@@ -153,9 +159,17 @@ def stream(
         "ASSEMBLY": x.is_cuda and x.dtype == torch.bfloat16,
         **early(x.device),
     }
+    stored, operands = (weight.data, weight.scales, four_bits.table(x.device)), (residual, gate, sees)
     if rows == 1:
-        chosen = blocks.one_row(x.device, product, x.dtype)
-        four_bits.one_row(x, norm, weight.data, weight.scales, (residual, gate, sees), out, chosen, **flags)
+        one_row(
+            x,
+            norm,
+            (weight.data.view(torch.int32), *stored[1:]),
+            operands,
+            out,
+            blocks.one_row(x.device, product, x.dtype),
+            **flags,
+        )
         return out
     few = blocks.few_rows(x.device, rows, product, x.dtype)
     if weight.kind != "fp8":
@@ -163,7 +177,7 @@ def stream(
     elif norm is not None:
         x = rms_norm(x, *norm)
     _few_rows_kernel[(triton.cdiv(outs, few.outs),)](
-        x, weight.data, weight.scales, four_bits.table(x.device), residual, gate, sees, out, rows, outs, x.stride(0),
+        x, *stored, *operands, out, rows, outs, x.stride(0),
         0 if residual is None else residual.stride(0), PARTS=few.warps,
         BLOCK_M=max(8, triton.next_power_of_2(rows)), BLOCK_N=few.outs,
         BLOCK_W=few.inner if weight.kind == "fp8" else few.inner // 8, STAGES=few.stages,
@@ -177,7 +191,7 @@ def product(x: Tensor, weight: Quantized, norm: tuple[Tensor, float] | None = No
 
     FP8 quantizes x, too, where the device multiplies so (W8A8); other weights are dequantized first.
     """
-    if weight.kind == "fp8" and fp8.multiplies(x, weight.data):
+    if fp8.multiplies(x, weight.data):
         return fp8.product(x, weight.data, weight.scales, norm)
     if weight.kind == "fp8":
         dense = (weight.data.float() * weight.scales).to(x.dtype)
