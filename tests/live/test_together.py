@@ -95,6 +95,25 @@ def test_a_silent_session_costs_nothing(llm, monkeypatch):
     assert len(steps) <= 3
 
 
+def test_a_session_that_nothing_slows_down_draws_in_every_step(speaking, monkeypatch):
+    """Also where the next step is planned before the last token is known."""
+    monkeypatch.setattr(type(speaking.engine.runner), "overlaps", property(lambda self: True))
+    watched = begin(speaking, tokens_per_second=None, ignore_eos=True)
+    until(lambda: len(request_of(watched.session).context.answer) > 5)
+    steps, plan = [], speaking.engine.scheduler.plan
+
+    def planned():
+        step = plan()
+        steps.append(len(step.decode))
+        return step
+
+    monkeypatch.setattr(speaking.engine.scheduler, "plan", planned)
+    until(lambda: len(steps) > 50)
+    assert set(steps) == {1}
+    watched.session.push(picture(0), 0.0)
+    until(lambda: len(told(watched, Seen)) == 1)
+
+
 def test_tokens_after_an_input_are_limited_and_renewed(speaking):
     watched = begin(speaking, max_new_tokens=5, ignore_eos=True)
     until(lambda: len(told(watched, Limit)) == 1)

@@ -22,8 +22,12 @@ class Director(Protocol):
 
     spared: Spared
 
-    def wait(self) -> float:
-        """Seconds after which `next` is to be asked: 0 for now, infinity for not before somebody wakes the engine."""
+    def wait(self, drawing: bool = False) -> float:
+        """Seconds after which `next` is to be asked: 0 for now, infinity for not before somebody wakes the engine.
+
+        Args:
+            drawing: the request draws on, and needs nobody for it.
+        """
         ...
 
     def next(self, context: Context) -> Appended | None:

@@ -204,7 +204,13 @@ class Job:
         """How long the loop may wait for an event, if there is nothing to compute."""
         if self.director is None or self._undecided or not self.submitted:
             return IDLE_SECONDS
-        return self.director.wait()
+        return self.director.wait(self._draws_on)
+
+    @property
+    def _draws_on(self) -> bool:
+        """Whether the only request draws on without being asked."""
+        (request,) = self.requests
+        return not request.parked and not request.ended and request.num_drawn < request.max_answer
 
     def direct(self, prompts: Prompts) -> "Request[Job] | None":
         """Ask the director what comes next, once the last token is known; return a request that is to be replaced.
@@ -214,7 +220,7 @@ class Job:
         """
         assert self.director is not None
         (request,) = self.requests
-        if self._undecided or self.director.wait() > 0:
+        if self._undecided or self.director.wait(self._draws_on) > 0:
             return None
         if request.in_flight:
             request.hold()

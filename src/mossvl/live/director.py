@@ -111,11 +111,11 @@ class LiveDirector:
 
     # --- the engine asks -----------------------------------------------------------------------------------------
 
-    def wait(self) -> float:
+    def wait(self, drawing: bool = False) -> float:
         if self._taken or self.inbox.due(self.count, self._draws_on):
             return 0.0
         now, limit = self.clock(), self.options.idle_timeout
-        due = self._may_draw if self._draws_on else float("inf")
+        due = self._may_draw if self._draws_on and not drawing else float("inf")
         if limit is not None:
             due = min(due, self._idle_since + limit)
         if due <= now:
