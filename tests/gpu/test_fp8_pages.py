@@ -90,3 +90,38 @@ def test_store_and_attend(kv_heads, group, length, dtype):
     for splits in (1, 4):
         result = paged.prefill_attention(prompt, *pools, tables, tiles, seen, scale * key_scale, splits, v_scales)
         assert error(result[last], expected) < tolerance
+
+
+@pytest.mark.parametrize("prompt", [False, True], ids=["decode", "prompt"])
+def test_values_of_every_size(prompt):
+    """Products are in float16, whose range is far smaller than that of bfloat16 values and their scales."""
+    torch.manual_seed(0)
+    dtype = torch.bfloat16
+    length, pages = 200, 7
+    k = randn(length, 1, D)
+    v = randn(length, 1, D) * 10.0 ** torch.randint(-6, 7, (length, 1, 1), device="cuda")
+    v[:150] *= 1e-12  # Where they are all small, and where large ones follow.
+    weight, rope = randn(D), (torch.ones(length, D, device="cuda"), torch.zeros(length, D, device="cuda"))
+    key_scale = weight.abs().max().item() * D**0.5 / 448
+    slots = torch.arange(length, device="cuda")
+    pools = torch.zeros((2, pages, 1, PAGE, D), device="cuda").to(torch.float8_e4m3fn)
+    scales = torch.zeros((pages, 1, PAGE), dtype=torch.bfloat16, device="cuda")
+    paged.store_keys_values(k, v, weight, 1e-6, *rope, *pools, slots, key_scale, scales)
+    tables, zero = torch.arange(pages, device="cuda")[None].int(), torch.zeros(1, dtype=torch.int32, device="cuda")
+    q, q_weight = randn(1, 4, D, dtype=dtype), torch.ones(D, dtype=dtype, device="cuda")
+    queries = normed(q, q_weight)
+    for seen in (150, length):
+        visible = torch.tensor([seen], dtype=torch.int32, device="cuda")
+        if prompt:
+            tiles = torch.tensor([[0, 0, 1]], dtype=torch.int32, device="cuda")
+            q_rows, scale = queries.to(dtype), key_scale / D**0.5
+            result = paged.prefill_attention(q_rows, *pools, tables, tiles, visible, scale, 1, scales)
+        else:
+            ropes = rope[0][:1], rope[1][:1]
+            result = paged.decode_attention(
+                q, q_weight, 1e-6, *ropes, *pools, tables, zero, visible, D**-0.5, zero.clone(), None, key_scale, scales
+            )
+        at = slots[:seen] // PAGE, 0, slots[:seen] % PAGE
+        weights = (queries[0] @ (pools[0][at].double() * key_scale).T / D**0.5).softmax(-1)
+        expected = weights @ (pools[1][at].double() * scales[at].double()[:, None])
+        assert error(result[0], expected) < 2e-2
