@@ -138,6 +138,10 @@ BAD = {
         {"messages": [*record(S)["messages"], {"role": "system", "content": "?"}]},
         "turn 3 is the system's; a stream is",
     ),
+    "a late system turn after a system turn": (
+        {"messages": [{"role": "system", "content": "?"}, *record(S)["messages"], {"role": "system", "content": "?"}]},
+        "turn 4 is the system's; a stream is",
+    ),
     "a prompt at the end": (
         {"messages": [*record(S)["messages"], {"role": "user", "content": "Still there?"}]},
         "the last turn is the user's, 'Still there",
