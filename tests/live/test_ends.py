@@ -100,17 +100,21 @@ def test_events_are_read_with_asyncio_and_listeners_are_called(llm):
     session.close()
 
 
-def test_a_reader_that_reads_nothing_keeps_little(llm, monkeypatch):
+def test_a_reader_that_reads_nothing_keeps_little_but_every_word(llm, monkeypatch):
     monkeypatch.setattr("mossvl.live.outbox.MOST_UNREAD", 8)
-    watched = begin(llm, tokens_per_slot=1)
+    watched = begin(llm, tokens_per_slot=1, max_context=2048)
     for number in range(30):
         watched.session.push(picture(number % 3), float(number))
     until(lambda: not watched.session.pending)
-    watched.rest()
-    waiting = watched.session._outbox._entries
-    assert sum(not isinstance(one.event, Text) for one in waiting) <= 9
+    drawn = watched.rest().answer
+    assert sum(not isinstance(one.event, Text) for one in watched.session._outbox._entries) <= 24
     watched.session.close()
-    assert isinstance(watched.session.take()[-1], Closed)
+    events = watched.session.take()
+    assert isinstance(events[-1], Closed)
+    words = llm.processor.tokenizer.decode([one for one in drawn if one not in watched.session._tokens.special])
+    assert "".join(one.text for one in events if isinstance(one, Text)).replace("\ufffd", "") == words.replace(
+        "\ufffd", ""
+    )
 
 
 def test_ends_at_any_moment_leave_nothing(llm):

@@ -99,6 +99,17 @@ def seen(watched):
     return told(watched, Seen)
 
 
+def test_the_trained_model_too():
+    model, processor = mossvl.load(device="cpu", dtype="float32")
+    with mossvl.MossVL(model, processor, memory=1 << 26) as llm:
+        watched = begin(llm, "Say when a star appears.", tokens_per_slot=4)
+        watched.decide(1)
+        for number in range(4):
+            push(watched, number / 2, "What is it?" if number == 2 else None)
+            watched.decide(number + 2)
+        check_stream(watched, model, processor)
+
+
 def test_frames_that_wait_are_seen_one_in_a_slot(llm, talker, processor):
     watched = begin(llm, tokens_per_slot=3)
     for number in range(5):

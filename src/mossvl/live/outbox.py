@@ -6,14 +6,14 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from mossvl.live.events import Closed, Decision, LiveEvent, Seen, Silence, Text
+from mossvl.live.events import Closed, Decision, LiveEvent, Seen, Silence, SpeechStarted, Text
 from mossvl.live.segments import StreamTokens
 from mossvl.queries.text_stream import TextStream
 
 logger = logging.getLogger(__name__)
 MOST_UNREAD = 4096
-"""Entries that wait for a reader at most: beyond that, the oldest of `LOST_FIRST` are lost."""
-LOST_FIRST = (Seen, Silence, Decision)
+"""Entries that wait for a reader, beyond which the older half of `LOST_FIRST` is lost, and texts are joined."""
+LOST_FIRST = (Seen, SpeechStarted, Silence, Decision)
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Outbox:
     """
 
     def __init__(self, tokens: StreamTokens, apart: bool = False) -> None:
-        self.ended, self._apart = False, apart
+        self.ended, self._apart, self._most = False, apart, MOST_UNREAD
         self._special = tokens.special
         self._stream = TextStream(tokens.tokenizer, skip_special=False)
         self._entries: deque[Entry] = deque()
@@ -73,11 +73,23 @@ class Outbox:
         return type(entry.event) is Text and entry.tokens[-1] not in self._special
 
     def _put(self, entry: Entry) -> None:
-        if len(self._entries) >= MOST_UNREAD:
-            lost = next((one for one in self._entries if isinstance(one.event, LOST_FIRST)), None)
-            if lost is not None:
-                self._entries.remove(lost)
+        if len(self._entries) >= self._most:
+            self._shorten()
         self._entries.append(entry)
+
+    def _shorten(self) -> None:
+        """Lose the older half of what may be lost, and join the texts between."""
+        kept: deque[Entry] = deque()
+        for number, entry in enumerate(self._entries):
+            older = 2 * number < len(self._entries)
+            if older and isinstance(entry.event, LOST_FIRST):
+                continue
+            if older and kept and self._is_text(kept[-1]) and self._is_text(entry):
+                kept[-1].tokens.extend(entry.tokens)
+            else:
+                kept.append(entry)
+        self._entries = kept
+        self._most = max(MOST_UNREAD, 2 * len(kept))
 
     # --- readers -------------------------------------------------------------------------------------------------
 
