@@ -66,3 +66,10 @@ def test_a_query_that_cannot_be_answered_raises_its_error(llm):
 
 def test_no_answers_have_the_mean_0():
     assert Tally.of([]).mean == 0
+
+
+def test_other_forms_of_an_answer_are_right_where_they_are_given():
+    task = ExactAnswers("mine", [question("yes"), question("no")], ["star", "blue"], others=[["It is a star."], []])
+    assert task.score(["It is a star."]) == task.score(["star"]) == 1
+    assert task.score(["star", "It is a star."]) == 0
+    assert ExactAnswers("mine", [question("yes")], ["star"]).score(["It is a star."]) == 0

@@ -34,6 +34,7 @@ class ExactAnswers:
     Attributes:
         questions: messages of the user.
         answers: the expected text for each question.
+        others: further right texts for each question; by default, none.
         options: keys of the queries beside `messages`, such as `media_kwargs`.
     """
 
@@ -41,6 +42,7 @@ class ExactAnswers:
     questions: Sequence[Message]
     answers: Sequence[str]
     options: Mapping[str, Any] = field(default_factory=dict)
+    others: Sequence[Sequence[str]] = ()
 
     def query(self, answers: Sequence[str]) -> dict[str, Any] | None:
         if len(answers) == len(self.questions):
@@ -50,7 +52,9 @@ class ExactAnswers:
         return {**self.options, "messages": [*before, self.questions[len(answers)]]}
 
     def score(self, answers: Sequence[str]) -> float:
-        return float(answers[-1] == self.answers[len(answers) - 1])
+        number = len(answers) - 1
+        others = self.others[number] if self.others else ()
+        return float(answers[-1] in (self.answers[number], *others))
 
 
 class Tally(NamedTuple):

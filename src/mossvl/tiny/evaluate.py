@@ -2,7 +2,8 @@
 
 `python -m mossvl.tiny.evaluate` writes pictures and clips of the test split, asks questions about them, and prints a
 table with a line for each task: accuracy, accuracy on black media ("blind"), and the share of the most frequent answer.
-An answer is right if it equals the expected text. Later turns follow the model's own answers.
+An answer is right if it equals the expected text; in the second edition, whose questions here have wordings that
+training never uses, the forms of other wordings are right, too. Later turns follow the model's own answers.
 """
 
 import json
@@ -65,7 +66,8 @@ def write_conversation(
     messages = messages_of(sample, file)
     answers = [turn.answer for turn in sample.turns]
     questions = [message for message in messages if message["role"] == "user"]
-    return ExactAnswers(task, questions, answers, {"media_kwargs": {"video_fps": sample.video_fps}})
+    others = [turn.also for turn in sample.turns] if edition.paraphrased else ()
+    return ExactAnswers(task, questions, answers, {"media_kwargs": {"video_fps": sample.video_fps}}, others)
 
 
 def write_conversations(
