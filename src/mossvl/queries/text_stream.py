@@ -1,6 +1,7 @@
 """Incremental detokenisation, with stop strings and calls that end an answer."""
 
 from collections.abc import Collection, Sequence
+from functools import cached_property
 from typing import Protocol, Self
 
 from mossvl.options import SamplingParams
@@ -72,7 +73,7 @@ class TextStream:
     def _push(self, tokens: Sequence[int], exempt: bool = False) -> str:
         self._tokens += tokens
         text = self._decoded()
-        if text.endswith(UNFINISHED) and not self._ends_with_literal:
+        if text.endswith(UNFINISHED) and not self._ends_with_literal():
             return ""
         self._tokens = []
         if exempt:
@@ -82,18 +83,22 @@ class TextStream:
     def finish(self, cut: bool = False) -> str:
         """End the stream; return the text that was held back; with `cut`, without an incomplete last character."""
         rest = self._decoded() if self._tokens else ""
-        incomplete = cut and rest.endswith(UNFINISHED) and not self._ends_with_literal
+        incomplete = cut and rest.endswith(UNFINISHED) and not self._ends_with_literal()
         self._tokens = []
         return self._release(rest[:-1] if incomplete else rest, final=True)
 
     def _decoded(self) -> str:
         return self.tokenizer.decode(self._tokens, skip_special_tokens=self.skip_special)
 
-    @property
     def _ends_with_literal(self) -> bool:
         """Whether the last tokens encode the character U+FFFD itself."""
-        tokens = self.tokenizer.encode(UNFINISHED, add_special_tokens=False)
+        tokens = self._literal
         return bool(tokens) and self._tokens[-len(tokens) :] == tokens
+
+    @cached_property
+    def _literal(self) -> list[int]:
+        """The tokens of U+FFFD itself."""
+        return self.tokenizer.encode(UNFINISHED, add_special_tokens=False)
 
     def _release(self, new: str, final: bool) -> str:
         if self.stopped:

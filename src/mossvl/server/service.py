@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -42,6 +43,9 @@ logger = logging.getLogger("mossvl.server")
 
 Body = TypeVar("Body", bound=BaseModel)
 T = TypeVar("T")
+SWITCH_SECONDS = 0.5e-3
+"""Longest time for which the engine's thread waits for the interpreter while other threads compute; Python's 5 ms would
+pass several times in each step."""
 BLANK = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAAFElEQVR42mP8zwABTAyjjFEGyQwAzx8B"
     "f7QK4E8AAAAASUVORK5CYII="
@@ -120,6 +124,7 @@ class Service:
         self.metrics.watch(llm.engine)
         gc.collect()
         gc.freeze()  # Freeze start-up objects: a full collection would pause every request.
+        sys.setswitchinterval(SWITCH_SECONDS)
         self._ready = ready
 
     def cancel_all(self) -> None:
