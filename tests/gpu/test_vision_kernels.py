@@ -183,12 +183,15 @@ def test_runs_are_cut_into_powers_of_two(vision_ops):
 def test_captured_batches_give_what_others_give(dtype, vision_ops, towers, monkeypatch):
     """More sizes than there are graphs, in turn: graphs are thrown away, made anew and used with other pixels."""
     from mossvl.device import vision_graphs
+    from mossvl.device.set_ups import SetUps
 
     monkeypatch.setattr(vision_graphs, "MOST_GRAPHS", 2)
     monkeypatch.setattr(vision_graphs, "PATIENCE", 0)
     tower = towers[dtype]
     encode = vision_graphs.VisionGraphs(
-        lambda pixels, grids, ops: tower(pixels, grids, ops=ops), lambda often: vision_ops.TritonOps(often=often)
+        lambda pixels, grids, ops: tower(pixels, grids, ops=ops),
+        lambda often: vision_ops.TritonOps(often=often),
+        SetUps(),
     )
     sizes = [MIXED, [(3, 8, 8)], [(1, 6, 4), (5, 2, 2)]]
     results = []

@@ -21,10 +21,13 @@ class Machine:
 
     Args:
         overlap: the next step is planned before what the last one drew is known.
+        apart: frames and rows of a step are carried out one after the other.
         options: of the engine; and `vision_size`, vision tokens of a page; 0 for as many as text tokens.
     """
 
-    def __init__(self, pages: int, groups: int = 1, keep: bool = True, overlap: bool = False, **options: int) -> None:
+    def __init__(
+        self, pages: int, groups: int = 1, keep: bool = True, overlap: bool = False, apart: bool = False, **options: int
+    ) -> None:
         vision_size = options.pop("vision_size", 0)
         self.config = EngineConfig(**{"page_size": 4, **options})
         self.size = self.config.page_size
@@ -34,7 +37,7 @@ class Machine:
         self.scheduler = Scheduler(self.config, self.cache, groups, self.encoded, vision_page_size=self.vision_size)
         self.contents: list[list[object]] = [[None] * max(self.size, self.vision_size) for _ in range(pages)]
         self.asked: dict[int, Asked] = {}
-        self.overlap = overlap
+        self.overlap, self.apart = overlap, apart
         self.pending: list[tuple[Request, int]] = []
         self.others_waited = 0
         self.steps: list[Step] = []
@@ -49,12 +52,13 @@ class Machine:
 
     def step(self, fails: bool = False) -> Step:
         step = self.decide()
-        drawn = self.launch(step, fails)
-        self.account()
-        if self.overlap:
-            drawn, self.pending = self.pending, drawn
-        self.accept(drawn)
-        self.account()
+        for number, part in enumerate(step.parts() if self.apart else [step]):
+            drawn = self.launch(part.still_possible() if number else part, fails)
+            self.account()
+            if self.overlap:
+                drawn, self.pending = self.pending, drawn
+            self.accept(drawn)
+            self.account()
         return step
 
     def run(self, steps: int = 1000) -> int:

@@ -1,6 +1,7 @@
 """The time between two tokens of an answer, on a machine whose steps take simulated time; see `machine`."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from operator import mul
 from random import Random
 
@@ -110,6 +111,54 @@ def test_steps_use_the_gap_and_keep_it(seed):
     used = used[:-1]
     assert max(used) < 1.25 and sum(one > 1 for one in used) <= 0.05 * len(used)
     assert sum(used) / len(used) > 0.75
+
+
+@dataclass
+class Device:
+    """The times of a host and a device, which does what was launched one after the other."""
+
+    host: float = 0.0
+    device: float = 0.0
+
+    def launch(self, seconds: float, waits: bool) -> float:
+        """Launch what takes so many seconds → when it ends; launching may wait for all that was launched before."""
+        self.host += 5e-3
+        self.device = max(self.host, self.device) + seconds
+        if waits:
+            self.host = self.device
+        return self.device
+
+
+def gaps_seen(seed: int, apart: bool) -> list[float]:
+    """Seconds between the tokens of an answer beside prompts, as the host reads them."""
+    rng, device, costs = Random(seed), Device(), Costs(SECONDS)
+    timed = Timed(rng, wrong=1.0, noise=0.0, stalls=0.0)
+    machine, talking = timed.machine, Asked([1], room=1000)
+    machine.ask(talking)
+    machine.step()
+    machine.ask(*(Asked([*([b"f"] * 20), *text(300, start=1000 * number)]) for number in range(1, 9)))
+    pending: tuple[float, Step] = (0.0, Step())
+    seen = []
+    while timed.has_prompts or machine.scheduler.waiting:
+        step = machine.decide()
+        for number, part in enumerate(step.parts() if apart else [step]):
+            drawn = machine.launch(part.still_possible() if number else part)
+            end, before = pending
+            pending = device.launch(costs.of(part.work), bool(part.prefill) and rng.random() < 0.3), part
+            drawn, machine.pending = machine.pending, drawn
+            device.host = max(device.host, end)
+            machine.accept(drawn)
+            if before.decode:
+                seen.append(device.host)
+        machine.scheduler.costs.learn(step.work, costs.of(step.work))
+    return [later - earlier for earlier, later in pairwise(seen)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_tokens_come_in_time_though_launching_rows_waits_now_and_then(seed):
+    """As when a library loads a kernel. With frames and rows apart, it waits for what nobody's tokens are in."""
+    assert max(gaps_seen(seed, apart=True)) < 1.2 * GAP
+    assert max(gaps_seen(seed, apart=False)) > 1.4 * GAP
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -214,6 +214,7 @@ SETTINGS = st.builds(
     ranked=st.sampled_from([0, 0, 0.5, 1]),
     salted=st.sampled_from([0, 0, 0.5, 1]),
     vision_size=st.sampled_from([0, 0, 1, 2, 8, 16]),
+    apart=st.booleans(),
 )
 
 

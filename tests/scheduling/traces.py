@@ -31,6 +31,7 @@ class Setting:
     ranked: float = 0.0
     salted: float = 0.0
     vision_size: int = 0
+    apart: bool = False
 
     def machine(self) -> Machine:
         return Machine(
@@ -38,6 +39,7 @@ class Setting:
             self.groups,
             self.keep,
             self.overlap,
+            self.apart,
             vision_size=self.vision_size,
             page_size=self.page_size,
             max_batch=self.max_batch,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mossvl.device.large_frame import LargeFrame
+from mossvl.device.set_ups import SetUps
 from mossvl.device.staging import Staging
 from mossvl.device.vision_cache import VisionCache
 from mossvl.model.modeling import MossVLModel
@@ -49,11 +50,13 @@ class FrameEncoder:
         config, weight = model.visual.config, model.visual.patch_embed.proj.weight
         width = config.in_channels * config.temporal_patch_size * config.patch_size**2
         self._staging = Staging(weight.device, most_patches, width)
+        self._set_ups = SetUps()
         self._by_scale: dict[PixelScale, EncodePixels] = {}
         self._begun: tuple[Request[object], LargeFrame] | None = None
 
     def set_up(self) -> None:
         """Make libraries load their per-thread state in the calling thread now, so that no query waits for it."""
+        self._set_ups.forget()
         config, weight = self.model.visual.config, self.model.visual.patch_embed.proj.weight
         if self.fast and weight.dtype != torch.float32:
             from mossvl.device.triton_vision import set_up_attention
@@ -76,6 +79,10 @@ class FrameEncoder:
         """Drop the large frame in progress if its request has ended or will encode the frame from the start."""
         if self._begun is not None and not self._begun[0].partly:
             self._begun = None
+
+    def spare(self, seconds: float) -> None:
+        """Tell how long set-ups for new shapes may take from now on; infinite is without a bound."""
+        self._set_ups.spare = seconds
 
     def encode(self, frames: Sequence[Frame]) -> dict[tuple[int, int], Tensor]:
         """Encode frames → for each (request number, frame), its vision tokens (tokens, hidden), separator included.
@@ -131,7 +138,7 @@ class FrameEncoder:
         return self._by_scale[scale](pixels, grids).to(self.device)
 
     def _pixel_encoder(self, scale: PixelScale) -> EncodePixels:
-        model = self.model  # Not `self`: `_by_scale` would make that a reference cycle.
+        model, set_ups = self.model, self._set_ups  # Not `self`: `_by_scale` would make that a reference cycle.
         ops = self._ops(scale)
         if not self.fast or not self.graphs:
             return lambda pixels, grids: model.encode_vision(pixels, grids, ops=ops)
@@ -141,11 +148,11 @@ class FrameEncoder:
         def encode(pixels: Tensor, grids: Sequence[Grid], ops: TritonOps) -> Tensor:
             return model.encode_vision(pixels, grids, ops=ops)
 
-        return VisionGraphs(encode, lambda often: TritonOps(*scale, often=often))
+        return VisionGraphs(encode, lambda often: TritonOps(*scale, often, set_ups), set_ups)
 
     def _ops(self, scale: PixelScale) -> VisionOps:
         if not self.fast:
             return PlainOps(*scale)
         from mossvl.device.triton_vision import TritonOps
 
-        return TritonOps(*scale)
+        return TritonOps(*scale, set_ups=self._set_ups)

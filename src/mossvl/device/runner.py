@@ -1,5 +1,6 @@
 """Carries out steps: copies pages, encodes frames, computes text rows, draws tokens."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic
@@ -90,6 +91,7 @@ class Runner:
         self.vision_cache = VisionCache(config.vision_cache)
         self.sampler = Sampler(model.config.text_config.vocab_size, config.max_batch, self.device)
         self.vision_watch: Stopwatch | None = None
+        self._spare = math.inf
         fast, graphs = self.executor.fast, not config.eager
         self.encoder = FrameEncoder(model.model, self.vision_cache, self.device, budget.patches, fast, graphs)
 
@@ -134,6 +136,8 @@ class Runner:
         self.encoder.give_up()
         watch = Stopwatch(self.device) if step.frames else None
         # First: a GPU encodes while the arrays are made.
+        self.encoder.spare(min(step.spare, self._spare))  # Tokens of the step before wait for this launch, too.
+        self._spare = step.spare
         tokens = self._compute_vision(step.frames) if step.frames else []
         arrays, requests = self._arrays(step)
         self.executor.prepare(arrays)

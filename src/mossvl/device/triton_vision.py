@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.activations import GELUTanh
 
+from mossvl.device.set_ups import SetUps
 from mossvl.kernels.vision import add_entries, channel_values, layer_norm, normalise_patches, rotate_in_place
 from mossvl.model.configuration import MossVLVisionConfig
 from mossvl.model.vision_ops import PLAIN, Frames, Stream, attend_by_frame, attend_in_parts, equal_runs
@@ -18,6 +19,8 @@ from mossvl.processing.pixels import Grid
 TABLE_BYTES = 256 * 2**20
 """Maximum memory of cached `Frames`."""
 
+SET_UP_SECONDS = 0.08
+"""What cuDNN's attention takes for a new (frames, patches), in seconds of the host."""
 MANY_PATCHES = 8_192
 """Patches of a batch from which setting cuDNN's attention up pays, and launches take less time than the kernels."""
 
@@ -66,6 +69,7 @@ class TritonOps:
     Args:
         mean, std: by channel, of uint8 pixels / 255.
         often: grids recur, so that setting cuDNN's attention up pays for small batches, too.
+        set_ups: what has been set up; by default, there is always time for more.
     """
 
     def __init__(
@@ -73,8 +77,10 @@ class TritonOps:
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
         often: bool = False,
+        set_ups: SetUps | None = None,
     ) -> None:
         self.mean, self.std, self.often = tuple(mean), tuple(std), often
+        self._set_ups = set_ups or SetUps()
         self._channel_values: Tensor | None = None
         self._recent: OrderedDict[tuple[Grid, ...], Frames] = OrderedDict()
         self._no_shift = Shift()
@@ -140,10 +146,11 @@ class TritonOps:
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention by PyTorch's choice, cuDNN, or by flash attention.
 
-        cuDNN takes about two thirds of the time, but 35 ms to set up for every new (frames, patches): too much for
-        images of ever new sizes.
+        cuDNN takes about two thirds of the time, but as long as many frames to set up for every new (frames, patches):
+        too much for images of ever new sizes, and at times for whoever waits for tokens.
         """
-        if q.dtype == torch.float32 or self.often or q.shape[0] * k.shape[2] >= MANY_PATCHES:
+        pays = self.often or q.shape[0] * k.shape[2] >= MANY_PATCHES
+        if q.dtype == torch.float32 or (pays and self._set_ups.has((q.shape, k.shape), SET_UP_SECONDS)):
             return F.scaled_dot_product_attention(q, k, v)
         with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
             return F.scaled_dot_product_attention(q, k, v)

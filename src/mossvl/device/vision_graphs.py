@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mossvl.device.capture import capturing
-from mossvl.device.triton_vision import MANY_PATCHES, TritonOps
+from mossvl.device.set_ups import SetUps
+from mossvl.device.triton_vision import MANY_PATCHES, SET_UP_SECONDS, TritonOps
 from mossvl.processing.pixels import Grid
 
 OFTEN = 4
@@ -17,6 +18,10 @@ OFTEN = 4
 MOST_GRAPHS = 32
 PATIENCE = 64
 """Batches, beyond `OFTEN`, before an evicted graph is captured again: a capture costs as much as ten batches."""
+CAPTURE_SECONDS = 0.08
+"""What a capture takes, in seconds of the host, once all is set up for it."""
+MOST_WARM = 32
+"""Batches at most that wait for their capture."""
 MOST_COUNTED = 4096
 """Maximum number of grids whose batches are counted."""
 
@@ -41,11 +46,18 @@ class VisionGraphs:
     Args:
         encode: (uint8 patches on the device, their grids, `TritonOps`) → (vision tokens, hidden).
         ops: makes `TritonOps`, given whether grids recur (`TritonOps.often`).
+        set_ups: tells how long a capture, and setting up for it, may take.
     """
 
     def __init__(
-        self, encode: Callable[[Tensor, Sequence[Grid], TritonOps], Tensor], ops: Callable[[bool], TritonOps]
+        self,
+        encode: Callable[[Tensor, Sequence[Grid], TritonOps], Tensor],
+        ops: Callable[[bool], TritonOps],
+        set_ups: SetUps,
     ) -> None:
+        self._set_ups = set_ups
+        self._warm: dict[tuple[Grid, ...], TritonOps] = {}
+        """Operations whose tables are made and whose libraries are set up for what is captured next."""
         self._encode, self._new_ops = encode, ops
         self._ops = ops(False)
         self._counts: Counter[tuple[Grid, ...]] = Counter()
@@ -57,6 +69,10 @@ class VisionGraphs:
         key = tuple(grids)
         if key not in self._graphs and not self._deserves(key, len(pixels)):
             return self._encode(pixels, grids, self._ops)
+        if key not in self._graphs and key not in self._warm:
+            return self._encode(pixels, grids, self._warmed(key))
+        if key not in self._graphs and self._set_ups.spare < CAPTURE_SECONDS:
+            return self._encode(pixels, grids, self._warm[key])
         if self._pixels is None:
             self._pixels = pixels.new_zeros((MANY_PATCHES, pixels.shape[1]))
         self._pixels[: len(pixels)].copy_(pixels)
@@ -74,14 +90,22 @@ class VisionGraphs:
         self._counts[key] += 1
         return self._counts[key] > OFTEN
 
+    def _warmed(self, key: tuple[Grid, ...]) -> TritonOps:
+        """Operations for a batch that is captured the next time, if there is time to set them up; else the usual."""
+        if self._set_ups.spare < SET_UP_SECONDS:
+            return self._ops
+        while len(self._warm) >= MOST_WARM:
+            del self._warm[next(iter(self._warm))]
+        return self._warm.setdefault(key, self._new_ops(True))
+
     def _capture(self, key: tuple[Grid, ...], pixels: Tensor) -> VisionGraph:
         while len(self._graphs) >= MOST_GRAPHS:
             torch.cuda.synchronize(pixels.device)  # A replay of the evicted graph may be running.
             evicted = next(iter(self._graphs))
             del self._graphs[evicted]
             self._counts[evicted] = -PATIENCE
-        ops = self._new_ops(True)
-        self._encode(pixels, key, ops)  # Warm-up: make tables, set up libraries.
+        ops = self._warm.pop(key)
+        self._set_ups.spare = 0.0  # Nothing can be set up while kernels are captured.
         with capturing(pixels.device, self._memory) as graph:
             output = self._encode(pixels, key, ops)
         self._memory = graph.pool()

@@ -120,23 +120,31 @@ class Loop:
                     lost.owner.lose()
                 for request, frame in step.missing:
                     self._load_again(request, frame)
-                drawn = None
-                if step:
-                    try:
-                        drawn = self._launch(step)
-                    except Exception as error:
-                        logger.warning("a step has failed", exc_info=error)
-                        self._accept(pending)
-                        pending = None
-                        self._launch_apart(step, error)
-                if self.runner.overlaps:
-                    drawn, pending = pending, drawn
-                self._accept(drawn)
-                idle = not step and drawn is None
+                idle = not step and pending is None
+                first, *rest = self.scheduler.parts(step)
+                pending = self._carry_out(first, pending)
+                for part in rest:
+                    pending = self._carry_out(part.still_possible(), pending)
                 self._read_inbox(self._idle_seconds() if idle and self.jobs else 0.0)
         except BaseException as error:
             logger.exception("the engine has failed")
             self._break(error)
+
+    def _carry_out(self, step: Step[Job], pending: Pending[Job] | None) -> Pending[Job] | None:
+        """Launch a step, and accept what is pending; return what is pending then. On a CPU, nothing ever is."""
+        drawn = None
+        if step:
+            try:
+                drawn = self._launch(step)
+            except Exception as error:
+                logger.warning("a step has failed", exc_info=error)
+                self._accept(pending)
+                pending = None
+                self._launch_apart(step, error)
+        if self.runner.overlaps:
+            drawn, pending = pending, drawn
+        self._accept(drawn)
+        return pending
 
     def _launch_apart(self, step: Step[Job], error: Exception) -> None:
         """After a failed step, launch each request's part alone, and end only requests that fail alone.

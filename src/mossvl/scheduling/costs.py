@@ -19,7 +19,7 @@ class Work(NamedTuple):
     """The work of a step by kind; or, of each kind, the seconds that one costs.
 
     Attributes:
-        steps: 1 for a step with rows or frames, which costs what every step does, such as reading the weights.
+        steps: 1 for a step with rows, which costs what all of these do, such as reading the weights.
         decode_rows: rows that decode.
         read: tokens that these read from pages, each in the layers of one page.
         rows: rows of prompts.

@@ -148,6 +148,11 @@ class Request(Generic[Owner]):
         return not self.may_draw and self.computed >= self.context.length - 1
 
     @property
+    def has_all_frames(self) -> bool:
+        """All known frames are encoded, so that rows can be computed."""
+        return self.encoded == self.context.num_frames
+
+    @property
     def rests(self) -> bool:
         """The request is parked and complete: nothing is computed for it until it is resumed or extended."""
         return self.parked and self.is_complete

@@ -7,7 +7,7 @@ admission. Of live ones, prefill begins with who has waited longest.
 """
 
 from bisect import insort_left, insort_right
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from itertools import islice
 from typing import Generic
 
@@ -24,6 +24,8 @@ LIVE_STEPS = 3
 """Steps that live requests may take for themselves while prompts of others wait."""
 LOOK_AHEAD = 256
 """Number of waiting requests that admission looks at, past those that wait for a prefix another request computes."""
+LONG_SECONDS = 0.01
+"""Time that prompts take in a step, from which on tokens are read before the step's rows are launched."""
 
 
 class Scheduler(Generic[Owner]):
@@ -221,7 +223,9 @@ class Scheduler(Generic[Owner]):
         missing = [request for request, _ in step.missing]
         oldest = next((request for request in prompts if not request.live and request not in missing), None)
         self._passed = 0 if oldest is None or oldest in step.prompted else self._passed + 1
-        step.work = room.work._replace(steps=float(bool(step)))
+        step.work = room.work._replace(steps=float(bool(step.computed)))
+        if beside:
+            step.spare = self.budget.gap - self.costs.of(step.work)
 
     def _turns(self) -> list[Request[Owner]]:
         """Requests with prompts to compute: live ones first, unless others have waited for long."""
@@ -283,6 +287,16 @@ class Scheduler(Generic[Owner]):
         if stop > start:
             step.frames.append(FrameSpan(request, start, stop))
         return stop
+
+    def parts(self, step: Step[Owner]) -> Sequence[Step[Owner]]:
+        """The step's frames and its rows, if some of these decode and it does much else; else the step.
+
+        Launching many kernels may wait for the GPU, as when a library loads one of them, or the GPU takes no more
+        launches. What was drawn before would be read only after much of the step. So it is read before the rows are
+        launched, while the GPU encodes the frames.
+        """
+        prompts = self.costs.of(step.work._replace(steps=0.0, decode_rows=0.0, read=0.0))
+        return step.parts() if step.decode and prompts >= LONG_SECONDS else [step]
 
     # --- carried out ---------------------------------------------------------------------------------------------
 

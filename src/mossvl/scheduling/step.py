@@ -1,6 +1,7 @@
 """A step: the frames, prefill rows and decode rows that are computed together."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import Generic
 
 from mossvl.scheduling.costs import NO_WORK, Work
@@ -50,6 +51,7 @@ class Step(Generic[Owner]):
         missing: requests whose pixels must be loaded (again): (request, first missing frame).
         lost: requests that were preempted after frames had left, and so have ended: they cannot be computed anew.
         work: what is computed, by kind; none if that is not known.
+        spare: seconds that it leaves of the longest gap between tokens; infinite if nobody decodes or is live.
     """
 
     copies: list[tuple[Request[Owner], int, int]] = field(default_factory=list)
@@ -59,6 +61,7 @@ class Step(Generic[Owner]):
     missing: list[tuple[Request[Owner], int]] = field(default_factory=list)
     lost: list[Request[Owner]] = field(default_factory=list)
     work: Work = NO_WORK
+    spare: float = math.inf
 
     def __bool__(self) -> bool:
         return bool(self.copies or self.frames or self.prefill or self.decode)
@@ -77,6 +80,23 @@ class Step(Generic[Owner]):
     def computed(self) -> list[Request[Owner]]:
         """Requests with text rows in the step."""
         return [*(rows.request for rows in self.prefill), *self.decode]
+
+    def parts(self) -> "tuple[Step[Owner], Step[Owner]]":
+        """Cut the step in two that do the same one after the other: its frames, then its rows. One may be empty."""
+        frames, rows = Work(patches=self.work.patches), self.work._replace(patches=0.0)
+        return (
+            Step(self.copies, self.frames, work=frames, spare=self.spare),
+            Step(prefill=self.prefill, decode=self.decode, work=rows, spare=self.spare),
+        )
+
+    def still_possible(self) -> "Step[Owner]":
+        """What is left of the step after others that were carried out since it was planned.
+
+        Left out are rows of requests that have ended or were parked since, or whose frames were not encoded.
+        """
+        prefill = [rows for rows in self.prefill if rows.request.slot >= 0 and rows.request.has_all_frames]
+        decode = [request for request in self.decode if request.slot >= 0 and request.wants_token]
+        return replace(self, prefill=prefill, decode=decode)
 
     def apart(self) -> "dict[Request[Owner], Step[Owner]]":
         """Split the step into one step for each request."""
