@@ -38,6 +38,8 @@ from mossvl.training.examples import Example
 from mossvl.training.streams import tokenised
 from mossvl.training.supervised import supervised_text
 
+COMPILED = 64
+"""Largest number of compiled drawings."""
 LAYERS = 8
 """Layers of each drawing, a constant so that drawing is compiled once."""
 
@@ -214,7 +216,11 @@ def _pictures(given: Drawing, film: Tensor, height: int, width: int) -> Tensor:
 
 @functools.cache
 def _compiled() -> Callable[..., Tensor]:
-    """Compiled drawing: a picture's hundreds of operations become a few kernels."""
+    """Compiled drawing: a picture's hundreds of operations become a few kernels.
+
+    Some sizes are compiled by themselves; beyond PyTorch's limit of eight, drawing would no longer be compiled at all.
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED)
     return torch.compile(_pictures, dynamic=True)
 
 
