@@ -128,3 +128,16 @@ def test_a_session_that_is_preempted_before_frames_have_left_is_computed_anew_ex
     assert request_of(watched.session) is request and request.preemptions == 1
     check_pass(watched.rest(), talker, processor, watched.pictures)
     assert not told(watched, RolledOver)
+
+
+def test_frames_that_leave_while_a_session_is_computed_anew_keep_their_pixels_until_then(talker, processor):
+    with mossvl.MossVL(talker, processor, memory=1 << 24, vision_cache=0) as llm:
+        watched = watch(llm, 3, window_frames=3)
+        watched.rest()
+        engine, request = llm.engine, request_of(watched.session)
+        engine.loop.inbox.put(lambda: engine.scheduler._preempt(request))
+        until(lambda: request.slot < 0)
+        show(watched, 3.0)
+        show(watched, 4.0)
+        assert request_of(watched.session) is request and watched.session.active
+        assert sorted(request.pixels) == [2, 3, 4] and len(told(watched, Seen)) == 5
