@@ -5,6 +5,7 @@ import torch
 from live_streams import Watched, check_pass, hide, passed, picture, request_of, talkative, told, until
 
 import mossvl
+from mossvl.errors import ContextLengthError
 from mossvl.live.events import Closed, Evicted, RolledOver, Seen
 from mossvl.processing.stream import frame_text, opening_text
 
@@ -82,6 +83,25 @@ def test_a_full_context_rolls_over_into_a_shorter_one_that_goes_on_exactly(llm, 
     if left <= 0:
         check_pass(context, talker, processor, pictures)
     assert [one.time for one in told(watched, Seen)] == [float(one) for one in range(len(watched.pictures))]
+
+
+def test_a_new_context_is_a_half_of_the_largest_whatever_its_system_prompt_and_question(llm, processor):
+    words = {size: " ".join(["yes"] * size) for size in (60, 20)}
+    session = llm.live(
+        words[20], system_prompt=words[60], tokens_per_second=None, tokens_per_slot=3, max_context=256, window_frames=9
+    )
+    watched, begins = Watched(session, ""), []
+    watched.decide(1)
+    for number in range(60):
+        if number % 20 == 19:
+            session.say(words[20])
+        show(watched, float(number))
+        if len(told(watched, RolledOver)) > len(begins):
+            begins.append(request_of(session).context.prompts[0].end.row)
+    assert len(begins) >= 2 and max(begins) <= 128
+    assert len(told(watched, RolledOver)) == len(begins) <= 15 and len(told(watched, Seen)) == 60
+    with pytest.raises(ContextLengthError, match="beside its system prompt"):
+        session.say(" ".join(["yes"] * 60))
 
 
 def test_a_session_without_frames_rolls_over_while_it_speaks(loaded):

@@ -181,9 +181,10 @@ class Inbox:
         if tokens + self._words > self.words:
             already = f", beside {self._words} that wait" if self._words else ""
             raise ContextLengthError(
-                f"the prompt has {tokens} tokens{already}; a session takes {self.words} at a time",
+                f"the prompt has {tokens} tokens{already}; this session takes {self.words} at a time, beside its "
+                "system prompt",
                 setting="LiveOptions.max_context",
-                advice="; shorten it, or raise {}",
+                advice="; shorten one of them, or raise {}",
             )
         self._words += tokens
 

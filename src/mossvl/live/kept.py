@@ -100,9 +100,10 @@ class Kept:
             vision: vision tokens of the pieces.
         """
         kept: deque[Piece] = deque()
+        least = self._least_before()
         for piece in reversed(self.pieces):
             rest = tokens - piece.length, positions - piece.positions, vision - piece.vision
-            if piece.gone or min(rest) < 0:
+            if piece.gone or min(rest) < 0 or min(rest[:2]) < least.pop():
                 break
             tokens, positions, vision = rest
             kept.appendleft(piece)
@@ -116,6 +117,17 @@ class Kept:
     def prefill(self, most: int) -> Messages:
         """Messages of `most` tokens, about, with which another session goes on; without frames."""
         return self._shortened(self._messages(self.pieces), most)
+
+    def _least_before(self) -> list[int]:
+        """Tokens of the system prompt and the last question before each piece, with which it cannot but begin."""
+        begin = opening_size(self.tokens, self.messages)
+        asked = next(message for message in reversed(self.messages) if message["role"] == "user")
+        last, least = len(self.tokens.ids(asked["content"])), []
+        for piece in self.pieces:
+            least.append(begin + last)
+            if piece.prompts:
+                last = len(piece.prompts[-1].ids)
+        return least
 
     def _messages(self, pieces: Sequence[Piece] | deque[Piece]) -> Messages:
         """The messages so far, and those of these pieces."""
@@ -132,9 +144,10 @@ class Kept:
         begin = 1 if messages[0]["role"] == "system" else 0
         last = max(number for number, message in enumerate(messages) if message["role"] == "user")
         kept = messages[last:]
+        most -= len(self.tokens.prefilled([*messages[:begin], kept[0]]))
         for message in kept[1:]:
             message["content"] = self.tokens.ending(message["content"], max(0, most // 2))
-        most -= sum(self._cost(message) for message in [*messages[:begin], *kept])
+            most -= self._cost(message)
         while last > begin and (most := most - self._cost(messages[last - 1])) >= 0:
             last -= 1
             kept.insert(0, messages[last])
@@ -143,7 +156,13 @@ class Kept:
         return [*messages[:begin], *kept]
 
     def _cost(self, message: dict[str, str]) -> int:
-        return len(self.tokens.ids(message["content"])) + 4
+        return len(self.tokens.ids(message["content"])) + 5
+
+
+def opening_size(tokens: StreamTokens, messages: Messages) -> int:
+    """Tokens of a beginning with the system prompt of these messages and a question, without those of the question."""
+    begin = messages[:1] if messages[0]["role"] == "system" else []
+    return len(tokens.prefilled([*begin, {"role": "user", "content": ""}]))
 
 
 def _speak(messages: Messages, text: str) -> None:

@@ -20,7 +20,7 @@ from mossvl.live.director import Clock, LiveDirector
 from mossvl.live.ending import Ending
 from mossvl.live.events import Dropped, LiveEvent
 from mossvl.live.inbox import Inbox, Taken
-from mossvl.live.kept import Kept
+from mossvl.live.kept import Kept, opening_size
 from mossvl.live.opening import Opening, bounds_of, checked_messages, pages_of
 from mossvl.live.options import LiveOptions, WhenBehind
 from mossvl.live.outbox import Outbox
@@ -87,7 +87,9 @@ class LiveSession:
                 setting="LiveOptions.max_context",
                 advice="; shorten its prompts, or raise {}",
             )
-        self._inbox = script or Inbox(self.options.when_behind, self.options.queue, bounds.tokens // 4)
+        # With the system prompt, any question has room in a new context.
+        words = min(bounds.tokens // 4, bounds.tokens // 2 - opening_size(self._tokens, messages))
+        self._inbox = script or Inbox(self.options.when_behind, self.options.queue, words)
         self._script, self._recorder = script, recorder
         self._outbox = Outbox(self._tokens, apart)
         kept = Kept(self._tokens, messages)
