@@ -121,6 +121,7 @@ def test_a_file_is_watched_recorded_and_repeated(command, tmp_path):
     [
         ((CLIP, "What?", "--pace", "-1"), "--pace"),
         ((CLIP, "What?", "--fps", "0", "--pace", "0"), "--fps"),
+        ((CLIP, "What?", "--fps", "1e300"), "--fps"),
         ((CLIP, "What?", "--temperature", "0.5"), "--sample"),
         ((CLIP, "What?", "--when-behind", "never"), "when-behind"),
         ((CLIP, "What?", "--record", "."), "is a folder"),

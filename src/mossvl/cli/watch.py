@@ -21,6 +21,7 @@ from mossvl.cli.options import (
 )
 from mossvl.errors import InputError, OptionError
 from mossvl.live.options import LiveOptions
+from mossvl.live.sources.source import MOST_FPS
 from mossvl.media.limits import MediaLimits
 from mossvl.options.checks import number
 
@@ -94,7 +95,7 @@ def paced(options: LiveOptions, fps: float, pace: float) -> LiveOptions:
     """
     if not (pace >= 0 and math.isfinite(pace)):
         raise OptionError(f"--pace {pace:g} must be a number from 0")
-    number("--fps", fps, above=0)
+    number("--fps", fps, above=0, most=MOST_FPS)
     rate = options.tokens_per_second
     given = {name: getattr(options, name) for name in LiveOptions.__dataclass_fields__}
     if pace == 0:

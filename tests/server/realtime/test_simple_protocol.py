@@ -265,6 +265,11 @@ def test_a_file_is_played_and_its_end_is_told(client):
     assert isinstance(client.send("video", path="b.mp4")[1], Play)
 
 
+def test_a_rate_above_any_camera_s_is_refused(client):
+    client.start()
+    assert told(client.send("video", path="a.mp4", sample_fps=1e300)) == ["invalid_request"]
+
+
 def test_a_file_that_cannot_be_played_is_told(client):
     client.start()
     client.send("video", path="a.mp4")

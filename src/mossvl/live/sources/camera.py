@@ -10,7 +10,7 @@ from av.container import InputContainer
 from av.error import FFmpegError
 
 from mossvl.errors import MediaError
-from mossvl.live.sources.source import Clock, Found, FrameSource, Lost, SourceEvent, Timed
+from mossvl.live.sources.source import MOST_FPS, Clock, Found, FrameSource, Lost, SourceEvent, Timed
 from mossvl.media.clip import Picture
 from mossvl.media.fetch import source_name
 from mossvl.media.frames import rgb_of, upright_of, video_stream
@@ -31,7 +31,7 @@ class Camera(FrameSource):
 
     Args:
         address: a device (a number, or a path such as /dev/video0), or an rtsp:, http(s):, rtmp:, srt: or udp: URL.
-        fps: frames a second; None for all frames.
+        fps: frames a second, at most 1000; None for all frames.
         retries: attempts to connect again, since the last frame, after which the camera has failed.
         timeout: seconds without data after which the connection is lost.
 
@@ -56,7 +56,7 @@ class Camera(FrameSource):
         self._address, self._format = _place(address)
         name = source_name(self._address) if _is_url(self._address) else f"camera {self._address}"
         super().__init__(name, told, clock)
-        self.fps = None if fps is None else number("fps", fps, above=0)
+        self.fps = None if fps is None else number("fps", fps, above=0, most=MOST_FPS)
         self.retries, self.timeout = whole("retries", retries, least=0), number("timeout", timeout, above=0)
         self._limits = limits
         try:

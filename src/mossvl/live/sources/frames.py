@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from mossvl.errors import InputError
-from mossvl.live.sources.source import Clock, FrameSource, SourceEvent, Timed
+from mossvl.live.sources.source import MOST_FPS, Clock, FrameSource, SourceEvent, Timed
 from mossvl.media.pictures import timed
 from mossvl.options.checks import number
 
@@ -18,7 +18,7 @@ class Frames(FrameSource):
         fps: with it, image number n alone has the time n / fps, and comes no sooner.
 
     Raises:
-        OptionError: `fps` is not above zero.
+        OptionError: `fps` is not above zero, or above 1000.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Frames(FrameSource):
         clock: Clock | None = None,
     ) -> None:
         super().__init__("the iterator of frames", told, clock)
-        self.fps = None if fps is None else number("fps", fps, above=0)
+        self.fps = None if fps is None else number("fps", fps, above=0, most=MOST_FPS)
         self._frames = frames
 
     def read(self) -> Generator[Timed]:

@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mossvl.errors import GenerationCancelled, InputError
-from mossvl.live.sources.source import Clock, FrameSource, SourceEvent, Timed
+from mossvl.live.sources.source import MOST_FPS, Clock, FrameSource, SourceEvent, Timed
 from mossvl.media.fetch import source_name
 from mossvl.media.limits import DEFAULT_LIMITS, MediaLimits
 from mossvl.media.video import open_clip
@@ -21,7 +23,7 @@ class Playback(FrameSource):
 
     Args:
         video: a path, a URL or a list of frames, as `open_clip` accepts; it is opened at once.
-        fps: frames a second of the video; None for all frames. A frame that is shown longer comes once.
+        fps: frames a second of the video, at most 1000; None for all frames. A frame that is shown longer comes once.
         pace: seconds of the video in a second: 1 is the video's own pace; None for as fast as frames are taken.
         segment: (start, end) in seconds of the video; (instant,) for one frame; None for the whole video.
         times: instants of the video, ascending, in place of `fps` and `segment`.
@@ -29,7 +31,7 @@ class Playback(FrameSource):
 
     Raises:
         MediaError: the video cannot be opened.
-        OptionError: `fps` or `pace` is not above zero.
+        OptionError: `fps` or `pace` is out of range.
         InputError: `times` do not ascend.
     """
 
@@ -47,7 +49,7 @@ class Playback(FrameSource):
         clock: Clock | None = None,
     ) -> None:
         super().__init__(source_name(video) if isinstance(video, str | Path) else "the list of frames", told, clock)
-        self.fps = None if fps is None else number("fps", fps, above=0)
+        self.fps = None if fps is None else number("fps", fps, above=0, most=MOST_FPS)
         self.pace = None if pace is None else number("pace", pace, above=0)
         # A stream may last for days; a limit on the time of decoding is for a query.
         self._clip = open_clip(video, replace(limits, timeout=math.inf), num_threads=1)
@@ -64,7 +66,10 @@ class Playback(FrameSource):
         if self.fps is None:
             return list(range(first, last + 1))
         count = max(1, math.ceil((min(end, clip.duration) - start) * self.fps - 1e-6))
-        return list(dict.fromkeys(clip.index_at(start + number / self.fps) for number in range(count)))
+        # Of the instants start + n / fps, only those about the begin of a frame: a high rate has far more than frames.
+        begins = np.ceil((clip.times[first : last + 1] - start) * self.fps)
+        numbers = np.unique(np.clip(begins[:, None] + (-1, 0, 1), 0, count - 1))
+        return list(dict.fromkeys(clip.index_at(start + number / self.fps) for number in numbers.tolist()))
 
     def _at(self, times: Sequence[float]) -> list[int]:
         indices = [self._clip.index_at(time) for time in times]

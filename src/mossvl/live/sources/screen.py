@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageGrab
 
 from mossvl.errors import MediaError
-from mossvl.live.sources.source import Clock, FrameSource, SourceEvent, Timed
+from mossvl.live.sources.source import MOST_FPS, Clock, FrameSource, SourceEvent, Timed
 from mossvl.options.checks import number
 
 Grab = Callable[[], Image.Image]
@@ -16,13 +16,13 @@ class Screen(FrameSource):
     """What the screen shows, `fps` times a second; times are seconds since the start.
 
     Args:
-        fps: frames a second.
+        fps: frames a second, at most 1000.
         box: (left, top, right, bottom) in pixels of the screen; None for all of it.
         grab: takes a picture of the screen; by default Pillow's, which asks X11, Windows or macOS.
 
     Raises:
         MediaError: the screen cannot be captured here.
-        OptionError: `fps` is not above zero.
+        OptionError: `fps` is out of range.
     """
 
     lossless = False
@@ -37,7 +37,7 @@ class Screen(FrameSource):
         clock: Clock | None = None,
     ) -> None:
         super().__init__("the screen", told, clock)
-        self.fps = number("fps", fps, above=0)
+        self.fps = number("fps", fps, above=0, most=MOST_FPS)
         self._grab = grab or (lambda: ImageGrab.grab(bbox=box))
         self._picture()  # An error comes here, before a session begins.
 

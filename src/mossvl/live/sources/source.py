@@ -12,6 +12,8 @@ from mossvl.errors import InputError
 
 Timed = tuple[float, Any]
 """(seconds of the stream, image): any image that `open_image` accepts."""
+MOST_FPS = 1000.0
+"""The highest rate at which a source is sampled."""
 PATIENCE = 1.0
 """Seconds that `close` waits for the thread, which may be within a decoder."""
 
@@ -25,7 +27,7 @@ class Clock:
 
     def wait(self, seconds: float, stopped: threading.Event) -> bool:
         """Wait, at most until `stopped` is set; return whether it is."""
-        return stopped.wait(max(0.0, seconds))
+        return stopped.wait(min(max(0.0, seconds), threading.TIMEOUT_MAX))
 
 
 @dataclass(frozen=True)

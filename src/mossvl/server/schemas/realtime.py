@@ -4,6 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from mossvl.live.sources.source import MOST_FPS
 from mossvl.server.schemas.body import Body
 
 Seconds = Annotated[float, Field(ge=0, le=1e8, allow_inf_nan=False)]
@@ -53,7 +54,7 @@ class PlayVideo(Body):
 
     type: Literal["video"]
     path: str = Field(min_length=1)
-    sample_fps: Above0 = 1.0
+    sample_fps: float = Field(1.0, gt=0, le=MOST_FPS)
     playback_speed: float = Field(1.0, ge=0, allow_inf_nan=False)
     max_frames: int = Field(0, ge=0)
     timestamps: Annotated[list[Seconds], Field(min_length=1, max_length=100_000)] | None = None
