@@ -160,6 +160,7 @@ def _download(url: str, file: IO[bytes], limits: MediaLimits) -> None:
                     file.write(chunk)
                     if file.tell() > limits.download_bytes:
                         raise _too_large(name, limits)
+                watch.check()  # A body without a length seems to end where the connection was shut down.
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, zlib.error) as error:
         if isinstance(error, MediaError):
             raise

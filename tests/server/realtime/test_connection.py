@@ -3,7 +3,9 @@
 import asyncio
 import json
 import random
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 
 import pytest
@@ -13,11 +15,16 @@ from PIL import Image
 from prometheus_client import CollectorRegistry
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
+from mossvl.errors import GenerationTimeout
+from mossvl.live.sources import Playback
+from mossvl.media.limits import MediaLimits
 from mossvl.server.config import ServerConfig
 from mossvl.server.realtime.connection import Connection
 from mossvl.server.realtime.metrics import LiveMetrics
 from mossvl.server.realtime.simple import SimpleProtocol
 from mossvl.server.realtime.video import VideoProtocol
+
+PATIENCE = 10
 
 
 class Socket:
@@ -106,6 +113,46 @@ def test_when_the_server_stops_a_session_in_the_middle_of_it_ends_with_a_reason(
     socket = Socket(told("start", max_new_tokens=4), told("frame", timestamp=0), jpeg())
     assert served(llm, socket, stop_after="frame_ack").how == "closed"
     assert socket.told[-1]["reason"] == "stopping" and socket.code == 1012 and nothing_is_left(llm)
+
+
+class Silent(BaseHTTPRequestHandler):
+    """A server whose video does not come until it is released."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.server.released.wait(PATIENCE)
+
+    def log_message(self, *_):
+        """Requests are not logged."""
+
+
+@pytest.fixture
+def silent():
+    web = ThreadingHTTPServer(("127.0.0.1", 0), Silent)
+    web.daemon_threads, web.released = True, threading.Event()
+    thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield f"http://127.0.0.1:{web.server_port}/a.mp4"
+    web.released.set()
+    web.shutdown()
+    thread.join()
+    web.server_close()
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_video_that_does_not_come_holds_up_neither_frames_nor_the_end(llm, silent, leaves):
+    frame = told("frame", timestamp=0), jpeg()
+    socket = Socket(told("start", max_new_tokens=4), told("video", path=silent), *frame, told("ping"), leaves=leaves)
+    served(llm, socket, stop_after=None if leaves else "pong")
+    kinds = [message["type"] for message in socket.told]
+    assert "video_started" in kinds and "error" not in kinds and nothing_is_left(llm)
+    assert leaves or kinds.index("frame_ack") < kinds.index("pong")
+
+
+def test_a_video_is_opened_within_the_limits(silent):
+    with pytest.raises(GenerationTimeout, match=r"0\.05 s"):
+        Playback(silent, limits=MediaLimits(timeout=0.05))
 
 
 @pytest.mark.parametrize("kind", ["simple", "video"])

@@ -31,6 +31,7 @@ class Playback(FrameSource):
 
     Raises:
         MediaError: the video cannot be opened.
+        GenerationTimeout: opening it, with its download, took longer than `limits.timeout`.
         OptionError: `fps` or `pace` is out of range.
         InputError: `times` do not ascend.
     """
@@ -51,8 +52,9 @@ class Playback(FrameSource):
         super().__init__(source_name(video) if isinstance(video, str | Path) else "the list of frames", told, clock)
         self.fps = None if fps is None else number("fps", fps, above=0, most=MOST_FPS)
         self.pace = None if pace is None else number("pace", pace, above=0)
+        self._clip = open_clip(video, limits, num_threads=1)
         # A stream may last for days; a limit on the time of decoding is for a query.
-        self._clip = open_clip(video, replace(limits, timeout=math.inf), num_threads=1)
+        self._clip.limits = replace(limits, timeout=math.inf)
         sampled = self._sample(segment) if times is None else self._at(times)
         self._indices = sampled[:most]
 

@@ -180,3 +180,27 @@ class FrameSource(ABC):
             self._waiting = frame
             self._changed.notify_all()
         return not self.stopped.is_set()
+
+
+class Opening(FrameSource):
+    """A source that is opened in its thread, when it is read: to open it may take long, as of a URL.
+
+    Args:
+        name: the source in messages.
+        opened: opens it; what it raises is the error with which this source fails.
+    """
+
+    def __init__(self, name: str, opened: Callable[[], FrameSource]) -> None:
+        super().__init__(name)
+        self._opened = opened
+        self._source: FrameSource | None = None
+
+    def read(self) -> Generator[Timed]:
+        with self._opened() as self._source:
+            if not self.stopped.is_set():
+                yield from self._source.read()
+
+    def stop(self) -> None:
+        super().stop()
+        if self._source is not None:
+            self._source.stop()

@@ -16,6 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from mossvl.errors import MossVLError
 from mossvl.live.session import LiveSession
 from mossvl.live.sources import Playback
+from mossvl.live.sources.source import FrameSource, Opening
 from mossvl.llm import MossVL
 from mossvl.media.image import image_size
 from mossvl.queries.waker import Waker
@@ -47,7 +48,7 @@ class Connection:
         self.session: LiveSession | None = None
         self._changed, self._stopping = asyncio.Event(), asyncio.Event()
         self._wake = partial(Waker.here().set, self._changed)
-        self._playing: tuple[Playback, asyncio.Task[None]] | None = None
+        self._playing: tuple[FrameSource, asyncio.Task[None]] | None = None
         self._over = False
         self.how = "gone"
         """How the connection ends: closed by the protocol, gone (the client), or stalled (the client does not read)."""
@@ -140,7 +141,7 @@ class Connection:
                 with suppress(MossVLError):  # It has just ended, which is told.
                     self._live.interrupt()
             case acts.Play():
-                await self._play(act.video)
+                self._play(act.video)
             case acts.StopPlaying():
                 self._stop_playing()
             case acts.End():
@@ -197,7 +198,7 @@ class Connection:
 
     # --- a file of the server --------------------------------------------------------------------------------------
 
-    async def _play(self, video: PlayVideo) -> None:
+    def _play(self, video: PlayVideo) -> None:
         session = self._live
 
         def opened() -> Playback:
@@ -205,17 +206,10 @@ class Connection:
             limits, pace = session.processor.limits, speed or None
             return Playback(video.path, video.sample_fps, pace, times=video.timestamps, most=most, limits=limits)
 
-        def play(source: Playback) -> None:
-            self._playing = source, asyncio.ensure_future(self._played(source, session))
+        source = Opening(video.path, opened)
+        self._playing = source, asyncio.ensure_future(self._played(source, session))
 
-        try:
-            source = await anyio.to_thread.run_sync(opened, limiter=self._threads)
-        except Exception as error:
-            self._protocol.played(0, 0, error)
-        else:
-            play(source)
-
-    async def _played(self, source: Playback, session: LiveSession) -> None:
+    async def _played(self, source: FrameSource, session: LiveSession) -> None:
         sent = dropped = 0
 
         def push_all() -> None:
