@@ -6,6 +6,7 @@ from live_clients import JPEG, PNG, WEBP, Client, kinds, seen
 from mossvl.errors import ContextLengthError, EngineError, InputError
 from mossvl.live.events import (
     Closed,
+    Dropped,
     Turn,
 )
 from mossvl.server.errors import unavailable
@@ -340,3 +341,26 @@ def test_a_client_that_is_refused_again_and_again_is_let_go(ready):
     assert kinds(ready.send("nonsense")) == ["error", End()]
     error, done, close = ready.told(Closed(reason="closed", prefill=[]))
     assert (error["code"], done["reason"], close.code) == ("invalid_request", "error", 1008)
+
+
+def test_a_frame_that_is_dropped_is_told_and_makes_room(client):
+    client.configure(input_queue_capacity=2)
+    client.frame(0)
+    client.frame(1)
+    assert client.announce(2) == []
+    rejected, ready = client.told(Dropped(times=(0.0,), reason="queue"))
+    assert (rejected["type"], rejected["seq_no"]) == ("input.frame.rejected", 0) and "0 s" in rejected["reason"]
+    assert ready == {"type": "input.frame.ready", "seq_no": 2}
+    (processed,) = client.told(seen(1.0))
+    assert (processed["type"], processed["seq_no"], processed["timestamp"]) == ("input.frame.processed", 1, 1.0)
+
+
+def test_what_was_asked_with_a_dropped_frame_is_asked_without_it(client):
+    client.configure()
+    client.frame(0, prompt="Why?")
+    client.frame(1)
+    assert kinds(client.told(Dropped(times=(0.0,), reason="queue"), Turn(text="Why?"))) == [
+        "input.frame.rejected",
+        "response.turn.interrupted",
+    ]
+    assert [one["seq_no"] for one in client.told(seen(1.0)) if one["type"] == "input.frame.processed"] == [1]

@@ -102,6 +102,15 @@ class Inputs:
         """The model has seen a frame; return it."""
         return self._frames.popleft() if self._frames else None
 
+    def dropped(self, time: float) -> Input | None:
+        """A frame of this time was dropped; return it."""
+        one = next(
+            (one for one in self._frames if isinstance(one.message, InputFrame) and one.message.timestamp == time), None
+        )
+        if one is not None:
+            self._frames.remove(one)
+        return one
+
     def turned(self) -> Input | None:
         """A prompt has begun a turn; return its input. None if it is the session's first, which no input has asked."""
         return self._prompts.popleft() if self._prompts else None

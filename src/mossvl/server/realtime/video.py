@@ -7,7 +7,19 @@ from typing import Any
 from pydantic import BaseModel
 
 from mossvl.errors import ContextLengthError
-from mossvl.live.events import Closed, Decision, Interrupted, Limit, LiveEvent, RolledOver, Seen, Silence, Text, Turn
+from mossvl.live.events import (
+    Closed,
+    Decision,
+    Dropped,
+    Interrupted,
+    Limit,
+    LiveEvent,
+    RolledOver,
+    Seen,
+    Silence,
+    Text,
+    Turn,
+)
 from mossvl.live.options import LiveOptions
 from mossvl.live.usage import NO_USAGE
 from mossvl.server.config import ServerConfig
@@ -235,6 +247,9 @@ class VideoProtocol(Protocol):
             self._begin_turn()
         elif isinstance(event, Seen):
             self._process(self._inputs.seen())
+        elif isinstance(event, Dropped):
+            for time in event.times:
+                self._drop(time)
         elif isinstance(event, Text):
             self._speech.say(event.text)
         elif isinstance(event, Silence) and not event.inserted:
@@ -271,6 +286,14 @@ class VideoProtocol(Protocol):
             told |= {"interrupted_turn_id": one.turned[0], "turn_id": one.turned[1]}
         self._send(f"{message.type}.processed", **told, pending_events=self._inputs.pending)
         self._go_on(self._inputs.freed())
+
+    def _drop(self, time: float) -> None:
+        """A frame that was accepted is dropped; what was asked with it is asked without."""
+        one = self._inputs.dropped(time)
+        if one is not None:
+            reason = f"the frame at {time:g} s was dropped: the context has no room for it"
+            self._send("input.frame.rejected", seq_no=one.seq_no, reason=reason)
+            self._go_on(self._inputs.freed())
 
     def _tell_usage(self) -> None:
         wanted = self._configured is not None and self._configured.include_usage and not self._ending
