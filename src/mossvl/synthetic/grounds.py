@@ -1,6 +1,6 @@
 """Backgrounds of pictures, drawn in batches on any device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,25 +21,49 @@ def background(grounds: Tensor, colours: Tensor, y: Tensor, x: Tensor) -> Tensor
         colours: float32 (scenes, 3, 3), of which the first two are used.
         y, x: places (height, 1) and (width,), in shorter sides.
     """
+    if grounds.device.type == "cpu" and len(grounds) and not torch.compiler.is_compiling():
+        # Frames of a clip share their background, and few kinds of background are in a batch.
+        apart, scene = torch.cat([grounds, colours.flatten(1)], 1).unique(dim=0, return_inverse=True)
+        grounds, colours = apart[:, : grounds.shape[1]], apart[:, grounds.shape[1] :].unflatten(1, (3, 3))
+        return _background(grounds, colours, y, x, sorted({int(kind) for kind in grounds[:, 0]}))[scene]
+    return _background(grounds, colours, y, x, range(len(BACKGROUNDS)))
+
+
+def _background(grounds: Tensor, colours: Tensor, y: Tensor, x: Tensor, kinds: Sequence[int]) -> Tensor:
+    """As `background`, where no scene has a background of another kind than these (indices of `BACKGROUNDS`)."""
     pattern, seed, cosine, sine = grounds[..., None, None].unbind(1)
     first, second, _ = colours[..., None, None].unbind(1)
     along, across = x * cosine + y * sine, y * cosine - x * sine
-    corners = torch.stack([x[a] * cosine + y[b] * sine for a in (0, -1) for b in (0, -1)])
-    least, most = corners.amin(0), corners.amax(0)
     seed, size = seed.long(), along.shape[1:]
-    fields = [_clouds(seed + 7 * number, along, across) for number in range(3)]
-    mixes = {
-        "plain": torch.zeros_like(along),
-        "gradient": (along - least) / (most - least),
-        "checked": ((along * SQUARES).floor() + (across * SQUARES).floor()) % 2,
-        "noisy": _noise(seed, size),
-        "clouds": fields[0],
+
+    def mixed(share: Tensor) -> Tensor:
+        return torch.lerp(first, second, share if share.dim() == 4 else share[:, None])
+
+    def gradient() -> Tensor:
+        corners = torch.stack([x[a] * cosine + y[b] * sine for a in (0, -1) for b in (0, -1)])
+        least, most = corners.amin(0), corners.amax(0)
+        return mixed((along - least) / (most - least))
+
+    def static() -> Tensor:
+        return torch.stack([_noise(seed + number, size) for number in range(3)], 1)
+
+    def photograph() -> Tensor:
+        fields = [_clouds(seed + 7 * number, along, across) for number in range(3)]
+        return _photograph(first, second, fields, y, seed) + 24 * (static() - 0.5)
+
+    drawn: dict[str, Callable[[], Tensor]] = {
+        "plain": lambda: mixed(torch.zeros_like(along)),
+        "gradient": gradient,
+        "checked": lambda: mixed(((along * SQUARES).floor() + (across * SQUARES).floor()) % 2),
+        "noisy": lambda: mixed(_noise(seed, size)),
+        "clouds": lambda: mixed(_clouds(seed, along, across)),
+        "static": lambda: mixed(static()),
+        "photograph": photograph,
     }
-    shares = [mixes[name][:, None] for name in BACKGROUNDS[: len(mixes)]]
-    static = torch.stack([_noise(seed + number, size) for number in range(3)], 1)
-    mixed = torch.lerp(first, second, chosen(pattern[:, None], [*shares, static, shares[0]]))
-    photograph = _photograph(first, second, fields, y, seed) + 24 * (static - 0.5)
-    return torch.where(pattern[:, None] == BACKGROUNDS.index("photograph"), photograph, mixed)
+    picture = drawn[BACKGROUNDS[kinds[0]]]()
+    for kind in kinds[1:]:
+        picture = torch.where(pattern[:, None] == kind, drawn[BACKGROUNDS[kind]](), picture)
+    return picture
 
 
 def chosen(number: Tensor, choices: Sequence[Tensor]) -> Tensor:
