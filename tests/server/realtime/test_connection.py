@@ -19,12 +19,12 @@ from mossvl.errors import GenerationTimeout
 from mossvl.live.sources import Playback
 from mossvl.media.limits import MediaLimits
 from mossvl.server.config import ServerConfig
-from mossvl.server.realtime.connection import Connection
+from mossvl.server.realtime.connection import Connection, Threads
 from mossvl.server.realtime.metrics import LiveMetrics
 from mossvl.server.realtime.simple import SimpleProtocol
 from mossvl.server.realtime.video import VideoProtocol
 
-PATIENCE = 10
+PATIENCE = 30
 
 
 class Socket:
@@ -76,7 +76,8 @@ def served(llm, socket, make=SimpleProtocol, *, stall=60.0, stop_after=None):
 
     async def serve():
         protocol = make(ServerConfig(), time.monotonic)
-        connection = Connection(socket, protocol, stall, CapacityLimiter(2), LiveMetrics(CollectorRegistry()))
+        threads = Threads(CapacityLimiter(2), CapacityLimiter(1))
+        connection = Connection(socket, protocol, stall, threads, LiveMetrics(CollectorRegistry()))
         serving = asyncio.ensure_future(connection.run(llm))
         while stop_after is not None and stop_after not in [message["type"] for message in socket.told]:
             await asyncio.sleep(0.001)
@@ -113,6 +114,33 @@ def test_when_the_server_stops_a_session_in_the_middle_of_it_ends_with_a_reason(
     socket = Socket(told("start", max_new_tokens=4), told("frame", timestamp=0), jpeg())
     assert served(llm, socket, stop_after="frame_ack").how == "closed"
     assert socket.told[-1]["reason"] == "stopping" and socket.code == 1012 and nothing_is_left(llm)
+
+
+@pytest.mark.parametrize(("size", "waits"), [((2048, 2048), False), ((2048, 2049), True)])
+def test_frames_of_many_pixels_wait_for_each_other_and_hold_up_no_others(llm, size, waits):
+    async def serve():
+        threads, other = Threads(CapacityLimiter(2), CapacityLimiter(1)), object()
+        threads.large.acquire_on_behalf_of_nowait(other)
+        socket = Socket(told("start", max_new_tokens=4), told("frame", timestamp=0), jpeg(size=size))
+        protocol = SimpleProtocol(ServerConfig(), time.monotonic)
+        connection = Connection(socket, protocol, 60.0, threads, LiveMetrics(CollectorRegistry()))
+        serving = asyncio.ensure_future(connection.run(llm))
+        async with asyncio.timeout(PATIENCE):
+            while not acknowledged(socket) and not threads.large.statistics().tasks_waiting:
+                await asyncio.sleep(0.001)
+            assert acknowledged(socket) is not waits
+            threads.large.release_on_behalf_of(other)
+            while not acknowledged(socket):
+                await asyncio.sleep(0.001)
+        connection.stop()
+        await serving
+
+    asyncio.run(serve())
+    assert nothing_is_left(llm)
+
+
+def acknowledged(socket):
+    return "frame_ack" in [message["type"] for message in socket.told]
 
 
 class Silent(BaseHTTPRequestHandler):
@@ -157,7 +185,7 @@ def test_a_video_is_opened_within_the_limits(silent):
 
 @pytest.mark.parametrize("kind", ["simple", "video"])
 def test_a_frame_of_too_many_pixels_is_refused_before_it_is_decoded(llm, kind):
-    huge = jpeg(size=(9000, 9000))
+    huge = jpeg(size=(8192, 4097))
     if kind == "simple":
         socket = Socket(told("start"), told("frame"), huge)
         served(llm, socket, stop_after="error")
@@ -166,4 +194,4 @@ def test_a_frame_of_too_many_pixels_is_refused_before_it_is_decoded(llm, kind):
         socket = Socket(told("session.configure"), frame, huge)
         served(llm, socket, lambda config, now: VideoProtocol(config, now, "model"), stop_after="error")
     error = next(message for message in socket.told if message["type"] == "error")
-    assert "9000 x 9000" in error["message"] and nothing_is_left(llm)
+    assert "8192 x 4097" in error["message"] and nothing_is_left(llm)

@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -26,10 +26,20 @@ from mossvl.server.realtime.protocol import Act, Protocol
 from mossvl.server.schemas.realtime import PlayVideo
 
 logger = logging.getLogger("mossvl.server")
-FRAME_PIXELS = 1 << 26
-"""Pixels of the largest frame that is decoded: 8K has half as many."""
+FRAME_PIXELS = 1 << 25
+"""Pixels of the largest frame that is decoded: 8K has a few less."""
+LARGE_PIXELS = 1 << 22
+"""Pixels above which a frame takes one of `Threads.large`: 4K has twice as many."""
 CLOSE_SECONDS = 10.0
 """Seconds that the end of a session may take."""
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Bounds the threads of all connections that decode frames: of large frames apart, which would delay all others."""
+
+    small: CapacityLimiter
+    large: CapacityLimiter
 
 
 class Connection:
@@ -37,11 +47,10 @@ class Connection:
 
     Args:
         stall: seconds within which a client must read a message.
-        threads: bounds the threads of all connections that decode frames.
     """
 
     def __init__(
-        self, websocket: WebSocket, protocol: Protocol, stall: float, threads: CapacityLimiter, metrics: LiveMetrics
+        self, websocket: WebSocket, protocol: Protocol, stall: float, threads: Threads, metrics: LiveMetrics
     ) -> None:
         self._websocket, self._protocol, self._stall = websocket, protocol, stall
         self._threads, self._metrics = threads, metrics
@@ -135,8 +144,10 @@ class Connection:
                 assert llm is not None
                 given: dict[str, Any] = {"system_prompt": act.system_prompt, "options": act.options}
                 await self._try(partial(llm.live, act.prompt, prefill=act.prefill, **given), self._begun)
-            case acts.Push() | acts.Say():
-                await self._try(partial(self._give, act), self._given)
+            case acts.Push():
+                await self._push(act)
+            case acts.Say():
+                await self._try(partial(self._live.say, act.prompt, final=act.final), self._given)
             case acts.Interrupt():
                 with suppress(MossVLError):  # It has just ended, which is told.
                     self._live.interrupt()
@@ -160,10 +171,12 @@ class Connection:
         async with asyncio.timeout(self._stall):
             await sending
 
-    async def _try(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+    async def _try(
+        self, work: Callable[[], Any], done: Callable[[Any], None], limiter: CapacityLimiter | None = None
+    ) -> None:
         """Do work in a thread; tell the protocol its error, if it has one."""
         try:
-            result = await anyio.to_thread.run_sync(work, limiter=self._threads)
+            result = await anyio.to_thread.run_sync(work, limiter=limiter or self._threads.small)
         except Exception as error:
             if not isinstance(error, MossVLError):
                 logger.exception("an input of a live session has failed")
@@ -182,16 +195,18 @@ class Connection:
         assert self.session is not None, "the protocol begins a session before it gives it anything"
         return self.session
 
-    def _give(self, act: acts.Push | acts.Say) -> tuple[float, ...]:
-        """Give the session an input, in a thread; return the times of frames that were dropped for it."""
+    async def _push(self, act: acts.Push) -> None:
+        """Give the session a frame, once its size is known from its header."""
         session = self._live
-        if isinstance(act, acts.Say):
-            return session.say(act.prompt, final=act.final)
         limits = session.processor.limits  # Frames are decoded in this process.
-        image_size(act.image, replace(limits, image_pixels=min(limits.image_pixels, FRAME_PIXELS)))
-        if act.prompt is not None:
-            return session.say(act.prompt, act.image, act.time, final=act.final)
-        return session.push(act.image, act.time, final=act.final)
+        limits = replace(limits, image_pixels=min(limits.image_pixels, FRAME_PIXELS))
+        sizes: list[tuple[int, int]] = []
+        await self._try(partial(image_size, act.image, limits), sizes.append)
+        prompts = [] if act.prompt is None else [act.prompt]
+        for height, width in sizes:
+            give = partial(session.give, prompts, [(act.image, act.time)], final=act.final)
+            limiter = self._threads.large if height * width > LARGE_PIXELS else self._threads.small
+            await self._try(give, self._given, limiter)
 
     def _given(self, dropped: tuple[float, ...]) -> None:
         self._protocol.pushed(dropped, self._live.pending)

@@ -15,7 +15,7 @@ from mossvl.server.config import ServerConfig
 from mossvl.server.description import responses
 from mossvl.server.errors import refusal, unavailable
 from mossvl.server.middleware import SUBPROTOCOL
-from mossvl.server.realtime.connection import Connection
+from mossvl.server.realtime.connection import Connection, Threads
 from mossvl.server.realtime.protocol import Protocol
 from mossvl.server.realtime.simple import SimpleProtocol
 from mossvl.server.realtime.video import CAPABILITIES, MOST_PREFILL, MOST_PREFILL_TEXT, VERSION, VideoProtocol
@@ -32,7 +32,7 @@ class LiveConnections:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._open: dict[Connection, asyncio.Task[Any] | None] = {}
-        self._threads = CapacityLimiter(max(2, os.cpu_count() or 1))
+        self._threads = Threads(CapacityLimiter(max(2, os.cpu_count() or 1)), CapacityLimiter(1))
 
     async def serve(self, websocket: WebSocket, make: Make) -> None:
         """Serve a client until it leaves; one more than there may be is refused with the protocol's words."""
