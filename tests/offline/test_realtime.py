@@ -7,6 +7,7 @@ import pytest
 from live_streams import blocked, picture, request_of, talkative, until
 
 from mossvl.errors import InputError, OptionError
+from mossvl.live.events import Closed, Turn
 from mossvl.options.engine import EngineConfig
 
 SILENCE, START = "<|silence|>", "<|round_start|>"
@@ -124,6 +125,29 @@ def test_an_error_is_raised_once_all_strings_were_read(model, processor, monkeyp
     with pytest.raises(InputError, match="injected"):
         session.poll_output()
     assert not session.active
+
+
+@pytest.mark.parametrize("poll", [0.0, 0.1])
+def test_what_is_told_while_it_is_polled_is_not_lost(poll, model, processor, monkeypatch):
+    session = model.create_realtime_session(processor, initial_prompt="Say.").start()
+    quiet(session)
+    outbox, take, failure = session._session._outbox, session._session.take, InputError("injected")
+
+    def take_before_the_end():
+        taken = take()
+        if not outbox.ended:
+            monkeypatch.setattr(session._session._ending, "error", failure)
+            outbox.tell(Turn(text="last", raw=START))
+            outbox.tell(Closed(reason="error", prefill=[], error=failure))
+        return taken
+
+    session._session.interrupt()
+    drained(session)
+    monkeypatch.setattr(session._session, "take", take_before_the_end)
+    strings, told = session.stream_outputs(poll), []
+    with pytest.raises(InputError, match="injected"):
+        told.extend(strings)
+    assert told == [START]
 
 
 @pytest.mark.parametrize(

@@ -123,29 +123,33 @@ class MossVLRealtimeSession:
         Raises:
             Exception: that with which the session has failed, once all strings were returned.
         """
-        deadline = time.monotonic() + timeout
-        while True:
-            with self._reading:
-                if self._session is not None and not self._ready:
-                    ended = self._session.ended
-                    self._ready += [event.raw for event in self._session.take() if event.raw]
-                    if ended and not self._ready and self._session.error is not None:
-                        raise self._session.error
-                if self._ready:
-                    return self._ready.popleft()
-            left = deadline - time.monotonic()
-            if left <= 0 or self._session is None or self._session.ended:
-                return None
-            self._session.wait(left)
+        return self._poll(timeout)[0]
 
     def stream_outputs(self, poll_interval: float = 0.1) -> Iterator[str]:
         """Yield strings until the session has ended, and raise the error with which it has failed."""
-        while True:
-            text = self.poll_output(poll_interval)
+        over = False
+        while not over:
+            text, over = self._poll(poll_interval)
             if text is not None:
                 yield text
-            elif not self.active:
-                return
+
+    def _poll(self, timeout: float) -> tuple[str | None, bool]:
+        """The next string, as `poll_output`, and whether none comes after it, nor an error."""
+        deadline = time.monotonic() + timeout
+        while True:
+            with self._reading:
+                session = self._session
+                ended = session is None or session.ended  # Before its events are taken, the last ones among them.
+                if session is not None and not self._ready:
+                    self._ready += [event.raw for event in session.take() if event.raw]
+                    if ended and not self._ready and session.error is not None:
+                        raise session.error
+                if self._ready:
+                    return self._ready.popleft(), False
+            left = deadline - time.monotonic()
+            if session is None or ended or left <= 0:
+                return None, ended
+            session.wait(left)
 
     @property
     def active(self) -> bool:
