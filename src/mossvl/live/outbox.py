@@ -34,7 +34,7 @@ class Outbox:
     def __init__(self, tokens: StreamTokens, apart: bool = False) -> None:
         self.ended, self._apart, self._most = False, apart, MOST_UNREAD
         self._special = tokens.special
-        self._stream = TextStream(tokens.tokenizer, skip_special=False)
+        self._stream = TextStream(tokens.tokenizer, skip_special=False, keeps=False)  # A session may go on for days.
         self._entries: deque[Entry] = deque()
         self._changed = threading.Condition()
         self._reading = threading.Lock()

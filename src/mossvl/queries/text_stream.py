@@ -28,9 +28,10 @@ class TextStream:
         least: number of first tokens within which no stop string may end.
         skip_special: leave special tokens out.
         calls: functions of which one call ends the answer.
+        keeps: whether to keep the text; `calls` need it.
 
     Attributes:
-        text: the chunks so far, joined.
+        text: the chunks so far, joined, if they are kept.
         stopped: whether a stop string has appeared, or a call that ends the answer.
         stop_string: the stop string that has appeared; None if none has.
     """
@@ -42,8 +43,9 @@ class TextStream:
         least: int = 0,
         skip_special: bool = True,
         calls: Collection[str] = (),
+        keeps: bool = True,
     ) -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer, self.keeps = tokenizer, keeps
         self.stop = tuple(stop)
         self.least, self.skip_special = least, skip_special
         self._calls = calls
@@ -113,7 +115,8 @@ class TextStream:
         else:
             keep = 0 if final else self._possible_stop(held)
             final_text, self._held = held[: len(held) - keep], held[len(held) - keep :]
-        self.text += final_text
+        if self.keeps:
+            self.text += final_text
         self._exempt = max(0, self._exempt - len(final_text))
         return final_text
 
