@@ -2,7 +2,7 @@
 
 import pytest
 
-from mossvl.live.events import Text
+from mossvl.live.events import Closed, Dropped, Evicted, Limit, RolledOver, Seen, Text, Turn
 from mossvl.live.outbox import Outbox
 from mossvl.live.segments import StreamTokens
 
@@ -21,3 +21,29 @@ def test_text_that_was_read_is_not_kept(tokens):
         read += "".join(one.text for one in outbox.take() if isinstance(one, Text))
     assert read == "yes it is " * 100
     assert max(len(one) for one in vars(outbox._stream).values() if isinstance(one, str | list)) < 20
+
+
+def test_what_nobody_reads_is_few_events_with_every_word_and_the_newest_frames_that_have_gone(tokens, monkeypatch):
+    monkeypatch.setattr("mossvl.live.outbox.MOST_UNREAD", 16)
+    outbox = Outbox(tokens)
+    ends = next(iter(tokens.special))
+    for number in range(200):
+        outbox.tell(Turn(text="What?", raw="<|round_start|>"))
+        outbox.tell(Seen(number=number, tokens=1, lag=0.0))
+        for token in tokens.ids("yes "):
+            outbox.text(float(number), token)
+        outbox.text(float(number), ends)
+        outbox.tell(Evicted(times=(float(number),)))
+        outbox.tell(Dropped(times=(number + 0.5,), reason="queue"))
+        outbox.tell(Dropped(times=(number + 0.7,), reason="latest"))
+        outbox.tell(RolledOver(kept_tokens=1, kept_frames=0, reason="length"))
+        outbox.tell(Limit(kind="max_new_tokens"))
+        assert len(outbox._entries) <= 16
+    outbox.tell(Closed(reason="closed", prefill=[]))
+    events = outbox.take()
+    assert "".join(one.text for one in events if isinstance(one, Text)) == "yes " * 200
+    assert isinstance(events[-1], Closed) and any(isinstance(one, Turn) for one in events)
+    for kind, reason, part in ((Evicted, None, 0.0), (Dropped, "queue", 0.5), (Dropped, "latest", 0.7)):
+        told = [one.times for one in events if isinstance(one, kind) and getattr(one, "reason", None) == reason]
+        times = [time for one in told for time in one]
+        assert times == [number + part for number in range(200)][-len(times) :] and 16 <= len(times) <= 32

@@ -5,15 +5,15 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import islice
 
-from mossvl.live.events import Closed, Decision, LiveEvent, Seen, Silence, SpeechStarted, Text
+from mossvl.live.events import Closed, Dropped, Evicted, LiveEvent, Text
 from mossvl.live.segments import StreamTokens
 from mossvl.queries.text_stream import TextStream
 
 logger = logging.getLogger(__name__)
 MOST_UNREAD = 4096
-"""Entries that wait for a reader, beyond which the older half of `LOST_FIRST` is lost, and texts are joined."""
-LOST_FIRST = (Seen, SpeechStarted, Silence, Decision)
+"""Entries that wait for a reader, beyond which the older half is shortened; and times of frames in one event then."""
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Outbox:
     """
 
     def __init__(self, tokens: StreamTokens, apart: bool = False) -> None:
-        self.ended, self._apart, self._most = False, apart, MOST_UNREAD
+        self.ended, self._apart = False, apart
         self._special = tokens.special
         self._stream = TextStream(tokens.tokenizer, skip_special=False, keeps=False)  # A session may go on for days.
         self._entries: deque[Entry] = deque()
@@ -73,23 +73,29 @@ class Outbox:
         return type(entry.event) is Text and entry.tokens[-1] not in self._special
 
     def _put(self, entry: Entry) -> None:
-        if len(self._entries) >= self._most:
+        if len(self._entries) >= MOST_UNREAD:
             self._shorten()
         self._entries.append(entry)
 
     def _shorten(self) -> None:
-        """Lose the older half of what may be lost, and join the texts between."""
-        kept: deque[Entry] = deque()
-        for number, entry in enumerate(self._entries):
-            older = 2 * number < len(self._entries)
-            if older and isinstance(entry.event, LOST_FIRST):
-                continue
-            if older and kept and self._is_text(kept[-1]) and self._is_text(entry):
-                kept[-1].tokens.extend(entry.tokens)
-            else:
-                kept.append(entry)
-        self._entries = kept
-        self._most = max(MOST_UNREAD, 2 * len(kept))
+        """Join the texts of the older half, and the frames that have gone; what else it tells is lost."""
+        half = len(self._entries) // 2
+        texts: list[Entry] = []
+        gone: dict[tuple[type, str | None], Dropped | Evicted] = {}
+        for entry in islice(self._entries, half):
+            event = entry.event
+            if type(event) is Text:
+                words = [token for token in entry.tokens if token not in self._special]
+                if texts:
+                    texts[0].tokens.extend(words)
+                elif words:
+                    texts.append(Entry(event, words))
+            elif isinstance(event, Dropped | Evicted):
+                kind = type(event), event.reason if isinstance(event, Dropped) else None
+                earlier = gone[kind].times if kind in gone else ()
+                gone[kind] = replace(event, times=(*earlier, *event.times)[-MOST_UNREAD:])
+        told = [Entry(event, []) for event in gone.values()]
+        self._entries = deque([*texts, *told, *islice(self._entries, half, None)])
 
     # --- readers -------------------------------------------------------------------------------------------------
 
