@@ -53,6 +53,15 @@ def test_a_session_without_input_ends_after_its_idle_time(llm):
     assert list(watched.session)[-1].reason == "idle"
 
 
+@pytest.mark.parametrize("rate", [None, 1e6], ids=["as-fast-as-it-can", "at-a-rate"])
+def test_a_session_that_speaks_on_ends_after_its_idle_time_too(rate, speaking):
+    clock = Clock()
+    session = begin(speaking, idle_timeout=60.0, clock=clock, ignore_eos=True, tokens_per_second=rate).session
+    until(lambda: session.usage.text_output > 0)
+    clock.now += 61.0
+    assert list(session)[-1].reason == "idle"
+
+
 def test_a_session_that_nobody_holds_is_ended(llm):
     session = llm.live()
     until(lambda: llm.engine.active == 1)

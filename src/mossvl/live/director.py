@@ -129,6 +129,10 @@ class LiveDirector:
             if not self._taken:
                 return None  # It is being prepared.
             self.given(self.count, self._taken)
+        limit = self.options.idle_timeout
+        if not self._taken and limit is not None and self.clock() >= self._idle_since + limit:
+            self._close("idle")
+            return None
         draws = self._draws_on and self._may_draw <= self.clock()
         if self._lost and (self._taken or draws):
             return self._roll_over("preempted")
@@ -137,9 +141,6 @@ class LiveDirector:
         if draws:
             left = self.bounds.left(context.end)
             return self._appended([], [], self._grant(left)) if left > 0 else self._roll_over("length")
-        limit = self.options.idle_timeout
-        if limit is not None and self.clock() >= self._idle_since + limit:
-            self._close("idle")
         return None
 
     def drawn(self, token: int) -> bool:
