@@ -132,11 +132,14 @@ class Kept:
     def _messages(self, pieces: Sequence[Piece] | deque[Piece]) -> Messages:
         """The messages so far, and those of these pieces."""
         messages = [dict(message) for message in self.messages]
+        said: list[str] = []
         for piece in pieces:
             for prompt, inserted in zip(piece.prompts, piece.silences, strict=True):
+                _speak(messages, said)
                 messages.append({"role": "user", "content": prompt.text})
-                _speak(messages, SILENCE * inserted)
-            _speak(messages, self.tokens.text(piece.drawn))
+                said = [SILENCE * inserted]
+            said.append(self.tokens.text(piece.drawn))
+        _speak(messages, said)
         return messages
 
     def _shortened(self, messages: Messages, most: int) -> Messages:
@@ -165,8 +168,9 @@ def opening_size(tokens: StreamTokens, messages: Messages) -> int:
     return len(tokens.prefilled([*begin, {"role": "user", "content": ""}]))
 
 
-def _speak(messages: Messages, text: str) -> None:
-    """Add a text to the assistant's turn, which may have begun; of silences in a row, one is told."""
+def _speak(messages: Messages, said: Sequence[str]) -> None:
+    """Add texts to the assistant's turn, which may have begun; of silences in a row, one is told."""
+    text = "".join(said)
     if not text:
         return
     if messages[-1]["role"] != "assistant":
