@@ -10,6 +10,7 @@ from PIL import Image
 
 from mossvl.errors import InputError
 from mossvl.live.record import Recorder, Recording
+from mossvl.options import SamplingParams
 
 
 def recorded(llm, path, live, **options):
@@ -126,3 +127,23 @@ def test_a_recording_that_is_cut_off_says_so(llm, tmp_path):
     (tmp_path / "events.jsonl").write_text("\n".join([*lines[:cut], lines[cut][:50]]))
     with pytest.raises(InputError, match="cut off"):
         list(Recording(tmp_path / "events.jsonl").inputs())
+
+
+def test_a_repetition_asks_for_nothing_while_an_input_is_prepared(llm, tmp_path, monkeypatch):
+    def live(session, events):
+        session.push(picture(0), 0.0, final=True)
+        until(lambda: not session.active)
+
+    raw, _ = recorded(llm, tmp_path / "events.jsonl", live)
+    asked = []
+    with llm.replay(Recording(tmp_path / "events.jsonl")) as session:
+        director = session._director
+        decide = director.next
+        monkeypatch.setattr(director, "next", lambda context: (asked.append(0), decide(context))[1])
+        until(lambda: session._inbox.preparing)
+        before = len(asked)
+        for _ in range(3):
+            llm.generate("yes", SamplingParams(max_new_tokens=4))
+        assert len(asked) <= before + 1
+        session.feed()
+        assert "".join(event.raw for event in session) == raw

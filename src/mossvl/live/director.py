@@ -112,6 +112,8 @@ class LiveDirector:
     # --- the engine asks -----------------------------------------------------------------------------------------
 
     def wait(self, drawing: bool = False) -> float:
+        if self.inbox.preparing:
+            return float("inf")
         if self._taken or self.inbox.due(self.count, self._draws_on):
             return 0.0
         now, limit = self.clock(), self.options.idle_timeout
@@ -127,7 +129,7 @@ class LiveDirector:
             self._taken = self.inbox.take(self.options.frames)
             self._idle_since = self.clock()
             if not self._taken:
-                return None  # It is being prepared.
+                return None
             self.given(self.count, self._taken)
         limit = self.options.idle_timeout
         if not self._taken and limit is not None and self.clock() >= self._idle_since + limit:

@@ -47,6 +47,8 @@ class Inbox:
         self.behind, self.size, self.words = behind, size, words
         self.waiting = False
         """Whether there is anything; read without the lock."""
+        self.preparing = False
+        """What is to be taken next is not ready; the engine is woken when it is."""
         self.newest: float | None = None
         """Time of the newest frame that was put."""
         self.closed = False

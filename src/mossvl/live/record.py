@@ -216,9 +216,10 @@ class Script(Inbox):
                 if self.closed:
                     return
                 self._prepared.append((given, taken))
+                self.preparing = False
             wake()
         with self._changed:
-            self._complete, self.waiting = True, bool(self._prepared)
+            self._complete, self.waiting, self.preparing = True, bool(self._prepared), False
         wake()
 
     def due(self, drawn: int, drawing: bool) -> bool:
@@ -230,6 +231,7 @@ class Script(Inbox):
         """Take the next input; nothing while it is being prepared."""
         with self._changed:
             if not self._prepared:
+                self.preparing = not self._complete
                 return Taken()
             given, taken = self._prepared.popleft()
             self.waiting = not self._complete or bool(self._prepared)
