@@ -47,3 +47,12 @@ def test_what_nobody_reads_is_few_events_with_every_word_and_the_newest_frames_t
         told = [one.times for one in events if isinstance(one, kind) and getattr(one, "reason", None) == reason]
         times = [time for one in told for time in one]
         assert times == [number + part for number in range(200)][-len(times) :] and 16 <= len(times) <= 32
+
+
+def test_nothing_is_told_after_the_end(tokens):
+    outbox = Outbox(tokens)
+    outbox.tell(Closed(reason="closed", prefill=[]))
+    outbox.tell(Dropped(times=(0.0,), reason="queue"))
+    outbox.tell(Closed(reason="idle", prefill=[]))
+    assert [(type(one), one.reason) for one in outbox.take()] == [(Closed, "closed")]
+    assert outbox.ended and outbox.take() == []

@@ -52,10 +52,11 @@ class Outbox:
             self._put(Entry(Text(time=time, text=""), [token]))
 
     def tell(self, event: LiveEvent, token: int | None = None) -> None:
-        """Tell an event; its raw string is that of the token, if one is given."""
+        """Tell an event, unless the last one is told; its raw string is that of the token, if one is given."""
         with self._changed:
-            self._put(Entry(event, [] if token is None else [token]))
-            self.ended = self.ended or isinstance(event, Closed)
+            if not self.ended:
+                self._put(Entry(event, [] if token is None else [token]))
+                self.ended = isinstance(event, Closed)
 
     def announce(self) -> None:
         """Wake readers, once all that happened at a time is told."""
