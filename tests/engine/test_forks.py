@@ -71,6 +71,35 @@ assert llm.generate("yes", SHORT).error is None
     )
 
 
+def test_a_session_ends_in_a_forked_process_and_goes_on_in_its_own():
+    run(
+        """
+from mossvl.errors import SessionClosed
+
+llm = new()
+session = llm.live("yes", tokens_per_slot=2, max_context=512, window_frames=2, max_pixels=1 << 14)
+
+def end():
+    try:
+        session.say("yes")
+    except SessionClosed:
+        pass
+    else:
+        raise AssertionError("it was not refused")
+    *_, closed = session
+    assert closed.reason == "error" and session.error is closed.error and "spawn" in str(closed.error)
+    session.close()
+    assert not session.active and list(session) == []
+
+with session._pushing, session._inbox._changed, session._outbox._changed, session._outbox._reading:
+    in_child(end)
+assert session.active
+session.say("yes", final=True)
+assert list(session)[-1].reason == "final"
+"""
+    )
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_beside_an_engine_that_is_at_work_a_forked_process_makes_none(threads):
     run(

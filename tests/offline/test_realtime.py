@@ -136,7 +136,7 @@ def test_what_is_told_while_it_is_polled_is_not_lost(poll, model, processor, mon
     def take_before_the_end():
         taken = take()
         if not outbox.ended:
-            monkeypatch.setattr(session._session._ending, "error", failure)
+            monkeypatch.setattr(session._session._ending._handle, "error", failure)
             outbox.tell(Turn(text="last", raw=START))
             outbox.tell(Closed(reason="error", prefill=[], error=failure))
         return taken

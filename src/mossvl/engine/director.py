@@ -48,3 +48,7 @@ class Director(Protocol):
     def changed(self) -> None:
         """All that a step has brought is told."""
         ...
+
+    def disown(self, error: Exception) -> None:
+        """End its copy in a forked process, once the job's handle is ended there; see `Handle.disown`."""
+        ...

@@ -184,6 +184,8 @@ class Engine:
         jobs, self.loop.jobs, self.loop.closing, self._thread = self.loop.jobs, [], 0, None
         for job in jobs:
             job.handle.disown(error)
+            if job.director is not None:
+                job.director.disown(error)
 
     def warm_up(self, shown: bool | None = None) -> None:
         """Compile kernels and capture CUDA graphs, with a progress bar on a terminal. The engine must be idle."""

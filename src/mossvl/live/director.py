@@ -9,6 +9,7 @@ import torch
 
 from mossvl.engine.director import Renewed
 from mossvl.live.events import (
+    Closed,
     Decision,
     Dropped,
     Evicted,
@@ -173,6 +174,10 @@ class LiveDirector:
 
     def changed(self) -> None:
         self.outbox.announce()
+
+    def disown(self, error: Exception) -> None:
+        self.inbox.disown()
+        self.outbox.disown(Closed(time=self.newest, reason="error", prefill=[], error=error))
 
     # --- what is drawn -------------------------------------------------------------------------------------------
 

@@ -23,7 +23,12 @@ class Ending:
         self._wake, self._inbox, self._outbox, self._kept, self._most = wake, inbox, outbox, kept, most
         self._handle: Handle | None = None
         self._reason: str | None = None
-        self.error: Exception | None = None
+
+    @property
+    def error(self) -> Exception | None:
+        """Why the session has failed."""
+        handle = self._handle
+        return None if handle is None or handle.was_cancelled else handle.error
 
     def begun(self, handle: Handle) -> None:
         self._handle = handle
@@ -42,9 +47,7 @@ class Ending:
         """Tell the end, in the engine's thread."""
         assert self._handle is not None
         self._inbox.close()
-        failed = self._handle.error is not None and not self._handle.was_cancelled
-        self.error = self._handle.error if failed else None
-        reason = "error" if failed else self._reason or "closed"
+        reason = "error" if self.error is not None else self._reason or "closed"
         prefill: Messages = []
         try:
             prefill = self._kept.prefill(self._most)

@@ -88,7 +88,7 @@ class Inbox:
                 room = max(0, self.size - len(pictures))
                 if not self._changed.wait_for(lambda: self.closed or len(self._entries) <= room, most):
                     raise TimeoutError("frames wait for the model, as many as the session's queue holds")
-            self._check_open()
+            self.check_open()
             for picture in pictures:
                 self._check_time(picture)
             self._count(prompts)
@@ -108,7 +108,7 @@ class Inbox:
             SessionClosed: the session has ended.
         """
         with self._changed:
-            self._check_open()
+            self.check_open()
             self._count(prompts)
             self._prompts += prompts
             self._final = self._final or final
@@ -121,7 +121,7 @@ class Inbox:
             SessionClosed: the session has ended.
         """
         with self._changed:
-            self._check_open()
+            self.check_open()
             self._final = self.waiting = True
 
     def interrupt(self) -> None:
@@ -131,7 +131,7 @@ class Inbox:
             SessionClosed: the session has ended.
         """
         with self._changed:
-            self._check_open()
+            self.check_open()
             self._interrupts = self.waiting = True
 
     def due(self, drawn: int, drawing: bool) -> bool:
@@ -161,6 +161,15 @@ class Inbox:
             self._prompts.clear()
             self._changed.notify_all()
 
+    def disown(self) -> None:
+        """Close its copy in a forked process, where holders of its lock do not exist."""
+        self._changed = threading.Condition()
+        self.close()
+
+    def check_open(self) -> None:
+        if self.closed:
+            raise SessionClosed("the session has ended; begin another one")
+
     def _drop(self, most: int) -> list[float]:
         """Drop the oldest of more than `most` frames; what was asked with them is asked without."""
         dropped = []
@@ -189,7 +198,3 @@ class Inbox:
                 advice="; shorten one of them, or raise {}",
             )
         self._words += tokens
-
-    def _check_open(self) -> None:
-        if self.closed:
-            raise SessionClosed("the session has ended; begin another one")

@@ -69,6 +69,11 @@ class Outbox:
             except Exception:
                 logger.warning("a listener to a live session has failed", exc_info=True)
 
+    def disown(self, closed: Closed) -> None:
+        """Tell the end of its copy in a forked process, where holders of its locks do not exist."""
+        self._changed, self._reading, self._listeners = threading.Condition(), threading.Lock(), []
+        self.tell(closed)
+
     def _is_text(self, entry: Entry) -> bool:
         """Whether an entry is a text without control tokens, to which others may be joined."""
         return type(entry.event) is Text and entry.tokens[-1] not in self._special

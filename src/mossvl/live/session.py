@@ -161,6 +161,7 @@ class LiveSession:
         Args:
             behind: in place of `LiveOptions.when_behind`, for these frames.
         """
+        self._inbox.check_open()  # Before a lock that may be held for ever, in a forked process.
         asked = [Asked(text, self._tokens.prompt(text)) for text in map(self._tokens.asked, prompts)]
         dropped: tuple[float, ...] = ()
         if frames:
