@@ -7,6 +7,7 @@ import pytest
 from live_streams import blocked, picture, request_of, talkative, until
 
 from mossvl.errors import InputError, OptionError
+from mossvl.live.director import LiveDirector
 from mossvl.live.events import Closed, Turn
 from mossvl.options.engine import EngineConfig
 
@@ -202,6 +203,19 @@ def test_a_loop_over_dicts_tells_errors_and_goes_on(stop, model, processor):
     online.queries.put({stop: True})
     online.thread.join(30)
     assert not online.thread.is_alive() and not model.engine().active
+
+
+def test_an_error_of_a_session_that_watches_two_queues_is_raised(model, processor, monkeypatch):
+    prompts, output = queue.Queue(), queue.Queue()
+
+    def fail(director, context):
+        raise InputError("injected")
+
+    monkeypatch.setattr(LiveDirector, "next", fail)
+    prompts.put("What?")
+    with pytest.raises(InputError, match="injected"):
+        model.real_time_generate(queue.Queue(), prompts, output, processor)
+    assert "[ERROR] injected" in list(output.queue) and not model.engine().active
 
 
 def test_two_queues_are_watched_until_it_is_stopped(model, processor):

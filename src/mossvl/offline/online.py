@@ -159,6 +159,8 @@ def real_time_loop(
             else:
                 threading.Event().wait(POLL_SECONDS)
     teller.join(5.0)
+    if session.error is not None:
+        raise session.error
 
 
 def emptied(given: "queue.Queue[Any]") -> list[Any]:

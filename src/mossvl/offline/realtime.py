@@ -157,6 +157,11 @@ class MossVLRealtimeSession:
         return self._session is not None and not self._session.ended
 
     @property
+    def error(self) -> Exception | None:
+        """Why the session has failed."""
+        return None if self._session is None else self._session.error
+
+    @property
     def pending_frames(self) -> int:
         """Number of frames that wait."""
         return 0 if self._session is None else self._session.pending
