@@ -1,12 +1,14 @@
 """Frames that leave the window are hidden from then on; a full context is exchanged for a shorter one, and told."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from live_streams import Watched, check_pass, hide, passed, picture, request_of, talkative, told, until
 
 import mossvl
 from mossvl.errors import ContextLengthError
-from mossvl.live.events import Closed, Evicted, RolledOver, Seen
+from mossvl.live.events import Closed, Dropped, Evicted, RolledOver, Seen
 from mossvl.processing.stream import frame_text, opening_text
 
 
@@ -136,6 +138,17 @@ def test_a_session_whose_memory_was_taken_rolls_over_when_it_goes_on(parked, llm
     assert [one.time for one in told(watched, Seen)][:5] == [0.0, 1.0, 2.0, 3.0, 4.0]
     watched.session.close()
     assert engine.cache.num_free == engine.cache.num_pages
+
+
+def test_frames_that_a_new_context_has_not_and_no_token_has_seen_are_dropped(llm):
+    watched = watch(llm, 3)
+    watched.rest()
+    director = watched.session._director
+    director.bounds = replace(director.bounds, vision=2 * 12)
+    director._fresh = director.kept.pictures
+    director._roll_over("preempted")
+    assert [one.times for one in told(watched, Dropped)] == [(0.0,)]
+    assert [one.time for one in director._fresh] == [1.0, 2.0]
 
 
 def test_a_session_that_is_preempted_before_frames_have_left_is_computed_anew_exactly(llm, talker, processor):

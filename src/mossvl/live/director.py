@@ -313,6 +313,11 @@ class LiveDirector:
         self._rolled, self._lost, self._left_frames = True, False, 0
         half = [size // 2 for size in (self.bounds.tokens, self.bounds.positions, self.bounds.vision)]
         context = self.kept.renew(*half)
+        unseen = [picture for picture in self._fresh if picture not in context.pictures]
+        if unseen:
+            self._fresh = [picture for picture in self._fresh if picture not in unseen]
+            times = tuple(picture.time for picture in unseen)
+            self.outbox.tell(Dropped(time=self.newest, times=times, reason="queue"))
         told = RolledOver(time=self.newest, kept_tokens=context.kept, kept_frames=len(context.pictures), reason=reason)
         self.outbox.tell(told)
         self.outbox.announce()
