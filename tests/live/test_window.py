@@ -100,8 +100,8 @@ def test_a_new_context_is_a_half_of_the_largest_whatever_its_system_prompt_and_q
         show(watched, float(number))
         if len(told(watched, RolledOver)) > len(begins):
             begins.append(request_of(session).context.prompts[0].end.row)
-    assert len(begins) >= 2 and max(begins) <= 128
-    assert len(told(watched, RolledOver)) == len(begins) <= 15 and len(told(watched, Seen)) == 60
+    until(lambda: len(told(watched, Seen)) == 60)
+    assert len(begins) >= 2 and max(begins) <= 128 and len(told(watched, RolledOver)) <= 15
     with pytest.raises(ContextLengthError, match="beside its system prompt"):
         session.say(" ".join(["yes"] * 60))
 
