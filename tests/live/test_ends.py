@@ -62,6 +62,18 @@ def test_a_session_that_speaks_on_ends_after_its_idle_time_too(rate, speaking):
     assert list(session)[-1].reason == "idle"
 
 
+def test_a_listener_that_closes_its_session_does_not_wait_for_the_end(llm):
+    session, ended = begin(llm, tokens_per_slot=2).session, []
+
+    def close():
+        if threading.current_thread() is not threading.main_thread() and not ended:
+            session.close(60.0)
+            ended.append(session.ended)
+
+    session.when_changed(close)
+    assert list(session)[-1].reason == "closed" and ended == [False]
+
+
 def test_a_session_that_nobody_holds_is_ended(llm):
     session = llm.live()
     until(lambda: llm.engine.active == 1)

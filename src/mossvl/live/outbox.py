@@ -39,6 +39,8 @@ class Outbox:
         self._changed = threading.Condition()
         self._reading = threading.Lock()
         self._listeners: list[Callable[[], object]] = []
+        self._telling = threading.local()
+        """Whether this thread calls listeners."""
 
     # --- the engine ----------------------------------------------------------------------------------------------
 
@@ -63,11 +65,13 @@ class Outbox:
         with self._changed:
             self._changed.notify_all()
             listeners = list(self._listeners)
+        self._telling.now = True
         for listener in listeners:
             try:
                 listener()
             except Exception:
                 logger.warning("a listener to a live session has failed", exc_info=True)
+        self._telling.now = False
 
     def disown(self, closed: Closed) -> None:
         """Tell the end of its copy in a forked process, where holders of its locks do not exist."""
@@ -118,7 +122,9 @@ class Outbox:
             return self._changed.wait_for(lambda: bool(self._entries) or self.ended, timeout)
 
     def wait_end(self, timeout: float | None = None) -> bool:
-        """Wait until the last event is told; return whether it is."""
+        """Wait until the last event is told, but not within a listener, as the engine may; return whether it is."""
+        if getattr(self._telling, "now", False):
+            return self.ended
         with self._changed:
             return self._changed.wait_for(lambda: self.ended, timeout)
 

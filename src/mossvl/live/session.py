@@ -190,7 +190,7 @@ class LiveSession:
         self.engine.wake()
 
     def close(self, timeout: float = 5.0) -> None:
-        """End the session, and wait at most `timeout` seconds for its end."""
+        """End the session, and wait at most `timeout` seconds for its end; a listener does not wait."""
         self._ending.close("closed")
         self._outbox.wait_end(timeout)
 
