@@ -19,8 +19,14 @@ def set_up_log(content: bool) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name, level in QUIET.items():
         logging.getLogger(name).setLevel(level)
+    logging.getLogger("uvicorn.error").addFilter(_not_of_refusals)
     if not content:  # The engine's messages quote queries.
         logging.getLogger("mossvl.engine").setLevel(logging.WARNING)
+
+
+def _not_of_refusals(record: logging.LogRecord) -> bool:
+    """uvicorn takes every WebSocket that is refused with an HTTP answer, as it allows, for a fault of the program."""
+    return record.msg != "ASGI callable returned without completing handshake."
 
 
 class Lines(logging.Formatter):

@@ -344,6 +344,7 @@ def test_a_key_is_needed_where_there_are_keys(keyed, path):
         assert json.loads(refused.value.response.body)["error"]["code"] == "invalid_api_key"
     with connect(url, additional_headers={"Authorization": "Bearer two"}) as socket:
         socket.close()
+    assert f"WEBSOCKET {path} 401" in keyed.log and "ERROR" not in keyed.log
 
 
 def test_a_browser_brings_its_key_as_a_subprotocol(keyed):
