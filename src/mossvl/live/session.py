@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import time as machine
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from mossvl.live.record import Given, Recorder, Script
 from mossvl.live.segments import Asked, Picture, StreamTokens
 from mossvl.live.usage import Usage
 from mossvl.options import GenerationOptions
+from mossvl.options.checks import shown
 from mossvl.processing.pixels import num_vision_tokens
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.queries.waker import Waker
@@ -346,7 +346,6 @@ def checked_time(time: float) -> float:
     Raises:
         InputError: it is no time.
     """
-    number = isinstance(time, Real) and not isinstance(time, bool) and math.isfinite(time)
-    if not number or not 0 <= time <= LATEST:
-        raise InputError(f"time={time!r:.40} must be seconds from 0 to {LATEST:g}")
+    if not isinstance(time, Real) or isinstance(time, bool) or not 0 <= time <= LATEST:  # NaN is not between.
+        raise InputError(f"time={shown(time, 40)} must be seconds from 0 to {LATEST:g}")
     return float(time)

@@ -10,6 +10,7 @@ from numbers import Real
 import numpy as np
 
 from mossvl.errors import MediaError
+from mossvl.options.checks import shown
 
 Segment = tuple[float, float] | tuple[float]
 """[start, end) of a video, or [instant], in seconds."""
@@ -80,7 +81,9 @@ def check_segments(segments: Sequence[Sequence[float]], duration: float, name: s
     for segment in segments:
         times = list(segment) if isinstance(segment, list | tuple) else []
         if len(times) not in (1, 2) or not all(_is_time(time) for time in times):
-            raise MediaError(f"{name}: segment {segment} must be [start, end] or [instant], in seconds, not negative")
+            raise MediaError(
+                f"{name}: segment {shown(segment)} must be [start, end] or [instant], in seconds, not negative"
+            )
         if len(times) == 2 and times[0] >= times[1]:
             raise MediaError(f"{name}: segment {times} must end after it starts")
         if times[0] > duration or (len(times) == 2 and times[0] >= duration):
@@ -92,7 +95,10 @@ def check_segments(segments: Sequence[Sequence[float]], duration: float, name: s
 
 
 def _is_time(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < math.inf
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < math.inf
+    except OverflowError:
+        return False
 
 
 def segment_length(segment: Segment) -> float:
