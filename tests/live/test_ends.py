@@ -74,6 +74,18 @@ def test_a_listener_that_closes_its_session_does_not_wait_for_the_end(llm):
     assert list(session)[-1].reason == "closed" and ended == [False]
 
 
+def test_an_interruption_is_no_input(llm):
+    clock = Clock()
+    watched = begin(llm, idle_timeout=60.0, clock=clock, max_new_tokens=3)
+    watched.rest()
+    clock.now += 59.0
+    watched.session.interrupt()
+    until(lambda: not watched.session._inbox.waiting)
+    clock.now += 2.0
+    until(lambda: watched.session.ended)
+    assert watched.session.take()[-1].reason == "idle"
+
+
 def test_a_session_that_nobody_holds_is_ended(llm):
     session = llm.live()
     until(lambda: llm.engine.active == 1)

@@ -127,8 +127,9 @@ class LiveDirector:
 
     def next(self, context: Context) -> Appended | None:
         if not self._taken and self.inbox.due(self.count, self._draws_on):
-            self._taken = self.inbox.take(self.options.frames)
-            self._idle_since = self.clock()
+            self._taken = taken = self.inbox.take(self.options.frames)
+            if not taken.interrupts or taken.prompts or taken.pictures:  # To interrupt is no input.
+                self._idle_since = self.clock()
             if not self._taken:
                 return None
             self.given(self.count, self._taken)
