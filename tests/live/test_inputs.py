@@ -61,6 +61,19 @@ def test_a_time_that_is_none_is_refused(time, llm):
         session.push(picture(0), time)
 
 
+@pytest.mark.parametrize("frame", [picture(0), (picture(0),), (picture(0), 1.0, 2.0), None])
+def test_a_frame_without_a_place_for_its_time_is_refused(frame, llm):
+    session = llm.live()
+    with pytest.raises(InputError, match="no pair"):
+        session.give(["Why?"], [frame])
+
+
+@pytest.mark.parametrize("prefill", [5, 1.5, True, "Hi", [5], [{"role": "user"}]])
+def test_a_beginning_that_is_no_messages_is_refused(prefill, llm):
+    with pytest.raises(PromptError, match="prefill"):
+        llm.live(prefill=prefill)
+
+
 def test_frames_come_in_the_order_of_their_times(llm):
     session = llm.live()
     session.push(picture(0), 2.0)

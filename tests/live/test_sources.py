@@ -95,6 +95,18 @@ def test_a_pace_or_rate_that_is_none_is_refused(clip, option, value):
         Playback(clip, **{option: value})
 
 
+@pytest.mark.parametrize("segment", [(), (1, 2, 3), (2, 1), (-1, 2), (5, 6), (float("nan"),), ("1", 2), 3])
+def test_a_segment_that_is_no_part_of_the_file_is_refused(clip, segment):
+    with pytest.raises(MediaError, match="segment"):
+        Playback(clip, segment=segment)
+
+
+@pytest.mark.parametrize("most", [-1, 0, 1.5, "3", True])
+def test_a_number_of_frames_that_is_none_is_refused(clip, most):
+    with pytest.raises(OptionError, match="most"):
+        Playback(clip, most=most)
+
+
 def test_a_file_that_is_no_video_is_an_error_before_anything_is_read(tmp_path):
     (tmp_path / "notes.mp4").write_text("no video")
     with pytest.raises(MediaError, match=r"notes\.mp4"):

@@ -1,7 +1,7 @@
 """How a session begins: its first messages, the size of its context, the memory that it reserves."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -10,6 +10,7 @@ from mossvl.errors import OptionError, PromptError
 from mossvl.live.director import Bounds
 from mossvl.live.kept import Messages
 from mossvl.live.options import LiveOptions
+from mossvl.options.checks import shown
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.stream import REALTIME
 from mossvl.sources.source import Loaded, Planned, Report
@@ -93,13 +94,15 @@ def checked_messages(prompt: str, system_prompt: str | None, prefill: Sequence[M
         return [{"role": "system", "content": given}, {"role": "user", "content": prompt}]
     if prompt or system_prompt is not None:
         raise OptionError("give prefill, or prompt and system_prompt; not both", option="prefill")
+    if not isinstance(prefill, Iterable):
+        raise PromptError(f"prefill={shown(prefill, 100)} must be a list of messages")
     messages = []
     for message in prefill:
         known = isinstance(message, Mapping) and message.get("role") in ("system", "user", "assistant")
         if not known or not isinstance(message.get("content"), str):
             raise PromptError(
-                f"prefill: {message!r:.100} is no message; give a role, 'system', 'user' or 'assistant', and a text as "
-                "content"
+                f"prefill: {shown(message, 100)} is no message; give a role, 'system', 'user' or 'assistant', and a "
+                "text as content"
             )
         messages.append({"role": message["role"], "content": message["content"]})
     if not any(message["role"] == "user" for message in messages):

@@ -163,6 +163,10 @@ class LiveSession:
         """
         self._inbox.check_open()  # Before a lock that may be held for ever, in a forked process.
         asked = [Asked(text, self._tokens.prompt(text)) for text in map(self._tokens.asked, prompts)]
+        for frame in frames:
+            if not isinstance(frame, tuple | list) or len(frame) != 2:
+                kind = type(frame).__name__
+                raise InputError(f"frames: a {kind} is no pair (image, seconds); give pairs, with None for the clock's")
         dropped: tuple[float, ...] = ()
         if frames:
             dropped = self._push(frames, asked, final, behind or self.options.when_behind, timeout)

@@ -14,8 +14,8 @@ from mossvl.live.sources.source import MOST_FPS, Clock, FrameSource, SourceEvent
 from mossvl.media.fetch import source_name
 from mossvl.media.limits import DEFAULT_LIMITS, MediaLimits
 from mossvl.media.video import open_clip
-from mossvl.options.checks import number
-from mossvl.processing.sampling import Segment
+from mossvl.options.checks import number, whole
+from mossvl.processing.sampling import Segment, check_segments
 
 
 class Playback(FrameSource):
@@ -30,9 +30,9 @@ class Playback(FrameSource):
         most: number of frames at most; None for no limit.
 
     Raises:
-        MediaError: the video cannot be opened.
+        MediaError: the video cannot be opened, or `segment` is no part of it.
         GenerationTimeout: opening it, with its download, took longer than `limits.timeout`.
-        OptionError: `fps` or `pace` is out of range.
+        OptionError: `fps`, `pace` or `most` is out of range.
         InputError: `times` do not ascend.
     """
 
@@ -51,16 +51,23 @@ class Playback(FrameSource):
     ) -> None:
         super().__init__(source_name(video) if isinstance(video, str | Path) else "the list of frames", told, clock)
         self.fps = None if fps is None else number("fps", fps, above=0, most=MOST_FPS)
+        most = None if most is None else whole("most", most)
         self.pace = None if pace is None else number("pace", pace, above=0)
         self._clip = open_clip(video, limits, num_threads=1)
         # A stream may last for days; a limit on the time of decoding is for a query.
         self._clip.limits = replace(limits, timeout=math.inf)
-        sampled = self._sample(segment) if times is None else self._at(times)
+        try:
+            sampled = self._sample(segment) if times is None else self._at(times)
+        except Exception:
+            self._clip.close()
+            raise
         self._indices = sampled[:most]
 
     def _sample(self, segment: Segment | None) -> list[int]:
         """Return the indices of the frames to show, ascending, each once."""
         clip = self._clip
+        if segment is not None:
+            (segment,) = check_segments([segment], clip.duration, self.name)
         start, end = (0.0, clip.duration) if segment is None else (segment[0], segment[-1])
         if segment is not None and len(segment) == 1:
             return [clip.index_at(start)]
