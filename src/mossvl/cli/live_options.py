@@ -1,6 +1,6 @@
 """Flags of live sessions."""
 
-from mossvl.cli.options import OF_CHECKPOINT, Flag, Flags
+from mossvl.cli.options import OF_CHECKPOINT, Flag, Flags, GenerationFlags
 from mossvl.live.options import LiveOptions
 
 
@@ -21,15 +21,9 @@ class LiveFlags(Flags):
         "frames": Flag("one_per_slot: the model decides after each frame; drain: after all frames that wait."),
         "idle_timeout": Flag("Seconds without a frame or question after which the session ends. Default: none."),
         "ignore_eos": Flag("Go on after an end token; otherwise the model falls silent.", ("--ignore-eos",)),
-        "do_sample": Flag("Sample tokens instead of decoding greedily.", ("--sample", "--do-sample")),
-        "temperature": Flag("With --sample: sampling temperature; below 1 less random, above 1 more."),
-        "top_k": Flag("With --sample: sample from this number of likeliest tokens; 0 or -1: all."),
-        "top_p": Flag("With --sample: sample from the likeliest tokens with this total probability."),
-        "min_p": Flag(
-            "With --sample: sample from tokens with this fraction of the likeliest one's probability, or more."
-        ),
+        **{name: GenerationFlags.flags[name] for name in ("do_sample", "temperature", "top_k", "top_p", "min_p")},
         "repetition_penalty": Flag("Above 1: make tokens of the stream less likely; control tokens and times are not."),
-        "seed": Flag("With --sample: random seed, for reproducible answers. Default: none."),
+        "seed": GenerationFlags.flags["seed"],
         "min_pixels": Flag("Minimum area of a frame, in pixels; smaller ones are enlarged." + OF_CHECKPOINT),
         "max_pixels": Flag("Maximum area of a frame, in pixels; larger ones are scaled down." + OF_CHECKPOINT),
     }
