@@ -13,7 +13,10 @@ class LiveFlags(Flags):
         "window_frames": Flag("Maximum number of frames that the model sees. Default: no limit."),
         "tokens_per_second": Flag("Tokens drawn in a second of the stream at most; 0: no limit."),
         "max_new_tokens": Flag("Maximum number of tokens drawn after each frame or question. Default: no limit."),
-        "max_context": Flag("Text tokens of the session before it goes on in a new, shorter context. Default: 8,192."),
+        "max_context": Flag(
+            "Text tokens of the session before it goes on in a new, shorter context. Default: 8,192, or a sixteenth of "
+            "what the model and the memory hold, if that is less."
+        ),
         "when_behind": Flag(
             "Frames that come faster than they are seen: drop_oldest, latest (all but the newest are dropped), block."
         ),
