@@ -11,7 +11,7 @@ from mossvl.synthetic.clips import subject
 from mossvl.synthetic.palettes import COLOURS
 from mossvl.synthetic.scene import Scene
 from mossvl.synthetic.shapes import KINDS
-from mossvl.synthetic.watching import Watched
+from mossvl.synthetic.watching import Seen, Watched
 from mossvl.synthetic.wording import Exchange, Sample, Task, asked, doubted
 from mossvl.synthetic.world import PAIRS, Pair, World
 
@@ -97,24 +97,26 @@ PICTURES: Mapping[str, Callable[[World, Scene], Exchange | None]] = {
 # --- clips -------------------------------------------------------------------------------------------------------
 
 
+def _of_one(world: World, clip: Watched, fits: Callable[[Seen], object], table: str, answer: str) -> Exchange | None:
+    """Ask the questions of a table about a thing of the clip that fits, if there is one."""
+    seen = subject(world, clip, fits)
+    return None if seen is None else doubted(world, table, answer, name=clips.called(world, seen, clip))
+
+
 def direction(world: World, clip: Watched) -> Exchange | None:
-    seen = subject(world, clip, lambda seen: not seen.moves)
-    return None if seen is None else doubted(world, "direction", STILL, name=clips.called(world, seen, clip))
+    return _of_one(world, clip, lambda seen: not seen.moves, "direction", STILL)
 
 
 def becomes(world: World, clip: Watched) -> Exchange | None:
-    seen = subject(world, clip, lambda seen: not seen.recolours)
-    return None if seen is None else doubted(world, "becomes", UNCHANGED, name=clips.called(world, seen, clip))
+    return _of_one(world, clip, lambda seen: not seen.recolours, "becomes", UNCHANGED)
 
 
 def times(world: World, clip: Watched) -> Exchange | None:
-    seen = subject(world, clip, lambda seen: not seen.appears)
-    return None if seen is None else doubted(world, "times", EARLY, name=clips.called(world, seen, clip))
+    return _of_one(world, clip, lambda seen: not seen.appears, "times", EARLY)
 
 
 def how_long(world: World, clip: Watched) -> Exchange | None:
-    seen = subject(world, clip, lambda seen: not seen.vanishes)
-    return None if seen is None else doubted(world, "how_long", STAYING, name=clips.called(world, seen, clip))
+    return _of_one(world, clip, lambda seen: not seen.vanishes, "how_long", STAYING)
 
 
 def after(world: World, clip: Watched) -> Exchange | None:
