@@ -12,18 +12,6 @@ from mossvl.live.events import (
 from mossvl.server.errors import unavailable
 from mossvl.server.realtime.protocol import MOST_REFUSED, End, Push, Say
 
-
-@pytest.fixture
-def client():
-    return Client()
-
-
-@pytest.fixture
-def ready(client):
-    client.configure()
-    return client
-
-
 # --- beginning -------------------------------------------------------------------------------------------------------
 
 

@@ -18,18 +18,6 @@ from mossvl.live.events import (
 from mossvl.live.usage import Usage
 from mossvl.server.realtime.protocol import Begin, Close, End, Interrupt
 
-
-@pytest.fixture
-def client():
-    return Client()
-
-
-@pytest.fixture
-def ready(client):
-    client.configure()
-    return client
-
-
 # --- responses -------------------------------------------------------------------------------------------------------
 
 
