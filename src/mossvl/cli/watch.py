@@ -20,8 +20,7 @@ from mossvl.cli.options import (
     with_flags,
 )
 from mossvl.errors import InputError, OptionError
-from mossvl.live.options import LiveOptions
-from mossvl.live.sources.source import MOST_FPS
+from mossvl.live.options import MOST_FPS, LiveOptions
 from mossvl.media.limits import MediaLimits
 from mossvl.options.checks import number
 

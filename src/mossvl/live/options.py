@@ -11,6 +11,8 @@ FramePace = Literal["one_per_slot", "drain"]
 WhenBehind = Literal["drop_oldest", "latest", "block"]
 InsertedSilence = Literal["always", "published"]
 
+MOST_FPS = 1000.0
+"""The highest rate at which a source is sampled, in frames a second."""
 ENDLESS = 1 << 40
 """Tokens that a session may draw in all."""
 

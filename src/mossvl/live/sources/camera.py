@@ -10,7 +10,8 @@ from av.container import InputContainer
 from av.error import FFmpegError
 
 from mossvl.errors import MediaError
-from mossvl.live.sources.source import MOST_FPS, Clock, Found, FrameSource, Lost, SourceEvent, Timed
+from mossvl.live.options import MOST_FPS
+from mossvl.live.sources.source import Clock, Found, FrameSource, Lost, SourceEvent, Timed
 from mossvl.media.clip import Picture
 from mossvl.media.fetch import source_name
 from mossvl.media.frames import rgb_of, upright_of, video_stream

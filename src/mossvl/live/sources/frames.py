@@ -4,7 +4,8 @@ from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from mossvl.errors import InputError
-from mossvl.live.sources.source import MOST_FPS, Clock, FrameSource, SourceEvent, Timed
+from mossvl.live.options import MOST_FPS
+from mossvl.live.sources.source import Clock, FrameSource, SourceEvent, Timed
 from mossvl.media.pictures import timed
 from mossvl.options.checks import number
 

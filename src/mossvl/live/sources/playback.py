@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from mossvl.errors import GenerationCancelled, InputError
-from mossvl.live.sources.source import MOST_FPS, Clock, FrameSource, SourceEvent, Timed
+from mossvl.live.options import MOST_FPS
+from mossvl.live.sources.source import Clock, FrameSource, SourceEvent, Timed
 from mossvl.media.fetch import source_name
 from mossvl.media.limits import DEFAULT_LIMITS, MediaLimits
 from mossvl.media.video import open_clip

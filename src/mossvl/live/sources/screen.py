@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image, ImageGrab
 
 from mossvl.errors import MediaError
-from mossvl.live.sources.source import MOST_FPS, Clock, FrameSource, SourceEvent, Timed
+from mossvl.live.options import MOST_FPS
+from mossvl.live.sources.source import Clock, FrameSource, SourceEvent, Timed
 from mossvl.options.checks import number
 
 Grab = Callable[[], Image.Image]

@@ -12,8 +12,6 @@ from mossvl.errors import InputError
 
 Timed = tuple[float, Any]
 """(seconds of the stream, image): any image that `open_image` accepts."""
-MOST_FPS = 1000.0
-"""The highest rate at which a source is sampled."""
 PATIENCE = 1.0
 """Seconds that `close` waits for the thread, which may be within a decoder."""
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from mossvl.live.sources.source import MOST_FPS
+from mossvl.live.options import MOST_FPS
 from mossvl.server.schemas.body import Body
 
 Seconds = Annotated[float, Field(ge=0, le=1e8, allow_inf_nan=False)]
