@@ -1,6 +1,8 @@
 """What is said in a stream is true of the frames so far, and comes at the right frame."""
 
 import re
+from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mossvl.synthetic import COLOURS, KINDS
+from mossvl.synthetic.editions import SECOND
 from mossvl.synthetic.live_records import slots_of
 from mossvl.synthetic.pictures import NUMBERS
 from mossvl.synthetic.streaming import STREAMS
@@ -86,6 +89,26 @@ def test_reports_come_at_each_change_and_at_no_other_frame(split, seed):
         assert text.count(".") == len({kind for _, kind in frames[frame] ^ frames[frame - 1]}) or "becomes" in text
         for pair in NAME.findall(text):
             assert pair in set().union(*frames[: frame + 1])
+
+
+@given(SPLITS, SEEDS)
+def test_arrivals_are_named_and_nothing_else_is_said(split, seed):
+    sample, frames = drawn("arrivals", split, seed)
+    kinds = [Counter(kind for _, kind in pairs) for pairs in frames]
+    come = {frame: after - before for frame, (before, after) in enumerate(pairwise(kinds), 1) if after - before}
+    assert [line.frame for line in sample.replies] == list(come)
+    for frame, text in sample.replies:
+        names = NAME.findall(text)
+        assert set(names) <= frames[frame] and Counter(kind for _, kind in names) == come[frame]
+
+
+@given(st.sampled_from(sorted(STREAMS)), SEEDS)
+def test_prompts_of_the_second_edition_are_typed_in_every_way(task, seed):
+    typed, plain = (STREAMS[task](World(Split.TRAIN, seed, 1.0, replace(SECOND, styled=often))) for often in (1.0, 0.0))
+    assert [line.frame for line in typed.prompts] == [line.frame for line in plain.prompts]
+    assert typed.replies == plain.replies and typed.clip == plain.clip
+    letters = [[re.sub(r"[^a-z]", "", line.text.lower()) for line in sample.prompts] for sample in (typed, plain)]
+    assert all(asked in said for said, asked in zip(*letters, strict=True))
 
 
 @given(SPLITS, SEEDS)

@@ -11,6 +11,7 @@ from PIL import Image
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import VIDEO
 from mossvl.processing.stream import REALTIME, RESPONSE, SILENCE
+from mossvl.synthetic.editions import FIRST, Edition
 from mossvl.synthetic.files import write_clip
 from mossvl.synthetic.render import render
 from mossvl.synthetic.streaming import STREAMS, LiveSample
@@ -84,7 +85,11 @@ def record_of(
 
 
 def live_samples(
-    split: Split, seed: int | str, count: int, tasks: Sequence[str] = tuple(STREAMS)
+    split: Split,
+    seed: int | str,
+    count: int,
+    tasks: Sequence[str] = tuple(STREAMS),
+    edition: Edition = FIRST,
 ) -> Iterator[LiveSample]:
     """Draw streams of these tasks in turn; the same seed gives the same streams.
 
@@ -96,7 +101,7 @@ def live_samples(
     if unknown := sorted({*tasks} - {*STREAMS}):
         raise ValueError(f"unknown tasks {', '.join(unknown)}; known: {', '.join(STREAMS)}")
     for number in range(count):
-        yield STREAMS[tasks[number % len(tasks)]](World(split, f"{seed} live {number}"))
+        yield STREAMS[tasks[number % len(tasks)]](World(split, f"{seed} live {number}", edition=edition))
 
 
 def write_records(samples: Sequence[LiveSample], folder: Path, size: int = 128, **options: Any) -> Path:

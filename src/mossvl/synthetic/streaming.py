@@ -6,11 +6,13 @@ without a reply, the assistant is silent.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from mossvl.synthetic.events import Watching, cast, film
 from mossvl.synthetic.pictures import NUMBERS
 from mossvl.synthetic.scene import Clip
+from mossvl.synthetic.styles import typed
 from mossvl.synthetic.watching import Watched
 from mossvl.synthetic.wording import from_left, full_name, listed, name, with_article
 from mossvl.synthetic.world import World
@@ -137,10 +139,26 @@ def report(world: World) -> LiveSample:
     return _sample("report", clip, [Line(0, prompt)], _changes(clip))
 
 
-def _changes(clip: Watched) -> list[Line]:
+def arrivals(world: World) -> LiveSample:
+    """Say what appears, whatever it is, and nothing else."""
+    clip = _watched(world, [("appears", "visits", "stays"), *[CHANGING] * world.count(0, 2)], 3)
+    prompt = world.one(
+        [
+            "Say when something appears.",
+            "Tell me when anything appears.",
+            "Let me know when something new comes.",
+            "Watch, and name each thing that appears.",
+        ]
+    )
+    return _sample("arrivals", clip, [Line(0, prompt)], _changes(clip, ("appears",)))
+
+
+def _changes(clip: Watched, verbs: Sequence[str] = ("appears", "vanishes", "changes its colour")) -> list[Line]:
     """For each frame with changes, sentences about them."""
     said: dict[int, list[str]] = {}
     for frame, whom, what, (seen, *_) in clip.events:
+        if what not in verbs:
+            continue
         if what == "changes its colour":
             what = f"becomes {seen.whenever[-1].colour}"
         elif what == "appears" and frame == seen.appears[0]:
@@ -209,6 +227,15 @@ def interrupted(world: World) -> LiveSample:
     return _until(made)
 
 
+def _typed(task: Callable[[World], LiveSample], world: World) -> LiveSample:
+    """Return a stream of a task, whose prompts are typed in the styles of the world's edition."""
+    sample = task(world)
+    if not world.edition.styled:
+        return sample
+    return replace(sample, prompts=[Line(frame, typed(world, text)) for frame, text in sample.prompts])
+
+
 STREAMS: dict[str, Callable[[World], LiveSample]] = {
-    task.__name__: task for task in (alert, silent, count_aloud, report, question, interrupted)
+    task.__name__: partial(_typed, task)
+    for task in (alert, silent, count_aloud, report, question, interrupted, arrivals)
 }

@@ -37,14 +37,15 @@ STYLES: tuple[Callable[[World, str], str], ...] = (
 
 def styled(world: World, sample: Sample) -> Sample:
     """Return a sample of which some questions are typed in one or two of the styles."""
-    turns = []
-    for turn in sample.turns:
-        question = turn.question
-        if world.chance(world.edition.styled):
-            for style in world.distinct(STYLES, world.count(1, 2)):
-                question = _around_media(world, style, question)
-        turns.append(replace(turn, question=question))
-    return replace(sample, turns=turns)
+    return replace(sample, turns=[replace(turn, question=typed(world, turn.question)) for turn in sample.turns])
+
+
+def typed(world: World, question: str) -> str:
+    """Return a question as it is or, as often as the edition says, typed in one or two of the styles."""
+    if world.chance(world.edition.styled):
+        for style in world.distinct(STYLES, world.count(1, 2)):
+            question = _around_media(world, style, question)
+    return question
 
 
 def _around_media(world: World, style: Callable[[World, str], str], question: str) -> str:

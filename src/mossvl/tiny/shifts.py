@@ -109,7 +109,10 @@ def read(case: Callable[[str], str], world: World) -> Sample:
     return Sample([scene], [turn])
 
 
-def about_clip(world: World, tasks: Sequence[str] = ("when", "direction", "times", "there_clip", "how_long")) -> Sample:
+CLIP_TASKS = ("when", "direction", "times", "there_clip", "how_long")
+
+
+def about_clip(world: World, tasks: Sequence[str] = CLIP_TASKS) -> Sample:
     """Ask about a clip; long ones are seen at two frames a second."""
     ask = getattr(clips, world.one(tasks))
     long = world.edition.frames[0] > 16
@@ -178,7 +181,12 @@ SHIFTS: tuple[Shift, ...] = (
         for height, width in ((256, 256), (320, 320), (480, 640))
     ),
     Shift("40–60 frames", 0.97, about_clip, edition=replace(FIRST, frames=(40, 60))),
-    Shift("a part that begins later", 0.98, about_clip, edition=replace(FIRST, begun=1.0)),
+    Shift(
+        "a part that begins later",
+        0.98,
+        partial(about_clip, tasks=(*CLIP_TASKS, "describe_clip")),
+        edition=replace(FIRST, begun=1.0),
+    ),
     Shift("how many in all", 0.97, counted, edition=PARAPHRASED),
     Shift("an absent thing", 0.95, partial(doubtful_picture, ("where", "looks", "colour")), doubtful=True),
     Shift("nothing is written", 0.95, partial(doubtful_picture, ("read",)), doubtful=True),

@@ -192,9 +192,12 @@ def _gradient(random: Random, height: int, width: int, paints: Sequence[Colour])
 
 
 def _noise(random: Random, height: int, width: int, paints: Sequence[Colour]) -> Image.Image:
-    return Image.fromarray(
-        np.random.default_rng(random.randrange(2**32)).integers(0, 256, (height, width, 3), np.uint8)
+    """Draw noise of every colour in grains of one, two or four pixels; coarse grains stay when it is scaled down."""
+    grain = random.choice((1, 2, 4))
+    small = np.random.default_rng(random.randrange(2**32)).integers(
+        0, 256, (-(-height // grain), -(-width // grain), 3), np.uint8
     )
+    return Image.fromarray(small.repeat(grain, 0).repeat(grain, 1)[:height, :width])
 
 
 def _photograph(random: Random, height: int, width: int, paints: Sequence[Colour]) -> Image.Image:
