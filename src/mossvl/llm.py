@@ -11,7 +11,8 @@ from typing import Any, Self, overload
 from mossvl.engine.engine import Engine
 from mossvl.errors import InputError, OptionError, PromptError
 from mossvl.live.options import LiveOptions
-from mossvl.live.record import Recorder, Recording, Script
+from mossvl.live.record import Recorder
+from mossvl.live.recording import Recording, Script
 from mossvl.live.session import LiveSession
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.offline.query import SessionQuery
@@ -165,9 +166,12 @@ class MossVL:
         Raises:
             CheckpointError, EngineError, InputError: see `live`.
         """
-        script = Script(recording.inputs())
         return LiveSession(
-            self.engine, self.processor, prefill=recording.messages, options=recording.options, script=script
+            self.engine,
+            self.processor,
+            prefill=recording.messages,
+            options=recording.options,
+            script=Script(recording),
         )
 
     # --- many queries --------------------------------------------------------------------------------------------

@@ -116,6 +116,24 @@ def test_a_file_is_watched_recorded_and_repeated(command, tmp_path):
     assert other.exit_code == 1 and "not as recorded after" in other.stderr
 
 
+def test_a_recording_of_a_watcher_that_was_killed_is_repeated_and_a_changed_one_refused(command, tmp_path):
+    file = tmp_path / "events.jsonl"
+    assert command("watch", *SHORT, "--record", file).exit_code == 0
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:-1]))
+    repeated = command("replay", file)
+    assert repeated.exit_code == 0 and "its end was not recorded" in repeated.stderr
+    changed = json.loads(lines[0])
+    file.write_text(json.dumps(changed | {"options": {"queue": -1}}) + "\n")
+    refused = command("replay", file)
+    assert refused.exit_code == 2 and "line 1: queue=-1" in refused.stderr
+    images = [{"time": 0, "image": "AAAA"}]
+    given = {"event": "input", "after": 0, "interrupts": False, "prompts": [], "frames": images, "final": True}
+    file.write_text(lines[0] + json.dumps(given) + "\n")
+    refused = command("replay", file)
+    assert refused.exit_code == 2 and "line 2: " in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -9,7 +9,8 @@ from live_streams import picture, until
 from PIL import Image
 
 from mossvl.errors import InputError
-from mossvl.live.record import Recorder, Recording
+from mossvl.live.record import Recorder
+from mossvl.live.recording import Recording
 from mossvl.options import SamplingParams
 
 
@@ -127,6 +128,98 @@ def test_a_recording_that_is_cut_off_says_so(llm, tmp_path):
     (tmp_path / "events.jsonl").write_text("\n".join([*lines[:cut], lines[cut][:50]]))
     with pytest.raises(InputError, match="cut off"):
         list(Recording(tmp_path / "events.jsonl").inputs())
+
+
+def test_a_session_that_was_killed_is_repeated_as_far_as_it_was_recorded(llm, tmp_path):
+    file = tmp_path / "events.jsonl"
+    recorded(llm, file, ask_and_interrupt)
+    lines = file.read_text().splitlines(keepends=True)
+    inputs = [number for number, line in enumerate(lines) if json.loads(line)["event"] == "input"]
+    for cut in (1, inputs[0] + 1, inputs[8] + 3, len(lines) - 1):
+        file.write_text("".join(lines[:cut]))
+        recording = Recording(file)
+        assert not recording.complete
+        raw, ended = replayed(llm, file)
+        assert raw.startswith(recording.raw) and ended.reason == "closed"
+        assert len(list(recording.inputs())) == sum(number < cut for number in inputs) + 1
+    assert recording.raw
+
+
+def test_a_repetition_ends_although_the_model_never_rests(llm, speaking, tmp_path):
+    file = tmp_path / "events.jsonl"
+    raw, _ = recorded(speaking, file, lambda session, _: session.push(picture(0), 0.0))
+    lines = file.read_text().splitlines(keepends=True)
+    options = json.loads(lines[0])["options"] | {"max_new_tokens": None}
+    lines[0] = json.dumps(json.loads(lines[0]) | {"options": options}) + "\n"
+    file.write_text("".join(lines[:-1]))
+    again, ended = replayed(speaking, file)
+    assert again.startswith(raw) and ended.reason == "closed"
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "said"),
+    [
+        (1, {"options": None}, "options=None must be an object"),
+        (1, {"options": {"queue": "many"}}, "queue"),
+        (1, {"options": {"quene": 1}}, "'queue'"),
+        (1, {"messages": "none"}, "messages='none' must be a list"),
+        (1, {"messages": [{"role": "user"}]}, "is no message"),
+        (2, {"raw": 5}, "raw=5 must be a text"),
+        (3, {"after": "0"}, "after='0' must be a whole number"),
+        (3, {"after": True}, "after=True must be a whole number"),
+        (3, {"after": -1}, "after=-1"),
+        (3, {"prompts": [5]}, "prompts=5 must be a text"),
+        (3, {"prompts": None}, "prompts=None must be a list"),
+        (3, {"interrupts": "no"}, "interrupts='no' must be true or false"),
+        (3, {"frames": [1]}, "frames: 1 must be an object"),
+        (3, {"frames": [{"time": "0", "image": ""}]}, "time='0' must be a number"),
+        (3, {"frames": [{"time": 0, "image": "?"}]}, "image='\\?' must be base64"),
+        (4, {"drawn": None}, "drawn=None must be a whole number"),
+    ],
+)
+def test_the_line_of_a_recording_that_cannot_be_used_is_named(tmp_path, number, change, said):
+    given = {"interrupts": False, "prompts": [], "frames": [], "final": False}
+    lines = [
+        {"event": "session", "form": 1, "messages": [{"role": "user", "content": ""}], "options": {}},
+        {"event": "text", "raw": "a"},
+        {"event": "input", "after": 0, **given},
+        {"event": "closed", "raw": "", "drawn": 1},
+    ]
+    file = tmp_path / "events.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert Recording(file).raw == "a"
+    lines[number - 1] |= change
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match=rf"events\.jsonl: line {number}: .*{said}"):
+        Recording(file)
+
+
+@pytest.mark.parametrize("line", [b"[]", b'{"event": ', b"\xff", b"1" * 5000, b"[" * 100_000])
+def test_a_line_that_is_no_object_is_named(tmp_path, line):
+    file = tmp_path / "events.jsonl"
+    begin = {"event": "session", "form": 1, "messages": [{"role": "user", "content": ""}], "options": {}}
+    file.write_bytes(json.dumps(begin).encode() + b"\n" + line)
+    with pytest.raises(InputError, match=r"events\.jsonl: line 2: no (JSON|object)"):
+        Recording(file)
+
+
+@pytest.mark.parametrize("change", [{"image": "AAAA"}, {"time": -1}])
+def test_a_frame_that_cannot_be_used_ends_the_repetition_with_its_line(llm, tmp_path, change):
+    file = tmp_path / "events.jsonl"
+
+    def live(session, events):
+        session.push(picture(0), 0.0, final=True)
+        until(lambda: not session.active)
+
+    recorded(llm, file, live)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    number, given = next((number, line) for number, line in enumerate(lines, 1) if line.get("frames"))
+    given["frames"][0] |= change
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with llm.replay(Recording(file)) as session:
+        with pytest.raises(InputError, match=rf"events\.jsonl: line {number}: "):
+            session.feed()
+        assert list(session)[-1].reason == "closed"
 
 
 def test_a_repetition_asks_for_nothing_while_an_input_is_prepared(llm, tmp_path, monkeypatch):

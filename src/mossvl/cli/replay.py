@@ -29,7 +29,7 @@ def replay(
     The exit code is 1 if the model does not say the same.
     """
     from mossvl.cli.speech import Speech, warn
-    from mossvl.live.record import Recording
+    from mossvl.live.recording import Recording
 
     recorded = Recording(recording)
     allowed = MediaLimits(**limits)
@@ -46,7 +46,6 @@ def replay(
                 session.feed()
             except Exception as error:
                 failed.append(error)
-                session.close()
 
         threading.Thread(target=feed, daemon=True).start()
         for event in session:
@@ -56,8 +55,9 @@ def replay(
         for error in [*failed, *([session.error] if session.error is not None else [])]:
             raise error
     expected = recorded.raw
-    if raw == expected:
-        warn(f"the same {len(raw)} characters as recorded")
+    if raw == expected or (raw.startswith(expected) and not recorded.complete):
+        end = "" if recorded.complete else "; its end was not recorded"
+        warn(f"the same {len(expected)} characters as recorded{end}")
         return
     same = next((place for place, (a, b) in enumerate(zip(raw, expected, strict=False)) if a != b), None)
     place = min(len(raw), len(expected)) if same is None else same

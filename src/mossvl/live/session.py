@@ -23,7 +23,8 @@ from mossvl.live.kept import Kept, opening_size
 from mossvl.live.opening import Opening, bounds_of, checked_messages, pages_of
 from mossvl.live.options import LiveOptions, WhenBehind
 from mossvl.live.outbox import Outbox
-from mossvl.live.record import Given, Recorder, Script
+from mossvl.live.record import Recorder
+from mossvl.live.recording import Given, Script
 from mossvl.live.segments import Asked, Picture, StreamTokens
 from mossvl.live.usage import Usage
 from mossvl.options import GenerationOptions
@@ -199,9 +200,18 @@ class LiveSession:
         self._outbox.wait_end(timeout)
 
     def feed(self) -> None:
-        """Give the session the inputs of its script, until the last one, in the caller's thread."""
-        if self._script is not None:
+        """Give the session the inputs of its script, until the last one, in the caller's thread.
+
+        Raises:
+            InputError: an input cannot be used; the session is closed then.
+        """
+        if self._script is None:
+            return
+        try:
             self._script.feed(self._remade, self.engine.wake)
+        except BaseException:
+            self._ending.close("closed")
+            raise
 
     def _remade(self, given: Given) -> Taken:
         prompts = [Asked(text, self._tokens.prompt(text)) for text in given.prompts]
