@@ -116,6 +116,14 @@ def test_a_file_is_watched_recorded_and_repeated(command, tmp_path):
     assert other.exit_code == 1 and "not as recorded after" in other.stderr
 
 
+def test_the_last_reply_ends_by_itself_at_any_pace(command):
+    """A slot of one token, which would cut every reply."""
+    watched = command("watch", CLIP + "#t=0,1", "What is it?", "--pace", "0", "--tokens-per-second", "1", "--json")
+    events = [json.loads(line) for line in watched.stdout.splitlines()]
+    said = [event for event in events if event["event"] == "text"]
+    assert said[-1]["raw"] == "<|im_end|>" and len(said) > 3 and events[-1]["reason"] == "final"
+
+
 def test_a_recording_of_a_watcher_that_was_killed_is_repeated_and_a_changed_one_refused(command, tmp_path):
     file = tmp_path / "events.jsonl"
     assert command("watch", *SHORT, "--record", file).exit_code == 0

@@ -32,6 +32,19 @@ def test_a_final_input_ends_the_session_once_it_is_silent(llm):
     assert len([one for one in events if isinstance(one, Seen)]) == 2
 
 
+@pytest.mark.parametrize("when", ["with the frame", "after its slot"])
+def test_the_last_reply_waits_for_no_frame(speaking, when):
+    """Three tokens a slot, but no slot follows the last one."""
+    watched = begin(speaking, tokens_per_slot=3, max_new_tokens=20, ignore_eos=True)
+    watched.rest()
+    watched.session.push(picture(0), 0.0, final=when == "with the frame")
+    if when == "after its slot":
+        until(lambda: watched.decisions == 2)
+        watched.session.final()
+    assert list(watched.session)[-1].reason == "final"
+    assert watched.session.usage.text_output == 3 + 20
+
+
 def test_a_silent_session_ends_at_once_if_nothing_more_comes(llm):
     watched = begin(llm, max_new_tokens=3)
     watched.rest()

@@ -50,7 +50,8 @@ def watch(
     ] = None,
     fps: Annotated[float, typer.Option(help="Frames a second that the model sees; live checkpoints know 1.")] = 1.0,
     pace: Annotated[
-        float, typer.Option(help="Of a file: its seconds in a second; 0: as fast as the model decides, frame by frame.")
+        float,
+        typer.Option(help="Of a file: its seconds in a second; 0: each frame when the model has decided on the last."),
     ] = 1.0,
     as_events: Annotated[bool, typer.Option("--json", help="Print every event as a JSON object, one a line.")] = False,
     record: Annotated[

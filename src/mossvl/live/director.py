@@ -251,6 +251,8 @@ class LiveDirector:
         self._taken, self._rolled, self._final = Taken(), False, self._final or taken.final
         if cut:
             self._interrupt()
+        if self._final or new.ids:  # No frame follows the last input, so that its reply waits for none.
+            self._slot_left = ENDLESS if self._final else self.options.tokens_per_slot or ENDLESS
         if not new.ids:
             self.kept.pieces[-1].drawn.extend(cut)
             self._end_if_final()
@@ -261,7 +263,6 @@ class LiveDirector:
         self._leave(new.pictures)
         self.kept.append(taken.prompts, new, ids)
         self._slot_open, self._said, self._going = True, False, True
-        self._slot_left = self.options.tokens_per_slot or ENDLESS
         self._left = self.options.max_new_tokens or ENDLESS
         self._fresh = new.pictures
         self.appended += len(ids)

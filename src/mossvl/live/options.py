@@ -24,7 +24,8 @@ class LiveOptions:
 
     Attributes:
         tokens_per_second: tokens drawn in a second at most, as the model was trained; None for as fast as possible.
-        tokens_per_slot: tokens drawn between two frames at most; a reply that is longer waits for the next frame.
+        tokens_per_slot: tokens drawn between two frames at most; a reply that is longer waits for the next frame, but
+            not after the final input.
         frames: "one_per_slot": the model decides after each frame, as it was trained; "drain": all waiting frames are
             given at once (as published).
         when_behind: what becomes of frames that come faster than they are seen: "drop_oldest" of more than `queue`;
