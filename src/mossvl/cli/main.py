@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from mossvl.cli.ask import ask
 from mossvl.cli.bench import bench
+from mossvl.cli.doctor import doctor
 from mossvl.cli.frames import frames
 from mossvl.cli.inspect import inspect
 from mossvl.cli.quantize import quantize
@@ -77,11 +78,10 @@ commands = typer.Typer(
     name="mossvl",
     help="Ask MOSS-VL about images and videos.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, watch, replay, run, serve, frames, inspect, train, merge, quantize, bench, report):
+for command in (ask, watch, replay, run, serve, frames, inspect, train, merge, quantize, bench, report, doctor):
     commands.command()(command)
 
 
