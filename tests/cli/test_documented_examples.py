@@ -15,9 +15,9 @@ def test_every_example_runs(command, tmp_path, monkeypatch):
         Path(name).write_text(content)
     lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
     examples = [shlex.split(line)[1:] for line in lines if line.startswith("mossvl ")]
-    assert {arguments[0] for arguments in examples} == {"ask", "run", "frames", "inspect", "quantize"}
+    assert {arguments[0] for arguments in examples} == {"ask", "run", "frames", "inspect", "quantize", "doctor"}
     for arguments in examples:
-        device = [] if arguments[0] in ("frames", "inspect") else ["--device", "cpu"]
+        device = [] if arguments[0] in ("frames", "inspect", "doctor") else ["--device", "cpu"]
         result = command(*arguments, *device)
         assert result.exit_code == 0, (arguments, result.stderr)
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
