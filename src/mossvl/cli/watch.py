@@ -51,7 +51,7 @@ def watch(
     fps: Annotated[float, typer.Option(help="Frames a second that the model sees; live checkpoints know 1.")] = 1.0,
     pace: Annotated[
         float,
-        typer.Option(help="Of a file: its seconds in a second; 0: each frame when the model has decided on the last."),
+        typer.Option(help="Of a file: its seconds in a second; 0: each when the last is decided on."),
     ] = 1.0,
     as_events: Annotated[bool, typer.Option("--json", help="Print every event as a JSON object, one a line.")] = False,
     record: Annotated[

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 
 from mossvl.cli.speech import Speech, warn
 from mossvl.errors import MossVLError, SessionClosed, message_of
-from mossvl.live.events import Closed, Decision
+from mossvl.live.events import Closed
 from mossvl.live.record import Recorder
 from mossvl.live.session import LiveSession
 from mossvl.live.sources import FrameSource, SourceEvent
@@ -24,13 +24,6 @@ class Line:
     text: str
 
 
-@dataclass(frozen=True)
-class Ended:
-    """The source has no more frames, or has failed."""
-
-    error: Exception | None
-
-
 class Changed:
     """The session has new events."""
 
@@ -39,7 +32,7 @@ class Pressed:
     """Ctrl-C was pressed."""
 
 
-Happening = Line | Ended | Changed | Pressed | SourceEvent
+Happening = Line | Changed | Pressed | SourceEvent
 Happenings = SimpleQueue[Happening]
 
 
@@ -63,8 +56,7 @@ class Watching:
     ) -> None:
         self._session, self._frames, self._happenings = session, frames, happenings
         self._speech = Speech(as_events)
-        self._decided = threading.Semaphore(0) if lockstep else None
-        self._recorder = recorder
+        self._lockstep, self._recorder = lockstep, recorder
         self._over = False
 
     def run(self) -> None:
@@ -74,17 +66,14 @@ class Watching:
             MossVLError: the source or the session has failed.
         """
         session, happenings = self._session, self._happenings
-        for work in (self._feed, self._ask):
-            threading.Thread(target=work, daemon=True).start()
+        session.watch(self._frames, lockstep=self._lockstep)
+        threading.Thread(target=self._ask, daemon=True).start()
         session.when_changed(lambda: happenings.put(Changed()))
         try:
             with pressing(happenings):
                 while not self._over:
                     self._take_in(happenings.get())
         finally:
-            self._frames.stop()
-            if self._decided is not None:
-                self._decided.release()
             self._leave()
 
     def _leave(self) -> None:
@@ -106,19 +95,12 @@ class Watching:
                 self._pressed()
             case SourceEvent():
                 self._speech.source(happening)
-            case Ended():
-                if happening.error is not None:
-                    raise happening.error
-                with suppress(SessionClosed):
-                    self._session.final()
 
     def _tell(self) -> None:
         for event in self._session.take():
             self._speech.tell(event)
             if self._recorder is not None:
                 self._recorder.told(event, self._session.usage.text_output)
-            if isinstance(event, Decision) and self._decided is not None:
-                self._decided.release()
             if isinstance(event, Closed):
                 self._over = True
                 if event.error is not None:
@@ -138,21 +120,7 @@ class Watching:
             self._session.interrupt()
         warn("interrupted; Ctrl-C again ends")
 
-    # --- threads -------------------------------------------------------------------------------------------------
-
-    def _feed(self) -> None:
-        """Give the session the frames of the source."""
-        error: Exception | None = None
-        try:
-            for seconds, frame in self._frames:
-                if self._decided is not None:
-                    self._decided.acquire()
-                self._session.push(frame, seconds)
-        except SessionClosed:
-            return
-        except Exception as raised:
-            error = raised
-        self._happenings.put(Ended(error))
+    # --- what is typed -------------------------------------------------------------------------------------------
 
     def _ask(self) -> None:
         """Read questions from stdin; a terminal's only while this is its foreground process."""

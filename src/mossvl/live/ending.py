@@ -23,21 +23,24 @@ class Ending:
         self._wake, self._inbox, self._outbox, self._kept, self._most = wake, inbox, outbox, kept, most
         self._handle: Handle | None = None
         self._reason: str | None = None
+        self._error: Exception | None = None
 
     @property
     def error(self) -> Exception | None:
         """Why the session has failed."""
         handle = self._handle
+        if self._error is not None:
+            return self._error
         return None if handle is None or handle.was_cancelled else handle.error
 
     def begun(self, handle: Handle) -> None:
         self._handle = handle
         handle.when_ended(self._ended)
 
-    def close(self, reason: str) -> None:
-        """End the session, for a reason of `Closed`."""
+    def close(self, reason: str, error: Exception | None = None) -> None:
+        """End the session, for a reason of `Closed`, which is "error" for an error that is not the engine's."""
         if self._reason is None:
-            self._reason = reason
+            self._reason, self._error = reason, error
         self._inbox.close()
         if self._handle is not None:
             self._handle.cancel()

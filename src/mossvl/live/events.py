@@ -140,7 +140,7 @@ class Closed(LiveEvent):
     Attributes:
         reason: "closed" (by its user), "final" (the reply to the final input is complete), "idle" or "error".
         prefill: messages with which another session goes on from here: `llm.live(prefill=…)`.
-        error: why it has failed.
+        error: why it, or its source, has failed.
     """
 
     reason: str

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from mossvl.live.events import Closed, Dropped, Evicted, LiveEvent, Text
+from mossvl.live.events import Closed, Decision, Dropped, Evicted, LiveEvent, Text
 from mossvl.live.segments import StreamTokens
 from mossvl.queries.text_stream import TextStream
 
@@ -33,6 +33,8 @@ class Outbox:
 
     def __init__(self, tokens: StreamTokens, apart: bool = False) -> None:
         self.ended, self._apart = False, apart
+        self.decisions = 0
+        """Events `Decision` that were told."""
         self._special = tokens.special
         self._stream = TextStream(tokens.tokenizer, skip_special=False, keeps=False)  # A session may go on for days.
         self._entries: deque[Entry] = deque()
@@ -59,6 +61,7 @@ class Outbox:
             if not self.ended:
                 self._put(Entry(event, [] if token is None else [token]))
                 self.ended = isinstance(event, Closed)
+                self.decisions += isinstance(event, Decision)
 
     def announce(self) -> None:
         """Wake readers, once all that happened at a time is told."""

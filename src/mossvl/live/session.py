@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time as machine
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -18,6 +18,7 @@ from mossvl.errors import ContextLengthError, InputError
 from mossvl.live.director import Clock, LiveDirector
 from mossvl.live.ending import Ending
 from mossvl.live.events import Dropped, LiveEvent
+from mossvl.live.feeding import Feeding
 from mossvl.live.inbox import Inbox, Taken
 from mossvl.live.kept import Kept, opening_size
 from mossvl.live.opening import Opening, bounds_of, checked_messages, pages_of
@@ -176,6 +177,21 @@ class LiveSession:
         self.engine.wake()
         return dropped
 
+    def watch(self, source: Iterable[Any], *, lockstep: bool = False) -> None:
+        """Push the frames of a source, in a thread of its own; return at once.
+
+        Where the source ends, nothing more is to come (`final`); its error ends the session, and is that of `Closed`.
+        The source is closed when either has ended.
+
+        Args:
+            source: a `FrameSource`, or an iterable of images or (seconds, image); see `mossvl.live.sources.Frames`.
+            lockstep: push a frame once the model has decided on the one before.
+
+        Raises:
+            InputError: `source` is none.
+        """
+        Feeding(self, source, lockstep).start()
+
     def interrupt(self) -> None:
         """Let the model fall silent now; what it watches goes on.
 
@@ -193,6 +209,10 @@ class LiveSession:
         """
         self._inbox.end()
         self.engine.wake()
+
+    def fail(self, error: Exception) -> None:
+        """End the session because of an error, such as that of its source; `Closed` has it."""
+        self._ending.close("error", error)
 
     def close(self, timeout: float = 5.0) -> None:
         """End the session, and wait at most `timeout` seconds for its end; a listener does not wait."""
@@ -276,6 +296,11 @@ class LiveSession:
     def ended(self) -> bool:
         """Whether the last event has been told, if not read."""
         return self._outbox.ended
+
+    @property
+    def decisions(self) -> int:
+        """Number of slots that are over: events `Decision` so far, if not read."""
+        return self._outbox.decisions
 
     @property
     def now(self) -> float:
