@@ -142,7 +142,7 @@ def tensor_of(path):
 
 def test_more_sessions_than_fit_are_refused_and_one_that_ends_makes_room(make):
     llm, small = make(memory=1 << 24), {"max_context": 1024, "window_frames": 10, "max_pixels": 1 << 14}
-    pages = pages_of(llm.engine, llm.processor, LiveOptions(**small), bounds_of(llm.engine, LiveOptions(**small)))
+    pages = pages_of(llm.engine, bounds_of(llm.engine, llm.processor, LiveOptions(**small)))
     fit = llm.engine.loop.reservations.num_pages // pages
     sessions = [llm.live(**small) for _ in range(fit)]
     with pytest.raises(SessionLimitError, match=rf"holds {fit} live sessions like this one.* {fit} are open"):

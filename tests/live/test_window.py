@@ -151,6 +151,36 @@ def test_frames_that_a_new_context_has_not_and_no_token_has_seen_are_dropped(llm
     assert [one.time for one in director._fresh] == [1.0, 2.0]
 
 
+def test_a_session_that_finds_no_room_beyond_its_reservation_rolls_over_to_no_more_than_that(talker, processor):
+    with mossvl.MossVL(talker, processor, memory=1 << 24, page_size=4) as llm:
+        watched = watch(llm, 8, window_frames=8)
+        watched.rest()
+        engine, old = llm.engine, request_of(watched.session)
+        vision = old.context.num_vision
+        director = watched.session._director
+        reserved = {"reserved_tokens": old.context.length, "reserved_vision": vision // 2}
+        director.bounds = replace(director.bounds, **reserved)
+        old.reserved, cache = 1, engine.cache
+
+        def take():
+            engine.scheduler._preempt(old)
+            taken.extend(cache.allocate(cache.available - 1))
+
+        def give():
+            cache.release(taken, ())
+
+        taken = []
+        engine.loop.inbox.put(take)
+        until(lambda: taken)
+        watched.session.push(picture(8), 8.0)
+        until(lambda: told(watched, RolledOver))
+        (rolled,) = told(watched, RolledOver)
+        engine.loop.inbox.put(give)
+        watched.decide(10)
+        assert rolled.reason == "preempted" and 0 < rolled.kept_frames <= 4
+        assert request_of(watched.session).context.num_vision <= vision
+
+
 def test_a_session_that_is_preempted_before_frames_have_left_is_computed_anew_exactly(llm, talker, processor):
     watched = watch(llm, 3)
     watched.rest()

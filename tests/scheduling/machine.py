@@ -84,11 +84,13 @@ class Machine:
         queue, running = list(self.scheduler.waiting), list(self.scheduler.running)
         busy = [request for request in running if not request.rests]
         preempted = {request: request.preemptions for request in running}
-        safe = [one for one in running if one.live and self.scheduler.allocator.needs(one) <= one.reserved]
+        safe = [one for one in running if one.live and not self._is_excessive(one)]
         step = self.scheduler.plan()
         lost = [request for request in running if request.preemptions > preempted[request]]
         assert not any(request in safe for request in lost), "a session within its reservation is never preempted"
-        assert step.lost == [request for request in lost if request.ended]
+        waited = [request for request in step.lost if request in queue]
+        assert all(one.live and one.preemptions and self._is_excessive(one) for one in waited)
+        assert [one for one in step.lost if one not in waited] == [request for request in lost if request.ended]
         self._check_order(queue, running, busy, lost)
         self._check_budgets(step)
         self._check_progress(step)
@@ -234,8 +236,9 @@ class Machine:
         self, queue: list[Request], running: list[Request], busy: list[Request], lost: list[Request]
     ) -> None:
         """Only the newest of the highest numbers are preempted, and those that rest only for the last that does not;
-        who waits is passed only by lower numbers, while another computes what it needs, or while there is nothing to do
-        for it."""
+        who waits is passed only by lower numbers, while another computes what it needs, while there is nothing to do
+        for it, or beyond its reservation. Sessions are preempted after all others but the last that does not rest, and
+        only for what they have beyond their reservation."""
         kept = [request for request in running if request not in lost]
         still = [request for request in busy if request not in lost]
         admitted = [request for request in self.scheduler.running if request not in kept]
@@ -244,14 +247,19 @@ class Machine:
         assert others[: len(still)] == still
         assert all(request in busy for request in lost) or len(still) <= 1
         if any(request.live for request in lost):
-            assert not [request for request in kept if not request.live], "sessions are preempted after all others"
+            left = [request for request in kept if not request.live]
+            assert len(left) <= 1 and left == still, "sessions are preempted after all others but one"
         queue = [one for one in (*lost, *queue) if not one.ended and (not one.sleeps or one.slot >= 0)]
         queue.sort(key=priority_of)
         assert [request for request in queue if request.slot >= 0] == admitted
         waiting = [request for request in self.scheduler.waiting if not request.sleeps]
         assert [request for request in queue if request.slot < 0] == waiting
         for request in queue[: queue.index(admitted[-1])] if admitted else ():
-            assert request.slot >= 0 or request.waits_for in self.scheduler._computing, "passed without a reason"
+            passed = request.waits_for in self.scheduler._computing or (request.live and self._is_excessive(request))
+            assert request.slot >= 0 or passed, "passed without a reason"
+
+    def _is_excessive(self, request: Request) -> bool:
+        return self.scheduler.allocator.needs(request) > request.reserved
 
     def _check_budgets(self, step: Step) -> None:
         budget = self.scheduler.budget

@@ -178,6 +178,91 @@ def test_a_session_beyond_its_reservation_makes_room_for_one_within_its_own():
     assert any(step.lost == [greedy.request] for step in machine.steps)
 
 
+def excessive(machine: Machine, frames: int = 4) -> Asked:
+    """A session that has seen so many frames and rests, with a page reserved."""
+    one = session(reserved=1)
+    resting(machine, one)
+    for _ in range(frames):
+        watch(one)
+        machine.step()
+    return one
+
+
+def test_a_session_that_finds_no_room_beyond_its_reservation_is_lost_and_stops_nobody():
+    machine = Machine(40, max_batch=4, keep=False)
+    greedy = excessive(machine)
+    modest = session(reserved=34)
+    resting(machine, modest)
+    while not greedy.request.preemptions:
+        watch(modest)
+        machine.step()
+    ordinary = [Asked([number], room=9) for number in range(2)]
+    machine.ask(ordinary[0])
+    machine.step()
+    machine.ask(ordinary[1])
+    watch(greedy)
+    step = machine.step()
+    assert step.lost == [greedy.request] and greedy.request.ended
+    assert not ordinary[0].request.preemptions and ordinary[1].request.slot >= 0
+
+
+def test_a_session_without_room_beyond_its_reservation_preempts_nobody_in_vain():
+    machine = Machine(40, max_batch=4, keep=False)
+    modest = session(reserved=30)
+    resting(machine, modest)
+    for _ in range(12):
+        watch(modest)
+        machine.step()
+    ordinary, last = Asked([1], room=9), Asked([2], room=9)
+    huge = Asked(list(range(100)), live=True, reserved=1)
+    machine.ask(ordinary)
+    machine.step()
+    machine.ask(huge, last)
+    machine.step()
+    assert not ordinary.request.preemptions and last.request.slot >= 0 and huge.request in machine.scheduler.waiting
+
+
+def test_a_session_that_grows_beyond_what_there_is_for_it_preempts_nobody_in_vain():
+    machine = Machine(40, max_batch=4, keep=False)
+    greedy, modest, ordinary = session(reserved=1), session(reserved=30), Asked([1], room=99)
+    resting(machine, greedy, modest)
+    for _ in range(12):
+        watch(modest)
+        machine.step()
+    machine.ask(ordinary)
+    machine.step()
+    greedy.later = [[5] * 80]
+    greedy.extend(1)
+    greedy.request.resume()
+    machine.step()
+    assert greedy.request.preemptions == 1
+    assert not ordinary.request.preemptions and ordinary.request.slot >= 0
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["admitted", "growing"])
+def test_a_request_takes_what_a_session_has_beyond_its_reservation_when_nothing_else_is_left(running):
+    machine = Machine(12, max_batch=4, keep=False)
+    greedy = excessive(machine)
+    one = Asked([1] if running else list(range(36)), room=36 if running else 4)
+    machine.ask(one)
+    for _ in range(200):
+        if not one.finished:
+            machine.step()
+    assert one.finished and not one.request.preemptions
+    assert greedy.request.preemptions == 1 and greedy.request.sleeps
+
+
+def test_a_session_does_not_take_back_what_a_request_took_of_it():
+    machine = Machine(16, max_batch=4, keep=False)
+    greedy, one = excessive(machine), Asked(list(range(44)), room=4)
+    machine.ask(one)
+    while not greedy.request.preemptions:
+        machine.step()
+    watch(greedy)
+    step = machine.step()
+    assert step.lost == [greedy.request] and one.request.slot >= 0 and not one.request.preemptions
+
+
 def test_pages_of_frames_that_have_left_are_used_again_at_once():
     machine = Machine(60, max_batch=1, keep=False)
     one = session(reserved=60)

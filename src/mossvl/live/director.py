@@ -40,11 +40,17 @@ POLL_SECONDS = 0.005
 
 @dataclass(frozen=True)
 class Bounds:
-    """How large a session's context may become: text tokens, rotary positions, and vision tokens that it sees."""
+    """How large a session's context may become: text tokens, rotary positions, and vision tokens that it sees.
+
+    Attributes:
+        reserved_tokens, reserved_vision: text and vision tokens that memory is reserved for.
+    """
 
     tokens: int
     positions: int
     vision: int
+    reserved_tokens: int
+    reserved_vision: int
 
     def left(self, end: Place, more: int = 0, sides: int = 0) -> int:
         """How many tokens may be drawn after `more` tokens, and frames of so many merged patches in their longer sides.
@@ -311,10 +317,13 @@ class LiveDirector:
             self._speaking = False
 
     def _roll_over(self, reason: Literal["length", "preempted"]) -> Renewed:
-        """Begin a new context, a half of the largest at most."""
+        """Begin a new context, a half of the largest at most; of what was reserved, if there was no more memory."""
         self._rolled, self._lost, self._left_frames = True, False, 0
-        half = [size // 2 for size in (self.bounds.tokens, self.bounds.positions, self.bounds.vision)]
-        context = self.kept.renew(*half)
+        bounds = self.bounds
+        tokens, positions, vision = bounds.tokens // 2, bounds.positions // 2, bounds.vision // 2
+        if reason == "preempted":
+            tokens, vision = min(tokens, bounds.reserved_tokens // 2), min(vision, bounds.reserved_vision)
+        context = self.kept.renew(tokens, positions, vision)
         unseen = [picture for picture in self._fresh if picture not in context.pictures]
         if unseen:
             self._fresh = [picture for picture in self._fresh if picture not in unseen]

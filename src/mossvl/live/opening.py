@@ -41,8 +41,8 @@ class Opening:
     def stop(self) -> None: ...
 
 
-def bounds_of(engine: Engine, options: LiveOptions) -> Bounds:
-    """How large the session's context may become.
+def bounds_of(engine: Engine, processor: MossVLProcessor, options: LiveOptions) -> Bounds:
+    """How large the session's context may become; memory is reserved for a minute's text, and the window's frames.
 
     Raises:
         OptionError: `max_context` is more than the model or the memory holds.
@@ -59,24 +59,25 @@ def bounds_of(engine: Engine, options: LiveOptions) -> Bounds:
     allocator = engine.scheduler.allocator
     pages = engine.loop.reservations.num_pages - allocator.blocks(tokens) * allocator.pages_per_block
     vision = min(max(0, pages) * allocator.vision_page_size, engine.runner.executor.tables.max_vision)
-    return Bounds(tokens, positions, vision)
+    return Bounds(tokens, positions, vision, min(tokens, RESERVED_TOKENS), window_tokens(processor, options))
 
 
-def pages_of(engine: Engine, processor: MossVLProcessor, options: LiveOptions, bounds: Bounds) -> int:
-    """Pages that a session reserves: for a minute's text, and for the frames of its window.
-
-    It may have more while there are more. Where memory is short, it loses them, and rolls over.
-    """
-    allocator, images = engine.scheduler.allocator, processor.image_processor
+def window_tokens(processor: MossVLProcessor, options: LiveOptions) -> int:
+    """Vision tokens of a window of frames of usual area."""
+    images = processor.image_processor
     given = images.settings(options.media)
     pixels = min(max(FRAME_PIXELS, given.min_pixels), given.max_pixels)
     frames = options.window_frames or WINDOW_FRAMES
     if options.window_seconds is not None:
         frames = min(frames, math.ceil(options.window_seconds) + 1)
-    vision = frames * (pixels // images.layout.factor**2 + 1)
-    return allocator.blocks(min(bounds.tokens, RESERVED_TOKENS)) * allocator.pages_per_block + allocator.vision_pages(
-        vision
-    )
+    return frames * (pixels // images.layout.factor**2 + 1)
+
+
+def pages_of(engine: Engine, bounds: Bounds) -> int:
+    """Pages that a session reserves. It may have more while there are more; where memory is short, it rolls over."""
+    allocator = engine.scheduler.allocator
+    text = allocator.blocks(bounds.reserved_tokens) * allocator.pages_per_block
+    return text + allocator.vision_pages(bounds.reserved_vision)
 
 
 def checked_messages(prompt: str, system_prompt: str | None, prefill: Sequence[Mapping[str, str]] | None) -> Messages:

@@ -82,7 +82,7 @@ class LiveSession:
         self._tokens = StreamTokens(processor)
         messages = checked_messages(prompt, system_prompt, prefill)
         opening = self._tokens.prefilled(messages)
-        bounds = bounds_of(engine, self.options)
+        bounds = bounds_of(engine, processor, self.options)
         if len(opening) > bounds.tokens // 2:
             raise ContextLengthError(
                 f"the session begins with {len(opening)} tokens, but may have {bounds.tokens // 2} at its beginning",
@@ -106,7 +106,7 @@ class LiveSession:
             director.given = recorder.given
         source = Opening(processor, opening)
         self._director, self._ending, self._opening = director, ending, len(opening)
-        pages = pages_of(engine, processor, self.options, bounds)
+        pages = pages_of(engine, bounds)
         ending.begun(engine.begin(source, self._generation(), open=True, director=director, pages=pages))
         self._abandoned = weakref.finalize(self, ending.close, "closed")
         self._abandoned.atexit = False

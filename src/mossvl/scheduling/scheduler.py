@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Generic
 
 from mossvl.options.engine import EngineConfig
-from mossvl.scheduling.allocator import Allocator
+from mossvl.scheduling.allocator import Allocator, held_pages
 from mossvl.scheduling.budget import StepBudget
 from mossvl.scheduling.costs import Costs, Work
 from mossvl.scheduling.pages import PageCache
@@ -105,7 +105,7 @@ class Scheduler(Generic[Owner]):
     def _grow(self, request: Request[Owner]) -> bool:
         """Allocate the pages that a request lacks; return False if the request itself was preempted."""
         while self.cache.available < self.allocator.lacking(request):
-            victim = self._victim(request)
+            victim = request if request.live and not self._can_fit(request) else self._victim(request)
             self._preempt(victim)
             if victim is request:
                 return False
@@ -113,27 +113,36 @@ class Scheduler(Generic[Owner]):
         return True
 
     def _victim(self, request: Request[Owner]) -> Request[Owner]:
-        """Choose whom to preempt: the last busy one, newest of the highest number; a resting one if no other is busy.
+        """Choose whom to preempt for a request, which may be the request itself.
 
-        Live ones are preempted only for one that stays within its reservation, after all others, and if they do not.
+        Of those that are not live: the last busy one, newest of the highest number; if no other is busy, the last one
+        that rests. Then live ones that have more than they reserved, those that rest first; but none of them for a live
+        one that needs more than it reserved itself.
         """
-        for others in (self._ordinary(), self._excessive() if self._is_safe(request) else []):
-            busy = [one for one in others if not one.rests]
-            if busy and busy != [request]:
-                return busy[-1]
+        ordinary = self._ordinary()
+        busy = [one for one in ordinary if not one.rests]
+        if busy and busy != [request]:
+            return busy[-1]
+        excessive = [] if self._is_excessive(request) else [one for one in self.running if self._is_excessive(one)]
+        for others in (ordinary, excessive):
             if resting := [one for one in others if one.rests]:
                 return resting[-1]
-        return request
+        return excessive[-1] if excessive else request
+
+    def _can_fit(self, request: Request[Owner]) -> bool:
+        """Whether there is room for a request without all that may be preempted for it."""
+        everyone = self._is_excessive(request)
+        live = [one for one in self.running if one.live and one is not request]
+        kept = [one for one in live if everyone or not self._is_excessive(one)]
+        pages = sum(len(list(held_pages(one))) for one in kept) + self.allocator.needs(request)
+        return len(kept) < self.config.max_batch and pages <= self.cache.num_pages
 
     def _ordinary(self) -> list[Request[Owner]]:
         return [one for one in self.running if not one.live]
 
-    def _excessive(self) -> list[Request[Owner]]:
-        return [one for one in self.running if one.live and not self._is_safe(one)]
-
-    def _is_safe(self, request: Request[Owner]) -> bool:
-        """Whether a request is live and needs no more pages than it has reserved."""
-        return request.live and self.allocator.needs(request) <= request.reserved
+    def _is_excessive(self, request: Request[Owner]) -> bool:
+        """Whether a request is live and needs more pages than it has reserved."""
+        return request.live and self.allocator.needs(request) > request.reserved
 
     def _preempt(self, request: Request[Owner]) -> None:
         """Release a request's pages, and queue it before its equals; prompt and answer so far will be recomputed.
@@ -151,7 +160,11 @@ class Scheduler(Generic[Owner]):
             insort_left(self.waiting, request, key=priority_of)
 
     def _admit(self) -> None:
-        """Admit in order; only requests that sleep, or wait for a prefix that another one computes, are passed."""
+        """Admit in order.
+
+        Passed are those that sleep, those that wait for a prefix that another one computes, and live ones for which
+        there is no room beyond their reservation.
+        """
         made_room = False
         for request in list(islice((one for one in self.waiting if not one.sleeps), LOOK_AHEAD)):
             if request.waits_for in self._computing:
@@ -162,13 +175,30 @@ class Scheduler(Generic[Owner]):
             if request.in_flight:
                 return
             while not self._slots or not self._admit_or_pass(request):
-                if not self._make_room(request):
+                if self._make_room(request):
+                    made_room = request.live
+                elif not self._is_excessive(request):
                     return
-                made_room = request.live
+                else:
+                    if request.preemptions:
+                        self._lose(request)
+                    break
+
+    def _lose(self, request: Request[Owner]) -> None:
+        """End a preempted request that is not computed anew: there is no room for it beyond its reservation."""
+        self.waiting.remove(request)
+        request.ended = True
+        self._lost.append(request)
 
     def _make_room(self, request: Request[Owner]) -> bool:
-        """Preempt one for a live request, or if all but live ones rest; return whether one was preempted."""
+        """Preempt one for a live request, or if all but live ones rest; return whether one was preempted.
+
+        None is, if all together would not suffice; nor for a live one that was preempted since it had more than it
+        reserved, as it and those that it took the place of would take turns for ever.
+        """
         if not request.live and not all(one.rests for one in self._ordinary()):
+            return False
+        if (self._is_excessive(request) and request.preemptions) or not self._can_fit(request):
             return False
         victim = self._victim(request)
         if victim is request:

@@ -49,7 +49,8 @@ class Step(Generic[Owner]):
         prefill: rows of prompts, computed after the frames.
         decode: requests with one row each; the row's token may be in flight.
         missing: requests whose pixels must be loaded (again): (request, first missing frame).
-        lost: requests that were preempted after frames had left, and so have ended: they cannot be computed anew.
+        lost: requests that were preempted and have ended, as they are not computed anew: frames had left, or live ones
+            find no room beyond their reservation.
         work: what is computed, by kind; none if that is not known.
         spare: seconds that it leaves of the longest gap between tokens; infinite if nobody decodes or is live.
     """
