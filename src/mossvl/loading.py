@@ -13,7 +13,7 @@ from torch import nn
 from mossvl.checkpoints.default import default_checkpoint
 from mossvl.checkpoints.dtypes import COMPUTED, computed_dtype
 from mossvl.checkpoints.headers import read_headers, require_model_type, usable, without_ignored
-from mossvl.checkpoints.location import check_location
+from mossvl.checkpoints.location import check_location, repository_of
 from mossvl.checkpoints.quantizers import read_format
 from mossvl.checkpoints.strict import check_weights, read_configuration, read_generation_config
 from mossvl.checkpoints.weights import Progress, load_weights
@@ -45,7 +45,8 @@ def load(
     """Load a checkpoint for inference.
 
     Args:
-        checkpoint: a folder, or the name of a repository on the model hub; without one, mossvl-tiny is loaded.
+        checkpoint: a folder, or the name of a repository on the model hub (`owner/name`, or `owner/name@revision`);
+            without one, mossvl-tiny is loaded.
         device: "cuda", "cuda:1", "cpu", …; by default cuda if there is a GPU, else cpu.
         dtype: "bfloat16", "float32" or "float16"; by default bfloat16 on a GPU and float32 on a CPU.
         progress: show a progress bar on stderr; by default if stderr is a terminal and the weights are large.
@@ -98,11 +99,12 @@ def folder_of(checkpoint: str | Path) -> Path:
         CheckpointError: there is no such folder, or it cannot be downloaded.
     """
     check_location(checkpoint)
-    folder = Path(checkpoint)
-    if folder.is_dir():
-        return folder
+    repository = repository_of(checkpoint)
+    if repository is None:
+        return Path(checkpoint)
+    name, revision = repository
     try:
-        return Path(snapshot_download(str(checkpoint), allow_patterns=DOWNLOADED))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=DOWNLOADED))
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{checkpoint} cannot be loaded as a MOSS-VL checkpoint: {first_line}") from error

@@ -32,7 +32,7 @@ def quantize(
     """Quantize a checkpoint as `mossvl.load(…, quantization=kind)` does, and write the result.
 
     Args:
-        checkpoint: a folder, or the name of a repository on the model hub.
+        checkpoint: a folder, or the name of a repository on the model hub (`owner/name`, `owner/name@revision`).
         output: a new folder.
         kind: "fp8" or "int4".
         device: where weights are quantized; by default cuda if there is a GPU, else cpu.

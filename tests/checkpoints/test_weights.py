@@ -97,12 +97,33 @@ def test_a_missing_generation_config_is_made_of_the_configuration(folder):
     assert ours.generation_config.to_dict() == theirs.generation_config.to_dict()
 
 
-def test_names_on_the_hub_are_downloaded(folder, tensors, monkeypatch):
+@pytest.mark.parametrize(
+    ("given", "revision"), [("someone/moss-vl", None), ("someone/moss-vl@v1.0", "v1.0"), ("a/b@refs/pr/1", "refs/pr/1")]
+)
+def test_names_on_the_hub_are_downloaded_at_their_revision(folder, tensors, monkeypatch, given, revision):
     asked = []
-    monkeypatch.setattr("mossvl.loading.snapshot_download", lambda name, **_: asked.append(name) or str(folder))
-    model, _ = mossvl.load("someone/moss-vl", device="cpu", progress=True)
-    assert asked == ["someone/moss-vl"]
+
+    def downloaded(name, *, revision, **_):
+        asked.append((name, revision))
+        return str(folder)
+
+    monkeypatch.setattr("mossvl.loading.snapshot_download", downloaded)
+    model, _ = mossvl.load(given, device="cpu", progress=True)
+    assert asked == [(given.partition("@")[0], revision)]
     check(model, tensors)
+
+
+@pytest.mark.parametrize("given", ["missing", "./a/b", "/a/b", "a/b/c", "@v1", "/b@v1", "a/@v1"])
+def test_what_is_neither_a_folder_nor_a_name_says_what_is_expected(given):
+    with pytest.raises(CheckpointError, match=f"^{given} is not a folder; expected .*OWNER/NAME"):
+        mossvl.load(given)
+
+
+def test_a_folder_may_have_the_form_of_a_name_with_a_revision(folder, tensors, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    (folder.parent / "runs").mkdir()
+    folder.rename(folder.parent / "runs" / "tiny@2")
+    check(mossvl.load("runs/tiny@2", device="cpu")[0], tensors)
 
 
 def test_tied_embeddings_are_read_once(folder, tensors):

@@ -6,12 +6,26 @@ from mossvl.errors import CheckpointError
 
 
 def check_location(checkpoint: str | Path) -> None:
-    """Refuse what is neither a folder nor the name of a repository on the model hub (`owner/name`).
+    """Refuse what is neither a folder nor the name of a repository on the model hub.
 
     Raises:
         CheckpointError: there is no such folder.
     """
+    if not Path(checkpoint).is_dir() and repository_of(checkpoint) is None:
+        raise CheckpointError(
+            f"{checkpoint} is not a folder; expected the folder of a MOSS-VL checkpoint, or OWNER/NAME of a repository "
+            "on the model hub"
+        )
+
+
+def repository_of(checkpoint: str | Path) -> tuple[str, str | None] | None:
+    """Return the name of a repository and its revision, of `owner/name` or `owner/name@revision`; None of a path.
+
+    A revision is a branch, a tag or a commit; None is the main branch.
+    """
     given = str(checkpoint)
-    names_repository = given.count("/") == 1 and not given.startswith((".", "~", "/")) and not Path(given).exists()
-    if not Path(given).is_dir() and not names_repository:
-        raise CheckpointError(f"{given} is not a folder; expected the folder of a MOSS-VL checkpoint")
+    if given.startswith((".", "~", "/")) or Path(given).exists():
+        return None
+    name, _, revision = given.partition("@")
+    owner, _, rest = name.partition("/")
+    return (name, revision or None) if owner and rest and "/" not in rest else None

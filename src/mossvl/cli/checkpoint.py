@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mossvl.checkpoints.default import default_checkpoint
-from mossvl.checkpoints.location import check_location
+from mossvl.checkpoints.location import check_location, repository_of
 from mossvl.media.limits import MediaLimits
 from mossvl.options.engine import EngineConfig
 
@@ -39,7 +39,7 @@ def open_engine(checkpoint: str, limits: MediaLimits, **options: Any) -> "MossVL
     prepare()
     from mossvl.llm import MossVL
 
-    with _status(f"loading {checkpoint}"):
+    with _status(checkpoint):
         llm = MossVL(checkpoint, config=config)
     llm.processor.limits = limits
     return llm
@@ -76,10 +76,13 @@ def prepare() -> None:
         disable_progress_bars()
 
 
-def _status(text: str) -> AbstractContextManager[object]:
-    """Show `text` with a spinner, if stderr is a terminal."""
+def _status(checkpoint: str) -> AbstractContextManager[object]:
+    """Say that a checkpoint is loaded: with a spinner on a terminal, unless the download has bars of its own."""
+    if repository_of(checkpoint):
+        print(f"mossvl: {checkpoint} is taken from the model hub's cache, or downloaded first", file=sys.stderr)
+        return nullcontext()
     if not sys.stderr.isatty():
         return nullcontext()
     from rich.console import Console
 
-    return Console(stderr=True).status(text)
+    return Console(stderr=True).status(f"loading {checkpoint}")

@@ -15,7 +15,10 @@ from mossvl.options.engine import QUANTIZATIONS, EngineConfig
 from mossvl.processing.system_prompt import THINKING_MODES, TYPES_TOLD, SystemPrompt
 from mossvl.server.config import ServerConfig
 
-CHECKPOINT_HELP = "Checkpoint: a folder, or a repository on the model hub. Default: mossvl-tiny, part of the package."
+CHECKPOINT_HELP = (
+    "Checkpoint: a folder, or a repository on the model hub (OWNER/NAME or OWNER/NAME@REVISION). Default: mossvl-tiny, "
+    "part of the package."
+)
 Checkpoint = Annotated[
     str | None,
     typer.Option("--checkpoint", "-c", envvar="MOSSVL_CHECKPOINT", metavar="FOLDER", help=CHECKPOINT_HELP),
