@@ -1,3 +1,8 @@
-"""The version of this package."""
+"""The version of this package: that of the tag, or of the commit after it, from which it was built."""
 
-__version__ = "0.1.0"
+from importlib import metadata
+
+try:
+    __version__ = metadata.version("mossvl")
+except metadata.PackageNotFoundError:  # The package runs from its sources, not installed.
+    __version__ = "0.0"
