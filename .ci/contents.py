@@ -1,6 +1,6 @@
 """Checks what the wheel and the sdist in a folder hold: the files under version control that they should, no others.
 
-    python .ci/contents.py dist
+python .ci/contents.py dist
 """
 
 import subprocess

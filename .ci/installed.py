@@ -1,7 +1,7 @@
 """Uses the installed package as its users do, with nothing but what its wheel holds.
 
-    python -I .ci/installed.py alone    without extras: questions are answered
-    python -I .ci/installed.py serve    with the extra `serve`: the server answers, and shows its page
+python -I .ci/installed.py alone    without extras: questions are answered
+python -I .ci/installed.py serve    with the extra `serve`: the server answers, and shows its page
 """
 
 import json
