@@ -15,7 +15,7 @@ FLOORS = [
     *("version", "errors", "names", "progress", "ranks", "disk", "malloc", "forking"),
     *("forms", "options", "tools", "media", "quantization", "checkpoints"),
     *("processing", "synthetic", "data", "kernels", "model"),
-    *("queries", "scheduling", "sources", "device", "engine", "live", "offline"),
+    *("queries", "scheduling", "sources", "adapters", "device", "engine", "live", "offline"),
     *("registration", "loading", "quantizing", "llm", "evaluation", "bench", "training", "tiny", "server", "cli"),
 ]
 """The rooms of the package, from the ground up: a room imports only from those before it."""

@@ -4,6 +4,7 @@ import asyncio
 import queue
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, overload
@@ -56,6 +57,10 @@ class MossVL:
         if config is not None and options:
             raise OptionError(f"give either config or {', '.join(options)}, not both")
         self.config = config or EngineConfig(**options)
+        if self.config.lora:
+            from mossvl.loading import adapter_folders
+
+            self.config = replace(self.config, lora=adapter_folders(self.config.lora))
         if isinstance(checkpoint_or_model, MossVLLMHeadModel):
             if processor is None:
                 raise OptionError("a loaded model needs its processor: MossVL(model, processor)")

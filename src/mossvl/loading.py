@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import snapshot_download
 from torch import nn
 
+from mossvl.adapters.files import FILES, AdapterFiles
 from mossvl.checkpoints.default import default_checkpoint
 from mossvl.checkpoints.dtypes import COMPUTED, computed_dtype
 from mossvl.checkpoints.headers import read_headers, require_model_type, usable, without_ignored
@@ -99,15 +100,42 @@ def folder_of(checkpoint: str | Path) -> Path:
         CheckpointError: there is no such folder, or it cannot be downloaded.
     """
     check_location(checkpoint)
-    repository = repository_of(checkpoint)
+    return _at_hand(checkpoint, DOWNLOADED, "a MOSS-VL checkpoint")
+
+
+def adapter_folders(given: Mapping[str, str]) -> dict[str, str]:
+    """Return the folders of adapters by name, downloaded where they are names of repositories.
+
+    Raises:
+        CheckpointError: there is no such folder, it cannot be downloaded, or it holds no adapter that can be used.
+    """
+    folders = {}
+    for name, path in given.items():
+        try:
+            check_location(path, "an adapter (LoRA)")
+            folder = _at_hand(path, list(FILES), "an adapter")
+            AdapterFiles.read(folder)
+        except CheckpointError as error:
+            raise CheckpointError(f"adapter {name!r}: {error}") from error
+        folders[name] = str(folder)
+    return folders
+
+
+def _at_hand(given: str | Path, files: list[str], what: str) -> Path:
+    """Return a folder, or that of a repository's files, which are downloaded.
+
+    Raises:
+        CheckpointError: they cannot be downloaded.
+    """
+    repository = repository_of(given)
     if repository is None:
-        return Path(checkpoint)
+        return Path(given)
     name, revision = repository
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=DOWNLOADED))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{checkpoint} cannot be loaded as a MOSS-VL checkpoint: {first_line}") from error
+        raise CheckpointError(f"{given} cannot be loaded as {what}: {first_line}") from error
 
 
 @torch.no_grad()

@@ -150,18 +150,28 @@ def read_headers(folder: Path) -> dict[str, TensorInfo]:
     """
     tensors: dict[str, TensorInfo] = {}
     for name in _weight_files(folder):
-        path = own_file(folder / name)
-        try:
-            with safe_open(path, framework="pt") as shard:
-                for key in shard.keys():  # noqa: SIM118 (not a mapping)
-                    if key in tensors:
-                        raise CheckpointError(
-                            f"{folder}: {key} is in {tensors[key].file} and in {name}; expected in one"
-                        )
-                    part = shard.get_slice(key)
-                    tensors[key] = TensorInfo(tuple(part.get_shape()), _dtype(key, part.get_dtype(), path), name)
-        except SafetensorError as error:
-            raise CheckpointError(f"{path} is broken or cut off ({error}); get the file again") from error
+        for key, info in file_headers(folder / name).items():
+            if key in tensors:
+                raise CheckpointError(f"{folder}: {key} is in {tensors[key].file} and in {name}; expected in one")
+            tensors[key] = info
+    return tensors
+
+
+def file_headers(path: Path) -> dict[str, TensorInfo]:
+    """Read names, shapes and dtypes of the tensors of one file.
+
+    Raises:
+        CheckpointError: the file is missing, a link to elsewhere, or broken.
+    """
+    own_file(path)
+    tensors = {}
+    try:
+        with safe_open(path, framework="pt") as shard:
+            for key in shard.keys():  # noqa: SIM118 (not a mapping)
+                part = shard.get_slice(key)
+                tensors[key] = TensorInfo(tuple(part.get_shape()), _dtype(key, part.get_dtype(), path), path.name)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is broken or cut off ({error}); get the file again") from error
     return tensors
 
 

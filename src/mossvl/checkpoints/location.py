@@ -5,16 +5,19 @@ from pathlib import Path
 from mossvl.errors import CheckpointError
 
 
-def check_location(checkpoint: str | Path) -> None:
+def check_location(checkpoint: str | Path, what: str = "a MOSS-VL checkpoint") -> None:
     """Refuse what is neither a folder nor the name of a repository on the model hub.
+
+    Args:
+        what: it should be, in words.
 
     Raises:
         CheckpointError: there is no such folder.
     """
     if not Path(checkpoint).is_dir() and repository_of(checkpoint) is None:
         raise CheckpointError(
-            f"{checkpoint} is not a folder; expected the folder of a MOSS-VL checkpoint, or OWNER/NAME of a repository "
-            "on the model hub"
+            f"{checkpoint} is not a folder; expected the folder of {what}, or OWNER/NAME of a repository on the model "
+            "hub"
         )
 
 

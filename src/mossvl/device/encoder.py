@@ -6,6 +6,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from mossvl.adapters.loaded import Adapters
 from mossvl.device.large_frame import LargeFrame
 from mossvl.device.set_ups import SetUps
 from mossvl.device.staging import Staging
@@ -13,10 +14,14 @@ from mossvl.device.vision_cache import VisionCache
 from mossvl.model.modeling import MossVLModel
 from mossvl.model.vision_ops import PlainOps, VisionOps
 from mossvl.processing.pixels import Grid
+from mossvl.scheduling.pages import NO_ADAPTER
 from mossvl.scheduling.request import PixelScale, Request
 
 Frame = tuple[Request[object], int]
 """(request, index of its frame)."""
+
+How = tuple[PixelScale, int]
+"""How pixels are scaled, and the index of the adapter of the tower; `NO_ADAPTER` if it has none."""
 
 EncodePixels = Callable[[Tensor, Sequence[Grid]], Tensor]
 """(uint8 patches (patches, features), their grids) → (vision tokens, hidden)."""
@@ -30,6 +35,7 @@ class FrameEncoder:
         most_patches: usual maximum number of patches of a batch.
         fast: compute the tower with the kernels of `mossvl.kernels`.
         graphs: capture small batches whose grids recur as CUDA graphs.
+        adapters: that requests may have.
 
     Attributes:
         halvings: how often a batch was halved because memory ran out.
@@ -43,15 +49,18 @@ class FrameEncoder:
         most_patches: int,
         fast: bool = False,
         graphs: bool = False,
+        adapters: Adapters | None = None,
     ) -> None:
         self.model, self.cache, self.device = model, cache, device
+        self._adapters = adapters or Adapters()
+        self._models = {NO_ADAPTER: model}
         self.fast, self.graphs = fast, graphs
         self.halvings = 0
         config, weight = model.visual.config, model.visual.patch_embed.proj.weight
         width = config.in_channels * config.temporal_patch_size * config.patch_size**2
         self._staging = Staging(weight.device, most_patches, width)
         self._set_ups = SetUps()
-        self._by_scale: dict[PixelScale, EncodePixels] = {}
+        self._encoders: dict[How, EncodePixels] = {}
         self._begun: tuple[Request[object], LargeFrame] | None = None
 
     def set_up(self) -> None:
@@ -73,7 +82,7 @@ class FrameEncoder:
     def clear(self) -> None:
         """Drop everything computed from the weights, which may have changed."""
         self.cache.clear()
-        self._by_scale.clear()
+        self._encoders.clear()
 
     def give_up(self) -> None:
         """Drop the large frame in progress if its request has ended or will encode the frame from the start."""
@@ -91,10 +100,10 @@ class FrameEncoder:
             torch.OutOfMemoryError: a single frame does not fit into the device's memory.
         """
         encoded: dict[tuple[int, int], Tensor] = {}
-        for scale, same in groupby(frames, key=lambda one: one[0].pixel_scale):
+        for how, same in groupby(frames, key=lambda one: self._how(one[0])):
             group = list(same)
             ranges = [request.context.vision_range(frame, frame + 1) for request, frame in group]
-            tokens = self._encode(group, scale).split([stop - start for start, stop in ranges])
+            tokens = self._encode(group, how).split([stop - start for start, stop in ranges])
             for (request, frame), own in zip(group, tokens, strict=True):
                 encoded[request.number, frame] = own
                 self.cache.put(request.digests[frame], own)
@@ -106,7 +115,8 @@ class FrameEncoder:
         begun, self._begun = self._begun, None
         if begun is None or begun[0] is not request:
             pixels = self._staging.upload([request.pixels[frame]])
-            begun = request, LargeFrame(self.model.visual, pixels, grid, self._ops(request.pixel_scale))
+            tower = self._adapted(self._how(request)[1]).visual
+            begun = request, LargeFrame(tower, pixels, grid, self._ops(request.pixel_scale))
         merged = begun[1].advance(until)
         if merged is None:
             self._begun = begun
@@ -115,9 +125,9 @@ class FrameEncoder:
         self.cache.put(request.digests[frame], tokens)
         return tokens
 
-    def _encode(self, frames: list[Frame], scale: PixelScale) -> Tensor:
+    def _encode(self, frames: list[Frame], how: How) -> Tensor:
         try:
-            return self._encode_at_once(frames, scale)
+            return self._encode_at_once(frames, how)
         except torch.OutOfMemoryError:
             if len(frames) == 1:
                 raise
@@ -125,20 +135,29 @@ class FrameEncoder:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         half = len(frames) // 2
-        return torch.cat([self._encode(frames[:half], scale), self._encode(frames[half:], scale)])
+        return torch.cat([self._encode(frames[:half], how), self._encode(frames[half:], how)])
 
-    def _encode_at_once(self, frames: list[Frame], scale: PixelScale) -> Tensor:
+    def _encode_at_once(self, frames: list[Frame], how: How) -> Tensor:
         """(vision tokens, hidden) of these frames."""
         pixels = self._staging.upload([request.pixels[frame] for request, frame in frames])
         grids = [
             (len(list(same)), *grid) for grid, same in groupby(request.context.grid(frame) for request, frame in frames)
         ]
-        if scale not in self._by_scale:
-            self._by_scale[scale] = self._pixel_encoder(scale)
-        return self._by_scale[scale](pixels, grids).to(self.device)
+        if how not in self._encoders:
+            self._encoders[how] = self._pixel_encoder(*how)
+        return self._encoders[how](pixels, grids).to(self.device)
 
-    def _pixel_encoder(self, scale: PixelScale) -> EncodePixels:
-        model, set_ups = self.model, self._set_ups  # Not `self`: `_by_scale` would make that a reference cycle.
+    def _how(self, request: Request[object]) -> How:
+        return request.pixel_scale, request.adapter if self._adapters.sees(request.adapter) else NO_ADAPTER
+
+    def _adapted(self, adapter: int) -> MossVLModel:
+        if adapter not in self._models:
+            self._models[adapter] = self._adapters.vision(self.model, adapter)
+        return self._models[adapter]
+
+    def _pixel_encoder(self, scale: PixelScale, adapter: int) -> EncodePixels:
+        # Not `self`: `_encoders` would make that a reference cycle.
+        model, set_ups = self._adapted(adapter), self._set_ups
         ops = self._ops(scale)
         if not self.fast or not self.graphs:
             return lambda pixels, grids: model.encode_vision(pixels, grids, ops=ops)

@@ -8,9 +8,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 from weakref import WeakMethod
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mossvl.adapters.loaded import Adapters
+from mossvl.adapters.rows import AdaptedRows
 from mossvl.device.fused_products import FusedWeights
 from mossvl.device.fusing import fuse
 from mossvl.device.inputs import StepArrays, StepInputs, TextRows, VisionRows, to_device
@@ -24,6 +28,7 @@ from mossvl.model.layers import Attention, CrossAttentionLayer, SelfAttentionLay
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.model.xrope import rotary
 from mossvl.options.engine import EngineConfig
+from mossvl.scheduling.pages import NO_ADAPTER
 
 if TYPE_CHECKING:
     from mossvl.device.graphs import StepGraphs
@@ -43,6 +48,7 @@ class Executor:
     """The language model on its device, with the keys and values of all requests.
 
     Attributes:
+        adapters: that requests may have.
         last_tokens: (slots + 1,) int64, the last drawn token of the request in each batch slot; the last slot is that
             of padding rows.
         graphs: CUDA graphs of steps; None if steps are not captured.
@@ -55,6 +61,7 @@ class Executor:
         self.device = self.language.embed_tokens.weight.device
         dtype = self.language.norm.weight.dtype  # Of keys and values; weights may have others.
         devices = [next(layer.parameters()).device for layer in self.language.layers]
+        self.adapters = Adapters.load(model, config.lora or {})
         layout = PageLayout.of(config, dtype)
         if FP8 in (layout.text, layout.vision):
             check_fp8(self.device)
@@ -63,6 +70,7 @@ class Executor:
         self.tables = Tables(self.pool, config.max_batch, text.max_position_embeddings, self.device)
         self.last_tokens = torch.zeros(config.max_batch + 1, dtype=torch.long, device=self.device)
         self.fast = self.device.type == "cuda" and len(set(devices)) == 1 and has_triton()
+        self.fast = self.fast and not self.adapters.names
         self.graphs: StepGraphs | None = None
         if self.fast:
             from mossvl.device.triton_backend import KINDS
@@ -89,7 +97,7 @@ class Executor:
         """Compute and store keys and values of vision tokens (vision rows, hidden) in all cross-attention layers."""
         positions = to_device(rows.positions, self.device)
         rope = rotary(self.model.config.text_config, positions, tokens.dtype)
-        backend = self._vision_writer(to_device(rows.slots, self.device))
+        backend = self._vision_writer(rows)
         for layer, device in zip(self.language.layers, self.pool.devices, strict=True):
             if isinstance(layer, CrossAttentionLayer):
                 layer.store_vision(tokens.to(device), (rope[0].to(device), rope[1].to(device)), backend)
@@ -121,10 +129,11 @@ class Executor:
         """Set the last tokens (n,) int64 of batch slots (n,) int64."""
         self.last_tokens[to_device(slots, self.device)] = tokens.clamp(min=0)
 
-    def _vision_writer(self, slots: Tensor) -> VisionBackend:
-        """The backend that writes vision tokens' keys and values to these KV slots."""
+    def _vision_writer(self, rows: VisionRows) -> VisionBackend:
+        """The backend that writes vision tokens' keys and values."""
+        slots = to_device(rows.slots, self.device)
         if not self.fast:
-            return PagedAttention(self.pool, self.tables, vision_slots=slots)
+            return PagedAttention(self.pool, self.tables, vision_slots=slots, adapted=self._adapted(rows.adapters))
         from mossvl.device.triton_backend import VisionWriter
 
         return VisionWriter(self.pool, self.weights, slots)
@@ -132,12 +141,16 @@ class Executor:
     def _on_device(self, rows: TextRows) -> tuple[StepInputs, TextBackend]:
         """Inputs and backend of a step that is not captured."""
         packed = to_device(rows.packed(len(rows.tokens), padding_slot=self.config.max_batch), self.device)
-        inputs = StepInputs.of(packed, len(rows.draw_rows), rows.sees)
+        inputs = StepInputs.of(packed, len(rows.draw_rows), rows.sees, rows.adapted)
         if not self.fast:
-            return inputs, PagedAttention(self.pool, self.tables, rows)
+            return inputs, PagedAttention(self.pool, self.tables, rows, adapted=self._adapted(rows.adapters))
         from mossvl.device.triton_backend import in_tiles
 
         return inputs, self._fast_attention(inputs, in_tiles(self.pool, rows, self.device))
+
+    def _adapted(self, indices: NDArray[np.int32]) -> AdaptedRows | None:
+        """What adds the rows' adapters; None if no row has one."""
+        return AdaptedRows(self.adapters, torch.from_numpy(indices)) if (indices != NO_ADAPTER).any() else None
 
     def _fast_attention(self, inputs: StepInputs, prefill: "PrefillTiles | None") -> TextBackend:
         from mossvl.device.triton_backend import FastAttention

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mossvl.device.capture import capturing
-from mossvl.device.inputs import StepInputs, TextRows
+from mossvl.device.inputs import PACKED, StepInputs, TextRows
 from mossvl.device.triton_backend import prefill_tiles
 
 PREFILL_ROWS = (32, 64, 96, 128, 160, 224)
@@ -48,7 +48,7 @@ class StepGraphs:
         self.decode_sizes = decode_sizes(max_batch)
         self._padding_slot = max_batch
         most = max(max_batch, *PREFILL_ROWS)
-        self._rows = torch.zeros((7, most), dtype=torch.long, device=device)
+        self._rows = torch.zeros((PACKED, most), dtype=torch.long, device=device)
         self._tiles = torch.zeros((most, 3), dtype=torch.int32, device=device)
         self._graphs: dict[Kind, tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]] = {}
         self._outputs: dict[bool, tuple[Tensor, Tensor]] = {}
@@ -109,7 +109,7 @@ class StepGraphs:
         draws, tiles = (MOST_SEQUENCES, self._tiles[: kind.tiles]) if kind.tiles else (None, None)
 
         def step() -> tuple[Tensor, Tensor]:
-            return self._step(StepInputs.of(self._rows[:, : kind.rows], draws, kind.vision), tiles)
+            return self._step(StepInputs.of(self._rows[:, : kind.rows], draws, kind.vision, adapted=False), tiles)
 
         # Warm-up: compile kernels, set up libraries. On the stream of all other work: libraries keep memory per stream.
         logits, _ = step()

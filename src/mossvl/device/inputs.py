@@ -12,8 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mossvl.scheduling.pages import NO_ADAPTER
 from mossvl.scheduling.request import Request
 from mossvl.scheduling.step import FrameSpan, RowSpan
+
+PACKED = 8
+"""Number of arrays in `TextRows.packed`."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class TextRows:
         starts: (rows,) int32 place of the first of them in the request's vision pages.
         lengths: (rows,) int32 number of text tokens seen, the row itself included.
         slots: (rows,) int64 batch slots.
+        adapters: (rows,) int32 index of the adapter of each row's request; `NO_ADAPTER` for none.
         num_prefill: number of prefill rows.
         draw_rows: rows from which a token is drawn.
         scored: rows that tell log-probabilities of prompts, if there are any.
@@ -101,6 +106,7 @@ class TextRows:
     starts: NDArray[np.int32]
     lengths: NDArray[np.int32]
     slots: NDArray[np.int64]
+    adapters: NDArray[np.int32]
     num_prefill: int
     draw_rows: list[int]
     scored: ScoredRows | None = None
@@ -113,7 +119,7 @@ class TextRows:
         num_prefill = sum(rows.stop - rows.start for rows in prefill)
         total = num_prefill + len(decode)
         tokens, positions, slots = (np.zeros(total, dtype=np.int64) for _ in range(3))
-        visible, starts, lengths = (np.zeros(total, dtype=np.int32) for _ in range(3))
+        visible, starts, lengths, adapters = (np.zeros(total, dtype=np.int32) for _ in range(4))
         sequences, draw_rows = [], []
         at = 0
         for rows in prefill:
@@ -127,7 +133,7 @@ class TextRows:
             visible[part] = np.maximum(ends - context.unseen(rows.start), 0)
             starts[part] = sequences[-1].vision_start
             lengths[part] = np.arange(rows.start + 1, rows.stop + 1)
-            slots[part] = request.slot
+            slots[part], adapters[part] = request.slot, request.adapter
             at += count
             if rows.draws:
                 draw_rows.append(at - 1)
@@ -138,27 +144,34 @@ class TextRows:
             positions[at] = request.context.position(row)
             visible[at], starts[at] = sequences[-1].num_vision, sequences[-1].vision_start
             lengths[at] = row + 1
-            slots[at] = request.slot
+            slots[at], adapters[at] = request.slot, request.adapter
             draw_rows.append(at)
             at += 1
         scored = ScoredRows.build(prefill)
-        return cls(sequences, tokens, positions, visible, starts, lengths, slots, num_prefill, draw_rows, scored)
+        return cls(
+            sequences, tokens, positions, visible, starts, lengths, slots, adapters, num_prefill, draw_rows, scored
+        )
 
     @property
     def sees(self) -> bool:
         """Whether a row sees vision tokens."""
         return bool(self.visible.any())
 
-    def packed(self, rows: int, padding_slot: int) -> NDArray[np.int64]:
-        """(7, rows) int64: tokens, positions, visible, starts, lengths, slots and `draw_rows`.
+    @property
+    def adapted(self) -> bool:
+        """Whether a row has an adapter."""
+        return bool((self.adapters != NO_ADAPTER).any())
 
-        Padding rows have `padding_slot`; padded draws are from the last row.
+    def packed(self, rows: int, padding_slot: int) -> NDArray[np.int64]:
+        """(PACKED, rows) int64: tokens, positions, visible, starts, lengths, slots, adapters and `draw_rows`.
+
+        Padding rows have `padding_slot` and no adapter; padded draws are from the last row.
         """
-        host = np.zeros((7, rows), dtype=np.int64)
-        host[5], host[6] = padding_slot, rows - 1
-        own = self.tokens, self.positions, self.visible, self.starts, self.lengths, self.slots
-        host[:6, : len(self.tokens)] = own
-        host[6, : len(self.draw_rows)] = self.draw_rows
+        host = np.zeros((PACKED, rows), dtype=np.int64)
+        host[5], host[6], host[7] = padding_slot, NO_ADAPTER, rows - 1
+        own = self.tokens, self.positions, self.visible, self.starts, self.lengths, self.slots, self.adapters
+        host[:7, : len(self.tokens)] = own
+        host[7, : len(self.draw_rows)] = self.draw_rows
         return host
 
 
@@ -169,21 +182,24 @@ class VisionRows:
     Attributes:
         slots: (vision rows,) int64 KV slots.
         positions: (3, vision rows) int64 rotary positions.
+        adapters: (vision rows,) int32, as of `TextRows`.
     """
 
     slots: NDArray[np.int64]
     positions: Tensor
+    adapters: NDArray[np.int32]
 
     @classmethod
     def build(cls, frames: Sequence[FrameSpan[object]], page_size: int) -> "VisionRows":
-        slots = []
+        slots, adapters = [], []
         for part in frames:
             tokens = np.arange(*part.request.context.vision_range(part.start, part.stop))
             pages = np.array(part.request.vision_pages, dtype=np.int64)
             slots.append(pages[tokens // page_size - part.request.freed] * page_size + tokens % page_size)
+            adapters.append(np.full(len(tokens), part.request.adapter, dtype=np.int32))
         layouts = [layout for part in frames for layout in part.request.context.layouts(part.start, part.stop)]
         positions = [layout.vision(first, last) for layout, first, last in layouts]
-        return cls(np.concatenate(slots), torch.cat(positions, dim=1))
+        return cls(np.concatenate(slots), torch.cat(positions, dim=1), np.concatenate(adapters))
 
 
 Entries = NDArray[np.int64]
@@ -223,6 +239,7 @@ class StepInputs:
         tokens: (rows,) int64; -1 for the last token of the batch slot.
         drawing: (draws,) int64 rows from which a token is drawn; None for all rows.
         vision: rows may see vision tokens: cross-attention layers are computed.
+        adapted: rows may have adapters.
     """
 
     tokens: Tensor
@@ -231,12 +248,15 @@ class StepInputs:
     starts: Tensor
     lengths: Tensor
     slots: Tensor
+    adapters: Tensor
     drawing: Tensor | None
     vision: bool
+    adapted: bool
 
     @classmethod
-    def of(cls, packed: Tensor, draws: int | None, vision: bool) -> "StepInputs":
+    def of(cls, packed: Tensor, draws: int | None, vision: bool, adapted: bool) -> "StepInputs":
         """From `TextRows.packed` on the device; `draws` is the number of draws, None for one from every row."""
-        tokens, positions, visible, starts, lengths, slots, drawing = packed.unbind()
+        tokens, positions, visible, starts, lengths, slots, adapters, drawing = packed.unbind()
         drawing_ = None if draws is None else drawing[:draws]
-        return cls(tokens, positions, visible.int(), starts.int(), lengths.int(), slots, drawing_, vision)
+        seen = visible.int(), starts.int(), lengths.int()
+        return cls(tokens, positions, *seen, slots, adapters.int() if adapted else adapters, drawing_, vision, adapted)

@@ -1,8 +1,11 @@
 """Attention over pages with PyTorch's own kernels, request by request: on any device, without a compiler."""
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
 
+import torch
+from torch import Tensor, nn
+
+from mossvl.adapters.rows import AdaptedRows
 from mossvl.device.inputs import TextRows
 from mossvl.device.pool import PagePool
 from mossvl.device.tables import Tables
@@ -21,12 +24,19 @@ class PagedAttention(PlainProducts):
     Args:
         rows: the step's text rows; None to store vision tokens.
         vision_slots: (vision rows,) int64 KV slots of the vision tokens to store.
+        adapted: adds what the rows' adapters do; None if no row has one.
     """
 
     def __init__(
-        self, pool: PagePool, tables: Tables, rows: TextRows | None = None, vision_slots: Tensor | None = None
+        self,
+        pool: PagePool,
+        tables: Tables,
+        rows: TextRows | None = None,
+        vision_slots: Tensor | None = None,
+        adapted: AdaptedRows | None = None,
     ) -> None:
         self.pool, self.tables, self.rows, self.vision_slots = pool, tables, rows, vision_slots
+        self.adapted = adapted
         if rows is not None:
             size = pool.page_size
             blocks = torch.from_numpy((rows.lengths - 1) // size).long().to(tables.text.device)
@@ -37,6 +47,13 @@ class PagedAttention(PlainProducts):
             ]
             visible = torch.from_numpy(rows.visible).long()
             self._visibility = [Visibility(visible[one.start : one.start + one.rows]) for one in rows.sequences]
+
+    def linears(self, x: Tensor, linears: Sequence[nn.Module]) -> list[Tensor]:
+        results = super().linears(x, linears)
+        if self.adapted is not None:
+            for y, linear in zip(results, linears, strict=True):
+                self.adapted.add(y, x, linear)
+        return results
 
     def self_attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor, attn: Attention, rope: Rope) -> Tensor:
         assert self.rows is not None

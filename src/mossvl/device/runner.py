@@ -93,7 +93,8 @@ class Runner:
         self.vision_watch: Stopwatch | None = None
         self._spare = math.inf
         fast, graphs = self.executor.fast, not config.eager
-        self.encoder = FrameEncoder(model.model, self.vision_cache, self.device, budget.patches, fast, graphs)
+        patches, adapters = budget.patches, self.executor.adapters
+        self.encoder = FrameEncoder(model.model, self.vision_cache, self.device, patches, fast, graphs, adapters)
 
     @property
     def overlaps(self) -> bool:

@@ -50,6 +50,7 @@ class Engine:
         self.ends = frozenset(ends if isinstance(ends, list | tuple) else [ends])
         self.loop = Loop(model, self.config)
         self.runner, self.scheduler, self.cache = self.loop.runner, self.loop.scheduler, self.loop.cache
+        self.adapters = self.runner.executor.adapters
         self.grammars = Grammars(model.config.text_config.vocab_size, self.ends)
         self.media_memory = MediaMemory(self.config.media_cache)
         self.media_budget = Budget(self.config.media_bytes)
@@ -80,7 +81,7 @@ class Engine:
             EngineError: the device is broken, and nothing will be answered any more; or the engine is being closed.
         """
         source = Load(query, messages, processor, self.media_memory, self.media_budget)
-        return self.begin(source, query.generation, params, whole_characters, calls=query.ending_calls)
+        return self.begin(source, query.generation, params, whole_characters, calls=query.ending_calls, lora=query.lora)
 
     def begin(
         self,
@@ -92,6 +93,7 @@ class Engine:
         calls: Collection[str] = (),
         director: Director | None = None,
         pages: int = 0,
+        lora: str | None = None,
     ) -> Handle:
         """Answer what comes from a source; as `submit`.
 
@@ -100,10 +102,11 @@ class Engine:
             director: says what is appended to an open query, that of a live session.
             pages: that the session reserves.
             calls: functions of which one call ends an answer.
+            lora: name of the adapter with which everything is computed; None for the model as it is.
 
         Raises:
-            OptionError: an open query has several answers, stop strings, a least length or a form of its answer; or
-                `logit_bias` or `stop_token_ids` has a token that the model does not know.
+            OptionError: there is no such adapter; an open query has several answers, stop strings, a least length or a
+                form of its answer; or `logit_bias` or `stop_token_ids` has a token that the model does not know.
             SessionLimitError: no session more fits.
         """
         params = options if params is None else params
@@ -113,6 +116,7 @@ class Engine:
                 "a query that prompts are appended to has one answer, no stop texts and no form, no min_tokens and no "
                 "prompt_logprobs"
             )
+        adapter = self.adapters.index(lora)
         known = self.model.config.text_config.vocab_size
         for name, tokens in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
             if tokens and (largest := max(tokens)) >= known:
@@ -122,7 +126,8 @@ class Engine:
         handle = Handle(params, source.tokenizer, whole_characters, calls)
         form = params.form
         follower = None if form is None else self.grammars.follower(form, source.tokenizer, params.n)
-        job = Job(source, options, params, handle, self.ends, follower, open=open, director=director)
+        job = Job(source, options, params, handle, self.ends, follower, open=open, director=director, adapter=adapter)
+        job.adapted_vision = self.adapters.sees(adapter)
         with self.loop.lock:
             self.loop.add(job, pages)
             if self._thread is None:

@@ -16,6 +16,7 @@ from mossvl.queries.handle import Handle
 from mossvl.queries.results import Logprob, TokenLogprobs
 from mossvl.queries.text_stream import TextStream
 from mossvl.scheduling.context import Context
+from mossvl.scheduling.pages import NO_ADAPTER
 from mossvl.scheduling.prompt import Prompt
 from mossvl.scheduling.request import Request
 from mossvl.sources.source import Appended, Event, Frame, Loaded, Planned, Source, Stalled, Waiting
@@ -36,7 +37,9 @@ class Job:
         options: of the query; `params`, which may differ, are the sampling parameters.
         deadline: when the query times out, in seconds of `time.monotonic`.
         patience: when the source times out, unless it reports something before.
-        digests: of the frames, None until known; the requests share the list.
+        adapter: index of the adapter of its requests.
+        adapted_vision: the adapter changes the vision tokens of frames.
+        digests: of the frames, and of the adapter if it changes them; None until known. The requests share the list.
         loading: the source is loading.
         submitted: the scheduler has the requests.
         streams: encoding may begin before all frames are loaded.
@@ -55,6 +58,8 @@ class Job:
     clock: Clock = field(default_factory=Clock)
     deadline: float = float("inf")
     patience: float = float("inf")
+    adapter: int = NO_ADAPTER
+    adapted_vision: bool = False
     digests: list[bytes | None] = field(default_factory=list)
     requests: "list[Request[Job]]" = field(default_factory=list)
     loading: bool = False
@@ -137,7 +142,7 @@ class Job:
         handle = self.handle
         handle.input_text, handle.media = planned.input_text, planned.media
         handle.prompt_tokens, handle.vision_tokens = prompt.end.row, prompt.end.vision
-        self.digests, self.streams = planned.digests, planned.streams
+        self.digests, self.streams = [self._own(digest) for digest in planned.digests], planned.streams
         scored = self.params.prompt_logprobs is not None
         if scored:
             handle.prompt_logprobs = [None] * len(prompt.tokens)
@@ -149,6 +154,7 @@ class Job:
                 self.digests,
                 self,
                 stops=self.stops,
+                adapter=self.adapter,
                 scores_from=first_scored(planned, len(prompt.tokens)) if scored and not number else None,
                 vision_chunk=self.options.vision_chunked_length,
                 pixel_scale=self.source.pixel_scale,
@@ -164,7 +170,7 @@ class Job:
 
     def take(self, frame: Frame) -> None:
         """Take in a frame, or only its digest."""
-        self.digests[frame.number] = frame.digest
+        self.digests[frame.number] = self._own(frame.digest)
         if not frame.patches.numel():
             return
         wanting = [request for request in self.requests if not request.ended and frame.number not in request.pixels]
@@ -175,6 +181,10 @@ class Job:
             request.pixels[frame.number] = frame.patches
         if not wanting:
             self.source.release(frame.patches)
+
+    def _own(self, digest: bytes | None) -> bytes | None:
+        """What tells the vision tokens of a frame from others, by the digest of its pixels."""
+        return digest if digest is None or not self.adapted_vision else digest + self.adapter.to_bytes(4)
 
     @property
     def may_begin(self) -> bool:
@@ -246,7 +256,7 @@ class Job:
         """Put a new request in place of the old one, with the prompt and its pixels."""
         prompt, room = prompts.build(renewed.input_ids, renewed.grids, renewed.room)
         (old,) = self.requests
-        self.digests = list(renewed.digests)
+        self.digests = [self._own(digest) for digest in renewed.digests]
         self.handle.drafts[0].tokens = []
         context = Context(prompt, self.handle.drafts[0].tokens)
         request = Request(
@@ -258,6 +268,7 @@ class Job:
             pixels=dict(enumerate(renewed.patches)),
             vision_chunk=self.options.vision_chunked_length,
             pixel_scale=self.source.pixel_scale,
+            adapter=self.adapter,
             live=True,
             reserved=self.reserved,
             spared=old.spared,
@@ -286,7 +297,7 @@ class Job:
                 self.go_on(request, prompts.room(end, more.room, left))
                 continue
             prompt, room = prompts.build(more.input_ids, more.grids, more.room, end, left)
-            request.extend(prompt, more.digests)
+            request.extend(prompt, [self._own(digest) for digest in more.digests])
             request.pixels |= dict(enumerate(more.patches, prompt.begin.frame))
             self.handle.prompt_tokens += len(prompt.tokens)
             self.handle.vision_tokens += prompt.end.vision - prompt.begin.vision

@@ -1,7 +1,10 @@
 """Settings of an engine: their names, defaults and limits."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from mossvl.errors import OptionError
 from mossvl.options.checks import (
@@ -14,6 +17,7 @@ from mossvl.options.checks import (
     choice,
     named_options,
     number,
+    shown,
 )
 
 GIB = 1 << 30
@@ -21,6 +25,8 @@ CPU_POOL_BYTES = 2 * GIB
 KVDtype = Annotated[Literal["auto", "fp8"], Choice(("auto", "fp8"))]
 QUANTIZATIONS = ("fp8", "int8", "int4", "nf4")
 """How weights may be quantized while they are read; `quantization/` has their meaning."""
+NAME = re.compile(r"[\w.@:/-]{1,128}", re.ASCII)
+"""Names of adapters."""
 ON_CPU = "int8"
 """What is for CPUs alone."""
 
@@ -35,6 +41,26 @@ def check_quantization(given: str | None, device: str) -> None:
         choice("quantization", given, QUANTIZATIONS)
     if given == ON_CPU and device != "cpu":
         raise OptionError(f"quantization={given!r} is for CPUs; on {device} take 'fp8', 'int4' or 'nf4'")
+
+
+def adapter_paths(name: str, given: Any) -> dict[str, str]:
+    """Return the paths of adapters by name, given so or as texts NAME=PATH, or raise an `OptionError`."""
+    if isinstance(given, Mapping):
+        pairs = list(given.items())
+    elif isinstance(given, list | tuple) and all(isinstance(one, str) and "=" in one for one in given):
+        pairs = [tuple(one.split("=", 1)) for one in given]
+    else:
+        raise OptionError(f"{name}={shown(given)} must be paths by name: NAME=PATH")
+    paths: dict[str, str] = {}
+    for key, path in pairs:
+        if not isinstance(key, str) or not NAME.fullmatch(key):
+            raise OptionError(f"{name}: {shown(key, 80)} is no name of an adapter; use letters, digits and . _ - / : @")
+        if not isinstance(path, str | Path) or not str(path):
+            raise OptionError(f"{name}: the adapter {key!r} needs a path, not {shown(path, 80)}")
+        if key in paths:
+            raise OptionError(f"{name}: two adapters are named {key!r}; give each a name of its own")
+        paths[key] = str(path)
+    return paths
 
 
 @named_options("engine option")
@@ -67,6 +93,8 @@ class EngineConfig:
         media_workers: requests whose media load at the same time.
         media_bytes: maximum size of decoded pixels that wait for encoding.
         eager: no CUDA graphs.
+        lora: folders of adapters, or names of repositories on the model hub, by the name that queries choose them by;
+            or a list of texts NAME=PATH.
 
     Raises:
         OptionError: an option is unknown or out of range.
@@ -92,6 +120,7 @@ class EngineConfig:
     media_workers: Count = 8
     media_bytes: Count = 2 * GIB
     eager: Switch = False
+    lora: Annotated[dict[str, str], adapter_paths] | None = None
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -7,7 +7,7 @@ from typing import Any, Self
 from mossvl.errors import InputError, OptionError, PromptError
 from mossvl.media.video import is_frame_list
 from mossvl.options import GenerationOptions, MediaOptions
-from mossvl.options.checks import check_names, present
+from mossvl.options.checks import check_names, present, text
 from mossvl.options.rendering import Rendering
 from mossvl.processing.messages import Message as Message
 from mossvl.processing.messages import check_characters, check_messages, media_of, texts_of
@@ -20,7 +20,7 @@ TOOL_KEYS = ("tools", "tool_choice", "parallel_tool_calls")
 """Functions that the answer may call, in OpenAI's form (see `Tools.of`)."""
 KEYS = frozenset(
     {
-        *("prompt", "images", "videos", "messages", "media_kwargs", "generate_kwargs"),
+        *("prompt", "images", "videos", "messages", "media_kwargs", "generate_kwargs", "lora"),
         *TOOL_KEYS,
         *SYSTEM_PROMPT_KEYS,
         *(option.name for option in fields(Rendering)),
@@ -36,6 +36,7 @@ class Query:
         turn: the messages that the query adds to its session.
         explicit: whether the query was given as `messages`, which stand alone instead of continuing a session.
         rendering: how the chat template writes the conversation.
+        lora: name of the adapter that answers; None for the model as it is.
         continuation: text whose tokens follow the prompt's, as if they had been drawn; see `mossvl.evaluation.scoring`.
         tools: functions that the answer may call; None for none.
         system_prompt: for a conversation that begins with the query; see `mossvl.processing.system_prompt`.
@@ -48,6 +49,7 @@ class Query:
     generation: GenerationOptions
     rendering: Rendering = field(default_factory=Rendering, kw_only=True)
     tools: Tools | None = field(default=None, kw_only=True)
+    lora: str | None = field(default=None, kw_only=True)
     continuation: str = field(default="", kw_only=True)
 
     @classmethod
@@ -94,8 +96,8 @@ class Query:
         )
         tools = Tools.of(*(given.get(name) for name in TOOL_KEYS))
         definitions = tools.definitions if tools else []
-        for text in (system_prompt or "", *texts_of(checked), *strings_of(definitions)):
-            check_characters(text)
+        for written in (system_prompt or "", *texts_of(checked), *strings_of(definitions)):
+            check_characters(written)
         return cls(
             turn=turn,
             explicit=messages is not None,
@@ -104,6 +106,7 @@ class Query:
             generation=GenerationOptions.from_dict(given.get("generate_kwargs"), **generation_defaults),
             rendering=Rendering.of(given),
             tools=tools,
+            lora=None if given.get("lora") is None else text("lora", given["lora"]),
             **cls.own_fields(given),
         )
 

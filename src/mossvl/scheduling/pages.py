@@ -13,6 +13,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+NO_ADAPTER = -1
+"""The index of no adapter: rows that the model computes as it is."""
+
 
 class OutOfPages(Exception):
     """More pages were asked for than are free or can be freed."""
@@ -50,9 +53,12 @@ def block_key(before: bytes, tokens: Sequence[int], frames: Iterable[bytes]) -> 
     return digest.digest()
 
 
-def salt_key(salt: str | None) -> bytes:
-    """What stands for the key before the first block; of another length than the keys of blocks."""
-    return b"" if salt is None else hashlib.blake2b(salt.encode(), digest_size=32).digest()
+def salt_key(salt: str | None, adapter: int = NO_ADAPTER) -> bytes:
+    """What stands for the key before the first block, with a salt and an adapter; of another length than other keys."""
+    if salt is None and adapter == NO_ADAPTER:
+        return b""
+    told = f"{adapter}|" + ("" if salt is None else f"|{salt}")
+    return hashlib.blake2b(told.encode(), digest_size=32).digest()
 
 
 def shared_vision(blocks: Sequence[Block]) -> list[int]:

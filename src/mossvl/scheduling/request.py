@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from mossvl.forms.grammar import Matcher
 from mossvl.options import SamplingParams
 from mossvl.scheduling.context import Context
-from mossvl.scheduling.pages import Block, block_key, salt_key
+from mossvl.scheduling.pages import NO_ADAPTER, Block, block_key, salt_key
 from mossvl.scheduling.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Request(Generic[Owner]):
         scores_from: first row of those still to be computed after which a token of the prompt gets a log-probability;
             None if no more do.
         matcher: of the answer's grammar, if the answer has one.
+        adapter: index of the adapter with which all its rows, and its frames' keys and values, are computed.
 
     State, kept by the scheduler:
         computed: rows whose keys and values are in pages, or will be after the launched steps.
@@ -99,6 +100,7 @@ class Request(Generic[Owner]):
     live: bool = False
     reserved: int = 0
     matcher: Matcher | None = None
+    adapter: int = NO_ADAPTER
     number: int = field(default_factory=lambda: next(_numbers))
 
     computed: int = 0
@@ -229,7 +231,7 @@ class Request(Generic[Owner]):
             frames = self.digests[first:last]
             if any(digest is None for digest in frames):
                 break
-            before = self._keys[-1] if self._keys else salt_key(self.params.cache_salt)
+            before = self._keys[-1] if self._keys else salt_key(self.params.cache_salt, self.adapter)
             tokens = self.context.tokens(start, start + page_size)
             self._keys.append(block_key(before, tokens, (digest for digest in frames if digest is not None)))
         return self._keys
