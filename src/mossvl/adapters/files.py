@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from mossvl.adapters.config import AdapterConfig
 from mossvl.checkpoints.headers import TensorInfo, file_headers
-from mossvl.checkpoints.strict import LISTED
 from mossvl.errors import CheckpointError
 
 WEIGHTS = "adapter_model.safetensors"
 FILES = ("adapter_config.json", WEIGHTS)
 """The files of an adapter that are read."""
+LISTED = 3
+"""Names that an error message lists."""
 PREFIX = "base_model.model."
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 PLACES = ("model.language_model.layers.", "model.visual.")
