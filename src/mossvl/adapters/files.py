@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mossvl.adapters.config import AdapterConfig
 from mossvl.checkpoints.headers import TensorInfo, file_headers
+from mossvl.checkpoints.location import repository_of
 from mossvl.errors import CheckpointError
 
 WEIGHTS = "adapter_model.safetensors"
@@ -136,11 +137,12 @@ class AdapterFiles:
 
 
 def _is_another(base: str, checkpoint: str) -> bool:
-    """Whether both are names of repositories, and neither is that of a variant (quantized, say) of the other."""
-    if any(one.count("/") != 1 or one.startswith((".", "/", "~")) or Path(one).exists() for one in (base, checkpoint)):
+    """Whether both are repositories, and neither is named as a variant (quantized, say) of the other."""
+    repositories = repository_of(base), repository_of(checkpoint)
+    if None in repositories:
         return False
-    names = [one.rpartition("/")[2].lower() for one in (base, checkpoint)]
-    return not (names[0].startswith(names[1]) or names[1].startswith(names[0]))
+    first, second = (name.rpartition("/")[2].lower() for name, _ in filter(None, repositories))
+    return not (first.startswith(second) or second.startswith(first))
 
 
 def _listed(lines: list[str], between: str = ", ") -> str:
