@@ -4,12 +4,19 @@ import asyncio
 import gc
 import random
 import threading
+from dataclasses import replace
 
 import pytest
-from live_streams import Clock, begin, picture, told, until
+import torch
+from live_streams import Clock, begin, picture, request_of, told, until
 
-from mossvl.errors import SessionClosed
+from mossvl.engine.job import Job
+from mossvl.errors import EngineError, InputError, SessionClosed
 from mossvl.live.events import Closed, Decision, Seen, Silence, Text
+from mossvl.live.session import LiveSession
+from mossvl.offline.slot import EngineSlot
+from mossvl.options import EngineConfig
+from mossvl.sources.files import Load
 
 
 def test_a_session_that_is_closed_takes_nothing_and_tells_its_end_once(llm):
@@ -208,3 +215,88 @@ def test_events_are_json_objects(llm):
     assert {**seen, "lag": 0} == {"event": "seen", "time": 1.5, "raw": "", "number": 0, "tokens": 7, "lag": 0}
     silence = next(one for one in watched.events if isinstance(one, Silence) and one.inserted).to_dict()
     assert silence["inserted"] and silence["raw"] == "<|silence|>"
+
+
+def test_caches_are_not_cleared_beneath_an_open_session(llm):
+    watched = begin(llm)
+    watched.decide(1)
+    with pytest.raises(EngineError, match=r"while live sessions are open \(1\); close them first"):
+        llm.engine.clear_caches()
+    watched.session.close()
+    llm.engine.clear_caches()
+
+
+def test_weights_that_change_beneath_an_open_session_are_refused_until_it_is_closed(talker, processor):
+    slot, weight = EngineSlot(), next(talker.parameters())
+    session = LiveSession(slot.engine(talker, EngineConfig(memory=1 << 24)), processor)
+    until(session.take)
+    with torch.no_grad():
+        weight.add_(0)
+    for _ in range(2):
+        with pytest.raises(EngineError, match="once weights have changed"):
+            slot.engine(talker)
+    session.close()
+    assert slot.engine(talker) is session.engine
+    slot.close()
+
+
+@pytest.mark.parametrize("fails", [OSError("no time"), SystemExit("no time"), float("nan")], ids=repr)
+@pytest.mark.parametrize("parked", [True, False], ids=["parked", "drawing"])
+def test_a_clock_that_fails_ends_its_session_alone(llm, fails, parked):
+    clock, failing = Clock(), []
+
+    def told():
+        if failing and isinstance(fails, BaseException):
+            raise fails
+        return fails if failing else clock()
+
+    options = {"idle_timeout": 60.0} if parked else {"tokens_per_second": 1.0, "ignore_eos": True}
+    watched, other = begin(llm, clock=told, **options), begin(llm, tokens_per_slot=1)
+    other.decide(1)
+    until(lambda: request_of(watched.session).context.answer)
+    failing.append(True)
+    llm.engine.wake()
+    until(lambda: watched.session.ended)
+    assert isinstance(watched.session.error, InputError) and "clock=" in str(watched.session.error)
+    other.session.push(picture(0), 0.0)
+    other.decide(2)
+
+
+def test_a_clock_that_fails_at_once_begins_no_session(llm):
+    with pytest.raises(InputError, match=r"clock=.* has failed: ValueError: no time"):
+        begin(llm, clock=lambda: (_ for _ in ()).throw(ValueError("no time")))
+    assert not llm.engine.active
+
+
+@pytest.mark.parametrize("asked", ["wait", "next", "drawn", "changed", "lost", "idle"])
+def test_a_director_that_raises_ends_its_session_alone(llm, asked, monkeypatch):
+    watched, other = begin(llm, tokens_per_slot=1), begin(llm, tokens_per_slot=1)
+    watched.decide(1)
+    other.decide(1)
+    director, request = watched.session._director, request_of(watched.session)
+
+    def broken(*_):
+        raise RuntimeError("broken")
+
+    if asked == "idle":
+        idle = Job.idle_seconds.fget
+        seconds = property(lambda job: broken() if job.director is director else idle(job))
+        monkeypatch.setattr(Job, "idle_seconds", seconds)
+    else:
+        monkeypatch.setattr(director, asked, broken)
+    if asked == "lost":
+        llm.engine.loop.inbox.put(lambda: llm.engine.scheduler._lost.append(request))
+    watched.session.push(picture(0), 0.0)
+    until(lambda: watched.session.ended)
+    assert "broken" in str(watched.session.error) and llm.engine.broken is None
+    other.session.push(picture(0), 0.0)
+    other.decide(2)
+
+
+def test_a_session_opens_while_all_media_workers_are_busy(llm, monkeypatch):
+    monkeypatch.setattr(llm.engine.loop, "config", replace(llm.engine.config, media_workers=1))
+    monkeypatch.setattr(Load, "start", lambda self, report, first=None: None)  # It loads for ever.
+    handle = llm.submit({"prompt": "?", "images": [picture(0)]})
+    until(lambda: any(job.loading for job in llm.engine.loop.jobs))
+    begin(llm).decide(1)
+    handle.cancel()

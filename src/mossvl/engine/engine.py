@@ -198,11 +198,23 @@ class Engine:
             self.runner.warm_up(lambda done, total: advance())
 
     def clear_caches(self) -> None:
-        """Clear the prefix cache, the vision cache and the media cache, once running queries have ended."""
-        with self._serving:
+        """Clear the prefix cache, the vision cache and the media cache, once running queries have ended.
+
+        Raises:
+            EngineError: live sessions are open, which end only when they are closed.
+        """
+        while not self._serving.acquire(timeout=0.05):
+            if sessions := sum(job.open for job in list(self.loop.jobs)):
+                raise EngineError(
+                    "caches cannot be cleared, as they must be once weights have changed, while live sessions are open "
+                    f"({sessions}); close them first"
+                )
+        try:
             self.cache.clear()
             self.runner.clear()
             self.media_memory = MediaMemory(self.config.media_cache)
+        finally:
+            self._serving.release()
 
     # --- the thread ----------------------------------------------------------------------------------------------
 

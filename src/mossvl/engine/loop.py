@@ -8,7 +8,8 @@ import queue
 import threading
 import time
 from bisect import insort_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from traceback import clear_frames
 
 import torch
@@ -117,7 +118,8 @@ class Loop:
                 step = self.scheduler.plan()
                 self._follow()
                 for lost in step.lost:
-                    lost.owner.lose()
+                    with self._alone(lost.owner):
+                        lost.owner.lose()
                 for request, frame in step.missing:
                     self._load_again(request, frame)
                 idle = not step and pending is None
@@ -205,7 +207,13 @@ class Loop:
 
     def _idle_seconds(self) -> float:
         """How long to wait for an event, if there is nothing to compute."""
-        return min(LONGEST_WAIT, *(job.idle_seconds for job in self.jobs))
+        wait = LONGEST_WAIT
+        for job in list(self.jobs):
+            with self._alone(job):
+                wait = min(wait, job.idle_seconds)
+            if job.ended:
+                return 0.0
+        return wait
 
     def _read_inbox(self, wait: float = 0.0) -> None:
         """Run the events of the inbox; wait up to `wait` seconds for the first."""
@@ -234,7 +242,10 @@ class Loop:
                 self._load(job)
 
     def _receive(self, job: Job) -> None:
-        insort_right(self._to_load, job, key=lambda job: job.params.priority)
+        if job.director is not None:  # Its source loads nothing.
+            self._load(job)
+        else:
+            insort_right(self._to_load, job, key=lambda job: job.params.priority)
         if job.follower is not None:
             self._to_follow.append(job)
 
@@ -303,13 +314,19 @@ class Loop:
 
     def _go_on(self, job: Job) -> None:
         """Append a job's waiting prompts, or what its director decides."""
-        try:
+        with self._alone(job):
             if job.director is None:
                 job.append(self._prompts)
             elif (replaced := job.direct(self._prompts)) is not None:
                 self.scheduler.remove(replaced)
                 replaced.pixels.clear()
                 self.scheduler.add(job.requests[0])
+
+    @contextmanager
+    def _alone(self, job: Job) -> Iterator[None]:
+        """An error within, as of a director, ends this job alone."""
+        try:
+            yield
         except Exception as error:
             self._end(job, error)
 
@@ -340,10 +357,10 @@ class Loop:
             if request is job.requests[0]:  # Its siblings reuse what it has computed, which saves the query nothing.
                 job.handle.cached_tokens = request.cached
             told = None if logprobs is None else told_of(logprobs, row, token, job.params.logprobs)
-            try:
+            parks = False
+            with self._alone(job):
                 parks = job.add(request, token, told, now)
-            except Exception as error:  # Of a director.
-                self._end(job, error)
+            if job.ended:
                 continue
             if parks:
                 if job.open:
@@ -357,7 +374,8 @@ class Loop:
             if all(request.ended for request in job.requests):
                 self._end(job, None)
             elif not job.ended:
-                job.changed()
+                with self._alone(job):
+                    job.changed()
 
     def _end(self, job: Job, error: Exception | None) -> None:
         """End a query: stop its source and processes, release its pages, and end its handle."""

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from mossvl.engine.director import Renewed
+from mossvl.live.clock import Clock
 from mossvl.live.events import (
     Closed,
     Decision,
@@ -33,7 +34,6 @@ from mossvl.scheduling.context import Context
 from mossvl.scheduling.prompt import Place
 from mossvl.sources.source import Appended
 
-Clock = Callable[[], float]
 POLL_SECONDS = 0.005
 """How often a clock that is not the machine's is looked at, while a session waits for it."""
 

@@ -15,7 +15,8 @@ from typing import Any, Literal, Self
 
 from mossvl.engine.engine import Engine
 from mossvl.errors import ContextLengthError, InputError
-from mossvl.live.director import Clock, LiveDirector
+from mossvl.live.clock import Clock, checked_clock
+from mossvl.live.director import LiveDirector
 from mossvl.live.ending import Ending
 from mossvl.live.events import Dropped, LiveEvent
 from mossvl.live.feeding import Feeding
@@ -50,7 +51,7 @@ class LiveSession:
         prompt: what is asked before the first frame; it may be empty.
         system_prompt: None for the published one, which tells the model to decide at every frame.
         prefill: messages to go on from (`Closed.prefill`), in place of both.
-        clock: seconds of any origin that never decrease.
+        clock: seconds of any origin that never decrease; the session ends if it fails.
         recorder: writes the session down.
         script: the inputs of a recorded session, in place of those that are pushed; see `feed`.
         apart: the text of each token is an event of its own, also if nobody reads for a while.
@@ -77,7 +78,7 @@ class LiveSession:
         apart: bool = False,
     ) -> None:
         self.engine, self.processor, self.options = engine, processor, options or LiveOptions()
-        self.clock = clock
+        self.clock = clock = checked_clock(clock)
         self._begun = clock()
         self._tokens = StreamTokens(processor)
         messages = checked_messages(prompt, system_prompt, prefill)

@@ -21,7 +21,11 @@ class EngineSlot:
         self._versions = 0
 
     def engine(self, model: Any, config: EngineConfig | None = None) -> Engine:
-        """Return the engine; a new one if it is missing or broken, or if `config` or the weights' storage differ."""
+        """Return the engine; a new one if it is missing or broken, or if `config` or the weights' storage differ.
+
+        Raises:
+            EngineError: weights have changed in place while live sessions are open.
+        """
         with self._lock:
             old = self._engine
             wanted = config or (old.config if old is not None else EngineConfig())
@@ -33,8 +37,8 @@ class EngineSlot:
                 self._places, self._versions = places(model), versions(model)
             elif self._versions != versions(model):
                 # Weights changed in place (an optimizer step): cached keys, values and vision tokens are stale.
-                self._versions = versions(model)
                 old.clear_caches()
+                self._versions = versions(model)
             assert self._engine is not None
             return self._engine
 
