@@ -68,6 +68,31 @@ def test_a_frame_without_a_place_for_its_time_is_refused(frame, llm):
         session.give(["Why?"], [frame])
 
 
+@pytest.mark.parametrize(
+    ("prompts", "frames", "behind", "error", "said"),
+    [
+        ("abc", [], None, PromptError, "prompts='abc' must be a list of texts"),
+        (None, [], None, PromptError, "prompts=None must be a list"),
+        ([5], [], None, PromptError, "the prompt 5 must be a text"),
+        ([], None, None, PromptError, "frames=None must be a list of pairs"),
+        ([], picture(0), None, PromptError, "(?s)frames=.* must be a list of pairs"),
+        ([], {"a": 1}, None, PromptError, "(?s)frames=.* must be a list of pairs"),
+        (["Why?"], [], "never", OptionError, "behind='never' must be 'drop_oldest'"),
+    ],
+)
+def test_what_is_no_list_of_prompts_or_frames_is_refused(prompts, frames, behind, error, said, llm):
+    session = llm.live()
+    with pytest.raises(error, match=said):
+        session.give(prompts, frames, behind=behind)
+    assert session.active and not session.pending
+
+
+def test_nothing_more_may_be_given_alone(llm):
+    session = llm.live("Watch.", tokens_per_second=None, max_new_tokens=3)
+    session.give([], [], final=True)
+    assert list(session)[-1].reason == "final"
+
+
 @pytest.mark.parametrize("prefill", [5, 1.5, True, "Hi", [5], [{"role": "user"}]])
 def test_a_beginning_that_is_no_messages_is_refused(prefill, llm):
     with pytest.raises(PromptError, match="prefill"):

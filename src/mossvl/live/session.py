@@ -11,10 +11,10 @@ from functools import partial
 from numbers import Real
 from operator import attrgetter
 from threading import Lock
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from mossvl.engine.engine import Engine
-from mossvl.errors import ContextLengthError, InputError
+from mossvl.errors import ContextLengthError, InputError, PromptError
 from mossvl.live.clock import Clock, checked_clock
 from mossvl.live.director import LiveDirector
 from mossvl.live.ending import Ending
@@ -30,7 +30,7 @@ from mossvl.live.recording import Given, Script
 from mossvl.live.segments import Asked, Picture, StreamTokens
 from mossvl.live.usage import Usage
 from mossvl.options import GenerationOptions
-from mossvl.options.checks import shown
+from mossvl.options.checks import choice, shown
 from mossvl.processing.pixels import num_vision_tokens
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.queries.waker import Waker
@@ -159,22 +159,35 @@ class LiveSession:
         behind: WhenBehind | None = None,
         timeout: float | None = None,
     ) -> tuple[float, ...]:
-        """Give prompts and frames with their times together; see `push`.
+        """Give prompts and frames together, so that the model is given all at once, if the frames are one; see `push`.
 
         Args:
+            prompts: texts, in order; they come before the first frame.
+            frames: pairs (image, seconds), with None for the clock's time.
             behind: in place of `LiveOptions.when_behind`, for these frames.
+
+        Raises:
+            OptionError: `behind` is unknown.
+            PromptError: `prompts` are no texts.
         """
         self._inbox.check_open()  # Before a lock that may be held for ever, in a forked process.
+        for name, given, what in (("prompts", prompts, "texts"), ("frames", frames, "pairs (image, seconds)")):
+            if not isinstance(given, list | tuple):
+                raise PromptError(f"{name}={shown(given, 40)} must be a list of {what}")
         asked = [Asked(text, self._tokens.prompt(text)) for text in map(self._tokens.asked, prompts)]
         for frame in frames:
             if not isinstance(frame, tuple | list) or len(frame) != 2:
                 kind = type(frame).__name__
                 raise InputError(f"frames: a {kind} is no pair (image, seconds); give pairs, with None for the clock's")
+        if behind is not None:
+            choice("behind", behind, get_args(WhenBehind))
         dropped: tuple[float, ...] = ()
         if frames:
             dropped = self._push(frames, asked, final, behind or self.options.when_behind, timeout)
         elif asked:
             self._inbox.ask(asked, final)
+        elif final:
+            self._inbox.end()
         self.engine.wake()
         return dropped
 
