@@ -6,6 +6,7 @@ from a checkpoint is ever run.
 """
 
 import os
+import signal
 import sys
 from importlib import import_module, metadata
 from pathlib import Path
@@ -97,9 +98,11 @@ def __getattr__(name: str) -> Any:
 
 
 # Registering imports torch and transformers, which takes seconds. The command `mossvl` registers when it needs them, so
-# that its help appears at once.
+# that its help appears at once; before it begins and after it has ended, Ctrl-C ends it without a traceback.
 _started = sys.orig_argv[1:3]
 if _started != ["-m", "mossvl"] and not (_started and Path(_started[0]).stem == "mossvl"):
     from mossvl.registration import register
 
     register()
+elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, lambda number, _: os._exit(128 + number))

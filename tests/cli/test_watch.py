@@ -40,13 +40,18 @@ def test_replies_are_lines_with_the_time_of_the_frame_that_was_seen(capsys):
         Silence(time=15.0, inserted=True),
         Text(time=15.0, text="So"),
         Interrupted(time=15.0),
+        Text(time=15.0, text="Much"),
+        Limit(time=15.0, kind="max_new_tokens"),
+        Text(time=16.0, text=" more."),
+        Silence(time=16.0, ends_reply=True),
         Text(time=16.0, text="End"),
         Text(time=16.0, text="", raw="<|im_end|>"),
         Closed(time=16.0, reason="final", prefill=[]),
     ):
         speech.tell(event)
     assert capsys.readouterr().out == (
-        "[start] Hello\n[12.0 s] A star appears.\n         It is blue.\n[15.0 s] Long\n[15.0 s] So\n[16.0 s] End\n"
+        "[start] Hello\n[12.0 s] A star appears.\n         It is blue.\n[15.0 s] Long\n[15.0 s] So\n"
+        "[15.0 s] Much\n[16.0 s] more.\n[16.0 s] End\n"
     )
 
 
@@ -61,6 +66,27 @@ def test_a_watcher_is_told_on_stderr_what_it_should_know(capsys):
     out, err = capsys.readouterr()
     assert out == "" and err.count("is behind") == 1 and err.count("--max-new-tokens") == 1
     assert "4 frames were dropped" in err and "2 frames" in err and "attempt 2 in 4 s" in err
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_on_a_terminal_a_message_does_not_come_into_the_line_of_a_reply(capsys, monkeypatch, terminal):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    speech = Speech(as_events=False)
+    speech.note("before")
+    speech.tell(Text(time=1.0, text="A star"))
+    speech.note("between")
+    speech.note("again")
+    speech.tell(Text(time=2.0, text=" appears."))
+    speech.tell(Silence(time=2.0, ends_reply=True))
+    speech.tell(Text(time=3.0, text="Gone"))
+    speech.note("last")
+    speech.tell(Closed(time=3.0, reason="closed", prefill=[]))
+    out = capsys.readouterr().out
+    if terminal:
+        assert out == "[1.0 s] A star\n        appears.\n[3.0 s] Gone\n"
+    else:
+        assert out == "[1.0 s] A star appears.\n[3.0 s] Gone\n"
 
 
 def test_as_json_every_event_is_a_line(capsys):
@@ -151,6 +177,12 @@ def test_a_recording_of_a_watcher_that_was_killed_is_repeated_and_a_changed_one_
         ((CLIP, "What?", "--temperature", "0.5"), "--sample"),
         ((CLIP, "What?", "--when-behind", "never"), "when-behind"),
         ((CLIP, "What?", "--record", "."), "is a folder"),
+        ((CLIP, "What?", "--record", "none/a.jsonl"), "--record none/a.jsonl: cannot be written"),
+        ((CLIP, "What?", "--window", "-1"), "--window=-1.0 must be more than 0"),
+        ((CLIP, "What?", "--queue", "0"), "--queue=0 must be at least 1"),
+        ((CLIP, "What?", "--max-context", "5"), "--max-context=5 must be at least 256"),
+        ((CLIP, "What?", "--max-context", "99999999"), "--max-context=99999999 is more than"),
+        ((CLIP + "#t=20,30", "What?"), "segment [20.0, 30.0] lies outside the video, which lasts 6.040 seconds"),
         ((CLIP, " "), "question"),
         (("none.mp4", "What?"), "none.mp4"),
     ],
@@ -158,6 +190,16 @@ def test_a_recording_of_a_watcher_that_was_killed_is_repeated_and_a_changed_one_
 def test_what_cannot_be_watched_is_said_in_one_line(command, arguments, said):
     result = command("watch", *arguments)
     assert result.exit_code == 2 and said in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_file_with_content_is_recorded_over_only_if_that_is_wanted(command, tmp_path):
+    file = tmp_path / "events.jsonl"
+    file.write_text("mine\n")
+    refused = command("watch", *SHORT, "--record", file)
+    assert refused.exit_code == 2 and "is not empty; --overwrite" in refused.stderr
+    assert file.read_text() == "mine\n" and "mossvl-tiny" not in refused.stderr  # Nothing was loaded.
+    assert command("watch", *SHORT, "--record", file, "--overwrite").exit_code == 0
+    assert json.loads(file.read_text().splitlines()[0])["event"] == "session"
 
 
 def test_a_question_is_typed_and_ctrl_c_interrupts_speech_and_then_ends():
@@ -188,8 +230,41 @@ def test_a_question_is_typed_and_ctrl_c_interrupts_speech_and_then_ends():
         until("interrupted")
         process.send_signal(signal.SIGINT)
         assert until("closed")["reason"] == "closed"
-        assert process.wait(60) == 0
-        assert "Traceback" not in process.stderr.read()
+        assert process.wait(60) == 130
+        told = process.stderr.read()
+        assert "interrupted; Ctrl-C again ends" in told and "Traceback" not in told
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("when", "number", "code"),
+    [
+        ("loading", signal.SIGINT, 130),
+        ("silent", signal.SIGINT, 130),
+        ("silent", signal.SIGTERM, 143),
+        ("replay", signal.SIGINT, 130),
+    ],
+)
+def test_a_command_that_a_signal_stops_ends_at_once_and_says_so_by_its_code(start, tmp_path, when, number, code):
+    record = tmp_path / "events.jsonl"
+    arguments = ["watch", tmp_path, "What comes?", "--json", "--record", record, "--max-new-tokens", "3"]
+    (tmp_path / "a.txt").write_text("A folder that stays empty.")
+    if when == "replay":
+        begin = {"event": "session", "form": 1, "messages": [{"role": "user", "content": "Go on."}]}
+        asked = {"event": "input", "after": 0, "interrupts": False, "prompts": ["Go on."], "frames": [], "final": True}
+        begin["options"] = {"ignore_eos": True}
+        record.write_text(f"{json.dumps(begin)}\n{json.dumps(asked)}\n")
+        arguments = ["replay", record, "--json"]
+    process = start(*arguments)
+    if when == "loading":
+        assert b"mossvl-tiny" in process.stderr.readline()
+    else:
+        assert b"speech_started" in process.stdout.readline()
+        until = b'"limit"' if when == "silent" else b'"text"'
+        while until not in process.stdout.readline():
+            pass
+    process.send_signal(number)
+    assert process.wait(60) == code
+    assert b"Traceback" not in process.stderr.read()

@@ -12,6 +12,18 @@ def warn(message: str) -> None:
     print(f"mossvl: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)
 
 
+def ends_speech(event: LiveEvent) -> bool:
+    """Whether the model says no more until something is given to it."""
+    match event:
+        case Turn() | Interrupted() | Limit() | Closed():
+            return True
+        case Silence():
+            return not event.inserted
+        case Text():
+            return event.raw == "<|im_end|>"
+    return False
+
+
 class Speech:
     """Prints events as they come.
 
@@ -22,7 +34,9 @@ class Speech:
     def __init__(self, as_events: bool) -> None:
         self._as_events = as_events
         self._line = ""
-        """The beginning of the line that is being printed; "" between replies."""
+        """The beginning of the reply's line that is being printed; "" between replies."""
+        self._broken = False
+        """A message has come between; the reply goes on below it."""
         self.speaking = False
         """Whether the model is speaking."""
         self._dropped = 0
@@ -33,10 +47,8 @@ class Speech:
         """Print an event of the session."""
         if isinstance(event, Text) and event.text:
             self.speaking = True
-        elif isinstance(event, Turn | Interrupted | Closed) or (isinstance(event, Silence) and not event.inserted):
+        elif ends_speech(event):
             self.speaking = False
-        elif isinstance(event, Text) and event.raw:  # An end token, or a reply that goes on.
-            self.speaking = self.speaking and event.raw != "<|im_end|>"
         if self._as_events:
             print(json.dumps(event.to_dict(), ensure_ascii=False), flush=True)
             return
@@ -51,37 +63,47 @@ class Speech:
         if self._as_events:
             print(json.dumps(event.to_dict(), ensure_ascii=False), flush=True)
         elif isinstance(event, Lost):
-            warn(f"{event.source}: lost ({event.reason}); attempt {event.attempt} in {event.again_in:g} s")
+            self.note(f"{event.source}: lost ({event.reason}); attempt {event.attempt} in {event.again_in:g} s")
         elif isinstance(event, Found):
-            warn(f"{event.source}: found again")
+            self.note(f"{event.source}: found again")
         elif isinstance(event, Skipped):
-            warn(f"{event.source}: {event.file} is left out ({event.reason})")
+            self.note(f"{event.source}: {event.file} is left out ({event.reason})")
+
+    def note(self, message: str) -> None:
+        """Print a line on stderr; on a terminal, not into the line of a reply."""
+        if self._line and not self._broken and sys.stdout.isatty() and sys.stderr.isatty():
+            print(flush=True)
+            self._broken = True
+        warn(message)
 
     def end(self) -> None:
         """End the line that is being printed."""
-        if self._line:
+        if self._line and not self._broken:
             print(flush=True)
-        self._line = ""
+        self._line, self._broken = "", False
 
     def _say(self, event: Text) -> None:
-        text = event.text if self._line else event.text.lstrip()
+        text = event.text.lstrip() if self._broken or not self._line else event.text
         if not text:
             return
         if not self._line:
             self._line = "[start] " if event.time is None else f"[{event.time:.1f} s] "
             print(self._line, end="")
+        elif self._broken:
+            print(" " * len(self._line), end="")
+        self._broken = False
         print(text.replace("\n", "\n" + " " * len(self._line)), end="", flush=True)
 
     def _note(self, event: LiveEvent) -> None:
         """Tell on stderr what a watcher should know."""
         if isinstance(event, Dropped):
             if not self._dropped:
-                warn("the model is behind: frames are dropped (--fps, --when-behind)")
+                self.note("the model is behind: frames are dropped (--fps, --when-behind)")
             self._dropped += len(event.times)
         elif isinstance(event, RolledOver):
-            warn(f"the session goes on in a new context ({event.reason}), with {event.kept_frames} frames")
+            self.note(f"the session goes on in a new context ({event.reason}), with {event.kept_frames} frames")
         elif isinstance(event, Limit) and event.kind not in self._limits:
             self._limits.add(event.kind)
-            warn(f"replies are stopped by --{event.kind.replace('_', '-')}")
+            self.note(f"replies are stopped by --{event.kind.replace('_', '-')}")
         elif isinstance(event, Closed) and self._dropped:
-            warn(f"{self._dropped} frames were dropped")
+            self.note(f"{self._dropped} frames were dropped")

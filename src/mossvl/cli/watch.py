@@ -1,6 +1,7 @@
 """`mossvl watch`: watch a camera, the screen, a folder or a file, and say what is asked for as it happens."""
 
 import math
+import signal
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ import typer
 
 from mossvl.cli.ask import check_question
 from mossvl.cli.checkpoint import check_checkpoint, open_engine
-from mossvl.cli.live_options import LiveFlags
+from mossvl.cli.live_options import LiveFlags, named_as_flags
 from mossvl.cli.options import (
     Checkpoint,
     Device,
@@ -57,20 +58,22 @@ def watch(
     record: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Record the session, for `mossvl replay`.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Drop what the file of --record holds.")] = False,
 ) -> None:
     """Watch a camera, the screen, a folder or a video, and print what the model says as it says it.
 
     Questions may be typed while it watches, one a line. Ctrl-C lets the model fall silent while it speaks, and ends the
-    command otherwise.
+    command otherwise. The exit code is 0 at the end of the source, and 130 after Ctrl-C.
     """
     check_question(question, "the last argument")
     check_effect(live)
     for name in NO_LIMIT:
         if live.get(name) == 0:
             live[name] = None
-    options = paced(LiveOptions(**live), fps, pace)
-    if record is not None and record.is_dir():
-        raise InputError(f"--record {record} is a folder; name a file")
+    with named_as_flags():
+        options = paced(LiveOptions(**live), fps, pace)
+    if record is not None:
+        check_record(record, overwrite)
     allowed = MediaLimits(**limits)
     folder = check_checkpoint(checkpoint)
     from mossvl.cli.live_source import open_source
@@ -79,12 +82,33 @@ def watch(
 
     happenings = Happenings()
     with (
+        named_as_flags(),
         open_source(source, fps, pace or None, allowed, happenings.put) as frames,
         open_engine(folder, allowed, device=device, dtype=dtype, quantization=quantization) as llm,
         Recorder(record) if record is not None else nullcontext() as recorder,
         llm.live(question, system_prompt=system_prompt, options=options, recorder=recorder) as session,
     ):
-        Watching(session, frames, happenings, as_events, lockstep=not pace, recorder=recorder).run()
+        if Watching(session, frames, happenings, as_events, lockstep=not pace, recorder=recorder).run():
+            raise typer.Exit(128 + signal.SIGINT)
+
+
+def check_record(path: Path, overwrite: bool) -> None:
+    """Check, before anything is loaded, that a session can be recorded in a file.
+
+    Raises:
+        InputError: the file cannot be written; or it is not empty, and is not to be overwritten.
+    """
+    if path.is_dir():
+        raise InputError(f"--record {path} is a folder; name a file")
+    if path.exists() and not path.is_file():
+        return  # A pipe, which is opened once.
+    try:
+        with path.open("ab") as file:
+            size = file.tell()
+    except OSError as error:
+        raise InputError(f"--record {path}: cannot be written ({error.strerror}); name another file") from error
+    if size and not overwrite:
+        raise InputError(f"--record {path} is not empty; --overwrite drops what it holds")
 
 
 def paced(options: LiveOptions, fps: float, pace: float) -> LiveOptions:

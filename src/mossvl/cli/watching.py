@@ -9,9 +9,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 
-from mossvl.cli.speech import Speech, warn
+from mossvl.cli.live_options import LiveFlags
+from mossvl.cli.options import LimitFlags, flags_of
+from mossvl.cli.speech import Speech
 from mossvl.errors import MossVLError, SessionClosed, message_of
-from mossvl.live.events import Closed
+from mossvl.live.events import Closed, Interrupted
 from mossvl.live.record import Recorder
 from mossvl.live.session import LiveSession
 from mossvl.live.sources import FrameSource, SourceEvent
@@ -57,10 +59,10 @@ class Watching:
         self._session, self._frames, self._happenings = session, frames, happenings
         self._speech = Speech(as_events)
         self._lockstep, self._recorder = lockstep, recorder
-        self._over = False
+        self._over = self._ended = False
 
-    def run(self) -> None:
-        """Print what the model says until the session ends.
+    def run(self) -> bool:
+        """Print what the model says until the session ends; return whether Ctrl-C has ended it.
 
         Raises:
             MossVLError: the source or the session has failed.
@@ -75,6 +77,7 @@ class Watching:
                     self._take_in(happenings.get())
         finally:
             self._leave()
+        return self._ended
 
     def _leave(self) -> None:
         """End the session, and print its last words."""
@@ -99,6 +102,8 @@ class Watching:
     def _tell(self) -> None:
         for event in self._session.take():
             self._speech.tell(event)
+            if isinstance(event, Interrupted):
+                self._speech.note("interrupted; Ctrl-C again ends")
             if self._recorder is not None:
                 self._recorder.told(event, self._session.usage.text_output)
             if isinstance(event, Closed):
@@ -110,15 +115,14 @@ class Watching:
         try:
             self._session.say(text)
         except MossVLError as error:
-            warn(message_of(error))
+            self._speech.note(message_of(error, flags_of(LiveFlags, LimitFlags)))
 
     def _pressed(self) -> None:
         if not self._speech.speaking:
-            self._over = True
+            self._over = self._ended = True
             return
         with suppress(SessionClosed):
             self._session.interrupt()
-        warn("interrupted; Ctrl-C again ends")
 
     # --- what is typed -------------------------------------------------------------------------------------------
 

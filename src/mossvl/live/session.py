@@ -381,9 +381,9 @@ class LiveSession:
         tokens, most = num_vision_tokens([(1, *grid)], self._tokens.merge), self._director.bounds.vision
         if tokens > most:
             raise ContextLengthError(
-                f"the frame has {tokens} vision tokens, but a session sees {most} at a time; lower max_pixels",
-                setting="EngineConfig.memory",
-                advice=", or raise {}",
+                f"the frame has {tokens} vision tokens, but a session sees {most} at a time; give smaller frames",
+                setting="LiveOptions.max_pixels",
+                advice=", or lower {}",
             )
         return Picture(time, self._tokens.frame(time), grid, patches, digest, pushed)
 
