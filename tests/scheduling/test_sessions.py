@@ -136,6 +136,17 @@ def test_of_sessions_the_one_that_has_waited_longest_comes_first():
     assert [[part.request for part in step.frames] for step in steps] == [[second.request], [first.request]]
 
 
+@pytest.mark.parametrize("ends", [True, False], ids=["ended", "preempted"])
+def test_a_session_that_stops_before_it_has_drawn_is_not_kept_in_the_order_of_turns(ends):
+    machine = Machine(100, max_batch=4, prefill_tokens=4)
+    one = Asked(list(range(40)), live=True)
+    machine.ask(one)
+    machine.step()
+    assert one.request in machine.scheduler._since
+    (machine.scheduler.remove if ends else machine.scheduler._preempt)(one.request)
+    assert not machine.scheduler._since
+
+
 def test_128_sessions_decode_in_one_step():
     machine = Machine(2000, max_batch=160)
     sessions = [session(room=3) for _ in range(128)]

@@ -353,6 +353,7 @@ class Scheduler(Generic[Owner]):
 
     def _release(self, request: Request[Owner]) -> None:
         self._computing = {key: one for key, one in self._computing.items() if one is not request}
+        self._since.pop(request, None)
         self._slots.append(request.slot)
         self.allocator.release(request)
 
