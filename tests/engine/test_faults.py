@@ -116,6 +116,22 @@ def test_memory_that_runs_out_while_frames_are_encoded_halves_their_number(llm, 
     assert llm.engine.runner.encoder.halvings == 3
 
 
+def test_a_request_alone_in_a_step_is_tried_again_once_memory_is_free(make, monkeypatch):
+    llm = make(vision_cache=0, prefix_cache=False)
+    expected, failures = llm.generate(GOOD).text, []
+    draw = type(llm.engine.runner)._draw
+
+    def short_once(self, *rest):
+        if not failures:
+            failures.append(0)
+            raise torch.OutOfMemoryError("injected")
+        return draw(self, *rest)
+
+    monkeypatch.setattr(type(llm.engine.runner), "_draw", short_once)
+    answer = llm.generate(GOOD)
+    assert answer.error is None and answer.text == expected and failures
+
+
 @pytest.mark.parametrize("late", [False, True], ids=["before the step", "after it"])
 @pytest.mark.parametrize(
     "error", [RuntimeError("injected"), torch.OutOfMemoryError("injected")], ids=["error", "memory"]

@@ -159,7 +159,8 @@ class Loop:
             # The tokens of the step before may have ended or parked a request.
             if request.ended or (own.decode and request.parked):
                 continue
-            if len(apart) > 1:
+            # A request alone is tried again, too, if memory that was taken beside it is free now.
+            if len(apart) > 1 or isinstance(error, torch.OutOfMemoryError):
                 if not self._has_pixels(own):
                     own = Step(copies=own.copies)  # The scheduler plans the frames again when they are reloaded.
                 try:
