@@ -270,7 +270,7 @@ class MossVL:
     async def agenerate(
         self,
         queries: Sequence[QueryLike],
-        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        params: SamplingParams | Sequence[SamplingParams | None] | None = None,
         *,
         raise_on_error: bool = False,
     ) -> list[Result]:
@@ -385,7 +385,7 @@ class Chat:
 
 
 def each(
-    params: SamplingParams | Sequence[SamplingParams] | None, queries: Sequence[QueryLike]
+    params: SamplingParams | Sequence[SamplingParams | None] | None, queries: Sequence[QueryLike]
 ) -> list[SamplingParams | None]:
     """Return parameters for each query, which are given for all queries or for each."""
     listed: list[SamplingParams | None] = (

@@ -1,0 +1,92 @@
+"""What an actor of a processor does: one engine, which answers batches of rows."""
+
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
+
+from mossvl.errors import EngineError, InputError, MossVLError, message_of
+from mossvl.options import SamplingParams
+from mossvl.queries.query import QueryLike
+from mossvl.queries.results import Result
+from mossvl.ray.config import ProcessorConfig
+from mossvl.ray.rows import ERROR, Row, columns_of, query_of
+
+if TYPE_CHECKING:
+    import pyarrow
+
+logger = logging.getLogger("mossvl.ray")
+
+Read = Callable[[Row], tuple[dict[str, Any], SamplingParams | None]]
+"""Makes a query of a row, or raises an InputError."""
+
+
+class Answering:
+    """Answers batches of rows; Ray runs several calls at a time, in one event loop.
+
+    Args:
+        read: makes a row's query.
+
+    Raises:
+        MossVLError: the checkpoint cannot be loaded.
+    """
+
+    def __init__(self, config: ProcessorConfig, read: Read = query_of) -> None:
+        from mossvl.llm import MossVL
+
+        self.config, self.read = config, read
+        self.llm = MossVL(config.model_source, config=config.engine)
+        if config.limits is not None:
+            self.llm.processor.limits = config.limits
+        self.llm.warm_up()
+
+    async def __call__(self, batch: "pyarrow.Table") -> AsyncIterator["pyarrow.Table"]:
+        """Yield the batch with the columns of its answers, in the order of its rows.
+
+        Raises:
+            MossVLError: a row has failed, and `should_continue_on_error` is not set.
+        """
+        rows = batch.to_pylist()
+        asked = [self.asked(row) for row in rows]
+        results = await self.llm.agenerate([query for query, _ in asked], [params for _, params in asked])
+        for row, result in zip(rows, results, strict=True):
+            self.check(row, result)
+        yield with_columns(batch, columns_of(results))
+
+    def asked(self, row: Row) -> tuple[QueryLike, SamplingParams | None]:
+        """Return the query of a row and its parameters, or the error in its place."""
+        if told := row.get(ERROR):
+            return InputError(told), None
+        try:
+            return self.read(row)
+        except InputError as error:
+            return error, None
+
+    def check(self, row: Row, result: Result) -> None:
+        """End the process if its engine is broken, which Ray starts again; raise the error of a row that may not fail.
+
+        Raises:
+            MossVLError: see `__call__`.
+        """
+        error = result.error
+        if isinstance(error, EngineError):
+            logger.error("the engine has failed, and its process ends: %s", error)
+            os._exit(1)
+        if error is not None and not self.config.should_continue_on_error:
+            named = f" (id {row['id']!r:.100})" if "id" in row else ""
+            raise MossVLError(
+                f"a row{named} has failed: {message_of(error)}; with should_continue_on_error, the others would be "
+                "answered"
+            ) from error
+
+
+def with_columns(table: "pyarrow.Table", columns: dict[str, list[Any]]) -> "pyarrow.Table":
+    """Return a table with further columns, in place of those of the same names."""
+    import pyarrow
+
+    types = {"generated_tokens": pyarrow.list_(pyarrow.int64()), "time_taken_llm": pyarrow.float64()}
+    kept = table.drop_columns([name for name in columns if name in table.column_names])
+    for name, values in columns.items():
+        kind = types.get(name) or (pyarrow.int64() if name.startswith("num_") else pyarrow.string())
+        kept = kept.append_column(name, pyarrow.array(values, kind))
+    return kept
