@@ -37,6 +37,7 @@ export class Adding {
     }
   }
 
+  /** Add files, and return whether all were added. */
   addFiles(files) {
     this.trouble.replaceChildren();
     for (const file of files) {
@@ -44,10 +45,11 @@ export class Adding {
         this.media.addFile(file);
       } catch (error) {
         this.trouble.replaceChildren(problem(error.message));
-        return;
+        return false;
       }
     }
     if (files.length) this.onAdded();
+    return true;
   }
 
   async addUrl(url) {

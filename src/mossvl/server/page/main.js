@@ -7,6 +7,7 @@ import { Composer } from "./composer.js";
 import { Controls } from "./controls.js";
 import { Conversation } from "./conversation.js";
 import { byId, counted, announce, element, problem } from "./dom.js";
+import { Drawing } from "./drawing.js";
 import { Media } from "./media.js";
 import { Player } from "./player.js";
 import { Settings } from "./settings.js";
@@ -24,6 +25,7 @@ const player = new Player(media);
 const composer = new Composer(conversation, media);
 const undo = new Undo(conversation, media, { onUndone: () => composer.focus() });
 const adding = new Adding(media, { onAdded: added, onSample: () => undo.leave({ keep: false }) });
+new Drawing({ onDrawn: drawn });
 new Cards(media, { onRemove: () => byId("pick").focus() });
 new Strip(media, player);
 new Turns(conversation, player, { onRemove: () => composer.focus() });
@@ -55,6 +57,11 @@ function added() {
   medium.settled.then(() => {
     if (medium.ready) announce(`${medium.name}: ${counted(medium.seen.vision_tokens, "vision token")}`);
   });
+}
+
+/** Add what was drawn, and ask about it. */
+function drawn(file) {
+  if (adding.addFiles([file])) composer.ask("Describe the picture.");
 }
 
 function draw() {
