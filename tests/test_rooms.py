@@ -16,7 +16,7 @@ FLOORS = [
     *("forms", "options", "tools", "media", "quantization", "checkpoints"),
     *("processing", "synthetic", "data", "kernels", "model"),
     *("queries", "scheduling", "sources", "adapters", "device", "engine", "live", "offline"),
-    *("registration", "loading", "quantizing", "llm", "evaluation", "bench", "training", "tiny"),
+    *("registration", "loading", "quantizing", "replicas", "llm", "evaluation", "bench", "training", "tiny"),
     *("server", "ray", "cli"),
 ]
 """The rooms of the package, from the ground up: a room imports only from those before it."""

@@ -98,9 +98,11 @@ def __getattr__(name: str) -> Any:
 
 
 # Registering imports torch and transformers, which takes seconds. The command `mossvl` registers when it needs them, so
-# that its help appears at once; before it begins and after it has ended, Ctrl-C ends it without a traceback.
+# that its help appears at once; so does a replica's process (`replicas/processes.py`).
+# Before it begins and after it has ended, Ctrl-C ends the command without a traceback.
 _started = sys.orig_argv[1:3]
-if _started != ["-m", "mossvl"] and not (_started and Path(_started[0]).stem == "mossvl"):
+_replica = os.environ.pop("MOSSVL_UNREGISTERED", None) is not None
+if not _replica and _started != ["-m", "mossvl"] and not (_started and Path(_started[0]).stem == "mossvl"):
     from mossvl.registration import register
 
     register()

@@ -1,0 +1,394 @@
+"""Processes of replicas: started, watched, restarted when they die, and ended with the process that started them."""
+
+import atexit
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol
+
+from mossvl.errors import EngineError, MossVLError, message_of
+from mossvl.replicas.shares import Share
+
+logger = logging.getLogger("mossvl.replicas")
+
+ORPHAN_SECONDS = 15.0
+"""Seconds that a replica has to end by itself when the process that started it is dead."""
+POLL_SECONDS = 1.0
+UNREGISTERED = "MOSSVL_UNREGISTERED"
+"""The variable by which a replica's process knows that importing this package is to register nothing."""
+
+
+class State(StrEnum):
+    """Where a replica is in its life.
+
+    STARTING: its process runs, and is not ready; READY; STOPPING: its process has been asked to end; DOWN: it has no
+    process, and will be started; GIVEN_UP: it will not be.
+    """
+
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+    DOWN = "down"
+    GIVEN_UP = "given up"
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long replicas are waited for, in seconds, and how often they are started.
+
+    Attributes:
+        ready: from a process's start until it is ready; a process that takes longer is killed.
+        first, most: between a death and the next start; the first wait, which doubles with each death before readiness
+            until it is the longest.
+        tries: processes that may die in a row before they are ready; then the replica is given up.
+        stop: between SIGTERM and SIGKILL.
+    """
+
+    ready: float = 3600.0
+    first: float = 1.0
+    most: float = 30.0
+    tries: int = 5
+    stop: float = 45.0
+
+    def pause(self, deaths: int) -> float:
+        """Return how long to wait before the next start, after so many deaths in a row before readiness."""
+        return min(self.most, self.first * 2 ** max(0, deaths - 1))
+
+
+@dataclass
+class Replica:
+    """A replica and its process.
+
+    Attributes:
+        number: from 0; stays the same when its process is another.
+        starts: processes that were started.
+        deaths: processes in a row that died before they were ready.
+        due: when the next process is to be started, or this one killed, by `time.monotonic`.
+        info: what the process told of itself when it was ready.
+        pipe: to the process, until it is ready.
+    """
+
+    number: int
+    share: Share
+    state: State = State.DOWN
+    starts: int = 0
+    deaths: int = 0
+    due: float | None = None
+    info: Any = None
+    pipe: Connection | None = None
+    process: BaseProcess | None = None
+
+    def __str__(self) -> str:
+        return f"replica {self.number}"
+
+
+class Watcher(Protocol):
+    """What is told of replicas, in the thread that watches them."""
+
+    def ready(self, replica: Replica, pipe: Connection) -> None:
+        """The replica's process is ready; the pipe to it is the watcher's from now on, which also closes it."""
+
+    def ended(self, replica: Replica, reason: str) -> None:
+        """The replica's process has ended, as asked or not; `reason` has subject and verb."""
+
+    def given_up(self, replica: Replica, error: MossVLError) -> None:
+        """The replica will not be started again."""
+
+
+def tell_ready(pipe: Connection, info: Any = None) -> None:
+    """Tell the process that started this one that it is ready; the target of a replica's process calls this."""
+    pipe.send(("ready", info))
+
+
+class Replicas:
+    """Processes that each run `target(pipe, number, *arguments)`: one for each share of the machine.
+
+    The target calls `tell_ready` once; what else it sends and receives is between it and the watcher. It ends at
+    SIGTERM, and at the latest `Patience.stop` seconds later. A process that dies is started again. What the target
+    raises before it is ready, if it is a MossVLError of the input or machine, is final: the replica is given up.
+
+    Args:
+        target: a function of a module. The environment says what the replica's share is before anything is imported.
+            Transformers' Auto classes know nothing of MOSS-VL in the process until `mossvl.registration.register`, so
+            that a target that needs neither them nor PyTorch starts at once.
+    """
+
+    def __init__(
+        self,
+        target: Callable[..., None],
+        arguments: tuple[Any, ...],
+        shares: Sequence[Share],
+        watcher: Watcher,
+        patience: Patience | None = None,
+    ) -> None:
+        self.all = [Replica(number, share) for number, share in enumerate(shares)]
+        self._target, self._arguments, self._watcher = target, arguments, watcher
+        self._patience = patience or Patience()
+        self._context = multiprocessing.get_context("spawn")
+        self._asked: deque[Callable[[], None]] = deque()
+        self._woken, self._wake = self._context.Pipe(duplex=False)
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="mossvl-replicas", daemon=True)
+
+    def start(self) -> None:
+        """Start all processes; the watcher is told when they are ready."""
+        for replica in self.all:
+            replica.due = time.monotonic()
+        atexit.register(self.close)  # Python would wait for the processes at exit.
+        self._thread.start()
+
+    def restart(self, number: int) -> None:
+        """End a replica's process with SIGTERM, and start another at once; one that is given up is tried again."""
+        self._ask(lambda: self._stop(self.all[number]))
+
+    def kill(self, number: int) -> None:
+        """Kill a replica's process, which does not answer; another is started."""
+        self._ask(lambda: self._kill(self.all[number]))
+
+    def give_up(self, number: int, error: MossVLError) -> None:
+        """End a replica's process, and start no other."""
+        self._ask(lambda: self._give_up(self.all[number], error))
+
+    def close(self) -> None:
+        """End all processes, with SIGTERM and then SIGKILL; return when there are none."""
+        atexit.unregister(self.close)
+        if self._thread.is_alive():
+            self._ask(self._end_all)
+            if threading.current_thread() is not self._thread:
+                self._thread.join()
+
+    # --- in the thread -------------------------------------------------------------------------------------------
+
+    def _ask(self, work: Callable[[], None]) -> None:
+        self._asked.append(work)
+        with suppress(OSError):  # The thread has ended.
+            self._wake.send_bytes(b"")
+
+    def _run(self) -> None:
+        try:
+            while not self._closing or any(replica.process is not None for replica in self.all):
+                self._step()
+        finally:
+            self._woken.close()
+            self._wake.close()
+
+    def _step(self) -> None:
+        """Wait until something happens or is due, and do what follows."""
+        living = {one.process.sentinel: one for one in self.all if one.process is not None}
+        telling = {one.pipe: one for one in self.all if one.state is State.STARTING and one.pipe is not None}
+        due = min((one.due for one in self.all if one.due is not None), default=None)
+        timeout = None if due is None else max(0.0, due - time.monotonic())
+        happened = set(wait([self._woken, *telling, *living], timeout))
+        if self._woken in happened:
+            self._woken.recv_bytes()
+        while self._asked:
+            self._asked.popleft()()
+        for pipe, replica in telling.items():
+            if pipe in happened and replica.pipe is pipe and replica.state is State.STARTING:
+                self._hear(replica, pipe)
+        for sentinel, replica in living.items():
+            if sentinel in happened:
+                self._bury(replica)
+        for replica in self.all:
+            if replica.due is not None and replica.due <= time.monotonic():
+                self._due(replica)
+
+    def _due(self, replica: Replica) -> None:
+        replica.due = None
+        if replica.process is not None:  # It was not ready, or did not end, in time.
+            self._kill(replica)
+        elif not self._closing:
+            self._begin(replica)
+
+    def _begin(self, replica: Replica) -> None:
+        """Start a replica's process."""
+        replica.starts, replica.state = replica.starts + 1, State.STARTING
+        here, there = self._context.Pipe()
+        given = self._target, there, replica.number, self._arguments
+        process = self._context.Process(target=_replica, args=given, name=f"mossvl-replica-{replica.number}")
+        try:
+            with there, _environment(replica.share.environment | {UNREGISTERED: "1"}):
+                process.start()
+        except OSError as error:
+            here.close()
+            self._died(replica, f"{replica} could not be started ({error})")
+            return
+        except Exception as error:  # Its arguments cannot be pickled.
+            here.close()
+            self._give_up(replica, EngineError(f"{replica} cannot be started: {message_of(error)}"))
+            return
+        replica.process, replica.pipe = process, here
+        replica.due = time.monotonic() + self._patience.ready
+
+    def _hear(self, replica: Replica, pipe: Connection) -> None:
+        """Read what a starting process tells: that it is ready, or why it will not be."""
+        try:
+            kind, told = pipe.recv()
+        except (EOFError, OSError):  # It dies.
+            pipe.close()
+            replica.pipe = None
+            return
+        if kind == "failed":
+            self._give_up(replica, told)
+            return
+        replica.state, replica.due, replica.deaths, replica.info = State.READY, None, 0, told
+        replica.pipe = None
+        self._tell(lambda: self._watcher.ready(replica, pipe))
+
+    def _bury(self, replica: Replica) -> None:
+        """A replica's process has ended."""
+        process = replica.process
+        assert process is not None
+        if replica.state is State.STARTING and replica.pipe is not None and replica.pipe.poll():
+            self._hear(replica, replica.pipe)  # Its last words.
+        _end_group(process)  # Before its id may be another's.
+        process.join()
+        reason = f"{replica} {_ending(process.exitcode)}"
+        process.close()
+        if replica.pipe is not None:
+            replica.pipe.close()
+        was, replica.process, replica.pipe, replica.due, replica.info = replica.state, None, None, None, None
+        if was in (State.STARTING, State.READY):
+            self._died(replica, reason, was is State.READY)
+            return
+        if was is State.STOPPING:
+            replica.state, replica.due = State.DOWN, None if self._closing else time.monotonic()
+        self._tell(lambda: self._watcher.ended(replica, reason))
+
+    def _died(self, replica: Replica, reason: str, was_ready: bool = False) -> None:
+        """A replica's process has died unasked: start another after a pause, or give the replica up."""
+        replica.state = State.DOWN
+        replica.deaths += not was_ready
+        if replica.deaths >= self._patience.tries:
+            message = f"{reason}; {replica.deaths} of its processes in a row have died before they were ready"
+            self._give_up(replica, EngineError(message))
+            return
+        replica.due = time.monotonic() + self._patience.pause(replica.deaths)
+        self._tell(lambda: self._watcher.ended(replica, reason))
+
+    def _give_up(self, replica: Replica, error: MossVLError) -> None:
+        if replica.state is not State.GIVEN_UP:
+            replica.due = None
+            self._terminate(replica)
+            replica.state = State.GIVEN_UP
+            self._tell(lambda: self._watcher.given_up(replica, error))
+
+    def _stop(self, replica: Replica) -> None:
+        replica.deaths = 0
+        if replica.process is None:
+            replica.state, replica.due = State.DOWN, time.monotonic()
+        elif replica.state is not State.STOPPING:
+            self._terminate(replica)
+            replica.state = State.STOPPING
+
+    def _terminate(self, replica: Replica) -> None:
+        """SIGTERM now, SIGKILL if that is not enough."""
+        if replica.process is not None:
+            with suppress(ProcessLookupError):
+                replica.process.terminate()
+            replica.due = time.monotonic() + self._patience.stop
+
+    def _kill(self, replica: Replica) -> None:
+        if replica.process is not None:
+            _end_group(replica.process)
+            replica.process.kill()
+
+    def _tell(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:  # The other replicas are watched on.
+            logger.exception("a watcher of replicas has failed")
+
+    def _end_all(self) -> None:
+        self._closing = True
+        for replica in self.all:
+            replica.due = None
+            self._terminate(replica)
+            if replica.state is not State.GIVEN_UP:
+                replica.state = State.STOPPING if replica.process is not None else State.DOWN
+
+
+def _ending(code: int | None) -> str:
+    """Return how a process has ended, as a verb of it."""
+    if code is not None and code < 0:
+        with suppress(ValueError):
+            return f"was ended by {signal.Signals(-code).name}"
+    return f"has ended with exit code {code}"
+
+
+def _end_group(process: BaseProcess) -> None:
+    """Kill what a replica's process has started, and has left or would leave behind."""
+    if hasattr(os, "killpg") and process.pid is not None:
+        with suppress(ProcessLookupError, PermissionError):
+            if process.pid != os.getpgrp():
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def _environment(given: Mapping[str, str]) -> Iterator[None]:
+    """A context in which processes are started with these variables; libraries read them when they are imported."""
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+# --- in the new process ----------------------------------------------------------------------------------------------
+
+
+def _replica(target: Callable[..., None], pipe: Connection, number: int, arguments: tuple[Any, ...]) -> None:
+    """Run a replica's target, in its process."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # Ctrl-C in a terminal is for the process that started this one, which then ends it in order.
+    threading.Thread(target=_end_with_parent, name="mossvl-parent", daemon=True).start()
+    try:
+        target(pipe, number, *arguments)
+    except MossVLError as error:
+        with suppress(OSError):
+            pipe.send(("failed", error.plain()))
+        sys.exit(2)
+    except (EOFError, OSError):
+        if not _parent_is_dead(POLL_SECONDS):  # It is why the pipe has ended.
+            raise
+    finally:
+        if _parent_is_dead(0):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            _signal_group(signal.SIGTERM)
+
+
+def _parent_is_dead(seconds: float) -> bool:
+    """Return whether the process that started this one is dead, or is within so many seconds."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    return bool(wait([parent.sentinel], seconds)) or os.getppid() != parent.pid
+
+
+def _end_with_parent() -> None:
+    """Wait until the process that started this one is dead; then end this one, and all that it has started."""
+    while not _parent_is_dead(POLL_SECONDS):
+        pass
+    _signal_group(signal.SIGTERM)
+    time.sleep(ORPHAN_SECONDS)
+    _signal_group(signal.SIGKILL)
+
+
+def _signal_group(number: int) -> None:
+    """Send a signal to this process and to what it has started."""
+    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+        os.killpg(0, number)
+    else:
+        os.kill(os.getpid(), number)

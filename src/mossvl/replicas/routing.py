@@ -1,0 +1,107 @@
+"""Which replica takes a request: the one that has seen its medium, or the one with the least to do."""
+
+import math
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass
+from hashlib import blake2b
+
+
+@dataclass
+class Load:
+    """What a replica has to do: the requests that it has not ended, and their tokens together."""
+
+    requests: int = 0
+    tokens: int = 0
+
+
+class Router:
+    """Chooses a replica for each request, and counts what each has to do; any thread may use it.
+
+    A request with a key goes to the replica of this key (rendezvous hashing), so that what it begins with is found in
+    that replica's caches; when replicas come and go, only the keys of these move. A request whose replica is full, and
+    one without a key, goes to the replica with the fewest outstanding tokens.
+
+    Args:
+        full: requests that a replica runs at a time; to one with so many, no key holds a request any more.
+        most: requests of all open replicas, beside those that they run; infinite by default.
+    """
+
+    def __init__(self, full: int, most: float = math.inf) -> None:
+        self.full, self.most = full, most
+        self._loads: dict[int, Load] = {}
+        self._open: set[int] = set()
+        self._lock = threading.Lock()
+
+    def open(self, replica: int) -> None:
+        """Let a replica be chosen."""
+        with self._lock:
+            self._open.add(replica)
+            self._loads.setdefault(replica, Load())
+
+    def close(self, replica: int) -> None:
+        """Let a replica be chosen no more; its requests may go on."""
+        with self._lock:
+            self._open.discard(replica)
+
+    @property
+    def serving(self) -> frozenset[int]:
+        """The replicas that may be chosen."""
+        with self._lock:
+            return frozenset(self._open)
+
+    @property
+    def requests(self) -> int:
+        """The requests that have not ended, of all replicas."""
+        with self._lock:
+            return sum(load.requests for load in self._loads.values())
+
+    def load(self, replica: int) -> Load:
+        """Return what a replica has to do."""
+        with self._lock:
+            load = self._loads.get(replica, Load())
+            return Load(load.requests, load.tokens)
+
+    def begin(self, tokens: int, key: bytes | None = None, avoid: Collection[int] = ()) -> int | None:
+        """Choose the replica of a request, and count the request as its own until `end`.
+
+        Args:
+            tokens: estimate of the request's tokens, of prompt and answer together.
+            key: what requests have in common that one replica should take.
+            avoid: replicas that are not to be chosen.
+
+        Returns:
+            the replica's number; None if no replica is open, or the open ones have all that they may have (`full`).
+        """
+        with self._lock:
+            open_ones = self._open.difference(avoid)
+            waiting = sum(max(0, self._loads[one].requests - self.full) for one in open_ones)
+            free = any(self._loads[one].requests < self.full for one in open_ones)
+            if not open_ones or not (free or waiting < self.most):
+                return None
+            chosen = self._chosen(open_ones, key)
+            self._loads[chosen].requests += 1
+            self._loads[chosen].tokens += tokens
+            return chosen
+
+    def end(self, replica: int, tokens: int) -> None:
+        """Count a request as ended; `tokens` as for `begin`."""
+        with self._lock:
+            self._loads[replica].requests -= 1
+            self._loads[replica].tokens -= tokens
+
+    def _chosen(self, open_ones: Collection[int], key: bytes | None) -> int:
+        if key is not None:
+            own = home(key, open_ones)
+            if self._loads[own].requests < self.full:
+                return own
+        return min(open_ones, key=self._busy)
+
+    def _busy(self, replica: int) -> tuple[bool, int, int, int]:
+        load = self._loads[replica]
+        return load.requests >= self.full, load.tokens, load.requests, replica
+
+
+def home(key: bytes, replicas: Collection[int]) -> int:
+    """Return the replica of a key among these: for each key another order of all replicas, of which it is the first."""
+    return max(replicas, key=lambda replica: blake2b(key, digest_size=8, salt=replica.to_bytes(8, "big")).digest())

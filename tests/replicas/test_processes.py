@@ -1,0 +1,177 @@
+"""Processes of replicas: ready, killed, hung, restarted, given up, and ended with whoever started them."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from replicas.stand_ins import (
+    SOON,
+    alive,
+    deaf,
+    dying,
+    echo,
+    environment,
+    parent,
+    refusing,
+    running,
+    silent,
+    waited,
+)
+
+from mossvl.errors import CheckpointError, EngineError, OptionError
+from mossvl.replicas import shares as machine
+from mossvl.replicas.processes import UNREGISTERED, Patience, State
+from mossvl.replicas.shares import Share, shares
+
+
+def test_a_ready_replica_has_told_of_itself_and_answers_over_its_pipe():
+    with running(echo, 1, "two") as (replicas, seen):
+        what, number, pipe = seen.next()
+        assert (what, number, replicas.all[0].info) == ("ready", 0, (1, "two"))
+        pipe.send("word")
+        assert pipe.recv() == "word"
+
+
+def test_a_replica_finds_its_share_in_the_environment_before_it_imports_anything_of_its_own():
+    with running(environment, share=Share(gpus=("2", "3"), threads=5)) as (replicas, seen):
+        seen.next()
+        assert replicas.all[0].info == {"CUDA_VISIBLE_DEVICES": "2,3", "OMP_NUM_THREADS": "5", "torch": False}
+
+
+def test_a_killed_replica_is_started_again_and_the_other_goes_on():
+    with running(echo, count=2) as (replicas, seen):
+        pipes = {number: pipe for _, number, pipe in (seen.next(), seen.next())}
+        os.kill(replicas.all[0].process.pid, signal.SIGKILL)
+        assert seen.next() == ("ended", 0, "replica 0 was ended by SIGKILL")
+        what, number, pipe = seen.next()
+        assert (what, number) == ("ready", 0)
+        for living in (pipe, pipes[1]):
+            living.send("word")
+            assert living.recv() == "word"
+        assert [one.starts for one in replicas.all] == [2, 1]
+
+
+def test_a_replica_that_dies_before_it_is_ready_too_often_is_given_up_with_one_error():
+    with running(dying) as (replicas, seen):
+        assert [seen.next()[0] for _ in range(SOON.tries)] == ["ended"] * (SOON.tries - 1) + ["given up"]
+        assert replicas.all[0].state is State.GIVEN_UP and replicas.all[0].starts == SOON.tries
+
+
+def test_the_error_of_a_given_up_replica_says_how_it_died():
+    with running(dying, patience=Patience(tries=1)) as (_, seen):
+        _, _, error = seen.next()
+        assert isinstance(error, EngineError)
+        told = "replica 0 has ended with exit code 7; 1 of its processes in a row have died before they were ready"
+        assert str(error) == told
+
+
+def test_an_expected_error_before_readiness_is_final():
+    with running(refusing) as (replicas, seen):
+        what, _, error = seen.next()
+        assert (what, type(error), str(error)) == ("given up", CheckpointError, "no such checkpoint")
+        assert replicas.all[0].starts == 1
+
+
+def test_a_replica_that_is_not_ready_in_time_is_killed_and_tried_again():
+    with running(silent, patience=Patience(ready=0.5, first=0.01, tries=2)) as (_, seen):
+        assert seen.next() == ("ended", 0, "replica 0 was ended by SIGKILL")
+        assert seen.next()[0] == "given up"
+
+
+def test_a_restart_ends_the_process_and_starts_another_without_counting_a_death():
+    with running(echo) as (replicas, seen):
+        seen.next()
+        before = replicas.all[0].process.pid
+        replicas.restart(0)
+        assert seen.next() == ("ended", 0, "replica 0 was ended by SIGTERM")
+        assert seen.next()[0] == "ready"
+        assert replicas.all[0].process.pid != before and replicas.all[0].deaths == 0
+
+
+def test_a_replica_that_was_given_up_is_tried_again_when_it_is_restarted():
+    with running(dying, patience=Patience(tries=1)) as (replicas, seen):
+        seen.next()
+        replicas.restart(0)
+        assert seen.next()[0] == "given up" and replicas.all[0].starts == 2
+
+
+def test_a_replica_that_does_not_end_is_killed():
+    with running(deaf, patience=Patience(stop=0.2)) as (replicas, seen):
+        seen.next()
+        pid = replicas.all[0].process.pid
+        replicas.close()
+        assert seen.next() == ("ended", 0, "replica 0 was ended by SIGKILL") and not alive(pid)
+
+
+def test_what_a_dead_replica_had_started_ends_with_it():
+    with running(parent) as (replicas, seen):
+        seen.next()
+        child = replicas.all[0].info
+        assert alive(child)
+        os.kill(replicas.all[0].process.pid, signal.SIGKILL)
+        seen.next()
+        waited(lambda: not alive(child))
+
+
+PROGRAM = """
+import sys, time
+sys.path[:0] = {paths!r}
+from replicas.stand_ins import running, parent
+if __name__ == "__main__":
+    with running(parent, count=2) as (replicas, seen):
+        seen.next(), seen.next()
+        print(*(number for one in replicas.all for number in (one.process.pid, one.info)), flush=True)
+        {end}
+"""
+
+
+@pytest.mark.parametrize("end", ["time.sleep(60)", "raise ValueError", "sys.exit(3)", "import os; os._exit(3)"])
+def test_nothing_is_left_running_however_the_starting_process_ends(tmp_path, end):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.format(paths=[str(Path(__file__).parents[1])], end=end))
+    quick = os.environ | {UNREGISTERED: "1"}
+    told = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, program], env=quick, **told) as process:
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(pids) == 4
+        if "sleep" in end:
+            process.kill()
+    waited(lambda: not any(map(alive, pids)))
+
+
+# --- shares of the machine -------------------------------------------------------------------------------------------
+
+
+def test_gpus_are_dealt_in_order(monkeypatch):
+    monkeypatch.setattr(machine, "gpus", lambda: ["4", "5", "6", "7"])
+    assert shares(2, 2) == [Share(("4", "5")), Share(("6", "7"))]
+
+
+@pytest.mark.parametrize(
+    ("replicas", "ranks", "told"),
+    [
+        (5, 1, "5 replicas of 1 GPU(s) each need 5, and there are 4; allowed: at most 4"),
+        (2, 4, "2 replicas of 4 GPU(s) each need 8, and there are 4; allowed: at most 1"),
+        (2, 8, "2 replicas of 8 GPU(s) each need 16, and there are 4; allowed: none"),
+    ],
+)
+def test_more_gpus_than_there_are_is_an_error_that_names_what_is_allowed(monkeypatch, replicas, ranks, told):
+    monkeypatch.setattr(machine, "gpus", lambda: ["0", "1", "2", "3"])
+    with pytest.raises(OptionError) as raised:
+        shares(replicas, ranks)
+    assert told in str(raised.value)
+
+
+def test_one_gpu_by_its_number_is_not_for_several_replicas(monkeypatch):
+    monkeypatch.setattr(machine, "gpus", lambda: ["0", "1"])
+    with pytest.raises(OptionError, match=r"set CUDA_VISIBLE_DEVICES"):
+        shares(2, device="cuda:1")
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(8, 2), (3, 1)])
+def test_replicas_on_a_cpu_share_its_threads(monkeypatch, cores, threads):
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    assert shares(4, device="cpu") == [Share(threads=threads)] * 4
