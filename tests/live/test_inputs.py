@@ -1,12 +1,23 @@
 """Frames that come too fast, and what a session refuses."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 from live_streams import begin, blocked, picture, request_of, told, until
 
-from mossvl.errors import ContextLengthError, InputError, OptionError, PromptError, SessionLimitError
-from mossvl.live.events import Dropped, Seen
+from mossvl.errors import (
+    ContextLengthError,
+    InputError,
+    MossVLError,
+    OptionError,
+    PromptError,
+    PushTimeout,
+    SessionClosed,
+    SessionLimitError,
+)
+from mossvl.live.events import Dropped, Seen, Turn
 from mossvl.live.opening import bounds_of, pages_of
 from mossvl.live.options import LiveOptions
 
@@ -40,18 +51,86 @@ def test_what_was_asked_with_a_frame_that_is_dropped_is_asked_without(llm):
     assert "user\nWhat?<|im_end|>" in text and text.endswith("1.0 seconds<|time_end|><|image_pad|><|vision_end|>")
 
 
-def test_a_push_waits_for_room_where_frames_are_not_dropped(llm):
+@pytest.fixture
+def full(llm):
+    """A session whose queue of one frame is full, and which sees nothing until its `free` is called."""
     watched = begin(llm, when_behind="block", queue=1, tokens_per_slot=1)
     watched.decide(1)
-    free = blocked(llm)
+    watched.free = blocked(llm)
     watched.session.push(picture(0), 0.0)
-    with pytest.raises(TimeoutError):
-        watched.session.push(picture(1), 1.0, timeout=0.01)
-    free()
+    yield watched
+    watched.free()
+
+
+def test_a_push_waits_for_room_where_frames_are_not_dropped(full):
+    full.free()
     for number in range(1, 6):
-        watched.session.push(picture(number), float(number), timeout=60)
-    watched.decide(7)
-    assert [one.time for one in told(watched, Seen)] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+        full.session.push(picture(number), float(number), timeout=60)
+    full.decide(7)
+    assert [one.time for one in told(full, Seen)] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert not told(full, Dropped)
+
+
+@pytest.mark.parametrize("timeout", [0, 0.01])
+def test_a_push_that_finds_no_room_in_time_takes_nothing(full, timeout):
+    with pytest.raises(PushTimeout, match="1 frames wait to be seen, and the queue holds 1"):
+        full.session.say("What?", picture(1), 1.0, final=True, timeout=timeout)
+    full.free()
+    full.session.push(picture(2), 0.5, timeout=60)
+    full.decide(3)
+    assert [one.time for one in told(full, Seen)] == [0.0, 0.5]
+    assert not told(full, Turn) and full.session.active
+
+
+def pushing(session, *given, **options):
+    """Push in another thread → the thread, and the errors that it raises."""
+    raised = []
+
+    def push():
+        try:
+            session.push(*given, **options)
+        except MossVLError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=push, daemon=True)
+    thread.start()
+    return thread, raised
+
+
+def test_the_time_limit_of_a_push_holds_while_another_one_waits(full):
+    _, failed = pushing(full.session, picture(1), 1.0)
+    limited, raised = pushing(full.session, picture(2), 2.0, timeout=0.01)
+    limited.join(20)
+    assert [type(error) for error in raised] == [PushTimeout]
+    full.free()
+    full.decide(3)
+    assert [one.time for one in told(full, Seen)] == [0.0, 1.0]
+    assert not failed
+
+
+def test_a_push_that_waits_for_room_ends_with_its_session(full):
+    waiting, raised = pushing(full.session, picture(1), 1.0)
+    full.session.close(0)
+    waiting.join(20)
+    assert [type(error) for error in raised] == [SessionClosed]
+
+
+def test_more_frames_than_the_queue_holds_wait_until_it_is_empty(full):
+    frames = [(picture(number), float(number)) for number in range(1, 4)]
+    with pytest.raises(PushTimeout):
+        full.session.give([], frames, timeout=0)
+    full.free()
+    full.session.give([], frames)
+    full.decide(5)
+    assert [one.time for one in told(full, Seen)] == [0.0, 1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "1", True])
+def test_a_time_limit_that_is_none_is_refused(llm, timeout):
+    session = begin(llm, when_behind="block").session
+    with pytest.raises(InputError, match="timeout="):
+        session.push(picture(0), 0.0, timeout=timeout)
+    session.push(picture(0), 0.0, timeout=float("inf"))
 
 
 @pytest.mark.parametrize("time", [-1.0, float("nan"), float("inf"), "1", True, 1e9, 10**400])

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mossvl.errors import ContextLengthError, InputError, SessionClosed
+from mossvl.errors import ContextLengthError, InputError, PushTimeout, SessionClosed
 from mossvl.live.options import FramePace, WhenBehind
 from mossvl.live.segments import Asked, Picture
 
@@ -63,31 +63,45 @@ class Inbox:
         """Number of frames that wait."""
         return len(self._entries)
 
+    def has_room(self, frames: int) -> bool:
+        """Whether so many frames fit into the queue; more than it holds do while it is empty."""
+        return len(self._entries) <= max(0, self.size - frames)
+
+    def wait_room(self, frames: int, seconds: float | None) -> None:
+        """Wait until there is room, or the session has ended.
+
+        Args:
+            seconds: to wait at most; None for as long as it takes.
+
+        Raises:
+            PushTimeout: there is no room.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.closed or self.has_room(frames), seconds):
+                raise PushTimeout(
+                    f"{self.pending} frames wait to be seen, and the queue holds {self.size}: there was no room for "
+                    f"{frames} more within {seconds:g} seconds; push again later, raise queue, or let when_behind drop "
+                    "frames"
+                )
+
     def put(
         self,
         pictures: Sequence[Picture],
         prompts: Sequence[Asked] = (),
         final: bool = False,
         behind: WhenBehind | None = None,
-        most: float | None = None,
     ) -> list[float]:
         """Put frames together, one at least, and prompts with the first; return the times of frames that were dropped.
 
         Args:
-            behind: in place of the session's rule.
-            most: seconds to wait for room, where frames are not dropped; None for as long as it takes.
+            behind: in place of the session's rule. With "block", there must be room; see `wait_room`.
 
         Raises:
             InputError: a time is before that of the newest frame, or too many prompts wait.
-            SessionClosed: the session has ended, also while this waited.
-            TimeoutError: there is no room.
+            SessionClosed: the session has ended.
         """
         behind = behind or self.behind
         with self._changed:
-            if behind == "block":
-                room = max(0, self.size - len(pictures))
-                if not self._changed.wait_for(lambda: self.closed or len(self._entries) <= room, most):
-                    raise TimeoutError("frames wait for the model, as many as the session's queue holds")
             self.check_open()
             for picture in pictures:
                 self._check_time(picture)
@@ -96,7 +110,7 @@ class Inbox:
             first, *others = pictures
             self._entries.append(Entry(first, prompts, final))
             self._entries.extend(Entry(picture) for picture in others)
-            dropped = self._drop(1 if behind == "latest" else self.size)
+            dropped = [] if behind == "block" else self._drop(1 if behind == "latest" else self.size)
             self.waiting = True
         return dropped
 

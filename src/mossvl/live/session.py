@@ -39,6 +39,8 @@ from mossvl.sources.digests import frame_of
 logger = logging.getLogger(__name__)
 LATEST = 1e8
 """Largest time of a frame: three years."""
+LONGEST = 3e7
+"""Longest time limit, a year: threads cannot wait for ever longer ones."""
 
 
 class LiveSession:
@@ -127,12 +129,12 @@ class LiveSession:
             time: seconds of the stream, which frames are told to the model with; by default, the seconds since the
                 session began.
             final: nothing more is to come: the session ends when the model has spoken.
-            timeout: with `when_behind="block"`, seconds to wait for room.
+            timeout: with `when_behind="block"`, seconds to wait for room; None for as long as it takes.
 
         Raises:
             InputError: the frame cannot be used, or its time is before that of an earlier frame.
+            PushTimeout: there was no room.
             SessionClosed: the session has ended.
-            TimeoutError: there was no room.
         """
         return self.give([], [(frame, time)], final=final, timeout=timeout)
 
@@ -356,20 +358,35 @@ class LiveSession:
         behind: WhenBehind,
         timeout: float | None,
     ) -> tuple[float, ...]:
-        pushed = self.clock()
-        with self._pushing:  # In the order of their times, also if several threads push.
-            by_clock = max(pushed - self._begun, self._inbox.newest or 0.0)
-            times = [by_clock if time is None else checked_time(time) for _, time in frames]
-            pictures = [self._picture(frame, time, pushed) for (frame, _), time in zip(frames, times, strict=True)]
-            if self._recorder is not None:
-                for picture, (frame, _) in zip(pictures, frames, strict=True):
-                    self._recorder.shown(picture, frame, self.processor.limits)
-            pictures.sort(key=attrgetter("time"))
-            dropped = tuple(self._inbox.put(pictures, prompts, final, behind, timeout))
-            if dropped:
-                reason: Literal["queue", "latest"] = "latest" if behind == "latest" else "queue"
-                self._outbox.tell(Dropped(time=self._director.newest, times=dropped, reason=reason))
-                self._outbox.announce()
+        pushed, until = self.clock(), None if timeout is None else machine.monotonic() + checked_timeout(timeout)
+        while True:
+            if behind == "block":  # Without the lock: others may push meanwhile, and drop frames.
+                left = None if until is None else max(0.0, until - machine.monotonic())
+                self._inbox.wait_room(len(frames), left)
+            with self._pushing:  # In the order of their times, also if several threads push.
+                if behind != "block" or self._inbox.closed or self._inbox.has_room(len(frames)):
+                    return self._put(frames, prompts, final, behind, pushed)
+
+    def _put(
+        self,
+        frames: Sequence[tuple[Any, float | None]],
+        prompts: Sequence[Asked],
+        final: bool,
+        behind: WhenBehind,
+        pushed: float,
+    ) -> tuple[float, ...]:
+        by_clock = max(pushed - self._begun, self._inbox.newest or 0.0)
+        times = [by_clock if time is None else checked_time(time) for _, time in frames]
+        pictures = [self._picture(frame, time, pushed) for (frame, _), time in zip(frames, times, strict=True)]
+        if self._recorder is not None:
+            for picture, (frame, _) in zip(pictures, frames, strict=True):
+                self._recorder.shown(picture, frame, self.processor.limits)
+        pictures.sort(key=attrgetter("time"))
+        dropped = tuple(self._inbox.put(pictures, prompts, final, behind))
+        if dropped:
+            reason: Literal["queue", "latest"] = "latest" if behind == "latest" else "queue"
+            self._outbox.tell(Dropped(time=self._director.newest, times=dropped, reason=reason))
+            self._outbox.announce()
         return dropped
 
     def _picture(self, frame: Any, time: float, pushed: float) -> Picture:
@@ -402,3 +419,14 @@ def checked_time(time: float) -> float:
     if not isinstance(time, Real) or isinstance(time, bool) or not 0 <= time <= LATEST:  # NaN is not between.
         raise InputError(f"time={shown(time, 40)} must be seconds from 0 to {LATEST:g}")
     return float(time)
+
+
+def checked_timeout(seconds: float) -> float:
+    """A time limit in seconds, a year at most.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not isinstance(seconds, Real) or isinstance(seconds, bool) or not seconds >= 0:  # NaN is not.
+        raise InputError(f"timeout={shown(seconds, 40)} must be seconds, 0 or more; or None for as long as it takes")
+    return min(float(seconds), LONGEST)

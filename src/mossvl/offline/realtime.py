@@ -8,7 +8,7 @@ from threading import Lock
 from typing import Any, Protocol, Self
 
 from mossvl.engine.engine import Engine
-from mossvl.errors import InputError, SessionClosed
+from mossvl.errors import InputError, PushTimeout, SessionClosed
 from mossvl.live.options import LiveOptions
 from mossvl.live.session import LiveSession
 from mossvl.options import GenerationOptions
@@ -200,7 +200,7 @@ class MossVLRealtimeSession:
             if drop_oldest:
                 return bool(session.give(prompts, frames, behind="drop_oldest"))
             return bool(session.give(prompts, frames, behind="block", timeout=0.0))
-        except TimeoutError:
+        except PushTimeout:
             raise queue.Full from None
 
 
