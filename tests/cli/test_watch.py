@@ -150,6 +150,12 @@ def test_the_last_reply_ends_by_itself_at_any_pace(command):
     assert said[-1]["raw"] == "<|im_end|>" and len(said) > 3 and events[-1]["reason"] == "final"
 
 
+def test_a_recording_that_cannot_go_on_is_told_once_and_the_watcher_goes_on(command, caplog):
+    watched = command("watch", *SHORT, "--record", "/dev/full")
+    assert watched.exit_code == 1 and watched.stdout == command("watch", *SHORT).stdout
+    assert caplog.text.count("the recording /dev/full ends here, the session does not: OSError") == 1
+
+
 def test_a_recording_of_a_watcher_that_was_killed_is_repeated_and_a_changed_one_refused(command, tmp_path):
     file = tmp_path / "events.jsonl"
     assert command("watch", *SHORT, "--record", file).exit_code == 0

@@ -2,13 +2,16 @@
 
 import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 from live_streams import picture, until
 from PIL import Image
 
-from mossvl.errors import InputError
+from mossvl.errors import InputError, ResourceError
+from mossvl.live import record
+from mossvl.live.events import Seen
 from mossvl.live.record import Recorder
 from mossvl.live.recording import Recording
 from mossvl.options import SamplingParams
@@ -240,3 +243,59 @@ def test_a_repetition_asks_for_nothing_while_an_input_is_prepared(llm, tmp_path,
         assert len(asked) <= before + 1
         session.feed()
         assert "".join(event.raw for event in session) == raw
+
+
+# --- a recording that cannot go on -----------------------------------------------------------------------------------
+
+
+def watched_beyond(llm, recorder, frames=4):
+    """Push frames to a session that is recorded → how many it has seen."""
+    with llm.live("Watch.", recorder=recorder, tokens_per_second=None, max_new_tokens=1) as session:
+        for number in range(frames):
+            session.push(picture(number), float(number))
+        session.final()
+        return sum(isinstance(event, Seen) for event in session)
+
+
+def ended(caplog):
+    return [one.getMessage() for one in caplog.records if "the recording" in one.getMessage()]
+
+
+def test_a_full_disk_ends_the_recording_once_and_not_the_session(llm, caplog):
+    with Recorder(Path("/dev/full")) as recorder:
+        assert watched_beyond(llm, recorder) == 4
+    (told,) = ended(caplog)
+    assert told.startswith("the recording /dev/full ends here, the session does not: OSError: [Errno 28]")
+    assert isinstance(recorder.error, OSError)
+
+
+def test_a_disk_that_is_too_slow_ends_the_recording_and_keeps_no_pixels(llm, caplog, tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "MOST_WAITING", 40_000)
+    recorder, free = Recorder(tmp_path / "events.jsonl"), threading.Event()
+    write = recorder._file.write
+    monkeypatch.setattr(recorder._file, "write", lambda text: (free.wait(60), write(text)))
+    assert watched_beyond(llm, recorder) == 4
+    assert len(ended(caplog)) == 1 and isinstance(recorder.error, ResourceError)
+    assert recorder._waiting <= 80_000 and not recorder._shown
+    free.set()
+    recorder.close()
+    assert recorder._waiting == 0
+
+
+@pytest.mark.parametrize("place", ["encoded", "open_image"])
+def test_what_cannot_be_recorded_ends_the_recording_where_it_is(place, llm, caplog, tmp_path, monkeypatch):
+    def fails(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(record, place, fails)
+    with Recorder(tmp_path / "events.jsonl") as recorder:
+        assert watched_beyond(llm, recorder) == 4
+    assert len(ended(caplog)) == 1 and isinstance(recorder.error, MemoryError)
+    assert not Recording(tmp_path / "events.jsonl").complete
+
+
+def test_a_recorder_that_is_closed_before_its_session_keeps_nothing(llm, tmp_path):
+    recorder = Recorder(tmp_path / "events.jsonl")
+    recorder.close()
+    assert watched_beyond(llm, recorder) == 4
+    assert recorder.error is None and recorder._waiting == 0 and recorder._lines.empty()

@@ -90,6 +90,8 @@ def watch(
     ):
         if Watching(session, frames, happenings, as_events, lockstep=not pace, recorder=recorder).run():
             raise typer.Exit(128 + signal.SIGINT)
+    if recorder is not None and recorder.error is not None:
+        raise typer.Exit(1)
 
 
 def check_record(path: Path, overwrite: bool) -> None:
