@@ -34,7 +34,7 @@ ELSEWHERE = {
     },  # One answer a query, as text; queries are equals.
     LimitFlags: {"sources"},  # Of what one asks about oneself, nothing is kept away.
     EngineFlags: {"device", "dtype", "quantization"},  # Flags of every command.
-    LiveFlags: {"tokens_per_slot", "inserted_silence"},  # What --pace 0 sets, and the server's protocols.
+    LiveFlags: {"tokens_per_slot", "inserted_silence", "lora"},  # What --pace 0 sets, the protocols, and --lora PATH.
     TrainFlags: {
         "checkpoint",
         "device",

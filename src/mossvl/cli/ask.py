@@ -15,10 +15,12 @@ from mossvl.cli.options import (
     Dtype,
     GenerationFlags,
     LimitFlags,
+    Lora,
     MediaFlags,
     Quantization,
     SystemFlags,
     check_effect,
+    only_adapter,
     with_flags,
 )
 from mossvl.errors import PromptError
@@ -59,6 +61,7 @@ def ask(
     device: Device = None,
     dtype: Dtype = None,
     quantization: Quantization = None,
+    lora: Lora = None,
     then: Then = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object for each question, once its answer is complete.")
@@ -79,8 +82,9 @@ def ask(
 
     parts: list[Any] = [one.part for one in seen]
     messages: list[dict[str, Any]] = []
-    options = {**system, "generate_kwargs": generation, "media_kwargs": media}
-    with open_engine(folder, allowed, device=device, dtype=dtype, quantization=quantization) as llm:
+    adapter = only_adapter(lora)
+    options = {**system, "generate_kwargs": generation, "media_kwargs": media, "lora": next(iter(adapter or ()), None)}
+    with open_engine(folder, allowed, device=device, dtype=dtype, quantization=quantization, lora=adapter) as llm:
         for text in questions:
             messages.append({"role": "user", "content": [*parts, {"type": "text", "text": text}]})
             handle = llm.submit({"messages": messages, **options})

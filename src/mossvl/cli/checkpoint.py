@@ -4,9 +4,10 @@ import os
 import sys
 import warnings
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mossvl.checkpoints.default import default_checkpoint
+from mossvl.checkpoints.default import CHECKPOINT, NAME, default_checkpoint
 from mossvl.checkpoints.location import check_location, repository_of
 from mossvl.media.limits import MediaLimits
 from mossvl.options.engine import EngineConfig
@@ -27,6 +28,11 @@ def check_checkpoint(given: str | None) -> str:
         return str(default_checkpoint())
     check_location(given)
     return given
+
+
+def name_of(folder: str) -> str:
+    """Return the name of a checkpoint's folder, or its repository's."""
+    return NAME if folder == str(CHECKPOINT) else Path(folder).resolve().name if Path(folder).is_dir() else folder
 
 
 def open_engine(checkpoint: str, limits: MediaLimits, **options: Any) -> "MossVL":

@@ -11,7 +11,7 @@ import typer
 from mossvl.errors import MossVLError, OptionError
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
-from mossvl.options.engine import QUANTIZATIONS, EngineConfig
+from mossvl.options.engine import QUANTIZATIONS, EngineConfig, adapter_paths
 from mossvl.processing.system_prompt import THINKING_MODES, TYPES_TOLD, SystemPrompt
 from mossvl.server.config import ServerConfig
 
@@ -44,7 +44,20 @@ Quantization = Annotated[
         show_default=False,
     ),
 ]
-
+LORA_HELP = "Adapter (LoRA) as NAME=PATH: a folder that PEFT or mossvl train wrote, or a repository on the model hub."
+Loras = Annotated[
+    list[str] | None,
+    typer.Option("--lora", metavar="NAME=PATH", help=LORA_HELP + " Queries choose it by lora; repeatable."),
+]
+Lora = Annotated[
+    str | None,
+    typer.Option(
+        "--lora",
+        metavar="PATH",
+        help="Adapter (LoRA) that answers: a folder that PEFT or mossvl train wrote, or a repository on the model hub.",
+        show_default=False,
+    ),
+]
 
 MediaDir = Annotated[
     Path | None,
@@ -216,6 +229,7 @@ class EngineFlags(Flags):
         "media_workers": Flag("Requests whose media load at a time; of a server by default 64 more than decoders."),
         "media_bytes": Flag("Maximum size of decoded pixels that wait for encoding, in bytes."),
         "eager": Flag("Disable CUDA graphs: faster start, slower answers.", ("--eager",)),
+        "lora": Flag(LORA_HELP + " Requests choose it as their model; repeatable.", kind=list[str]),
     }
 
 
@@ -282,6 +296,13 @@ class ServerFlags(Flags):
         "decoder_memory": Flag("Maximum memory of a decoder process, beyond its memory at start, in bytes (Linux)."),
         "log_content": Flag("Write texts of requests and answers to the log.", ("--log-content",)),
     }
+
+
+def only_adapter(given: str | None) -> dict[str, str] | None:
+    """Return the adapter of `Lora` with a name, which `NAME=PATH` may give."""
+    if given is None:
+        return None
+    return adapter_paths("--lora", [given] if "=" in given and not Path(given).exists() else {"adapter": given})
 
 
 GROUPS = (GenerationFlags, MediaFlags, SystemFlags, LimitFlags, EngineFlags, ServerFlags)

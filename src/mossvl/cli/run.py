@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from mossvl.cli.answers import AnswerFile
-from mossvl.cli.checkpoint import check_checkpoint, open_engine
+from mossvl.cli.checkpoint import check_checkpoint, name_of, open_engine
 from mossvl.cli.options import (
     Checkpoint,
     Device,
     Dtype,
     GenerationFlags,
     LimitFlags,
+    Loras,
     MediaDir,
     MediaFlags,
     Quantization,
@@ -31,7 +32,7 @@ from mossvl.data.records import Line, as_query, lines_of, parse_line
 from mossvl.errors import InputError, OptionError, message_of
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
-from mossvl.options.engine import EngineConfig
+from mossvl.options.engine import EngineConfig, adapter_paths
 from mossvl.processing.system_prompt import SystemPrompt, with_system_prompt
 from mossvl.progress import progress
 
@@ -61,6 +62,7 @@ def run(
     device: Device = None,
     dtype: Dtype = None,
     quantization: Quantization = None,
+    lora: Loras = None,
     media_dir: MediaDir = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Maximum number of running queries.")] = EngineConfig.max_batch,
     resume: Annotated[
@@ -82,7 +84,7 @@ def run(
     GenerationOptions.from_dict(generation)
     MediaOptions.from_dict(media)
     SystemPrompt(**system).text(video=False)  # Check before loading.
-    allowed = MediaLimits(**limits)
+    allowed, adapters = MediaLimits(**limits), adapter_paths("--lora", lora or [])
     folder = check_checkpoint(checkpoint)
     check_output(queries, output)
 
@@ -92,9 +94,10 @@ def run(
         done = answers.answered
         if total is None or done < total or overwrite:
             options = {"device": device, "dtype": dtype, "quantization": quantization, "max_batch": batch_size}
-            llm = open_engine(folder, allowed, **options)
+            llm = open_engine(folder, allowed, **options, lora=adapters)
             answers.begin()
-            defaults = {"generate_kwargs": generation, "media_kwargs": media, "system": system}
+            models = {name_of(folder): None, **{name: name for name in adapters}}
+            defaults = {"generate_kwargs": generation, "media_kwargs": media, "system": system, "models": models}
             start = media_dir or (Path() if queries == "-" else Path(queries).parent)
             prepared = (with_query(line, start, defaults) for line in unanswered(file, answers))
             with llm, progress(total, done) as advance, saying_how_to_resume(answers):
@@ -199,6 +202,9 @@ def with_query(line: Line, media_dir: Path, defaults: Mapping[str, Any]) -> tupl
         query = as_query(record, media_dir)
     except InputError as error:
         return answer, error
+    if isinstance(query.get("model"), str) and query["model"] in defaults["models"]:
+        chosen = defaults["models"][query.pop("model")]
+        query.setdefault("lora", chosen)
     for name in ("generate_kwargs", "media_kwargs"):
         own = query.get(name)
         if own is None or isinstance(own, dict):

@@ -2,11 +2,9 @@
 
 import os
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mossvl.checkpoints.default import CHECKPOINT, NAME
-from mossvl.cli.checkpoint import check_checkpoint, prepare
+from mossvl.cli.checkpoint import check_checkpoint, name_of, prepare
 from mossvl.cli.extras import need
 from mossvl.cli.options import Checkpoint, Device, Dtype, EngineFlags, Quantization, ServerFlags, with_flags
 from mossvl.options.engine import EngineConfig
@@ -49,8 +47,3 @@ def serve(
 
     with suppress(KeyboardInterrupt):  # The server has stopped at a signal.
         run(config, load, config.model_name or name_of(folder))
-
-
-def name_of(folder: str) -> str:
-    """Return the name of a checkpoint's folder, or its repository's."""
-    return NAME if folder == str(CHECKPOINT) else Path(folder).resolve().name if Path(folder).is_dir() else folder

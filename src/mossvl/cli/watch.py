@@ -16,8 +16,10 @@ from mossvl.cli.options import (
     Device,
     Dtype,
     LimitFlags,
+    Lora,
     Quantization,
     check_effect,
+    only_adapter,
     with_flags,
 )
 from mossvl.errors import InputError, OptionError
@@ -46,6 +48,7 @@ def watch(
     device: Device = None,
     dtype: Dtype = None,
     quantization: Quantization = None,
+    lora: Lora = None,
     system_prompt: Annotated[
         str | None, typer.Option(help="System prompt. Default: the one that live checkpoints were trained with.")
     ] = None,
@@ -70,8 +73,9 @@ def watch(
     for name in NO_LIMIT:
         if live.get(name) == 0:
             live[name] = None
+    adapter = only_adapter(lora)
     with named_as_flags():
-        options = paced(LiveOptions(**live), fps, pace)
+        options = paced(LiveOptions(**live, lora=next(iter(adapter or ()), None)), fps, pace)
     if record is not None:
         check_record(record, overwrite)
     allowed = MediaLimits(**limits)
@@ -84,7 +88,7 @@ def watch(
     with (
         named_as_flags(),
         open_source(source, fps, pace or None, allowed, happenings.put) as frames,
-        open_engine(folder, allowed, device=device, dtype=dtype, quantization=quantization) as llm,
+        open_engine(folder, allowed, device=device, dtype=dtype, quantization=quantization, lora=adapter) as llm,
         Recorder(record) if record is not None else nullcontext() as recorder,
         llm.live(question, system_prompt=system_prompt, options=options, recorder=recorder) as session,
     ):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 from mossvl.options import GenerationOptions, MediaOptions
-from mossvl.options.checks import Choice, Count, Number, Positive, Switch, Whole, check_options, named_options
+from mossvl.options.checks import Choice, Count, Number, Positive, Switch, Whole, check_options, named_options, text
 from mossvl.options.sampling import MIN_SCALE
 
 FramePace = Literal["one_per_slot", "drain"]
@@ -42,6 +42,7 @@ class LiveOptions:
         do_sample, temperature, top_k, top_p, min_p, repetition_penalty, seed: see `GenerationOptions`. The penalty
             spares control tokens and the times of frames.
         min_pixels, max_pixels: minimum and maximum area of a frame, in pixels.
+        lora: name of the adapter that watches and speaks; None for the model as it is.
 
     Raises:
         OptionError: an option is unknown or out of range.
@@ -68,6 +69,7 @@ class LiveOptions:
     seed: Annotated[int, Whole(float("-inf"))] | None = None
     min_pixels: Count | None = None
     max_pixels: Count | None = None
+    lora: Annotated[str, text] | None = None
 
     def __post_init__(self) -> None:
         check_options(self)

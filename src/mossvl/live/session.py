@@ -110,7 +110,8 @@ class LiveSession:
         source = Opening(processor, opening)
         self._director, self._ending, self._opening = director, ending, len(opening)
         pages = pages_of(engine, bounds)
-        ending.begun(engine.begin(source, self._generation(), open=True, director=director, pages=pages))
+        begun: dict[str, Any] = {"director": director, "pages": pages, "lora": self.options.lora}
+        ending.begun(engine.begin(source, self._generation(), open=True, **begun))
         self._abandoned = weakref.finalize(self, ending.close, "closed")
         self._abandoned.atexit = False
         self._pushing = Lock()

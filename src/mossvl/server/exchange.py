@@ -34,6 +34,7 @@ class Caller:
         key: stands for the API key that the request brought; "" on a server without keys.
         model: the model's name in responses.
         responses: those that are stored.
+        lora: name of the adapter that is asked; None for the model as it is.
     """
 
     request_id: str
@@ -41,6 +42,7 @@ class Caller:
     model: str
     tokens: Tokens
     responses: StoredResponses
+    lora: str | None = None
 
 
 def translated(form: type[Form], given: Mapping[str, Any]) -> Form:

@@ -15,19 +15,20 @@ from mossvl.version import __version__
 def add_models(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models", responses=responses(401, 503))
     async def models() -> dict[str, Any]:
-        """List the served model."""
-        return {"object": "list", "data": [described(service)]}
+        """List the served model, and its adapters after it."""
+        names = [service.name, *service.ready.llm.engine.adapters.names]
+        return {"object": "list", "data": [described(service, name) for name in names]}
 
     @app.get("/v1/models/{name:path}", responses=responses(401, 404, 503))
     async def model(name: str) -> dict[str, Any]:
-        """Describe the model of this name."""
-        if name != service.name:
+        """Describe the model, or the adapter, of this name."""
+        if name != service.name and service.lora_of(name) is None:
             raise RequestError(404, "model_not_found", f"there is no model {name!r:.80}; this is {service.name!r}")
-        return described(service)
+        return described(service, name)
 
 
-def described(service: Service) -> dict[str, Any]:
-    """Describe the model, the limits of requests, and the samples of the web page.
+def described(service: Service, name: str) -> dict[str, Any]:
+    """Describe the model or an adapter of it, the limits of requests, and the samples of the web page.
 
     Raises:
         RequestError: the model is not loaded.
@@ -56,9 +57,10 @@ def described(service: Service) -> dict[str, Any]:
         for one in (SAMPLES if service.name == NAME else [])
     ]
     return {
-        "id": service.name,
+        "id": name,
         "object": "model",
         "created": service.created,
         "owned_by": "mossvl",
+        **({} if name == service.name else {"parent": service.name}),
         "mossvl": {"version": __version__, "context": context, "media": media, "caps": caps, "samples": samples},
     }

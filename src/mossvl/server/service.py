@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from anyio import CapacityLimiter
 from pydantic import BaseModel, ValidationError
 
-from mossvl.errors import EngineError, GenerationCancelled, MossVLError, ResourceError
+from mossvl.errors import EngineError, GenerationCancelled, MossVLError, OptionError, ResourceError
 from mossvl.llm import MossVL
 from mossvl.media.limits import MediaLimits
 from mossvl.options import MediaOptions
@@ -96,6 +96,8 @@ class Service:
             MossVLError: the model cannot be loaded or cannot answer.
         """
         llm = self._load()
+        if self.name in llm.engine.adapters.names:
+            raise OptionError(f"--lora: the adapter {self.name!r} is named as the model; rename one (--model-name)")
         processor = llm.processor
         self.config = self.config.on(llm.engine.runner.device.type)
         show_no_larger(processor, self.config.max_pixels or MAX_PIXELS)
@@ -176,8 +178,14 @@ class Service:
         Raises:
             MossVLError: the body does not match the API's schema.
         """
-        caller = Caller(request_id, key, self.name, self.ready.tokens, self.responses)
-        return kind(parsed(kind.form, body), caller)
+        ready, request = self.ready, parsed(kind.form, body)
+        lora = self.lora_of(getattr(request, "model", None))
+        return kind(request, Caller(request_id, key, lora or self.name, ready.tokens, self.responses, lora))
+
+    def lora_of(self, model: str | None) -> str | None:
+        """The adapter that a request names as its `model`; None for the model itself, by whatever name."""
+        names = () if self._ready is None else self._ready.llm.engine.adapters.names
+        return model if model in names else None
 
     def begin(self, exchange: Exchange[Any], body: bytes) -> None:
         """Check a request and submit its queries to the engine; to check the form of an answer may take long.
@@ -202,7 +210,7 @@ class Service:
                 )
             self._beginning += count
         try:
-            exchange.handles = ready.begin_all(queries)
+            exchange.handles = ready.begin_all(queries, exchange.caller.lora)
         except MossVLError as error:
             raise exchange.placed(error) from error
         finally:
@@ -262,29 +270,30 @@ class _Ready:
     ) -> None:
         self.llm, self.decoding, self.previewing, self.reader, self.tokens = llm, decoding, previewing, reader, tokens
 
-    def begin_all(self, queries: Sequence[Asked]) -> list[Handle]:
+    def begin_all(self, queries: Sequence[Asked], lora: str | None) -> list[Handle]:
         """Submit queries that belong together: all, or none."""
         handles = []
         with ExitStack() as undo:
             for asked in queries:
-                handle = self.begin(asked)
+                handle = self.begin(asked, lora)
                 undo.callback(handle.cancel)
                 handles.append(handle)
             undo.pop_all()
         return handles
 
-    def begin(self, asked: Asked) -> Handle:
-        """Submit a query; its media, if there are any, are loaded by a decoder process."""
-        query = asked.query
+    def begin(self, asked: Asked, lora: str | None = None) -> Handle:
+        """Submit a query to an adapter, or to the model; its media, if any, are loaded by a decoder process."""
+        engine, query = self.llm.engine, asked.query
         if isinstance(query, PlainPrompt):
-            source = PlainLoad(query, self.llm.processor, self.llm.engine.media_budget)
-            return self.llm.engine.begin(source, query.generation, asked.params, whole_characters=True)
+            source = PlainLoad(query, self.llm.processor, engine.media_budget)
+            return engine.begin(source, query.generation, asked.params, whole_characters=True, lora=lora)
+        query = replace(query, lora=lora)
         messages = query.messages([])
         if not any(media_of(messages)):
-            return self.llm.engine.submit(query, messages, self.llm.processor, asked.params, whole_characters=True)
+            return engine.submit(query, messages, self.llm.processor, asked.params, whole_characters=True)
         loading = self.decoding.load(query, messages, asked.params.priority)
-        return self.llm.engine.begin(
-            loading, query.generation, asked.params, whole_characters=True, calls=query.ending_calls
+        return engine.begin(
+            loading, query.generation, asked.params, whole_characters=True, calls=query.ending_calls, lora=lora
         )
 
     def close(self) -> None:

@@ -55,6 +55,7 @@ class Connection:
         self._websocket, self._protocol, self._stall = websocket, protocol, stall
         self._threads, self._metrics = threads, metrics
         self.session: LiveSession | None = None
+        self._lora: str | None = None
         self._changed, self._stopping = asyncio.Event(), asyncio.Event()
         self._wake = partial(Waker.here().set, self._changed)
         self._playing: tuple[FrameSource, asyncio.Task[None]] | None = None
@@ -66,8 +67,9 @@ class Connection:
         """The server is being stopped."""
         self._stopping.set()
 
-    async def run(self, llm: MossVL) -> None:
-        """Serve the client until its session or its connection ends."""
+    async def run(self, llm: MossVL, lora: str | None = None) -> None:
+        """Serve the client until its session or its connection ends; with `lora`, that adapter watches."""
+        self._lora = lora
         self._protocol.opened()
         receiving: asyncio.Future[Any] = asyncio.ensure_future(self._websocket.receive())
         try:
@@ -142,7 +144,10 @@ class Connection:
                 await self._within(self._websocket.send_text(json.dumps(act.message, ensure_ascii=False)))
             case acts.Begin():
                 assert llm is not None
-                given: dict[str, Any] = {"system_prompt": act.system_prompt, "options": act.options}
+                given: dict[str, Any] = {
+                    "system_prompt": act.system_prompt,
+                    "options": replace(act.options, lora=self._lora),
+                }
                 await self._try(partial(llm.live, act.prompt, prefill=act.prefill, **given), self._begun)
             case acts.Push():
                 await self._push(act)

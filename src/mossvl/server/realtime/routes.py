@@ -35,7 +35,10 @@ class LiveConnections:
         self._threads = Threads(CapacityLimiter(max(2, os.cpu_count() or 1)), CapacityLimiter(1))
 
     async def serve(self, websocket: WebSocket, make: Make) -> None:
-        """Serve a client until it leaves; one more than there may be is refused with the protocol's words."""
+        """Serve a client until it leaves; one more than there may be is refused with the protocol's words.
+
+        The address may name an adapter, as its `model`.
+        """
         offered = websocket.scope.get("subprotocols", [])
         await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
         config, metrics = self._service.config, self._service.metrics.live
@@ -54,7 +57,7 @@ class LiveConnections:
         self._count()
         metrics.begun.labels(type(protocol).__name__.removesuffix("Protocol").lower()).inc()
         try:
-            await connection.run(llm)
+            await connection.run(llm, self._service.lora_of(websocket.query_params.get("model")))
         finally:
             del self._open[connection]
             self._count()
@@ -84,7 +87,8 @@ def add_live(app: FastAPI, service: Service) -> None:
 
     @app.websocket("/v1/video/realtime")
     async def video(websocket: WebSocket) -> None:
-        await live.serve(websocket, lambda config: VideoProtocol(config, time.monotonic, service.name))
+        name = service.lora_of(websocket.query_params.get("model")) or service.name
+        await live.serve(websocket, lambda config: VideoProtocol(config, time.monotonic, name))
 
     @app.get("/v1/video/realtime/capabilities", responses=responses(401))
     async def capabilities() -> dict[str, Any]:
