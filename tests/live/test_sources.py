@@ -101,6 +101,11 @@ def test_a_segment_that_is_no_part_of_the_file_is_refused(clip, segment):
         Playback(clip, segment=segment)
 
 
+def test_an_instant_that_is_not_in_the_file_is_refused(clip):
+    with pytest.raises(MediaError, match=r"\[999\.0\] lies outside the video"):
+        Playback(clip, times=[0.0, 999.0])
+
+
 @pytest.mark.parametrize("most", [-1, 0, 1.5, "3", True])
 def test_a_number_of_frames_that_is_none_is_refused(clip, most):
     with pytest.raises(OptionError, match="most"):

@@ -8,14 +8,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from numbers import Real
 from operator import attrgetter
 from threading import Lock
 from typing import Any, Literal, Self, get_args
 
 from mossvl.engine.engine import Engine
 from mossvl.errors import ContextLengthError, InputError, PromptError
-from mossvl.live.clock import Clock, checked_clock
+from mossvl.live.clock import Clock, checked_clock, checked_time, checked_timeout
 from mossvl.live.director import LiveDirector
 from mossvl.live.ending import Ending
 from mossvl.live.events import Dropped, LiveEvent
@@ -37,10 +36,6 @@ from mossvl.queries.waker import Waker
 from mossvl.sources.digests import frame_of
 
 logger = logging.getLogger(__name__)
-LATEST = 1e8
-"""Largest time of a frame: three years."""
-LONGEST = 3e7
-"""Longest time limit, a year: threads cannot wait for ever longer ones."""
 
 
 class LiveSession:
@@ -409,25 +404,3 @@ class LiveSession:
         never = self._tokens.never_drawn
         options = self.options.generation
         return replace(options, logit_bias=dict.fromkeys(never, -100.0)) if never else options
-
-
-def checked_time(time: float) -> float:
-    """A frame's time in seconds, as it is given.
-
-    Raises:
-        InputError: it is no time.
-    """
-    if not isinstance(time, Real) or isinstance(time, bool) or not 0 <= time <= LATEST:  # NaN is not between.
-        raise InputError(f"time={shown(time, 40)} must be seconds from 0 to {LATEST:g}")
-    return float(time)
-
-
-def checked_timeout(seconds: float) -> float:
-    """A time limit in seconds, a year at most.
-
-    Raises:
-        InputError: it is none.
-    """
-    if not isinstance(seconds, Real) or isinstance(seconds, bool) or not seconds >= 0:  # NaN is not.
-        raise InputError(f"timeout={shown(seconds, 40)} must be seconds, 0 or more; or None for as long as it takes")
-    return min(float(seconds), LONGEST)

@@ -20,12 +20,14 @@ from mossvl.disk import room_for_temporary_files
 from mossvl.errors import MediaError
 from mossvl.media.addresses import PublicTransport, host_name
 from mossvl.media.data_url import is_data_url, read_data_url
-from mossvl.media.limits import MediaLimits, SourcePolicy, Watch
+from mossvl.media.limits import Cancel, MediaLimits, SourcePolicy, Watch
 from mossvl.version import __version__
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 LONGEST_NAME = 300
 _STALL_SECONDS = 30.0
+_CANCEL_SECONDS = 0.1
+"""How often a download looks whether it is cancelled, while nothing comes."""
 _CHUNK_BYTES = 1 << 16
 _WEB_PORTS = (80, 443)  # Other services below 1024 (mail, FTP) may take an HTTP request for commands.
 
@@ -64,10 +66,14 @@ def _name(source: str | Path) -> str:
 
 
 @contextmanager
-def local_file(source: str | Path, limits: MediaLimits) -> Iterator[Path]:
+def local_file(source: str | Path, limits: MediaLimits, cancel: Cancel | None = None) -> Iterator[Path]:
     """Yield the path of a local file; a URL is downloaded to a temporary file, removed when the context ends.
 
+    Args:
+        cancel: ends the download.
+
     Raises:
+        GenerationCancelled: `cancel` was set.
         MediaError: the file is missing, empty or not readable, the download failed or is larger than
             `limits.download_bytes`, or `limits.sources` forbids the source.
         GenerationTimeout: the download took longer than `limits.timeout`.
@@ -86,7 +92,7 @@ def local_file(source: str | Path, limits: MediaLimits) -> Iterator[Path]:
         if is_data_url(str(source)):
             file.write(read_data_url(str(source), limits.download_bytes))
         else:
-            _download(str(source), file, limits)
+            _download(str(source), file, limits, cancel)
         file.flush()
         if file.tell() == 0:
             raise MediaError(f"{source_name(source)}: the body is empty; expected an image or a video")
@@ -143,9 +149,9 @@ def _suffix(url: str) -> str:
     return suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", suffix) else ""
 
 
-def _download(url: str, file: IO[bytes], limits: MediaLimits) -> None:
+def _download(url: str, file: IO[bytes], limits: MediaLimits, cancel: Cancel | None) -> None:
     name = source_name(url)
-    watch = Watch(name, limits.timeout)
+    watch = Watch(name, limits.timeout, cancel)
     try:
         with _client(name, limits) as client, _hang_up(watch) as trace:
             headers = {"accept-encoding": "identity", "user-agent": f"mossvl/{__version__}"}
@@ -230,7 +236,7 @@ def _body(response: httpx.Response, name: str) -> Iterator[bytes]:
 
 @contextmanager
 def _hang_up(watch: Watch) -> Iterator[Any]:
-    """Shut the connection down at the deadline; yield the httpx trace hook that records the connection.
+    """Shut the connection down at the deadline, or once it is cancelled; yield the httpx trace hook that records it.
 
     httpx has timeouts for single reads only: a server that sends one header byte at a time would never reach them.
     """
@@ -240,20 +246,23 @@ def _hang_up(watch: Watch) -> Iterator[Any]:
         if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
             connections[:] = [info["return_value"].get_extra_info("socket")]
         if event.startswith("connection."):
-            watch.check()  # The timer has missed a connection made after the deadline.
+            watch.check()  # The thread has missed a connection made after the end.
 
     def hang_up() -> None:
+        pause = threading.TIMEOUT_MAX if watch.cancel is None else _CANCEL_SECONDS
+        while left := watch.left:
+            if over.wait(min(left, pause)):
+                return
         for connection in connections:
             with suppress(OSError):  # Already closed: the download has just ended.
                 connection.shutdown(socket.SHUT_RDWR)
 
-    timer = threading.Timer(min(watch.timeout, threading.TIMEOUT_MAX), hang_up)
-    timer.daemon = True
-    timer.start()
+    over = threading.Event()
+    threading.Thread(target=hang_up, daemon=True).start()
     try:
         yield trace
     finally:
-        timer.cancel()
+        over.set()
 
 
 def _too_large(name: str, limits: MediaLimits) -> MediaError:

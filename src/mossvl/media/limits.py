@@ -122,6 +122,12 @@ class Watch:
         self.cancel = cancel
         self._deadline = time.monotonic() + timeout
 
+    @property
+    def left(self) -> float:
+        """Seconds until `check` raises an error; 0 once it is cancelled."""
+        cancelled = self.cancel is not None and self.cancel.is_set()
+        return 0.0 if cancelled else max(0.0, self._deadline - time.monotonic())
+
     def check(self) -> None:
         """Raise GenerationCancelled once `cancel` is set, GenerationTimeout after the deadline."""
         if self.cancel is not None and self.cancel.is_set():

@@ -14,7 +14,7 @@ from mossvl.errors import MediaError
 from mossvl.media.clip import Clip, Picture
 from mossvl.media.fetch import local_file, source_name
 from mossvl.media.frames import FrameReader, match_frames
-from mossvl.media.limits import DEFAULT_LIMITS, MediaLimits, Watch
+from mossvl.media.limits import DEFAULT_LIMITS, Cancel, MediaLimits, Watch
 from mossvl.media.packets import Run, plan_runs
 from mossvl.media.pictures import FrameList, WebPAnimation, is_animated_webp, is_frame_list
 
@@ -23,7 +23,9 @@ _FAR_BACK = 4  # Keyframes.
 __all__ = ["Clip", "VideoFile", "is_frame_list", "open_clip"]
 
 
-def open_clip(source: Any, limits: MediaLimits = DEFAULT_LIMITS, num_threads: int = 4) -> Clip:
+def open_clip(
+    source: Any, limits: MediaLimits = DEFAULT_LIMITS, num_threads: int = 4, cancel: Cancel | None = None
+) -> Clip:
     """Open a video.
 
     Args:
@@ -31,8 +33,10 @@ def open_clip(source: Any, limits: MediaLimits = DEFAULT_LIMITS, num_threads: in
             of frames: pairs (seconds, image) or dicts {"timestamp": seconds, "image": image}, where an image is any
             source that `load_image` accepts.
         num_threads: decoder threads.
+        cancel: ends the download and the reading of packets.
 
     Raises:
+        GenerationCancelled: `cancel` was set.
         MediaError: the video is missing, broken, without a video stream, or beyond `limits`.
         GenerationTimeout: the download, or reading the packets, took longer than `limits.timeout`.
     """
@@ -43,12 +47,12 @@ def open_clip(source: Any, limits: MediaLimits = DEFAULT_LIMITS, num_threads: in
             f"a video of type {type(source).__name__} cannot be used; give a path, a URL or a list of (seconds, image)"
         )
     with ExitStack() as stack:
-        path = stack.enter_context(local_file(source, limits))
+        path = stack.enter_context(local_file(source, limits, cancel))
         name = source_name(source)
         if is_animated_webp(path):
             clip: Clip = WebPAnimation(path, name, limits)
         else:
-            clip = VideoFile(path, name, limits, num_threads)
+            clip = VideoFile(path, name, limits, num_threads, cancel)
         clip.holds(stack.pop_all())
     return clip
 
@@ -56,13 +60,15 @@ def open_clip(source: Any, limits: MediaLimits = DEFAULT_LIMITS, num_threads: in
 class VideoFile(Clip):
     """A video file, decoded by FFmpeg."""
 
-    def __init__(self, path: Path, name: str, limits: MediaLimits, num_threads: int) -> None:
+    def __init__(
+        self, path: Path, name: str, limits: MediaLimits, num_threads: int, cancel: Cancel | None = None
+    ) -> None:
         self._num_threads = num_threads
         self._new_reader = partial(FrameReader, path, name, limits, num_threads)
         with ExitStack() as stack:
             reader = self._new_reader()
             stack.callback(reader.close)
-            self._table = table = reader.scan(Watch(name, limits.timeout))
+            self._table = table = reader.scan(Watch(name, limits.timeout, cancel))
             super().__init__(name, limits, table.times, (table.start, table.end))
             self.player_start = table.start - min(reader.start, 0.0)
             stack.pop_all()

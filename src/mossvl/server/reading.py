@@ -1,14 +1,17 @@
 """From a validated request to a query, within the server's limits."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from mossvl.errors import OptionError, PromptError
 from mossvl.media.data_url import after_scheme, is_data_url
+from mossvl.media.fetch import is_remote
 from mossvl.options import MediaOptions, SamplingParams
 from mossvl.options.checks import present
 from mossvl.options.media import MAX_PIXELS
@@ -202,6 +205,17 @@ class Reader:
         if re.match("file:/(?!/)", url):
             url = f"file://{url[5:]}"
         return self.file_of(url.removeprefix(UPLOAD)) if url.startswith(UPLOAD) else url
+
+
+def placed(path: str, folders: Iterable[str]) -> str:
+    """A relative path below the first of the allowed folders that has the file; anything else as it is given."""
+    if is_remote(path) or URL.match(path) or "\0" in path:
+        return path
+    for folder in map(os.path.realpath, folders):
+        file = os.path.realpath(os.path.join(folder, path))
+        if Path(file).is_relative_to(folder) and os.path.isfile(file):
+            return file
+    return path
 
 
 def options_of(part: ImagePart | VideoPart | FramesPart, defaults: Defaults) -> dict[str, Any]:

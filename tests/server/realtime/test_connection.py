@@ -32,12 +32,13 @@ class Socket:
 
     Attributes:
         reads: how many messages it reads; it stops reading then.
+        after: set before it leaves.
     """
 
     application_state = WebSocketState.CONNECTED
 
-    def __init__(self, *messages, reads=10**6, leaves=False):
-        self.messages, self.reads, self.leaves = list(messages), reads, leaves
+    def __init__(self, *messages, reads=10**6, leaves=False, after=None):
+        self.messages, self.reads, self.leaves, self.after = list(messages), reads, leaves, after
         self.told, self.code = [], None
 
     async def receive(self):
@@ -45,6 +46,8 @@ class Socket:
             await asyncio.sleep(0)
             sent = self.messages.pop(0)
             return {"type": "websocket.receive", "bytes" if isinstance(sent, bytes) else "text": sent}
+        while self.after is not None and not self.after.is_set():
+            await asyncio.sleep(0.001)
         if not self.leaves:
             await asyncio.Event().wait()
         return {"type": "websocket.disconnect"}
@@ -144,12 +147,15 @@ def acknowledged(socket):
 
 
 class Silent(BaseHTTPRequestHandler):
-    """A server whose video does not come until it is released."""
+    """A server whose video does not come; it notices that who asked has left."""
 
     def do_GET(self):
         self.send_response(200)
         self.end_headers()
-        self.server.released.wait(PATIENCE)
+        self.server.asked.set()
+        self.connection.settimeout(PATIENCE)
+        if not self.connection.recv(1):
+            self.server.left.set()
 
     def log_message(self, *_):
         """Requests are not logged."""
@@ -158,11 +164,10 @@ class Silent(BaseHTTPRequestHandler):
 @pytest.fixture
 def silent():
     web = ThreadingHTTPServer(("127.0.0.1", 0), Silent)
-    web.daemon_threads, web.released = True, threading.Event()
+    web.daemon_threads, web.asked, web.left = True, threading.Event(), threading.Event()
     thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
-    yield f"http://127.0.0.1:{web.server_port}/a.mp4"
-    web.released.set()
+    yield f"http://127.0.0.1:{web.server_port}/a.mp4", web
     web.shutdown()
     thread.join()
     web.server_close()
@@ -170,17 +175,20 @@ def silent():
 
 @pytest.mark.parametrize("leaves", [True, False])
 def test_a_video_that_does_not_come_holds_up_neither_frames_nor_the_end(llm, silent, leaves):
+    url, web = silent
     frame = told("frame", timestamp=0), jpeg()
-    socket = Socket(told("start", max_new_tokens=4), told("video", path=silent), *frame, told("ping"), leaves=leaves)
+    socket = Socket(told("start", max_new_tokens=4), told("video", path=url), *frame, told("ping"), leaves=leaves)
+    socket.after = web.asked if leaves else None
     served(llm, socket, stop_after=None if leaves else "pong")
     kinds = [message["type"] for message in socket.told]
-    assert "video_started" in kinds and "error" not in kinds and nothing_is_left(llm)
+    assert "video_started" not in kinds and "error" not in kinds and nothing_is_left(llm)
+    assert not web.asked.is_set() or web.left.wait(PATIENCE)  # Nothing is downloaded for a client that has gone.
     assert leaves or kinds.index("frame_ack") < kinds.index("pong")
 
 
 def test_a_video_is_opened_within_the_limits(silent):
     with pytest.raises(GenerationTimeout, match=r"0\.05 s"):
-        Playback(silent, limits=MediaLimits(timeout=0.05))
+        Playback(silent[0], limits=MediaLimits(timeout=0.05))
 
 
 @pytest.mark.parametrize("kind", ["simple", "video"])

@@ -234,6 +234,9 @@ def test_a_client_that_is_refused_again_and_again_is_let_go(client):
         assert told(client.send("nonsense")) == ["invalid_request"]
     assert told(client.send("nonsense")) == ["invalid_request", End()]
     assert client.send("nonsense") == []
+    client.protocol.told(Closed(reason="closed", prefill=[]))
+    end, close = client.acts()
+    assert end.message["reason"] == close.reason == "too many refused messages" and close.code == 1008
 
 
 def test_a_message_that_is_too_long_is_refused(client):
@@ -255,14 +258,15 @@ def test_speech_can_be_interrupted(client):
 
 def test_a_file_is_played_and_its_end_is_told(client):
     client.start()
-    started, play = client.send("video", path="a.mp4", sample_fps=2, playback_speed=0, max_frames=3)
-    assert started.message == {"type": "video_started", "path": "a.mp4"}
+    (play,) = client.send("video", path="a.mp4", sample_fps=2, playback_speed=0, max_frames=3)
+    client.protocol.playing("a.mp4")
+    assert client.acts() == [Send({"type": "video_started", "path": "a.mp4"})]
     assert isinstance(play, Play) and (play.video.sample_fps, play.video.playback_speed) == (2, 0)
     assert told(client.send("video", path="b.mp4")) == ["invalid_request"]
     assert client.send("stop_video") == [StopPlaying(), Send({"type": "stop_video_ack"})]
     client.protocol.played(3, 1, None)
     assert client.acts() == [Send({"type": "video_end", "frames_sent": 3, "frames_dropped": 1})]
-    assert isinstance(client.send("video", path="b.mp4")[1], Play)
+    assert isinstance(client.send("video", path="b.mp4")[0], Play)
 
 
 def test_a_rate_above_any_camera_s_is_refused(client):
@@ -276,6 +280,11 @@ def test_a_file_that_cannot_be_played_is_told(client):
     client.protocol.played(0, 0, InputError("no such file"))
     (error,) = client.acts()
     assert error.message["message"] == "Video source failed: no such file"
+
+
+def test_a_number_may_be_written_as_a_text(client):
+    assert client.start(top_p="0.5").options.top_p == 0.5
+    assert client.frame(timestamp="3") == [Push(JPEG, 3.0)]
 
 
 # --- output and the end ----------------------------------------------------------------------------------------------

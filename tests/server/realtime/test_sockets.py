@@ -4,13 +4,11 @@ import base64
 import json
 import re
 import threading
-from contextlib import contextmanager
-from io import BytesIO
 
 import httpx
 import pytest
-from PIL import Image
-from running import PATIENCE, serving, waited
+from live_sockets import configured, input_frame, jpeg, pushed, simple, started, video
+from running import serving, waited
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -21,77 +19,6 @@ FLAGS = ("--live-sessions", "3", "--live-frame-bytes", "200000", "--stall-timeou
 def live():
     with serving(*FLAGS) as running:
         yield running
-
-
-def jpeg(grey=0, size=(64, 64), kind="JPEG"):
-    data = BytesIO()
-    Image.new("RGB", size, (grey,) * 3).save(data, kind)
-    return data.getvalue()
-
-
-class Client:
-    """A client, and all that it was told."""
-
-    def __init__(self, socket):
-        self.socket, self.told = socket, []
-
-    def send(self, kind, **fields):
-        self.socket.send(json.dumps({"type": kind, **fields}))
-
-    def until(self, kind):
-        """Read until a message of this type, and give it."""
-        while True:
-            message = json.loads(self.socket.recv(timeout=PATIENCE))
-            self.told.append(message)
-            if message["type"] == kind:
-                return message
-
-    def closed(self):
-        """Read to the end; give the code with which the server closes."""
-        try:
-            while True:
-                self.told.append(json.loads(self.socket.recv(timeout=PATIENCE)))
-        except ConnectionClosed as end:
-            return end.rcvd.code
-
-    def kinds(self):
-        return [message["type"] for message in self.told]
-
-
-@contextmanager
-def simple(server, **given):
-    with connect(f"{server.url.replace('http', 'ws')}/v1/realtime", open_timeout=PATIENCE, **given) as socket:
-        yield Client(socket)
-
-
-@contextmanager
-def video(server, **given):
-    with connect(f"{server.url.replace('http', 'ws')}/v1/video/realtime", open_timeout=PATIENCE, **given) as socket:
-        yield Client(socket)
-
-
-def started(client, **fields):
-    client.send("start", max_new_tokens=4, max_tokens_per_second=86400, **fields)
-    client.until("ready")
-
-
-def pushed(client, data=None, **fields):
-    client.send("frame", **fields)
-    client.socket.send(jpeg() if data is None else data)
-    return client.until("frame_ack")
-
-
-def configured(client, **fields):
-    client.until("session.created")
-    client.send("session.configure", **{"max_new_tokens": 4, "prompt": "Watch.", **fields})
-    client.until("session.ready")
-
-
-def input_frame(client, number, data=None, until="accepted", **fields):
-    client.send("input.frame", **{"seq_no": number, "timestamp": float(number), "mime_type": "image/jpeg", **fields})
-    client.until("input.frame.ready")
-    client.socket.send(jpeg(number) if data is None else data)
-    return client.until(f"input.frame.{until}")
 
 
 def sample(server, name, **labels):
@@ -142,28 +69,6 @@ def test_what_a_simple_client_does_wrong_is_told_and_the_session_goes_on(live):
         client.socket.send("{")
         assert client.until("error")["code"] == "invalid_request"
         pushed(client, timestamp=3)
-
-
-def test_a_file_of_the_server_is_played_only_from_allowed_folders(live, tmp_path):
-    with simple(live) as client:
-        started(client)
-        client.send("video", path="/etc/passwd")
-        client.until("video_started")
-        error = client.until("error")
-        assert error["message"].startswith("Video source failed: ") and "may be read" in error["message"]
-        pushed(client, timestamp=0)
-
-
-def test_a_file_is_played_and_stopped():
-    with serving("--allow-media-dir", "examples") as server, simple(server) as client:
-        started(client)
-        client.send("video", path="examples/clip.mp4", playback_speed=0, max_frames=3)
-        assert client.until("video_end") == {"type": "video_end", "frames_sent": 3, "frames_dropped": 0}
-        client.send("video", path="examples/clip.mp4", timestamps=[3.0, 4.0], playback_speed=0.001)
-        client.until("video_started")
-        client.send("stop_video")
-        client.until("stop_video_ack")
-        assert client.until("video_end")["frames_sent"] <= 1
 
 
 # --- the video protocol ----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from mossvl.errors import GenerationCancelled, InputError
 from mossvl.live.options import MOST_FPS
 from mossvl.live.sources.source import Clock, FrameSource, SourceEvent, Timed
 from mossvl.media.fetch import source_name
-from mossvl.media.limits import DEFAULT_LIMITS, MediaLimits
+from mossvl.media.limits import DEFAULT_LIMITS, Cancel, MediaLimits
 from mossvl.media.video import open_clip
 from mossvl.options.checks import number, whole
 from mossvl.processing.sampling import Segment, check_segments
@@ -29,9 +29,11 @@ class Playback(FrameSource):
         segment: (start, end) in seconds of the video; (instant,) for one frame; None for the whole video.
         times: instants of the video, ascending, in place of `fps` and `segment`.
         most: number of frames at most; None for no limit.
+        cancel: ends the opening, such as a download.
 
     Raises:
-        MediaError: the video cannot be opened, or `segment` is no part of it.
+        GenerationCancelled: `cancel` was set.
+        MediaError: the video cannot be opened, or `segment` or one of `times` lies outside it.
         GenerationTimeout: opening it, with its download, took longer than `limits.timeout`.
         OptionError: `fps`, `pace` or `most` is out of range.
         InputError: `times` do not ascend.
@@ -49,12 +51,13 @@ class Playback(FrameSource):
         limits: MediaLimits = DEFAULT_LIMITS,
         told: Callable[[SourceEvent], object] | None = None,
         clock: Clock | None = None,
+        cancel: Cancel | None = None,
     ) -> None:
         super().__init__(source_name(video) if isinstance(video, str | Path) else "the list of frames", told, clock)
         self.fps = None if fps is None else number("fps", fps, above=0, most=MOST_FPS)
         most = None if most is None else whole("most", most)
         self.pace = None if pace is None else number("pace", pace, above=0)
-        self._clip = open_clip(video, limits, num_threads=1)
+        self._clip = open_clip(video, limits, num_threads=1, cancel=cancel)
         # A stream may last for days; a limit on the time of decoding is for a query.
         self._clip.limits = replace(limits, timeout=math.inf)
         try:
@@ -82,6 +85,7 @@ class Playback(FrameSource):
         return list(dict.fromkeys(clip.index_at(start + number / self.fps) for number in numbers.tolist()))
 
     def _at(self, times: Sequence[float]) -> list[int]:
+        check_segments([[time] for time in times], self._clip.duration, self.name)
         indices = [self._clip.index_at(time) for time in times]
         if indices != sorted(indices):
             raise InputError(f"{self.name}: the times of its frames must ascend")

@@ -185,16 +185,17 @@ class Opening(FrameSource):
 
     Args:
         name: the source in messages.
-        opened: opens it; what it raises is the error with which this source fails.
+        opened: opens it, until the event that it is given is set; what it raises is the error with which this source
+            fails.
     """
 
-    def __init__(self, name: str, opened: Callable[[], FrameSource]) -> None:
+    def __init__(self, name: str, opened: Callable[[threading.Event], FrameSource]) -> None:
         super().__init__(name)
         self._opened = opened
         self._source: FrameSource | None = None
 
     def read(self) -> Generator[Timed]:
-        with self._opened() as self._source:
+        with self._opened(self.stopped) as self._source:
             if not self.stopped.is_set():
                 yield from self._source.read()
 

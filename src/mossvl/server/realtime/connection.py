@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from mossvl.live.sources.source import FrameSource, Opening
 from mossvl.llm import MossVL
 from mossvl.media.image import image_size
 from mossvl.queries.waker import Waker
+from mossvl.server.reading import placed
 from mossvl.server.realtime import protocol as acts
 from mossvl.server.realtime.metrics import LiveMetrics
 from mossvl.server.realtime.protocol import Act, Protocol
@@ -221,13 +223,22 @@ class Connection:
     def _play(self, video: PlayVideo) -> None:
         session = self._live
 
-        def opened() -> Playback:
+        folders, loop = self._protocol.config.media_dirs, asyncio.get_running_loop()
+
+        def opened(stopped: threading.Event) -> Playback:
             speed, most = video.playback_speed, video.max_frames or None
             limits, pace = session.processor.limits, speed or None
-            return Playback(video.path, video.sample_fps, pace, times=video.timestamps, most=most, limits=limits)
+            times, path = video.timestamps, placed(video.path, folders)
+            playback = Playback(path, video.sample_fps, pace, times=times, most=most, limits=limits, cancel=stopped)
+            loop.call_soon_threadsafe(self._begun_playing, video.path)
+            return playback
 
         source = Opening(video.path, opened)
         self._playing = source, asyncio.ensure_future(self._played(source, session))
+
+    def _begun_playing(self, path: str) -> None:
+        self._protocol.playing(path)
+        self._changed.set()
 
     async def _played(self, source: FrameSource, session: LiveSession) -> None:
         sent = dropped = 0

@@ -72,7 +72,7 @@ class Interrupt:
 
 @dataclass(frozen=True)
 class Play:
-    """Play a file of the server as frames of the session; `played` is called at its end."""
+    """Play a file of the server as frames of the session; `playing` is called once it is open, `played` at its end."""
 
     video: PlayVideo
 
@@ -173,6 +173,10 @@ class Protocol(ABC):
     @abstractmethod
     def told(self, event: LiveEvent) -> None:
         """The session tells an event."""
+
+    def playing(self, path: str) -> None:
+        """A file was opened, and is played; only where a message plays one."""
+        raise NotImplementedError
 
     def played(self, sent: int, dropped: int, error: Exception | None) -> None:
         """A file was played to its end, or was stopped or could not be read; only where a message plays one."""

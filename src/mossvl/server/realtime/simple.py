@@ -30,6 +30,9 @@ from mossvl.server.schemas import realtime as schemas
 
 START_SECONDS = 30.0
 UNLIMITED = schemas.UNLIMITED
+TOO_MANY = "too many refused messages"
+CODES = {"stopping": STOPPING, TOO_MANY: POLICY}
+"""Codes with which connections are closed, by reasons of their ends that are not normal."""
 
 
 class SimpleProtocol(Protocol):
@@ -143,7 +146,6 @@ class SimpleProtocol(Protocol):
             self._refuse(invalid("a video is being played; send stop_video first"))
             return
         self._playing = True
-        self._send("video_started", path=video.path)
         self.acts.append(Play(video))
 
     def _give(self, act: Push | Say) -> None:
@@ -181,7 +183,11 @@ class SimpleProtocol(Protocol):
             self._ending = True
             reason = self._why if event.reason == "closed" else event.reason
             self._send("session_end", reason=reason, prefill=event.prefill)
-            self._close(FAILED if event.error is not None else STOPPING if reason == "stopping" else NORMAL, reason)
+            self._close(FAILED if event.error is not None else CODES.get(reason, NORMAL), reason)
+
+    def playing(self, path: str) -> None:
+        if not self._ending:
+            self._send("video_started", path=path)
 
     def played(self, sent: int, dropped: int, error: Exception | None) -> None:
         self._playing = False
@@ -222,4 +228,4 @@ class SimpleProtocol(Protocol):
             self._ending = True
             self._close(POLICY, "invalid_request")
         elif self._too_many_refused():
-            self._end("too many refused messages")
+            self._end(TOO_MANY)
