@@ -5,7 +5,6 @@ import logging
 import time as machine
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
@@ -24,16 +23,15 @@ from mossvl.live.kept import Kept, opening_size
 from mossvl.live.opening import Opening, bounds_of, checked_messages, pages_of
 from mossvl.live.options import LiveOptions, WhenBehind
 from mossvl.live.outbox import Outbox
+from mossvl.live.pictures import Pictures
 from mossvl.live.record import Recorder
 from mossvl.live.recording import Given, Script
-from mossvl.live.segments import Asked, Picture, StreamTokens
+from mossvl.live.segments import Asked, StreamTokens
 from mossvl.live.usage import Usage
 from mossvl.options import GenerationOptions
 from mossvl.options.checks import choice, shown
-from mossvl.processing.pixels import num_vision_tokens
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.queries.waker import Waker
-from mossvl.sources.digests import frame_of
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +90,7 @@ class LiveSession:
         self._inbox = script or Inbox(self.options.when_behind, self.options.queue, words)
         self._script, self._recorder = script, recorder
         self._outbox = Outbox(self._tokens, apart)
+        self._pictures = Pictures(processor, self._tokens, self.options.media, bounds.vision)
         kept = Kept(self._tokens, messages)
         ending = Ending(engine.wake, self._inbox, self._outbox, kept, bounds.tokens // 2)
         director = LiveDirector(
@@ -247,7 +246,7 @@ class LiveSession:
 
     def _remade(self, given: Given) -> Taken:
         prompts = [Asked(text, self._tokens.prompt(text)) for text in given.prompts]
-        pictures = [self._picture(image, checked_time(time), self.clock()) for time, image in given.frames]
+        pictures = [self._pictures.make(image, checked_time(time), self.clock()) for time, image in given.frames]
         return Taken(given.interrupts, prompts, pictures, given.final)
 
     # --- what comes out ------------------------------------------------------------------------------------------
@@ -373,7 +372,7 @@ class LiveSession:
     ) -> tuple[float, ...]:
         by_clock = max(pushed - self._begun, self._inbox.newest or 0.0)
         times = [by_clock if time is None else checked_time(time) for _, time in frames]
-        pictures = [self._picture(frame, time, pushed) for (frame, _), time in zip(frames, times, strict=True)]
+        pictures = [self._pictures.make(frame, time, pushed) for (frame, _), time in zip(frames, times, strict=True)]
         if self._recorder is not None:
             for picture, (frame, _) in zip(pictures, frames, strict=True):
                 self._recorder.shown(picture, frame, self.processor.limits)
@@ -384,21 +383,6 @@ class LiveSession:
             self._outbox.tell(Dropped(time=self._director.newest, times=dropped, reason=reason))
             self._outbox.announce()
         return dropped
-
-    def _picture(self, frame: Any, time: float, pushed: float) -> Picture:
-        images = self.processor.image_processor
-        with ExitStack() as stack:
-            (plan,) = images.plan([frame], self.options.media, self.processor.limits, stack)
-            patches, digest = frame_of(plan.source.array, plan, images.layout, self.processor.pixel_scale)
-            grid = images.layout.grid(plan.height, plan.width)
-        tokens, most = num_vision_tokens([(1, *grid)], self._tokens.merge), self._director.bounds.vision
-        if tokens > most:
-            raise ContextLengthError(
-                f"the frame has {tokens} vision tokens, but a session sees {most} at a time; give smaller frames",
-                setting="LiveOptions.max_pixels",
-                advice=", or lower {}",
-            )
-        return Picture(time, self._tokens.frame(time), grid, patches, digest, pushed)
 
     def _generation(self) -> GenerationOptions:
         never = self._tokens.never_drawn
