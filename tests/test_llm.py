@@ -12,7 +12,7 @@ from golden_cases import CASES, MEDIA
 
 import mossvl
 from mossvl import SamplingParams
-from mossvl.device.encoder import FrameEncoder
+from mossvl.device.tower import Tower
 from mossvl.errors import GenerationCancelled, OptionError, PromptError
 from mossvl.model.loss import token_logprobs
 
@@ -165,7 +165,7 @@ def test_a_second_question_about_a_video_computes_little_and_decodes_nothing(mak
     llm = make(page_size=8)
     query = {"prompt": "Describe", "videos": [CLIP]}
     first = llm.generate(query, EIGHT)
-    monkeypatch.setattr(FrameEncoder, "_encode_at_once", None)
+    monkeypatch.setattr(Tower, "_encode_at_once", None)
     monkeypatch.setattr("mossvl.sources.files.Load._read", None)
     second = llm.generate({**query, "prompt": "And then?"}, EIGHT)
     assert second.error is None
@@ -195,13 +195,13 @@ def test_the_same_placeholders_with_other_pixels_never_hit(llm):
 
 def test_questions_asked_at_once_about_one_video_encode_it_once(make, monkeypatch):
     llm = make()
-    encode, encoded = FrameEncoder._encode_at_once, []
+    encode, encoded = Tower._encode_at_once, []
 
-    def counting(self, frames, scale):
+    def counting(self, pixels, frames, scale):
         encoded.append(len(frames))
-        return encode(self, frames, scale)
+        return encode(self, pixels, frames, scale)
 
-    monkeypatch.setattr(FrameEncoder, "_encode_at_once", counting)
+    monkeypatch.setattr(Tower, "_encode_at_once", counting)
     queries = [{"prompt": text, "videos": [CLIP]} for text in ("one", "two", "three", "four", "five")]
     together = llm.generate(queries, EIGHT)
     assert sum(encoded) == 6
@@ -211,7 +211,7 @@ def test_questions_asked_at_once_about_one_video_encode_it_once(make, monkeypatc
 
 def test_the_same_picture_elsewhere_is_not_encoded_again(llm, monkeypatch):
     llm.generate(QUERY, EIGHT)
-    monkeypatch.setattr(FrameEncoder, "_encode_at_once", None)
+    monkeypatch.setattr(Tower, "_encode_at_once", None)
     other = {"messages": [{"role": "user", "content": ["Look: ", {"image": SHAPES}, " what is it?"]}]}
     assert llm.generate(other, EIGHT).error is None
 

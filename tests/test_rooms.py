@@ -13,7 +13,7 @@ TESTS = Path(__file__).parent
 SOURCE = TESTS.parent / "src/mossvl"
 FLOORS = [
     *("version", "errors", "names", "progress", "ranks", "disk", "malloc", "forking"),
-    *("forms", "options", "tools", "media", "quantization", "checkpoints"),
+    *("forms", "options", "tools", "media", "quantization", "parallel", "checkpoints"),
     *("processing", "synthetic", "data", "kernels", "model"),
     *("queries", "scheduling", "sources", "adapters", "device", "engine", "live", "offline"),
     *("registration", "loading", "quantizing", "replicas", "llm", "evaluation", "bench", "training", "tiny"),

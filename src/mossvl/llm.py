@@ -69,7 +69,11 @@ class MossVL:
             from mossvl.loading import load
 
             model, loaded = load(
-                checkpoint_or_model, self.config.device, self.config.dtype, quantization=self.config.quantization
+                checkpoint_or_model,
+                self.config.device,
+                self.config.dtype,
+                quantization=self.config.quantization,
+                tensor_parallel_size=self.config.tensor_parallel_size,
             )
             processor = processor or loaded
         self.model, self.processor = model, processor

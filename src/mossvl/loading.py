@@ -1,10 +1,12 @@
 """One call from a checkpoint to a model and its processor."""
 
+import copy
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -18,14 +20,17 @@ from mossvl.checkpoints.location import check_location, repository_of
 from mossvl.checkpoints.quantizers import read_format
 from mossvl.checkpoints.strict import check_weights, read_configuration, read_generation_config
 from mossvl.checkpoints.weights import Progress, load_weights
+from mossvl.device.following import Followers
 from mossvl.errors import CheckpointError, OptionError
 from mossvl.forking import check_fork
 from mossvl.model.configuration import MossVLConfig
 from mossvl.offline.interface import MossVLForConditionalGeneration
 from mossvl.options.engine import check_quantization
+from mossvl.parallel.ranks import LeadingRanks, Ranks
+from mossvl.parallel.share import check_size, devices_of_ranks, part_of
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import IMAGE_TOKEN
-from mossvl.quantization.schemes import Schemes, left_plain, main_kind, own_schemes, quantized_maps, replace
+from mossvl.quantization.schemes import Schemes, left_plain, main_kind, own_schemes, quantized_maps, replace, scheme_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +47,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     progress: bool | None = None,
     quantization: str | None = None,
+    tensor_parallel_size: int = 1,
 ) -> tuple[MossVLForConditionalGeneration, MossVLProcessor]:
     """Load a checkpoint for inference.
 
@@ -53,22 +59,25 @@ def load(
         progress: show a progress bar on stderr; by default if stderr is a terminal and the weights are large.
         quantization: "fp8", "int4", "nf4", or on a CPU "int8", in which weights are quantized while they are read (see
             docs/quantization.md); by default, weights are as the checkpoint has them, quantized or not.
+        tensor_parallel_size: processes among which the language model is cut, this one included, each on a GPU of its
+            own (see docs/scale.md). Such a model answers by its engine alone.
 
     Raises:
         CheckpointError: the checkpoint is missing, of another model type, does not fit its configuration, or is
             quantized in a way that cannot be read.
-        OptionError: there is no such device, models do not compute in the dtype, there is no such quantization, or the
-            checkpoint has another.
-        EngineError: this process was forked from one that had computed before.
+        OptionError: there is no such device, models do not compute in the dtype, there is no such quantization, the
+            checkpoint has another, the model cannot be cut into so many parts, or there are fewer GPUs.
+        EngineError: this process was forked from one that had computed before, or another process cannot be started.
     """
     target = resolve_device(device)
     kind = resolve_dtype(dtype, target)
     check_quantization(quantization, target.type)
+    targets = devices_of_ranks(target, tensor_parallel_size)
     check_fork(target.type)
     checkpoint = default_checkpoint() if checkpoint is None else checkpoint
     folder = folder_of(checkpoint)
     require_model_type(folder)
-    form = read_format(folder)
+    read_format(folder)
     config = read_configuration(MossVLForConditionalGeneration, folder)
     if isinstance(config.dtype, torch.dtype) and config.dtype not in (*COMPUTED, torch.float64):
         logger.warning("%s names %s, in which models do not compute; it is loaded in %s", folder, config.dtype, kind)
@@ -76,21 +85,77 @@ def load(
     check_together(processor, config, folder)
     check_weights(MossVLForConditionalGeneration, config, folder)
     generation_config = read_generation_config(folder)
-    headers = without_ignored(read_headers(folder))
+    weights = folder, kind, quantization, str(checkpoint)
+    _whole(folder, config, kind, quantization, tensor_parallel_size)  # Refuses before weights have memory.
+    if tensor_parallel_size == 1:
+        model = _loaded(None, target, *weights, progress=progress)
+    else:
+        with leading(targets, follow_checkpoint, *weights) as ranks:
+            model = _loaded(ranks, target, *weights, progress=progress)
+    if quantization and (left := left_plain(model)):
+        logger.warning("%d maps, such as %s, do not divide into blocks of %s", len(left), left[0], quantization)
+    model.generation_config = generation_config
+    return model, processor
+
+
+def _whole(
+    folder: Path, config: MossVLConfig, dtype: torch.dtype, quantization: str | None, size: int
+) -> MossVLForConditionalGeneration:
+    """The whole model of a checkpoint, quantized as it is or is to be while it is read, without memory.
+
+    Raises:
+        OptionError: the weights are quantized otherwise, or `size` ranks cannot divide the model.
+    """
+    form, headers = read_format(folder), without_ignored(read_headers(folder))
 
     def schemes(plain: nn.Module) -> Schemes:
         found = form.schemes(plain, headers)
         refuse_another(quantization, found, folder)
         return found or (own_schemes(plain, quantization) if quantization else {})
 
-    model = _empty(config, target, kind, schemes)
-    if quantization and (left := left_plain(model)):
-        logger.warning("%d maps, such as %s, do not divide into blocks of %s", len(left), left[0], quantization)
-    model.generation_config = generation_config
-    model.name_or_path = model.config._name_or_path = str(checkpoint)
+    model = _on_meta(config, dtype, schemes)
+    check_size(size, config.text_config, model)
+    return model
+
+
+def _loaded(
+    ranks: Ranks | None,
+    device: torch.device,
+    folder: Path,
+    dtype: torch.dtype,
+    quantization: str | None,
+    name: str,
+    progress: bool | None = False,
+) -> MossVLForConditionalGeneration:
+    """Load this rank's part of a checkpoint, or the whole of it."""
+    config = read_configuration(MossVLForConditionalGeneration, folder)
+    whole = _whole(folder, config, dtype, quantization, 1 if ranks is None else ranks.share.size)
+    model = _empty(whole, device, ranks)
+    model.name_or_path = model.config._name_or_path = name
     with _bar(progress) as advance:
-        load_weights(model, folder, advance)
-    return model, processor
+        load_weights(model, folder, advance, None if ranks is None else ranks.share)
+    return model
+
+
+def follow_checkpoint(ranks: Ranks, *weights: Any) -> Followers:
+    """In the process of another rank: load its part of a checkpoint, and return what follows rank 0."""
+    return Followers(_loaded(ranks, ranks.device, *weights), ranks)
+
+
+@contextmanager
+def leading(devices: Sequence[torch.device], follow: Callable[..., Followers], *given: Any) -> Iterator[LeadingRanks]:
+    """Start the other ranks, which make their parts meanwhile; at the end, they are met.
+
+    Raises:
+        MossVLError: another rank has failed.
+    """
+    ranks = LeadingRanks(devices, follow, *given)
+    try:
+        yield ranks
+        ranks.meet()
+    except BaseException:
+        ranks.close()
+        raise
 
 
 def folder_of(checkpoint: str | Path) -> Path:
@@ -160,9 +225,10 @@ def random_model(
     check_fork(target.type)
     check_quantization(quantization, target.type)
     kind = resolve_dtype(dtype, target)
-    model = _empty(
-        config or MossVLConfig(), target, kind, lambda plain: own_schemes(plain, quantization) if quantization else {}
+    whole = _on_meta(
+        config or MossVLConfig(), kind, lambda plain: own_schemes(plain, quantization) if quantization else {}
     )
+    model = _empty(whole, target)
     generator = torch.Generator(target).manual_seed(seed)
     deviations = {"embed_tokens.weight": 1.0, "o_proj.weight": 0.02 / 96**0.5, "down_proj.weight": 0.02 / 96**0.5}
     for name, parameter in model.named_parameters():
@@ -181,10 +247,10 @@ def random_model(
     return model
 
 
-def _empty(
-    config: MossVLConfig, device: torch.device, dtype: torch.dtype, schemes: Callable[[nn.Module], Schemes]
+def _on_meta(
+    config: MossVLConfig, dtype: torch.dtype, schemes: Callable[[nn.Module], Schemes]
 ) -> MossVLForConditionalGeneration:
-    """Make a model for inference, whose weights have memory but no values yet.
+    """Make a model without memory.
 
     Args:
         schemes: called with the plain model; returns the schemes of its maps.
@@ -195,6 +261,28 @@ def _empty(
         model = MossVLForConditionalGeneration(config)
     replace(model, schemes(model))
     cast(model, dtype)
+    return model
+
+
+def _part(whole: MossVLForConditionalGeneration, ranks: Ranks) -> MossVLForConditionalGeneration:
+    """Make a rank's part of a model without memory.
+
+    Its configuration is that of the whole; its language model has one of its own.
+    """
+    config = copy.deepcopy(whole.config)
+    config.text_config = part_of(config.text_config, ranks.share.size)
+    schemes = {name: scheme_of(one) for name, one in quantized_maps(whole)}
+    part = _on_meta(config, config.dtype, lambda plain: schemes)
+    part.config = part.model.config = whole.config
+    part.ranks = ranks
+    return part
+
+
+def _empty(
+    whole: MossVLForConditionalGeneration, device: torch.device, ranks: Ranks | None = None
+) -> MossVLForConditionalGeneration:
+    """Give memory to a model for inference, or make a rank's part of it; there are no values yet."""
+    model = whole if ranks is None else _part(whole, ranks)
     loaded = model.state_dict().keys()
     assert all(name in loaded for name, _ in model.named_buffers()), "no checkpoint holds this buffer's values"
     model = model.to_empty(device=device).eval()

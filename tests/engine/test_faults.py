@@ -11,7 +11,7 @@ from PIL import Image
 
 import mossvl
 from mossvl.device import tables
-from mossvl.device.encoder import FrameEncoder
+from mossvl.device.tower import Tower
 from mossvl.errors import (
     ContextLengthError,
     EngineError,
@@ -98,22 +98,22 @@ def test_loaders_that_hang_do_not_keep_others_from_loading_for_ever(make, loadin
 
 
 def test_memory_that_runs_out_while_frames_are_encoded_halves_their_number(llm, monkeypatch):
-    encode = FrameEncoder._encode_at_once
+    encode = Tower._encode_at_once
     sizes = []
 
-    def short_of_memory(self, frames, scale):
+    def short_of_memory(self, pixels, frames, scale):
         sizes.append(len(frames))
         if len(frames) > 2:
             raise torch.OutOfMemoryError("injected")
-        return encode(self, frames, scale)
+        return encode(self, pixels, frames, scale)
 
     query = {**GOOD, "images": [], "videos": [str(MEDIA / "clip_10fps_6s.mp4")]}
     expected = llm.generate(query).text
     llm.engine.clear_caches()
-    monkeypatch.setattr(FrameEncoder, "_encode_at_once", short_of_memory)
+    monkeypatch.setattr(Tower, "_encode_at_once", short_of_memory)
     assert llm.generate(query).text == expected
     assert sizes[0] == 6 and sizes.count(6) == 1 and max(sizes[1:]) == 3
-    assert llm.engine.runner.encoder.halvings == 3
+    assert llm.engine.runner.tower.halvings == 3
 
 
 def test_a_request_alone_in_a_step_is_tried_again_once_memory_is_free(make, monkeypatch):

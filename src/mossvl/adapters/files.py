@@ -1,6 +1,6 @@
 """The files of an adapter, read strictly: tensors that do not fit its configuration or the model are an error."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,9 @@ from mossvl.adapters.config import AdapterConfig
 from mossvl.checkpoints.headers import TensorInfo, file_headers
 from mossvl.checkpoints.location import repository_of
 from mossvl.errors import CheckpointError
+from mossvl.quantization.formats import Whole
 
+Part = Callable[[str, nn.Linear], Whole]
 WEIGHTS = "adapter_model.safetensors"
 FILES = ("adapter_config.json", WEIGHTS)
 """The files of an adapter that are read."""
@@ -83,11 +85,12 @@ class AdapterFiles:
             )
         return cls(folder, config, found, tuple(maps))
 
-    def check(self, model: nn.Module, checkpoint: str) -> None:
+    def check(self, model: nn.Module, checkpoint: str, whole: Part = Whole.of) -> None:
         """Refuse an adapter of another base.
 
         Args:
             checkpoint: where the model is from; "" if unknown.
+            whole: tells of which weight that of a map is a part.
 
         Raises:
             CheckpointError: its base is another repository, or its tensors do not fit the model's maps.
@@ -114,19 +117,24 @@ class AdapterFiles:
                 f"{self.folder / WEIGHTS} lacks the adapters of {_listed(missing)}, which its configuration names"
             )
 
-    def low_ranks(self, model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, LowRank]]:
+    def low_ranks(self, model: nn.Module, dtype: torch.dtype, whole: Part = Whole.of) -> Iterator[tuple[str, LowRank]]:
         """Read the tensors: yield (name of a map, what is added to it), on the map's device and in a dtype.
+
+        Args:
+            whole: tells of which weight that of a map is a part; the part's adapter is read, too.
 
         Raises:
             CheckpointError: a value is not finite.
         """
         with safe_open(self.folder / WEIGHTS, framework="pt") as file:
             for name in self.maps:
-                down, up = (file.get_tensor(f"{PREFIX}{name}{end}") for end in (DOWN, UP))
+                linear = model.get_submodule(name)
+                assert isinstance(linear, nn.Linear)
+                row, column = (part := whole(name, linear)).row, part.column
+                down = file.get_slice(f"{PREFIX}{name}{DOWN}")[:, column : column + linear.in_features]
+                up = file.get_slice(f"{PREFIX}{name}{UP}")[row : row + linear.out_features]
                 up = up.float() * self.config.scale_of(name)
-                device = next(
-                    iter((*model.get_submodule(name).parameters(), *model.get_submodule(name).buffers()))
-                ).device
+                device = next(iter((*linear.parameters(), *linear.buffers()))).device
                 one = LowRank(down.to(dtype), up.to(dtype))
                 if not all(tensor.isfinite().all() for tensor in one):
                     told = str(dtype).removeprefix("torch.")

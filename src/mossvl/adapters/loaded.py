@@ -11,6 +11,7 @@ from mossvl.adapters.files import PLACES, AdapterFiles, LowRank
 from mossvl.errors import CheckpointError
 from mossvl.model.modeling import MossVLLMHeadModel, MossVLModel
 from mossvl.options.checks import check_names, text
+from mossvl.quantization.formats import Whole
 from mossvl.scheduling.pages import NO_ADAPTER
 
 
@@ -39,11 +40,12 @@ class Adapters:
         """
         loaded = cls(list(folders))
         dtype = model.model.language_model.norm.weight.dtype
+        whole = Whole.of if model.ranks is None else model.ranks.share.whole
         for index, (name, folder) in enumerate(folders.items()):
             try:
                 files = AdapterFiles.read(Path(folder))
-                files.check(model, str(model.name_or_path or ""))
-                for map_name, low in files.low_ranks(model, dtype):
+                files.check(model, str(model.name_or_path or ""), whole)
+                for map_name, low in files.low_ranks(model, dtype, whole):
                     loaded._put(model, index, map_name, low)
             except CheckpointError as error:
                 raise CheckpointError(f"adapter {name!r}: {error}") from error

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from mossvl.checkpoints.cuts import WHOLE, Cut, cut_of
 from mossvl.checkpoints.headers import (
     TensorInfo,
     differences,
@@ -27,9 +28,10 @@ from mossvl.checkpoints.headers import (
     without_ignored,
 )
 from mossvl.checkpoints.quantizers import read_format
-from mossvl.checkpoints.strict import raise_if_any
+from mossvl.checkpoints.strict import expected_tensors, raise_if_any
 from mossvl.errors import CheckpointError
-from mossvl.quantization.formats import Target, Unquantized, targets_of
+from mossvl.parallel.share import BY_COLUMNS, Share
+from mossvl.quantization.formats import Target, Unquantized, Whole, targets_of
 
 PART_BYTES = 16 * 2**20
 """Bytes of a read, unless one row of a tensor is larger."""
@@ -62,12 +64,18 @@ class Piece:
 
 @dataclass(frozen=True)
 class Part:
-    """A range of a file that is read at once, and the adjacent pieces in it."""
+    """A range of a file that is read at once, and the adjacent pieces in it.
+
+    Attributes:
+        run, stride: where columns of a tensor are read: bytes that are adjacent, and from one such run to the next.
+    """
 
     file: Path
     offset: int
     bytes: int
     pieces: Sequence[Piece]
+    run: int = 0
+    stride: int = 0
 
 
 @dataclass
@@ -79,7 +87,9 @@ class Buffer:
 
 
 @torch.no_grad()
-def load_weights(model: PreTrainedModel, folder: str | Path, progress: Progress | None = None) -> None:
+def load_weights(
+    model: PreTrainedModel, folder: str | Path, progress: Progress | None = None, share: Share | None = None
+) -> None:
     """Fill every parameter of a model from a checkpoint, whose names, shapes and number must be the model's.
 
     Args:
@@ -88,6 +98,7 @@ def load_weights(model: PreTrainedModel, folder: str | Path, progress: Progress 
             weights as they are, and else quantize the weights.
         folder: holds `model.safetensors`, or shards and `model.safetensors.index.json`.
         progress: called in the caller's thread, while weights are read.
+        share: the model is this part of the checkpoint's: of a tensor that is cut, no more than the part is read.
 
     Raises:
         CheckpointError: tensors are missing, unexpected or misshapen (each is named), or a file is missing or broken.
@@ -97,7 +108,7 @@ def load_weights(model: PreTrainedModel, folder: str | Path, progress: Progress 
     require_model_type(folder)
     form = read_format(folder)
     found = without_ignored(read_headers(folder))
-    targets, finishing = targets_of(model, form, found)
+    targets, finishing = targets_of(model, form, found, Whole.of if share is None else share.whole)
     if not finishing and not isinstance(form, Unquantized):
         raise CheckpointError(
             f"{folder} is quantized ({form.told}), and the model is not; mossvl.load makes one that fits"
@@ -105,14 +116,23 @@ def load_weights(model: PreTrainedModel, folder: str | Path, progress: Progress 
     if model.config.tie_word_embeddings:
         targets.pop("lm_head.weight")
         found.pop("lm_head.weight", None)
-    shapes = {name: tuple(tensor.shape) for name, tensor in targets.items()}
+    whole = targets if share is None else expected_tensors(type(model), model.config, form, found)
+    shapes = {name: tuple(tensor.shape) for name, tensor in whole.items()}
     lines = differences(shapes, {name: info.shape for name, info in found.items()})
-    raise_if_any(folder, lines + mistyped(targets, found))
+    raise_if_any(folder, lines + mistyped(whole, found))
     if any(tensor.is_meta for tensor in targets.values()):
         raise ValueError(
             "the model has parameters on the meta device; give them storage first: model.to_empty(device=…)"
         )
-    _Reader(list(_parts(folder, found, targets))).run(progress)
+    cuts: dict[str, Cut] = {}
+    if share is not None:
+        rows = model.config.text_config.hidden_size
+        cuts = {name: cut_of(name, targets[name], info, share, rows) for name, info in found.items()}
+    _Reader(list(_parts(folder, found, targets, cuts))).run(progress)
+    if share is not None and share.rank:  # A bias is added once, by rank 0.
+        for name, target in targets.items():
+            if name.endswith(".bias") and BY_COLUMNS.match(name):
+                target.copy_(torch.zeros(target.shape))
     for name, finish in finishing.items():
         try:
             finish()
@@ -128,7 +148,9 @@ def _offsets(path: Path) -> dict[str, int]:
     return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
 
 
-def _parts(folder: Path, found: Mapping[str, TensorInfo], targets: Mapping[str, Target]) -> Iterator[Part]:
+def _parts(
+    folder: Path, found: Mapping[str, TensorInfo], targets: Mapping[str, Target], cuts: Mapping[str, Cut]
+) -> Iterator[Part]:
     """Split the files into parts of up to PART_BYTES, in the order of their bytes."""
     by_file = defaultdict(list)
     for name, info in found.items():
@@ -138,15 +160,19 @@ def _parts(folder: Path, found: Mapping[str, TensorInfo], targets: Mapping[str, 
         pieces: list[Piece] = []
         begin = end = 0
         for name in sorted(names, key=offsets.__getitem__):
-            info = found[name]
-            target = targets[name]
-            whole = target[None] if isinstance(target, Tensor) and not info.shape else target
+            info, target, cut = found[name], targets[name], cuts.get(name, WHOLE)
+            whole = target[None] if isinstance(target, Tensor) and not target.shape else target
+            whole = whole.view(cut.rows, -1) if isinstance(whole, Tensor) and cut.stride else whole
             rows = max(1, len(whole))
-            row_bytes = info.bytes // rows
+            row_bytes = info.bytes // cut.size // rows
             step = max(1, PART_BYTES // max(1, row_bytes))
             for row in range(0, rows, step):
                 part = whole[row : row + step]
-                offset, size = offsets[name] + row * row_bytes, len(part) * row_bytes
+                offset, size = offsets[name] + cut.start + row * (cut.stride or row_bytes), len(part) * row_bytes
+                if cut.stride:
+                    piece = Piece(part, info.dtype, 0, size)
+                    yield Part(folder / file, offset, size, [piece], row_bytes, cut.stride)
+                    continue
                 aligned = (offset - begin) % info.dtype.itemsize == 0
                 if pieces and (offset != end or end + size - begin > PART_BYTES or not aligned):
                     yield Part(folder / file, begin, end - begin, pieces)
@@ -193,11 +219,10 @@ class _Reader:
             return 0
         try:
             with open(part.file, "rb", buffering=0) as file:
-                file.seek(part.offset)
-                if all(piece.direct for piece in part.pieces):
+                if part.pieces and all(piece.direct for piece in part.pieces):
                     for piece in part.pieces:
                         assert isinstance(piece.target, Tensor)
-                        _fill(piece.target, file)
+                        _fill(piece.target, file, part, piece.start)
                 else:
                     self._read_and_copy(part, file)
         except OSError as error:
@@ -209,7 +234,7 @@ class _Reader:
         try:
             while buffer.copied:
                 buffer.copied.pop().synchronize()
-            _fill(buffer.memory[: part.bytes], file)
+            _fill(buffer.memory[: part.bytes], file, part)
             for piece in part.pieces:
                 source = buffer.memory[piece.start : piece.stop].view(piece.dtype).view(piece.target.shape)
                 self._copy(source, piece.target, buffer)
@@ -228,9 +253,16 @@ class _Reader:
             buffer.copied.append(stream.record_event())
 
 
-def _fill(memory: Tensor, file: FileIO) -> None:
-    """Fill a contiguous tensor on the CPU from a file."""
+def _fill(memory: Tensor, file: FileIO, part: Part, start: int = 0) -> None:
+    """Fill a contiguous tensor on the CPU from a part of a file, from byte `start` of the part on."""
     left = memory.flatten().view(torch.uint8).numpy().data
+    run = part.run or len(left)
+    for number, first in enumerate(range(0, len(left), run)):
+        file.seek(part.offset + start + number * part.stride)
+        _fill_run(left[first : first + run], file)
+
+
+def _fill_run(left: memoryview, file: FileIO) -> None:
     while left:
         count = file.readinto(left)
         if not count:

@@ -1,6 +1,7 @@
 """Carries out steps, given as arrays (`StepArrays`), with the language model and its pages on a device.
 
-An executor knows no requests, so that several executors, each with a part of the model, can carry out the same step.
+An executor knows no requests, so that several executors, each with a part of the model, carry out the same step
+(`device.leading`).
 """
 
 from collections.abc import Callable
@@ -20,10 +21,11 @@ from mossvl.device.fusing import fuse
 from mossvl.device.inputs import StepArrays, StepInputs, TextRows, VisionRows, to_device
 from mossvl.device.paged_backend import PagedAttention
 from mossvl.device.pool import FP8, PageLayout, PagePool, count_pages
-from mossvl.device.sampler import likeliest
+from mossvl.device.sampler import likeliest, told_apart
 from mossvl.device.scores import Scores, scores_of
+from mossvl.device.summed import SummedProducts, embedded, likeliest_of_parts
 from mossvl.device.tables import Tables
-from mossvl.errors import OptionError
+from mossvl.errors import MossVLError, OptionError
 from mossvl.model.layers import Attention, CrossAttentionLayer, SelfAttentionLayer, TextBackend, VisionBackend
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.model.xrope import rotary
@@ -41,7 +43,7 @@ SCORED_ROWS = 256
 """Rows whose logits are in memory at a time, to score prompts."""
 
 Output = tuple[Tensor, Tensor]
-"""(logits (draws, vocab), likeliest tokens (draws,) int64)."""
+"""(logits (draws, vocab), likeliest tokens (draws,) int64); logits are of this rank's part of the vocabulary."""
 
 
 class Executor:
@@ -56,16 +58,12 @@ class Executor:
 
     def __init__(self, model: MossVLLMHeadModel, config: EngineConfig) -> None:
         self.model, self.config = model, config
-        self.language = model.model.language_model
-        text = model.config.text_config
+        self.language, self.ranks = model.model.language_model, model.ranks
+        text = self.language.config  # Of this rank's part.
         self.device = self.language.embed_tokens.weight.device
         dtype = self.language.norm.weight.dtype  # Of keys and values; weights may have others.
         devices = [next(layer.parameters()).device for layer in self.language.layers]
-        self.adapters = Adapters.load(model, config.lora or {})
-        layout = PageLayout.of(config, dtype)
-        if FP8 in (layout.text, layout.vision):
-            check_fp8(self.device)
-        num_pages = count_pages(config, text, self.device, layout)
+        self.adapters, layout, num_pages = self._agreed(dtype)
         self.pool = PagePool(text, devices, layout, num_pages, map(attention_of, self.language.layers))
         self.tables = Tables(self.pool, config.max_batch, text.max_position_embeddings, self.device)
         self.last_tokens = torch.zeros(config.max_batch + 1, dtype=torch.long, device=self.device)
@@ -83,6 +81,28 @@ class Executor:
                 step = WeakMethod(self._captured_step)  # A strong reference would be a cycle.
                 self.graphs = graphs.StepGraphs(config.max_batch, self.device, lambda *given: step()(*given))  # type: ignore[misc]
 
+    def _agreed(self, dtype: torch.dtype) -> tuple[Adapters, PageLayout, int]:
+        """Adapters, layout of pages, and the number of pages that fit on the device of every rank.
+
+        Raises:
+            CheckpointError: an adapter cannot be used.
+            OptionError: fewer than four pages fit, or the device has no FP8.
+        """
+        try:
+            adapters = Adapters.load(self.model, self.config.lora or {})
+            layout = PageLayout.of(self.config, dtype)
+            if FP8 in (layout.text, layout.vision):
+                check_fp8(self.device)
+            found = count_pages(self.config, self.language.config, self.device, layout)
+        except MossVLError:
+            if self.ranks is not None:  # The others wait for this number.
+                self.ranks.least(0)
+            raise
+        least = found if self.ranks is None else self.ranks.least(found)
+        if not least:
+            raise OptionError("another rank has no room for keys and values on its device; raise memory")
+        return adapters, layout, least
+
     def is_captured(self, rows: TextRows) -> bool:
         """Whether a graph fits these rows."""
         return self.graphs is not None and self.graphs.kind_of(rows) is not None
@@ -96,7 +116,7 @@ class Executor:
     def store_vision(self, rows: VisionRows, tokens: Tensor) -> None:
         """Compute and store keys and values of vision tokens (vision rows, hidden) in all cross-attention layers."""
         positions = to_device(rows.positions, self.device)
-        rope = rotary(self.model.config.text_config, positions, tokens.dtype)
+        rope = rotary(self.language.config, positions, tokens.dtype)
         backend = self._vision_writer(rows)
         for layer, device in zip(self.language.layers, self.pool.devices, strict=True):
             if isinstance(layer, CrossAttentionLayer):
@@ -112,8 +132,8 @@ class Executor:
             return self.graphs.run(kind, rows)
         return self._step(*self._on_device(rows))
 
-    def compute_scored(self, rows: TextRows) -> tuple[Output, Scores]:
-        """Compute text rows, some of which are scored."""
+    def compute_scored(self, rows: TextRows) -> tuple[Output, Scores | None]:
+        """Compute text rows, some of which are scored; the scores are None on others than rank 0."""
         assert rows.scored is not None
         inputs, backend = self._on_device(rows)
         hidden = self._hidden(inputs, backend)
@@ -121,9 +141,19 @@ class Executor:
         for start in range(0, len(rows.scored.rows), SCORED_ROWS):  # As logits of all rows would take much memory.
             part = slice(start, start + SCORED_ROWS)
             (logits,) = backend.project(hidden[to_device(rows.scored.rows[part], hidden.device)], (self.model.lm_head,))
-            targets = to_device(rows.scored.targets[part], self.device)
-            parts.append(scores_of(logits.to(self.device), targets, rows.scored.most))
-        return self._output(hidden, inputs, backend), Scores(*map(torch.cat, zip(*parts, strict=True)))
+            whole = self._whole(logits.to(self.device))
+            if whole is not None:
+                targets = to_device(rows.scored.targets[part], self.device)
+                parts.append(scores_of(whole, targets, rows.scored.most))
+        scores = Scores(*map(torch.cat, zip(*parts, strict=True))) if parts else None
+        return self._output(hidden, inputs, backend), scores
+
+    def whole_logits(self, part: Tensor) -> Tensor | None:
+        """Logits of the whole vocabulary, of those of each rank's part; None on others than rank 0."""
+        return self._whole(part)
+
+    def _whole(self, part: Tensor) -> Tensor | None:
+        return part if self.ranks is None else self.ranks.whole_columns(part)
 
     def set_last_tokens(self, slots: Tensor, tokens: Tensor) -> None:
         """Set the last tokens (n,) int64 of batch slots (n,) int64."""
@@ -143,7 +173,8 @@ class Executor:
         packed = to_device(rows.packed(len(rows.tokens), padding_slot=self.config.max_batch), self.device)
         inputs = StepInputs.of(packed, len(rows.draw_rows), rows.sees, rows.adapted)
         if not self.fast:
-            return inputs, PagedAttention(self.pool, self.tables, rows, adapted=self._adapted(rows.adapters))
+            paged = PagedAttention(self.pool, self.tables, rows, adapted=self._adapted(rows.adapters))
+            return inputs, self._summed(paged)
         from mossvl.device.triton_backend import in_tiles
 
         return inputs, self._fast_attention(inputs, in_tiles(self.pool, rows, self.device))
@@ -152,11 +183,14 @@ class Executor:
         """What adds the rows' adapters; None if no row has one."""
         return AdaptedRows(self.adapters, torch.from_numpy(indices)) if (indices != NO_ADAPTER).any() else None
 
+    def _summed(self, backend: TextBackend) -> TextBackend:
+        return backend if self.ranks is None else SummedProducts(backend, self.ranks)
+
     def _fast_attention(self, inputs: StepInputs, prefill: "PrefillTiles | None") -> TextBackend:
         from mossvl.device.triton_backend import FastAttention
 
         rows = inputs.slots, inputs.lengths, inputs.visible, inputs.starts
-        return FastAttention(self.pool, self.tables, self.weights, *rows, prefill)
+        return self._summed(FastAttention(self.pool, self.tables, self.weights, *rows, prefill))
 
     def _step(self, inputs: StepInputs, backend: TextBackend) -> Output:
         return self._output(self._hidden(inputs, backend), inputs, backend)
@@ -164,7 +198,8 @@ class Executor:
     def _hidden(self, inputs: StepInputs, backend: TextBackend) -> Tensor:
         """Hidden states (rows, hidden), normalised."""
         tokens = torch.where(inputs.tokens < 0, self.last_tokens[inputs.slots], inputs.tokens)
-        embeds = self.language.embed_tokens(tokens)
+        table = self.language.embed_tokens
+        embeds = table(tokens) if self.ranks is None else embedded(tokens, table, self.ranks)
         sees = (inputs.visible > 0)[:, None].to(embeds.dtype) if inputs.vision else None
         hidden: Tensor = self.language(embeds, inputs.positions.expand(3, -1), backend, sees)
         return hidden
@@ -175,7 +210,7 @@ class Executor:
             hidden, slots = hidden[inputs.drawing.to(hidden.device)], slots[inputs.drawing]
         (logits,) = backend.project(hidden, (self.model.lm_head,))
         logits = logits.to(self.device)
-        likely = likeliest(logits)
+        likely = likeliest(logits) if self.ranks is None else told_apart(*likeliest_of_parts(logits, self.ranks))
         self.last_tokens[slots] = likely.clamp(min=0)
         return logits, likely
 
@@ -186,13 +221,16 @@ class Executor:
         prefill = None if tiles is None else PrefillTiles(tiles, len(inputs.tokens), *GRAPH_SPLITS)
         return self._step(inputs, self._fast_attention(inputs, prefill))
 
+    def check(self) -> None:
+        """Raise if another rank has failed."""
+
     def warm_up(self, report: Callable[[int, int], None]) -> None:
         """Compile kernels and capture all graphs; `report` is called with (graphs captured, graphs in all)."""
         if self.graphs is None:
             return
         from mossvl.device.triton_backend import warm_up_prefill
 
-        kinds, text = self.graphs.kinds(), self.model.config.text_config
+        kinds, text = self.graphs.kinds(), self.language.config
         warm_up_prefill(self.pool, self.tables, text.num_attention_heads, self.language.norm.weight.dtype)
         for done, kind in enumerate(kinds):
             report(done, len(kinds))

@@ -11,13 +11,16 @@ from torch import Tensor
 from mossvl.device.encoder import FrameEncoder
 from mossvl.device.executor import Executor
 from mossvl.device.inputs import StepArrays, TextRows, VisionRows
+from mossvl.device.leading import LeadingExecutor, SharedTower
 from mossvl.device.sampler import Drawn, DrawnLogprobs, Sampler
 from mossvl.device.scores import Scores
 from mossvl.device.stopwatch import Stopwatch
 from mossvl.device.tables import TableLog
+from mossvl.device.tower import Tower
 from mossvl.device.vision_cache import VisionCache
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.options.engine import EngineConfig
+from mossvl.parallel.ranks import LeadingRanks
 from mossvl.scheduling.budget import StepBudget
 from mossvl.scheduling.costs import NO_WORK, Work
 from mossvl.scheduling.request import Owner, Request
@@ -84,7 +87,8 @@ class Runner:
 
     def __init__(self, model: MossVLLMHeadModel, config: EngineConfig, budget: StepBudget) -> None:
         self.model = model
-        self.executor = Executor(model, config)
+        leading = LeadingExecutor(model, config, model.ranks) if isinstance(model.ranks, LeadingRanks) else None
+        self.executor = leading or Executor(model, config)
         self.device = self.executor.device
         tables = self.executor.tables
         self.table_log = TableLog(tables.text[0].shape, tables.vision.shape[1])
@@ -93,8 +97,9 @@ class Runner:
         self.vision_watch: Stopwatch | None = None
         self._spare = math.inf
         fast, graphs = self.executor.fast, not config.eager
-        patches, adapters = budget.patches, self.executor.adapters
-        self.encoder = FrameEncoder(model.model, self.vision_cache, self.device, patches, fast, graphs, adapters)
+        kind = model.model, fast, graphs
+        self.tower = SharedTower(leading, *kind) if leading else Tower(*kind, self.executor.adapters)
+        self.encoder = FrameEncoder(self.tower, self.vision_cache, self.device, budget.patches)
 
     @property
     def overlaps(self) -> bool:
@@ -105,10 +110,13 @@ class Runner:
         """Prepare the calling thread for computing."""
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        self.encoder.set_up()
+        if isinstance(self.model.ranks, LeadingRanks) and self.model.ranks.threads:
+            torch.set_num_threads(self.model.ranks.threads)
+        self.tower.set_up()
 
     def check_device(self) -> None:
-        """Raise if the device has become unusable, as after an error in a kernel."""
+        """Raise if the device has become unusable, as after an error in a kernel, or if another rank has failed."""
+        self.executor.check()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -176,6 +184,11 @@ class Runner:
         parts = [TextRows.build([], step.decode, size), TextRows.build(step.prefill, [], size)]
         return parts, step.decode + first
 
+    def can_encode(self, step: Step[Owner]) -> bool:
+        """Whether all frames of a step can be encoded or read: a failed step may have evicted some from the cache."""
+        frames = [(part.request, frame) for part in step.frames for frame in range(part.start, part.stop)]
+        return all(frame in request.pixels or request.digests[frame] in self.vision_cache for request, frame in frames)
+
     # --- vision --------------------------------------------------------------------------------------------------
 
     def _compute_vision(self, parts: Sequence[FrameSpan[object]]) -> list[Tensor]:
@@ -211,9 +224,11 @@ class Runner:
             else:
                 output, scores = self.executor.compute_scored(rows)
                 outputs.append(output)
-        logits, tokens = outputs[0] if len(outputs) == 1 else map(torch.cat, zip(*outputs, strict=True))
+        parts, tokens = outputs[0] if len(outputs) == 1 else map(torch.cat, zip(*outputs, strict=True))
         if all(request.params.plain for request in requests):
             return Drawn(tokens), scores
+        logits = self.executor.whole_logits(parts)
+        assert logits is not None
         drawn = self.sampler.draw(logits, requests)
         self.executor.set_last_tokens(torch.tensor([request.slot for request in requests]), drawn.tokens)
         return drawn, scores
@@ -227,5 +242,5 @@ class Runner:
         if self.executor.graphs is None:
             return
         with torch.inference_mode(), torch.cuda.device(self.device):
-            self.encoder.warm_up()
+            self.tower.warm_up()
             self.executor.warm_up(report)

@@ -210,7 +210,11 @@ def allowed_tokens(masks: Collection[bytes], vocab_size: int) -> Tensor:
 
 def likeliest(logits: Tensor) -> Tensor:
     """Argmax of logits (n, vocab) → (n,) int64; `NOT_A_NUMBER` in rows with a NaN or an infinite largest logit."""
-    best, tokens = logits.max(-1)
+    return told_apart(*logits.max(-1))
+
+
+def told_apart(best: Tensor, tokens: Tensor) -> Tensor:
+    """Tokens (n,) int64, but `NOT_A_NUMBER` where their logits (n,) are not finite."""
     return torch.where(best.isfinite(), tokens, NOT_A_NUMBER)
 
 

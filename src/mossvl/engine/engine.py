@@ -18,6 +18,7 @@ from mossvl.forking import beside_engine, check_fork
 from mossvl.forms.grammar import Grammars
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.options import EngineConfig, GenerationOptions, SamplingParams
+from mossvl.parallel.ranks import LeadingRanks
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.progress import progress
 from mossvl.queries.handle import Handle
@@ -58,6 +59,8 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._closed: threading.Thread | None = None
         _engines.add(self)
+        if isinstance(model.ranks, LeadingRanks):
+            model.ranks.processes.told.append(_telling(weakref.WeakMethod(self.loop.fail)))
         weakref.finalize(self, self.loop.inbox.put, None).atexit = False
 
     # --- from any thread -----------------------------------------------------------------------------------------
@@ -246,6 +249,16 @@ def _serve(engine: "weakref.ref[Engine]", inbox: Inbox, before: threading.Thread
         if running is None or not running.serves(event):
             return
         del event, running
+
+
+def _telling(fail: "weakref.WeakMethod[Callable[[EngineError], None]]") -> Callable[[EngineError], None]:
+    """Return what tells a loop that another rank has failed, while there is the loop."""
+
+    def told(error: EngineError) -> None:
+        if (own := fail()) is not None:
+            own(error)
+
+    return told
 
 
 def _disown() -> None:

@@ -1,8 +1,24 @@
 """The error of a request whose step has failed."""
 
+from traceback import clear_frames
+
 import torch
 
+from mossvl.device.runner import Runner
 from mossvl.errors import MossVLError, ResourceError
+
+
+def failure_of_step(error: Exception, runner: Runner) -> MossVLError:
+    """Turn the error of a failed step into one for its requests, and free the step's device memory.
+
+    Raises:
+        Exception: the device, or another rank, has failed.
+    """
+    clear_frames(error.__traceback__)
+    if isinstance(error, torch.OutOfMemoryError) and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    runner.check_device()
+    return failure(error)
 
 
 def failure(error: Exception) -> MossVLError:

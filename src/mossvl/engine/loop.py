@@ -10,14 +10,13 @@ import time
 from bisect import insort_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from traceback import clear_frames
 
 import torch
 
 from mossvl.device.budget import budget_for, costs_for
 from mossvl.device.runner import Pending, Runner
 from mossvl.device.sampler import NOT_A_NUMBER
-from mossvl.engine.failures import failure
+from mossvl.engine.failures import failure_of_step
 from mossvl.engine.job import Job
 from mossvl.engine.logprobs import told_of, told_prompts
 from mossvl.engine.prompts import Prompts
@@ -153,7 +152,7 @@ class Loop:
 
         No token is in flight.
         """
-        failed = self._failure(error)
+        failed = failure_of_step(error, self.runner)
         apart = step.apart()
         for request, own in apart.items():
             # The tokens of the step before may have ended or parked a request.
@@ -161,34 +160,15 @@ class Loop:
                 continue
             # A request alone is tried again, too, if memory that was taken beside it is free now.
             if len(apart) > 1 or isinstance(error, torch.OutOfMemoryError):
-                if not self._has_pixels(own):
+                if not self.runner.can_encode(own):
                     own = Step(copies=own.copies)  # The scheduler plans the frames again when they are reloaded.
                 try:
                     self.runner.recall(request)
                     self._accept(self._launch(own))
                     continue
                 except Exception as again:
-                    failed = self._failure(again)
+                    failed = failure_of_step(again, self.runner)
             self._end(request.owner, failed)
-
-    def _failure(self, error: Exception) -> MossVLError:
-        """Turn the error of a failed step into one for its requests, and free the step's device memory.
-
-        Raises:
-            Exception: the device has failed.
-        """
-        clear_frames(error.__traceback__)
-        if isinstance(error, torch.OutOfMemoryError) and torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        self.runner.check_device()
-        return failure(error)
-
-    def _has_pixels(self, step: Step[Job]) -> bool:
-        """Whether all frames of a step can be encoded or read: the failed step may have evicted some from the cache."""
-        frames = [(part.request, frame) for part in step.frames for frame in range(part.start, part.stop)]
-        return all(
-            frame in request.pixels or request.digests[frame] in self.runner.vision_cache for request, frame in frames
-        )
 
     def _launch(self, step: Step[Job]) -> Pending[Job]:
         """Launch a step.
@@ -341,6 +321,7 @@ class Loop:
             drawn = pending.wait()
         except Exception as error:
             raise EngineError(f"the device has failed: {error}") from error
+        self.runner.executor.check()
         self.scheduler.costs.learn(pending.work, pending.seconds)
         now = time.monotonic()
         tokens = drawn.tokens.tolist()
@@ -402,8 +383,17 @@ class Loop:
 
     def _break(self, error: BaseException) -> None:
         """End all queries, and refuse further ones: the device has failed."""
-        with self.lock:
-            self.broken = EngineError(f"the engine has failed and answers nothing any more: {error}")
+        self._refuse(error)
         self._read_inbox()
         for job in list(self.jobs):
             self._end(job, self.broken)
+
+    def fail(self, error: EngineError) -> None:
+        """As `_break`, from any thread: another rank has failed."""
+        self._refuse(error)
+        self.inbox.put(lambda: self._break(error))
+
+    def _refuse(self, error: BaseException) -> None:
+        with self.lock:
+            if self.broken is None:
+                self.broken = EngineError(f"the engine has failed and answers nothing any more: {error}")

@@ -21,6 +21,7 @@ from mossvl.model.pretrained import MossVLPreTrainedModel
 from mossvl.model.signatures import extends
 from mossvl.model.vision import VisionTower
 from mossvl.model.vision_ops import PLAIN, VisionOps, equal_runs
+from mossvl.parallel.ranks import Ranks
 from mossvl.processing.pixels import Grid, num_vision_tokens
 from mossvl.quantization.schemes import quantized_maps
 
@@ -213,6 +214,8 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
     Users load it as `MossVLForConditionalGeneration`, which adds the offline methods.
     """
 
+    ranks: Ranks | None = None
+    """The group of processes among which the language model is cut; this process has its rank's part."""
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     accepts_loss_kwargs = True
 

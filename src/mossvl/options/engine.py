@@ -69,8 +69,8 @@ class EngineConfig:
     """Settings of an engine.
 
     Attributes:
-        device, dtype, quantization: for loading a checkpoint, as in `mossvl.load`; ignored for a model that is loaded
-            already.
+        device, dtype, quantization, tensor_parallel_size: for loading a checkpoint, as in `mossvl.load`; ignored for a
+            model that is loaded already.
         memory: for keys and values: up to 1, fraction of the device's memory for weights and pages together; above 1,
             bytes of pages. By default 0.88 of a GPU, and 2 GiB on a CPU.
         max_batch: maximum number of running requests; others wait (FIFO).
@@ -103,6 +103,7 @@ class EngineConfig:
     device: str | None = None
     dtype: str | None = None
     quantization: Annotated[str, Choice(QUANTIZATIONS)] | None = None
+    tensor_parallel_size: Count = 1
     memory: float | None = None
     max_batch: Count = 256
     max_sessions: Count | None = None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mossvl.errors import CheckpointError
-from mossvl.quantization.formats import Headers, Stored, Target
+from mossvl.quantization.formats import Headers, Stored, Target, Whole
 from mossvl.quantization.linear import QuantizedLinear
 from mossvl.quantization.nf4 import BLOCK, CODES, Nf4Linear
 from mossvl.quantization.schemes import Scheme, plain_maps
@@ -32,13 +32,13 @@ class BitsAndBytes:
         stored = {name: headers.get(f"{name}.weight") for name, _ in plain_maps(model)}
         return {name: Scheme("nf4") for name, info in stored.items() if info and info.dtype == torch.uint8}
 
-    def stored(self, name: str, linear: QuantizedLinear, headers: Headers) -> Stored:
+    def stored(self, name: str, linear: QuantizedLinear, headers: Headers, whole: Whole) -> Stored:
         if not isinstance(linear, Nf4Linear):
             return Stored({f".{own}": tensor for own, tensor in linear.named_buffers()})
         absmax = headers.get(f"{name}.weight.absmax")
         nested = f"{name}.weight.nested_absmax" in headers or (absmax is not None and absmax.dtype == torch.uint8)
         state = headers.get(f"{name}{STATE}")
-        parts = _Parts(linear, nested, 0 if state is None else math.prod(state.shape))
+        parts = _Parts(linear, whole, nested, 0 if state is None else math.prod(state.shape))
         return Stored(parts.targets, parts.finish)
 
 
@@ -46,12 +46,13 @@ class _Parts:
     """The tensors that a checkpoint has for a map.
 
     Args:
+        whole: of which the map is a part: magnitudes of magnitudes are those of the whole.
         nested: magnitudes are quantized.
         size: bytes of the description.
     """
 
-    def __init__(self, linear: Nf4Linear, nested: bool, size: int) -> None:
-        self.linear, self.nested = linear, nested
+    def __init__(self, linear: Nf4Linear, whole: Whole, nested: bool, size: int) -> None:
+        self.linear, self.whole, self.nested = linear, whole, nested
         device, blocks = "meta" if linear.weight.is_meta else "cpu", len(linear.absmax)
 
         def empty(count: int, dtype: torch.dtype) -> Tensor:
@@ -66,7 +67,8 @@ class _Parts:
         }
         if nested:
             self.absmax, self.values = empty(blocks, torch.uint8), empty(256, torch.float32)
-            self.scales = empty(-(-blocks // NESTED_BLOCK), torch.float32)
+            of_whole = whole.out_features * whole.in_features // BLOCK
+            self.scales = empty(-(-of_whole // NESTED_BLOCK), torch.float32)
             self.targets |= {
                 ".weight.absmax": self.absmax,
                 ".weight.nested_absmax": self.scales,
@@ -83,7 +85,7 @@ class _Parts:
         expected: dict[str, Any] = {
             "quant_type": "nf4",
             "blocksize": BLOCK,
-            "shape": [self.linear.out_features, self.linear.in_features],
+            "shape": [self.whole.out_features, self.whole.in_features],
         }
         expected |= {"nested_blocksize": NESTED_BLOCK, "nested_dtype": "float32"} if self.nested else {}
         for name, value in expected.items():
@@ -95,8 +97,17 @@ class _Parts:
             offset = told.get("nested_offset")
             if not isinstance(offset, int | float) or offset is True or not abs(offset) <= FLOAT32.max:
                 raise CheckpointError(f"quant_state has nested_offset {offset!r:.60}, expected a number")
-            scales = self.scales.repeat_interleave(NESTED_BLOCK)[: len(self.absmax)]
+            scales = self.scales[self._blocks() // NESTED_BLOCK]
             self.linear.absmax.copy_(self.values[self.absmax.int()] * scales + offset)
+
+    def _blocks(self) -> Tensor:
+        """The places of the map's blocks among those of the whole, (blocks,) int64."""
+        if self.whole.in_features == self.linear.in_features:  # Blocks may go beyond a row.
+            first = self.whole.row * self.linear.in_features // BLOCK
+            return torch.arange(first, first + len(self.absmax))
+        rows = torch.arange(self.linear.out_features)[:, None] * (self.whole.in_features // BLOCK)
+        columns = torch.arange(self.linear.in_features // BLOCK) + self.whole.column // BLOCK
+        return (rows + columns).flatten()
 
 
 def _described(state: Tensor) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mossvl.errors import CheckpointError
-from mossvl.quantization.formats import Headers, Stored
+from mossvl.quantization.formats import Headers, Stored, Whole
 from mossvl.quantization.int4 import GROUPS, Int4Linear
 from mossvl.quantization.linear import QuantizedLinear
 from mossvl.quantization.schemes import HEAD, TEXT_MAPS, Scheme, Schemes, plain_maps
@@ -62,13 +62,13 @@ class CompressedTensors:
                 found[name] = replace(scheme, scale_dtype=scale.dtype)
         return found
 
-    def stored(self, name: str, linear: QuantizedLinear, headers: Headers) -> Stored:
+    def stored(self, name: str, linear: QuantizedLinear, headers: Headers, whole: Whole) -> Stored:
         targets = {f".{own}": tensor for own, tensor in linear.named_buffers()}
         if not isinstance(linear, Int4Linear):
             return Stored(targets)
         device = "meta" if linear.weight_packed.is_meta else "cpu"
         shape = torch.empty(2, dtype=torch.int64, device=device)
-        return Stored({**targets, ".weight_shape": shape}, lambda: check_shape(shape, linear))
+        return Stored({**targets, ".weight_shape": shape}, lambda: check_shape(shape, whole))
 
 
 LINEAR = "Linear"
@@ -91,16 +91,14 @@ def matches(name: str, target: str) -> bool:
         ) from error
 
 
-def check_shape(shape: Tensor, linear: QuantizedLinear) -> None:
+def check_shape(shape: Tensor, whole: Whole) -> None:
     """Refuse a `weight_shape` that is not the map's.
 
     Raises:
         CheckpointError: it is another.
     """
-    if shape.tolist() != [linear.out_features, linear.in_features]:
-        raise CheckpointError(
-            f"weight_shape is {shape.tolist()}, expected [{linear.out_features}, {linear.in_features}]"
-        )
+    if shape.tolist() != [whole.out_features, whole.in_features]:
+        raise CheckpointError(f"weight_shape is {shape.tolist()}, expected [{whole.out_features}, {whole.in_features}]")
 
 
 def read(config: Mapping[str, Any]) -> CompressedTensors:

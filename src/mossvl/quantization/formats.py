@@ -28,6 +28,21 @@ Headers = Mapping[str, Info]
 
 
 @dataclass(frozen=True)
+class Whole:
+    """The weight that a checkpoint has, of which a map's may be a part: that from `row` and `column` on."""
+
+    out_features: int
+    in_features: int
+    row: int = 0
+    column: int = 0
+
+    @classmethod
+    def of(cls, name: str, linear: nn.Linear) -> "Whole":
+        """A map's own weight."""
+        return cls(linear.out_features, linear.in_features)
+
+
+@dataclass(frozen=True)
 class Stored:
     """What a checkpoint holds of a map.
 
@@ -54,7 +69,7 @@ class Format(Protocol):
         """The schemes of the plain maps of a model that the checkpoint has quantized."""
         ...
 
-    def stored(self, name: str, linear: QuantizedLinear, headers: Headers) -> Stored:
+    def stored(self, name: str, linear: QuantizedLinear, headers: Headers, whole: Whole) -> Stored:
         """What the checkpoint holds of a map."""
         ...
 
@@ -67,20 +82,24 @@ class Unquantized:
     def schemes(self, model: nn.Module, headers: Headers) -> Schemes:
         return {}
 
-    def stored(self, name: str, linear: QuantizedLinear, headers: Headers) -> Stored:
+    def stored(self, name: str, linear: QuantizedLinear, headers: Headers, whole: Whole) -> Stored:
         return Stored({".weight": Rows.of(linear)})
 
 
 def targets_of(
-    model: nn.Module, form: Format, headers: Headers
+    model: nn.Module, form: Format, headers: Headers, whole: Callable[[str, nn.Linear], Whole] = Whole.of
 ) -> tuple[dict[str, Target], dict[str, Callable[[], None]]]:
-    """Return what is filled with the tensors of a checkpoint, by name, and what finishes each quantized map."""
+    """Return what is filled with the tensors of a checkpoint, by name, and what finishes each quantized map.
+
+    Args:
+        whole: tells of which weight that of a map is a part.
+    """
     targets: dict[str, Target] = dict(model.state_dict())
     finishing = {}
     for name, linear in quantized_maps(model):
         for own in linear.state_dict():
             del targets[f"{name}.{own}"]
-        stored = form.stored(name, linear, headers)
+        stored = form.stored(name, linear, headers, whole(name, linear))
         targets |= {f"{name}{end}": target for end, target in stored.targets.items()}
         finishing[name] = stored.finish
     return targets, finishing

@@ -1,0 +1,1 @@
+"""Tensor parallelism: the processes of a model's ranks, and what they exchange."""
