@@ -17,7 +17,7 @@ from transformers import (
 
 from mossvl import SamplingParams
 from mossvl.device.sampler import NOT_A_NUMBER, Sampler, uniform
-from mossvl.scheduling.request import Request
+from mossvl.scheduling.request import Request, Spared
 
 VOCAB = 64
 
@@ -35,7 +35,7 @@ def request(number, slot=0, prompt=(1, 2), answer=(), seed=0, **params):
         turns=0,
         seed=seed,
         params=SamplingParams(**params),
-        context=SimpleNamespace(given=list(prompt), answer=list(answer)),
+        context=SimpleNamespace(prompts=[SimpleNamespace(tokens=list(prompt))], answer=list(answer)),
         num_answer=len(answer),
         in_flight=0,
         matcher=None,
@@ -149,8 +149,54 @@ def test_penalties_count_what_a_request_is_asked_later_and_not_what_it_has_forgo
     best = VOCAB - 1
     assert sampler.draw(logits, [asked]).tokens.tolist() == [best]
     assert sampler.draw(logits, [asked]).tokens.tolist() == [best - 1]  # Both are in flight, and then forgotten.
-    asked.turns, asked.context.given = 1, [1, 2, best - 1]
+    extend(asked, [best - 1])
     assert sampler.draw(logits, [asked]).tokens.tolist() == [best]
+
+
+def extend(request, prompt):
+    request.turns += 1
+    request.context.prompts.append(SimpleNamespace(tokens=prompt))
+
+
+turns = st.lists(
+    st.tuples(st.lists(st.integers(0, 7), max_size=3), st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=5
+)
+
+
+@given(turns=turns, spares=st.booleans())
+def test_what_is_counted_turn_by_turn_is_what_is_counted_at_once(turns, spares):
+    """Of what is drawn in a turn, the last tokens may be dropped, more than are remembered, too."""
+    sampler = Sampler(VOCAB, 16, torch.device("cpu"))
+    logits = torch.linspace(1, 1.2, VOCAB)[None]
+    asked = request(1, prompt=(9,), repetition_penalty=1.3, presence_penalty=0.1, frequency_penalty=0.2)
+    asked.spared = Spared(frozenset({3, 4, VOCAB - 1, VOCAB - 2}), 3, 4) if spares else None
+    for prompt, draws, dropped in turns:
+        extend(asked, prompt)
+        drawn = [sampler.draw(logits, [asked]).tokens.item() for _ in range(draws)]
+        asked.context.answer += drawn[: max(0, draws - dropped)]
+    extend(asked, [5])
+    again = request(2, 1, prompt=(9,), answer=asked.context.answer, **vars(asked.params))
+    again.spared, again.context = asked.spared, asked.context
+    torch.testing.assert_close(
+        sampler.penalties.apply(logits, [asked]), sampler.penalties.apply(logits, [again]), rtol=0, atol=0
+    )
+
+
+def test_a_turn_counts_only_what_is_new(sampler):
+    class Unread:
+        """An answer of which only the length is looked at."""
+
+        def __len__(self):
+            return 3
+
+    logits = torch.linspace(1, 2, VOCAB)[None]
+    asked = request(1, prompt=(1, 2), repetition_penalty=2.0)
+    for _ in range(3):
+        sampler.draw(logits, [asked])
+    asked.context.prompts[0], asked.context.answer = SimpleNamespace(), Unread()
+    extend(asked, [7])
+    penalised = sampler.penalties.apply(logits, [asked])
+    assert (penalised < logits)[0].nonzero()[:, 0].tolist() == [1, 2, 7, VOCAB - 3, VOCAB - 2, VOCAB - 1]
 
 
 def test_a_repetition_penalty_counts_prompt_and_answer(sampler):
@@ -159,13 +205,13 @@ def test_a_repetition_penalty_counts_prompt_and_answer(sampler):
     assert sampler.draw(logits, [row]).tokens.tolist() == [1]
     expected = RepetitionPenaltyLogitsProcessor(2.0)(torch.tensor([[3, 2]]), logits.clone())
     torch.testing.assert_close(
-        sampler._penalised(logits, [request(1, prompt=[3], answer=[2], repetition_penalty=2.0)]), expected
+        sampler.penalties.apply(logits, [request(1, prompt=[3], answer=[2], repetition_penalty=2.0)]), expected
     )
 
 
 def test_a_repetition_penalty_makes_every_seen_token_less_likely(sampler):
     logits = torch.linspace(-2, 2, VOCAB)[None]
-    penalised = sampler._penalised(
+    penalised = sampler.penalties.apply(
         logits, [request(0, prompt=range(0, VOCAB, 2), answer=[1, 3], repetition_penalty=1.7)]
     )
     seen = torch.tensor([[*range(0, VOCAB, 2), 1, 3]])
@@ -193,7 +239,7 @@ def test_a_token_is_counted_as_often_as_it_is_drawn(sampler):
 def test_presence_and_frequency_count_the_answer_alone(sampler):
     logits = torch.zeros(1, VOCAB)
     row = request(0, prompt=[3], answer=[2, 2, 5], presence_penalty=0.5, frequency_penalty=0.25)
-    penalised = sampler._penalised(logits, [row])[0]
+    penalised = sampler.penalties.apply(logits, [row])[0]
     assert penalised[2] == -1.0 and penalised[5] == -0.75 and penalised[3] == 0 and penalised[0] == 0
 
 

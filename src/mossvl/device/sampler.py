@@ -9,12 +9,11 @@ from torch import Tensor
 
 from mossvl.device.biases import Biases
 from mossvl.device.inputs import to_device
+from mossvl.device.penalties import LARGEST, Penalties
 from mossvl.scheduling.request import Request
 
 NOT_A_NUMBER = -1
 """Drawn in place of a token where the largest logit is not finite."""
-LARGEST = 1e6
-"""Upper bound of temperatures and penalties: larger ones have the same effect, but overflow float32."""
 MOST_CANDIDATES = 1024
 """With a larger `top_k`, all tokens are sorted."""
 
@@ -53,11 +52,8 @@ class Sampler:
     """
 
     def __init__(self, vocab_size: int, slots: int, device: torch.device) -> None:
-        self.vocab_size, self.slots, self.device = vocab_size, slots, device
-        self._prompt: Tensor | None = None
-        self._answer: Tensor | None = None
-        self._spared: Tensor | None = None
-        self._tenants: dict[int, tuple[int, int, int]] = {}
+        self.vocab_size, self.device = vocab_size, device
+        self.penalties = Penalties(vocab_size, slots, device)
         self._parameters: tuple[tuple[int, ...], dict[str, Tensor]] | None = None
         self._biases = Biases(lambda request: request.params.logit_bias or {})
         self._ends = Biases(
@@ -72,7 +68,7 @@ class Sampler:
             edited = self._biases.add(logits.float(), biased)
         penalised = any(request.params.penalises for request in requests)
         if penalised:
-            edited = self._penalised(logits.float() if edited is None else edited, requests)
+            edited = self.penalties.apply(logits.float() if edited is None else edited, requests)
         masks = {row: one.matcher.mask for row, one in enumerate(requests) if one.matcher is not None}
         if masks:
             edited = logits.float() if edited is None else edited
@@ -89,63 +85,17 @@ class Sampler:
             chosen = self._random((logits if edited is None else edited)[index].float(), [requests[i] for i in random])
             tokens[index] = torch.where(tokens[index] == NOT_A_NUMBER, tokens[index], chosen)
         if penalised:
-            self._count(tokens, requests)
+            self.penalties.count(tokens, requests)
         return Drawn(tokens, self._logprobs(logits, tokens, requests))
 
     def forget(self, request: Request[object]) -> None:
         """Recount a request's tokens at its next draw with penalties."""
-        self._tenants.pop(request.slot, None)
+        self.penalties.forget(request)
 
     def _endless(self, logits: Tensor, early: dict[int, Request[object]]) -> Tensor:
         """Logits in which these rows have no end token, unless a form leaves them nothing else."""
         left = self._ends.add(logits, early)
         return torch.where(left.isneginf().all(-1, keepdim=True), logits, left)
-
-    # --- penalties -----------------------------------------------------------------------------------------------
-
-    def _penalised(self, logits: Tensor, requests: Sequence[Request[object]]) -> Tensor:
-        prompt, answer = self._seen(requests)
-        slots = to_device(torch.tensor([request.slot for request in requests]), logits.device)
-        params = [request.params for request in requests]
-        repetition, presence, frequency = (
-            to_device(torch.tensor([min(getattr(one, name), LARGEST) for one in params]), logits.device)[:, None]
-            for name in ("repetition_penalty", "presence_penalty", "frequency_penalty")
-        )
-        counts = answer[slots]
-        seen = prompt[slots] | (counts > 0)
-        scaled = torch.where(logits > 0, logits / repetition, logits * repetition)
-        logits = torch.where(seen, scaled, logits)
-        return logits - presence * (counts > 0) - frequency * counts
-
-    def _seen(self, requests: Sequence[Request[object]]) -> tuple[Tensor, Tensor]:
-        """Tokens in the prompts (slots + 1, vocab) bool, and their counts in the answers (slots + 1, vocab) int32."""
-        if self._prompt is None or self._answer is None or self._spared is None:
-            shape = self.slots + 1, self.vocab_size
-            self._prompt = torch.zeros(shape, dtype=torch.bool, device=self.device)
-            self._answer = torch.zeros(shape, dtype=torch.int32, device=self.device)
-            self._spared = torch.zeros(shape, dtype=torch.bool, device=self.device)
-        for request in requests:
-            tenant = request.number, request.preemptions, request.turns
-            if not request.params.penalises or self._tenants.get(request.slot) == tenant:
-                continue
-            self._tenants[request.slot] = tenant
-            given, answer = request.context.given, request.context.answer
-            self._spared[request.slot] = False
-            if request.spared is not None:
-                given, answer = list(request.spared.others(given)), list(request.spared.others(answer))
-                self._spared[request.slot, to_device(torch.tensor(sorted(request.spared.tokens)), self.device)] = True
-            prompt_ids = to_device(torch.tensor(given, dtype=torch.long), self.device)
-            answer_ids = to_device(torch.tensor(answer, dtype=torch.long), self.device)
-            self._prompt[request.slot] = False
-            self._prompt[request.slot, prompt_ids] = True
-            self._answer[request.slot] = torch.bincount(answer_ids, minlength=self.vocab_size)
-        return self._prompt, self._answer
-
-    def _count(self, tokens: Tensor, requests: Sequence[Request[object]]) -> None:
-        assert self._answer is not None and self._spared is not None
-        slots = to_device(torch.tensor([request.slot for request in requests]), tokens.device)
-        places = slots, tokens.clamp(min=0)
-        self._answer.index_put_(places, (~self._spared[places]).int(), accumulate=True)
 
     # --- random draws --------------------------------------------------------------------------------------------
 

@@ -64,11 +64,6 @@ class Context:
             found += self.answer[split + drawn : last + drawn]
         return found
 
-    @property
-    def given(self) -> list[int]:
-        """The tokens of all prompts."""
-        return [token for prompt in self.prompts for token in prompt.tokens]
-
     def position(self, row: int) -> int:
         """Rotary position of a row, known or next."""
         prompt = self.prompts[self._prompt_at(row)]

@@ -23,14 +23,14 @@ _numbers = count()
 
 @dataclass(frozen=True)
 class Spared:
-    """Tokens that penalties spare: these, and all between two marks, such as the times of frames."""
+    """Tokens that penalties spare: these, and in prompts all between two marks, such as the times of frames."""
 
     tokens: frozenset[int]
     begin: int
     end: int
 
     def others(self, tokens: Iterable[int]) -> Iterator[int]:
-        """Yield the tokens that are not spared."""
+        """Yield the tokens of a prompt that are not spared."""
         within = False
         for token in tokens:
             within = token == self.begin or (within and token != self.end)
