@@ -1,6 +1,11 @@
 """`mossvl bench live` measures what it says."""
 
+from statistics import fmean
+
+import pytest
+
 from mossvl.bench.live import Load, Watchers, fill, film, live, percentile
+from mossvl.bench.report import markdown
 
 SMALL = Load(height=64, width=96, window=2, seconds=1, prompts=1, unthrottled=2, paced=(2, 3))
 
@@ -17,6 +22,10 @@ def test_each_figure_is_of_as_many_sessions_and_frames_as_it_says(make):
     ]
     assert [len(row.all) for row in rows] == [1, 1, 1, 2, 2, 3]
     assert all(row.value > 0 for row in rows)
+    assert [row.statistic for row in rows] == ["median", "mean", "median", "mean", "p95", "p95"]
+    assert rows[3].value == pytest.approx(fmean(rows[3].all))
+    table = markdown("Live", {"device": "CPU", "date": "today"}, {}, rows)
+    assert "| | figure | lowest … highest | |" in table and " tokens/s, mean | " in table and " ms, p95 | " in table
 
 
 def test_memory_is_that_of_the_window_and_the_text(make):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mossvl.data.index import RecordIndex
 from mossvl.data.live import Stream, read_example
+from mossvl.data.records import unread_keys
 from mossvl.media.video import open_clip
 from mossvl.options import MediaOptions
 from mossvl.processing.stream import REALTIME
@@ -92,9 +93,10 @@ def test_unknown_tasks_are_told():
 def test_files_show_what_a_camera_shows_and_can_be_learned_from(tmp_path, processor):
     samples = list(live_samples(Split.TEST, 5, 2, ["alert", "report"]))
     (tmp_path / "live").mkdir()
-    path = write_records(samples, tmp_path / "live", size=64, system_prompt="Watch.")
+    path = write_records(iter(samples), str(tmp_path / "live"), size=64, system_prompt="Watch.")
     assert path == tmp_path / "live" / "live.jsonl"
     assert [json.loads(line)["metadata"]["task"] for line in path.read_text().splitlines()] == ["alert", "report"]
+    assert not any(unread_keys(json.loads(line)) for line in path.read_text().splitlines())
     examples = FileExamples(processor, RecordIndex.build(path), path.parent, MediaOptions(), bad="stop")
     for number, made in enumerate(samples):
         assert examples[number].times == made.times

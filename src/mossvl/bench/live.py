@@ -140,7 +140,9 @@ def _one(llm: MossVL, load: Load, one: Watcher) -> Iterator[Row]:
     fill([one], load)
     yield memory(llm)
     lags = film([one], load.seconds)
-    yield Row("1 session: frame pushed → decision, mean", 1e3 * fmean(lags), "ms", milliseconds(lags), tail(lags))
+    yield Row(
+        "1 session: frame pushed → decision, mean", 1e3 * fmean(lags), "ms", milliseconds(lags), tail(lags), "mean"
+    )
     firsts = []
     for _ in range(load.prompts):
         time.sleep(0.1)
@@ -153,7 +155,7 @@ def _unthrottled(load: Load, watchers: Sequence[Watcher]) -> Iterator[Row]:
     lags, rates = filmed(watchers, load.seconds)
     name = f"{len(watchers)} sessions as fast as they can"
     note = f"least {min(rates):.1f}; frames: {tail(lags)}"
-    yield Row(f"{name}: output of each", fmean(rates), "tokens/s", rates, note)
+    yield Row(f"{name}: output of each", fmean(rates), "tokens/s", rates, note, "mean")
 
 
 def _paced(load: Load, watchers: Sequence[Watcher]) -> Iterator[Row]:
@@ -161,7 +163,7 @@ def _paced(load: Load, watchers: Sequence[Watcher]) -> Iterator[Row]:
     lags, rates = filmed(watchers, load.seconds)
     cut = percentile(lags)
     note = f"{fmean(rates):.1f} tokens/s each, least {min(rates):.1f}; frames: {tail(lags)}"
-    yield Row(f"{len(watchers)} sessions at 12 tokens/s: frame p95", 1e3 * cut, "ms", milliseconds(lags), note)
+    yield Row(f"{len(watchers)} sessions at 12 tokens/s: frame p95", 1e3 * cut, "ms", milliseconds(lags), note, "p95")
 
 
 def fill(watchers: Sequence[Watcher], load: Load) -> None:

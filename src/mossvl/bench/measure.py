@@ -33,9 +33,10 @@ class Row:
     """A figure.
 
     Attributes:
-        value: median, in `unit`.
+        value: in `unit`.
         all: every measurement, in `unit`.
         note: achieved rates and the like.
+        statistic: what `value` is of all measurements.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Row:
     unit: str
     all: list[float]
     note: str = ""
+    statistic: str = "median"
 
 
 def stamp(times: list[float]) -> None:

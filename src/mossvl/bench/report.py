@@ -16,10 +16,13 @@ def markdown(title: str, hardware: dict[str, str], ceilings: dict[str, float], r
     if ceilings:
         copied, product = ceilings["bytes_per_second"] / 1e12, ceilings["flops_per_second"] / 1e12
         lines.append(f"In the same run, a copy moved {copied:.2f} TB/s and an 8192³ product did {product:.0f} TFLOP/s.")
-    lines += ["", "| | median | lowest … highest | |", "|---|---|---|---|"]
+    rows = list(rows)
+    same = all(row.statistic == "median" for row in rows)
+    lines += ["", f"| | {'median' if same else 'figure'} | lowest … highest | |", "|---|---|---|---|"]
     for row in rows:
+        kind = "" if same else f", {row.statistic}"
         spread = f"{figure(min(row.all))} … {figure(max(row.all))}"
-        lines.append(f"| {row.name} | {figure(row.value)} {row.unit} | {spread} | {row.note} |")
+        lines.append(f"| {row.name} | {figure(row.value)} {row.unit}{kind} | {spread} | {row.note} |")
     return "\n".join(lines) + "\n"
 
 

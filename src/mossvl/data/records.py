@@ -181,9 +181,9 @@ def with_media_placed(turns: Sequence[Message], media: Mapping[str, Any], media_
 
 
 def unread_keys(record: Mapping[str, Any]) -> list[str]:
-    """Return the non-empty keys that are not read, such as an id or a source."""
+    """Return the non-empty keys that are not read, such as an id or a source; `metadata` are for no reader."""
     form = form_of(record)
-    read = (*COMMON_KEYS, *(form.keys if form else ()))
+    read = ("metadata", *COMMON_KEYS, *(form.keys if form else ()))
     return [name for name, value in record.items() if name not in read and value not in (None, "", [], {})]
 
 

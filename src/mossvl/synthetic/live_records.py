@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def live_samples(
         yield STREAMS[tasks[number % len(tasks)]](World(split, f"{seed} live {number}", edition=edition))
 
 
-def write_records(samples: Sequence[LiveSample], folder: Path, size: int = 128, **options: Any) -> Path:
+def write_records(samples: Iterable[LiveSample], folder: str | Path, size: int = 128, **options: Any) -> Path:
     """Write streams as live records, `live.jsonl`, with their clips beside it; return the path of the records.
 
     Args:
@@ -112,6 +112,7 @@ def write_records(samples: Sequence[LiveSample], folder: Path, size: int = 128, 
         size: height and width of the clips in pixels, even.
         options: see `record_of`.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "live.jsonl"
     with path.open("w", encoding="utf-8") as file:
