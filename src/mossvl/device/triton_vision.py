@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.activations import GELUTanh
 
-from mossvl.device.set_ups import SetUps
+from mossvl.device.set_ups import MANY_PATCHES, SET_UP_SECONDS, SetUps
 from mossvl.kernels.vision import add_entries, channel_values, layer_norm, normalise_patches, rotate_in_place
 from mossvl.model.configuration import MossVLVisionConfig
 from mossvl.model.vision_ops import PLAIN, Frames, Stream, attend_by_frame, attend_in_parts, equal_runs
@@ -18,11 +18,6 @@ from mossvl.processing.pixels import Grid
 
 TABLE_BYTES = 256 * 2**20
 """Maximum memory of cached `Frames`."""
-
-SET_UP_SECONDS = 0.08
-"""What cuDNN's attention takes for a new (frames, patches), in seconds of the host."""
-MANY_PATCHES = 8_192
-"""Patches of a batch from which setting cuDNN's attention up pays, and launches take less time than the kernels."""
 
 
 def set_up_attention(heads: int, width: int, like: Tensor) -> None:

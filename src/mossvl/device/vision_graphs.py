@@ -3,15 +3,17 @@
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from mossvl.device.capture import capturing
-from mossvl.device.set_ups import SetUps
-from mossvl.device.triton_vision import MANY_PATCHES, SET_UP_SECONDS, TritonOps
+from mossvl.device.set_ups import MANY_PATCHES, SET_UP_SECONDS, SetUps
 from mossvl.processing.pixels import Grid
+
+if TYPE_CHECKING:
+    from mossvl.device.triton_vision import TritonOps
 
 OFTEN = 4
 """Batches of the same grids that are encoded before one is captured."""
@@ -37,7 +39,7 @@ class VisionGraph:
 
     graph: torch.cuda.CUDAGraph
     output: Tensor
-    ops: TritonOps
+    ops: "TritonOps"
 
 
 class VisionGraphs:
@@ -51,13 +53,13 @@ class VisionGraphs:
 
     def __init__(
         self,
-        encode: Callable[[Tensor, Sequence[Grid], TritonOps], Tensor],
-        ops: Callable[[bool], TritonOps],
+        encode: "Callable[[Tensor, Sequence[Grid], TritonOps], Tensor]",
+        ops: "Callable[[bool], TritonOps]",
         set_ups: SetUps,
     ) -> None:
         self._set_ups = set_ups
         self._warm: dict[tuple[Grid, ...], TritonOps] = {}
-        """Operations whose tables are made and whose libraries are set up for what is captured next."""
+        """Operations whose tables are made for what is captured next; `set_ups` knows whether its libraries are."""
         self._encode, self._new_ops = encode, ops
         self._ops = ops(False)
         self._counts: Counter[tuple[Grid, ...]] = Counter()
@@ -69,9 +71,9 @@ class VisionGraphs:
         key = tuple(grids)
         if key not in self._graphs and not self._deserves(key, len(pixels)):
             return self._encode(pixels, grids, self._ops)
-        if key not in self._graphs and key not in self._warm:
-            return self._encode(pixels, grids, self._warmed(key))
-        if key not in self._graphs and self._set_ups.spare < CAPTURE_SECONDS:
+        if key not in self._graphs and (key not in self._warm or key not in self._set_ups):
+            return self._encode_warming(key, pixels)
+        if key not in self._graphs and not self._set_ups.allows(CAPTURE_SECONDS):
             return self._encode(pixels, grids, self._warm[key])
         if self._pixels is None:
             self._pixels = pixels.new_zeros((MANY_PATCHES, pixels.shape[1]))
@@ -90,13 +92,17 @@ class VisionGraphs:
         self._counts[key] += 1
         return self._counts[key] > OFTEN
 
-    def _warmed(self, key: tuple[Grid, ...]) -> TritonOps:
-        """Operations for a batch that is captured the next time, if there is time to set them up; else the usual."""
-        if self._set_ups.spare < SET_UP_SECONDS:
-            return self._ops
+    def _encode_warming(self, key: tuple[Grid, ...], pixels: Tensor) -> Tensor:
+        """Encode a batch that is captured the next time, if there is time to set its libraries up."""
+        if not self._set_ups.allows(SET_UP_SECONDS):
+            return self._encode(pixels, key, self._ops)
+        ops = self._new_ops(True)
+        output = self._encode(pixels, key, ops)
         while len(self._warm) >= MOST_WARM:
             del self._warm[next(iter(self._warm))]
-        return self._warm.setdefault(key, self._new_ops(True))
+        self._warm[key] = ops
+        self._set_ups.add(key)
+        return output
 
     def _capture(self, key: tuple[Grid, ...], pixels: Tensor) -> VisionGraph:
         while len(self._graphs) >= MOST_GRAPHS:
