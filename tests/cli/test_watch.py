@@ -82,11 +82,16 @@ def test_on_a_terminal_a_message_does_not_come_into_the_line_of_a_reply(capsys, 
     speech.tell(Text(time=3.0, text="Gone"))
     speech.note("last")
     speech.tell(Closed(time=3.0, reason="closed", prefill=[]))
+    monkeypatch.setattr(sys, "stdin", sys.stdout)
+    speech.tell(Text(time=4.0, text="So it"))
+    speech.typed()  # The terminal has begun a line.
+    speech.tell(Text(time=4.0, text=" is."))
+    speech.tell(Closed(time=3.0, reason="closed", prefill=[]))
     out = capsys.readouterr().out
     if terminal:
-        assert out == "[1.0 s] A star\n        appears.\n[3.0 s] Gone\n"
+        assert out == "[1.0 s] A star\n        appears.\n[3.0 s] Gone\n[4.0 s] So it        is.\n"
     else:
-        assert out == "[1.0 s] A star appears.\n[3.0 s] Gone\n"
+        assert out == "[1.0 s] A star appears.\n[3.0 s] Gone\n[4.0 s] So it is.\n"
 
 
 def test_as_json_every_event_is_a_line(capsys):

@@ -36,7 +36,7 @@ class Speech:
         self._line = ""
         """The beginning of the reply's line that is being printed; "" between replies."""
         self._broken = False
-        """A message has come between; the reply goes on below it."""
+        """A message or a typed line has come between; the reply goes on below it."""
         self.speaking = False
         """Whether the model is speaking."""
         self._dropped = 0
@@ -75,6 +75,10 @@ class Speech:
             print(flush=True)
             self._broken = True
         warn(message)
+
+    def typed(self) -> None:
+        """A line was typed: on a terminal, a reply goes on below it."""
+        self._broken = self._broken or bool(self._line and sys.stdout.isatty() and sys.stdin.isatty())
 
     def end(self) -> None:
         """End the line that is being printed."""

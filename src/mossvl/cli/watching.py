@@ -112,6 +112,7 @@ class Watching:
                     raise event.error
 
     def _question(self, text: str) -> None:
+        self._speech.typed()
         try:
             self._session.say(text)
         except MossVLError as error:
