@@ -1,4 +1,4 @@
-"""The answer file of `mossvl run`: whole lines, also after a crash, and one for each query."""
+"""The answers of `mossvl run`: one for each query, whole ones also after a crash; `AnswerFile` keeps them as lines."""
 
 import json
 import os
@@ -9,25 +9,108 @@ from collections.abc import Iterator
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 try:
     import fcntl
 except ImportError:  # Windows.
     fcntl = None  # type: ignore[assignment]
 
-from mossvl.data.records import Line
 from mossvl.errors import DataError, InputError
 
 MOST_LINES = 1 << 28
 """Upper bound of an index; a line with a larger one is not an answer."""
 
 
-class AnswerFile:
+class Asked(Protocol):
+    """What was asked, as a `Question` or a `Line` tells it."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def place(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+
+class Answers:
+    """Which queries are answered, by an earlier run or this one. An earlier answer takes 8 bytes of memory.
+
+    Attributes:
+        path: where the answers are written.
+        answered, failed: numbers of answers, and of those that are errors.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.answered = self.failed = 0
+        self.first_error: str | None = None
+        self._digests = array("Q")
+
+    def _remember(self, index: int, digest: int) -> None:
+        missing = index + 1 - len(self._digests)
+        if missing > 0:
+            self._digests.frombytes(bytes(8 * missing))
+        self.answered += not self._digests[index]
+        self._digests[index] = digest
+
+    def has(self, question: Asked) -> bool:
+        """Whether a question is answered.
+
+        Raises:
+            DataError: the answer at the question's index is to another one.
+        """
+        known = self._digests[question.index] if question.index < len(self._digests) else 0
+        if known and known != _as_int(question.digest):
+            raise DataError(
+                f"{self.path}: answer {question.index} is to another query than {question.place} of the input; resume "
+                "with the input file of the first run, or use another --output"
+            )
+        return bool(known)
+
+    def check_end(self, count: int) -> None:
+        """Check that no answer lies beyond the input, which has so many questions.
+
+        Raises:
+            DataError: an answer does.
+        """
+        if len(self._digests) > count:
+            raise DataError(
+                f"{self.path}: the file has an answer {len(self._digests) - 1}, but there are only {count} queries; "
+                "resume with the input file of the first run, or use another --output"
+            )
+
+    def begin(self) -> None:
+        """Remove what an earlier run has left and this one does not keep."""
+
+    def write(self, answer: dict[str, Any]) -> None:
+        """Add an answer."""
+        self.answered += 1
+        self.failed += error_of(answer) is not None
+        if self.first_error is None:
+            self.first_error = error_of(answer)
+
+    def close(self) -> None:
+        """Write what is not written yet, and close the files."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def error_of(answer: dict[str, Any]) -> str | None:
+    """The error of an answer in either of the forms that answers have; None if it has none."""
+    return str(answer["error"]) if "error" in answer else answer.get("__inference_error__") or None
+
+
+class AnswerFile(Answers):
     """A JSON-lines file of answers, in the order in which queries end.
 
-    Each line is one write call, so that a crash truncates at most the last line, which `begin` removes. An earlier
-    answer takes 8 bytes of memory.
+    Each line is one write call, so that a crash truncates at most the last line, which `begin` removes.
 
     Args:
         path: the file; its content is unchanged before `begin`.
@@ -42,10 +125,7 @@ class AnswerFile:
     """
 
     def __init__(self, path: Path, resume: bool = False, overwrite: bool = False, retry_errors: bool = False) -> None:
-        self.path = path
-        self.answered = self.failed = 0
-        self.first_error: str | None = None
-        self._digests = array("Q")
+        super().__init__(path)
         self._retry_errors = retry_errors
         self._size = 0
         self._file = self._open()
@@ -90,39 +170,6 @@ class AnswerFile:
                 if line.endswith(b"\n"):
                     yield line
 
-    def _remember(self, index: int, digest: int) -> None:
-        missing = index + 1 - len(self._digests)
-        if missing > 0:
-            self._digests.frombytes(bytes(8 * missing))
-        self.answered += not self._digests[index]
-        self._digests[index] = digest
-
-    def has(self, line: Line) -> bool:
-        """Whether the query of a line is answered.
-
-        Raises:
-            DataError: the answer at the line's index is to another query.
-        """
-        known = self._digests[line.index] if line.index < len(self._digests) else 0
-        if known and known != _as_int(line.digest):
-            raise DataError(
-                f"{self.path}: answer {line.index} is to another query than line {line.number} of the input; resume "
-                "with the input file of the first run, or use another --output"
-            )
-        return bool(known)
-
-    def check_end(self, lines: int) -> None:
-        """Check that no answer lies beyond the input, which has so many lines.
-
-        Raises:
-            DataError: an answer does.
-        """
-        if len(self._digests) > lines:
-            raise DataError(
-                f"{self.path}: the file has an answer {len(self._digests) - 1}, but there are only {lines} queries; "
-                "resume with the input file of the first run, or use another --output"
-            )
-
     def begin(self) -> None:
         """Remove a truncated last line and, with `retry_errors`, answers that are errors."""
         if not self._regular:
@@ -163,19 +210,10 @@ class AnswerFile:
                     self._file.truncate(self._size)
             raise
         self._size += len(data)
-        self.answered += 1
-        self.failed += "error" in answer
-        if self.first_error is None:
-            self.first_error = answer.get("error")
+        super().write(answer)
 
     def close(self) -> None:
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _as_int(digest: str) -> int:
@@ -187,7 +225,7 @@ def _parse_answer(line: bytes, path: Path, number: int) -> tuple[int, int, bool]
     """Return an answer's index, the digest of its query, and whether the answer is an error."""
     try:
         answer = json.loads(line)
-        index, digest, failed = answer["index"], _as_int(answer["query"]), "error" in answer
+        index, digest, failed = answer["index"], _as_int(answer["query"]), error_of(answer) is not None
         if type(index) is not int or not 0 <= index < MOST_LINES or digest >= 1 << 64:
             raise ValueError("no index")
     except (ValueError, TypeError, KeyError, RecursionError) as error:

@@ -20,7 +20,7 @@ from mossvl.cli.inspect import inspect
 from mossvl.cli.quantize import quantize
 from mossvl.cli.replay import replay
 from mossvl.cli.report import report
-from mossvl.cli.run import run
+from mossvl.cli.run import RunCommand, run
 from mossvl.cli.serve import serve
 from mossvl.cli.stopping import Stopped, stoppable
 from mossvl.cli.train import merge, train
@@ -82,7 +82,7 @@ commands = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (ask, watch, replay, run, serve, frames, inspect, train, merge, quantize, bench, report, doctor):
-    commands.command()(command)
+    commands.command(cls=RunCommand if command is run else None)(command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,17 +1,20 @@
-"""`mossvl run`: answer a file of queries; a run that was stopped can be resumed."""
+"""`mossvl run`: answer a file of queries, here or on a Ray cluster; a run that was stopped can be resumed."""
 
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from mossvl.cli.answers import AnswerFile
+from mossvl.cli.answer_tables import AnswerTables
+from mossvl.cli.answers import AnswerFile, Answers
 from mossvl.cli.checkpoint import check_checkpoint, name_of, open_engine
 from mossvl.cli.options import (
     Checkpoint,
@@ -28,7 +31,9 @@ from mossvl.cli.options import (
     with_flags,
 )
 from mossvl.data.files import other_form
-from mossvl.data.records import Line, as_query, lines_of, parse_line
+from mossvl.data.questions import Lines, Question, Questions, questions_of
+from mossvl.data.records import as_query
+from mossvl.data.tables import table_format
 from mossvl.errors import InputError, OptionError, message_of
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
@@ -37,13 +42,23 @@ from mossvl.processing.system_prompt import SystemPrompt, with_system_prompt
 from mossvl.progress import progress
 
 if TYPE_CHECKING:
-    from mossvl.llm import MossVL
     from mossvl.queries.results import Result
 
 Answer = dict[str, Any]
 Given = dict[str, Any] | InputError
 """A query, or the error of a line that is not one."""
+ADDRESS = re.compile(r"auto|local|ray://.*|(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}")
+"""What is an address of a Ray cluster after `--ray`, and no file of queries."""
 LIST = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*\{")
+
+
+class RunCommand(TyperCommand):
+    """The command, whose `--ray` may stand without an address."""
+
+    def parse_args(self, ctx: Any, args: Sequence[str]) -> list[str]:
+        following = [*args[1:], ""]
+        bare = [one == "--ray" and not ADDRESS.fullmatch(after) for one, after in zip(args, following, strict=True)]
+        return super().parse_args(ctx, [f"{one}=" if is_bare else one for one, is_bare in zip(args, bare, strict=True)])
 
 
 @with_flags
@@ -51,9 +66,21 @@ def run(
     *,
     queries: Annotated[
         str,
-        typer.Argument(metavar="QUERIES", help="JSON-lines file of queries or fine-tuning records; - for stdin."),
+        typer.Argument(
+            metavar="QUERIES",
+            help="JSON-lines file of queries or fine-tuning records; - for stdin. Also a Parquet or Arrow file, a "
+            "folder of such files, or with --prompt a folder of videos.",
+        ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="JSON-lines file of answers.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="JSON-lines file of answers; if the name ends with .parquet, a folder of Parquet files.",
+        ),
+    ],
     generation: GenerationFlags,
     media: MediaFlags,
     system: SystemFlags,
@@ -64,6 +91,19 @@ def run(
     quantization: Quantization = None,
     lora: Loras = None,
     media_dir: MediaDir = None,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Ask this about each video of the folder QUERIES.")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="[ADDRESS]",
+            help="Answer on a Ray cluster: that at HOST:PORT, or without an address that of RAY_ADDRESS, the one that "
+            "runs on this machine, or one that is started for the run.",
+            show_default=False,
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Maximum number of running queries.")] = EngineConfig.max_batch,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the answers in the file, and answer the other queries.")
@@ -87,26 +127,30 @@ def run(
     allowed, adapters = MediaLimits(**limits), adapter_paths("--lora", lora or [])
     folder = check_checkpoint(checkpoint)
     check_output(queries, output)
+    options: dict[str, Any] = {"device": device, "dtype": dtype, "quantization": quantization, "max_batch": batch_size}
+    options |= {"lora": adapters}
+    models = {name_of(folder): None, **{name: name for name in adapters}}
+    defaults = {"generate_kwargs": generation, "media_kwargs": media, "system": system, "models": models}
+    kind = AnswerTables if output.suffix == ".parquet" else AnswerFile
 
     begun = time.monotonic()
-    with open_queries(queries) as file, AnswerFile(output, resume, overwrite, retry_errors) as answers:
-        total = count(file, answers)
+    with (
+        open_queries(queries, prompt, whole=ray is not None) as given,
+        kind(output, resume, overwrite, retry_errors) as answers,
+    ):
+        total = count(given, answers)
         done = answers.answered
         if total is None or done < total or overwrite:
-            options = {"device": device, "dtype": dtype, "quantization": quantization, "max_batch": batch_size}
-            llm = open_engine(folder, allowed, **options, lora=adapters)
-            answers.begin()
-            models = {name_of(folder): None, **{name: name for name in adapters}}
-            defaults = {"generate_kwargs": generation, "media_kwargs": media, "system": system, "models": models}
-            start = media_dir or (Path() if queries == "-" else Path(queries).parent)
-            prepared = (with_query(line, start, defaults) for line in unanswered(file, answers))
-            with llm, progress(total, done) as advance, saying_how_to_resume(answers):
-
-                def finished(answer: Answer) -> None:
-                    answers.write(answer)
-                    advance()
-
-                answer_all(llm, prepared, finished)
+            asking = partial(with_query, media_dir=media_dir, defaults=defaults)
+            with saying_how_to_resume(answers):
+                if ray is not None:
+                    answered = on_cluster(ray, given, answers, asking, folder, allowed, options)
+                else:
+                    answered = here(given, answers, asking, folder, allowed, options)
+                with closing(answered), progress(total, done) as advance:
+                    for answer in answered:
+                        answers.write(answer)
+                        advance()
         conclude(answers, answers.answered - done, time.monotonic() - begun)
 
 
@@ -123,14 +167,26 @@ def check_output(queries: str, output: Path) -> None:
 
 
 @contextmanager
-def open_queries(queries: str) -> Iterator[BinaryIO]:
-    """Open a file of queries, or stdin for "-".
+def open_queries(queries: str, prompt: str | None, whole: bool) -> Iterator[Questions | Lines]:
+    """Open a file or folder of queries, or stdin for "-"; lines are read as they come, unless they are to be whole.
 
     Raises:
-        InputError: the file cannot be read, or is not JSON lines.
+        InputError: the file cannot be read, or is no file of queries.
     """
+    path = Path(queries)
     if queries == "-":
-        yield sys.stdin.buffer
+        if whole or prompt is not None:
+            raise InputError("stdin can be read only once, and only here; write the queries to a file")
+        yield Lines(sys.stdin.buffer, Path())
+        return
+    if path.is_dir() or prompt is not None or (path.is_file() and (whole or is_table(path))):
+        from mossvl.offline.query import SessionQuery
+
+        try:
+            found = questions_of(path, SessionQuery.keys() | {"model"}, prompt)
+        except OSError as error:
+            raise InputError(f"{queries}: cannot be read ({error.strerror})") from error
+        yield found
         return
     with ExitStack() as stack:
         try:
@@ -141,65 +197,105 @@ def open_queries(queries: str) -> Iterator[BinaryIO]:
             wrong = other_form(file)
             if wrong is not None or LIST.match(file.peek()):
                 raise InputError(f"{queries}: {wrong or 'a list; expected one object a line'}")
-        yield file
+        yield Lines(file, path.parent)
 
 
-def count(file: BinaryIO, answers: AnswerFile) -> int | None:
+def is_table(path: Path) -> bool:
+    try:
+        return table_format(path) is not None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def count(given: Questions | Lines, answers: Answers) -> int | None:
     """Count the queries, or return None for a pipe, which can be read only once.
 
     Raises:
         DataError: an answer is to another query, or to none.
     """
-    if not file.seekable():
+    if isinstance(given, Lines) and not given.again:
         return None
-    start, total = file.tell(), 0
-    for line in lines_of(file):
-        answers.has(line)
+    if isinstance(given, Questions) and not answers.answered:
+        return len(given)
+    total = 0
+    for question in given:
+        answers.has(question)
         total += 1
     answers.check_end(total)
-    file.seek(start)
     return total
 
 
-def unanswered(file: BinaryIO, answers: AnswerFile) -> Iterator[Line]:
-    """Yield the lines without an answer.
+def unanswered(given: Questions | Lines, answers: Answers) -> Iterator[Question]:
+    """Yield the questions without an answer.
 
     Raises:
         DataError: an answer is to another query, or to none.
     """
-    line = None
-    for line in lines_of(file):
-        if not answers.has(line):
-            yield line
-    answers.check_end(0 if line is None else line.index + 1)
+    total = 0
+    for question in given:
+        total += 1
+        if not answers.has(question):
+            yield question
+    answers.check_end(total)
 
 
-def answer_all(llm: "MossVL", prepared: Iterator[tuple[Answer, Given]], done: Callable[[Answer], None]) -> None:
-    """Answer queries, which are read only as far ahead as keeps the engine full.
+def here(
+    given: Questions | Lines,
+    answers: Answers,
+    asking: Callable[[Question], tuple[Answer, Given]],
+    folder: str,
+    allowed: MediaLimits,
+    options: dict[str, Any],
+) -> Generator[Answer]:
+    """Yield answers by an engine of this process, in the order in which they are complete.
 
-    Args:
-        prepared: the first keys of each answer, and its query or error.
-        done: called with each complete answer, in the order in which queries end.
+    Queries are read only as far ahead as keeps the engine full.
     """
-    begun: dict[int, Answer] = {}
+    with open_engine(folder, allowed, **options) as llm:
+        answers.begin()
+        begun: dict[int, Answer] = {}
 
-    def queries() -> Iterator[tuple[Given, None]]:
-        for number, (answer, given) in enumerate(prepared):
-            begun[number] = answer
-            yield given, None
+        def queries() -> Iterator[tuple[Given, None]]:
+            for number, question in enumerate(unanswered(given, answers)):
+                begun[number], query = asking(question)
+                yield query, None
 
-    for number, result in llm.as_completed(queries()):
-        done(begun.pop(number) | outcome(result))
+        for number, result in llm.as_completed(queries()):
+            yield begun.pop(number) | outcome(result)
 
 
-def with_query(line: Line, media_dir: Path, defaults: Mapping[str, Any]) -> tuple[Answer, Given]:
-    """Return the first keys of a line's answer, and its query or error."""
-    answer: Answer = {"index": line.index, "query": line.digest}
+def on_cluster(
+    address: str,
+    given: Questions | Lines,
+    answers: Answers,
+    asking: Callable[[Question], tuple[Answer, Given]],
+    folder: str,
+    allowed: MediaLimits,
+    options: dict[str, Any],
+) -> Generator[Answer]:
+    """Yield answers by engines of a Ray cluster, in the order in which they are complete.
+
+    Raises:
+        MossVLError: Ray is not installed, there is no cluster at the address, or it cannot answer.
+    """
     try:
-        record = parse_line(line)
+        from mossvl.ray.run import answers_of
+    except ImportError as error:
+        raise OptionError(f"--ray: {error}") from error
+    assert isinstance(given, Questions)
+    pending = [question.index for question in unanswered(given, answers)]
+    names = flags_of(LimitFlags)
+    yield from answers_of(given, pending, asking, address, folder, allowed, options, names, answers.begin)
+
+
+def with_query(question: Question, media_dir: Path | None, defaults: Mapping[str, Any]) -> tuple[Answer, Given]:
+    """Return the first keys of a question's answer, and its query or error."""
+    answer: Answer = {"index": question.index, "query": question.digest}
+    try:
+        record = question.read()
         if "id" in record:
             answer["id"] = record["id"]
-        query = as_query(record, media_dir)
+        query = as_query(record, media_dir or question.folder)
     except InputError as error:
         return answer, error
     if isinstance(query.get("model"), str) and query["model"] in defaults["models"]:
@@ -224,7 +320,7 @@ def outcome(result: "Result") -> Answer:
 
 
 @contextmanager
-def saying_how_to_resume(answers: AnswerFile) -> Iterator[None]:
+def saying_how_to_resume(answers: Answers) -> Iterator[None]:
     """Add to the message of an interrupted run how to resume it."""
     try:
         yield
@@ -233,7 +329,7 @@ def saying_how_to_resume(answers: AnswerFile) -> Iterator[None]:
         raise
 
 
-def conclude(answers: AnswerFile, new: int, seconds: float) -> None:
+def conclude(answers: Answers, new: int, seconds: float) -> None:
     """Print the number of answers and the first error to stderr; exit with 1 if an answer is an error."""
     failed = f", {answers.failed} of them errors" if answers.failed else ""
     found = f"{answers.answered} answers in {answers.path}{failed}"

@@ -4,7 +4,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -117,11 +117,15 @@ def records_of(path: str | Path) -> Iterator[Record]:
                 yield record_of(file, piece).named(naming)
 
 
-def table_record(file: Path, row: int, naming: Naming | None = None) -> Record:
-    """Return the record of a table's row, counted from 0, or its error; of what no form reads, values are `...`."""
+def table_record(file: Path, row: int, naming: Naming | None = None, keys: Collection[str] = ()) -> Record:
+    """Return the record of a table's row, counted from 0, or its error.
+
+    Args:
+        keys: columns that are read, beside those that a form has; of others, values are `...`.
+    """
     columns = {} if naming is None else naming.columns
     try:
-        value = row_of(file, row, lambda column: columns.get(column, column) in READ_KEYS)
+        value = row_of(file, row, lambda column: columns.get(column, column) in READ_KEYS or column in keys)
     except DataError as error:
         return Record(file, f"row {row + 1}", error)
     return Record(file, f"row {row + 1}", value).named(naming)

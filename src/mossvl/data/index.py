@@ -3,6 +3,7 @@
 import json
 import os
 from array import array
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -117,8 +118,22 @@ class RecordIndex:
         """Return the file of record `index`, from 0."""
         return self.sources[self.files[index]].path
 
-    def read(self, index: int) -> Record:
+    def content(self, index: int) -> bytes:
+        """Return the bytes of record `index`, from 0; of a table's row, its file's name and size, and its number.
+
+        Raises:
+            DataError: see `read`.
+        """
+        source, start = self.sources[self.files[index]], int(self.starts[index])
+        if source.kind == "table":
+            return f"{source.path.name} {source.size} {start}".encode()
+        return source.read(start, int(self.lengths[index]))
+
+    def read(self, index: int, keys: Collection[str] = ()) -> Record:
         """Return record `index`, from 0, as `records_of` yields it.
+
+        Args:
+            keys: see `table_record`.
 
         Raises:
             DataError: its file has changed since indexing, or cannot be read.
@@ -130,7 +145,7 @@ class RecordIndex:
         start, length = int(self.starts[index]), int(self.lengths[index])
         content = source.read(start, length)
         if source.kind == "table":
-            return table_record(source.path, start, source.naming)
+            return table_record(source.path, start, source.naming, keys)
         if source.kind == "lines":
             first = int(np.searchsorted(self.files, self.files[index]))
             record = record_of(source.path, Line(index - first, number, content, start))

@@ -51,8 +51,17 @@ class Line:
         return len(self.text)
 
     @property
+    def place(self) -> str:
+        return f"line {self.number}"
+
+    @property
     def digest(self) -> str:
-        return hashlib.blake2b(self.text, digest_size=8).hexdigest()
+        return digest_of(self.text)
+
+
+def digest_of(content: bytes) -> str:
+    """Hash of a question, by which a run that goes on knows it."""
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 def lines_of(file: BinaryIO) -> Iterator[Line]:

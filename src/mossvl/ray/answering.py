@@ -2,8 +2,8 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mossvl.errors import EngineError, InputError, MossVLError, message_of
 from mossvl.options import SamplingParams
@@ -17,8 +17,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("mossvl.ray")
 
-Read = Callable[[Row], tuple[dict[str, Any], SamplingParams | None]]
+
+class Asked(NamedTuple):
+    """The query of a row, or its error.
+
+    Attributes:
+        told: further columns of the row.
+    """
+
+    query: QueryLike
+    params: SamplingParams | None = None
+    told: Mapping[str, str] = {}
+
+
+Read = Callable[[Row], Asked]
 """Makes a query of a row, or raises an InputError."""
+
+
+def read_row(row: Row) -> Asked:
+    return Asked(*query_of(row))
 
 
 class Answering:
@@ -26,15 +43,16 @@ class Answering:
 
     Args:
         read: makes a row's query.
+        names: of settings, for the messages of errors.
 
     Raises:
         MossVLError: the checkpoint cannot be loaded.
     """
 
-    def __init__(self, config: ProcessorConfig, read: Read = query_of) -> None:
+    def __init__(self, config: ProcessorConfig, read: Read = read_row, names: Mapping[str, str] | None = None) -> None:
         from mossvl.llm import MossVL
 
-        self.config, self.read = config, read
+        self.config, self.read, self.names = config, read, names
         self.llm = MossVL(config.model_source, config=config.engine)
         if config.limits is not None:
             self.llm.processor.limits = config.limits
@@ -48,19 +66,20 @@ class Answering:
         """
         rows = batch.to_pylist()
         asked = [self.asked(row) for row in rows]
-        results = await self.llm.agenerate([query for query, _ in asked], [params for _, params in asked])
+        results = await self.llm.agenerate([one.query for one in asked], [one.params for one in asked])
         for row, result in zip(rows, results, strict=True):
             self.check(row, result)
-        yield with_columns(batch, columns_of(results))
+        told = {name: [one.told[name] for one in asked] for name in (asked[0].told if asked else ())}
+        yield with_columns(batch, told | columns_of(results, self.names))
 
-    def asked(self, row: Row) -> tuple[QueryLike, SamplingParams | None]:
+    def asked(self, row: Row) -> Asked:
         """Return the query of a row and its parameters, or the error in its place."""
         if told := row.get(ERROR):
-            return InputError(told), None
+            return Asked(InputError(told))
         try:
             return self.read(row)
         except InputError as error:
-            return error, None
+            return Asked(error)
 
     def check(self, row: Row, result: Result) -> None:
         """End the process if its engine is broken, which Ray starts again; raise the error of a row that may not fail.

@@ -1,9 +1,109 @@
-"""What a Ray cluster has, and what an actor takes of it."""
+"""A Ray cluster: joining it, what it has, what an actor takes of it, and what its errors say."""
 
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from mossvl.errors import OptionError
+from mossvl import errors
+from mossvl.errors import EngineError, MossVLError, OptionError
 from mossvl.ray.config import ProcessorConfig
+
+PATIENCE = 5.0
+"""Seconds that a cluster may take to answer."""
+HOST_PORT = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}")
+OURS = re.compile(r"^mossvl\.errors\.(\w+): (.+)$", re.MULTILINE)
+"""An error of this package, as a traceback of another process has it."""
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Join a cluster, quietly; leave it in the end, and end it if it was started for this.
+
+    Args:
+        address: HOST:PORT, "auto" for the cluster of this machine, "local" for one of its own, or "" for that of
+            RAY_ADDRESS, the one of this machine or else one of its own.
+
+    Raises:
+        OptionError: there is no cluster, or it is of another version.
+    """
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    named = address or os.environ.get("RAY_ADDRESS", "")
+    if named not in ("", "auto", "local"):
+        check_there(named)
+    try:
+        ray.init(named or None, include_dashboard=False if named == "local" else None, **QUIET)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise OptionError(f"no Ray cluster can be joined at {named or 'this machine'} ({first_line(error)})") from error
+    try:
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        yield
+    finally:
+        ray.shutdown()
+
+
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+
+
+def check_there(address: str) -> None:
+    """Check that something speaks Ray's protocol at an address; Ray itself waits for minutes.
+
+    Raises:
+        OptionError: nothing does, or the address is none.
+    """
+    import grpc
+
+    if not HOST_PORT.fullmatch(address):
+        raise OptionError(f"{address!r:.200} is no address of a Ray cluster; expected HOST:PORT, auto or local")
+    if os.environ.get("RAY_USE_TLS", "0") == "1":
+        return
+    with grpc.insecure_channel(address) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(PATIENCE)
+        except grpc.FutureTimeoutError:
+            raise OptionError(
+                f"no Ray cluster answers at {address}; `ray start --head` begins one, `ray status` shows it"
+            ) from None
+
+
+@contextmanager
+def errors_told() -> Iterator[None]:
+    """Turn what Ray raises into the error of this package that caused it, or into an EngineError of one line."""
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except RayError as error:
+        found = OURS.findall(str(error))
+        if found:
+            name, message = found[-1]
+            kind = getattr(errors, name, MossVLError)
+            raise kind(message) from error
+        raise EngineError(f"the Ray cluster has failed: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def engines(config: ProcessorConfig) -> ProcessorConfig:
+    """Return a configuration with as many engines as the cluster has room for: one for each rank's GPUs, or, where
+    these compute on CPUs, one for each node."""
+    import ray
+
+    if not actor_resources(config).get("num_gpus"):
+        cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        able = [count for count in cpus if count > config.ranks]
+        shared = max(1, (min(able, default=1) - 1) // config.ranks)  # One CPU of a node is left for Ray's own tasks.
+        return replace(config, num_cpus=shared, concurrency=(1, max(1, len(able))))
+    room = int(ray.cluster_resources().get("GPU", 0)) // config.ranks
+    return replace(config, concurrency=(1, max(1, room)))
 
 
 def actor_resources(config: ProcessorConfig) -> dict[str, Any]:

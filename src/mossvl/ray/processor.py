@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from mossvl.errors import OptionError, message_of
 from mossvl.options.checks import shown
-from mossvl.ray.answering import Answering, Read
+from mossvl.ray.answering import Answering, Read, read_row
 from mossvl.ray.cluster import actor_resources
 from mossvl.ray.config import ProcessorConfig
-from mossvl.ray.rows import ERROR, Row, query_of
+from mossvl.ray.rows import ERROR, Row
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -68,8 +68,14 @@ class Processor:
         return dataset if self.postprocess is None else dataset.map(_After(self.postprocess, keep))
 
 
-def answered(dataset: "Dataset", config: ProcessorConfig, read: Read = query_of) -> "Dataset":
-    """Return a dataset with the columns of answers; `read` makes a row's query."""
+def answered(
+    dataset: "Dataset", config: ProcessorConfig, read: Read = read_row, names: Mapping[str, str] | None = None
+) -> "Dataset":
+    """Return a dataset with the columns of answers.
+
+    Args:
+        read, names: see `Answering`.
+    """
     from ray.data import ActorPoolStrategy
 
     least, most = config.pool
@@ -80,7 +86,7 @@ def answered(dataset: "Dataset", config: ProcessorConfig, read: Read = query_of)
         warnings.filterwarnings("ignore", message=".*ray_remote_args")
         return dataset.map_batches(
             Answering,
-            fn_constructor_kwargs={"config": config, "read": read},
+            fn_constructor_kwargs={"config": config, "read": read, "names": names},
             batch_size=config.batch_size,
             batch_format="pyarrow",
             compute=pool,

@@ -61,10 +61,13 @@ def plain(value: Any) -> Any:
     return [plain(one) for one in value] if isinstance(value, list) else value
 
 
-def columns_of(results: Sequence[Result]) -> dict[str, list[Any]]:
+def columns_of(results: Sequence[Result], names: Mapping[str, str] | None = None) -> dict[str, list[Any]]:
     """Return the columns that answers add to their rows, by name.
 
     Of a row that has failed, the text and the tokens are empty and the error is not.
+
+    Args:
+        names: of settings, for the messages of errors.
     """
     return {
         "generated_text": [result.text for result in results],
@@ -72,5 +75,5 @@ def columns_of(results: Sequence[Result]) -> dict[str, list[Any]]:
         "num_input_tokens": [result.usage.prompt_tokens for result in results],
         "num_generated_tokens": [len(result.token_ids) for result in results],
         "time_taken_llm": [result.timings.total or 0.0 for result in results],
-        ERROR: ["" if result.error is None else message_of(result.error) for result in results],
+        ERROR: ["" if result.error is None else message_of(result.error, names) for result in results],
     }
