@@ -31,7 +31,7 @@ def test_see_and_ask():
 
 
 def test_fine_tune():
-    _, record, _, before, _, after = run("fine_tune.ipynb")
+    _, record, before, _, after = run("fine_tune.ipynb")
     assert "'shape': " in record
     assert before.splitlines() == ["arrows: 0 of 20 right", "other shapes: 20 of 20 right"]
     arrows, others = (int(line.split(": ")[1].split()[0]) for line in after.splitlines()[-2:])

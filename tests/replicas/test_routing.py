@@ -6,7 +6,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mossvl.replicas.routing import Load, Router, home
+from mossvl.replicas.routing import AMPLE, Load, Router, home, homes
 
 
 def router(count, full=4, most=math.inf):
@@ -33,18 +33,36 @@ def test_an_ended_request_counts_no_more():
     assert routes.begin(1) == first and routes.load(first) == Load(1, 1)
 
 
-def test_a_key_has_one_home_however_busy_it_is():
+def test_a_key_has_one_home_while_that_has_room():
     routes = router(4, full=100)
-    assert len({routes.begin(1000, key(7)) for _ in range(50)}) == 1
+    assert {routes.begin(1000, key(7)) for _ in range(AMPLE)} == {home(key(7), range(4))}
 
 
-def test_what_a_full_home_cannot_take_goes_to_the_least_loaded():
+def test_what_is_asked_for_often_has_several_homes_and_always_the_same():
+    order = homes(key(7), range(4))
+    first, again = ([routes.begin(1000, key(7)) for _ in range(20)] for routes in (router(4, 100), router(4, 100)))
+    assert first == again and first[: 2 * AMPLE] == [order[0]] * AMPLE + [order[1]] * AMPLE
+    assert set(first) <= set(order[:3])
+
+
+def test_a_busy_home_keeps_its_key_while_the_others_are_busy_too():
+    routes = router(2, full=100)
+    own = home(key(1), range(2))
+    for _ in range(40):
+        routes.begin(10, avoid=[own])
+    assert {routes.begin(10, key(1)) for _ in range(40)} == {own}
+
+
+def test_what_a_full_home_cannot_take_goes_to_the_next_of_its_order():
     routes = router(3, full=2)
-    own = home(key(1), range(3))
-    others = {0, 1, 2} - {own}
-    routes.begin(500, avoid=others ^ {min(others), own} | {own})
-    taken = [routes.begin(10, key(1)) for _ in range(3)]
-    assert taken[:2] == [own, own] and taken[2] not in (own, min(others))
+    order = homes(key(1), range(3))
+    assert [routes.begin(10, key(1)) for _ in range(6)] == [one for one in order for _ in range(2)]
+
+
+def test_what_no_home_takes_goes_to_the_least_loaded():
+    routes = router(2, full=1)
+    first, second = homes(key(1), range(2))
+    assert [routes.begin(tokens, key(1)) for tokens in (500, 10, 1)] == [first, second, second]
 
 
 def test_keys_are_spread_evenly():

@@ -6,6 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from hashlib import blake2b
 
+AMPLE, SKEW = 8, 2.0
+"""A replica takes requests by key up to the larger of AMPLE requests and SKEW times the mean of all replicas."""
+
 
 @dataclass
 class Load:
@@ -19,8 +22,10 @@ class Router:
     """Chooses a replica for each request, and counts what each has to do; any thread may use it.
 
     A request with a key goes to the replica of this key (rendezvous hashing), so that what it begins with is found in
-    that replica's caches; when replicas come and go, only the keys of these move. A request whose replica is full, and
-    one without a key, goes to the replica with the fewest outstanding tokens.
+    that replica's caches; when replicas come and go, only the keys of these move. Each key has an order of all
+    replicas: if the first is full, or has more than its share (consistent hashing with bounded loads,
+    arXiv:1608.01350), the next takes the request, so that what is asked for often has several replicas, and always the
+    same. A request without a key, and one that no replica takes by key, goes where the fewest tokens are outstanding.
 
     Args:
         full: requests that a replica runs at a time; to one with so many, no key holds a request any more.
@@ -92,9 +97,11 @@ class Router:
 
     def _chosen(self, open_ones: Collection[int], key: bytes | None) -> int:
         if key is not None:
-            own = home(key, open_ones)
-            if self._loads[own].requests < self.full:
-                return own
+            mean = sum(self._loads[one].requests for one in open_ones) / len(open_ones)
+            most = min(self.full, max(AMPLE, SKEW * mean))
+            for own in homes(key, open_ones):
+                if self._loads[own].requests < most:
+                    return own
         return min(open_ones, key=self._busy)
 
     def _busy(self, replica: int) -> tuple[bool, int, int, int]:
@@ -102,6 +109,15 @@ class Router:
         return load.requests >= self.full, load.tokens, load.requests, replica
 
 
+def homes(key: bytes, replicas: Collection[int]) -> list[int]:
+    """Return these replicas in the order of a key, which is another one for each key."""
+
+    def rank(replica: int) -> bytes:
+        return blake2b(key, digest_size=8, salt=replica.to_bytes(8, "big")).digest()
+
+    return sorted(replicas, key=rank, reverse=True)
+
+
 def home(key: bytes, replicas: Collection[int]) -> int:
-    """Return the replica of a key among these: for each key another order of all replicas, of which it is the first."""
-    return max(replicas, key=lambda replica: blake2b(key, digest_size=8, salt=replica.to_bytes(8, "big")).digest())
+    """Return the replica of a key among these."""
+    return homes(key, replicas)[0]
