@@ -1,7 +1,9 @@
 """A server's beginning, its load, and its end."""
 
+import gc
 import logging
 import signal
+import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +14,10 @@ import pytest
 import uvicorn
 from running import PATIENCE, serving, waited
 
-from mossvl.server.run import Server
+import mossvl
+from mossvl.server import interpreter
+from mossvl.server.config import ServerConfig
+from mossvl.server.run import Server, beside
 
 LONG = {
     "messages": [{"role": "user", "content": "Hello"}],
@@ -166,3 +171,16 @@ def test_uploads_are_named_forgotten_and_gone_with_the_server(tmp_path):
         assert len(list(tmp_path.glob("mossvl-uploads-*/*"))) == 1
         assert running.stop() == 0
     assert not list(tmp_path.glob("mossvl-*"))
+
+
+def test_python_is_set_back_after_the_last_server_of_a_process(golden):
+    def now():
+        return sys.getswitchinterval(), bool(gc.get_freeze_count())
+
+    before = now()
+    with mossvl.MossVL(golden / "checkpoint", device="cpu", dtype="float32", memory=1 << 24) as llm:
+        with interpreter.serving():
+            with beside(ServerConfig(port=0, decoders=1), llm, "golden"):
+                assert now() == (interpreter.SWITCH_SECONDS, True)
+            assert now() == (interpreter.SWITCH_SECONDS, True)
+        assert now() == before == (before[0], False)

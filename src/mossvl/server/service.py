@@ -1,10 +1,8 @@
 """State behind the routes: the engine, the decoder processes, the uploads and their limits."""
 
-import gc
 import logging
 import os
 import re
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -28,6 +26,7 @@ from mossvl.server.answers import Tokens
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError, refusal, unavailable
 from mossvl.server.exchange import Caller, Exchange
+from mossvl.server.interpreter import serving
 from mossvl.server.metrics import Metrics
 from mossvl.server.preview import preview
 from mossvl.server.problems import first_problem
@@ -43,9 +42,6 @@ logger = logging.getLogger("mossvl.server")
 
 Body = TypeVar("Body", bound=BaseModel)
 T = TypeVar("T")
-SWITCH_SECONDS = 0.5e-3
-"""Longest time for which the engine's thread waits for the interpreter while other threads compute; Python's 5 ms would
-pass several times in each step."""
 BLANK = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAAFElEQVR42mP8zwABTAyjjFEGyQwAzx8B"
     "f7QK4E8AAAAASUVORK5CYII="
@@ -82,6 +78,7 @@ class Service:
         """What is to be ended before the server closes its connections."""
         self.failed: BaseException | None = None
         self._load = load
+        self._serving = ExitStack()
         self._ready: _Ready | None = None
         self._admitting = threading.Lock()
         self._beginning = 0
@@ -124,9 +121,7 @@ class Service:
             ready.close()
             raise
         self.metrics.watch(llm.engine)
-        gc.collect()
-        gc.freeze()  # Freeze start-up objects: a full collection would pause every request.
-        sys.setswitchinterval(SWITCH_SECONDS)
+        self._serving.enter_context(serving())
         self._ready = ready
 
     def cancel_all(self) -> None:
@@ -139,6 +134,7 @@ class Service:
         self.stopping = True
         if self._ready is not None:
             self._ready.close()
+        self._serving.close()
         self.uploads.close()
 
     @property
