@@ -16,7 +16,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction, MockTensor
 
 from mossvl import kernels
-from mossvl.kernels import blocks, elementwise, four_bits, fp8, launch, linear, paged, quantized, vision
+from mossvl.kernels import blocks, elementwise, four_bits, fp8, launch, linear, low_rank, paged, quantized, vision
 
 FP8 = torch.float8_e4m3fn
 HIDDEN, INNER, HEADS, KV_HEADS, D = 256, 512, 32, 8, 128
@@ -129,6 +129,18 @@ def stream(kind, rows):
     quantized.stream(empty(rows, INNER), down, residual=x, gate=empty(1), sees=empty(rows, 1))
 
 
+def adapters(rows, rank, outs, dtype=torch.bfloat16):
+    """Products of low rank, as of every place in a layer."""
+    x, norm = empty(rows, HIDDEN, dtype=dtype), (empty(HIDDEN, dtype=dtype), 1e-6)
+    down, up = empty(2, len(outs), rank, HIDDEN, dtype=dtype), empty(2, sum(outs), rank, dtype=dtype)
+    stack, index = low_rank.Stack(down, up, outs), ints(rows)
+    y, gate, sees = empty(rows, sum(outs), dtype=dtype), empty(1, dtype=dtype), empty(rows, 1, dtype=dtype)
+    low_rank.low_rank(x, stack, index, norm)
+    low_rank.add_low_rank(y, x, stack, index, norm)
+    low_rank.add_low_rank(y, x, stack, index)
+    low_rank.add_low_rank(y, x, stack, index, None, gate, sees)
+
+
 def dequantize(kind):
     weight = quantized_weight(kind, INNER, HIDDEN)
     four_bits.dequantized(weight.data, weight.scales, kind, torch.bfloat16)
@@ -157,6 +169,8 @@ LAUNCHES = {
     "paged_prefill._combine_prefill_kernel": [lambda: prefill(pages(*KINDS[0]), 4)],
     "linear._one_row_kernel": [partial(few_rows, 1)],
     "linear._few_rows_kernel": [partial(few_rows, 16), partial(few_rows, 32)],
+    "low_rank._down_kernel": [partial(adapters, rows, rank, (256, 64, 64)) for rows, rank in ((1, 16), (256, 256))],
+    "low_rank._up_kernel": [partial(adapters, 16, 64, (512, 512)), partial(adapters, 96, 128, (256,), torch.float32)],
     "quantized._few_rows_kernel": [partial(stream, kind, 16) for kind in ("fp8", "int4", "nf4")],
     "one_row._one_row_kernel": [partial(stream, kind, 1) for kind in ("fp8", "int4", "nf4")],
     "four_bits._spread_kernel": [partial(stream, "int4", 2)],

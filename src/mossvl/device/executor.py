@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mossvl.adapters.loaded import Adapters
 from mossvl.adapters.rows import AdaptedRows
 from mossvl.device.fused_products import FusedWeights
-from mossvl.device.fusing import fuse
+from mossvl.device.fusing import fuse, groups
 from mossvl.device.inputs import StepArrays, StepInputs, TextRows, VisionRows, to_device
 from mossvl.device.paged_backend import PagedAttention
 from mossvl.device.pool import FP8, PageLayout, PagePool, count_pages
@@ -34,6 +34,7 @@ from mossvl.scheduling.pages import NO_ADAPTER
 
 if TYPE_CHECKING:
     from mossvl.device.graphs import StepGraphs
+    from mossvl.device.low_rank import StackedRows
     from mossvl.device.triton_backend import PrefillTiles
 
 GRAPH_SPLITS = (4, 16)
@@ -68,18 +69,22 @@ class Executor:
         self.tables = Tables(self.pool, config.max_batch, text.max_position_embeddings, self.device)
         self.last_tokens = torch.zeros(config.max_batch + 1, dtype=torch.long, device=self.device)
         self.fast = self.device.type == "cuda" and len(set(devices)) == 1 and has_triton()
-        self.fast = self.fast and not self.adapters.names
         self.graphs: StepGraphs | None = None
         if self.fast:
             from mossvl.device.triton_backend import KINDS
 
             fuse(model)
             self.weights = FusedWeights(KINDS)
+            if self.adapters.names:
+                from mossvl.device.low_rank import Stacks
+
+                self.stacks = Stacks(self.adapters, [one for one in groups(model) if self.weights.of(*one) is not None])
             if not config.eager:
                 from mossvl.device import graphs
 
                 step = WeakMethod(self._captured_step)  # A strong reference would be a cycle.
-                self.graphs = graphs.StepGraphs(config.max_batch, self.device, lambda *given: step()(*given))  # type: ignore[misc]
+                captured = lambda *given: step()(*given)  # type: ignore[misc]  # noqa: E731
+                self.graphs = graphs.StepGraphs(config.max_batch, self.device, captured, bool(self.adapters.names))
 
     def _agreed(self, dtype: torch.dtype) -> tuple[Adapters, PageLayout, int]:
         """Adapters, layout of pages, and the number of pages that fit on the device of every rank.
@@ -166,7 +171,8 @@ class Executor:
             return PagedAttention(self.pool, self.tables, vision_slots=slots, adapted=self._adapted(rows.adapters))
         from mossvl.device.triton_backend import VisionWriter
 
-        return VisionWriter(self.pool, self.weights, slots)
+        adapted = self._stacked(to_device(rows.adapters, self.device)) if (rows.adapters != NO_ADAPTER).any() else None
+        return VisionWriter(self.pool, self.weights, slots, adapted)
 
     def _on_device(self, rows: TextRows) -> tuple[StepInputs, TextBackend]:
         """Inputs and backend of a step that is not captured."""
@@ -190,7 +196,14 @@ class Executor:
         from mossvl.device.triton_backend import FastAttention
 
         rows = inputs.slots, inputs.lengths, inputs.visible, inputs.starts
-        return self._summed(FastAttention(self.pool, self.tables, self.weights, *rows, prefill))
+        adapted = self._stacked(inputs.adapters) if inputs.adapted else None
+        return self._summed(FastAttention(self.pool, self.tables, self.weights, *rows, prefill, adapted))
+
+    def _stacked(self, index: Tensor) -> "StackedRows":
+        """What adds the adapters of rows (rows,) int32 on a GPU."""
+        from mossvl.device.low_rank import StackedRows
+
+        return StackedRows(self.stacks, index)
 
     def _step(self, inputs: StepInputs, backend: TextBackend) -> Output:
         return self._output(self._hidden(inputs, backend), inputs, backend)

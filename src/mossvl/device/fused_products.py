@@ -22,8 +22,11 @@ class FusedWeight(Protocol):
         """All linears of x, or of norm(x), side by side: (rows, sum of out features)."""
         ...
 
-    def swiglu(self, x: Tensor, norm: RMSNorm) -> Tensor:
-        """silu(gate(norm(x))) · up(norm(x)), (rows, out features), if the two linears are gate and up."""
+    def swiglu(self, x: Tensor, norm: RMSNorm, added: Tensor | None = None) -> Tensor:
+        """silu(gate(norm(x))) · up(norm(x)), (rows, out features), if the two linears are gate and up.
+
+        `added` (rows, sum of out features) is added to both before.
+        """
         ...
 
     def add(self, residual: Tensor, x: Tensor, gate: Tensor | None = None, sees: Tensor | None = None) -> Tensor:
@@ -58,28 +61,75 @@ class FusedWeights:
         return self._found[linears]
 
 
-class FusedProducts(PlainProducts):
-    """`Products` with fused weights; linears that have none are computed by their modules."""
+class LowRankRows(Protocol):
+    """The adapters of packed rows: what each row's adapter adds to the products of linears with the same input."""
 
-    def __init__(self, weights: FusedWeights) -> None:
-        self._weights = weights
+    def add(
+        self,
+        y: Tensor,
+        x: Tensor,
+        linears: Sequence[nn.Module],
+        norm: RMSNorm | None = None,
+        gate: Tensor | None = None,
+        sees: Tensor | None = None,
+    ) -> None:
+        """Add to y (rows, sum of out features) in place; with a gate (1,), tanh(gate) · sees (rows, 1) times that."""
+        ...
+
+    def alone(self, x: Tensor, linears: Sequence[nn.Module], norm: RMSNorm) -> Tensor | None:
+        """What `add` would add, zeros in rows without an adapter; None if no adapter has these linears."""
+        ...
+
+
+class FusedProducts(PlainProducts):
+    """`Products` with fused weights; linears that have none are computed by their modules.
+
+    Args:
+        adapted: adds what the rows' adapters do; None if no row has one.
+    """
+
+    def __init__(self, weights: FusedWeights, adapted: LowRankRows | None = None) -> None:
+        self._weights, self._adapted = weights, adapted
+
+    def linears(self, x: Tensor, linears: Sequence[nn.Module]) -> list[Tensor]:
+        results = super().linears(x, linears)
+        if self._adapted is not None:
+            for y, linear in zip(results, linears, strict=True):
+                self._adapted.add(y, x, (linear,))
+        return results
 
     def project(self, x: Tensor, linears: Sequence[nn.Linear], norm: RMSNorm | None = None) -> list[Tensor]:
         weight = self._weights.of(*linears)
         if weight is None:
             return super().project(x, linears, norm)
-        return list(weight.project(x, norm).split([one.out_features for one in linears], dim=-1))
+        y = weight.project(x, norm)
+        if self._adapted is not None:
+            self._adapted.add(y, x, linears, norm)
+        return list(y.split([one.out_features for one in linears], dim=-1))
 
     def swiglu(self, x: Tensor, norm: RMSNorm, mlp: MLP) -> Tensor:
-        weight = self._weights.of(mlp.gate_proj, mlp.up_proj) if isinstance(mlp.act_fn, SILU) else None
-        return super().swiglu(x, norm, mlp) if weight is None else weight.swiglu(x, norm)
+        pair = mlp.gate_proj, mlp.up_proj
+        weight = self._weights.of(*pair) if isinstance(mlp.act_fn, SILU) else None
+        if weight is None:
+            return super().swiglu(x, norm, mlp)
+        # The product itself takes what is added, so that rows without an adapter are computed as without adapters.
+        added = None if self._adapted is None else self._adapted.alone(x, pair, norm)
+        return weight.swiglu(x, norm) if added is None else weight.swiglu(x, norm, added)
 
     def add(self, residual: Tensor, x: Tensor, linear: nn.Linear) -> Tensor:
         weight = self._weights.of(linear)
-        return super().add(residual, x, linear) if weight is None else weight.add(residual, x)
+        if weight is None:
+            return super().add(residual, x, linear)
+        y = weight.add(residual, x)
+        if self._adapted is not None:
+            self._adapted.add(y, x, (linear,))
+        return y
 
     def add_gated(self, residual: Tensor, x: Tensor, linear: nn.Linear, gate: Tensor, sees: Tensor) -> Tensor:
         weight = self._weights.of(linear)
         if weight is None:
             return super().add_gated(residual, x, linear, gate, sees)
-        return weight.add(residual, x, gate, sees)
+        y = weight.add(residual, x, gate, sees)
+        if self._adapted is not None:
+            self._adapted.add(y, x, (linear,), gate=gate, sees=sees)
+        return y

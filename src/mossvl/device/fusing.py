@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from mossvl.device.fused_products import SILU
 from mossvl.model.layers import Attention, CrossAttentionLayer, SelfAttentionLayer
 from mossvl.quantization.fp8 import Fp8Linear
 from mossvl.quantization.int4 import Int4Linear
@@ -23,7 +24,7 @@ def groups(model: nn.Module) -> Iterator[list[nn.Module]]:
             yield [attn.q_proj, attn.k_proj, attn.v_proj]
         elif isinstance(layer, CrossAttentionLayer):
             yield [layer.cross_attn.k_proj, layer.cross_attn.v_proj]
-        if isinstance(layer, SelfAttentionLayer | CrossAttentionLayer):
+        if isinstance(layer, SelfAttentionLayer | CrossAttentionLayer) and isinstance(layer.mlp.act_fn, SILU):
             yield [layer.mlp.gate_proj, layer.mlp.up_proj]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from mossvl.device.capture import capturing
 from mossvl.device.inputs import PACKED, StepInputs, TextRows
 from mossvl.device.triton_backend import prefill_tiles
+from mossvl.scheduling.pages import NO_ADAPTER
 
 PREFILL_ROWS = (32, 64, 96, 128, 160, 224)
 """Numbers of rows of the graphs with prefill rows; the last fits a few short prompts beside decoding requests."""
@@ -26,11 +28,13 @@ class Kind:
         rows: number of rows, padding rows included.
         tiles: maximum number of tiles of prefill rows; 0 if all rows decode.
         vision: cross-attention layers are computed.
+        adapted: rows may have adapters.
     """
 
     rows: int
     tiles: int
     vision: bool
+    adapted: bool = False
 
 
 class StepGraphs:
@@ -39,12 +43,17 @@ class StepGraphs:
     Args:
         step: what is captured: (`StepInputs`, tiles of prefill rows (tiles, 3) int32 or None) → (logits (draws, vocab),
             likeliest tokens (draws,) int64).
+        adapters: rows may have adapters. Steps in which none has one are computed as without adapters.
     """
 
     def __init__(
-        self, max_batch: int, device: torch.device, step: Callable[[StepInputs, Tensor | None], tuple[Tensor, Tensor]]
+        self,
+        max_batch: int,
+        device: torch.device,
+        step: Callable[[StepInputs, Tensor | None], tuple[Tensor, Tensor]],
+        adapters: bool = False,
     ) -> None:
-        self.device, self._step = device, step
+        self.device, self._step, self._adapters = device, step, adapters
         self.decode_sizes = decode_sizes(max_batch)
         self._padding_slot = max_batch
         most = max(max_batch, *PREFILL_ROWS)
@@ -61,22 +70,23 @@ class StepGraphs:
         if rows.scored is not None:
             return None
         if not rows.num_prefill:
-            return self.decode_kind(count, vision)
+            return self.decode_kind(count, vision, rows.adapted)
         # Keep one padding row: padded draws read its logits.
         size = next((size for size in PREFILL_ROWS if size > count), None)
         if size is None or len(rows.sequences) > MOST_SEQUENCES:
             return None
-        return Kind(size, size // 32 + MOST_SEQUENCES, vision)
+        return Kind(size, size // 32 + MOST_SEQUENCES, vision, rows.adapted)
 
-    def decode_kind(self, count: int, vision: bool) -> Kind:
+    def decode_kind(self, count: int, vision: bool, adapted: bool = False) -> Kind:
         """The smallest kind for `count` decoding requests."""
-        return Kind(next(size for size in self.decode_sizes if size >= count), 0, vision)
+        return Kind(next(size for size in self.decode_sizes if size >= count), 0, vision, adapted)
 
     def kinds(self) -> list[Kind]:
         """All kinds."""
         decode = [(size, 0) for size in self.decode_sizes]
         prefill = [(size, size // 32 + MOST_SEQUENCES) for size in PREFILL_ROWS]
-        return [Kind(*size, vision) for size in (*decode, *prefill) for vision in (True, False)]
+        adapted = (False, True) if self._adapters else (False,)
+        return [Kind(*size, *how) for size in (*decode, *prefill) for how in product((True, False), adapted)]
 
     def run(self, kind: Kind, rows: TextRows) -> tuple[Tensor, Tensor]:
         """Replay a step → (logits (draws, vocab), likeliest tokens (draws,) int64).
@@ -105,11 +115,11 @@ class StepGraphs:
     def _capture(self, kind: Kind) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]:
         self._rows.zero_()
         self._tiles.zero_()
-        self._rows[5] = self._padding_slot  # All are padding rows, which store nothing.
+        self._rows[5], self._rows[6] = self._padding_slot, NO_ADAPTER  # All are padding rows, which store nothing.
         draws, tiles = (MOST_SEQUENCES, self._tiles[: kind.tiles]) if kind.tiles else (None, None)
 
         def step() -> tuple[Tensor, Tensor]:
-            return self._step(StepInputs.of(self._rows[:, : kind.rows], draws, kind.vision, adapted=False), tiles)
+            return self._step(StepInputs.of(self._rows[:, : kind.rows], draws, kind.vision, kind.adapted), tiles)
 
         # Warm-up: compile kernels, set up libraries. On the stream of all other work: libraries keep memory per stream.
         logits, _ = step()

@@ -56,9 +56,11 @@ class QuantizedWeight:
         apart = None if norm is None else (norm.weight, norm.eps)
         return stream(x, self._weight, apart) if self._few(x) else product(x, self._weight, apart)
 
-    def swiglu(self, x: Tensor, norm: RMSNorm) -> Tensor:
+    def swiglu(self, x: Tensor, norm: RMSNorm, added: Tensor | None = None) -> Tensor:
         apart = norm.weight, norm.eps
-        return stream(x, self._weight, apart, pair=True) if self._few(x) else swiglu(product(x, self._weight, apart))
+        if self._few(x):
+            return stream(x, self._weight, apart, pair=True, residual=added)
+        return swiglu(product(x, self._weight, apart), added)
 
     def add(self, residual: Tensor, x: Tensor, gate: Tensor | None = None, sees: Tensor | None = None) -> Tensor:
         if self._few(x):

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mossvl.device.fused_products import Fuse, FusedProducts, FusedWeights
+from mossvl.device.fused_products import Fuse, FusedProducts, FusedWeights, LowRankRows
 from mossvl.device.fusing import joined
 from mossvl.device.inputs import RequestRows, TextRows, to_device
 from mossvl.device.pool import PagePool
@@ -47,8 +47,8 @@ class DenseWeight:
     def project(self, x: Tensor, norm: RMSNorm | None) -> Tensor:
         return linear(x, self._weight) if norm is None else norm_linear(x, norm.weight, norm.eps, self._weight)
 
-    def swiglu(self, x: Tensor, norm: RMSNorm) -> Tensor:
-        return norm_swiglu(x, norm.weight, norm.eps, self._weight)
+    def swiglu(self, x: Tensor, norm: RMSNorm, added: Tensor | None = None) -> Tensor:
+        return norm_swiglu(x, norm.weight, norm.eps, self._weight, added)
 
     def add(self, residual: Tensor, x: Tensor, gate: Tensor | None = None, sees: Tensor | None = None) -> Tensor:
         return linear_residual(x, self._weight, residual, gate, sees)
@@ -88,6 +88,7 @@ class FastAttention(FusedProducts):
         visible: (rows,) int32 number of vision tokens seen.
         starts: (rows,) int32 place of the first of them in a slot's vision pages, the same in all rows of a tile.
         prefill: the prefill rows; None if all rows decode.
+        adapted: the rows' adapters; None if no row has one.
     """
 
     def __init__(
@@ -100,8 +101,9 @@ class FastAttention(FusedProducts):
         visible: Tensor,
         starts: Tensor,
         prefill: PrefillTiles | None,
+        adapted: LowRankRows | None = None,
     ) -> None:
-        super().__init__(weights)
+        super().__init__(weights, adapted)
         self.pool, self.tables = pool, tables
         self.lengths, self.visible, self.starts, self.prefill = lengths, visible, starts, prefill
         self._slots = slots.int()
@@ -180,8 +182,10 @@ def joined_rows(parts: list[Tensor]) -> Tensor:
 class VisionWriter(FusedProducts):
     """The `VisionBackend` over pages: writes keys and values to KV slots (vision rows,) int64."""
 
-    def __init__(self, pool: PagePool, weights: FusedWeights, slots: Tensor) -> None:
-        super().__init__(weights)
+    def __init__(
+        self, pool: PagePool, weights: FusedWeights, slots: Tensor, adapted: LowRankRows | None = None
+    ) -> None:
+        super().__init__(weights, adapted)
         self.pool, self.slots = pool, slots
 
     def store_vision(self, layer: int, k: Tensor, v: Tensor, attn: Attention, rope: Rope) -> None:

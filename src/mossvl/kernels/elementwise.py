@@ -51,22 +51,27 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 @triton.jit
-def _swiglu_kernel(x, out, width, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+def _swiglu_kernel(x, added, out, width, ADDED: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     depend(EARLY)
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     live = column < width
     gate = tl.load(x + row * 2 * width + column, mask=live, other=0.0).to(tl.float32)
     up = tl.load(x + row * 2 * width + width + column, mask=live, other=0.0).to(tl.float32)
+    if ADDED:
+        gate += tl.load(added + row * 2 * width + column, mask=live, other=0.0).to(tl.float32)
+        up += tl.load(added + row * 2 * width + width + column, mask=live, other=0.0).to(tl.float32)
     tl.store(out + row * width + column, (silu(gate) * up).to(out.dtype.element_ty), mask=live)
 
 
-def swiglu(x: Tensor) -> Tensor:
-    """silu(first half) · second half of contiguous (rows, 2 · width) → (rows, width)."""
+def swiglu(x: Tensor, added: Tensor | None = None) -> Tensor:
+    """silu(first half) · second half of x, or of x + added, contiguous (rows, 2 · width) → (rows, width)."""
     rows, width = len(x), x.shape[1] // 2
     out = torch.empty(rows, width, dtype=x.dtype, device=x.device)
     if rows:
-        _swiglu_kernel[(rows, triton.cdiv(width, BLOCK))](x, out, width, BLOCK=BLOCK, num_warps=4, **early(x.device))
+        _swiglu_kernel[(rows, triton.cdiv(width, BLOCK))](
+            x, added, out, width, ADDED=added is not None, BLOCK=BLOCK, num_warps=4, **early(x.device)
+        )
     return out
 
 

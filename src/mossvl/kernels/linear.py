@@ -41,7 +41,10 @@ def _one_row_kernel(
     BLOCK_K: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """One row of x: BLOCK_N outputs a program, products in float32. PAIR gives silu(output n) · output (outs + n)."""
+    """One row of x: BLOCK_N outputs a program, products in float32. PAIR gives silu(output n) · output (outs + n).
+
+    The residual of a PAIR is (rows, 2 · outs), added before SiLU.
+    """
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     live = n < outs
     k = tl.arange(0, BLOCK_K)
@@ -81,10 +84,14 @@ def _one_row_kernel(
         scale = tl.rsqrt(tl.sum(squares) / K + eps)
         y *= scale
     if PAIR:
-        y = silu(y) * (tl.sum(acc_up, 1) * scale)
+        y_up = tl.sum(acc_up, 1) * scale
+        if RESIDUAL:
+            y += tl.load(residual + n, mask=live, other=0.0).to(tl.float32)
+            y_up += tl.load(residual + outs + n, mask=live, other=0.0).to(tl.float32)
+        y = silu(y) * y_up
     if GATED:
         y *= tanh(tl.load(gate).to(tl.float32)) * tl.load(sees).to(tl.float32)
-    if RESIDUAL:
+    if RESIDUAL and not PAIR:
         y += tl.load(residual + n, mask=live, other=0.0).to(tl.float32)
     tl.store(out + n, y.to(out.dtype.element_ty), mask=live)
 
@@ -116,7 +123,10 @@ def _few_rows_kernel(
     PRECISION: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """Up to BLOCK_M rows of x: BLOCK_N outputs a program. Weights are the left operand of `tl.dot`."""
+    """Up to BLOCK_M rows of x: BLOCK_N outputs a program. Weights are the left operand of `tl.dot`.
+
+    PAIR, and its residual, are those of `_one_row_kernel`.
+    """
     if EARLY:
         if fetched > 0:
             begin = tl.program_id(0) * BLOCK_N
@@ -153,13 +163,18 @@ def _few_rows_kernel(
         scale = tl.rsqrt(squares / K + eps)
         y *= scale
         acc_up *= scale
+    mask = live[:, None] & real
+    if RESIDUAL:
+        added = residual + m * residual_stride + n[:, None]
     if PAIR:
+        if RESIDUAL:
+            y += tl.load(added, mask=mask, other=0.0).to(tl.float32)
+            acc_up += tl.load(added + outs, mask=mask, other=0.0).to(tl.float32)
         y = silu(y) * acc_up
     if GATED:
         y *= tanh(tl.load(gate).to(tl.float32)) * tl.load(sees + m, mask=real, other=0.0).to(tl.float32)
-    mask = live[:, None] & real
-    if RESIDUAL:
-        y += tl.load(residual + m * residual_stride + n[:, None], mask=mask, other=0.0).to(tl.float32)
+    if RESIDUAL and not PAIR:
+        y += tl.load(added, mask=mask, other=0.0).to(tl.float32)
     tl.store(out + m * outs + n[:, None], y.to(out.dtype.element_ty), mask=mask)
 
 
@@ -221,14 +236,14 @@ def norm_linear(x: Tensor, norm_weight: Tensor, eps: float, weight: Tensor) -> T
     return F.linear(rms_norm(x, norm_weight, eps), weight)
 
 
-def norm_swiglu(x: Tensor, norm_weight: Tensor, eps: float, gate_up: Tensor) -> Tensor:
+def norm_swiglu(x: Tensor, norm_weight: Tensor, eps: float, gate_up: Tensor, added: Tensor | None = None) -> Tensor:
     """silu(RMSNorm(x) @ gate.T) · (RMSNorm(x) @ up.T): x (rows, in), norm_weight (in,) → (rows, intermediate).
 
-    gate_up is (2 · intermediate, in), the gate's rows first.
+    gate_up is (2 · intermediate, in), the gate's rows first; `added` (rows, 2 · intermediate) is added to products.
     """
     if 0 < len(x) <= FEW_ROWS:
-        return _stream(x, gate_up, norm=(norm_weight, eps), pair=True)
-    return swiglu(F.linear(rms_norm(x, norm_weight, eps), gate_up))
+        return _stream(x, gate_up, norm=(norm_weight, eps), pair=True, residual=added)
+    return swiglu(F.linear(rms_norm(x, norm_weight, eps), gate_up), added)
 
 
 def linear_residual(

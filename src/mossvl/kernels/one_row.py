@@ -90,6 +90,8 @@ def _one_row_kernel(
 ):
     """One row of x: BLOCK_N outputs at a time, products in float32. PAIR gives silu(output n) · output (outs + n).
 
+    The residual of a PAIR is (1, 2 · outs), added before SiLU.
+
     A program takes every so many-th block of outputs as there are programs. The first block of weights loads before
     `depend`, each later one, also of the next outputs, before its predecessor is used.
     """
@@ -121,6 +123,8 @@ def _one_row_kernel(
         live = n < outs
         if RESIDUAL:
             added = tl.load(residual + n, mask=live, other=0.0).to(tl.float32)
+            if PAIR:
+                added_up = tl.load(residual + outs + n, mask=live, other=0.0).to(tl.float32)
         acc = tl.zeros([BLOCK_N, BLOCK_W // 4], tl.float32)
         acc_up = tl.zeros([BLOCK_N, BLOCK_W // 4], tl.float32)
         if not WHOLE:
@@ -155,10 +159,13 @@ def _one_row_kernel(
             y *= root
             y_up *= root
         if PAIR:
+            if RESIDUAL:
+                y += added
+                y_up += added_up
             y = silu(y) * y_up
         if GATED:
             y *= factor
-        if RESIDUAL:
+        if RESIDUAL and not PAIR:
             y += added
         tl.store(out + n, y.to(out.dtype.element_ty), mask=live)
 

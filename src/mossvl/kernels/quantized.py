@@ -116,13 +116,18 @@ def _few_rows_kernel(
         y *= tl.load(scales + n, mask=n < outs, other=0.0)[:, None]
         if PAIR:
             y_up *= tl.load(scales + outs + n, mask=n < outs, other=0.0)[:, None]
+    mask = (n < outs)[:, None] & (m < rows)
+    if RESIDUAL:
+        added = residual + m * residual_stride + n[:, None]
     if PAIR:
+        if RESIDUAL:
+            y += tl.load(added, mask=mask, other=0.0).to(tl.float32)
+            y_up += tl.load(added + outs, mask=mask, other=0.0).to(tl.float32)
         y = silu(y) * y_up
     if GATED:
         y *= tanh(tl.load(gate).to(tl.float32)) * tl.load(sees + m, mask=m < rows, other=0.0).to(tl.float32)
-    mask = (n < outs)[:, None] & (m < rows)
-    if RESIDUAL:
-        y += tl.load(residual + m * residual_stride + n[:, None], mask=mask, other=0.0).to(tl.float32)
+    if RESIDUAL and not PAIR:
+        y += tl.load(added, mask=mask, other=0.0).to(tl.float32)
     tl.store(out + m * outs + n[:, None], y.to(out.dtype.element_ty), mask=mask)
 
 
@@ -141,7 +146,8 @@ def stream(
         x: (rows, in).
         norm: weight (in,) and epsilon.
         pair: silu(first half of the outputs) · second half.
-        residual: added, (rows, out); before that, with `gate`, products are multiplied by tanh(gate) · sees.
+        residual: added, (rows, out); before that, with `gate`, products are multiplied by tanh(gate) · sees. Of a pair,
+            (rows, 2 · out), added before SiLU.
         gate: (1,).
         sees: (rows, 1).
     """
