@@ -16,6 +16,7 @@ from mossvl.errors import CheckpointError
 from mossvl.quantization.formats import Whole
 
 Part = Callable[[str, nn.Linear], Whole]
+"""Tells, by its name, of which weight that of a map is a part."""
 WEIGHTS = "adapter_model.safetensors"
 FILES = ("adapter_config.json", WEIGHTS)
 """The files of an adapter that are read."""
@@ -101,7 +102,7 @@ class AdapterFiles:
         linears = {name: one for name, one in model.named_modules() if isinstance(one, nn.Linear)}
         lines = [f"no linear map {name}" for name in self.maps if name not in linears]
         for name in [one for one in self.maps if one in linears]:
-            rank, one = self.config.rank_of(name), linears[name]
+            rank, one = self.config.rank_of(name), whole(name, linears[name])
             expected = {DOWN: (rank, one.in_features), UP: (one.out_features, rank)}
             for end, shape in expected.items():
                 has = self.found[f"{PREFIX}{name}{end}"].shape
