@@ -60,7 +60,7 @@ class MossVL:
         if self.config.lora:
             from mossvl.loading import adapter_folders
 
-            self.config = replace(self.config, lora=adapter_folders(self.config.lora))
+            self.config = replace(self.config, lora=adapter_folders(self.config.lora, checkpoint_or_model))
         if isinstance(checkpoint_or_model, MossVLLMHeadModel):
             if processor is None:
                 raise OptionError("a loaded model needs its processor: MossVL(model, processor)")

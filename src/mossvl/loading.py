@@ -168,18 +168,31 @@ def folder_of(checkpoint: str | Path) -> Path:
     return _at_hand(checkpoint, DOWNLOADED, "a MOSS-VL checkpoint")
 
 
-def adapter_folders(given: Mapping[str, str]) -> dict[str, str]:
+def adapter_folders(given: Mapping[str, str], base: str | Path | nn.Module | None) -> dict[str, str]:
     """Return the folders of adapters by name, downloaded where they are names of repositories.
+
+    Args:
+        base: a checkpoint, by default mossvl-tiny, which they must fit, as is checked before its weights are read; or a
+            model, which is checked when its engine reads them.
 
     Raises:
         CheckpointError: there is no such folder, it cannot be downloaded, or it holds no adapter that can be used.
     """
+    model: nn.Module | None = None
+    if not isinstance(base, nn.Module):
+        base = base or default_checkpoint()
+        folder = folder_of(base)
+        require_model_type(folder)
+        config = read_configuration(MossVLForConditionalGeneration, folder)
+        model = _on_meta(config, torch.float32, lambda plain: {})
     folders = {}
     for name, path in given.items():
         try:
             check_location(path, "an adapter (LoRA)")
             folder = _at_hand(path, list(FILES), "an adapter")
-            AdapterFiles.read(folder)
+            files = AdapterFiles.read(folder)
+            if model is not None:
+                files.check(model, str(base))
         except CheckpointError as error:
             raise CheckpointError(f"adapter {name!r}: {error}") from error
         folders[name] = str(folder)

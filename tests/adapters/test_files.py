@@ -10,6 +10,7 @@ import torch
 from adapted_models import TEXT
 from safetensors.torch import load_file, save_file
 
+import mossvl
 from mossvl.adapters.config import AdapterConfig
 from mossvl.checkpoints.default import CHECKPOINT as TINY
 from mossvl.errors import CheckpointError, OptionError
@@ -76,10 +77,9 @@ def test_is_refused_with_its_reason(change, told, adapters, make, monkeypatch):
     assert str(refused.value).startswith("adapter 'own': ") and "\n" not in str(refused.value)
 
 
-def test_of_another_checkpoint_is_refused(adapters, tmp_path):
-    import mossvl
-
+def test_of_another_checkpoint_is_refused_before_weights_are_read(adapters, monkeypatch):
     adapters.add("own")
+    monkeypatch.setattr("mossvl.loading.load", None)
     with pytest.raises(
         CheckpointError, match=r"adapter 'own': .* does not fit .*tiny.*: no linear map .*; and \d+ more"
     ):
