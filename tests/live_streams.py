@@ -156,6 +156,6 @@ def blocked(llm):
     """Keep the engine's thread busy until the returned function is called."""
     free, busy = threading.Event(), threading.Event()
     engine = llm.engine() if callable(llm.engine) else llm.engine
-    engine.loop.inbox.put(lambda: (busy.set(), free.wait(60)))
+    engine.loop.events.put(lambda: (busy.set(), free.wait(60)))
     assert busy.wait(60)
     return free.set

@@ -219,7 +219,7 @@ def test_a_token_that_is_being_drawn_is_said_before_what_is_appended(make, monke
         before.append((request.context.length, request.in_flight))
         job.appended.append(Appended(torch.tensor([5]), [], [], [], 1))
 
-    llm.engine.loop.inbox.put(event)
+    llm.engine.loop.events.put(event)
     until(lambda: len(request.context.prompts) == 2, job)
     ((known, in_flight),) = before
     assert in_flight == 1 and request.context.prompts[1].begin.row == known + 1
@@ -245,7 +245,7 @@ def test_pixels_that_are_appended_are_kept_where_a_source_gives_its_own_again(ma
     request, tokens = job.requests[0], list(job.handle.drafts[0].tokens)
     assert sorted(request.pixels) == [2] and job.source.released == 2
     until(lambda: request.rests)
-    llm.engine.loop.inbox.put(lambda: llm.engine.scheduler._preempt(request))
+    llm.engine.loop.events.put(lambda: llm.engine.scheduler._preempt(request))
     until(lambda: request.slot < 0)
     ask(llm, job, [], 2)
     assert job.source.begun == 2 and job.handle.drafts[0].tokens[:3] == tokens and sorted(request.pixels) == [2]
@@ -277,7 +277,7 @@ def test_a_grown_request_that_is_preempted_begins_anew_from_pixels_that_were_kep
     request = job.requests[0]
     assert sorted(request.pixels) == [0, 1, 2, 3] and not job.source.released
     until(lambda: request.rests)
-    llm.engine.loop.inbox.put(lambda: llm.engine.scheduler._preempt(request))
+    llm.engine.loop.events.put(lambda: llm.engine.scheduler._preempt(request))
     until(lambda: request.slot < 0)
     ask(llm, job, [], 6)
     assert request.preemptions == 1 and job.source.begun == 1

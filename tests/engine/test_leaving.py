@@ -40,7 +40,7 @@ def watched(llm, rooms):
     (request,) = job.requests
     for ids, left, room in zip(PIECES[1:], LEAVING[1:], rooms[1:], strict=True):
         until(lambda: request.rests and not request.in_flight, job)
-        llm.engine.loop.inbox.put(lambda left=left: request.leave(left))
+        llm.engine.loop.events.put(lambda left=left: request.leave(left))
         ask(llm, job, ids, room, frames)
         frames += ids.count(IMAGE)
         stream += ids

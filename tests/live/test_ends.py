@@ -285,7 +285,7 @@ def test_a_director_that_raises_ends_its_session_alone(llm, asked, monkeypatch):
     else:
         monkeypatch.setattr(director, asked, broken)
     if asked == "lost":
-        llm.engine.loop.inbox.put(lambda: llm.engine.scheduler._lost.append(request))
+        llm.engine.loop.events.put(lambda: llm.engine.scheduler._lost.append(request))
     watched.session.push(picture(0), 0.0)
     until(lambda: watched.session.ended)
     assert "broken" in str(watched.session.error) and llm.engine.broken is None

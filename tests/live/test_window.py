@@ -125,7 +125,7 @@ def test_a_session_whose_memory_was_taken_rolls_over_when_it_goes_on(parked, llm
     engine, old = llm.engine, request_of(watched.session)
     if not parked:
         watched.session.say("Speak.")
-    engine.loop.inbox.put(lambda: engine.scheduler._preempt(old) if old.slot >= 0 else None)
+    engine.loop.events.put(lambda: engine.scheduler._preempt(old) if old.slot >= 0 else None)
     if parked:
         until(lambda: old.ended)
         assert not told(watched, RolledOver)
@@ -170,12 +170,12 @@ def test_a_session_that_finds_no_room_beyond_its_reservation_rolls_over_to_no_mo
             cache.release(taken, ())
 
         taken = []
-        engine.loop.inbox.put(take)
+        engine.loop.events.put(take)
         until(lambda: taken)
         watched.session.push(picture(8), 8.0)
         until(lambda: told(watched, RolledOver))
         (rolled,) = told(watched, RolledOver)
-        engine.loop.inbox.put(give)
+        engine.loop.events.put(give)
         watched.decide(10)
         assert rolled.reason == "preempted" and 0 < rolled.kept_frames <= 4
         assert request_of(watched.session).context.num_vision <= vision
@@ -185,7 +185,7 @@ def test_a_session_that_is_preempted_before_frames_have_left_is_computed_anew_ex
     watched = watch(llm, 3)
     watched.rest()
     engine, request = llm.engine, request_of(watched.session)
-    engine.loop.inbox.put(lambda: engine.scheduler._preempt(request))
+    engine.loop.events.put(lambda: engine.scheduler._preempt(request))
     until(lambda: request.slot < 0)
     show(watched, 3.0)
     assert request_of(watched.session) is request and request.preemptions == 1
@@ -198,7 +198,7 @@ def test_frames_that_leave_while_a_session_is_computed_anew_keep_their_pixels_un
         watched = watch(llm, 3, window_frames=3)
         watched.rest()
         engine, request = llm.engine, request_of(watched.session)
-        engine.loop.inbox.put(lambda: engine.scheduler._preempt(request))
+        engine.loop.events.put(lambda: engine.scheduler._preempt(request))
         until(lambda: request.slot < 0)
         show(watched, 3.0)
         show(watched, 4.0)

@@ -10,7 +10,7 @@ import torch
 
 from mossvl import SamplingParams
 from mossvl.device.stopwatch import Stopwatch
-from mossvl.engine.clock import Clock
+from mossvl.engine.timeline import Timeline
 
 LONG = SamplingParams(max_new_tokens=400, ignore_eos=True)
 EIGHT = SamplingParams(max_new_tokens=8, ignore_eos=True)
@@ -75,10 +75,10 @@ def test_timings_are_given_when_the_device_has_failed():
         def synchronize(self):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    clock, watch = Clock(), Stopwatch(torch.device("cpu"))
+    timeline, watch = Timeline(), Stopwatch(torch.device("cpu"))
     watch._events = [Failed(), Failed()]
-    clock.vision.append(watch)
-    assert clock.timings(0).vision is None
+    timeline.vision.append(watch)
+    assert timeline.timings(0).vision is None
 
 
 def test_memory_is_given_back_as_soon_as_an_engine_is_dropped(make, model, processor):

@@ -52,7 +52,7 @@ class Machine:
 
     def step(self, fails: bool = False) -> Step:
         step = self.decide()
-        for number, part in enumerate(step.parts() if self.apart else [step]):
+        for number, part in enumerate(step.cut() if self.apart else [step]):
             drawn = self.launch(part.still_possible() if number else part, fails)
             self.account()
             if self.overlap:

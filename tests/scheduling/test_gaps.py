@@ -141,7 +141,7 @@ def gaps_seen(seed: int, apart: bool) -> list[float]:
     seen = []
     while timed.has_prompts or machine.scheduler.waiting:
         step = machine.decide()
-        for number, part in enumerate(step.parts() if apart else [step]):
+        for number, part in enumerate(step.cut() if apart else [step]):
             drawn = machine.launch(part.still_possible() if number else part)
             end, before = pending
             pending = device.launch(costs.of(part.work), bool(part.prefill) and rng.random() < 0.3), part

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 
 from mossvl.engine.director import Director
 from mossvl.engine.job import Job
-from mossvl.engine.loop import Inbox, Loop
+from mossvl.engine.loop import Events, Loop
 from mossvl.errors import EngineError, OptionError
 from mossvl.forking import beside_engine, check_fork
 from mossvl.forms.grammar import Grammars
@@ -61,7 +61,7 @@ class Engine:
         _engines.add(self)
         if isinstance(model.ranks, LeadingRanks):
             model.ranks.processes.told.append(_telling(weakref.WeakMethod(self.loop.fail)))
-        weakref.finalize(self, self.loop.inbox.put, None).atexit = False
+        weakref.finalize(self, self.loop.events.put, None).atexit = False
 
     # --- from any thread -----------------------------------------------------------------------------------------
 
@@ -134,7 +134,7 @@ class Engine:
         with self.loop.lock:
             self.loop.add(job, pages)
             if self._thread is None:
-                arguments = weakref.ref(self), self.loop.inbox, self._closed
+                arguments = weakref.ref(self), self.loop.events, self._closed
                 self._thread = threading.Thread(target=_serve, args=arguments, name="mossvl-engine", daemon=True)
                 self._thread.start()
         return handle
@@ -151,7 +151,7 @@ class Engine:
 
     def wake(self) -> None:
         """Have directors asked now what their jobs do next."""
-        self.loop.inbox.put(None)
+        self.loop.events.put(None)
 
     def close(self, timeout: float = 10.0) -> None:
         """Cancel all queries and end the thread; wait at most `timeout` seconds for its end.
@@ -164,7 +164,7 @@ class Engine:
             for job in list(self.loop.jobs):
                 job.handle.cancel()
             if thread is not None:
-                self.loop.inbox.put(None)
+                self.loop.events.put(None)
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
         with self.loop.lock:
@@ -233,18 +233,18 @@ class Engine:
             return self._thread is threading.current_thread() and not self.loop.closing
 
 
-def _serve(engine: "weakref.ref[Engine]", inbox: Inbox, before: threading.Thread | None) -> None:
+def _serve(engine: "weakref.ref[Engine]", events: Events, before: threading.Thread | None) -> None:
     """The engine's thread: serves events; while it waits for one, it keeps nothing alive.
 
     Args:
         before: the engine's earlier thread, which may not have ended when the engine was closed. Only one thread at a
-            time reads the inbox.
+            time reads the events.
     """
     if before is not None:
         before.join()
     del before
     while True:
-        event = inbox.get()
+        event = events.get()
         running = engine()
         if running is None or not running.serves(event):
             return

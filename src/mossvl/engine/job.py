@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
-from mossvl.engine.clock import Clock
 from mossvl.engine.director import Director, Renewed
 from mossvl.engine.prompts import Prompts
+from mossvl.engine.timeline import Timeline
 from mossvl.errors import GenerationCancelled, GenerationTimeout, MossVLError
 from mossvl.forms.grammar import Follower
 from mossvl.options import GenerationOptions, SamplingParams
@@ -55,7 +55,7 @@ class Job:
     handle: Handle
     ends: frozenset[int]
     follower: Follower | None = None
-    clock: Clock = field(default_factory=Clock)
+    timeline: Timeline = field(default_factory=Timeline)
     deadline: float = float("inf")
     patience: float = float("inf")
     adapter: int = NO_ADAPTER
@@ -74,7 +74,7 @@ class Job:
 
     def __post_init__(self) -> None:
         if self.options.timeout is not None:
-            self.deadline = self.clock.submitted + self.options.timeout
+            self.deadline = self.timeline.submitted + self.options.timeout
 
     @property
     def ended(self) -> bool:
@@ -108,8 +108,8 @@ class Job:
 
     def record_launch(self, request: "Request[Job]", now: float) -> None:
         """Record that a step computes a request's prompts; `now` in seconds of `time.monotonic`."""
-        if self.clock.admitted is None:
-            self.clock.admitted = now
+        if self.timeline.admitted is None:
+            self.timeline.admitted = now
         # Encoded frames, and prefix-cache hits, need no pixels.
         self._drop(request, [frame for frame in request.pixels if frame < request.encoded])
 
@@ -341,7 +341,7 @@ class Job:
         """
         if self.director is not None:
             return self._add_directed(request, token)
-        self.clock.token(now)
+        self.timeline.token(now)
         number = self.requests.index(request) if len(self.requests) > 1 else 0
         draft = self.handle.drafts[number]
         stops = token in request.stops

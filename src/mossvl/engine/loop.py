@@ -1,6 +1,6 @@
 """The loop of an engine, in one thread: plan a step, launch it, distribute its tokens.
 
-Other threads put events into the loop's inbox, which the loop runs between steps.
+Other threads put events into a queue of the loop's, which runs them between steps.
 """
 
 import logging
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 LONGEST_WAIT = 60.0
 """Seconds that the loop waits at most where all jobs wait for others."""
 
-Inbox = queue.SimpleQueue[Callable[[], None] | None]
+Events = queue.SimpleQueue[Callable[[], None] | None]
 """Events for the loop's thread; None makes the thread check whether it is to end."""
 
 
@@ -68,7 +68,7 @@ class Loop:
         self._prompts = Prompts(model.config, self.scheduler.allocator, max_vision)
         self.reservations = Reservations(pool.num_pages, config)
         self.jobs: list[Job] = []
-        self.inbox: Inbox = queue.SimpleQueue()
+        self.events: Events = queue.SimpleQueue()
         self.lock = threading.Lock()
         self.broken: EngineError | None = None
         self.closing = 0
@@ -93,7 +93,7 @@ class Loop:
         if job.director is not None:
             job.reserved = self.reservations.reserve(pages)
         self.jobs.append(job)
-        self.inbox.put(lambda: self._receive(job))
+        self.events.put(lambda: self._receive(job))
 
     def extend(self, job: Job, appended: Appended) -> None:
         """Append a prompt to an open job, from any thread; a job that has ended ignores it.
@@ -103,7 +103,7 @@ class Loop:
         """
         if not job.open:
             raise ValueError("only a query that was begun with open=True can be appended to")
-        self.inbox.put(lambda: job.appended.append(appended))
+        self.events.put(lambda: job.appended.append(appended))
 
     def run(self) -> None:
         """Run steps until all jobs have ended. On a GPU, a step's tokens are read while the next step runs."""
@@ -122,11 +122,11 @@ class Loop:
                 for request, frame in step.missing:
                     self._load_again(request, frame)
                 idle = not step and pending is None
-                first, *rest = self.scheduler.parts(step)
+                first, *rest = self.scheduler.launches(step)
                 pending = self._carry_out(first, pending)
                 for part in rest:
                     pending = self._carry_out(part.still_possible(), pending)
-                self._read_inbox(self._idle_seconds() if idle and self.jobs else 0.0)
+                self._run_events(self._idle_seconds() if idle and self.jobs else 0.0)
         except BaseException as error:
             logger.exception("the engine has failed")
             self._break(error)
@@ -180,7 +180,7 @@ class Loop:
         self.scheduler.record_launch(step)
         for job in dict.fromkeys(part.request.owner for part in step.frames):
             if job.director is None:  # A session may go on for days.
-                job.clock.encoding(self.runner.vision_watch)
+                job.timeline.encoding(self.runner.vision_watch)
         now = time.monotonic()
         for request in step.prompted:
             request.owner.record_launch(request, now)
@@ -196,14 +196,14 @@ class Loop:
                 return 0.0
         return wait
 
-    def _read_inbox(self, wait: float = 0.0) -> None:
-        """Run the events of the inbox; wait up to `wait` seconds for the first."""
+    def _run_events(self, wait: float = 0.0) -> None:
+        """Run the events that wait; wait up to `wait` seconds for the first."""
         try:
-            event = self.inbox.get(block=wait > 0, timeout=wait)
+            event = self.events.get(block=wait > 0, timeout=wait)
             while True:
                 if event is not None:
                     event()
-                event = self.inbox.get_nowait()
+                event = self.events.get_nowait()
         except queue.Empty:
             return
 
@@ -241,7 +241,7 @@ class Loop:
 
     def _start_following(self, job: Job) -> None:
         assert job.follower is not None
-        job.follower.start(lambda *told: self.inbox.put(lambda: self._form(job, *told)))
+        job.follower.start(lambda *told: self.events.put(lambda: self._form(job, *told)))
 
     def _form(self, job: Job, number: int, mask: bytes, error: MossVLError | None) -> None:
         if job.follower is None or job.ended:
@@ -257,7 +257,7 @@ class Loop:
         if not job.loading and not job.ended:
             job.loading = True
             job.be_patient()
-            job.source.start(lambda event: self.inbox.put(lambda: self._media(job, event)), first)
+            job.source.start(lambda event: self.events.put(lambda: self._media(job, event)), first)
 
     def _load_again(self, request: Request[Job], frame: int) -> None:
         """Reload pixels from a missing frame on, unless a running load will report them."""
@@ -265,7 +265,7 @@ class Loop:
         if job.keeps(request, frame):
             if not job.loading:  # After the step, which may hold other parts of the request.
                 error = MossVLError(f"the pixels of frame {frame} are gone, and cannot be loaded once more")
-                self.inbox.put(lambda: self._end(job, error))
+                self.events.put(lambda: self._end(job, error))
             return
         if job.loading:
             job.give_up(request, frame)
@@ -289,7 +289,7 @@ class Loop:
         """Give a job's requests to the scheduler, once."""
         if not job.submitted and job.requests:
             job.submitted = True
-            job.clock.loaded = time.monotonic()
+            job.timeline.loaded = time.monotonic()
             for request in job.requests:
                 self.scheduler.add(request)
 
@@ -378,20 +378,20 @@ class Loop:
             logger.info("a query has failed", exc_info=error)
             # The handle keeps the error; its traceback would keep pixels and caches alive.
             error = error.with_traceback(None)
-        job.handle.timings = job.clock.timings(max(len(draft.tokens) for draft in job.handle.drafts))
+        job.handle.timings = job.timeline.timings(max(len(draft.tokens) for draft in job.handle.drafts))
         job.handle.end(error)
 
     def _break(self, error: BaseException) -> None:
         """End all queries, and refuse further ones: the device has failed."""
         self._refuse(error)
-        self._read_inbox()
+        self._run_events()
         for job in list(self.jobs):
             self._end(job, self.broken)
 
     def fail(self, error: EngineError) -> None:
         """As `_break`, from any thread: another rank has failed."""
         self._refuse(error)
-        self.inbox.put(lambda: self._break(error))
+        self.events.put(lambda: self._break(error))
 
     def _refuse(self, error: BaseException) -> None:
         with self.lock:

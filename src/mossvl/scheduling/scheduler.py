@@ -318,15 +318,15 @@ class Scheduler(Generic[Owner]):
             step.frames.append(FrameSpan(request, start, stop))
         return stop
 
-    def parts(self, step: Step[Owner]) -> Sequence[Step[Owner]]:
-        """The step's frames and its rows, if some of these decode and it does much else; else the step.
+    def launches(self, step: Step[Owner]) -> Sequence[Step[Owner]]:
+        """What to launch for a step: its frames, then its rows, if some decode and it does much else; else the step.
 
         Launching many kernels may wait for the GPU, as when a library loads one of them, or the GPU takes no more
         launches. What was drawn before would be read only after much of the step. So it is read before the rows are
         launched, while the GPU encodes the frames.
         """
         prompts = self.costs.of(step.work._replace(steps=0.0, decode_rows=0.0, read=0.0))
-        return step.parts() if step.decode and prompts >= LONG_SECONDS else [step]
+        return step.cut() if step.decode and prompts >= LONG_SECONDS else [step]
 
     # --- carried out ---------------------------------------------------------------------------------------------
 

@@ -82,7 +82,7 @@ class Step(Generic[Owner]):
         """Requests with text rows in the step."""
         return [*(rows.request for rows in self.prefill), *self.decode]
 
-    def parts(self) -> "tuple[Step[Owner], Step[Owner]]":
+    def cut(self) -> "tuple[Step[Owner], Step[Owner]]":
         """Cut the step in two that do the same one after the other: its frames, then its rows. One may be empty."""
         frames, rows = Work(patches=self.work.patches), self.work._replace(patches=0.0)
         return (

@@ -10,7 +10,7 @@ def since(begun: float | None, ended: float | None) -> float | None:
     return None if begun is None or ended is None else max(0.0, ended - begun)
 
 
-class Clock:
+class Timeline:
     """When what happened to a query, in seconds of `time.monotonic`."""
 
     def __init__(self) -> None:
