@@ -279,7 +279,7 @@ def test_a_disk_that_is_too_slow_ends_the_recording_and_keeps_no_pixels(llm, cap
     assert recorder._waiting <= 80_000 and not recorder._shown
     free.set()
     recorder.close()
-    assert recorder._waiting == 0
+    assert recorder._waiting == 0 and not Recording(tmp_path / "events.jsonl").complete
 
 
 @pytest.mark.parametrize("place", ["encoded", "open_image"])

@@ -136,12 +136,15 @@ class Recorder:
             logger.warning("the recording %s ends here, the session does not: %s", self._path, message_of(error))
 
     def _write(self) -> None:
+        """Write lines until one fails, and drop the others."""
+        writes = True
         while (line := self._lines.get()) is not None:
             try:
-                if self.error is None:
+                if writes:
                     self._file.write(json.dumps(line.make(), ensure_ascii=False) + "\n")
                     self._file.flush()
             except Exception as error:
+                writes = False
                 self._fail(error)
             with self._lock:
                 self._waiting -= line.size
