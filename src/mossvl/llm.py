@@ -13,7 +13,7 @@ from mossvl.engine.engine import Engine
 from mossvl.errors import InputError, OptionError, PromptError
 from mossvl.live.options import LiveOptions
 from mossvl.live.record import Recorder
-from mossvl.live.recording import Recording, Script
+from mossvl.live.recording import RecordedInbox, Recording
 from mossvl.live.session import LiveSession
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.offline.query import SessionQuery
@@ -180,7 +180,7 @@ class MossVL:
             self.processor,
             prefill=recording.messages,
             options=recording.options,
-            script=Script(recording),
+            recorded=RecordedInbox(recording),
         )
 
     # --- many queries --------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from mossvl.live.segments import Asked, Picture
 
 
 @dataclass(frozen=True)
-class Entry:
+class Pushed:
     """A frame, and the prompts that come with it."""
 
     picture: Picture
@@ -53,7 +53,7 @@ class Inbox:
         """Time of the newest frame that was put."""
         self.closed = False
         self._changed = threading.Condition()
-        self._entries: deque[Entry] = deque()
+        self._entries: deque[Pushed] = deque()
         self._prompts: list[Asked] = []
         self._interrupts = self._final = False
         self._words = 0
@@ -108,8 +108,8 @@ class Inbox:
             self._count(prompts)
             self.newest = pictures[-1].time
             first, *others = pictures
-            self._entries.append(Entry(first, prompts, final))
-            self._entries.extend(Entry(picture) for picture in others)
+            self._entries.append(Pushed(first, prompts, final))
+            self._entries.extend(Pushed(picture) for picture in others)
             dropped = [] if behind == "block" else self._drop(1 if behind == "latest" else self.size)
             self.waiting = True
         return dropped

@@ -45,7 +45,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Context:
+class NewContext:
     """A new context: its tokens, its frames, and how many tokens of the old one it has."""
 
     ids: list[int]
@@ -92,7 +92,7 @@ class Kept:
 
     # --- going on ------------------------------------------------------------------------------------------------
 
-    def renew(self, tokens: int, positions: int, vision: int) -> Context:
+    def renew(self, tokens: int, positions: int, vision: int) -> NewContext:
         """Begin a new context with the newest pieces, whose frames are all seen, and with earlier words.
 
         Args:
@@ -112,7 +112,7 @@ class Kept:
         self.pieces = kept or deque([Piece()])
         self._seen = deque(piece for piece in kept if piece.pictures)
         own = [token for piece in kept for token in (*piece.ids, *piece.drawn)]
-        return Context([*self.tokens.prefilled(self.messages), *own], self.pictures, len(own))
+        return NewContext([*self.tokens.prefilled(self.messages), *own], self.pictures, len(own))
 
     def prefill(self, most: int) -> Messages:
         """Messages of `most` tokens, about, with which another session goes on; without frames."""

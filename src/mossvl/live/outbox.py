@@ -13,11 +13,12 @@ from mossvl.queries.text_stream import TextStream
 
 logger = logging.getLogger(__name__)
 MOST_UNREAD = 4096
-"""Entries that wait for a reader, beyond which the older half is shortened; and times of frames in one event then."""
+"""Events that a reader may leave unread: at one more, the older half is shortened. An event of that half tells times
+of so many frames at most."""
 
 
 @dataclass
-class Entry:
+class Unread:
     """An event whose raw string is to be made of a token, if it has one; or tokens of a text (`event` is a `Text`)."""
 
     event: LiveEvent
@@ -37,7 +38,7 @@ class Outbox:
         """Events `Decision` that were told."""
         self._special = tokens.special
         self._stream = TextStream(tokens.tokenizer, skip_special=False, keeps=False)  # A session may go on for days.
-        self._entries: deque[Entry] = deque()
+        self._entries: deque[Unread] = deque()
         self._changed = threading.Condition()
         self._reading = threading.Lock()
         self._listeners: list[Callable[[], object]] = []
@@ -53,13 +54,13 @@ class Outbox:
             if last is not None and self._is_text(last) and last.event.time == time:
                 last.tokens.append(token)
                 return
-            self._put(Entry(Text(time=time, text=""), [token]))
+            self._put(Unread(Text(time=time, text=""), [token]))
 
     def tell(self, event: LiveEvent, token: int | None = None) -> None:
         """Tell an event, unless the last one is told; its raw string is that of the token, if one is given."""
         with self._changed:
             if not self.ended:
-                self._put(Entry(event, [] if token is None else [token]))
+                self._put(Unread(event, [] if token is None else [token]))
                 self.ended = isinstance(event, Closed)
                 self.decisions += isinstance(event, Decision)
 
@@ -81,11 +82,11 @@ class Outbox:
         self._changed, self._reading, self._listeners = threading.Condition(), threading.Lock(), []
         self.tell(closed)
 
-    def _is_text(self, entry: Entry) -> bool:
+    def _is_text(self, entry: Unread) -> bool:
         """Whether an entry is a text without control tokens, to which others may be joined."""
         return type(entry.event) is Text and entry.tokens[-1] not in self._special
 
-    def _put(self, entry: Entry) -> None:
+    def _put(self, entry: Unread) -> None:
         if len(self._entries) >= MOST_UNREAD:
             self._shorten()
         self._entries.append(entry)
@@ -93,7 +94,7 @@ class Outbox:
     def _shorten(self) -> None:
         """Join the texts of the older half, and the frames that have gone; what else it tells is lost."""
         half = len(self._entries) // 2
-        texts: list[Entry] = []
+        texts: list[Unread] = []
         gone: dict[tuple[type, str | None], Dropped | Evicted] = {}
         for entry in islice(self._entries, half):
             event = entry.event
@@ -102,12 +103,12 @@ class Outbox:
                 if texts:
                     texts[0].tokens.extend(words)
                 elif words:
-                    texts.append(Entry(event, words))
+                    texts.append(Unread(event, words))
             elif isinstance(event, Dropped | Evicted):
                 kind = type(event), event.reason if isinstance(event, Dropped) else None
                 earlier = gone[kind].times if kind in gone else ()
                 gone[kind] = replace(event, times=(*earlier, *event.times)[-MOST_UNREAD:])
-        told = [Entry(event, []) for event in gone.values()]
+        told = [Unread(event, []) for event in gone.values()]
         self._entries = deque([*texts, *told, *islice(self._entries, half, None)])
 
     # --- readers -------------------------------------------------------------------------------------------------
@@ -141,7 +142,7 @@ class Outbox:
             if listener in self._listeners:
                 self._listeners.remove(listener)
 
-    def _told(self, entry: Entry) -> list[LiveEvent]:
+    def _told(self, entry: Unread) -> list[LiveEvent]:
         """The events of an entry: before a control token, text may come that has waited for the rest of a character."""
         event, tokens = entry.event, entry.tokens
         if isinstance(event, Closed):

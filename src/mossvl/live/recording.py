@@ -167,7 +167,7 @@ def frame_of(frame: Any) -> tuple[float, bytes]:
         raise InputError(f"image={shown(image, 40)} must be base64 ({error})") from error
 
 
-class Script(Inbox):
+class RecordedInbox(Inbox):
     """An inbox that gives what was recorded, after as many tokens as it was given then.
 
     Should the model be silent sooner than it was, it is given the next input then.

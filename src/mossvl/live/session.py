@@ -25,7 +25,7 @@ from mossvl.live.options import LiveOptions, WhenBehind
 from mossvl.live.outbox import Outbox
 from mossvl.live.pictures import Pictures
 from mossvl.live.record import Recorder
-from mossvl.live.recording import Given, Script
+from mossvl.live.recording import Given, RecordedInbox
 from mossvl.live.segments import Asked, StreamTokens
 from mossvl.live.usage import Usage
 from mossvl.options import GenerationOptions
@@ -48,7 +48,7 @@ class LiveSession:
         prefill: messages to go on from (`Closed.prefill`), in place of both.
         clock: seconds of any origin that never decrease; the session ends if it fails.
         recorder: writes the session down.
-        script: the inputs of a recorded session, in place of those that are pushed; see `feed`.
+        recorded: the inputs of a recorded session, in place of those that are pushed; see `feed`.
         apart: the text of each token is an event of its own, also if nobody reads for a while.
 
     Raises:
@@ -69,7 +69,7 @@ class LiveSession:
         prefill: Sequence[Mapping[str, str]] | None = None,
         clock: Clock = machine.monotonic,
         recorder: Recorder | None = None,
-        script: Script | None = None,
+        recorded: RecordedInbox | None = None,
         apart: bool = False,
     ) -> None:
         self.engine, self.processor, self.options = engine, processor, options or LiveOptions()
@@ -87,8 +87,8 @@ class LiveSession:
             )
         # With the system prompt, any question has room in a new context.
         words = min(bounds.tokens // 4, bounds.tokens // 2 - opening_size(self._tokens, messages))
-        self._inbox = script or Inbox(self.options.when_behind, self.options.queue, words)
-        self._script, self._recorder = script, recorder
+        self._inbox = recorded or Inbox(self.options.when_behind, self.options.queue, words)
+        self._recorded, self._recorder = recorded, recorder
         self._outbox = Outbox(self._tokens, apart)
         self._pictures = Pictures(processor, self._tokens, self.options.media, bounds.vision)
         kept = Kept(self._tokens, messages)
@@ -96,8 +96,8 @@ class LiveSession:
         director = LiveDirector(
             self._tokens, self.options, self._inbox, self._outbox, kept, bounds, engine.ends, clock, ending.close
         )
-        if script is not None:
-            script.end = partial(ending.close, "closed")
+        if recorded is not None:
+            recorded.end = partial(ending.close, "closed")
         if recorder is not None:
             recorder.begun(messages, self.options)
             director.given = recorder.given
@@ -231,15 +231,15 @@ class LiveSession:
         self._outbox.wait_end(timeout)
 
     def feed(self) -> None:
-        """Give the session the inputs of its script, until the last one, in the caller's thread.
+        """Give the session the recorded inputs, until the last one, in the caller's thread.
 
         Raises:
             InputError: an input cannot be used; the session is closed then.
         """
-        if self._script is None:
+        if self._recorded is None:
             return
         try:
-            self._script.feed(self._remade, self.engine.wake)
+            self._recorded.feed(self._remade, self.engine.wake)
         except BaseException:
             self._ending.close("closed")
             raise

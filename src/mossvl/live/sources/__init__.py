@@ -5,11 +5,10 @@ from mossvl.live.sources.folder import Folder
 from mossvl.live.sources.frames import Frames
 from mossvl.live.sources.playback import Playback
 from mossvl.live.sources.screen import Screen
-from mossvl.live.sources.source import Clock, Found, FrameSource, Lost, Skipped, SourceEvent
+from mossvl.live.sources.source import Found, FrameSource, Lost, Skipped, SourceClock, SourceEvent
 
 __all__ = [
     "Camera",
-    "Clock",
     "Folder",
     "Found",
     "FrameSource",
@@ -18,5 +17,6 @@ __all__ = [
     "Playback",
     "Screen",
     "Skipped",
+    "SourceClock",
     "SourceEvent",
 ]

@@ -11,7 +11,7 @@ from av.error import FFmpegError
 
 from mossvl.errors import MediaError
 from mossvl.live.options import MOST_FPS
-from mossvl.live.sources.source import Clock, Found, FrameSource, Lost, SourceEvent, Timed
+from mossvl.live.sources.source import Found, FrameSource, Lost, SourceClock, SourceEvent, Timed
 from mossvl.media.clip import Picture
 from mossvl.media.fetch import source_name
 from mossvl.media.frames import rgb_of, upright_of, video_stream
@@ -52,7 +52,7 @@ class Camera(FrameSource):
         *,
         limits: MediaLimits = DEFAULT_LIMITS,
         told: Callable[[SourceEvent], object] | None = None,
-        clock: Clock | None = None,
+        clock: SourceClock | None = None,
     ) -> None:
         self._address, self._format = _place(address)
         name = source_name(self._address) if _is_url(self._address) else f"camera {self._address}"

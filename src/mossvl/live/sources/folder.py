@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 from mossvl.errors import MediaError
-from mossvl.live.sources.source import Clock, FrameSource, Skipped, SourceEvent, Timed
+from mossvl.live.sources.source import FrameSource, Skipped, SourceClock, SourceEvent, Timed
 from mossvl.media.image import open_image
 from mossvl.media.limits import DEFAULT_LIMITS, MediaLimits
 
@@ -33,7 +33,7 @@ class Folder(FrameSource):
         *,
         limits: MediaLimits = DEFAULT_LIMITS,
         told: Callable[[SourceEvent], object] | None = None,
-        clock: Clock | None = None,
+        clock: SourceClock | None = None,
     ) -> None:
         super().__init__(str(folder), told, clock)
         self._folder, self._limits = Path(folder), limits

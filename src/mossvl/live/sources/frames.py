@@ -5,7 +5,7 @@ from typing import Any
 
 from mossvl.errors import InputError
 from mossvl.live.options import MOST_FPS
-from mossvl.live.sources.source import Clock, FrameSource, SourceEvent, Timed
+from mossvl.live.sources.source import FrameSource, SourceClock, SourceEvent, Timed
 from mossvl.media.pictures import timed
 from mossvl.options.checks import number
 
@@ -28,7 +28,7 @@ class Frames(FrameSource):
         fps: float | None = None,
         *,
         told: Callable[[SourceEvent], object] | None = None,
-        clock: Clock | None = None,
+        clock: SourceClock | None = None,
     ) -> None:
         super().__init__("the iterator of frames", told, clock)
         self.fps = None if fps is None else number("fps", fps, above=0, most=MOST_FPS)

@@ -11,7 +11,7 @@ import numpy as np
 
 from mossvl.errors import GenerationCancelled, InputError
 from mossvl.live.options import MOST_FPS
-from mossvl.live.sources.source import Clock, FrameSource, SourceEvent, Timed
+from mossvl.live.sources.source import FrameSource, SourceClock, SourceEvent, Timed
 from mossvl.media.fetch import source_name
 from mossvl.media.limits import DEFAULT_LIMITS, Cancel, MediaLimits
 from mossvl.media.video import open_clip
@@ -50,7 +50,7 @@ class Playback(FrameSource):
         most: int | None = None,
         limits: MediaLimits = DEFAULT_LIMITS,
         told: Callable[[SourceEvent], object] | None = None,
-        clock: Clock | None = None,
+        clock: SourceClock | None = None,
         cancel: Cancel | None = None,
     ) -> None:
         super().__init__(source_name(video) if isinstance(video, str | Path) else "the list of frames", told, clock)

@@ -7,7 +7,7 @@ from PIL import Image, ImageGrab
 
 from mossvl.errors import MediaError
 from mossvl.live.options import MOST_FPS
-from mossvl.live.sources.source import Clock, FrameSource, SourceEvent, Timed
+from mossvl.live.sources.source import FrameSource, SourceClock, SourceEvent, Timed
 from mossvl.options.checks import number
 
 Grab = Callable[[], Image.Image]
@@ -35,7 +35,7 @@ class Screen(FrameSource):
         *,
         grab: Grab | None = None,
         told: Callable[[SourceEvent], object] | None = None,
-        clock: Clock | None = None,
+        clock: SourceClock | None = None,
     ) -> None:
         super().__init__("the screen", told, clock)
         self.fps = number("fps", fps, above=0, most=MOST_FPS)

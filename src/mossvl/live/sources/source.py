@@ -16,7 +16,7 @@ PATIENCE = 1.0
 """Seconds that `close` waits for the thread, which may be within a decoder."""
 
 
-class Clock:
+class SourceClock:
     """The time by which a source paces itself; tests have one that waits for nothing."""
 
     def now(self) -> float:
@@ -89,9 +89,9 @@ class FrameSource(ABC):
     lossless: ClassVar[bool] = True
 
     def __init__(
-        self, name: str, told: Callable[[SourceEvent], object] | None = None, clock: Clock | None = None
+        self, name: str, told: Callable[[SourceEvent], object] | None = None, clock: SourceClock | None = None
     ) -> None:
-        self.name, self.clock = name, clock or Clock()
+        self.name, self.clock = name, clock or SourceClock()
         self.tell = told or (lambda _: None)
         self.stopped = threading.Event()
         self._changed = threading.Condition()
