@@ -4,10 +4,11 @@ from contextlib import ExitStack
 
 import pytest
 from adapted_models import TEXT, Adapted
-from live_streams import Watched, check_stream, picture, talkative
+from live_streams import Watched, check_stream, picture, request_of, talkative, told, until
 
 import mossvl
 from mossvl.errors import OptionError
+from mossvl.live.events import RolledOver
 from mossvl.processing.stream import frame_text, opening_text
 
 
@@ -49,3 +50,15 @@ def test_a_session_of_an_unknown_adapter_does_not_begin(talkers, processor):
         with pytest.raises(OptionError, match="lora=3 must be a text"):
             llm.live("", lora=3)
         assert not llm.engine.active
+
+
+def test_a_renewed_context_keeps_the_adapter(loaded, tmp_path):
+    speakers = Adapted(talkative(*loaded, factor=-1), loaded[1], tmp_path)
+    speakers.add("one", std=0.1)
+    options = {"system_prompt": "", "tokens_per_second": None, "max_context": 256, "ignore_eos": True}
+    with mossvl.MossVL(speakers.model, loaded[1], memory=1 << 24, lora=speakers.folders) as llm:
+        with llm.live("Go.", lora="one", **options) as session:
+            watched, first = Watched(session, ""), request_of(session)
+            until(lambda: len(told(watched, RolledOver)) >= 2)
+            renewed = request_of(session)
+        assert renewed is not first and renewed.adapter == first.adapter == 0

@@ -118,7 +118,8 @@ def require_model_type(folder: Path) -> None:
     path = folder / "config.json"
     if (folder / "adapter_config.json").is_file():
         raise CheckpointError(
-            f"{folder} is an adapter; merge it into a checkpoint: mossvl merge {folder} -o NEW_FOLDER"
+            f"{folder} is an adapter; give it beside its checkpoint (--lora {folder}), or merge it into a checkpoint: "
+            f"mossvl merge {folder} -o NEW_FOLDER"
         )
     if not path.is_file():
         inner = f"; it is {folder / 'model'}" if (folder / "model" / "config.json").is_file() else ""

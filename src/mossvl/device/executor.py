@@ -245,6 +245,8 @@ class Executor:
 
         kinds, text = self.graphs.kinds(), self.language.config
         warm_up_prefill(self.pool, self.tables, text.num_attention_heads, self.language.norm.weight.dtype)
+        if self.adapters.names:
+            self.stacks.warm_up()
         for done, kind in enumerate(kinds):
             report(done, len(kinds))
             self.graphs.captured(kind)

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from mossvl.adapters.loaded import Adapters
-from mossvl.kernels.low_rank import Stack, add_low_rank, low_rank
+from mossvl.kernels.low_rank import FEW_ROWS, Stack, add_low_rank, low_rank
 from mossvl.model.layers import RMSNorm
+from mossvl.scheduling.pages import NO_ADAPTER
 
 LEAST_RANK = 16
 """The least rank that tensor cores take."""
@@ -31,6 +32,13 @@ class Stacks:
                     rest.pop(one, None)
         for one in rest:
             self._stacks[one,] = stacked(adapters, (one,))
+
+    def warm_up(self) -> None:
+        """Compile the products of inputs without a norm, of few rows and of many, which no captured step may have."""
+        for stack in self._stacks.values():
+            for rows in (1, FEW_ROWS + 1):
+                x, y = stack.down.new_zeros((rows, stack.down.shape[-1])), stack.up.new_zeros((rows, sum(stack.outs)))
+                add_low_rank(y, x, stack, torch.full((rows,), NO_ADAPTER, dtype=torch.int32, device=x.device))
 
     def of(self, linears: Sequence[nn.Module]) -> Stack | None:
         """The stack of linears; None if no adapter has one of them."""
