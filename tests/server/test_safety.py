@@ -307,6 +307,16 @@ def test_a_path_that_is_none_is_refused_with_the_route_that_is_near(client, path
     refused(client.post(path, json={}), 404, advice)
 
 
+@pytest.mark.parametrize("path", ["/", "/live"])
+def test_a_page_is_one_document(guarded, path):
+    page = httpx.get(f"{guarded.url}{path}")
+    assert page.headers["content-type"] == "text/html; charset=utf-8" and page.headers["cache-control"] == "no-cache"
+    assert page.text.count('<meta charset="utf-8">') == page.text.count('id="icon-send"') == 1
+    assert "<!-- " not in page.text and page.text.endswith("</html>\n")
+    head = httpx.head(f"{guarded.url}{path}")
+    assert (head.status_code, head.text) == (200 if path == "/" else 405, "")
+
+
 def test_the_page_allows_nothing_from_elsewhere(guarded):
     policy = httpx.get(guarded.url).headers["content-security-policy"]
     assert "default-src 'self'" in policy and "unsafe" not in policy

@@ -1,6 +1,7 @@
 """The HTTP routes: OpenAI's API, health and metrics, and the web page."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import anyio.to_thread
 from fastapi import FastAPI, Request
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
@@ -163,19 +164,22 @@ def _add_state(app: FastAPI, service: Service) -> None:
 def _add_page(app: FastAPI) -> None:
     @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
+    async def page() -> HTMLResponse:
         return _document("index.html")
 
     @app.get("/live", include_in_schema=False)
-    async def live() -> FileResponse:
+    async def live() -> HTMLResponse:
         return _document("live.html")
 
     app.mount("/page", Checked(directory=PAGE), name="page")
     app.mount("/samples", Checked(directory=PAGE / "samples"), name="samples")
 
 
-def _document(name: str) -> FileResponse:
-    return FileResponse(PAGE / name, headers=Checked.HEADERS | {"content-security-policy": CONTENT_POLICY})
+def _document(name: str) -> HTMLResponse:
+    """A page, with what both have in common in place of comments that name its file."""
+    parts = re.split(r" *<!-- (\w+\.html) -->\n", (PAGE / name).read_text(encoding="utf-8"))
+    parts[1::2] = [(PAGE / part).read_text(encoding="utf-8") for part in parts[1::2]]
+    return HTMLResponse("".join(parts), headers=Checked.HEADERS | {"content-security-policy": CONTENT_POLICY})
 
 
 class Checked(StaticFiles):
