@@ -54,7 +54,7 @@ def test_a_session_of_an_unknown_adapter_does_not_begin(talkers, processor):
 
 def test_a_renewed_context_keeps_the_adapter(loaded, tmp_path):
     speakers = Adapted(talkative(*loaded, factor=-1), loaded[1], tmp_path)
-    speakers.add("one", std=0.1)
+    speakers.add("one", std=0.01)
     options = {"system_prompt": "", "tokens_per_second": None, "max_context": 256, "ignore_eos": True}
     with mossvl.MossVL(speakers.model, loaded[1], memory=1 << 24, lora=speakers.folders) as llm:
         with llm.live("Go.", lora="one", **options) as session:
