@@ -118,8 +118,12 @@ def frequencies() -> None:
     drawing("frequencies.svg", "The axis that turns each frequency", 2 * left + cell * half, top + 62, parts)
 
 
-if __name__ == "__main__":
+def main() -> None:
     layout = text_layout(torch.tensor([text == "IMAGE" for text in WORDS]), torch.tensor(FRAMES))
     positions(layout)
     visibility(layout)
     frequencies()
+
+
+if __name__ == "__main__":
+    main()

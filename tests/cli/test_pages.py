@@ -1,4 +1,4 @@
-"""The tutorial, the how-to pages and the explanations do what they say: those of the site that are to be followed.
+"""The pages of the site do what they say (others are tested beside what they are about).
 
 The blocks of a page run in order, in a folder that holds `examples`, with mossvl-tiny; a ```text block is what the
 block before it prints. What cannot run here says why, by a comment above its block: <!-- not run: reason -->.
@@ -6,6 +6,7 @@ block before it prints. What cannot run here says why, by a comment above its bl
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -15,15 +16,16 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted(page for folder in ("tutorial", "howto", "explanation") for page in (DOCS / folder).glob("*.md"))
+TO_FOLLOW = sorted(page for folder in ("tutorial", "howto", "explanation") for page in (DOCS / folder).glob("*.md"))
+PAGES = [*TO_FOLLOW, *(DOCS / f"{name}.md" for name in ("evaluation", "media", "quantization", "tiny", "training"))]
 BLOCK = re.compile(r"(<!-- not run: [^\n]+ -->\n)?^```(sh|python|text)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SERVER = "http://127.0.0.1:8000"
 PATIENCE = 600
-IN_TESTS = {"--epochs 10": "--epochs 1"}
+IN_TESTS = {"--epochs 10": "--max-steps 2", "count=60": "count=6"}
 """What would take long, and changes no behaviour that a page shows."""
 
 
-SIMPLE = re.compile(r"(mossvl (ask|run|frames|watch|train|merge) [^|&;<>$`]+\n)+")
+SIMPLE = re.compile(r"(mossvl (ask|run|frames|watch|train|merge) ([^|&;<>$`\\\n]|\\\n)+\n)+")
 """Commands that need no shell run in this process, which has PyTorch already."""
 
 
@@ -74,6 +76,7 @@ def test_blocks_run_in_order_and_print_what_is_shown(page, command, tmp_path, mo
             continue
         if SERVER in code:
             code = code.replace(SERVER, request.getfixturevalue("server").url)
+        code = code.replace("./run ", "")
         for slow, quick in IN_TESTS.items():
             code = code.replace(slow, quick)
         if language == "sh":
@@ -90,9 +93,16 @@ def test_every_block_is_seen(page):
     fences = re.findall(r"^ *```(\w*)", page.read_text(), re.MULTILINE)
     known = [language for language in fences if language not in ("", "json", "mermaid")]
     assert len(known) == len(blocks_of(page))
-    assert all(marker or "…" not in code for marker, language, code in blocks_of(page) if language != "text")
+
+
+def test_figures_are_those_of_the_code(tmp_path, monkeypatch):
+    figures = runpy.run_path(str(DOCS / "figures.py"))
+    monkeypatch.setitem(figures["drawing"].__globals__, "FOLDER", tmp_path)
+    figures["main"]()
+    drawn = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert drawn == {file.name: file.read_text() for file in (DOCS / "explanation").glob("*.svg")}
 
 
 def test_every_page_has_its_place_in_the_site():
     navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
-    assert [page for page in PAGES if str(page.relative_to(DOCS)) not in navigation] == []
+    assert [page for page in TO_FOLLOW if str(page.relative_to(DOCS)) not in navigation] == []
