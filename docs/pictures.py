@@ -18,6 +18,7 @@ from playwright.sync_api import Page, sync_playwright
 PICTURES = {
     "site-light": ("tutorial/first-answer/", "light", 1280, 760),
     "site-dark": ("explanation/xrope/", "dark", 1280, 760),
+    "site-reference": ("reference/commands/", "light", 1280, 760),
     "site-phone": ("howto/timestamps/", "light", 390, 760),
 }
 """Page, colours, width and height of each picture."""
