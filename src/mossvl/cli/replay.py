@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from mossvl.cli.checkpoint import check_checkpoint, open_engine
-from mossvl.cli.options import Checkpoint, Device, Dtype, LimitFlags, Quantization, with_flags
+from mossvl.cli.options import Checkpoint, Device, Dtype, LimitFlags, Lora, Quantization, only_adapter, with_flags
+from mossvl.errors import OptionError
 from mossvl.media.limits import MediaLimits
 
 
@@ -22,6 +23,7 @@ def replay(
     device: Device = None,
     dtype: Dtype = None,
     quantization: Quantization = None,
+    lora: Lora = None,
     as_events: Annotated[bool, typer.Option("--json", help="Print every event as a JSON object, one a line.")] = False,
 ) -> None:
     """Repeat a recorded session: the same inputs after the same tokens, as fast as possible.
@@ -32,11 +34,15 @@ def replay(
     from mossvl.live.recording import Recording
 
     recorded = Recording(recording)
+    adapter, name = only_adapter(lora), recorded.options.lora
+    if next(iter(adapter or ()), None) != name:
+        advice = "leave out --lora" if name is None else f"give --lora {name}=PATH"
+        raise OptionError(f"{recording}: recorded {f'with the adapter {name!r}' if name else 'without one'}; {advice}")
     allowed = MediaLimits(**limits)
     folder = check_checkpoint(checkpoint)
     speech, raw = Speech(as_events), ""
     with (
-        open_engine(folder, allowed, device=device, dtype=dtype, quantization=quantization) as llm,
+        open_engine(folder, allowed, device=device, dtype=dtype, quantization=quantization, lora=adapter) as llm,
         llm.replay(recorded) as session,
     ):
         failed: list[Exception] = []
