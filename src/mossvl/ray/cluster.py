@@ -10,6 +10,7 @@ from typing import Any
 
 from mossvl import errors
 from mossvl.errors import EngineError, MossVLError, OptionError
+from mossvl.options.engine import EngineConfig
 from mossvl.ray.config import ProcessorConfig
 
 PATIENCE = 5.0
@@ -97,34 +98,42 @@ def engines(config: ProcessorConfig) -> ProcessorConfig:
     these compute on CPUs, one for each node."""
     import ray
 
-    if not actor_resources(config).get("num_gpus"):
+    ranks = config.engine.tensor_parallel_size
+    if not resources_of(config).get("num_gpus"):
         cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-        able = [count for count in cpus if count > config.ranks]
-        shared = max(1, (min(able, default=1) - 1) // config.ranks)  # One CPU of a node is left for Ray's own tasks.
+        able = [count for count in cpus if count > ranks]
+        shared = max(1, (min(able, default=1) - 1) // ranks)  # One CPU of a node is left for Ray's own tasks.
         return replace(config, num_cpus=shared, concurrency=(1, max(1, len(able))))
-    room = int(ray.cluster_resources().get("GPU", 0)) // config.ranks
+    room = int(ray.cluster_resources().get("GPU", 0)) // ranks
     return replace(config, concurrency=(1, max(1, room)))
 
 
-def actor_resources(config: ProcessorConfig) -> dict[str, Any]:
-    """Return what an actor of a processor takes, as arguments of Ray's: GPUs, or CPUs where it computes on these.
+def actor_resources(engine: EngineConfig, num_cpus: int, accelerator_type: str | None) -> dict[str, Any]:
+    """Return what an engine's process takes, as arguments of Ray's: GPUs, or CPUs where it computes on these.
 
-    Where no device is given, actors take GPUs if a node has one.
+    Where no device is given, engines take GPUs if a node has one.
+
+    Args:
+        num_cpus: of each rank that computes on CPUs.
 
     Raises:
         OptionError: no node has so many. A cluster that is to grow is asked for nodes of an `accelerator_type`, and is
             not checked.
     """
-    gpus = most_of("GPU")
-    device = config.engine.device or ("cuda" if gpus or config.accelerator_type else "cpu")
-    wanted = config.ranks
+    gpus, wanted = most_of("GPU"), engine.tensor_parallel_size
+    device = engine.device or ("cuda" if gpus or accelerator_type else "cpu")
     if device.startswith("cpu"):
-        wanted *= config.num_cpus
+        wanted *= num_cpus
         check_there_are(wanted, most_of("CPU"), "CPUs", "num_cpus")
         return {"num_cpus": wanted}
-    if config.accelerator_type is None:
+    if accelerator_type is None:
         check_there_are(wanted, gpus, "GPUs", "tensor_parallel_size")
     return {"num_gpus": wanted}
+
+
+def resources_of(config: ProcessorConfig) -> dict[str, Any]:
+    """What an actor of a processor takes; see `actor_resources`."""
+    return actor_resources(config.engine, config.num_cpus, config.accelerator_type)
 
 
 def most_of(resource: str) -> int:

@@ -78,8 +78,3 @@ class ProcessorConfig:
     @property
     def pool(self) -> Pool:
         return self.concurrency  # type: ignore[return-value]  # `_pool` has made it one.
-
-    @property
-    def ranks(self) -> int:
-        """Processes, and GPUs, of an engine."""
-        return getattr(self.engine, "tensor_parallel_size", 1)

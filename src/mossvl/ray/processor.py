@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mossvl.errors import OptionError, message_of
 from mossvl.options.checks import shown
 from mossvl.ray.answering import Answering, Read, read_row
-from mossvl.ray.cluster import actor_resources
+from mossvl.ray.cluster import resources_of
 from mossvl.ray.config import ProcessorConfig
 from mossvl.ray.rows import ERROR, Row
 
@@ -94,7 +94,7 @@ def answered(
             runtime_env=None if config.runtime_env is None else dict(config.runtime_env),
             udf_modifying_row_count=False,
             max_task_retries=RETRIES,
-            **actor_resources(config),
+            **resources_of(config),
         )
 
 
