@@ -1,6 +1,7 @@
 """The server's adapters are models: listed, and chosen by a request's `model` in every API."""
 
 import json
+import re
 
 import httpx
 import pytest
@@ -60,6 +61,8 @@ def test_a_request_chooses_an_adapter_by_its_model(url):
         assert len(set(texts)) == 3
         assert answer(None) == answer("three") == ("golden", texts[0])  # As any other name does.
         assert [answer(name)[1] for name in models] == list(texts)
+    counted = re.findall(r'mossvl_queries_total\{model="(.*)"\} (\d+)', httpx.get(f"{url}/metrics").text)
+    assert counted == [("golden", "16"), ("team/one", "8"), ("two", "8")]
 
 
 def test_a_stream_names_its_adapter(url):

@@ -20,6 +20,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "Requests by path and status.", "path", "status")
+        self.queries = self._counter("queries", "Submitted queries by model: the served one, or an adapter.", "model")
         self.errors = self._counter("errors", "Failed requests by error code.", "code")
         self.tokens = self._counter("tokens", "Tokens by kind: text and vision (prompt), cached, new.", "kind")
         self.disconnects = self._counter("disconnects", "Clients that disconnected or stopped reading.", "how")

@@ -207,6 +207,7 @@ class Service:
             self._beginning += count
         try:
             exchange.handles = ready.begin_all(queries, exchange.caller.lora)
+            self.metrics.queries.labels(exchange.caller.model).inc(count)
         except MossVLError as error:
             raise exchange.placed(error) from error
         finally:
