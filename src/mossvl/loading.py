@@ -1,6 +1,5 @@
 """One call from a checkpoint to a model and its processor."""
 
-import copy
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,13 +23,14 @@ from mossvl.device.following import Followers
 from mossvl.errors import CheckpointError, OptionError
 from mossvl.forking import check_fork
 from mossvl.model.configuration import MossVLConfig
+from mossvl.offline.empty import on_meta, with_memory
 from mossvl.offline.interface import MossVLForConditionalGeneration
 from mossvl.options.engine import check_quantization
 from mossvl.parallel.ranks import LeadingRanks, Ranks
-from mossvl.parallel.share import check_size, devices_of_ranks, part_of
+from mossvl.parallel.share import check_size, devices_of_ranks, is_cut
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.prompt import IMAGE_TOKEN
-from mossvl.quantization.schemes import Schemes, left_plain, main_kind, own_schemes, quantized_maps, replace, scheme_of
+from mossvl.quantization.schemes import Schemes, left_plain, main_kind, own_schemes, quantized_maps
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def _whole(
         refuse_another(quantization, found, folder)
         return found or (own_schemes(plain, quantization) if quantization else {})
 
-    model = _on_meta(config, dtype, schemes)
+    model = on_meta(config, dtype, schemes)
     check_size(size, config.text_config, model)
     return model
 
@@ -130,7 +130,7 @@ def _loaded(
     """Load this rank's part of a checkpoint, or the whole of it."""
     config = read_configuration(MossVLForConditionalGeneration, folder)
     whole = _whole(folder, config, dtype, quantization, 1 if ranks is None else ranks.share.size)
-    model = _empty(whole, device, ranks)
+    model = with_memory(whole, device, ranks)
     model.name_or_path = model.config._name_or_path = name
     with _bar(progress) as advance:
         load_weights(model, folder, advance, None if ranks is None else ranks.share)
@@ -184,7 +184,7 @@ def adapter_folders(given: Mapping[str, str], base: str | Path | nn.Module | Non
         folder = folder_of(base)
         require_model_type(folder)
         config = read_configuration(MossVLForConditionalGeneration, folder)
-        model = _on_meta(config, torch.float32, lambda plain: {})
+        model = on_meta(config, torch.float32, lambda plain: {})
     folders = {}
     for name, path in given.items():
         try:
@@ -216,33 +216,63 @@ def _at_hand(given: str | Path, files: list[str], what: str) -> Path:
         raise CheckpointError(f"{given} cannot be loaded as {what}: {first_line}") from error
 
 
-@torch.no_grad()
 def random_model(
     config: MossVLConfig | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     seed: int = 0,
     quantization: str | None = None,
+    tensor_parallel_size: int = 1,
 ) -> MossVLForConditionalGeneration:
     """Make a model with random weights on a device, for benchmarks and tests; by default of the published size.
 
     Weights are normal with a standard deviation of 0.02, but 1 for embeddings and 0.02 / √96 for projections into the
     residual stream; docs/model.md compares errors of bfloat16 with these and with 0.02 throughout. Gates of cross
-    attention are 0.5, so that vision affects logits. With a quantization, weights are quantized as by `load`.
+    attention are 0.5, so that vision affects logits. With a quantization, weights are quantized as by `load`. A model
+    that is cut has other weights than one that is whole.
 
     Raises:
-        OptionError: there is no such device or quantization, or models do not compute in the dtype.
+        OptionError: there is no such device or quantization, models do not compute in the dtype, or the model cannot be
+            cut into so many parts.
         EngineError: this process was forked from one that had computed before.
     """
     target = resolve_device(device)
     check_fork(target.type)
     check_quantization(quantization, target.type)
     kind = resolve_dtype(dtype, target)
-    whole = _on_meta(
-        config or MossVLConfig(), kind, lambda plain: own_schemes(plain, quantization) if quantization else {}
-    )
-    model = _empty(whole, target)
-    generator = torch.Generator(target).manual_seed(seed)
+    targets = devices_of_ranks(target, tensor_parallel_size)
+    weights = config or MossVLConfig(), kind, seed, quantization
+    if tensor_parallel_size == 1:
+        return _random(None, target, *weights)
+    whole = _whole_random(weights[0], kind, quantization)
+    check_size(tensor_parallel_size, whole.config.text_config, whole)
+    with leading(targets, follow_random, *weights) as ranks:
+        model = _random(ranks, target, *weights)
+    return model
+
+
+def follow_random(ranks: Ranks, *weights: Any) -> Followers:
+    """As `follow_checkpoint`, with random weights."""
+    return Followers(_random(ranks, ranks.device, *weights), ranks)
+
+
+def _whole_random(config: MossVLConfig, dtype: torch.dtype, quantization: str | None) -> MossVLForConditionalGeneration:
+    return on_meta(config, dtype, lambda plain: own_schemes(plain, quantization) if quantization else {})
+
+
+@torch.no_grad()
+def _random(
+    ranks: Ranks | None,
+    device: torch.device,
+    config: MossVLConfig,
+    dtype: torch.dtype,
+    seed: int,
+    quantization: str | None,
+) -> MossVLForConditionalGeneration:
+    model = with_memory(_whole_random(config, dtype, quantization), device, ranks)
+    same = generator = torch.Generator(device).manual_seed(seed)
+    if ranks is not None:  # Ranks differ in what is cut, and have the same of the rest.
+        generator = torch.Generator(device).manual_seed(seed + 1 + ranks.share.rank)
     deviations = {"embed_tokens.weight": 1.0, "o_proj.weight": 0.02 / 96**0.5, "down_proj.weight": 0.02 / 96**0.5}
     for name, parameter in model.named_parameters():
         if "norm" in name and name.endswith("weight"):
@@ -252,54 +282,12 @@ def random_model(
         elif name.endswith("bias"):
             parameter.zero_()
         else:
-            parameter.normal_(std=deviations.get(".".join(name.split(".")[-2:]), 0.02), generator=generator)
+            own = generator if is_cut(name) and parameter.ndim > 1 else same
+            parameter.normal_(std=deviations.get(".".join(name.split(".")[-2:]), 0.02), generator=own)
     for name, linear in quantized_maps(model):
-        weight = torch.empty(linear.out_features, linear.in_features, device=target, dtype=kind)
+        weight = torch.empty(linear.out_features, linear.in_features, device=device, dtype=dtype)
         weight.normal_(std=deviations.get(f"{name.split('.')[-1]}.weight", 0.02), generator=generator)
         linear.put(0, weight)
-    return model
-
-
-def _on_meta(
-    config: MossVLConfig, dtype: torch.dtype, schemes: Callable[[nn.Module], Schemes]
-) -> MossVLForConditionalGeneration:
-    """Make a model without memory.
-
-    Args:
-        schemes: called with the plain model; returns the schemes of its maps.
-    """
-    for part in (config, config.text_config, config.vision_config):
-        part.dtype = dtype
-    with torch.device("meta"):
-        model = MossVLForConditionalGeneration(config)
-    replace(model, schemes(model))
-    cast(model, dtype)
-    return model
-
-
-def _part(whole: MossVLForConditionalGeneration, ranks: Ranks) -> MossVLForConditionalGeneration:
-    """Make a rank's part of a model without memory.
-
-    Its configuration is that of the whole; its language model has one of its own.
-    """
-    config = copy.deepcopy(whole.config)
-    config.text_config = part_of(config.text_config, ranks.share.size)
-    schemes = {name: scheme_of(one) for name, one in quantized_maps(whole)}
-    part = _on_meta(config, config.dtype, lambda plain: schemes)
-    part.config = part.model.config = whole.config
-    part.ranks = ranks
-    return part
-
-
-def _empty(
-    whole: MossVLForConditionalGeneration, device: torch.device, ranks: Ranks | None = None
-) -> MossVLForConditionalGeneration:
-    """Give memory to a model for inference, or make a rank's part of it; there are no values yet."""
-    model = whole if ranks is None else _part(whole, ranks)
-    loaded = model.state_dict().keys()
-    assert all(name in loaded for name, _ in model.named_buffers()), "no checkpoint holds this buffer's values"
-    model = model.to_empty(device=device).eval()
-    model.tie_weights()  # `to_empty` has allocated tied weights apart
     return model
 
 
@@ -315,13 +303,6 @@ def refuse_another(quantization: str | None, found: Schemes, checkpoint: Path) -
             f"quantization={quantization!r}, but the weights of {checkpoint} are {kind.upper()} already; leave "
             "quantization out, or give the checkpoint that it was made of"
         )
-
-
-def cast(model: nn.Module, dtype: torch.dtype) -> None:
-    """Cast weights, except those of modules with `keeps_dtypes` (such as quantized ones)."""
-    for module in model.modules():
-        if not getattr(module, "keeps_dtypes", False):
-            module._apply(lambda weight: weight.to(dtype) if weight.is_floating_point() else weight, recurse=False)
 
 
 def read_processor(folder: Path) -> MossVLProcessor:

@@ -43,7 +43,7 @@ def nothing_large(monkeypatch):
         raise AssertionError("a model was made")
 
     monkeypatch.setattr(model_loading, "expected_tensors", make)
-    monkeypatch.setattr("mossvl.loading._empty", make)
+    monkeypatch.setattr("mossvl.loading.on_meta", make)
 
 
 def edit(folder, path, value, file="config.json"):
@@ -194,7 +194,7 @@ def test_more_layers_than_tensors_are_refused_before_one_is_made(path, folder, n
 
 
 def test_shapes_are_compared_before_a_model_has_memory(folder, monkeypatch):
-    monkeypatch.setattr("mossvl.loading._empty", lambda *_: pytest.fail("a model was made"))
+    monkeypatch.setattr("mossvl.loading.with_memory", lambda *_: pytest.fail("a model was made"))
     edit(folder, "text_config.vocab_size", 2**24)
     with pytest.raises(CheckpointError, match=r"lm_head.weight is \[512, 64\], expected \[16777216, 64\]"):
         mossvl.load(folder, device="cpu")

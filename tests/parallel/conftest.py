@@ -1,35 +1,28 @@
 """Models that are cut among several processes, which tests share: a process takes seconds to start."""
 
 import pytest
-import torch
+from cut_models import random_checkpoint
 from golden_cases import CHECKPOINT
 
 import mossvl
-from mossvl import MossVLConfig
-from mossvl.loading import random_model
 
 
 @pytest.fixture(scope="session")
-def halves(processor):
+def halves():
     """The golden checkpoint in float32, cut among two processes: (model, processor)."""
     yield from cut(CHECKPOINT, 2)
 
 
 @pytest.fixture(scope="session")
-def quartered(tmp_path_factory, golden):
-    """A checkpoint with random weights, whose heads four processes can divide."""
-    config = MossVLConfig.from_pretrained(golden / "checkpoint")
-    text = config.text_config
-    text.num_attention_heads, text.num_key_value_heads, text.attention_bias = 8, 4, True
-    model = random_model(config, "cpu", "float32", seed=1)
-    generator = torch.Generator().manual_seed(2)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias") and "proj" in name:
-            parameter.data.normal_(std=0.02, generator=generator)
-    folder = tmp_path_factory.mktemp("quartered")
-    model.save_pretrained(folder)
-    mossvl.load(golden / "checkpoint", "cpu", "float32")[1].save_pretrained(folder)
-    return folder
+def quartered(tmp_path_factory):
+    """A checkpoint with random weights and biases, whose heads four processes can divide."""
+    return random_checkpoint(tmp_path_factory.mktemp("quartered"), attention_bias=True)
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory):
+    """As `quartered`, without biases, so that weights may be quantized."""
+    return random_checkpoint(tmp_path_factory.mktemp("plain"))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """A model that is cut among processes answers like the whole one."""
 
 import pytest
+from cut_models import engine
 from golden_cases import CASES, MEDIA
 
 import mossvl
@@ -14,10 +15,6 @@ ASKED = [
     {"prompt": "Count."},
     {"prompt": "And in this one?", "videos": [CLIP], "media_kwargs": {"max_frames": 5}},
 ]
-
-
-def engine(loaded, **options):
-    return mossvl.MossVL(*loaded, **{"memory": 1 << 24, **options})
 
 
 def tokens(llm, queries, params=None):

@@ -108,7 +108,7 @@ class RandomPrompt:
 
 
 def random_weights(
-    device: str | None, dtype: str | None, quantization: str | None = None
+    device: str | None, dtype: str | None, quantization: str | None = None, tensor_parallel_size: int = 1
 ) -> tuple[MossVLForConditionalGeneration, MossVLProcessor]:
     """Return a model of the published size with random weights, and a processor with mossvl-tiny's tokenizer.
 
@@ -117,7 +117,8 @@ def random_weights(
     tiny = MossVLProcessor.from_pretrained(CHECKPOINT)
     parts = MossVLImageProcessor(), tiny.tokenizer, MossVLVideoProcessor()
     processor = MossVLProcessor(*parts, chat_template=tiny.chat_template)
-    model = random_model(MossVLConfig(image_token_id=tiny.image_token_id), device, dtype, quantization=quantization)
+    config = MossVLConfig(image_token_id=tiny.image_token_id)
+    model = random_model(config, device, dtype, quantization=quantization, tensor_parallel_size=tensor_parallel_size)
     if type(model.lm_head) is nn.Linear:
         model.lm_head.weight.data[min(tiny.tokenizer.added_tokens_decoder) :] = 0
     return model, processor

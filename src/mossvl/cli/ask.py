@@ -19,6 +19,7 @@ from mossvl.cli.options import (
     MediaFlags,
     Quantization,
     SystemFlags,
+    TensorParallel,
     check_effect,
     only_adapter,
     with_flags,
@@ -61,6 +62,7 @@ def ask(
     device: Device = None,
     dtype: Dtype = None,
     quantization: Quantization = None,
+    ranks: TensorParallel = 1,
     lora: Lora = None,
     then: Then = None,
     as_json: Annotated[
@@ -84,7 +86,15 @@ def ask(
     messages: list[dict[str, Any]] = []
     adapter = only_adapter(lora)
     options = {**system, "generate_kwargs": generation, "media_kwargs": media, "lora": next(iter(adapter or ()), None)}
-    with open_engine(folder, allowed, device=device, dtype=dtype, quantization=quantization, lora=adapter) as llm:
+    with open_engine(
+        folder,
+        allowed,
+        device=device,
+        dtype=dtype,
+        quantization=quantization,
+        tensor_parallel_size=ranks,
+        lora=adapter,
+    ) as llm:
         for text in questions:
             messages.append({"role": "user", "content": [*parts, {"type": "text", "text": text}]})
             handle = llm.submit({"messages": messages, **options})

@@ -13,7 +13,7 @@ import typer
 
 from mossvl.cli.checkpoint import check_checkpoint, prepare
 from mossvl.cli.extras import need
-from mossvl.cli.options import Checkpoint, Device, Dtype, EngineFlags, Quantization
+from mossvl.cli.options import Checkpoint, Device, Dtype, EngineFlags, Quantization, TensorParallel
 from mossvl.errors import OptionError
 from mossvl.options.engine import EngineConfig
 
@@ -53,6 +53,7 @@ def bench(
     device: Device = None,
     dtype: Dtype = None,
     quantization: Quantization = None,
+    ranks: TensorParallel = 1,
     memory: Annotated[float | None, typer.Option(help=EngineFlags.flags["memory"].help, show_default=False)] = None,
     max_batch: Annotated[int, typer.Option(min=1, help=EngineFlags.flags["max_batch"].help)] = EngineConfig.max_batch,
     eager: Annotated[bool, typer.Option("--eager", help=EngineFlags.flags["eager"].help)] = False,
@@ -91,6 +92,7 @@ def bench(
             device=device,
             dtype=dtype,
             quantization=quantization,
+            tensor_parallel_size=ranks,
             memory=memory,
             max_batch=max_batch,
             max_token_gap=max_token_gap,
@@ -142,11 +144,11 @@ def engine_to_measure(checkpoint: str | None, config: EngineConfig) -> "tuple[En
     from mossvl.engine.engine import Engine
     from mossvl.loading import load
 
-    weights = config.device, config.dtype
+    weights = {name: getattr(config, name) for name in ("device", "dtype", "quantization", "tensor_parallel_size")}
     if checkpoint:
-        model, processor = load(check_checkpoint(checkpoint), *weights, quantization=config.quantization)
+        model, processor = load(check_checkpoint(checkpoint), **weights)
     else:
-        model, processor = random_weights(*weights, quantization=config.quantization)
+        model, processor = random_weights(**weights)
     return Engine(model, config), processor
 
 

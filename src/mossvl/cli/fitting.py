@@ -56,8 +56,8 @@ def weight_bytes(config: "MossVLConfig", schemes: Any) -> int:
     """Bytes of the weights of a model whose maps have `schemes(model)`, and whose other weights are of 16 bits."""
     import torch
 
-    from mossvl.loading import cast
     from mossvl.model.modeling import MossVLLMHeadModel
+    from mossvl.offline.empty import cast
     from mossvl.quantization.schemes import replace
 
     with torch.device("meta"):

@@ -58,6 +58,16 @@ Lora = Annotated[
         show_default=False,
     ),
 ]
+TensorParallel = Annotated[
+    int,
+    typer.Option(
+        "--tensor-parallel-size",
+        "-tp",
+        min=1,
+        help="GPUs among which the language model is cut; on a CPU, processes.",
+    ),
+]
+
 
 MediaDir = Annotated[
     Path | None,

@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 from mossvl.cli.checkpoint import check_checkpoint, open_engine
-from mossvl.cli.options import Checkpoint, Device, Dtype, LimitFlags, Lora, Quantization, only_adapter, with_flags
+from mossvl.cli.options import (
+    Checkpoint,
+    Device,
+    Dtype,
+    LimitFlags,
+    Lora,
+    Quantization,
+    TensorParallel,
+    only_adapter,
+    with_flags,
+)
 from mossvl.errors import OptionError
 from mossvl.media.limits import MediaLimits
 
@@ -23,6 +33,7 @@ def replay(
     device: Device = None,
     dtype: Dtype = None,
     quantization: Quantization = None,
+    ranks: TensorParallel = 1,
     lora: Lora = None,
     as_events: Annotated[bool, typer.Option("--json", help="Print every event as a JSON object, one a line.")] = False,
 ) -> None:
@@ -42,7 +53,15 @@ def replay(
     folder = check_checkpoint(checkpoint)
     speech, raw = Speech(as_events), ""
     with (
-        open_engine(folder, allowed, device=device, dtype=dtype, quantization=quantization, lora=adapter) as llm,
+        open_engine(
+            folder,
+            allowed,
+            device=device,
+            dtype=dtype,
+            quantization=quantization,
+            tensor_parallel_size=ranks,
+            lora=adapter,
+        ) as llm,
         llm.replay(recorded) as session,
     ):
         failed: list[Exception] = []

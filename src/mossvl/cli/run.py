@@ -27,6 +27,7 @@ from mossvl.cli.options import (
     MediaFlags,
     Quantization,
     SystemFlags,
+    TensorParallel,
     flags_of,
     with_flags,
 )
@@ -89,6 +90,7 @@ def run(
     device: Device = None,
     dtype: Dtype = None,
     quantization: Quantization = None,
+    ranks: TensorParallel = 1,
     lora: Loras = None,
     media_dir: MediaDir = None,
     prompt: Annotated[
@@ -128,7 +130,7 @@ def run(
     folder = check_checkpoint(checkpoint)
     check_output(queries, output)
     options: dict[str, Any] = {"device": device, "dtype": dtype, "quantization": quantization, "max_batch": batch_size}
-    options |= {"lora": adapters}
+    options |= {"tensor_parallel_size": ranks, "lora": adapters}
     models = {name_of(folder): None, **{name: name for name in adapters}}
     defaults = {"generate_kwargs": generation, "media_kwargs": media, "system": system, "models": models}
     kind = AnswerTables if output.suffix == ".parquet" else AnswerFile

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from mossvl.cli.checkpoint import check_checkpoint, name_of, prepare
 from mossvl.cli.extras import need
-from mossvl.cli.options import Checkpoint, Device, Dtype, EngineFlags, Quantization, ServerFlags, with_flags
+from mossvl.cli.options import (
+    Checkpoint,
+    Device,
+    Dtype,
+    EngineFlags,
+    Quantization,
+    ServerFlags,
+    TensorParallel,
+    with_flags,
+)
 from mossvl.options.engine import EngineConfig
 from mossvl.server.config import ServerConfig
 
@@ -26,6 +35,7 @@ def serve(
     device: Device = None,
     dtype: Dtype = None,
     quantization: Quantization = None,
+    ranks: TensorParallel = 1,
 ) -> None:
     """Serve OpenAI-compatible requests and a web page, until Ctrl-C or SIGTERM."""
     need("serve")
@@ -35,7 +45,7 @@ def serve(
     config = ServerConfig(**given)
     # Requests that wait for a decoder process must not delay requests without media.
     engine.setdefault("media_workers", config.decoders + TEXTS)
-    settings = EngineConfig(device=device, dtype=dtype, quantization=quantization, **engine)
+    settings = EngineConfig(device=device, dtype=dtype, quantization=quantization, tensor_parallel_size=ranks, **engine)
     folder = check_checkpoint(checkpoint)
     from mossvl.server.run import run
 

@@ -18,6 +18,7 @@ from mossvl.cli.options import (
     LimitFlags,
     Lora,
     Quantization,
+    TensorParallel,
     check_effect,
     only_adapter,
     with_flags,
@@ -48,6 +49,7 @@ def watch(
     device: Device = None,
     dtype: Dtype = None,
     quantization: Quantization = None,
+    ranks: TensorParallel = 1,
     lora: Lora = None,
     system_prompt: Annotated[
         str | None, typer.Option(help="System prompt. Default: the one that live checkpoints were trained with.")
@@ -88,7 +90,15 @@ def watch(
     with (
         named_as_flags(),
         open_source(source, fps, pace or None, allowed, happenings.put) as frames,
-        open_engine(folder, allowed, device=device, dtype=dtype, quantization=quantization, lora=adapter) as llm,
+        open_engine(
+            folder,
+            allowed,
+            device=device,
+            dtype=dtype,
+            quantization=quantization,
+            tensor_parallel_size=ranks,
+            lora=adapter,
+        ) as llm,
         Recorder(record) if record is not None else nullcontext() as recorder,
         llm.live(question, system_prompt=system_prompt, options=options, recorder=recorder) as session,
     ):

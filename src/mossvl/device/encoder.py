@@ -42,7 +42,7 @@ class FrameEncoder:
 
     def spare(self, seconds: float) -> None:
         """Tell how long set-ups for new shapes may take from now on; infinite is without a bound."""
-        self.tower.set_ups.spare = seconds
+        self.tower.set_ups.begin_step(seconds)
 
     def encode(self, frames: Sequence[Frame]) -> dict[tuple[int, int], Tensor]:
         """Encode frames → for each (request number, frame), its vision tokens (tokens, hidden), separator included.

@@ -78,7 +78,7 @@ class Follower:
         self.tower.clear()
 
     def encode(self, sizes: Sequence[Size], how: How, spare: float) -> None:
-        self.tower.set_ups.spare = spare
+        self.tower.set_ups.begin_step(spare)
         patches = sum(height * width for height, width in sizes)
         pixels = torch.empty((patches, self.tower.width), dtype=torch.uint8, device=self.executor.device)
         encode_shares(self.tower, self.ranks, self.ranks.broadcast(pixels), sizes, how)

@@ -247,14 +247,28 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
         """As in transformers.
 
         Raises:
-            OptionError: weights were quantized by `mossvl.load`, which transformers would write as plain ones.
+            OptionError: weights were quantized by `mossvl.load`, which transformers would write as plain ones; or the
+                model is cut among processes.
         """
+        self.require_whole("save_pretrained")
         if any(quantized_maps(self)):
             raise OptionError(
                 "save_pretrained would write quantized weights without saying so; the command mossvl quantize writes "
                 "quantized checkpoints"
             )
         super().save_pretrained(*args, **kwargs)
+
+    def require_whole(self, what: str) -> None:
+        """Refuse what needs all weights, if this process has only a rank's part of them.
+
+        Raises:
+            OptionError: it has.
+        """
+        if self.ranks is not None:
+            raise OptionError(
+                f"{what} needs the whole model, but this one is cut among {self.ranks.share.size} processes; ask its "
+                "engine (mossvl.MossVL), or load it without tensor_parallel_size"
+            )
 
     @extends(MossVLModel.forward)
     def forward(
@@ -282,8 +296,10 @@ class MossVLLMHeadModel(MossVLPreTrainedModel, MediaGenerationMixin):
         Training on packed rows, with `labels` and indices of columns, returns the loss without the logits.
 
         Raises:
-            OptionError: `output_attentions` was asked for, or a cache with gradient checkpointing.
+            OptionError: `output_attentions` was asked for, or a cache with gradient checkpointing; or the model is cut
+                among processes.
         """
+        self.require_whole("forward")
         if output_attentions:
             raise OptionError("output_attentions is not supported: attention weights are never computed as a whole")
         cache = past_key_values if inputs.get("cache") is None else inputs["cache"]

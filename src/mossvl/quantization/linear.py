@@ -24,7 +24,7 @@ class QuantizedLinear(nn.Linear, ABC):
     """
 
     keeps_dtypes = True
-    """For `mossvl.loading.cast`."""
+    """For `mossvl.offline.empty.cast`."""
     compute_dtype = torch.float32
     """The dtype of adapters; PEFT reads it."""
 

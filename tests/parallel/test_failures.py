@@ -1,0 +1,112 @@
+"""A rank that dies or hangs ends its group at once, with one clear error; nothing is left behind."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from descendants import descendants, left
+from golden_cases import CHECKPOINT
+
+import mossvl
+from mossvl import SamplingParams
+from mossvl.errors import EngineError, OptionError
+
+LONG = SamplingParams(max_new_tokens=100_000, ignore_eos=True)
+SECONDS = 10
+"""In which a group has ended."""
+
+
+@pytest.fixture
+def llm():
+    with mossvl.MossVL(CHECKPOINT, device="cpu", dtype="float32", memory=1 << 24, tensor_parallel_size=2) as made:
+        yield made
+    made.model.ranks.close()
+
+
+def other_rank(llm):
+    (one,) = llm.model.ranks.processes._processes
+    return one.process.pid
+
+
+def is_over(llm, pid, queries):
+    """Whether all queries have failed, no more is answered, and the other process is gone."""
+    for handle in queries:
+        assert "rank 1 of 2" in str(handle.wait(SECONDS).error)
+    with pytest.raises(EngineError, match=f"answers nothing any more: rank 1 of 2 \\(process {pid}\\)"):
+        llm.submit("Why?")
+    with pytest.raises(EngineError, match="rank 1 of 2"):
+        llm.warm_up() or mossvl.MossVL(llm.model, llm.processor, memory=1 << 24)
+    return not left([pid])
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(signal.SIGKILL, "was killed by SIGKILL"), (signal.SIGSTOP, "hangs: it gave no sign of life")]
+)
+def test_a_rank_that_dies_or_hangs_while_it_answers(llm, number, told):
+    queries = [llm.submit(text, LONG) for text in ("Count.", "Why?")]
+    answer = iter(queries[0])
+    next(answer)
+    pid = other_rank(llm)
+    os.kill(pid, number)
+    assert isinstance(queries[0].wait(SECONDS).error, EngineError)
+    assert told in str(queries[0].wait().error)
+    assert is_over(llm, pid, queries)
+
+
+def test_a_rank_that_dies_while_nothing_is_asked(llm):
+    assert llm.generate("Why?", SamplingParams(max_new_tokens=2)).error is None
+    pid = other_rank(llm)
+    os.kill(pid, signal.SIGKILL)
+    until = time.monotonic() + SECONDS
+    while llm.engine.broken is None and time.monotonic() < until:
+        time.sleep(0.05)
+    assert "rank 1 of 2" in str(llm.engine.broken)
+    assert is_over(llm, pid, [])
+
+
+def test_a_model_that_is_dropped_takes_its_processes_along(halves):
+    before = set(descendants())
+    model, processor = mossvl.load(CHECKPOINT, "cpu", "float32", tensor_parallel_size=2)
+    llm = mossvl.MossVL(model, processor, memory=1 << 24)
+    assert llm.generate("Why?", SamplingParams(max_new_tokens=2)).error is None
+    new = set(descendants()) - before
+    assert len(new) == 1
+    llm.close()
+    del llm, model, processor
+    gc.collect()
+    assert not left(new)
+    assert sum(thread.name == "mossvl-ranks" for thread in threading.enumerate()) == 1  # That of `halves`.
+
+
+KILLED = """
+import os, signal, mossvl
+llm = mossvl.MossVL({checkpoint!r}, device="cpu", dtype="float32", memory=1 << 24, tensor_parallel_size=2)
+handle = llm.submit("Count.", mossvl.SamplingParams(max_new_tokens=100_000, ignore_eos=True))
+answer = iter(handle)
+next(answer)
+print(llm.model.ranks.processes._processes[0].process.pid, flush=True)
+{end}
+"""
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", ""], ids=["killed", "at exit"])
+def test_other_ranks_end_with_rank_0(end):
+    program = KILLED.format(checkpoint=str(CHECKPOINT), end=end)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == (-signal.SIGKILL if end else 0), ended.stderr
+    assert not left([int(ended.stdout)])
+    assert end or not ended.stderr
+
+
+def test_settings_that_are_refused_end_no_group(halves):
+    for _ in range(2):
+        with pytest.raises(OptionError, match="leaves 5 bytes for keys and values"):
+            mossvl.MossVL(*halves, memory=5)
+    llm = mossvl.MossVL(*halves, memory=1 << 24)
+    assert llm.generate("Why?", SamplingParams(max_new_tokens=2)).error is None
+    llm.close()
