@@ -5,6 +5,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -215,6 +217,18 @@ def test_arguments_of_a_command_are_texts():
     )
     assert args.engine_config().tensor_parallel_size == 2 and args.engine_config().max_batch == 8
     assert args.server_config().api_keys == ("secret",)
+
+
+def test_an_application_is_built_before_a_cluster_is_there_as_serve_run_does():
+    code = (
+        "import mossvl.ray, ray\n"
+        "app = mossvl.ray.build_app(mossvl.ray.AppArgs(device='cuda', tensor_parallel_size=2))\n"
+        "assert not ray.is_initialized()\n"
+        "found = app._bound_deployment._replica_config\n"
+        "print(found.ray_actor_options['num_gpus'], found.placement_group_strategy, found.placement_group_bundles)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert run.stdout == "2 STRICT_PACK [{'CPU': 1.0, 'GPU': 2.0}]\n", run.stderr
 
 
 @pytest.mark.parametrize(

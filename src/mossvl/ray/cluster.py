@@ -111,7 +111,7 @@ def engines(config: ProcessorConfig) -> ProcessorConfig:
 def actor_resources(engine: EngineConfig, num_cpus: int, accelerator_type: str | None) -> dict[str, Any]:
     """Return what an engine's process takes, as arguments of Ray's: GPUs, or CPUs where it computes on these.
 
-    Where no device is given, engines take GPUs if a node has one.
+    Where no device is given, engines take GPUs if a node has one, or while no cluster is joined, if this machine has.
 
     Args:
         num_cpus: of each rank that computes on CPUs.
@@ -120,15 +120,27 @@ def actor_resources(engine: EngineConfig, num_cpus: int, accelerator_type: str |
         OptionError: no node has so many. A cluster that is to grow is asked for nodes of an `accelerator_type`, and is
             not checked.
     """
-    gpus, wanted = most_of("GPU"), engine.tensor_parallel_size
+    import ray
+
+    wanted = engine.tensor_parallel_size
+    known = ray.is_initialized()  # `serve run` builds an application before it joins or begins a cluster.
+    gpus = most_of("GPU") if known else gpus_here()
     device = engine.device or ("cuda" if gpus or accelerator_type else "cpu")
     if device.startswith("cpu"):
         wanted *= num_cpus
-        check_there_are(wanted, most_of("CPU"), "CPUs", "num_cpus")
+        if known:
+            check_there_are(wanted, most_of("CPU"), "CPUs", "num_cpus")
         return {"num_cpus": wanted}
-    if accelerator_type is None:
+    if known and accelerator_type is None:
         check_there_are(wanted, gpus, "GPUs", "tensor_parallel_size")
     return {"num_gpus": wanted}
+
+
+def gpus_here() -> int:
+    """GPUs of this machine."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def resources_of(config: ProcessorConfig) -> dict[str, Any]:
