@@ -302,7 +302,7 @@ def with_query(question: Question, media_dir: Path | None, defaults: Mapping[str
         return answer, error
     if isinstance(query.get("model"), str) and query["model"] in defaults["models"]:
         chosen = defaults["models"][query.pop("model")]
-        query.setdefault("lora", chosen)
+        query["lora"] = query.get("lora") or chosen
     for name in ("generate_kwargs", "media_kwargs"):
         own = query.get(name)
         if own is None or isinstance(own, dict):
