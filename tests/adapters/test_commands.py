@@ -31,7 +31,14 @@ def test_ask_has_an_adapter_answer(own):
 
 
 def test_rows_of_run_choose_adapters(own, tmp_path):
-    rows = [{}, {"lora": "own"}, {"model": "own", "lora": None}, {"model": "checkpoint"}, {"lora": "others"}, {"model": "others"}]
+    rows = [
+        {},
+        {"lora": "own"},
+        {"model": "own", "lora": None},
+        {"model": "checkpoint"},
+        {"lora": "others"},
+        {"model": "others"},
+    ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"prompt": "Why?", **row}) + "\n" for row in rows))
     result = command(
         "run", tmp_path / "rows.jsonl", "-o", tmp_path / "answers.jsonl", *FLAGS, "--lora", f"own={own.folders['own']}"
