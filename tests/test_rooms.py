@@ -15,7 +15,7 @@ FLOORS = [
     *("version", "errors", "names", "progress", "ranks", "disk", "malloc", "forking"),
     *("forms", "options", "tools", "media", "quantization", "parallel", "checkpoints"),
     *("processing", "synthetic", "data", "kernels", "model"),
-    *("queries", "scheduling", "sources", "adapters", "device", "engine", "live", "offline"),
+    *("queries", "scheduling", "sources", "adapters", "device", "engine", "live", "offline", "chat"),
     *("registration", "loading", "quantizing", "replicas", "llm", "evaluation", "bench", "training", "tiny"),
     *("server", "ray", "cli"),
 ]

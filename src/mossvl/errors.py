@@ -108,6 +108,10 @@ class EngineError(MossVLError):
     """The engine takes no query: its device has failed, it is being closed, or its process was forked."""
 
 
+class ReplicaError(EngineError):
+    """The replica that answered a query has died; the same query can be asked again."""
+
+
 class PushTimeout(MossVLError, TimeoutError):
     """A live session had no room for a frame within the time limit of `push`; nothing of it was taken."""
 

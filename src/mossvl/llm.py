@@ -1,14 +1,16 @@
-"""`MossVL`: a checkpoint and its engine, for Python programs; `Chat`: a conversation with it."""
+"""`MossVL`: a checkpoint and its engine, for Python programs."""
 
 import asyncio
 import queue
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
+from mossvl.chat import Chat
 from mossvl.engine.engine import Engine
 from mossvl.errors import InputError, OptionError, PromptError
 from mossvl.live.options import LiveOptions
@@ -18,14 +20,17 @@ from mossvl.live.session import LiveSession
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.offline.query import SessionQuery
 from mossvl.options import SamplingParams
-from mossvl.options.engine import EngineConfig
+from mossvl.options.checks import whole
+from mossvl.options.engine import EngineConfig, check_quantization
 from mossvl.processing.processor import MossVLProcessor
-from mossvl.processing.system_prompt import SystemPrompt, with_system_prompt
 from mossvl.progress import progress as progress_bar
 from mossvl.queries.handle import Handle
 from mossvl.queries.query import Message, Query, QueryLike
 from mossvl.queries.results import Result
 from mossvl.tools.constraint import constrained
+
+if TYPE_CHECKING:
+    from mossvl.replicas.pool import Pool
 
 
 class MossVL:
@@ -39,12 +44,15 @@ class MossVL:
             mossvl-tiny, which is part of the package.
         processor: the processor of a loaded model.
         config: the engine's settings.
+        data_parallel_size: replicas of the checkpoint, each an engine in a process of its own with a GPU of its own, or
+            with its share of the CPU's threads; with 1, the engine is in this process. `config` is that of each.
         options: the engine's settings one by one, in place of `config`.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
-        OptionError: an option is unknown or out of range.
-        EngineError: this process was forked from one that had computed before.
+        OptionError: an option is unknown or out of range, or there are fewer GPUs than replicas.
+        EngineError: this process was forked from one that had computed before, or a replica's process has died while it
+            was loading.
     """
 
     def __init__(
@@ -52,11 +60,14 @@ class MossVL:
         checkpoint_or_model: str | Path | MossVLLMHeadModel | None = None,
         processor: MossVLProcessor | None = None,
         config: EngineConfig | None = None,
+        *,
+        data_parallel_size: int = 1,
         **options: Any,
     ) -> None:
         if config is not None and options:
             raise OptionError(f"give either config or {', '.join(options)}, not both")
         self.config = config or EngineConfig(**options)
+        self.data_parallel_size = whole("data_parallel_size", data_parallel_size)
         if self.config.lora:
             from mossvl.loading import adapter_folders
 
@@ -64,27 +75,69 @@ class MossVL:
         if isinstance(checkpoint_or_model, MossVLLMHeadModel):
             if processor is None:
                 raise OptionError("a loaded model needs its processor: MossVL(model, processor)")
-            model = checkpoint_or_model
+            if self.data_parallel_size > 1:
+                raise OptionError("replicas load a checkpoint, each its own: give its folder or name, not a model")
+            model, self.processor = checkpoint_or_model, processor
+        elif self.data_parallel_size > 1:
+            self._start_replicas(checkpoint_or_model, processor)
+            return
         else:
             from mossvl.loading import load
 
+            config = self.config
             model, loaded = load(
                 checkpoint_or_model,
-                self.config.device,
-                self.config.dtype,
-                quantization=self.config.quantization,
-                tensor_parallel_size=self.config.tensor_parallel_size,
+                config.device,
+                config.dtype,
+                quantization=config.quantization,
+                tensor_parallel_size=config.tensor_parallel_size,
             )
-            processor = processor or loaded
-        self.model, self.processor = model, processor
-        self.engine = Engine(model, self.config)
+            self.processor = processor or loaded
+        self._answering: Engine | Pool = Engine(model, self.config)
+
+    def _start_replicas(self, checkpoint: str | Path | None, processor: MossVLProcessor | None) -> None:
+        from mossvl.checkpoints.default import default_checkpoint
+        from mossvl.loading import folder_of, read_processor, resolve_device, resolve_dtype
+        from mossvl.replicas.pool import Pool
+
+        config, target = self.config, resolve_device(self.config.device)  # Refused before processes are started.
+        resolve_dtype(config.dtype, target)
+        check_quantization(config.quantization, target.type)
+        folder = folder_of(default_checkpoint() if checkpoint is None else checkpoint)
+        self.processor = processor or read_processor(folder)
+        self._answering = pool = Pool(str(folder), self.processor, config, self.data_parallel_size)
+        weakref.finalize(self, pool.close).atexit = False
 
     @classmethod
     def of(cls, engine: Engine, processor: MossVLProcessor) -> Self:
         """Return one with an engine that there is already."""
         llm = cls.__new__(cls)
-        llm.config, llm.model, llm.processor, llm.engine = engine.config, engine.model, processor, engine
+        llm.config, llm.processor, llm._answering = engine.config, processor, engine
+        llm.data_parallel_size = 1
         return llm
+
+    @property
+    def engine(self) -> Engine:
+        """The engine.
+
+        Raises:
+            OptionError: there are replicas, whose engines are in other processes.
+        """
+        if isinstance(self._answering, Engine):
+            return self._answering
+        raise OptionError(
+            f"data_parallel_size={self.data_parallel_size}: engines and models are in processes of their own, where "
+            "they answer queries; for live sessions, or to use them as objects, make a MossVL without it"
+        )
+
+    @property
+    def model(self) -> MossVLLMHeadModel:
+        """The model that the engine runs.
+
+        Raises:
+            OptionError: as for `engine`.
+        """
+        return self.engine.model
 
     # --- one query -----------------------------------------------------------------------------------------------
 
@@ -112,13 +165,13 @@ class MossVL:
         checked = query if isinstance(query, Query) else SessionQuery.from_dict(query)
         if checked.tools is not None:
             params = constrained(params or checked.generation, checked.tools, short=not self.processor.knows_tools)
-        return self.engine.submit(checked, checked.messages(session), self.processor, params)
+        return self._answering.submit(checked, checked.messages(session), self.processor, params)
 
     def stream(self, query: QueryLike, params: SamplingParams | None = None) -> Handle:
         """Stream a query's answer: `for text in llm.stream(…)`, or `async for`. As `submit`."""
         return self.submit(query, params)
 
-    def chat(self, system_prompt: str | None = None, params: SamplingParams | None = None, **chosen: Any) -> "Chat":
+    def chat(self, system_prompt: str | None = None, params: SamplingParams | None = None, **chosen: Any) -> Chat:
         """Begin a conversation; the prefix cache holds its earlier turns.
 
         Args:
@@ -152,7 +205,7 @@ class MossVL:
         Raises:
             CheckpointError: the checkpoint has no tokens for it.
             EngineError: the device has failed, or the engine is being closed.
-            InputError: a text or an option cannot be used.
+            InputError: a text or an option cannot be used, or there are replicas.
             SessionLimitError: no session more fits into the engine; it says how many do.
         """
         if options is not None and chosen:
@@ -239,8 +292,18 @@ class MossVL:
                 advance()
         return [results[index] for index in range(len(queries))]
 
-    def as_completed(self, queries: Iterable[tuple[QueryLike, SamplingParams | None]]) -> Iterator[tuple[int, Result]]:
+    @property
+    def _ahead(self) -> int:
+        """Queries that are submitted at a time: as many as run, and as many again."""
+        return 2 * self.config.max_batch * self.data_parallel_size
+
+    def as_completed(
+        self, queries: Iterable[tuple[QueryLike, SamplingParams | None]], most: int | None = None
+    ) -> Iterator[tuple[int, Result]]:
         """Answer a stream of (query, params), which is read only as far ahead as keeps the engine full.
+
+        Args:
+            most: queries that are asked at a time; by default twice as many as the engine runs.
 
         Yields:
             (index of the query, result), in the order in which queries end. Leaving early cancels the other queries.
@@ -251,7 +314,7 @@ class MossVL:
         more = True
         try:
             while more or running:
-                while more and len(running) < 2 * self.config.max_batch and ended.empty():
+                while more and len(running) < (most or self._ahead) and ended.empty():
                     number, query = next(rest, (-1, None))
                     more = query is not None
                     if query is None:
@@ -279,7 +342,7 @@ class MossVL:
         raise_on_error: bool = False,
     ) -> list[Result]:
         """As `generate` with a list, for asyncio. Cancelling the task cancels the queries."""
-        places = asyncio.Semaphore(2 * self.config.max_batch)
+        places = asyncio.Semaphore(self._ahead)
 
         async def answer(query: QueryLike, own: SamplingParams | None) -> Result:
             async with places:
@@ -305,87 +368,21 @@ class MossVL:
 
     def warm_up(self) -> None:
         """Compile kernels and capture CUDA graphs now, instead of when a query first needs them."""
-        self.engine.warm_up()
+        self._answering.warm_up()
 
     def close(self) -> None:
         """Cancel all queries, and wait for their end and the engine's, for ten seconds at most.
 
-        A query submitted meanwhile is an `EngineError`; a later one starts the engine again.
+        A query submitted meanwhile is an `EngineError`; a later one starts the engine again. Replicas are ended, and
+        are not started again.
         """
-        self.engine.close()
+        self._answering.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class Chat:
-    """A conversation of turns. A turn that fails or is cancelled leaves the conversation as it was.
-
-    The conversation begins with `system_prompt`, or with the fixed one that `thinking_mode`, `system_prompt_type` and
-    `use_default_system_prompt` choose (see `SystemPrompt`), unless its first turn has a system prompt of its own.
-
-    The engine keeps no state of a conversation: the next turn finds the earlier ones in the prefix cache.
-
-    Attributes:
-        messages: all turns and answers so far.
-        result: result of the last turn.
-    """
-
-    def __init__(
-        self, llm: MossVL, system_prompt: str | None = None, params: SamplingParams | None = None, **chosen: Any
-    ) -> None:
-        self.llm, self.params = llm, params
-        self.system = {"system_prompt": system_prompt, **chosen}
-        SystemPrompt(**self.system).text(video=False)  # Check before the first turn.
-        self.messages: list[Message] = []
-        self.result: Result | None = None
-
-    def ask(self, prompt: str, params: SamplingParams | None = None, **query: Any) -> Result:
-        """Take a turn, and return its result.
-
-        Args:
-            query: further keys of the turn's query: `images`, `videos`, `media_kwargs`, `generate_kwargs`.
-
-        Raises:
-            MossVLError: the query is malformed or has failed.
-        """
-        checked, handle = self._begin(prompt, params, query)
-        return self._end(checked, handle)
-
-    def stream(self, prompt: str, params: SamplingParams | None = None, **query: Any) -> Iterator[str]:
-        """As `ask`, but yield the answer in chunks; the turn counts once the last chunk was read."""
-        checked, handle = self._begin(prompt, params, query)
-        yield from handle
-        self._end(checked, handle)
-
-    async def aask(self, prompt: str, params: SamplingParams | None = None, **query: Any) -> Result:
-        """As `ask`, for asyncio."""
-        checked, handle = self._begin(prompt, params, query)
-        await handle.ending()
-        return self._end(checked, handle)
-
-    async def astream(self, prompt: str, params: SamplingParams | None = None, **query: Any) -> AsyncIterator[str]:
-        """As `stream`, for asyncio."""
-        checked, handle = self._begin(prompt, params, query)
-        async for chunk in handle:
-            yield chunk
-        self._end(checked, handle)
-
-    def reset(self) -> None:
-        """Forget all turns."""
-        self.messages = []
-
-    def _begin(self, prompt: str, params: SamplingParams | None, query: dict[str, Any]) -> tuple[Query, Handle]:
-        checked = SessionQuery.from_dict({"prompt": prompt, **with_system_prompt(query, self.system)})
-        return checked, self.llm.submit(checked, params or self.params, session=self.messages)
-
-    def _end(self, query: Query, handle: Handle) -> Result:
-        self.result = handle.result()
-        self.messages = query.session_after(self.messages, self.result.text)
-        return self.result
 
 
 def each(

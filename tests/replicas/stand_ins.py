@@ -12,7 +12,7 @@ from mossvl.errors import CheckpointError
 from mossvl.replicas.processes import Patience, Replicas, tell_ready
 from mossvl.replicas.shares import Share
 
-PATIENCE = 60
+PATIENCE = 180
 """Seconds that anything may take that should not take long."""
 SOON = Patience(first=0.01, most=0.02, tries=3, stop=5.0)
 

@@ -35,8 +35,8 @@ def name_of(folder: str) -> str:
     return NAME if folder == str(CHECKPOINT) else Path(folder).resolve().name if Path(folder).is_dir() else folder
 
 
-def open_engine(checkpoint: str, limits: MediaLimits, **options: Any) -> "MossVL":
-    """Load a checkpoint into an engine, with limits on media and options of `EngineConfig`.
+def open_engine(checkpoint: str, limits: MediaLimits, data_parallel_size: int = 1, **options: Any) -> "MossVL":
+    """Load a checkpoint into an engine, or replicas of it, with limits on media and options of `EngineConfig`.
 
     Raises:
         MossVLError: see `mossvl.MossVL`.
@@ -46,7 +46,7 @@ def open_engine(checkpoint: str, limits: MediaLimits, **options: Any) -> "MossVL
     from mossvl.llm import MossVL
 
     with _status(checkpoint):
-        llm = MossVL(checkpoint, config=config)
+        llm = MossVL(checkpoint, config=config, data_parallel_size=data_parallel_size)
     llm.processor.limits = limits
     return llm
 

@@ -69,6 +69,18 @@ TensorParallel = Annotated[
 ]
 
 
+DataParallelSize = Annotated[
+    int,
+    typer.Option(
+        "--data-parallel-size",
+        "-dp",
+        metavar="N",
+        help="Replicas of the checkpoint, each in a process of its own with a GPU of its own, or with its share of the "
+        "CPU's threads.",
+    ),
+]
+
+
 MediaDir = Annotated[
     Path | None,
     typer.Option(

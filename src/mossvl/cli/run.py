@@ -18,6 +18,7 @@ from mossvl.cli.answers import AnswerFile, Answers
 from mossvl.cli.checkpoint import check_checkpoint, name_of, open_engine
 from mossvl.cli.options import (
     Checkpoint,
+    DataParallelSize,
     Device,
     Dtype,
     GenerationFlags,
@@ -38,6 +39,7 @@ from mossvl.data.tables import table_format
 from mossvl.errors import InputError, OptionError, message_of
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
+from mossvl.options.checks import whole
 from mossvl.options.engine import EngineConfig, adapter_paths
 from mossvl.processing.system_prompt import SystemPrompt, with_system_prompt
 from mossvl.progress import progress
@@ -92,6 +94,7 @@ def run(
     quantization: Quantization = None,
     ranks: TensorParallel = 1,
     lora: Loras = None,
+    data_parallel_size: DataParallelSize = 1,
     media_dir: MediaDir = None,
     prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Ask this about each video of the folder QUERIES.")
@@ -106,7 +109,9 @@ def run(
             show_default=False,
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Maximum number of running queries.")] = EngineConfig.max_batch,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Maximum number of running queries, of each replica.")
+    ] = EngineConfig.max_batch,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the answers in the file, and answer the other queries.")
     ] = False,
@@ -126,6 +131,8 @@ def run(
     GenerationOptions.from_dict(generation)
     MediaOptions.from_dict(media)
     SystemPrompt(**system).text(video=False)  # Check before loading.
+    if whole("--data-parallel-size", data_parallel_size) > 1 and ray is not None:
+        raise OptionError("--data-parallel-size is for this machine, --ray for all of a cluster; give one of the two")
     allowed, adapters = MediaLimits(**limits), adapter_paths("--lora", lora or [])
     folder = check_checkpoint(checkpoint)
     check_output(queries, output)
@@ -148,7 +155,8 @@ def run(
                 if ray is not None:
                     answered = on_cluster(ray, given, answers, asking, folder, allowed, options)
                 else:
-                    answered = here(given, answers, asking, folder, allowed, options)
+                    replicas = {"data_parallel_size": data_parallel_size}
+                    answered = here(given, answers, asking, folder, allowed, options | replicas)
                 with closing(answered), progress(total, done) as advance:
                     for answer in answered:
                         answers.write(answer)
@@ -249,11 +257,13 @@ def here(
     allowed: MediaLimits,
     options: dict[str, Any],
 ) -> Generator[Answer]:
-    """Yield answers by an engine of this process, in the order in which they are complete.
+    """Yield answers by an engine of this process, or by replicas, in the order in which they are complete.
 
-    Queries are read only as far ahead as keeps the engine full.
+    Queries are read only as far ahead as keeps engines full.
     """
     with open_engine(folder, allowed, **options) as llm:
+        from mossvl.replicas.again import as_completed
+
         answers.begin()
         begun: dict[int, Answer] = {}
 
@@ -262,7 +272,7 @@ def here(
                 begun[number], query = asking(question)
                 yield query, None
 
-        for number, result in llm.as_completed(queries()):
+        for number, result in as_completed(llm, queries()):
             yield begun.pop(number) | outcome(result)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from mossvl.engine.director import Director
 from mossvl.engine.job import Job
 from mossvl.engine.loop import Events, Loop
+from mossvl.engine.timeline import Timeline
 from mossvl.errors import EngineError, OptionError
 from mossvl.forking import beside_engine, check_fork
 from mossvl.forms.grammar import Grammars
@@ -72,6 +73,7 @@ class Engine:
         processor: MossVLProcessor,
         params: SamplingParams | None = None,
         whole_characters: bool = False,
+        submitted: float | None = None,
     ) -> Handle:
         """Answer a query.
 
@@ -79,12 +81,16 @@ class Engine:
             messages: what is asked, its session included.
             params: in place of the query's own.
             whole_characters: an answer that is cut within a character ends before it, not with U+FFFD (as published).
+            submitted: when another process was given the query, in seconds of `time.monotonic`; by default, now.
 
         Raises:
             EngineError: the device is broken, and nothing will be answered any more; or the engine is being closed.
         """
         source = Load(query, messages, processor, self.media_memory, self.media_budget)
-        return self.begin(source, query.generation, params, whole_characters, calls=query.ending_calls, lora=query.lora)
+        calls, lora = query.ending_calls, query.lora
+        return self.begin(
+            source, query.generation, params, whole_characters, calls=calls, lora=lora, submitted=submitted
+        )
 
     def begin(
         self,
@@ -97,6 +103,7 @@ class Engine:
         director: Director | None = None,
         pages: int = 0,
         lora: str | None = None,
+        submitted: float | None = None,
     ) -> Handle:
         """Answer what comes from a source; as `submit`.
 
@@ -106,6 +113,7 @@ class Engine:
             pages: that the session reserves.
             calls: functions of which one call ends an answer.
             lora: name of the adapter with which everything is computed; None for the model as it is.
+            submitted: see `submit`.
 
         Raises:
             OptionError: there is no such adapter; an open query has several answers, stop strings, a least length or a
@@ -129,7 +137,8 @@ class Engine:
         handle = Handle(params, source.tokenizer, whole_characters, calls)
         form = params.form
         follower = None if form is None else self.grammars.follower(form, source.tokenizer, params.n)
-        job = Job(source, options, params, handle, self.ends, follower, open=open, director=director, adapter=adapter)
+        given = source, options, params, handle, self.ends, follower, Timeline(submitted)
+        job = Job(*given, open=open, director=director, adapter=adapter)
         job.adapted_vision = self.adapters.sees(adapter)
         with self.loop.lock:
             self.loop.add(job, pages)

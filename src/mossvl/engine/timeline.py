@@ -11,10 +11,10 @@ def since(begun: float | None, ended: float | None) -> float | None:
 
 
 class Timeline:
-    """When what happened to a query, in seconds of `time.monotonic`."""
+    """When what happened to a query, in seconds of `time.monotonic`; by default, it is submitted now."""
 
-    def __init__(self) -> None:
-        self.submitted = time.monotonic()
+    def __init__(self, submitted: float | None = None) -> None:
+        self.submitted = time.monotonic() if submitted is None else submitted
         self.loaded: float | None = None
         self.admitted: float | None = None
         self.vision: list[Stopwatch] = []

@@ -9,8 +9,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from multiprocessing.connection import Connection, wait
@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from mossvl.errors import EngineError, MossVLError, message_of
 from mossvl.replicas.shares import Share
+from mossvl.replicas.starting import environment, without_main
 
 logger = logging.getLogger("mossvl.replicas")
 
@@ -218,7 +219,7 @@ class Replicas:
         given = self._target, there, replica.number, self._arguments
         process = self._context.Process(target=_replica, args=given, name=f"mossvl-replica-{replica.number}")
         try:
-            with there, _environment(replica.share.environment | {UNREGISTERED: "1"}):
+            with there, environment(replica.share.environment | {UNREGISTERED: "1"}), without_main():
                 process.start()
         except OSError as error:
             here.close()
@@ -333,18 +334,6 @@ def _end_group(process: BaseProcess) -> None:
         with suppress(ProcessLookupError, PermissionError):
             if process.pid != os.getpgrp():
                 os.killpg(process.pid, signal.SIGKILL)
-
-
-@contextmanager
-def _environment(given: Mapping[str, str]) -> Iterator[None]:
-    """A context in which processes are started with these variables; libraries read them when they are imported."""
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 # --- in the new process ----------------------------------------------------------------------------------------------

@@ -1,0 +1,119 @@
+"""Replicas of a `MossVL` that die: only their own queries fail, and what is asked again is answered, once and right."""
+
+import os
+import random
+import threading
+
+import pytest
+from replicas.pools import EIGHT, kill, one_for_each, start
+from replicas.stand_ins import PATIENCE, waited
+
+from mossvl.errors import GenerationCancelled, GenerationTimeout, ReplicaError
+from mossvl.replicas.again import as_completed
+
+KILLS = int(os.environ.get("MOSSVL_KILLS", "4"))
+"""Kills of the soak; more of them take longer."""
+
+
+class Killer:
+    """A medium that kills the process that it is sent to."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+KILLER = {"prompt": "x", "images": [Killer()]}
+
+
+@pytest.fixture(scope="module")
+def pool(golden):
+    with start(golden) as llm:
+        yield llm
+
+
+@pytest.fixture(autouse=True)
+def whole(request):
+    """Each test finds both replicas ready."""
+    if "pool" in request.fixturenames:
+        pool = request.getfixturevalue("pool")
+        waited(lambda: len(pool._answering._router.serving) == 2)
+
+
+def test_a_dead_replica_fails_its_own_queries_and_is_started_again(pool):
+    handles = one_for_each(pool)
+    kill(pool, 1)
+    with pytest.raises(ReplicaError, match=r"replica 1 was ended by SIGKILL .* the same query can be asked again"):
+        handles[1].result(PATIENCE)
+    assert handles[1].result_now.text and handles[1].result_now.finish_reason == "error"
+    assert pool.generate("yes", EIGHT).error is None  # By the other.
+    waited(lambda: len(pool._answering._router.serving) == 2)
+    assert not handles[0].ended
+    handles[0].cancel()
+    handles[0].wait(PATIENCE)
+    assert [pool._answering._router.load(number).requests for number in range(2)] == [0, 0]
+    for handle in one_for_each(pool).values():
+        handle.cancel()
+        assert isinstance(handle.wait(PATIENCE).error, GenerationCancelled)
+
+
+def test_queries_wait_while_no_replica_is_ready_but_not_beyond_their_time_or_cancelling(pool):
+    for number in range(2):
+        kill(pool, number)
+    waited(lambda: not pool._answering._router.serving)
+    waiting, cancelled = pool.submit("yes", EIGHT), pool.submit("yes", EIGHT)
+    late = pool.submit({"prompt": "yes", "generate_kwargs": {"timeout": 0.05}})
+    cancelled.cancel()
+    assert isinstance(cancelled.wait(1).error, GenerationCancelled)
+    assert isinstance(late.wait(5).error, GenerationTimeout)
+    assert waiting.result(PATIENCE).text == pool.generate("yes", EIGHT).text
+
+
+def rows(count):
+    return [{"prompt": f"Count to {number}.", "generate_kwargs": {"max_new_tokens": 8}} for number in range(count)]
+
+
+def answers(llm, queries):
+    """(tokens, finish, error) of each query, which is answered once."""
+    found = {}
+    for number, result in as_completed(llm, ((query, None) for query in queries)):
+        assert number not in found
+        found[number] = (result.token_ids, result.finish_reason, result.error)
+    return [found[number] for number in range(len(queries))]
+
+
+def test_a_query_that_kills_its_replica_is_its_error_and_every_other_one_is_answered(pool):
+    queries = rows(12)
+    expected = answers(pool, queries)
+    found = answers(pool, [*queries[:5], KILLER, *queries[6:]])
+    assert isinstance(found[5][2], ReplicaError)
+    assert found[:5] + found[6:] == expected[:5] + expected[6:]
+
+
+def test_random_kills_leave_every_query_answered_once_and_right(pool):
+    """A query that a replica has died under again and again may say so, which must be rare."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance, stop = random.Random(seed), threading.Event()
+    queries = rows(40 * KILLS)
+    expected = answers(pool, queries)
+
+    def strike():
+        for _ in range(KILLS):
+            if stop.wait(chance.uniform(0, 1)):
+                return
+            waited(lambda: stop.is_set() or pool._answering._router.serving)
+            if serving := sorted(pool._answering._router.serving):
+                kill(pool, chance.choice(serving))
+
+    thread = threading.Thread(target=strike)
+    before = sum(one.starts for one in pool._answering._replicas.all)
+    thread.start()
+    try:
+        found = answers(pool, queries)
+    finally:
+        stop.set()
+        thread.join()
+    waited(lambda: sum(one.starts for one in pool._answering._replicas.all) > before)
+    wrong = [one for one, right in zip(found, expected, strict=True) if one != right]
+    assert all(isinstance(error, ReplicaError) for _, _, error in wrong)
+    assert len(wrong) < len(found) / 10
