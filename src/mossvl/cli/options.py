@@ -69,7 +69,7 @@ TensorParallel = Annotated[
 ]
 
 
-DataParallelSize = Annotated[
+DataParallel = Annotated[
     int,
     typer.Option(
         "--data-parallel-size",

@@ -18,7 +18,7 @@ from mossvl.cli.answers import AnswerFile, Answers
 from mossvl.cli.checkpoint import check_checkpoint, name_of, open_engine
 from mossvl.cli.options import (
     Checkpoint,
-    DataParallelSize,
+    DataParallel,
     Device,
     Dtype,
     GenerationFlags,
@@ -94,7 +94,7 @@ def run(
     quantization: Quantization = None,
     ranks: TensorParallel = 1,
     lora: Loras = None,
-    data_parallel_size: DataParallelSize = 1,
+    data_parallel_size: DataParallel = 1,
     media_dir: MediaDir = None,
     prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Ask this about each video of the folder QUERIES.")
