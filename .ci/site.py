@@ -69,11 +69,13 @@ FOREIGN = re.compile(
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are no files of docs/, and the icon of the web page."""
+    """Add the pages that are no files of docs/, the notebooks, and the icon of the web page."""
     for name, source in PAGES.items():
         files.append(File.generated(config, name, content=(ROOT / source).read_text()))
     files.append(File.generated(config, "reference/commands.md", content="\n".join(all_commands())))
     files.append(File.generated(config, "reference/options.md", content="\n".join(all_options())))
+    for notebook in (ROOT / "examples").glob("*.ipynb"):
+        files.append(File.generated(config, f"examples/{notebook.name}", abs_src_path=str(notebook)))
     files.append(File.generated(config, "icon.svg", abs_src_path=str(ROOT / "src/mossvl/server/page/icon.svg")))
     return files
 
@@ -85,7 +87,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     for name, source in PAGES.items():
         link = source if path in PAGES else f"{up}../{source}"
         markdown = re.sub(rf"\]\({re.escape(link)}(#[^)]*)?\)", rf"]({up}{name}\1)", markdown)
-    return markdown.replace("](docs/", "](") if path in PAGES else markdown
+    if path in PAGES:
+        return markdown.replace("](docs/", "](")
+    return markdown.replace(f"]({up}../examples/", f"]({up}examples/")
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
