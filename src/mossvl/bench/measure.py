@@ -172,8 +172,9 @@ class Bench:
             rates = [rate for rate, _ in runs]
             steps = [1e3 * step for _, step in runs]
             yield Row(f"{count} requests, {SMALL_IMAGE.name}: output", median(rates), "tokens/s", rates)
-            gpu = self._step_on_gpu(count)
-            note = f"of which the GPU computes {gpu:.2f} ms; {100 * (1 - gpu / median(steps)):.0f} % beside it"
+            gpu, note = self._step_on_gpu(count), ""
+            if gpu is not None:
+                note = f"of which the GPU computes {gpu:.2f} ms; {100 * (1 - gpu / median(steps)):.0f} % beside it"
             yield Row(f"{count} requests, {SMALL_IMAGE.name}: step", median(steps), "ms", steps, note)
         yield from self.videos()
 
@@ -209,11 +210,14 @@ class Bench:
         seconds = time.perf_counter() - begun
         return count * ANSWER / seconds, min(result.timings.per_token or 0 for result in results)
 
-    def _step_on_gpu(self, count: int) -> float:
-        """Return the GPU time in ms of a decoding step's CUDA graph, with the inputs of the last step."""
+    def _step_on_gpu(self, count: int) -> float | None:
+        """Return the GPU time in ms of a decoding step's CUDA graph, with the inputs of the last step.
+
+        None without graphs, and for a model that is cut: each rank has a graph of its own, and it waits for the others.
+        """
         graphs = self.engine.runner.executor.graphs
-        if graphs is None:
-            return float("nan")
+        if graphs is None or self.engine.model.ranks is not None:
+            return None
         with torch.inference_mode():
             graph, _ = graphs.captured(graphs.decode_kind(count, vision=True))
             took = milliseconds(graph.replay, repeats=20)
@@ -235,7 +239,7 @@ class Bench:
     # --- rates ---------------------------------------------------------------------------------------------------
 
     def _decode_note(self, shape: Shape, milliseconds_: float) -> str:
-        text = self.config.text_config
+        text = self.engine.model.model.language_model.config  # Of this rank's part: rates are those of one GPU.
         kv = 2 * text.num_key_value_heads * text.head_dim * 2
         crossing = len(text.cross_attention_layers)
         own = text.num_hidden_layers - crossing
@@ -258,8 +262,12 @@ class Bench:
         return stored_bytes(layers) + stored_bytes(model.lm_head) - unread
 
     def flops(self, shape: Shape) -> float:
-        """Return the floating-point operations of a prefill: weight products, and attention to visible tokens."""
-        text, vision = self.config.text_config, self.config.vision_config
+        """Return the floating-point operations of a prefill: weight products, and attention to visible tokens.
+
+        Of a model that is cut, those of one rank.
+        """
+        ranks = self.engine.model.ranks
+        text, vision = self.engine.model.model.language_model.config, self.config.vision_config
         side = vision.hidden_size * (4 * vision.hidden_size + 2 * vision.intermediate_size)
         merged = 4 * vision.hidden_size * (1 + len(vision.deepstack_visual_indexes))
         frame = shape.rows * shape.columns
@@ -271,4 +279,4 @@ class Bench:
         rows = 2 * shape.text_tokens * (num_weights(self.engine.model.model.language_model.layers) - crossing * keys)
         seen = shape.vision_tokens * (shape.text_tokens / 2 if shape.frames > 1 else shape.text_tokens)
         attention = 4 * heads * (crossing * seen + (text.num_hidden_layers - crossing) * shape.text_tokens**2 / 2)
-        return tower + read + rows + attention
+        return tower / (1 if ranks is None else ranks.share.size) + read + rows + attention

@@ -24,7 +24,7 @@ BEAT = 1.0
 """Seconds between two beats of a process."""
 SILENCE = 7.0
 """Seconds without a beat after which a process that was ready is taken to hang."""
-START = 300.0
+START = 120.0
 """The same before a process is ready: what loads libraries and makes contexts of GPUs may keep it from beating."""
 VERDICT = 0.3
 """Seconds in which further ranks tell why they failed: the first to tell may have failed because of another."""
@@ -152,12 +152,17 @@ class RankProcesses:
 
     def verdict(self, error: BaseException) -> EngineError:
         """The failure of the group, after an error of rank 0, which the end of another may have caused."""
-        if isinstance(error, CollectiveError | OSError):
+        if self.caused(error):
             with self._changed:
                 self._changed.wait_for(lambda: self.failure is not None, 10 * VERDICT)
         self.fail(EngineError(f"rank 0 of {self._size} has failed: {type(error).__name__}: {error}"))
         assert self.failure is not None
-        return self.failure
+        return self.failure.plain()
+
+    @staticmethod
+    def caused(error: BaseException) -> bool:
+        """Whether the end of another rank may have caused an error of rank 0."""
+        return isinstance(error, CollectiveError | OSError)
 
     def fail(self, failure: EngineError) -> None:
         """End the group, unless it has ended: kill all processes, and end collectives that wait for them."""
@@ -166,7 +171,8 @@ class RankProcesses:
                 return
             self.failure = failure
         self._kill()
-        self.abort()
+        self.abort()  # Before the processes are waited for: their GPUs may wait for this one's.
+        self._reap()
         with self._changed:
             self._changed.notify_all()
         for told in self.told:
@@ -179,6 +185,7 @@ class RankProcesses:
             self.failure = self.failure or EngineError("the processes of this model's ranks have been ended")
         if os.getpid() == self._pid:
             self._kill()
+            self._reap()
         for one in self._processes:
             one.pipe.close()
 
@@ -189,6 +196,8 @@ class RankProcesses:
     def _kill(self) -> None:
         for one in self._processes:
             one.process.kill()
+
+    def _reap(self) -> None:
         for one in self._processes:
             with suppress(subprocess.TimeoutExpired):
                 one.process.wait(5.0)

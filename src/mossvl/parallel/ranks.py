@@ -94,9 +94,9 @@ class LeadingRanks(Ranks):
             except (InputError, CheckpointError):  # Of settings, which every rank refuses.
                 raise
             except BaseException as error:
-                raise self.processes.verdict(error) from error
+                raise self.processes.verdict(error) from (None if self.processes.caused(error) else error)
 
     def check(self) -> None:
         """Raise the failure of the group, if it has ended."""
         if self.processes.failure is not None:
-            raise self.processes.failure
+            raise self.processes.failure.plain()
