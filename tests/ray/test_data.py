@@ -4,9 +4,11 @@ import os
 import signal
 
 import pytest
+from adapted_models import Adapted
 from descendants import descendants
 
-from mossvl.errors import OptionError
+from mossvl.errors import EngineError, MediaError, OptionError
+from mossvl.queries.results import Result
 
 data = pytest.importorskip("ray.data", reason="no Ray; .ci/ray installs it")
 
@@ -120,6 +122,35 @@ def test_rows_are_changed_before_and_after_and_errors_pass_the_change_after(proc
         told = {name: value for name, value in answers[number].items() if value is not None}
         assert told == {"id": number, "said": alone.text, "text": f"Tell me {number}", "__inference_error__": ""}
     assert answers[2]["__inference_error__"] == "preprocess: ValueError: not this one"
+
+
+def test_a_row_chooses_an_adapter_by_its_model_or_lora(process, model, processor, tmp_path, make):
+    adapted = Adapted(model, processor, tmp_path)
+    adapted.add("one")
+    chosen = {"plain": {}, "model": {"model": "one"}, "lora": {"lora": "one"}, "other": {"model": "x"}}
+    rows = [{"id": name, **keys} for name, keys in chosen.items()]
+    asked = {"prompt": "Why?", "generate_kwargs": {"max_new_tokens": 6, "ignore_eos": True}}
+    answers = by_id(process([row | asked for row in rows], engine_kwargs={**ENGINE, "lora": adapted.folders}))
+    llm = make(lora=adapted.folders)
+    plain, one = (llm.generate(asked | keys).token_ids for keys in ({}, {"lora": "one"}))
+    assert plain != one
+    told = {name: answer["generated_tokens"] for name, answer in answers.items()}
+    assert told == {"plain": plain, "model": one, "lora": one, "other": plain}
+
+
+def test_a_process_whose_engine_has_failed_ends_and_is_no_answer(monkeypatch):
+    """Ray starts it again, and asks the rows again."""
+    from mossvl.ray import ProcessorConfig
+    from mossvl.ray.answering import Answering
+
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    answering = Answering.__new__(Answering)
+    answering.config = ProcessorConfig(should_continue_on_error=True)
+    answering.check({"id": 1}, Result.of_error(MediaError("a broken file")))
+    assert ended == []
+    answering.check({"id": 1}, Result.of_error(EngineError("the device has failed")))
+    assert ended == [1]
 
 
 def test_actors_that_are_killed_are_started_again_and_every_row_is_answered_once(process, llm):

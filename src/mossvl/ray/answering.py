@@ -34,25 +34,24 @@ Read = Callable[[Row], Asked]
 """Makes a query of a row, or raises an InputError."""
 
 
-def read_row(row: Row) -> Asked:
-    return Asked(*query_of(row))
-
-
 class Answering:
     """Answers batches of rows; Ray runs several calls at a time, in one event loop.
 
     Args:
-        read: makes a row's query.
+        read: makes a row's query; by default, from its columns.
         names: of settings, for the messages of errors.
 
     Raises:
         MossVLError: the checkpoint cannot be loaded.
     """
 
-    def __init__(self, config: ProcessorConfig, read: Read = read_row, names: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, config: ProcessorConfig, read: Read | None = None, names: Mapping[str, str] | None = None
+    ) -> None:
         from mossvl.llm import MossVL
 
-        self.config, self.read, self.names = config, read, names
+        self.config, self.names = config, names
+        self.read = read or (lambda row: Asked(*query_of(row, config.engine.lora or ())))
         self.llm = MossVL(config.model_source, config=config.engine)
         if config.limits is not None:
             self.llm.processor.limits = config.limits

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mossvl.errors import OptionError, message_of
 from mossvl.options.checks import shown
-from mossvl.ray.answering import Answering, Read, read_row
+from mossvl.ray.answering import Answering, Read
 from mossvl.ray.cluster import resources_of
 from mossvl.ray.config import ProcessorConfig
 from mossvl.ray.rows import ERROR, Row
@@ -69,7 +69,7 @@ class Processor:
 
 
 def answered(
-    dataset: "Dataset", config: ProcessorConfig, read: Read = read_row, names: Mapping[str, str] | None = None
+    dataset: "Dataset", config: ProcessorConfig, read: Read | None = None, names: Mapping[str, str] | None = None
 ) -> "Dataset":
     """Return a dataset with the columns of answers.
 

@@ -1,6 +1,6 @@
 """Rows of a dataset as queries, and results as columns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,18 @@ WITHOUT_EFFECT = ("detokenize",)
 """An answer always has both its text and its tokens."""
 
 
-def query_of(row: Row) -> tuple[dict[str, Any], SamplingParams | None]:
+def query_of(row: Row, adapters: Collection[str] = ()) -> tuple[dict[str, Any], SamplingParams | None]:
     """Return the query of a row, and its sampling parameters if it has any; other columns are left out.
+
+    Args:
+        adapters: names that a row's `model` may have, as in a request to the server.
 
     Raises:
         OptionError: a sampling parameter is unknown or out of range, or stands beside `generate_kwargs`.
     """
     query = {name: plain(row[name]) for name in KEYS if row.get(name) is not None}
+    if row.get("model") in adapters:
+        query.setdefault("lora", row["model"])
     given = row.get(SAMPLING)
     if given is None:
         return query, None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mossvl.data.questions import Question, Questions
-from mossvl.errors import InputError
+from mossvl.errors import InputError, MossVLError
 from mossvl.media.limits import MediaLimits
 from mossvl.ray.answering import Asked
 from mossvl.ray.cluster import connected, engines, errors_told
@@ -36,7 +36,15 @@ class Reading:
     asking: Callable[[Question], tuple[dict[str, Any], Query]]
 
     def __call__(self, row: Row) -> Asked:
-        first, query = self.asking(self.questions[row["index"]])
+        """Read a question.
+
+        Raises:
+            MossVLError: the file is not there on this machine, or has changed; this is no fault of the question.
+        """
+        try:
+            first, query = self.asking(self.questions[row["index"]])
+        except InputError as error:
+            raise MossVLError(str(error)) from error
         return Asked(query, told={"query": first["query"], "id": json.dumps(first["id"]) if "id" in first else ""})
 
 
