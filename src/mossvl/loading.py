@@ -72,7 +72,7 @@ def load(
     target = resolve_device(device)
     kind = resolve_dtype(dtype, target)
     check_quantization(quantization, target.type)
-    targets = devices_of_ranks(target, tensor_parallel_size)
+    target, *_ = targets = devices_of_ranks(target, tensor_parallel_size)
     check_fork(target.type)
     checkpoint = default_checkpoint() if checkpoint is None else checkpoint
     folder = folder_of(checkpoint)
@@ -240,7 +240,7 @@ def random_model(
     check_fork(target.type)
     check_quantization(quantization, target.type)
     kind = resolve_dtype(dtype, target)
-    targets = devices_of_ranks(target, tensor_parallel_size)
+    target, *_ = targets = devices_of_ranks(target, tensor_parallel_size)
     weights = config or MossVLConfig(), kind, seed, quantization
     if tensor_parallel_size == 1:
         return _random(None, target, *weights)

@@ -35,7 +35,7 @@ def nothing_is_held(llm):
 )
 def test_two_ranks_give_the_golden_answers(halves, options):
     with engine(halves, **options) as llm:
-        for _ in range(2):
+        for _ in range(1 if options else 2):  # From caches, too.
             assert [one.text for one in llm.generate(QUERIES, progress=False)] == TEXTS
         assert nothing_is_held(llm)
 

@@ -167,6 +167,12 @@ def test_more_gpus_than_there_are_are_refused(plain, monkeypatch):
         mossvl.load(plain, "cuda:2", tensor_parallel_size=2)
 
 
+def test_a_pytorch_that_cannot_exchange_tensors_is_refused(plain, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
+    with pytest.raises(OptionError, match=r"without torch\.distributed"):
+        mossvl.load(plain, "cpu", tensor_parallel_size=2)
+
+
 def test_a_tensor_of_another_shape_is_named(plain, tmp_path):
     tensors = load_file(plain / "model.safetensors")
     tensors["lm_head.weight"] = tensors["lm_head.weight"][:256]

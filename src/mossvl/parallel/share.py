@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed
 from torch import nn
 
 from mossvl.errors import OptionError
@@ -72,13 +73,20 @@ def devices_of_ranks(first: torch.device, size: int) -> list[torch.device]:
     """The device of each rank: `first` and those after it.
 
     Raises:
-        OptionError: the size is not a number of ranks, or there are fewer GPUs.
+        OptionError: the size is not a number of ranks, there are fewer GPUs, or PyTorch cannot exchange tensors.
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise OptionError(
             f"tensor_parallel_size={size!r} must be a whole number of 1 or more", option="tensor_parallel_size"
         )
-    if size == 1 or first.type == "cpu":
+    if size == 1:
+        return [first]
+    if not torch.distributed.is_available():
+        raise OptionError(
+            f"tensor_parallel_size={size}: this PyTorch is built without torch.distributed; install one that has it",
+            option="tensor_parallel_size",
+        )
+    if first.type == "cpu":
         return [first] * size
     if first.type != "cuda":
         raise OptionError(
