@@ -196,15 +196,18 @@ def test_replicas_come_and_go_while_requests_run_and_none_fails(url, ask):
     assert set(answers) == {400}
 
 
-def test_the_example_is_what_serves_own_schema_expects():
+@pytest.mark.parametrize("name", ["ray_serve.yaml", "rayservice.yaml"])
+def test_examples_are_what_serves_own_schema_and_the_application_expect(name):
     from ray.serve.schema import ServeDeploySchema
 
     from mossvl.ray import AppArgs
 
-    given = yaml.safe_load((ROOT / "examples/deployment/ray_serve.yaml").read_text())
+    given = yaml.safe_load((ROOT / "examples/deployment" / name).read_text())
+    given = yaml.safe_load(given["spec"]["serveConfigV2"]) if "spec" in given else given
     (application,) = ServeDeploySchema.model_validate(given).applications
     args = AppArgs.model_validate(application.args)
-    assert args.engine_config().max_batch == 128 and args.server_config().max_tokens == 4096
+    assert args.engine_config() and args.server_config()
+    assert args.autoscaling_config["max_replicas"] == 4
     module, _, builder = application.import_path.partition(":")
     assert callable(getattr(__import__(module, fromlist=[builder]), builder))
 
