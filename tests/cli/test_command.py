@@ -33,7 +33,7 @@ ELSEWHERE = {
         "cache_salt",
     },  # One answer a query, as text; queries are equals.
     LimitFlags: {"sources"},  # Of what one asks about oneself, nothing is kept away.
-    EngineFlags: {"device", "dtype", "quantization"},  # Flags of every command.
+    EngineFlags: {"device", "dtype", "quantization", "tensor_parallel_size"},  # Flags of every command.
     LiveFlags: {"tokens_per_slot", "inserted_silence", "lora"},  # What --pace 0 sets, the protocols, and --lora PATH.
     TrainFlags: {
         "checkpoint",

@@ -5,12 +5,14 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from mossvl.data.index import RecordIndex
 from mossvl.data.records import Line, digest_of, lines_of, parse_line
 from mossvl.errors import DataError
 from mossvl.names import nearest
+
+if TYPE_CHECKING:
+    from mossvl.data.index import RecordIndex
 
 VIDEOS = (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 """Suffixes of the files of a folder that are videos."""
@@ -64,6 +66,8 @@ def questions_of(path: Path, keys: Collection[str], prompt: str | None = None) -
         DataError: there are none, or a prompt does not belong to them.
     """
     if prompt is None:
+        from mossvl.data.index import RecordIndex  # NumPy's import would be a part of every command's start.
+
         return Records(RecordIndex.build(path), path if path.is_dir() else path.parent, frozenset(keys))
     if not path.is_dir():
         raise DataError(f"{path} is no folder of videos; a --prompt is asked about each video of one")
@@ -74,7 +78,7 @@ def questions_of(path: Path, keys: Collection[str], prompt: str | None = None) -
 class Records(Questions):
     """Records of files, read when they are needed; of a table, columns that are no keys of a query are left out."""
 
-    index: RecordIndex
+    index: "RecordIndex"
     folder: Path
     keys: frozenset[str]
 
