@@ -1,6 +1,9 @@
 """Stored responses: whose they are, and when they are removed."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -118,3 +121,44 @@ def test_the_size_of_a_conversation_has_the_media_of_every_kind_of_part(part):
     request = ResponsesRequest.model_validate({"input": given})
     messages = Conversation(dict).messages(request.input)
     assert 10_000 < size_of(messages) < 20_000
+
+
+# --- a folder that several processes share ---------------------------------------------------------------------------
+
+
+def test_what_one_process_keeps_another_finds_and_removes(tmp_path):
+    one, other = (StoredResponses(100, 60, 2, tmp_path) for _ in range(2))
+    kept(one, 1)
+    kept(other, 2)
+    assert there(one, 1, 2) == there(other, 1, 2) == [True, True]
+    assert there(other, 1) == [True]
+    kept(one, 3)
+    assert there(other, 1, 2, 3) == [True, False, True]
+    other.remove("", "resp_1")
+    assert there(one, 1, 3) == [False, True]
+
+
+def test_a_process_that_is_killed_at_any_moment_leaves_nothing_half_kept(tmp_path):
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from mossvl.server.stored import StoredResponse, StoredResponses\n"
+        "responses = StoredResponses(1 << 30, 60, 10**6, Path(sys.argv[1]))\n"
+        "for number in range(10**6):\n"
+        "    content = {'id': f'resp_{number}', 'text': 'a' * 10_000}\n"
+        "    responses.add(StoredResponse(id=content['id'], owner='', size=10, content=content, messages=[], "
+        "previous=None))\n"
+        "    print(number, flush=True)\n"
+    )
+    told = []
+    for _ in range(3):
+        for file in tmp_path.iterdir():
+            file.unlink()
+        quick = os.environ | {"MOSSVL_UNREGISTERED": "1"}
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=quick) as process:
+            told = [process.stdout.readline() for _ in range(20)]
+            process.kill()
+            told += process.stdout.readlines()
+        found = StoredResponses(1 << 30, 60, 10**6, tmp_path).of("")
+        assert len(found) - len(told) in (0, 1)
+        assert all(len(one.content["text"]) == 10_000 for one in found)

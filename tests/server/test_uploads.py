@@ -1,6 +1,8 @@
 """Uploaded files: kept for a time and within a space, and gone with the server."""
 
 import os
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -73,7 +75,7 @@ def test_what_does_not_come_to_its_end_leaves_nothing(uploads):
         incoming.write(b"x" * 30)
     assert left(uploads) == {kept.path.name}
     add(uploads, 40)
-    assert uploads.get("", kept.id) is kept, "room that was claimed for what did not come is given back"
+    assert uploads.get("", kept.id).path == kept.path, "room that was claimed for what did not come is given back"
 
 
 def test_files_that_are_coming_have_their_room_at_once(uploads):
@@ -97,3 +99,32 @@ def test_a_full_disk_is_the_machines_fault_and_leaves_nothing(uploads):
         incoming.keep()
     assert not left(uploads)
     add(uploads, 100)
+
+
+def test_processes_share_a_folder_its_space_and_its_files(tmp_path):
+    with closing(Uploads(100, 60, tmp_path)) as one, closing(Uploads(100, 60, tmp_path)) as other:
+        first = add(one, 60)
+        assert other.get("", first.id).path.read_bytes() == b"x" * 60
+        second = add(other, 50)
+        with pytest.raises(RequestError):
+            one.get("", first.id)
+        assert not first.path.exists() and one.get("", second.id).size == 50
+        with closing(one.begin("a.png")) as incoming:
+            incoming.write(b"x" * 60)
+            with pytest.raises(RequestError):
+                other.get("", second.id)
+
+
+def test_what_a_dead_process_has_left_is_removed_and_its_room_given_back(tmp_path):
+    with closing(Uploads(100, 60, tmp_path)) as uploads:
+        incoming = uploads.begin("a.png")
+        incoming.write(b"x" * 90)
+        uploads.forget_old()
+        assert left(uploads) == {incoming._path.name}
+        dead = subprocess.Popen([sys.executable, "-c", ""])
+        dead.wait()
+        uploads._index.execute("UPDATE reserved SET process = ?", (dead.pid,))
+        uploads.forget_old()
+        assert not left(uploads)
+        kept = [add(uploads, 50), add(uploads, 50)]
+        assert all(uploads.get("", one.id) for one in kept)

@@ -2,12 +2,14 @@
 
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mossvl.cli.checkpoint import check_checkpoint, name_of, prepare
 from mossvl.cli.extras import need
 from mossvl.cli.options import (
     Checkpoint,
+    DataParallel,
     Device,
     Dtype,
     EngineFlags,
@@ -16,8 +18,9 @@ from mossvl.cli.options import (
     TensorParallel,
     with_flags,
 )
+from mossvl.options.checks import whole
 from mossvl.options.engine import EngineConfig
-from mossvl.server.config import ServerConfig
+from mossvl.server.config import DECODERS, ServerConfig
 
 if TYPE_CHECKING:
     from mossvl.llm import MossVL
@@ -36,24 +39,45 @@ def serve(
     dtype: Dtype = None,
     quantization: Quantization = None,
     ranks: TensorParallel = 1,
+    data_parallel_size: DataParallel = 1,
 ) -> None:
-    """Serve OpenAI-compatible requests and a web page, until Ctrl-C or SIGTERM."""
+    """Serve OpenAI-compatible requests and a web page, until Ctrl-C or SIGTERM.
+
+    With several replicas, SIGHUP restarts them one after the other, while the others answer.
+    """
     need("serve")
     if key := os.environ.get("MOSSVL_API_KEY"):
         server["api_keys"] = [*server.get("api_keys", []), key]
     given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in server.items()}
+    replicas = whole("--data-parallel-size", data_parallel_size)
+    given.setdefault("decoders", max(1, DECODERS // replicas))
     config = ServerConfig(**given)
     # Requests that wait for a decoder process must not delay requests without media.
     engine.setdefault("media_workers", config.decoders + TEXTS)
     settings = EngineConfig(device=device, dtype=dtype, quantization=quantization, tensor_parallel_size=ranks, **engine)
     folder = check_checkpoint(checkpoint)
-    from mossvl.server.run import run
+    load, name = Loading(folder, settings), config.model_name or name_of(folder)
+    with suppress(KeyboardInterrupt):  # The server has stopped at a signal.
+        if replicas > 1:
+            from mossvl.replicas.shares import shares
+            from mossvl.server.front.run import run_front
 
-    def load() -> "MossVL":
+            run_front(config, shares(replicas, ranks, device), load, name, settings.max_batch)
+        else:
+            from mossvl.server.run import run
+
+            run(config, load, name)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Loads a checkpoint for a server, in this process or another."""
+
+    folder: str
+    settings: EngineConfig
+
+    def __call__(self) -> "MossVL":
         prepare()
         from mossvl.llm import MossVL
 
-        return MossVL(folder, config=settings)
-
-    with suppress(KeyboardInterrupt):  # The server has stopped at a signal.
-        run(config, load, config.model_name or name_of(folder))
+        return MossVL(self.folder, config=self.settings)

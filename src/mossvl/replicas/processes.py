@@ -351,16 +351,16 @@ def _replica(target: Callable[..., None], pipe: Connection, number: int, argumen
             pipe.send(("failed", error.plain()))
         sys.exit(2)
     except (EOFError, OSError):
-        if not _parent_is_dead(POLL_SECONDS):  # It is why the pipe has ended.
+        if not orphaned(POLL_SECONDS):  # It is why the pipe has ended.
             raise
     finally:
-        if _parent_is_dead(0):
+        if orphaned():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             _signal_group(signal.SIGTERM)
 
 
-def _parent_is_dead(seconds: float) -> bool:
-    """Return whether the process that started this one is dead, or is within so many seconds."""
+def orphaned(seconds: float = 0.0) -> bool:
+    """Return whether the process that started this replica's is dead, or is within so many seconds."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     return bool(wait([parent.sentinel], seconds)) or os.getppid() != parent.pid
@@ -368,7 +368,7 @@ def _parent_is_dead(seconds: float) -> bool:
 
 def _end_with_parent() -> None:
     """Wait until the process that started this one is dead; then end this one, and all that it has started."""
-    while not _parent_is_dead(POLL_SECONDS):
+    while not orphaned(POLL_SECONDS):
         pass
     _signal_group(signal.SIGTERM)
     time.sleep(ORPHAN_SECONDS)

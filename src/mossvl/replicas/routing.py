@@ -36,6 +36,7 @@ class Router:
         self.full, self.most = full, most
         self._loads: dict[int, Load] = {}
         self._open: set[int] = set()
+        self._turn = 0
         self._lock = threading.Lock()
 
     def open(self, replica: int) -> None:
@@ -67,13 +68,16 @@ class Router:
             load = self._loads.get(replica, Load())
             return Load(load.requests, load.tokens)
 
-    def begin(self, tokens: int, key: bytes | None = None, avoid: Collection[int] = ()) -> int | None:
+    def begin(
+        self, tokens: int, key: bytes | None = None, avoid: Collection[int] = (), prefer: int | None = None
+    ) -> int | None:
         """Choose the replica of a request, and count the request as its own until `end`.
 
         Args:
             tokens: estimate of the request's tokens, of prompt and answer together.
             key: what requests have in common that one replica should take.
             avoid: replicas that are not to be chosen.
+            prefer: the replica that is to take the request, in place of its key's; it may be closed or full.
 
         Returns:
             the replica's number; None if no replica is open, or the open ones have all that they may have (`full`).
@@ -84,7 +88,7 @@ class Router:
             free = any(self._loads[one].requests < self.full for one in open_ones)
             if not open_ones or not (free or waiting < self.most):
                 return None
-            chosen = self._chosen(open_ones, key)
+            chosen = self._chosen(open_ones, key, prefer)
             self._loads[chosen].requests += 1
             self._loads[chosen].tokens += tokens
             return chosen
@@ -95,13 +99,24 @@ class Router:
             self._loads[replica].requests -= 1
             self._loads[replica].tokens -= tokens
 
-    def _chosen(self, open_ones: Collection[int], key: bytes | None) -> int:
-        if key is not None:
-            mean = sum(self._loads[one].requests for one in open_ones) / len(open_ones)
-            most = min(self.full, max(AMPLE, SKEW * mean))
-            for own in homes(key, open_ones):
-                if self._loads[own].requests < most:
-                    return own
+    def least(self, avoid: Collection[int] = ()) -> int | None:
+        """Return the open replica with the least to do, for what is not counted; None if no replica is open.
+
+        Of several with equally little to do, it is each one's turn.
+        """
+        with self._lock:
+            ordered = sorted(self._open.difference(avoid))
+            self._turn += 1
+            start = self._turn % max(1, len(ordered))
+            return min(ordered[start:] + ordered[:start], key=lambda one: self._busy(one)[:-1], default=None)
+
+    def _chosen(self, open_ones: Collection[int], key: bytes | None, prefer: int | None) -> int:
+        mean = sum(self._loads[one].requests for one in open_ones) / len(open_ones)
+        most = min(self.full, max(AMPLE, SKEW * mean))
+        preferred = [prefer] if prefer is not None and prefer in open_ones else []
+        for own in [*preferred, *([] if key is None else homes(key, open_ones))]:
+            if self._loads[own].requests < most:
+                return own
         return min(open_ones, key=self._busy)
 
     def _busy(self, replica: int) -> tuple[bool, int, int, int]:

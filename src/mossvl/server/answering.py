@@ -137,7 +137,8 @@ async def events(service: Service, changes: AsyncGenerator[None], exchange: Exch
         for piece in exchange.failed(refused):
             yield event(piece)
         return
-    for piece in exchange.closing([handle.result_now for handle in handles]):
+    results = [handle.result_now for handle in handles]
+    for piece in await anyio.to_thread.run_sync(exchange.closing, results):  # It may store a long conversation.
         yield event(piece)
     yield exchange.done
 

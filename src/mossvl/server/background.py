@@ -42,6 +42,7 @@ async def start(service: Service, failed: Callable[[], None]) -> None:
     try:
         await started
         logger.info("ready: %s", service.name)
+        service.when_ready()
     except Exception as error:
         service.failed = error
         if not isinstance(error, MossVLError):  # `run` raises it, and an expected error needs no traceback.

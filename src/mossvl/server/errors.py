@@ -70,6 +70,10 @@ def unavailable(code: str, message: str) -> RequestError:
     return RequestError(HTTPStatus.SERVICE_UNAVAILABLE, code, message, retry_after=RETRY_SECONDS)
 
 
+def stopping() -> RequestError:
+    return unavailable("stopping", "the server is being stopped")
+
+
 KINDS: list[tuple[type[Exception], int, str]] = [
     (ContextLengthError, HTTPStatus.BAD_REQUEST, "context_length_exceeded"),
     (MediaError, HTTPStatus.BAD_REQUEST, "invalid_media"),

@@ -35,6 +35,7 @@ class Caller:
         model: the model's name in responses.
         responses: those that are stored.
         lora: name of the adapter that is asked; None for the model as it is.
+        mark: of the server among replicas, which ends the ids of responses.
     """
 
     request_id: str
@@ -43,6 +44,7 @@ class Caller:
     tokens: Tokens
     responses: StoredResponses
     lora: str | None = None
+    mark: str = ""
 
 
 def translated(form: type[Form], given: Mapping[str, Any]) -> Form:

@@ -12,10 +12,10 @@ LONGEST_LINE = 1000
 QUIET = {"uvicorn": "WARNING", "httpx": "WARNING", "httpcore": "WARNING", "python_multipart": "ERROR"}
 
 
-def set_up_log(content: bool) -> None:
-    """Log to stderr; the content of requests is left out, unless `content` is set."""
+def set_up_log(content: bool, source: str = "") -> None:
+    """Log to stderr, with the name of the process's part; the content of requests is left out, unless `content`."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Lines(FORMAT))
+    handler.setFormatter(Lines(FORMAT.replace("%(message)", f"{source}: %(message)") if source else FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name, level in QUIET.items():
         logging.getLogger(name).setLevel(level)

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from mossvl.engine.engine import Engine
 from mossvl.queries.results import Result
 from mossvl.server.realtime.metrics import LiveMetrics
+
+if TYPE_CHECKING:
+    from mossvl.engine.engine import Engine
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 LAGS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
@@ -32,7 +35,7 @@ class Metrics:
         self.live = LiveMetrics(self.registry)
         self.total = self._seconds("request_seconds", "Time from a request to the end of its answer.", SECONDS)
 
-    def watch(self, engine: Engine) -> None:
+    def watch(self, engine: "Engine") -> None:
         """Add gauges that read the engine's state at every scrape."""
         scheduler, cache = engine.scheduler, engine.cache
         self._gauge("requests_running", "Running requests.", lambda: len(scheduler.running))
@@ -80,6 +83,6 @@ class Metrics:
         Gauge(f"mossvl_{name}", help, registry=self.registry).set_function(value)
 
 
-def waiting(engine: Engine) -> int:
+def waiting(engine: "Engine") -> int:
     """Return how many requests are not running yet."""
     return max(0, engine.active - len(engine.scheduler.running))

@@ -9,6 +9,7 @@ import re
 import secrets
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
@@ -64,89 +65,36 @@ class Room:
         self.used += count
 
 
-class Gate:
-    """ASGI middleware that checks API key and origin, limits body sizes and upload pace, and logs every request."""
+@dataclass(frozen=True)
+class Limit:
+    """Most bytes of a request's body, and the flag that sets them."""
 
-    def __init__(self, app: ASGIApp, config: ServerConfig, metrics: Metrics) -> None:
-        self._app, self._config, self._metrics = app, config, metrics
+    most: int
+    flag: str
+
+    @classmethod
+    def of(cls, path: str, config: ServerConfig) -> "Limit":
+        """Return the limit of a path."""
+        if path == UPLOADS:
+            return cls(config.max_download + BODY_ALLOWANCE, "--max-download")
+        return cls(config.max_body, "--max-body")
+
+    def check(self, length: int) -> None:
+        """Raise a RequestError if a body has more bytes."""
+        if length > self.most:
+            raise RequestError(
+                413, "too_large", f"the request is larger than this server allows, {self.most} bytes ({self.flag})"
+            )
+
+
+class Access:
+    """Who may ask: by API key or, on a server without keys, by site."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
         self._keys = [key.encode() for key in config.api_keys]
-        self._memory, self._disk = Room(config.body_space), Room(config.upload_space + BODY_ALLOWANCE)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await self._open_socket(scope, receive, send)
-            return
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        state, request_id = _numbered(scope, headers)
-        begun, status = time.monotonic(), GONE
-        uploading = scope["path"] == UPLOADS
-        room = self._disk if uploading else self._memory
-        most = self._config.max_download + BODY_ALLOWANCE if uploading else self._config.max_body
-        flag = "--max-download" if uploading else "--max-body"
-        body = Body(receive, room, most, self._config.stall_timeout, flag)
-
-        begun_answer = False
-
-        async def with_id(message: Message) -> None:
-            nonlocal status, begun_answer
-            if message["type"] == "http.response.start":
-                begun_answer = True
-                status = message["status"]
-                answered = MutableHeaders(scope=message)
-                answered["x-request-id"] = request_id
-                if is_anthropic(scope["path"]):
-                    answered["request-id"] = request_id
-            await send(message)
-
-        try:
-            state["key"] = self._check(scope["path"], headers)
-            length = headers.get("content-length", "0")
-            body.expect(int(length) if length.isdecimal() else 0)
-            await self._app(scope, body.receive, with_id)
-        except Exception as error:
-            refused = refusal(error)
-            if not isinstance(error, RequestError):
-                logger.exception("request %s has failed", request_id)
-            self._metrics.errors.labels(refused.code).inc()
-            if not begun_answer:
-                await error_response(refused, scope["path"])(scope, receive, with_id)
-        finally:
-            body.close()
-            self._log(scope, scope["method"], status, begun)
-
-    async def _open_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check a WebSocket as a request is; its messages are limited where they are read."""
-        headers = Headers(scope=scope)
-        state, request_id = _numbered(scope, headers)
-        begun, status = time.monotonic(), HTTPStatus.SWITCHING_PROTOCOLS.value
-        try:
-            state["key"] = self._check(scope["path"], headers)
-        except RequestError as error:
-            status = error.status
-            self._metrics.errors.labels(error.code).inc()
-            refused = WebSocket(scope, receive, send)
-            await refused.send_denial_response(error_response(error, scope["path"]))
-        else:
-            logger.info("%s %s opened", request_id, told(scope["path"]))
-            await self._app(scope, receive, send)
-        finally:
-            self._log(scope, "WEBSOCKET", status, begun)
-
-    def _log(self, scope: Scope, method: str, status: int, begun: float) -> None:
-        """Count a request that is over, and write its line."""
-        path = scope["path"] if scope["path"] in KNOWN else "other"
-        route = scope["route"].path if "route" in scope else path
-        self._metrics.requests.labels(route, str(status)).inc()
-        took = 1e3 * (time.monotonic() - begun)
-        level = logging.DEBUG if route in PROBES and status == 200 else logging.INFO
-        client = (scope.get("client") or ("-",))[0]  # uvicorn takes the address from a trusted proxy's header.
-        asked = [told(text) for text in (client, method, scope["path"])]
-        logger.log(level, "%s %s %d %.0f ms", scope["state"]["request_id"], " ".join(asked), status, took)
-
-    def _check(self, path: str, headers: Headers) -> str:
+    def check(self, path: str, headers: Headers) -> str:
         """Return what stands for the API key that a request brings; "" where none is needed.
 
         Raises:
@@ -181,10 +129,97 @@ class Gate:
             raise RequestError(403, "foreign_site", f"host {host!r:.100} does not name this machine; set an API key")
 
 
+class Gate:
+    """ASGI middleware that checks API key and origin, limits body sizes and upload pace, and logs every request."""
+
+    def __init__(self, app: ASGIApp, config: ServerConfig, metrics: Metrics) -> None:
+        self._app, self._config, self._metrics = app, config, metrics
+        self._access = Access(config)
+        self._memory, self._disk = Room(config.body_space), Room(config.upload_space + BODY_ALLOWANCE)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._open_socket(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        state, request_id = _numbered(scope, headers)
+        begun, status = time.monotonic(), GONE
+        uploading = scope["path"] == UPLOADS
+        room = self._disk if uploading else self._memory
+        limit = Limit.of(scope["path"], self._config)
+        body = Body(receive, room, limit.most, self._config.stall_timeout, limit.flag)
+
+        begun_answer = False
+
+        async def with_id(message: Message) -> None:
+            nonlocal status, begun_answer
+            if message["type"] == "http.response.start":
+                begun_answer = True
+                status = message["status"]
+                answered = MutableHeaders(scope=message)
+                answered["x-request-id"] = request_id
+                if is_anthropic(scope["path"]):
+                    answered["request-id"] = request_id
+            await send(message)
+
+        try:
+            state["key"] = self._access.check(scope["path"], headers)
+            length = headers.get("content-length", "0")
+            body.expect(int(length) if length.isdecimal() else 0)
+            await self._app(scope, body.receive, with_id)
+        except Exception as error:
+            refused = refusal(error)
+            if not isinstance(error, RequestError):
+                logger.exception("request %s has failed", request_id)
+            self._metrics.errors.labels(refused.code).inc()
+            if not begun_answer:
+                await error_response(refused, scope["path"])(scope, receive, with_id)
+        finally:
+            body.close()
+            self._log(scope, scope["method"], status, begun)
+
+    async def _open_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check a WebSocket as a request is; its messages are limited where they are read."""
+        headers = Headers(scope=scope)
+        state, request_id = _numbered(scope, headers)
+        begun, status = time.monotonic(), HTTPStatus.SWITCHING_PROTOCOLS.value
+        try:
+            state["key"] = self._access.check(scope["path"], headers)
+        except RequestError as error:
+            status = error.status
+            self._metrics.errors.labels(error.code).inc()
+            refused = WebSocket(scope, receive, send)
+            await refused.send_denial_response(error_response(error, scope["path"]))
+        else:
+            logger.info("%s %s opened", request_id, told(scope["path"]))
+            await self._app(scope, receive, send)
+        finally:
+            self._log(scope, "WEBSOCKET", status, begun)
+
+    def _log(self, scope: Scope, method: str, status: int, begun: float) -> None:
+        """Count a request that is over, and write its line."""
+        path = scope["path"] if scope["path"] in KNOWN else "other"
+        route = scope["route"].path if "route" in scope else path
+        self._metrics.requests.labels(route, str(status)).inc()
+        took = 1e3 * (time.monotonic() - begun)
+        level = logging.DEBUG if route in PROBES and status == 200 else logging.INFO
+        client = (scope.get("client") or ("-",))[0]  # uvicorn takes the address from a trusted proxy's header.
+        asked = [told(text) for text in (client, method, scope["path"])]
+        logger.log(level, "%s %s %d %.0f ms", scope["state"]["request_id"], " ".join(asked), status, took)
+
+
+def request_id_of(headers: Headers) -> str:
+    """Return the id of a request: its client's, if it is one, or a new one."""
+    given = headers.get("x-request-id", "")
+    return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
+
+
 def _numbered(scope: Scope, headers: Headers) -> tuple[dict[str, Any], str]:
     """Give a request its id; return its state and the id."""
-    given = headers.get("x-request-id", "")
-    request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
+    request_id = request_id_of(headers)
     state: dict[str, Any] = scope.setdefault("state", {})
     state["request_id"] = request_id
     return state, request_id
@@ -211,15 +246,9 @@ class Body:
     """
 
     def __init__(self, receive: Receive, room: Room, most: int, stall: float, flag: str = "--max-body") -> None:
-        self._receive, self._room, self._most, self._stall, self._flag = receive, room, most, stall, flag
+        self._receive, self._room, self._stall = receive, room, stall
+        self.expect = Limit(most, flag).check
         self._taken, self._ended = 0, False
-
-    def expect(self, length: int) -> None:
-        """Raise a RequestError if the body's length exceeds the limit."""
-        if length > self._most:
-            raise RequestError(
-                413, "too_large", f"the request is larger than this server allows, {self._most} bytes ({self._flag})"
-            )
 
     async def receive(self) -> Message:
         """Receive the next chunk within `stall` seconds; after the last one, any ASGI message, without a limit."""

@@ -33,7 +33,7 @@ class ResponseExchange(Exchange[ResponsesRequest]):
 
     def __init__(self, request: ResponsesRequest, caller: Caller) -> None:
         super().__init__(request, caller)
-        self._number = secrets.token_hex(24)
+        self._number = secrets.token_hex(24) + caller.mark
         self._created = int(time.time())
         self._messages: list[Message] = []
         self._size = 0

@@ -11,21 +11,18 @@ from typing import Any
 
 import uvicorn
 
-from mossvl.errors import OptionError
 from mossvl.llm import MossVL
 from mossvl.malloc import limit_arenas
 from mossvl.server.app import create_app
 from mossvl.server.background import STARTING
 from mossvl.server.config import ServerConfig
+from mossvl.server.listening import LAST_SECONDS, bound
 from mossvl.server.logs import set_up_log
-from mossvl.server.service import Service
+from mossvl.server.service import Place, Service
 
 logger = logging.getLogger("mossvl.server")
 
 KEEP_ALIVE_SECONDS = 30
-LAST_SECONDS = 10
-"""Seconds after `shutdown_timeout` in which ended requests send their errors."""
-BACKLOG = 2048
 ARENAS = 2
 """glibc keeps the ends of all arenas but the main one; with that one alone, the engine's steps would release and claim
 the same pages again and again."""
@@ -54,30 +51,43 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def run(config: ServerConfig, load: Callable[[], MossVL], name: str) -> None:
+def run(
+    config: ServerConfig,
+    load: Callable[[], MossVL],
+    name: str,
+    place: Place | None = None,
+    listening: socket.socket | None = None,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
         load: loads the model, while the server already answers `/health`.
         name: the model's name in responses.
+        place: among replicas.
+        listening: the socket of a replica, whose clients' addresses the front tells; by default, that of `config`.
+        ready: called when requests are accepted.
 
     Raises:
         Exception: the model could not be loaded.
         OptionError: the address cannot be bound.
     """
     limit_arenas(ARENAS)
-    set_up_log(config.log_content)
-    listening = bound(config.host, config.port)
-    service = Service(config, load, name)
+    set_up_log(config.log_content, place.name if place is not None else "")
+    behind = listening is not None
+    listening = listening or bound(config.host, config.port)
+    service = Service(config, load, name, place)
+    service.when_ready = ready
     server: Server | None = None
 
     def give_up() -> None:
         if server is not None:
             server.should_exit = True
 
-    server = Server(_settings(service, give_up), service)
-    host, port = listening.getsockname()[:2]
-    logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    server = Server(_settings(service, give_up, trusted="*" if behind else None), service)
+    if not behind:
+        host, port = listening.getsockname()[:2]
+        logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     with listening:
         try:
             server.run([listening])
@@ -112,9 +122,10 @@ def beside(config: ServerConfig, llm: MossVL, name: str) -> Iterator[str]:
             thread.join()
 
 
-def _settings(service: Service, give_up: Callable[[], None]) -> uvicorn.Config:
+def _settings(service: Service, give_up: Callable[[], None], trusted: str | None = None) -> uvicorn.Config:
     return uvicorn.Config(
         create_app(service, give_up),
+        forwarded_allow_ips=trusted,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -124,25 +135,3 @@ def _settings(service: Service, give_up: Callable[[], None]) -> uvicorn.Config:
         timeout_graceful_shutdown=int(service.config.shutdown_timeout) + LAST_SECONDS,
         h11_max_incomplete_event_size=LARGEST_HEADER,
     )
-
-
-def bound(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on an address.
-
-    Raises:
-        OptionError: the address is taken, not allowed, or not one of this machine.
-    """
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        # asyncio sets TCP_NODELAY only on sockets that name their protocol.
-        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind((host, port))
-            listening.listen(BACKLOG)
-        except OSError:
-            listening.close()
-            raise
-        return listening
-    except OSError as error:
-        raise OptionError(f"{host}:{port} cannot be listened on ({error}); choose another --port or --host") from error

@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from anyio import CapacityLimiter
@@ -24,7 +25,7 @@ from mossvl.queries.handle import Handle
 from mossvl.queries.query import PlainPrompt
 from mossvl.server.answers import Tokens
 from mossvl.server.config import ServerConfig
-from mossvl.server.errors import RequestError, refusal, unavailable
+from mossvl.server.errors import RequestError, refusal, stopping, unavailable
 from mossvl.server.exchange import Caller, Exchange
 from mossvl.server.interpreter import serving
 from mossvl.server.metrics import Metrics
@@ -56,6 +57,21 @@ DATA_URL = re.compile(r"data:[^\"]{64,}", re.IGNORECASE)
 """Data URLs that are too long for the log."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a server stands among replicas; by default, alone.
+
+    Attributes:
+        folder: of uploads and stored responses, which all replicas share; None for one of its own.
+        mark: ends the ids of the replica's stored responses, and tells which replica has their keys and values.
+        name: of the replica, in the log.
+    """
+
+    folder: Path | None = None
+    mark: str = ""
+    name: str = ""
+
+
 class Service:
     """State that all requests share.
 
@@ -64,11 +80,12 @@ class Service:
         name: the model's name in responses.
     """
 
-    def __init__(self, config: ServerConfig, load: Callable[[], MossVL], name: str) -> None:
-        self.config, self.name = config, name
+    def __init__(self, config: ServerConfig, load: Callable[[], MossVL], name: str, place: Place | None = None) -> None:
+        self.config, self.name, self.place = config, name, place or Place()
         self.metrics = Metrics()
-        self.uploads = Uploads(config.upload_space, config.upload_seconds)
-        self.responses = StoredResponses(config.response_space, config.response_seconds, config.max_responses)
+        shared = self.place.folder
+        self.uploads = Uploads(config.upload_space, config.upload_seconds, shared)
+        self.responses = StoredResponses(config.response_space, config.response_seconds, config.max_responses, shared)
         self.checks = CapacityLimiter(max(2, os.cpu_count() or 1))
         """Of the checks of answers' forms, each of which may take a core for long: no other request waits for them."""
         self.stopping, self.created = False, int(time.time())
@@ -77,6 +94,7 @@ class Service:
         self.endings: list[Callable[[], Awaitable[None]]] = []
         """What is to be ended before the server closes its connections."""
         self.failed: BaseException | None = None
+        self.when_ready: Callable[[], None] = lambda: None
         self._load = load
         self._serving = ExitStack()
         self._ready: _Ready | None = None
@@ -136,6 +154,7 @@ class Service:
             self._ready.close()
         self._serving.close()
         self.uploads.close()
+        self.responses.close()
 
     @property
     def ready(self) -> "_Ready":
@@ -176,7 +195,8 @@ class Service:
         """
         ready, request = self.ready, parsed(kind.form, body)
         lora = self.lora_of(getattr(request, "model", None))
-        return kind(request, Caller(request_id, key, lora or self.name, ready.tokens, self.responses, lora))
+        mark = self.place.mark
+        return kind(request, Caller(request_id, key, lora or self.name, ready.tokens, self.responses, lora, mark))
 
     def lora_of(self, model: str | None) -> str | None:
         """The adapter that a request names as its `model`; None for the model itself, by whatever name."""
@@ -303,10 +323,6 @@ def show_no_larger(processor: MossVLProcessor, max_pixels: int) -> None:
     for one in (processor.image_processor, processor.video_processor):
         least = min(one.size["shortest_edge"], max_pixels)
         one.size = {"shortest_edge": least, "longest_edge": min(one.size["longest_edge"], max_pixels)}
-
-
-def stopping() -> RequestError:
-    return unavailable("stopping", "the server is being stopped")
 
 
 def parsed(form: type[Body], body: bytes) -> Body:

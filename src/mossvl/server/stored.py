@@ -27,7 +27,12 @@ class StoredResponse(Kept):
 
 
 class StoredResponses(Store[StoredResponse]):
-    """Responses in memory."""
+    """Responses, in memory or in a folder that processes share."""
+
+    name = "responses"
+
+    def restored(self, fields: dict[str, Any]) -> StoredResponse:
+        return StoredResponse(**fields)
 
     def missing(self, id: str, param: str | None) -> RequestError:
         return RequestError(

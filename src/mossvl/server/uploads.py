@@ -2,10 +2,12 @@
 
 import re
 import secrets
+import shutil
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 from mossvl.disk import room_for_temporary_files
 from mossvl.server.errors import RequestError
@@ -27,15 +29,22 @@ class Upload(Kept):
 
 
 class Uploads(Store[Upload]):
-    """Uploaded files in a temporary folder, which `close` removes."""
+    """Uploaded files in a folder.
 
-    def __init__(self, space: int, seconds: float) -> None:
-        super().__init__(space, seconds)
-        self._folder = tempfile.TemporaryDirectory(prefix="mossvl-uploads-", ignore_cleanup_errors=True)
+    Args:
+        folder: shared with other processes; None for a temporary one, which `close` removes.
+    """
 
-    @property
-    def folder(self) -> str:
-        return self._folder.name
+    name = "uploads"
+
+    def __init__(self, space: int, seconds: float, folder: Path | None = None) -> None:
+        self._own = None if folder is not None else tempfile.mkdtemp(prefix="mossvl-uploads-")
+        place = Path(self._own or folder or "")
+        if folder is not None:
+            place = folder / self.name
+            place.mkdir(mode=0o700, exist_ok=True)
+        self.folder = str(place)
+        super().__init__(space, seconds, folder=folder)
 
     def begin(self, filename: str, owner: str = "") -> "Incoming":
         """Begin an upload.
@@ -48,18 +57,34 @@ class Uploads(Store[Upload]):
     def missing(self, id: str, param: str | None) -> RequestError:
         return RequestError(404, "file_not_found", f"there is no uploaded file {id!r:.80}; upload it again", param)
 
+    def restored(self, fields: dict[str, Any]) -> Upload:
+        return Upload(**fields | {"path": Path(fields["path"])})
+
     def removed(self, one: Upload) -> None:
         one.path.unlink(missing_ok=True)
+
+    def forget_old(self) -> None:
+        """Remove what has expired, and what processes that died have left of their uploads."""
+        super().forget_old()
+        files = {path.stem: path for path in Path(self.folder).iterdir()}
+        with self._changing():
+            known = self._index.execute("SELECT id FROM kept UNION SELECT id FROM reserved").fetchall()
+        for id in files.keys() - {one for (one,) in known}:
+            files[id].unlink(missing_ok=True)
 
     def by_their_names(self, text: str) -> str:
         """Replace the paths of files in a text by their clients' names."""
         if self.folder in text:
-            for upload in list(self._kept.values()):
-                text = text.replace(str(upload.path), upload.filename)
+            for id in set(re.findall(r"file-[0-9a-f]{32}", text)):
+                with self._changing():
+                    for upload in self._found("WHERE id = ?", id):
+                        text = text.replace(str(upload.path), upload.filename)
         return text
 
     def close(self) -> None:
-        self._folder.cleanup()
+        super().close()
+        if self._own is not None:
+            shutil.rmtree(self._own, ignore_errors=True)
 
 
 class Incoming:
@@ -72,8 +97,13 @@ class Incoming:
         # A few raw formats can be recognised by their suffix only.
         suffix = PurePath(filename).suffix.lower()
         self._path = Path(uploads.folder, self._id + (suffix if SUFFIX.fullmatch(suffix) else ""))
-        with room_for_temporary_files():
-            self._file = self._path.open("wb")
+        uploads.reserve(self._id, 0)  # Before there is a file, which is nobody's otherwise.
+        try:
+            with room_for_temporary_files():
+                self._file = self._path.open("wb")
+        except BaseException:
+            uploads.release(self._id)
+            raise
 
     def write(self, piece: bytes) -> None:
         """Append a chunk.
@@ -85,8 +115,8 @@ class Incoming:
         if self.size + len(piece) > self._uploads.space:
             space = self._uploads.space
             raise RequestError(413, "file_too_large", f"the file is larger than the {space} bytes of --upload-space")
-        self._uploads.reserve(len(piece))
         self.size += len(piece)
+        self._uploads.reserve(self._id, self.size)
         with room_for_temporary_files():
             self._file.write(piece)
 
@@ -110,7 +140,7 @@ class Incoming:
             path=self._path,
             purpose=purpose,
         )
-        self._uploads.add(upload, reserved=self.size)
+        self._uploads.add(upload)
         self._kept = True
         return upload
 
@@ -121,4 +151,4 @@ class Incoming:
         with suppress(OSError):  # A full disk fails the final flush, too.
             self._file.close()
         self._path.unlink(missing_ok=True)
-        self._uploads.reserve(-self.size)
+        self._uploads.release(self._id)

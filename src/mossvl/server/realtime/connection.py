@@ -23,6 +23,7 @@ from mossvl.media.image import image_size
 from mossvl.queries.waker import Waker
 from mossvl.server.reading import placed
 from mossvl.server.realtime import protocol as acts
+from mossvl.server.realtime.ends import FAILED, NORMAL
 from mossvl.server.realtime.metrics import LiveMetrics
 from mossvl.server.realtime.protocol import Act, Protocol
 from mossvl.server.schemas.realtime import PlayVideo
@@ -280,4 +281,4 @@ class Connection:
                 self._metrics.told(event)
         if self._websocket.application_state is not WebSocketState.DISCONNECTED:
             with suppress(Exception):  # The client may be gone.
-                await self._within(self._websocket.close(acts.FAILED if self.how == "stalled" else acts.NORMAL))
+                await self._within(self._websocket.close(FAILED if self.how == "stalled" else NORMAL))

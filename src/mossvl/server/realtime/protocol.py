@@ -23,8 +23,6 @@ MOST_REFUSED = 64
 """Refused messages of a client in a row, after which the connection is closed."""
 LONGEST_TEXT = 1 << 20
 """Characters of the longest text message."""
-NORMAL, POLICY, STOPPING, TRY_LATER, FAILED = 1000, 1008, 1012, 1013, 1011
-"""Codes with which connections are closed."""
 
 
 # --- acts ------------------------------------------------------------------------------------------------------------

@@ -16,9 +16,10 @@ from mossvl.server.description import responses
 from mossvl.server.errors import refusal, unavailable
 from mossvl.server.middleware import SUBPROTOCOL
 from mossvl.server.realtime.connection import Connection, Threads
+from mossvl.server.realtime.ends import MOST_PREFILL, MOST_PREFILL_TEXT
 from mossvl.server.realtime.protocol import Protocol
 from mossvl.server.realtime.simple import SimpleProtocol
-from mossvl.server.realtime.video import CAPABILITIES, MOST_PREFILL, MOST_PREFILL_TEXT, VERSION, VideoProtocol
+from mossvl.server.realtime.video import CAPABILITIES, VERSION, VideoProtocol
 from mossvl.server.service import Service
 
 STOPPING_SECONDS = 5.0

@@ -7,12 +7,8 @@ from mossvl.live.events import Closed, LiveEvent
 from mossvl.live.options import LiveOptions
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError, refusal
+from mossvl.server.realtime.ends import FAILED, NORMAL, POLICY, STOPPING, TRY_LATER
 from mossvl.server.realtime.protocol import (
-    FAILED,
-    NORMAL,
-    POLICY,
-    STOPPING,
-    TRY_LATER,
     Begin,
     End,
     Interrupt,

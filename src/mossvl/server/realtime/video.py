@@ -24,13 +24,17 @@ from mossvl.live.options import LiveOptions
 from mossvl.live.usage import NO_USAGE
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError, refusal
-from mossvl.server.realtime.inputs import Input, Inputs
-from mossvl.server.realtime.protocol import (
+from mossvl.server.realtime.ends import (
     FAILED,
+    MOST_PREFILL_TEXT,
     NORMAL,
     POLICY,
     STOPPING,
     TRY_LATER,
+    shortened,
+)
+from mossvl.server.realtime.inputs import Input, Inputs
+from mossvl.server.realtime.protocol import (
     Begin,
     End,
     Interrupt,
@@ -49,7 +53,6 @@ from mossvl.server.schemas import realtime as schemas
 CONFIGURE_SECONDS, IMAGE_SECONDS = 180.0, 10.0
 USAGE_SECONDS = 1.0
 """Seconds between two `session.usage` at least."""
-MOST_PREFILL, MOST_PREFILL_TEXT = 64, 131_072
 CAPABILITIES = (
     "session.usage",
     "response.done.usage",
@@ -381,12 +384,3 @@ def code_of(error: Exception) -> str:
         return "context_exhausted"
     code = refusal(error).code
     return code if code in ("session_timeout", "invalid_request") else "response_failed"
-
-
-def shortened(messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
-    """The newest messages, and the system prompt, of which a new session may be configured."""
-    begin = list(messages[:1]) if messages and messages[0]["role"] == "system" else []
-    rest = list(messages[len(begin) :])[-(MOST_PREFILL - len(begin)) :]
-    while len(rest) > 1 and sum(len(one["content"]) for one in [*begin, *rest]) > MOST_PREFILL_TEXT:
-        rest.pop(0)
-    return [*begin, *rest]
