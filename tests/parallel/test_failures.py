@@ -7,23 +7,32 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import pytest
+import torch
 from descendants import descendants, left
 from golden_cases import CHECKPOINT
 
 import mossvl
 from mossvl import SamplingParams
-from mossvl.errors import EngineError, OptionError
+from mossvl.errors import EngineError, MossVLError, OptionError
+from mossvl.loading import follow_checkpoint
+from mossvl.parallel.ranks import LeadingRanks
 
 LONG = SamplingParams(max_new_tokens=100_000, ignore_eos=True)
+CPU = torch.device("cpu")
 SECONDS = 10
 """In which a group has ended."""
 
 
+def loaded():
+    return mossvl.MossVL(CHECKPOINT, device="cpu", dtype="float32", memory=1 << 24, tensor_parallel_size=2)
+
+
 @pytest.fixture
 def llm():
-    with mossvl.MossVL(CHECKPOINT, device="cpu", dtype="float32", memory=1 << 24, tensor_parallel_size=2) as made:
+    with loaded() as made:
         yield made
     made.model.ranks.close()
 
@@ -58,7 +67,8 @@ def test_a_rank_that_dies_or_hangs_while_it_answers(llm, number, told):
     assert is_over(llm, pid, queries)
 
 
-def test_a_rank_that_dies_while_nothing_is_asked(llm):
+def test_a_rank_that_dies_while_nothing_is_asked():
+    llm = loaded()
     assert llm.generate("Why?", SamplingParams(max_new_tokens=2)).error is None
     pid = other_rank(llm)
     os.kill(pid, signal.SIGKILL)
@@ -67,6 +77,10 @@ def test_a_rank_that_dies_while_nothing_is_asked(llm):
         time.sleep(0.05)
     assert "rank 1 of 2" in str(llm.engine.broken)
     assert is_over(llm, pid, [])
+    engine = weakref.ref(llm.engine)
+    del llm
+    gc.collect()
+    assert engine() is None
 
 
 def test_a_model_that_is_dropped_takes_its_processes_along(halves):
@@ -81,6 +95,16 @@ def test_a_model_that_is_dropped_takes_its_processes_along(halves):
     gc.collect()
     assert not left(new)
     assert sum(thread.name == "mossvl-ranks" for thread in threading.enumerate()) == 1  # That of `halves`.
+
+
+def test_the_error_of_a_rank_that_cannot_load_its_part_is_raised(tmp_path):
+    before = set(descendants())
+    ranks = LeadingRanks([CPU, CPU], follow_checkpoint, tmp_path, torch.float32, None, "")
+    new = set(descendants()) - before
+    with pytest.raises(MossVLError, match=str(tmp_path)):
+        ranks.meet()
+    ranks.close()
+    assert len(new) == 1 and not left(new)
 
 
 KILLED = """

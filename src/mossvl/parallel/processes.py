@@ -96,7 +96,7 @@ class RankProcess:
         if code < 0:
             with suppress(ValueError):
                 return 0, f"was killed by {signal.Signals(-code).name}"
-        return (3 if code == LOST else 2), f"has ended with exit code {code}"
+        return (3, "has lost the others") if code == LOST else (2, f"has ended with exit code {code}")
 
 
 class RankProcesses:
@@ -115,7 +115,7 @@ class RankProcesses:
         self.failure: EngineError | None = None
         self.abort: Callable[[], None] = lambda: None
         self.told: list[Callable[[EngineError], None]] = []
-        self._pid = os.getpid()
+        self._pid, self._own = os.getpid(), ""
         self._ended, self._lock = threading.Event(), threading.Lock()
         self._changed = threading.Condition()
         self._processes: list[RankProcess] = []
@@ -148,10 +148,12 @@ class RankProcesses:
         with self._changed:
             self._changed.wait_for(lambda: self.failure is not None or all(one.ready for one in self._processes))
         if self.failure is not None:
-            raise next((one.error for one in self._processes if one.error is not None), self.failure)
+            # A copy, here as elsewhere: a traceback would keep what it has seen, the ranks' owner among it.
+            raise next((one.error for one in self._processes if one.error is not None), self.failure).plain()
 
     def verdict(self, error: BaseException) -> EngineError:
         """The failure of the group, after an error of rank 0, which the end of another may have caused."""
+        self._own = f": {error}" if self.caused(error) else ""
         if self.caused(error):
             with self._changed:
                 self._changed.wait_for(lambda: self.failure is not None, 10 * VERDICT)
@@ -232,5 +234,6 @@ class RankProcesses:
                 one.hear()
         first = min((one for one in self._processes if one.reason), key=lambda one: one.reason or (9, ""))
         assert first.reason is not None
-        pid = first.process.pid
-        self.fail(EngineError(f"rank {first.number} of {self._size} (process {pid}) {first.reason[1]}"))
+        level, reason = first.reason
+        own = self._own if level == 3 else ""  # Nothing else tells why, as where NCCL cannot begin.
+        self.fail(EngineError(f"rank {first.number} of {self._size} (process {first.process.pid}) {reason}{own}"))
