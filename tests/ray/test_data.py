@@ -5,7 +5,7 @@ import signal
 
 import pytest
 from adapted_models import Adapted
-from descendants import descendants
+from descendants import descendants, left
 
 from mossvl.errors import EngineError, MediaError, OptionError
 from mossvl.queries.results import Result
@@ -169,6 +169,25 @@ def test_actors_that_are_killed_are_started_again_and_every_row_is_answered_once
     alone = llm.generate([{"prompt": row["prompt"], "generate_kwargs": short} for row in rows])
     told = {answer["id"]: answer["generated_tokens"] for answer in answers}
     assert told == {number: result.token_ids for number, result in enumerate(alone)}
+
+
+def test_an_actor_whose_model_is_cut_among_ranks_answers_alike_and_dies_with_them(process, llm):
+    rows = [
+        {"id": number, "prompt": f"hello {number}", "generate_kwargs": {"max_new_tokens": 6}} for number in range(80)
+    ]
+    dataset = process(rows, engine_kwargs={**ENGINE, "tensor_parallel_size": 2})
+    answers, killed = {}, set()
+    for answer in dataset.iter_rows():
+        answers[answer["id"]] = answer["generated_tokens"]
+        if len(answers) == 5:
+            (actor,) = [pid for pid, line in descendants().items() if line.startswith(ACTOR)]
+            ranks = descendants(actor)
+            assert ranks
+            os.kill(actor, signal.SIGKILL)
+            killed = {actor, *ranks}
+    alone = llm.generate([{name: value for name, value in row.items() if name != "id"} for row in rows])
+    assert answers == {number: result.token_ids for number, result in enumerate(alone)}
+    assert killed and left(killed) == []
 
 
 @pytest.mark.parametrize(
