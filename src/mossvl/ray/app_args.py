@@ -11,6 +11,7 @@ from mossvl.checkpoints.default import CHECKPOINT, NAME
 from mossvl.errors import OptionError
 from mossvl.options.engine import EngineConfig
 from mossvl.server.config import ServerConfig
+from mossvl.server.service import Place
 
 TEXTS = 64
 """Requests without media that load at the same time, beside those that a decoder process loads."""
@@ -52,8 +53,9 @@ class AppArgs(BaseModel):
         health_check_period_s, health_check_timeout_s: how a replica whose device has failed is found, and replaced.
         num_cpus: of a replica, for each rank if it computes on CPUs.
         accelerator_type: kind of GPU, as Ray names it.
-        sticky: requests with the same header `x-session-id` go to one replica, as long as there is room: uploaded files
-            and stored responses are there alone.
+        shared_folder: of uploaded files and stored responses, which all replicas then know; a folder of the one machine
+            that the replicas are on. Without it, they are on the replica that took them.
+        sticky: requests with the same header `x-session-id` go to one replica, as long as there is room.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
@@ -75,6 +77,7 @@ class AppArgs(BaseModel):
     health_check_timeout_s: float = Field(30.0, gt=0)
     num_cpus: int = Field(1, ge=1)
     accelerator_type: str | None = None
+    shared_folder: str | None = None
     sticky: bool = False
 
     def server_config(self) -> ServerConfig:
@@ -92,6 +95,22 @@ class AppArgs(BaseModel):
         }
         host = "0.0.0.0" if keys or given.get("open_to_all") else "127.0.0.1"
         return ServerConfig(**given, host=host, api_keys=tuple(keys), origins=tuple(self.origins))
+
+    @property
+    def place(self) -> Place:
+        """Where a replica keeps what clients name later.
+
+        Raises:
+            OptionError: the folder cannot be made.
+        """
+        if self.shared_folder is None:
+            return Place()
+        folder = Path(self.shared_folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OptionError(f"shared_folder={self.shared_folder!r} cannot be made ({error.strerror})") from error
+        return Place(folder)
 
     def engine_config(self) -> EngineConfig:
         """The settings of a replica's engine.

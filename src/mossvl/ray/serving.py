@@ -1,6 +1,7 @@
 """The server's routes as a Ray Serve application: each replica has an engine."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from ray import serve
@@ -47,7 +48,8 @@ class Replica:
         from mossvl.llm import MossVL
 
         engine = args.engine_config()
-        self.service = ReplicaService(args.server_config(), lambda: MossVL(args.model, config=engine), args.name)
+        load = partial(MossVL, args.model, config=engine)
+        self.service = ReplicaService(args.server_config(), load, args.name, args.place)
         self.known = False
         """Whether Serve has been told which adapters there are."""
 
@@ -82,6 +84,7 @@ def build_app(args: AppArgs) -> Application:
         OptionError: an option is unknown or out of range, or no node has what a replica needs.
     """
     engine, server = args.engine_config(), args.server_config()
+    _ = args.place  # Check before a replica starts.
     resources = actor_resources(engine, args.num_cpus, args.accelerator_type)
     options: dict[str, Any] = {
         "ray_actor_options": resources | _kind(args.accelerator_type),
