@@ -83,8 +83,8 @@ def test_a_rank_that_dies_while_nothing_is_asked():
     assert engine() is None
 
 
-def test_a_model_that_is_dropped_takes_its_processes_along(halves):
-    before = set(descendants())
+def test_a_model_that_is_dropped_takes_its_processes_along():
+    before, threads = set(descendants()), set(threading.enumerate())
     model, processor = mossvl.load(CHECKPOINT, "cpu", "float32", tensor_parallel_size=2)
     llm = mossvl.MossVL(model, processor, memory=1 << 24)
     assert llm.generate("Why?", SamplingParams(max_new_tokens=2)).error is None
@@ -94,7 +94,9 @@ def test_a_model_that_is_dropped_takes_its_processes_along(halves):
     del llm, model, processor
     gc.collect()
     assert not left(new)
-    assert sum(thread.name == "mossvl-ranks" for thread in threading.enumerate()) == 1  # That of `halves`.
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(SECONDS)
+        assert not thread.is_alive(), thread.name
 
 
 def test_the_error_of_a_rank_that_cannot_load_its_part_is_raised(tmp_path):
