@@ -107,8 +107,9 @@ def test_a_head_request_has_no_body(front):
         b"GET / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n",
         b"GET /" + b"a" * 70_000,
         b"POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: gzip\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
     ],
-    ids=["no request", "no host", "two lengths", "a long head", "an unknown framing"],
+    ids=["no request", "no host", "two lengths", "a long head", "an unknown framing", "two framings"],
 )
 def test_what_is_no_request_is_refused_and_reaches_no_replica(front, given):
     found = raw(front, given, b" ")

@@ -77,6 +77,14 @@ def test_longer_answers_and_texts_are_more_tokens_and_the_bytes_of_a_medium_are_
     assert small == large
 
 
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_what_stands_before_or_after_a_large_medium_is_found(place):
+    about = {"max_output_tokens": 777, "previous_response_id": f"resp_{'0f' * 24}r3"}
+    asked = {"input": [{"role": "user", "content": [image("data:," + "A" * (1 << 20))]}]}
+    found = wish_of(RESPONSES, json.dumps(about | asked if place == "before" else asked | about).encode())
+    assert found.replica == 3 and found.tokens > 777
+
+
 @given(
     st.binary(max_size=200) | st.recursive(st.none() | st.text() | st.integers(), st.lists).map(repr).map(str.encode)
 )
@@ -190,6 +198,18 @@ def test_a_session_goes_on_from_what_was_asked_and_said(cuts):
         ],
     }
     assert Close.parse(bytes(close.data)).code == 1012
+
+
+@pytest.mark.parametrize(
+    "given",
+    [b'{"type": "start", "prompt": "Watch.", "prefill_messages": 5}', b"[" * 50_000],
+    ids=["a prefill that is none", "a deep list"],
+)
+def test_a_strange_message_of_a_client_ends_nothing(given):
+    transcript = Transcript("/v1/realtime")
+    transcript.from_client(Frame(Opcode.TEXT, given).serialize(mask=True))
+    _, end, _ = frames(transcript.last_messages(died()))
+    assert json.loads(bytes(end.data))["prefill"] in ([], [{"role": "user", "content": "Watch."}])
 
 
 def test_half_a_frame_of_a_dead_replica_does_not_pass():

@@ -172,6 +172,8 @@ class ClientConnection(asyncio.Protocol):
         self._head = head
         self._turn = self._front.admit(head)
         length = head.get(b"content-length")
+        if length and head.get(b"transfer-encoding"):  # Two servers might take another one of the two (RFC 9112, 6.1).
+            raise RequestError(400, "invalid_request", "a body has a Content-Length or a Transfer-Encoding, not both")
         self._turn.expect(int(length) if length.isdigit() else 0)
         if self._http.they_are_waiting_for_100_continue:
             self.write(CONTINUE)

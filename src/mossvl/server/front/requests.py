@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
+from urllib.parse import unquote
 
 from mossvl.server.middleware import UPLOADS
 
@@ -40,7 +41,7 @@ class Head:
 
     @property
     def path(self) -> str:
-        return self.target.partition(b"?")[0].decode("latin-1")
+        return unquote(self.target.partition(b"?")[0].decode("latin-1"))
 
     def get(self, name: bytes) -> bytes:
         """Return the first header of a name, or b""."""
@@ -91,15 +92,16 @@ class Wish:
 
 def wish_of(path: str, body: bytes) -> Wish:
     """Return where a request with a JSON body is to go: it need not be a valid one."""
-    length = ANSWER_LENGTH.search(body)
-    answer = int(length[1]) if length else ANSWER_TOKENS
     medium = MEDIUM.search(body)
-    previous = PREVIOUS.search(body) if path == "/v1/responses" else None
+    end = 0 if medium is None else body.find(b'"', medium.end())
+    end = len(body) if end < 0 else end
+    around = body[:LONGEST_SAMPLE], body[max(end, len(body) - LONGEST_SAMPLE) :]  # A search of all would take long.
+    length = next(filter(None, map(ANSWER_LENGTH.search, around)), None)
+    answer = int(length[1]) if length else ANSWER_TOKENS
+    previous = next(filter(None, map(PREVIOUS.search, around)), None) if path == "/v1/responses" else None
     replica = int(previous[1]) if previous else None
     if medium is None:
         return Wish(len(body) // BYTES_A_TOKEN + answer, _conversation(body), replica)
-    end = body.find(b'"', medium.end())
-    end = len(body) if end < 0 else end
     text = len(body) - (end - medium.end())
     sample = body[medium.end() : min(end, medium.end() + LONGEST_SAMPLE)], body[max(medium.end(), end - 64) : end]
     key = _digest(*sample, str(end - medium.end()).encode())

@@ -105,7 +105,8 @@ class Transcript:
         return b"".join(frame.serialize(mask=False) for frame in (*frames, closing))
 
     def _configure(self, message: dict[str, Any]) -> None:
-        for one in message.get("prefill_messages") or ():
+        given = message.get("prefill_messages")
+        for one in given if isinstance(given, list) else ():
             if isinstance(one, dict):
                 self._add(one.get("role"), one.get("content"))
         if system := message.get("system_prompt"):
@@ -130,6 +131,6 @@ def _read(frame: Frame) -> dict[str, Any]:
         return {}
     try:
         message = json.loads(bytes(frame.data))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return message if isinstance(message, dict) else {}
