@@ -31,8 +31,10 @@ def pool_of(replicas: int) -> MossVL:
     llm = MossVL.__new__(MossVL)
     llm.config, llm.data_parallel_size = EngineConfig(device="cpu", max_batch=32), replicas
     llm.processor = read_processor(folder)
-    llm._answering = Pool(str(folder), llm.processor, llm.config, replicas)
     cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[:replicas])  # Replicas share the threads that their parent may use.
+    llm._answering = Pool(str(folder), llm.processor, llm.config, replicas)
+    os.sched_setaffinity(0, cores)
     for pid, core in zip(pids(llm), cores, strict=False):
         for task in Path(f"/proc/{pid}/task").iterdir():
             os.sched_setaffinity(int(task.name), {core})

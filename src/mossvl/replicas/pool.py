@@ -1,5 +1,6 @@
 """Replicas of a checkpoint for one Python process: each an engine in a process of its own."""
 
+import atexit
 import logging
 import os
 import pickle
@@ -64,6 +65,7 @@ class Pool:
         _pools.add(self)
         try:
             self._replicas.start()
+            atexit.register(self.close)  # Before that of the processes, which would seem to have died.
             self._wait_until_ready(size)
         except BaseException:
             self.close()
@@ -116,6 +118,7 @@ class Pool:
 
     def close(self) -> None:
         """Cancel all queries, and end the processes; then the pool takes no query any more."""
+        atexit.unregister(self.close)
         with self._changed:
             self._closed = True
             held, self._held = self._held, deque()
