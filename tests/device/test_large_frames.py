@@ -137,7 +137,7 @@ def test_a_large_frame_for_which_memory_does_not_suffice_costs_its_query_only(ma
     advance = LargeFrame.advance
 
     def short_of_memory(self, until):
-        if self.done > 0.3:
+        if until > 0.3:  # Also when the frame is tried again, from its start.
             raise torch.OutOfMemoryError("injected")
         return advance(self, until)
 
