@@ -109,7 +109,7 @@ def test_a_live_session_runs_through_the_front_and_can_go_on_when_its_replica_di
         socket.send(json.dumps({"type": "session.configure", "prompt": "Tell what you see."}))
         while (ready := json.loads(socket.recv(timeout=PATIENCE)))["type"] != "session.ready":
             pass
-        announced = {"type": "input.frame", "seq_no": 1, "timestamp": 0.0, "mime_type": "image/jpeg"}
+        announced = {"type": "input.frame", "seq_no": 0, "timestamp": 0.0, "mime_type": "image/jpeg"}
         socket.send(json.dumps(announced | {"prompt": "What now?"}))
         while json.loads(socket.recv(timeout=PATIENCE))["type"] != "input.frame.ready":
             pass
