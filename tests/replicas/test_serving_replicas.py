@@ -124,6 +124,7 @@ def test_a_live_session_runs_through_the_front_and_can_go_on_when_its_replica_di
         "Tell what you see.",
         "What now?",
     ]
+    both_ready(server)
     with connect(url, max_size=None) as socket:
         configured = {"type": "session.configure", "prefill_messages": done["prefill_messages"]}
         socket.send(json.dumps(configured))
