@@ -31,6 +31,7 @@ FOLLOW_UP = [{"role": "assistant", "content": "Yes."}, {"role": "user", "content
         (key("Hello", system="Be brief."), key("Hello", system="Be brief.", then=FOLLOW_UP[:1])),
         (key("What?", IMAGE), key("What?", IMAGE, then=FOLLOW_UP)),
     ],
+    ids=["a file", "bytes", "an array", "a part of a file", "a beginning", "a conversation about a file"],
 )
 def test_what_shares_its_first_medium_or_beginning_shares_its_key(one, other):
     assert one == other

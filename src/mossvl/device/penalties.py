@@ -108,7 +108,7 @@ class Penalties:
         if dropped > len(counted.newest):
             self._begin(request)
             return
-        if dropped:
+        if dropped > 0:
             tokens = torch.stack([tokens[row] for tokens, row in list(counted.newest)[-dropped:]])
             self._add(torch.full_like(tokens, request.slot), tokens, -1)
         self._add_prompts(request, counted.prompts)

@@ -101,7 +101,7 @@ class Store(ABC, Generic[K]):
         """Keep a thing, which must be no larger than all space; what was reserved for its id is released."""
         fields = asdict(one)
         values = [fields.pop(name) for name in OWN]
-        rest = json.dumps(fields, default=str)
+        rest = json.dumps(fields, default=os.fspath)
         with self._changing():
             self._index.execute("DELETE FROM reserved WHERE id = ?", (one.id,))
             given = (*values, self._next_turn(), rest)
@@ -155,8 +155,10 @@ class Store(ABC, Generic[K]):
     def _changing(self) -> Iterator[list[K]]:
         """A transaction, at whose end what has expired or is too much is removed, with what the caller adds to it.
 
+        A caller that refuses a request changes nothing but that: what has expired is removed all the same.
+
         Raises:
-            ResourceError: the disk is full, or another process is stuck.
+            ResourceError: the disk is full, or another process is stuck; nothing is changed.
         """
         gone: list[K] = []
         try:
@@ -166,8 +168,15 @@ class Store(ABC, Generic[K]):
                     gone += self._expired()
                     yield gone
                     gone += self._surplus()
-                finally:
+                except RequestError:
                     self._index.execute("COMMIT")
+                    raise
+                except BaseException:
+                    gone.clear()
+                    with suppress(sqlite3.Error):  # SQLite may have done so.
+                        self._index.execute("ROLLBACK")
+                    raise
+                self._index.execute("COMMIT")
         except sqlite3.Error as error:
             gone.clear()
             with suppress(sqlite3.Error):

@@ -22,7 +22,7 @@ def add_models(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models/{name:path}", responses=responses(401, 404, 503))
     async def model(name: str) -> dict[str, Any]:
         """Describe the model, or the adapter, of this name."""
-        if name != service.name and service.lora_of(name) is None:
+        if name not in (service.name, *service.ready.llm.engine.adapters.names):
             raise RequestError(404, "model_not_found", f"there is no model {name!r:.80}; this is {service.name!r}")
         return described(service, name)
 
