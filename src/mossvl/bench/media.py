@@ -15,6 +15,7 @@ import torch
 
 from mossvl.bench.measure import Row
 from mossvl.bench.pictures import bench_processor, load, noise, query_of
+from mossvl.cores import cores
 from mossvl.media.limits import MediaLimits
 from mossvl.options import MediaOptions
 from mossvl.processing import crew
@@ -48,7 +49,7 @@ def media(repeats: int) -> Iterator[Row]:
 def by_cores(repeats: int) -> Iterator[Row]:
     """Measure frames per second of one query, by the number of cores that it may use."""
     processor = bench_processor()
-    counts = sorted({min(count, crew.cores()) for count in CORES})
+    counts = sorted({min(count, cores()) for count in CORES})
     with tempfile.TemporaryDirectory() as folder:
         for name, make in _QUERIES.items():
             query = make(Path(folder))

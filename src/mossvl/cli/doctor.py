@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 import typer
 
 from mossvl.cli.memory import readable_bytes
+from mossvl.cores import cores
 
 State = Literal["ok", "missing", "wrong"]
 MARKS: dict[State, str] = {"ok": "✓", "missing": "–", "wrong": "✗"}
@@ -128,7 +129,6 @@ def hardware() -> Iterator[Finding]:
     import torch
 
     from mossvl.loading import resolve_device, resolve_dtype
-    from mossvl.processing.crew import cores
 
     fast = torch.backends.cpu.get_cpu_capability()
     yield Finding("hardware", "processor", f"{cores()} cores", note=f"{platform.machine()}, {fast}")

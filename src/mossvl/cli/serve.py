@@ -20,13 +20,10 @@ from mossvl.cli.options import (
 )
 from mossvl.options.checks import whole
 from mossvl.options.engine import EngineConfig
-from mossvl.server.config import DECODERS, ServerConfig
+from mossvl.server.config import DECODERS, TEXTS, ServerConfig
 
 if TYPE_CHECKING:
     from mossvl.llm import MossVL
-
-TEXTS = 64
-"""Requests without media that load at the same time, beside those that a decoder process loads."""
 
 
 @with_flags

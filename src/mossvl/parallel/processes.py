@@ -76,6 +76,7 @@ class RankProcess:
                 if told == READY:
                     self.ready = True
                 elif told[:1] == FAILED:
+                    self.reason = 1, "has failed, and its error cannot be read"
                     error = pickle.loads(told[1:])
                     self.error = error if isinstance(error, MossVLError) else None
                     self.reason = 1, f"has failed: {error}"
@@ -174,17 +175,19 @@ class RankProcesses:
             self.failure = failure
         self._kill()
         self.abort()  # Before the processes are waited for: their GPUs may wait for this one's.
-        self._reap()
         with self._changed:
             self._changed.notify_all()
         for told in self.told:
             told(failure)
+        self._reap()
 
     def end(self) -> None:
         """End all processes; in a process forked from the one that started them, only close the pipes."""
         self._ended.set()
         with self._lock:
             self.failure = self.failure or EngineError("the processes of this model's ranks have been ended")
+        with self._changed:
+            self._changed.notify_all()
         if os.getpid() == self._pid:
             self._kill()
             self._reap()

@@ -15,6 +15,8 @@ from typing import Generic, TypeVar
 
 import torch
 
+from mossvl.cores import cores
+
 T = TypeVar("T")
 
 MOST_THREADS = 8
@@ -29,11 +31,6 @@ class Work(Generic[T]):
 
     function: Callable[[], T]
     bytes: int = 0
-
-
-def cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads() -> int:

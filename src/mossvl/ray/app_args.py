@@ -10,15 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from mossvl.checkpoints.default import CHECKPOINT, NAME
 from mossvl.errors import OptionError
 from mossvl.options.engine import EngineConfig
-from mossvl.server.config import ServerConfig
+from mossvl.server.config import TEXTS, ServerConfig
 from mossvl.server.service import Place
-
-TEXTS = 64
-"""Requests without media that load at the same time, beside those that a decoder process loads."""
-OF_ENGINE = ("device", "dtype", "quantization", "tensor_parallel_size", "lora")
-"""Arguments that are options of the engine."""
-SHUTDOWN_SECONDS = 10.0
-"""Seconds after `shutdown_timeout` in which ended requests send their errors."""
 
 
 def _parsed(given: Any) -> Any:

@@ -9,10 +9,11 @@ from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
 from mossvl.errors import OptionError
-from mossvl.ray.app_args import SHUTDOWN_SECONDS, AppArgs
+from mossvl.ray.app_args import AppArgs
 from mossvl.ray.cluster import actor_resources
 from mossvl.server.app import create_app
 from mossvl.server.errors import RequestError
+from mossvl.server.listening import LAST_SECONDS
 from mossvl.server.service import Service
 
 POLL_SECONDS = 0.05
@@ -91,7 +92,7 @@ def build_app(args: AppArgs) -> Application:
         "max_ongoing_requests": args.max_ongoing_requests or engine.max_batch,
         "health_check_period_s": args.health_check_period_s,
         "health_check_timeout_s": args.health_check_timeout_s,
-        "graceful_shutdown_timeout_s": server.shutdown_timeout + SHUTDOWN_SECONDS,
+        "graceful_shutdown_timeout_s": server.shutdown_timeout + LAST_SECONDS,
     }
     if args.autoscaling_config is not None and args.num_replicas is not None:
         raise OptionError("num_replicas and autoscaling_config exclude each other; give one of them")

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 
+from mossvl.cores import cores
 from mossvl.errors import OptionError
 
 
@@ -53,11 +54,6 @@ def gpus() -> list[str]:
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     named = [str(one) for one in range(count)] if listed is None else [one.strip() for one in listed.split(",")]
     return named[:count]
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _of_gpus(found: list[str], replicas: int, ranks: int, index: str) -> list[Share]:

@@ -16,6 +16,8 @@ MIB = 1 << 20
 GIB = 1 << 30
 CPU_PIXELS = 1 << 20
 DECODERS = max(1, min(8, (os.cpu_count() or 2) // 2))
+TEXTS = 64
+"""Requests without media that load at the same time, beside those that a decoder process loads."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
