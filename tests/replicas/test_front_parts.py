@@ -10,7 +10,7 @@ from websockets.frames import Close, Frame, Opcode
 
 from mossvl.server.front.bodies import BrokenResponse, ResponseBody, response_head
 from mossvl.server.front.failing import died, is_whole, last_events
-from mossvl.server.front.requests import wish_of
+from mossvl.server.front.requests import LONGEST_ANSWER, wish_of
 from mossvl.server.front.sockets import FrameReader, Transcript
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
@@ -73,6 +73,7 @@ def test_longer_answers_and_texts_are_more_tokens_and_the_bytes_of_a_medium_are_
     few = wish_of(CHAT, body(text("a"), max_tokens=10)).tokens
     assert wish_of(CHAT, body(text("a"), max_completion_tokens=500)).tokens == pytest.approx(few + 490, abs=9)
     assert wish_of(CHAT, body(text("a" * 4000), max_tokens=10)).tokens == pytest.approx(few + 1000, abs=9)
+    assert wish_of(CHAT, body(text("a"), max_tokens=10**9)).tokens < few + LONGEST_ANSWER
     small, large = (wish_of(CHAT, body(image("data:," + "A" * size))).tokens for size in (10, 1 << 20))
     assert small == large
 

@@ -47,8 +47,9 @@ def _add_openai(app: FastAPI, service: Service) -> None:
 
 
 def _add_stored(app: FastAPI, service: Service) -> None:
+    # In threads: the index of responses may wait for another process.
     @app.get("/v1/responses/{response_id}", responses=responses(400, 401, 404))
-    async def response(request: Request, response_id: str) -> dict[str, Any]:
+    def response(request: Request, response_id: str) -> dict[str, Any]:
         """Return a stored response."""
         if request.query_params.get("stream", "").lower() in ("true", "1"):
             message = "a stored response is not streamed again; leave out stream"
@@ -56,7 +57,7 @@ def _add_stored(app: FastAPI, service: Service) -> None:
         return service.responses.get(request.state.key, response_id).content
 
     @app.delete("/v1/responses/{response_id}", responses=responses(401, 404))
-    async def delete_response(request: Request, response_id: str) -> dict[str, Any]:
+    def delete_response(request: Request, response_id: str) -> dict[str, Any]:
         """Delete a stored response."""
         service.responses.remove(request.state.key, response_id)
         return {"id": response_id, "object": "response", "deleted": True}

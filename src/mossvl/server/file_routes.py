@@ -18,6 +18,8 @@ AS_IT_IS = {"x-content-type-options": "nosniff"}
 
 
 def add_files(app: FastAPI, service: Service) -> None:
+    """Add the routes of files; those that only ask the index may wait for another process, in a thread."""
+
     @app.post("/v1/files", responses=responses(400, 401, 413, 503))
     async def upload(request: Request) -> dict[str, Any]:
         """Upload a file, which requests name as `upload:ID`."""
@@ -25,25 +27,25 @@ def add_files(app: FastAPI, service: Service) -> None:
         return described(service, await uploaded(request, service.uploads, service.config.max_download))
 
     @app.get("/v1/files", responses=responses(400, 401, 403))
-    async def files(request: Request) -> dict[str, Any]:
+    def files(request: Request) -> dict[str, Any]:
         """List the files that were uploaded with the request's API key, newest first."""
         if service.config.open_to_all and not service.config.api_keys:
             raise RequestError(403, "unlisted", "files of all clients are not listed; set an API key (--api-key)")
         return listed(service, service.uploads.of(request.state.key), request.query_params)
 
     @app.get("/v1/files/{file_id}", responses=responses(401, 404))
-    async def file(request: Request, file_id: str) -> dict[str, Any]:
+    def file(request: Request, file_id: str) -> dict[str, Any]:
         """Describe an uploaded file."""
         return described(service, service.uploads.get(request.state.key, file_id))
 
     @app.get("/v1/files/{file_id}/content", response_class=Response, responses=responses(401, 404))
-    async def content(request: Request, file_id: str) -> FileResponse:
+    def content(request: Request, file_id: str) -> FileResponse:
         """Return the bytes of an uploaded file."""
         found = service.uploads.get(request.state.key, file_id)
         return FileResponse(found.path, 200, AS_IT_IS, "application/octet-stream", filename=found.filename)
 
     @app.delete("/v1/files/{file_id}", responses=responses(401, 404))
-    async def delete(request: Request, file_id: str) -> dict[str, Any]:
+    def delete(request: Request, file_id: str) -> dict[str, Any]:
         """Delete an uploaded file."""
         service.uploads.remove(request.state.key, file_id)
         return {"id": file_id, "object": "file", "deleted": True}

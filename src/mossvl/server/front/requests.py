@@ -22,6 +22,8 @@ LARGEST_READ = 1 << 20
 ANSWER_LENGTH = re.compile(rb'"max_(?:completion_|output_|new_)?tokens"\s*:\s*(\d{1,9})')
 ANSWER_TOKENS, MEDIUM_TOKENS, BYTES_A_TOKEN = 256, 2048, 4
 """Estimates: tokens of an answer whose length is not given, and of a medium; bytes of a token of text."""
+LONGEST_ANSWER = 8192
+"""Tokens of an answer that count at most: few requests use up what they ask for."""
 PREVIOUS = re.compile(rb'"previous_response_id"\s*:\s*"resp_[0-9a-f]+r(\d{1,4})"')
 """The replica that has made the response that is continued; `Place.mark` puts it there."""
 HOP_BY_HOP = frozenset(
@@ -97,7 +99,7 @@ def wish_of(path: str, body: bytes) -> Wish:
     end = len(body) if end < 0 else end
     around = body[:LONGEST_SAMPLE], body[max(end, len(body) - LONGEST_SAMPLE) :]  # A search of all would take long.
     length = next(filter(None, map(ANSWER_LENGTH.search, around)), None)
-    answer = int(length[1]) if length else ANSWER_TOKENS
+    answer = min(int(length[1]), LONGEST_ANSWER) if length else ANSWER_TOKENS
     previous = next(filter(None, map(PREVIOUS.search, around)), None) if path == "/v1/responses" else None
     replica = int(previous[1]) if previous else None
     if medium is None:
