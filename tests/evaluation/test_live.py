@@ -18,6 +18,7 @@ from mossvl.live.options import LiveOptions
 from mossvl.media.video import open_clip
 from mossvl.processing.stream import StateTokens
 from mossvl.synthetic.live_records import live_samples
+from mossvl.synthetic.streaming import STREAMS
 from mossvl.synthetic.world import Split
 
 S, R, F = "<|silence|>", "<|response|>", "<|video|>"
@@ -162,15 +163,8 @@ class Perfect:
 
 
 def test_who_says_what_is_due_in_streams_of_the_procedural_world_has_full_scores(processor):
-    scripts = list(synthetic_scripts(live_samples(Split.TEST, 4, 12), processor, size=32))
-    assert {script.name for script in scripts} == {
-        "alert",
-        "silent",
-        "count_aloud",
-        "report",
-        "question",
-        "interrupted",
-    }
+    scripts = list(synthetic_scripts(live_samples(Split.TEST, 4, 2 * len(STREAMS)), processor, size=32))
+    assert {script.name for script in scripts} == set(STREAMS)
     for script in scripts:
         said = replies(drive(Perfect(script.due), script.frames(), script.prompts), script.prompts)
         assert said == [Reply(due.begin, due.begin, due.text) for due in script.due]

@@ -52,7 +52,8 @@ class Watching:
     def drive(self) -> None:
         """Between two steps: be killed, roll over, or be given a frame, a prompt or leave to speak."""
         trace, rng, request = self.trace, self.trace.rng, self.asked.request
-        if rng.random() < trace.sessions.killed or (not self.left and request.rests):
+        quiet = request.rests or request.sleeps
+        if rng.random() < trace.sessions.killed or (not self.left and quiet):
             self.end()
         elif request.ended:
             assert not self.modest or trace.setting.failing, "a session within its reservation is never lost"
@@ -64,7 +65,7 @@ class Watching:
         elif request.context.length + trace.segment > trace.sessions.rows:
             trace.machine.scheduler.remove(request)
             self.roll_over()
-        elif request.rests or (self.left and not self.modest and rng.random() < 0.2):
+        elif quiet or (self.left and not self.modest and rng.random() < 0.2):
             self.go_on()
 
     def go_on(self) -> None:
