@@ -108,7 +108,8 @@ def test_media_are_measured_from_a_file_to_patches(monkeypatch):
 def test_media_are_measured_by_cores_and_leave_threads_as_they_are(monkeypatch):
     queries = {"list": lambda _: query_of(noise(3, 64, 64)), "batch": lambda _: query_of(*noise(2, 64, 64))}
     monkeypatch.setattr(media_bench, "_QUERIES", queries)
-    monkeypatch.setattr(crew, "cores", lambda: 3)
+    for module in (crew, media_bench):
+        monkeypatch.setattr(module, "cores", lambda: 3)
     before = torch.get_num_threads(), getattr(os, "sched_getaffinity", bool)(0)
     rows = list(media_bench.by_cores(1))
     names = [f"{name}: {cores}" for name in queries for cores in ("1 core", "2 cores", "3 cores")]

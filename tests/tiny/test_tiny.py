@@ -12,6 +12,7 @@ from mossvl.errors import OptionError
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic.editions import SECOND
+from mossvl.synthetic.streaming import STREAMS
 from mossvl.synthetic.tasks import TASKS, tasks_of
 from mossvl.tiny.architecture import SPECIAL_TOKENS, configuration, tokenizer_from
 from mossvl.tiny.recipe import RECIPE, Recipe, single_tasks
@@ -93,7 +94,7 @@ def test_training_goes_on_exactly_where_it_stopped(tmp_path):
 def test_the_second_edition_goes_on_from_the_first_and_is_trained_in_short_runs(tmp_path):
     recipe = Recipe.read(RECIPE.with_name("second.toml"))
     for stage in recipe.stages:
-        assert all(set(single_tasks(tasks)) <= set(tasks_of(SECOND)) for _, tasks in stage.phases)
+        assert all(set(single_tasks(tasks)) <= {*tasks_of(SECOND), *STREAMS} for _, tasks in stage.phases)
     cheap = {"read": 1.0, "unknown": 1.0, "json_describe": 1.0}
     stages = [replace(stage, steps=2, warmup=0, decay=1, phases=[(0, cheap)]) for stage in recipe.stages]
     recipe = replace(recipe, batch=4, evaluate_every=10, questions=1, stages=stages)

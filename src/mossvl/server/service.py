@@ -1,5 +1,6 @@
 """State behind the routes: the engine, the decoder processes, the uploads and their limits."""
 
+import copy
 import logging
 import os
 import re
@@ -113,7 +114,8 @@ class Service:
         llm = self._load()
         if self.name in llm.engine.adapters.names:
             raise OptionError(f"--lora: the adapter {self.name!r} is named as the model; rename one (--model-name)")
-        processor = llm.processor
+        processor = own_processor(llm.processor)
+        llm = MossVL.of(llm.engine, processor)
         self.config = self.config.on(llm.engine.runner.device.type)
         show_no_larger(processor, self.config.max_pixels or MAX_PIXELS)
         processor.limits = self._media_limits()
@@ -316,6 +318,13 @@ class _Ready:
     def close(self) -> None:
         for part in (self.llm, self.decoding, self.previewing):
             part.close()
+
+
+def own_processor(processor: MossVLProcessor) -> MossVLProcessor:
+    """Return a copy with settings of its own: a program may use the processor beside the server, and after it."""
+    own = copy.copy(processor)
+    own.image_processor, own.video_processor = map(copy.copy, (processor.image_processor, processor.video_processor))
+    return own
 
 
 def show_no_larger(processor: MossVLProcessor, max_pixels: int) -> None:
