@@ -77,7 +77,7 @@ def test_a_session_ends_in_a_forked_process_and_goes_on_in_its_own():
 from mossvl.errors import SessionClosed
 
 llm = new()
-session = llm.live("yes", tokens_per_slot=2, max_new_tokens=8, max_context=512, window_frames=2, max_pixels=1 << 14)
+session = llm.live("yes", tokens_per_slot=2, max_context=512, window_frames=2, max_pixels=1 << 14)
 
 def end():
     try:

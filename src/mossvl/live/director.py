@@ -259,7 +259,10 @@ class LiveDirector:
             self._interrupt()
         if self._final or new.ids:  # No frame follows the last input, so that its reply waits for none.
             self._slot_left = ENDLESS if self._final else self.options.tokens_per_slot or ENDLESS
+        # Nothing comes that could end a last reply: it has no more tokens than a context.
+        most = self.options.max_new_tokens or (self.bounds.tokens if self._final else ENDLESS)
         if not new.ids:
+            self._left = min(self._left, most)
             self.kept.pieces[-1].drawn.extend(cut)
             self._end_if_final()
             return self._appended(cut, [], 0)
@@ -269,7 +272,7 @@ class LiveDirector:
         self._leave(new.pictures)
         self.kept.append(taken.prompts, new, ids)
         self._slot_open, self._said, self._going = True, False, True
-        self._left = self.options.max_new_tokens or ENDLESS
+        self._left = most
         self._fresh = new.pictures
         self.appended += len(ids)
         self.vision += sum(map(self._vision, new.pictures))

@@ -36,7 +36,8 @@ class LiveOptions:
             a sixteenth of what the model or the engine's memory holds.
         inserted_silence: whether `<|silence|>` follows every prompt ("always"), or only one that comes with a frame
             ("published").
-        max_new_tokens: tokens drawn after each input at most; None for no limit.
+        max_new_tokens: tokens drawn after each input at most; None for no limit, but for those of a context
+            after the last input.
         idle_timeout: seconds without input after which the session is closed; None for never.
         ignore_eos: end tokens have no effect (as published); otherwise the model falls silent after one.
         do_sample, temperature, top_k, top_p, min_p, repetition_penalty, seed: see `GenerationOptions`. The penalty
