@@ -1,6 +1,7 @@
 """Commands run in this process, on a model that is loaded once; a few tests start real processes."""
 
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -34,6 +35,18 @@ def command(monkeypatch: pytest.MonkeyPatch, cached_load: Callable[..., Any]) ->
         return result
 
     return run
+
+
+@pytest.fixture
+def run_of(checkpoint: Path, tmp_path: Path) -> Callable[..., list[Any]]:
+    """Queries and a batch size → the arguments of `mossvl run`, but for the output."""
+
+    def arguments(queries: list[dict[str, Any]], batch_size: int) -> list[Any]:
+        path = tmp_path / "queries.jsonl"
+        path.write_text("".join(json.dumps(query) + "\n" for query in queries))
+        return ["run", path, "-c", checkpoint, "--batch-size", batch_size, "--device", "cpu"]
+
+    return arguments
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """`mossvl run --data-parallel-size`: the same answers, each once, whatever happens to the processes."""
 
-import json
 import os
 import signal
 import subprocess
@@ -16,15 +15,8 @@ PATIENCE = 180
 
 
 @pytest.fixture
-def arguments(checkpoint, tmp_path):
-    """Of `mossvl run`, but for the output."""
-
-    def arguments(queries=QUERIES):
-        path = tmp_path / "queries.jsonl"
-        path.write_text("".join(json.dumps(query) + "\n" for query in queries))
-        return ["run", path, "-c", checkpoint, "--batch-size", 4, "--device", "cpu"]
-
-    return arguments
+def arguments(run_of):
+    return lambda queries=QUERIES: run_of(queries, batch_size=4)
 
 
 def children(pid):

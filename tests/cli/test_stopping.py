@@ -20,15 +20,8 @@ QUERIES = [*(query(number, 20) for number in range(14)), query(14, 300)]
 
 
 @pytest.fixture
-def arguments(checkpoint, tmp_path):
-    """Of `mossvl run`, but for the output."""
-
-    def arguments(queries=QUERIES):
-        path = tmp_path / "queries.jsonl"
-        path.write_text("".join(json.dumps(query) + "\n" for query in queries))
-        return ["run", path, "-c", checkpoint, "--batch-size", 3, "--device", "cpu"]
-
-    return arguments
+def arguments(run_of):
+    return lambda queries=QUERIES: run_of(queries, batch_size=3)
 
 
 def wait_for_lines(process, path, count):

@@ -5,7 +5,6 @@ calls in the same order. None has a time-out of its own, as a step may wait for 
 ranks that died or hang, and with them every call that waits for one.
 """
 
-import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from mossvl.environment import environment
 from mossvl.parallel.share import Share
 
 dist: Any = torch.distributed
@@ -113,7 +113,7 @@ def _gloo(store: Any, share: Share) -> Any:
 
 
 def _nccl(store: Any, share: Share) -> Any:
-    with _environment(NCCL_SETTINGS):
+    with environment(NCCL_SETTINGS):
         options = dist.ProcessGroupNCCL.Options()
         options._timeout = NEVER
         return dist.ProcessGroupNCCL(store, share.rank, share.size, options)
@@ -134,17 +134,3 @@ def _failing() -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise CollectiveError(str(error).partition("\n")[0]) from error
-
-
-@contextmanager
-def _environment(settings: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -17,9 +17,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
+from mossvl.environment import environment
 from mossvl.errors import EngineError, MossVLError, message_of
 from mossvl.replicas.shares import Share
-from mossvl.replicas.starting import environment, without_main
+from mossvl.replicas.starting import without_main
 
 logger = logging.getLogger("mossvl.replicas")
 

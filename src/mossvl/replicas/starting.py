@@ -1,27 +1,13 @@
-"""What a new process finds: variables of its environment, and not the main program."""
+"""What a new process finds beside its environment: not the main program."""
 
-import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
 _changing = threading.RLock()
-"""Held while a context has changed the environment or the main module, which belong to the whole process."""
-
-
-@contextmanager
-def environment(given: Mapping[str, str]) -> Iterator[None]:
-    """A context in which processes are started with these variables; libraries read them when they are imported."""
-    with _changing:
-        before = {name: os.environ.get(name) for name in given}
-        os.environ.update(given)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
+"""Held while the main module is changed, as that of the environment is (`mossvl.environment`)."""
 
 
 @contextmanager
