@@ -16,6 +16,7 @@ from PIL import Image as pillow
 from mossvl.errors import MediaError
 from mossvl.media.image import image_size, load_image, open_image
 from mossvl.media.limits import MediaLimits
+from mossvl.media.video import open_clip
 
 HEIC = Path(__file__).parent / "photo.heic"
 SIDE = 30_000
@@ -84,6 +85,7 @@ import re, sys
 from mossvl.errors import MediaError
 from mossvl.media.image import open_image
 from mossvl.media.limits import MediaLimits
+from mossvl.media.video import open_clip
 def most():  # getrusage would count what the process that started this one has
     return int(re.search(r"VmHWM:\s*(\d+)", open("/proc/self/status").read())[1])
 open_image(sys.argv[1] + "/small.png")
@@ -181,3 +183,11 @@ def test_twelve_bits_in_sixteen_are_read_as_sixteen() -> None:
     out = io.BytesIO()
     pillow.fromarray(np.array([[0, 4095]], np.uint16)).save(out, "PNG")
     assert load_image(out.getvalue())[0, 0].tolist() == [0, 16]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "notes.nfo", "notes.bin", "notes.mp4"])
+def test_text_is_no_video_whatever_its_name(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("Things to do on Monday.\n" * 30)
+    with pytest.raises(MediaError, match="neither an image nor a video that can be read"):
+        open_clip(path)

@@ -32,7 +32,8 @@ _PLAYLISTS = {"applehttp", "concat", "dash", "hls", "imf", "webm_dash_manifest"}
 _SCRIPTS = {"avisynth", "lavfi", "vapoursynth"}
 _SESSIONS = {"rtp", "rtsp", "sap", "sdp"}
 _SERIES = {"alias_pix", "brender_pix", "image2", "mlv", "vobsub"}  # several files with numbered or matching names
-_FORMATS = ",".join(sorted(formats_available - _PLAYLISTS - _SCRIPTS - _SESSIONS - _SERIES))
+_CHARACTERS = {"adf", "bin", "idf", "tty", "xbin"}  # Text, of which FFmpeg would draw a video: notes.txt.
+_FORMATS = ",".join(sorted(formats_available - _PLAYLISTS - _SCRIPTS - _SESSIONS - _SERIES - _CHARACTERS))
 # Codecs whose NONREF frames are never referenced, so that skipping one changes no other frame. (In HEVC, a higher
 # temporal layer may still reference one.)
 _SKIPS_EXACTLY = {"h264", "mpeg4", "mpeg2video"}
