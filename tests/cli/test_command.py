@@ -9,7 +9,7 @@ import pytest
 
 import mossvl
 from mossvl.cli.live_options import LiveFlags
-from mossvl.cli.options import GROUPS, EngineFlags, GenerationFlags, LimitFlags, ServerFlags
+from mossvl.cli.options import GROUPS, EngineFlags, GenerationFlags, LimitFlags, ServerFlags, WeightFlags
 from mossvl.cli.train import TrainFlags
 
 
@@ -33,15 +33,10 @@ ELSEWHERE = {
         "cache_salt",
     },  # One answer a query, as text; queries are equals.
     LimitFlags: {"sources"},  # Of what one asks about oneself, nothing is kept away.
-    EngineFlags: {"device", "dtype", "quantization", "tensor_parallel_size"},  # Flags of every command.
+    WeightFlags: set(EngineFlags.flags),
+    EngineFlags: set(WeightFlags.flags),
     LiveFlags: {"tokens_per_slot", "inserted_silence", "lora"},  # What --pace 0 sets, the protocols, and --lora PATH.
-    TrainFlags: {
-        "checkpoint",
-        "device",
-        "dtype",
-        "quantization",
-        "media_dir",
-    }  # Those, too; the rest has a name of its own.
+    TrainFlags: {"checkpoint", "media_dir"}  # Flags of every command; the rest has a name of its own.
     | {"data", "output", "media", "adapt"},
 }
 COMMANDS = {EngineFlags: "serve", ServerFlags: "serve", LiveFlags: "watch", TrainFlags: "train"}
@@ -56,7 +51,9 @@ def test_every_option_has_a_flag(command, group):
             assert all(name in shown for name in names.split("/"))
 
 
-@pytest.mark.parametrize("arguments", [["ask"], ["run", "queries.jsonl"], ["frames"], ["inspect"], ["nothing"]])
+@pytest.mark.parametrize(
+    "arguments", [["ask"], ["run"], ["run", "--ray"], ["run", "queries.jsonl"], ["frames"], ["inspect"], ["nothing"]]
+)
 def test_misuse_exits_with_2_and_says_so_on_stderr(command, arguments):
     result = command(*arguments)
     assert result.exit_code == 2

@@ -11,15 +11,12 @@ from mossvl.cli.checkpoint import check_checkpoint, open_engine
 from mossvl.cli.media_arguments import MediaArgument, parse_media
 from mossvl.cli.options import (
     Checkpoint,
-    Device,
-    Dtype,
     GenerationFlags,
     LimitFlags,
     Lora,
     MediaFlags,
-    Quantization,
     SystemFlags,
-    TensorParallel,
+    WeightFlags,
     check_effect,
     only_adapter,
     with_flags,
@@ -58,11 +55,8 @@ def ask(
     media: MediaFlags,
     system: SystemFlags,
     limits: LimitFlags,
+    weights: WeightFlags,
     checkpoint: Checkpoint = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    quantization: Quantization = None,
-    ranks: TensorParallel = 1,
     lora: Lora = None,
     then: Then = None,
     as_json: Annotated[
@@ -86,15 +80,7 @@ def ask(
     messages: list[dict[str, Any]] = []
     adapter = only_adapter(lora)
     options = {**system, "generate_kwargs": generation, "media_kwargs": media, "lora": next(iter(adapter or ()), None)}
-    with open_engine(
-        folder,
-        allowed,
-        device=device,
-        dtype=dtype,
-        quantization=quantization,
-        tensor_parallel_size=ranks,
-        lora=adapter,
-    ) as llm:
+    with open_engine(folder, allowed, **weights, lora=adapter) as llm:
         for text in questions:
             messages.append({"role": "user", "content": [*parts, {"type": "text", "text": text}]})
             handle = llm.submit({"messages": messages, **options})

@@ -13,7 +13,7 @@ import typer
 
 from mossvl.cli.checkpoint import check_checkpoint, prepare
 from mossvl.cli.extras import need
-from mossvl.cli.options import Checkpoint, Device, Dtype, EngineFlags, Quantization, TensorParallel
+from mossvl.cli.options import Checkpoint, EngineFlags, WeightFlags, with_flags
 from mossvl.errors import OptionError
 from mossvl.options.engine import EngineConfig
 
@@ -38,6 +38,7 @@ class Part(StrEnum):
     TUNE = "tune"
 
 
+@with_flags
 def bench(
     *,
     parts: Annotated[
@@ -50,10 +51,7 @@ def bench(
     random: Annotated[
         bool, typer.Option("--random", help="Random weights of the published size in place of a checkpoint.")
     ] = False,
-    device: Device = None,
-    dtype: Dtype = None,
-    quantization: Quantization = None,
-    ranks: TensorParallel = 1,
+    weights: WeightFlags,
     memory: Annotated[float | None, typer.Option(help=EngineFlags.flags["memory"].help, show_default=False)] = None,
     max_batch: Annotated[int, typer.Option(min=1, help=EngineFlags.flags["max_batch"].help)] = EngineConfig.max_batch,
     eager: Annotated[bool, typer.Option("--eager", help=EngineFlags.flags["eager"].help)] = False,
@@ -82,6 +80,8 @@ def bench(
     """
     from mossvl.bench import hardware, report
 
+    device = weights.get("device")
+
     engine: Engine | None = None
     processor: MossVLProcessor | None = None
     if set(parts) - {Part.MEDIA, Part.TUNE}:
@@ -89,10 +89,7 @@ def bench(
             raise OptionError("give a --checkpoint or --random, for weights to measure with")
         # Pixels are in memory already: the prompts of all requests can load at once.
         config = EngineConfig(
-            device=device,
-            dtype=dtype,
-            quantization=quantization,
-            tensor_parallel_size=ranks,
+            **weights,
             memory=memory,
             max_batch=max_batch,
             max_token_gap=max_token_gap,

@@ -23,27 +23,6 @@ Checkpoint = Annotated[
     str | None,
     typer.Option("--checkpoint", "-c", envvar="MOSSVL_CHECKPOINT", metavar="FOLDER", help=CHECKPOINT_HELP),
 ]
-Device = Annotated[
-    str | None,
-    typer.Option(help="Device: cpu, cuda, cuda:1, … Default: cuda if there is a GPU, else cpu.", show_default=False),
-]
-Dtype = Annotated[
-    str | None,
-    typer.Option(
-        help="Dtype of weights: bfloat16, float32 or float16. Default: bfloat16 on a GPU, float32 on a CPU.",
-        show_default=False,
-    ),
-]
-Quantization = Annotated[
-    str | None,
-    typer.Option(
-        "--quantization",
-        "-q",
-        help=f"Quantize weights while they are read: {', '.join(QUANTIZATIONS)}. Default: weights as the checkpoint "
-        "has them.",
-        show_default=False,
-    ),
-]
 LORA_HELP = "Adapter (LoRA) as NAME=PATH: a folder that PEFT or mossvl train wrote, or a repository on the model hub."
 Loras = Annotated[
     list[str] | None,
@@ -58,17 +37,6 @@ Lora = Annotated[
         show_default=False,
     ),
 ]
-TensorParallel = Annotated[
-    int,
-    typer.Option(
-        "--tensor-parallel-size",
-        "-tp",
-        min=1,
-        help="GPUs among which the language model is cut; on a CPU, processes.",
-    ),
-]
-
-
 DataParallel = Annotated[
     int,
     typer.Option(
@@ -217,8 +185,26 @@ class LimitFlags(Flags):
     }
 
 
+class WeightFlags(Flags):
+    """Flags of `EngineConfig` that say how weights are loaded."""
+
+    options, panel = EngineConfig, "Weights"
+    flags = {
+        "device": Flag("Device: cpu, cuda, cuda:1, … Default: cuda if there is a GPU, else cpu."),
+        "dtype": Flag("Dtype of weights: bfloat16, float32 or float16. Default: bfloat16 on a GPU, float32 on a CPU."),
+        "quantization": Flag(
+            f"Quantize weights while they are read: {', '.join(QUANTIZATIONS)}. Default: weights as the checkpoint has "
+            "them.",
+            ("--quantization", "-q"),
+        ),
+        "tensor_parallel_size": Flag(
+            "GPUs among which the language model is cut; on a CPU, processes.", ("--tensor-parallel-size", "-tp")
+        ),
+    }
+
+
 class EngineFlags(Flags):
-    """Flags of `EngineConfig`."""
+    """The other flags of `EngineConfig`."""
 
     options, panel = EngineConfig, "Engine"
     flags = {
@@ -327,7 +313,7 @@ def only_adapter(given: str | None) -> dict[str, str] | None:
     return adapter_paths("--lora", [given] if "=" in given and not Path(given).exists() else {"adapter": given})
 
 
-GROUPS = (GenerationFlags, MediaFlags, SystemFlags, LimitFlags, EngineFlags, ServerFlags)
+GROUPS = (GenerationFlags, MediaFlags, SystemFlags, LimitFlags, WeightFlags, EngineFlags, ServerFlags)
 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mossvl.cli.checkpoint import check_checkpoint, prepare
-from mossvl.cli.options import Device
+from mossvl.cli.options import WeightFlags
 
 
 class To(StrEnum):
@@ -24,7 +24,7 @@ def quantize(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="New folder for the checkpoint.")],
     to: Annotated[To, typer.Option("--to", help="What weights are quantized to.")],
-    device: Device = None,
+    device: Annotated[str | None, typer.Option(help=WeightFlags.flags["device"].help, show_default=False)] = None,
     dtype: Annotated[str, typer.Option(help="Dtype of the weights that are not quantized.")] = "bfloat16",
 ) -> None:
     """Quantize the weights of a checkpoint, and write a checkpoint of compressed-tensors."""

@@ -9,12 +9,9 @@ import typer
 from mossvl.cli.checkpoint import check_checkpoint, open_engine
 from mossvl.cli.options import (
     Checkpoint,
-    Device,
-    Dtype,
     LimitFlags,
     Lora,
-    Quantization,
-    TensorParallel,
+    WeightFlags,
     only_adapter,
     with_flags,
 )
@@ -29,11 +26,8 @@ def replay(
         Path, typer.Argument(metavar="FILE", help="A session that `mossvl watch --record` has recorded.")
     ],
     limits: LimitFlags,
+    weights: WeightFlags,
     checkpoint: Checkpoint = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    quantization: Quantization = None,
-    ranks: TensorParallel = 1,
     lora: Lora = None,
     as_events: Annotated[bool, typer.Option("--json", help="Print every event as a JSON object, one a line.")] = False,
 ) -> None:
@@ -53,15 +47,7 @@ def replay(
     folder = check_checkpoint(checkpoint)
     speech, raw = Speech(as_events), ""
     with (
-        open_engine(
-            folder,
-            allowed,
-            device=device,
-            dtype=dtype,
-            quantization=quantization,
-            tensor_parallel_size=ranks,
-            lora=adapter,
-        ) as llm,
+        open_engine(folder, allowed, **weights, lora=adapter) as llm,
         llm.replay(recorded) as session,
     ):
         failed: list[Exception] = []

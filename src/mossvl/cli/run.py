@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,16 +20,13 @@ from mossvl.cli.checkpoint import check_checkpoint, name_of, open_engine
 from mossvl.cli.options import (
     Checkpoint,
     DataParallel,
-    Device,
-    Dtype,
     GenerationFlags,
     LimitFlags,
     Loras,
     MediaDir,
     MediaFlags,
-    Quantization,
     SystemFlags,
-    TensorParallel,
+    WeightFlags,
     flags_of,
     with_flags,
 )
@@ -59,8 +57,8 @@ class RunCommand(TyperCommand):
     """The command, whose `--ray` may stand without an address."""
 
     def parse_args(self, ctx: Any, args: Sequence[str]) -> list[str]:
-        following = [*args[1:], ""]
-        bare = [one == "--ray" and not ADDRESS.fullmatch(after) for one, after in zip(args, following, strict=True)]
+        pairs = pairwise([*args, ""])
+        bare = [one == "--ray" and not ADDRESS.fullmatch(after) for one, after in pairs]
         return super().parse_args(ctx, [f"{one}=" if is_bare else one for one, is_bare in zip(args, bare, strict=True)])
 
 
@@ -88,11 +86,8 @@ def run(
     media: MediaFlags,
     system: SystemFlags,
     limits: LimitFlags,
+    weights: WeightFlags,
     checkpoint: Checkpoint = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    quantization: Quantization = None,
-    ranks: TensorParallel = 1,
     lora: Loras = None,
     data_parallel_size: DataParallel = 1,
     media_dir: MediaDir = None,
@@ -136,8 +131,7 @@ def run(
     allowed, adapters = MediaLimits(**limits), adapter_paths("--lora", lora or [])
     folder = check_checkpoint(checkpoint)
     check_output(queries, output)
-    options: dict[str, Any] = {"device": device, "dtype": dtype, "quantization": quantization, "max_batch": batch_size}
-    options |= {"tensor_parallel_size": ranks, "lora": adapters}
+    options = weights | {"max_batch": batch_size, "lora": adapters}
     models = {name_of(folder): None, **{name: name for name in adapters}}
     defaults = {"generate_kwargs": generation, "media_kwargs": media, "system": system, "models": models}
     kind = AnswerTables if output.suffix == ".parquet" else AnswerFile

@@ -10,12 +10,9 @@ from mossvl.cli.extras import need
 from mossvl.cli.options import (
     Checkpoint,
     DataParallel,
-    Device,
-    Dtype,
     EngineFlags,
-    Quantization,
     ServerFlags,
-    TensorParallel,
+    WeightFlags,
     with_flags,
 )
 from mossvl.options.checks import whole
@@ -30,12 +27,9 @@ if TYPE_CHECKING:
 def serve(
     *,
     server: ServerFlags,
+    weights: WeightFlags,
     engine: EngineFlags,
     checkpoint: Checkpoint = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    quantization: Quantization = None,
-    ranks: TensorParallel = 1,
     data_parallel_size: DataParallel = 1,
 ) -> None:
     """Serve OpenAI-compatible requests and a web page, until Ctrl-C or SIGTERM.
@@ -51,7 +45,7 @@ def serve(
     config = ServerConfig(**given)
     # Requests that wait for a decoder process must not delay requests without media.
     engine.setdefault("media_workers", config.decoders + TEXTS)
-    settings = EngineConfig(device=device, dtype=dtype, quantization=quantization, tensor_parallel_size=ranks, **engine)
+    settings = EngineConfig(**weights, **engine)
     folder = check_checkpoint(checkpoint)
     load, name = Loading(folder, settings), config.model_name or name_of(folder)
     with suppress(KeyboardInterrupt):  # The server has stopped at a signal.
@@ -59,7 +53,9 @@ def serve(
             from mossvl.replicas.shares import shares
             from mossvl.server.front.run import run_front
 
-            run_front(config, shares(replicas, ranks, device), load, name, settings.max_batch)
+            run_front(
+                config, shares(replicas, settings.tensor_parallel_size, settings.device), load, name, settings.max_batch
+            )
         else:
             from mossvl.server.run import run
 

@@ -10,7 +10,7 @@ import typer
 
 from mossvl.cli.checkpoint import check_checkpoint, prepare, read
 from mossvl.cli.extras import need
-from mossvl.cli.options import Checkpoint, Device, Dtype, Flag, Flags, MediaDir, MediaFlags, Quantization, with_flags
+from mossvl.cli.options import Checkpoint, Flag, Flags, MediaDir, MediaFlags, WeightFlags, with_flags
 from mossvl.errors import DataError, OptionError
 from mossvl.options import MediaOptions
 from mossvl.ranks import first_process, leave_process_group
@@ -60,6 +60,7 @@ class TrainFlags(Flags):
         "workers": Flag("Worker processes that read and decode; 0: none."),
         "seed": Flag("Random seed of shuffling and of new weights."),
         "resume": Flag("Continue from the last checkpoint in the output folder.", ("--resume",)),
+        **{name: WeightFlags.flags[name] for name in ("device", "dtype", "quantization")},
     }
 
 
@@ -84,9 +85,6 @@ def train(
     media_dir: MediaDir = None,
     data_dir: Annotated[Path | None, typer.Option("--data-dir", hidden=True)] = None,
     full: Annotated[bool, typer.Option("--full", help="Train weights in place of adapters (LoRA).")] = False,
-    device: Device = None,
-    dtype: Dtype = None,
-    quantization: Quantization = None,
     training: TrainFlags,
     media: MediaFlags,
 ) -> None:
@@ -108,9 +106,6 @@ def train(
         output=output,
         media_dir=media_dir or data_dir,
         adapt=not full,
-        device=device,
-        dtype=dtype,
-        quantization=quantization,
         media=MediaOptions.from_dict(media),
         **training,
     )

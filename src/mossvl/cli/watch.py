@@ -13,12 +13,9 @@ from mossvl.cli.checkpoint import check_checkpoint, open_engine
 from mossvl.cli.live_options import LiveFlags, named_as_flags
 from mossvl.cli.options import (
     Checkpoint,
-    Device,
-    Dtype,
     LimitFlags,
     Lora,
-    Quantization,
-    TensorParallel,
+    WeightFlags,
     check_effect,
     only_adapter,
     with_flags,
@@ -45,11 +42,8 @@ def watch(
     ],
     live: LiveFlags,
     limits: LimitFlags,
+    weights: WeightFlags,
     checkpoint: Checkpoint = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    quantization: Quantization = None,
-    ranks: TensorParallel = 1,
     lora: Lora = None,
     system_prompt: Annotated[
         str | None, typer.Option(help="System prompt. Default: the one that live checkpoints were trained with.")
@@ -90,15 +84,7 @@ def watch(
     with (
         named_as_flags(),
         open_source(source, fps, pace or None, allowed, happenings.put) as frames,
-        open_engine(
-            folder,
-            allowed,
-            device=device,
-            dtype=dtype,
-            quantization=quantization,
-            tensor_parallel_size=ranks,
-            lora=adapter,
-        ) as llm,
+        open_engine(folder, allowed, **weights, lora=adapter) as llm,
         Recorder(record) if record is not None else nullcontext() as recorder,
         llm.live(question, system_prompt=system_prompt, options=options, recorder=recorder) as session,
     ):
