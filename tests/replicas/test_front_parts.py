@@ -6,12 +6,15 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import parser
 from websockets.frames import Close, Frame, Opcode
 
 from mossvl.server.front.bodies import BrokenResponse, ResponseBody, response_head
 from mossvl.server.front.failing import died, is_whole, last_events
+from mossvl.server.front.metrics import FrontMetrics
 from mossvl.server.front.requests import LONGEST_ANSWER, wish_of
 from mossvl.server.front.sockets import FrameReader, Transcript
+from mossvl.server.metrics import Metrics
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 
@@ -223,3 +226,41 @@ def test_a_session_that_its_replica_has_closed_is_over():
     transcript = Transcript("/v1/realtime")
     transcript.from_replica(Frame(Opcode.CLOSE, Close(1000, "").serialize()).serialize(mask=False))
     assert transcript.closed
+
+
+# --- one page of metrics ---------------------------------------------------------------------------------------------
+
+
+def read(page):
+    """Sample, labels → value; and the type of each family, which is on a page once."""
+    families = list(parser.text_string_to_metric_families(page))
+    values = {(one.name, *sorted(one.labels.items())): one.value for family in families for one in family.samples}
+    types = {family.name: family.type for family in families}
+    assert len(types) == len(families)
+    return values, types
+
+
+def test_pages_of_replicas_become_one_with_a_label_and_without_being_parsed(monkeypatch):
+    pages, expected, types = {}, {}, {}
+    for replica in range(3):
+        metrics = Metrics()
+        metrics.requests.labels('/a "path" {1,2}\\\n# HELP \u2028', "200").inc(replica)
+        metrics.total.observe(replica)
+        pages[replica] = metrics.text().decode()
+        values, types = read(pages[replica])
+        for (name, *labels), value in values.items():
+            expected[name, *sorted([*labels, ("replica", str(replica))])] = value
+
+    def refuse(*_):
+        raise AssertionError("parsing a page takes long, and holds up all streams")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(parser, "text_fd_to_metric_families", refuse)
+        page = FrontMetrics().page(pages).decode()
+    values, found = read(page)
+    assert {key: value for key, value in values.items() if "mossvl_front_" not in key[0]} == expected
+    assert found.items() >= types.items()
+
+
+def test_a_front_without_replicas_has_a_page_of_its_own():
+    assert b"mossvl_front_choice_seconds_count 0.0" in FrontMetrics().page({})
