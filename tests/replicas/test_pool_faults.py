@@ -3,6 +3,7 @@
 import os
 import random
 import threading
+from concurrent.futures import Future
 
 import pytest
 from replicas.pools import EIGHT, kill, one_for_each, start
@@ -10,6 +11,7 @@ from replicas.stand_ins import PATIENCE, waited
 
 from mossvl.errors import GenerationCancelled, GenerationTimeout, ReplicaError
 from mossvl.replicas.again import as_completed
+from mossvl.replicas.link import Link
 
 KILLS = int(os.environ.get("MOSSVL_KILLS", "4"))
 """Kills of the soak; more of them take longer."""
@@ -66,6 +68,20 @@ def test_queries_wait_while_no_replica_is_ready_but_not_beyond_their_time_or_can
     assert isinstance(cancelled.wait(1).error, GenerationCancelled)
     assert isinstance(late.wait(5).error, GenerationTimeout)
     assert waiting.result(PATIENCE).text == pool.generate("yes", EIGHT).text
+
+
+def test_a_replica_that_was_started_again_gets_no_query_before_it_is_warm(pool, monkeypatch):
+    warming = Future()
+    pool._answering.warm_up()
+    monkeypatch.setattr(Link, "call", lambda link, kind: warming)
+    kill(pool, 1)
+    waited(lambda: 1 not in pool._answering._links)
+    waited(lambda: 1 in pool._answering._links)
+    handles = [pool.submit(f"Count to {number}.", EIGHT) for number in range(6)]
+    assert [handle.result(PATIENCE).error for handle in handles] == [None] * 6
+    assert pool._answering._router.serving == {0} and not pool._answering._links[1].asks
+    warming.set_result(None)
+    assert pool._answering._router.serving == {0, 1}
 
 
 def rows(count):

@@ -104,6 +104,23 @@ def test_avoided_replicas_are_not_chosen():
     assert routes.begin(1, avoid=range(3)) is None
 
 
+def test_a_replica_that_is_opened_among_busy_ones_gets_few_requests_until_it_has_ended_some():
+    routes = router(2, full=100)
+    busy = [routes.begin(10) for _ in range(200)]
+    routes.close(1)
+    for replica in busy:
+        routes.end(replica, 10)
+    for _ in range(40):
+        routes.begin(10)
+    routes.open(1)
+    keys = (None, *map(key, range(10)))
+    taken = [routes.begin(10, keys[number % len(keys)]) for number in range(22)]
+    assert taken.count(1) == AMPLE
+    for _ in range(AMPLE):
+        routes.end(1, 10)
+    assert [routes.begin(10) for _ in range(20)].count(1) == 2 * AMPLE
+
+
 ACTS = st.lists(
     st.one_of(
         st.tuples(st.just("begin"), st.integers(1, 1000), st.none() | st.integers(0, 5)),

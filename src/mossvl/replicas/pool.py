@@ -210,20 +210,28 @@ class Pool:
     # --- replicas (in the thread that watches them) --------------------------------------------------------------
 
     def ready(self, replica: Replica, pipe: Connection) -> None:
-        """Give a replica what is held."""
+        """Have a replica answer queries, once it is warm."""
         number = replica.number
         with self._changed:
             if self._closed:
                 pipe.close()
                 return
             link = Link(number, pipe, partial(self._ended, number), partial(self._replicas.kill, number))
-            if self._warm:
-                link.call("warm up")
             self._links[number] = link
-            self._router.open(number)
+            self._changed.notify_all()
+            if self._warm:
+                link.call("warm up").add_done_callback(lambda _: self._open(link))
+            else:
+                self._open(link)
+
+    def _open(self, link: Link) -> None:
+        """Give a replica what is held, and further queries."""
+        with self._changed:
+            if self._links.get(link.replica) is not link:  # It has ended.
+                return
+            self._router.open(link.replica)
             while self._held and self._give(self._held[0]):
                 self._held.popleft()
-            self._changed.notify_all()
 
     def ended(self, replica: Replica, reason: str) -> None:
         """Fail a replica's queries; another process is started, unless the pool is being closed."""

@@ -3,7 +3,7 @@
 import math
 import threading
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
 AMPLE, SKEW = 8, 2.0
@@ -12,10 +12,20 @@ AMPLE, SKEW = 8, 2.0
 
 @dataclass
 class Load:
-    """What a replica has to do: the requests that it has not ended, and their tokens together."""
+    """What a replica has to do: the requests that it has not ended, and their tokens together.
+
+    Attributes:
+        ended: requests that it has ended since it was opened.
+    """
 
     requests: int = 0
     tokens: int = 0
+    ended: int = field(default=0, compare=False)
+
+    @property
+    def cold(self) -> bool:
+        """Whether the replica is new and has enough to do for its beginning."""
+        return self.requests >= AMPLE + self.ended
 
 
 class Router:
@@ -26,6 +36,8 @@ class Router:
     replicas: if the first is full, or has more than its share (consistent hashing with bounded loads,
     arXiv:1608.01350), the next takes the request, so that what is asked for often has several replicas, and always the
     same. A request without a key, and one that no replica takes by key, goes where the fewest tokens are outstanding.
+    A replica that was opened just now would be given all of them at once: until it has ended some, it has few more
+    than that, unless the others are as new (slow start).
 
     Args:
         full: requests that a replica runs at a time; to one with so many, no key holds a request any more.
@@ -43,7 +55,7 @@ class Router:
         """Let a replica be chosen."""
         with self._lock:
             self._open.add(replica)
-            self._loads.setdefault(replica, Load())
+            self._loads.setdefault(replica, Load()).ended = 0
 
     def close(self, replica: int) -> None:
         """Let a replica be chosen no more; its requests may go on."""
@@ -65,8 +77,7 @@ class Router:
     def load(self, replica: int) -> Load:
         """Return what a replica has to do."""
         with self._lock:
-            load = self._loads.get(replica, Load())
-            return Load(load.requests, load.tokens)
+            return replace(self._loads.get(replica, Load()))
 
     def begin(
         self, tokens: int, key: bytes | None = None, avoid: Collection[int] = (), prefer: int | None = None
@@ -98,6 +109,7 @@ class Router:
         with self._lock:
             self._loads[replica].requests -= 1
             self._loads[replica].tokens -= tokens
+            self._loads[replica].ended += 1
 
     def least(self, avoid: Collection[int] = ()) -> int | None:
         """Return the open replica with the least to do, for what is not counted; None if no replica is open.
@@ -114,14 +126,15 @@ class Router:
         mean = sum(self._loads[one].requests for one in open_ones) / len(open_ones)
         most = min(self.full, max(AMPLE, SKEW * mean))
         preferred = [prefer] if prefer is not None and prefer in open_ones else []
-        for own in [*preferred, *([] if key is None else homes(key, open_ones))]:
+        warm = [one for one in open_ones if not self._loads[one].cold]
+        for own in [*preferred, *([] if key is None else homes(key, warm or open_ones))]:
             if self._loads[own].requests < most:
                 return own
         return min(open_ones, key=self._busy)
 
-    def _busy(self, replica: int) -> tuple[bool, int, int, int]:
+    def _busy(self, replica: int) -> tuple[bool, bool, int, int, int]:
         load = self._loads[replica]
-        return load.requests >= self.full, load.tokens, load.requests, replica
+        return load.requests >= self.full, load.cold, load.tokens, load.requests, replica
 
 
 def homes(key: bytes, replicas: Collection[int]) -> list[int]:
