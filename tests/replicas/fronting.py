@@ -171,6 +171,9 @@ def stand_in(pipe, number, config, load, name, folder):
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
         other = Path(os.environ["TMPDIR"], "version")
         tell_ready(pipe, About(str(path), other.read_text()) if other.exists() else About(str(path)))
+        fleeting = Path(os.environ["TMPDIR"], "fleeting")
+        if fleeting.exists() and str(number) in fleeting.read_text():
+            os._exit(9)
         await over.wait()
         server.close()
         if running:
@@ -233,7 +236,8 @@ def main():
     from mossvl.server.front.run import run_front
 
     given = json.loads(sys.argv[3])
-    quick = Patience(first=0.01, most=0.05, tries=given.pop("tries", 5), stop=given.get("shutdown_timeout", 30) + 2)
+    bounds = {"steady": given.pop("steady", 0.0), "early": given.pop("early", 10)}
+    quick = Patience(first=0.01, most=0.05, stop=given.get("shutdown_timeout", 30) + 2, **bounds)
     config = ServerConfig(port=0, **{name: tuple(one) if isinstance(one, list) else one for name, one in given.items()})
     run_front(config, [Share()] * int(sys.argv[1]), None, "stand-in", int(sys.argv[2]), target, quick)
 

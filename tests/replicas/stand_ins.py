@@ -37,6 +37,11 @@ def dying(pipe, number):
     os._exit(7)
 
 
+def fleeting(pipe, number):
+    tell_ready(pipe)
+    os._exit(7)
+
+
 def refusing(pipe, number):
     raise CheckpointError("no such checkpoint")
 

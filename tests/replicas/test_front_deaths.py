@@ -224,6 +224,20 @@ def test_a_replica_that_cannot_be_used_from_the_beginning_ends_the_server():
         assert "is of version 0.0.0" in front.log.splitlines()[-1]
 
 
+def test_replicas_that_die_as_soon_as_they_are_ready_are_given_up_and_the_last_one_ends_the_server():
+    with fronting(2, steady=PATIENCE, early=3) as front:
+        ready(front, 2)
+        own = processes(front)
+        (front.folder / "fleeting").write_text("0")
+        os.kill(own[0], signal.SIGKILL)
+        waited(lambda: "replica 0 is given up: replica 0 has ended with exit code 9" in front.log)
+        assert states(front) == {"0": "given up", "1": "ready"} and who(front)["replica"] == 1
+        (front.folder / "fleeting").write_text("01")
+        os.kill(own[1], signal.SIGKILL)
+        assert front.process.wait(PATIENCE) == 1
+        assert "error: replica 1 has ended with exit code 9; 3 of its processes" in front.log.splitlines()[-1]
+
+
 def test_a_port_that_is_taken_is_one_line():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

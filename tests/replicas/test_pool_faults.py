@@ -4,6 +4,7 @@ import os
 import random
 import threading
 from concurrent.futures import Future
+from dataclasses import replace
 
 import pytest
 from replicas.pools import EIGHT, kill, one_for_each, start
@@ -12,6 +13,7 @@ from replicas.stand_ins import PATIENCE, waited
 from mossvl.errors import GenerationCancelled, GenerationTimeout, ReplicaError
 from mossvl.replicas.again import as_completed
 from mossvl.replicas.link import Link
+from mossvl.replicas.pool import PATIENCE as PATIENCE_OF_POOLS
 
 KILLS = int(os.environ.get("MOSSVL_KILLS", "4"))
 """Kills of the soak; more of them take longer."""
@@ -29,7 +31,10 @@ KILLER = {"prompt": "x", "images": [Killer()]}
 
 @pytest.fixture(scope="module")
 def pool(golden):
-    with start(golden) as llm:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("mossvl.replicas.pool.PATIENCE", replace(PATIENCE_OF_POOLS, steady=0.0))  # They die often.
+        llm = start(golden)
+    with llm:
         yield llm
 
 

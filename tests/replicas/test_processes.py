@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from replicas.stand_ins import (
+    PATIENCE,
     SOON,
     alive,
     deaf,
     dying,
     echo,
     environment,
+    fleeting,
     parent,
     refusing,
     running,
@@ -66,6 +68,29 @@ def test_the_error_of_a_given_up_replica_says_how_it_died():
         assert isinstance(error, EngineError)
         told = "replica 0 has ended with exit code 7; 1 of its processes in a row have died before they were ready"
         assert str(error) == told
+
+
+def test_a_replica_that_dies_as_soon_as_it_is_ready_is_given_up_too():
+    with running(fleeting, patience=Patience(first=0.01, most=0.02, early=3)) as (replicas, seen):
+        told = [seen.next() for _ in range(6)]
+        assert [what for what, *_ in told] == ["ready", "ended"] * 2 + ["ready", "given up"]
+        assert str(told[-1][2]).endswith("3 of its processes in a row have died within 30 seconds of being ready")
+        assert replicas.all[0].starts == 3
+
+
+@pytest.mark.parametrize(("steady", "deaths"), [(PATIENCE, 2), (0.0, 0)], ids=["early", "steady"])
+def test_only_a_replica_that_stayed_up_is_started_again_as_after_its_first_death(steady, deaths):
+    with running(echo, patience=Patience(first=0.01, most=0.02, steady=steady)) as (replicas, seen):
+        for _ in range(2):
+            assert seen.next()[0] == "ready"
+            os.kill(replicas.all[0].process.pid, signal.SIGKILL)
+            assert seen.next()[0] == "ended"
+        assert replicas.all[0].deaths == deaths
+
+
+def test_pauses_between_starts_double_up_to_the_longest():
+    patience = Patience(first=1.0, most=30.0)
+    assert [patience.pause(deaths) for deaths in (0, 1, 2, 3, 5, 6, 10_000)] == [1, 1, 2, 4, 16, 30, 30]
 
 
 def test_an_expected_error_before_readiness_is_final():

@@ -2,6 +2,7 @@
 
 import atexit
 import logging
+import math
 import os
 import pickle
 import threading
@@ -28,7 +29,8 @@ from mossvl.replicas.worker import Setup, serve
 
 logger = logging.getLogger("mossvl.replicas")
 
-PATIENCE = Patience(tries=3, stop=10.0)
+PATIENCE = Patience(tries=3, early=math.inf, stop=10.0)
+"""A replica that was ready is not given up: it may be a query that kills it, and each does so a few times at most."""
 REMEMBERED = 1 << 16
 """Beginnings of conversations whose replica is remembered."""
 

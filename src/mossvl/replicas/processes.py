@@ -51,21 +51,25 @@ class Patience:
 
     Attributes:
         ready: from a process's start until it is ready; a process that takes longer is killed.
-        first, most: between a death and the next start; the first wait, which doubles with each death before readiness
-            until it is the longest.
+        first, most: between a death and the next start; the first wait, which doubles with each early death until it is
+            the longest.
+        steady: from readiness; the death of a process before it is an early one.
         tries: processes that may die in a row before they are ready; then the replica is given up.
+        early: processes that may die an early death in a row, ready or not; then the replica is given up.
         stop: between SIGTERM and SIGKILL.
     """
 
     ready: float = 3600.0
     first: float = 1.0
     most: float = 30.0
+    steady: float = 30.0
     tries: int = 5
+    early: float = 10
     stop: float = 45.0
 
     def pause(self, deaths: int) -> float:
-        """Return how long to wait before the next start, after so many deaths in a row before readiness."""
-        return min(self.most, self.first * 2 ** max(0, deaths - 1))
+        """Return how long to wait before the next start, after so many early deaths in a row."""
+        return min(self.most, self.first * 2.0 ** min(max(0, deaths - 1), 60))
 
 
 @dataclass
@@ -75,7 +79,9 @@ class Replica:
     Attributes:
         number: from 0; stays the same when its process is another.
         starts: processes that were started.
-        deaths: processes in a row that died before they were ready.
+        deaths: processes in a row that died early.
+        unready: the last ones of these that were never ready.
+        since: when the process became ready, by `time.monotonic`.
         due: when the next process is to be started, or this one killed, by `time.monotonic`.
         info: what the process told of itself when it was ready.
         pipe: to the process, until it is ready.
@@ -86,6 +92,8 @@ class Replica:
     state: State = State.DOWN
     starts: int = 0
     deaths: int = 0
+    unready: int = 0
+    since: float = 0.0
     due: float | None = None
     info: Any = None
     pipe: Connection | None = None
@@ -244,8 +252,8 @@ class Replicas:
         if kind == "failed":
             self._give_up(replica, told)
             return
-        replica.state, replica.due, replica.deaths, replica.info = State.READY, None, 0, told
-        replica.pipe = None
+        replica.state, replica.due, replica.info, replica.pipe = State.READY, None, told, None
+        replica.since = time.monotonic()
         self._tell(lambda: self._watcher.ready(replica, pipe))
 
     def _bury(self, replica: Replica) -> None:
@@ -271,11 +279,17 @@ class Replicas:
     def _died(self, replica: Replica, reason: str, was_ready: bool = False) -> None:
         """A replica's process has died unasked: start another after a pause, or give the replica up."""
         replica.state = State.DOWN
-        replica.deaths += not was_ready
-        if replica.deaths >= self._patience.tries:
-            message = f"{reason}; {replica.deaths} of its processes in a row have died before they were ready"
-            self._give_up(replica, EngineError(message))
-            return
+        early = not was_ready or time.monotonic() - replica.since < self._patience.steady
+        replica.deaths = replica.deaths + 1 if early else 0
+        replica.unready = 0 if was_ready else replica.unready + 1
+        for count, most, when in (
+            (replica.unready, self._patience.tries, "before they were ready"),
+            (replica.deaths, self._patience.early, f"within {self._patience.steady:g} seconds of being ready"),
+        ):
+            if count >= most:
+                message = f"{reason}; {count} of its processes in a row have died {when}"
+                self._give_up(replica, EngineError(message))
+                return
         replica.due = time.monotonic() + self._patience.pause(replica.deaths)
         self._tell(lambda: self._watcher.ended(replica, reason))
 
@@ -287,7 +301,7 @@ class Replicas:
             self._tell(lambda: self._watcher.given_up(replica, error))
 
     def _stop(self, replica: Replica) -> None:
-        replica.deaths = 0
+        replica.deaths = replica.unready = 0
         if replica.process is None:
             replica.state, replica.due = State.DOWN, time.monotonic()
         elif replica.state is not State.STOPPING:
