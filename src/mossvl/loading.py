@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from torch import nn
 
 from mossvl.adapters.files import FILES, AdapterFiles
-from mossvl.checkpoints.default import default_checkpoint
+from mossvl.checkpoints.default import default_checkpoint, with_tiny
 from mossvl.checkpoints.dtypes import COMPUTED, computed_dtype
 from mossvl.checkpoints.headers import read_headers, require_model_type, usable, without_ignored
+from mossvl.checkpoints.hub import download
 from mossvl.checkpoints.location import check_location, repository_of
 from mossvl.checkpoints.quantizers import read_format
 from mossvl.checkpoints.strict import check_weights, read_configuration, read_generation_config
@@ -164,8 +164,9 @@ def folder_of(checkpoint: str | Path) -> Path:
     Raises:
         CheckpointError: there is no such folder, or it cannot be downloaded.
     """
+    checkpoint = with_tiny(checkpoint)
     check_location(checkpoint)
-    return _at_hand(checkpoint, DOWNLOADED, "a MOSS-VL checkpoint")
+    return _at_hand(checkpoint, DOWNLOADED)
 
 
 def adapter_folders(given: Mapping[str, str], base: str | Path | nn.Module | None) -> dict[str, str]:
@@ -189,7 +190,7 @@ def adapter_folders(given: Mapping[str, str], base: str | Path | nn.Module | Non
     for name, path in given.items():
         try:
             check_location(path, "an adapter (LoRA)")
-            folder = _at_hand(path, list(FILES), "an adapter")
+            folder = _at_hand(path, list(FILES))
             files = AdapterFiles.read(folder)
             if model is not None:
                 files.check(model, str(base))
@@ -199,7 +200,7 @@ def adapter_folders(given: Mapping[str, str], base: str | Path | nn.Module | Non
     return folders
 
 
-def _at_hand(given: str | Path, files: list[str], what: str) -> Path:
+def _at_hand(given: str | Path, files: list[str]) -> Path:
     """Return a folder, or that of a repository's files, which are downloaded.
 
     Raises:
@@ -208,12 +209,7 @@ def _at_hand(given: str | Path, files: list[str], what: str) -> Path:
     repository = repository_of(given)
     if repository is None:
         return Path(given)
-    name, revision = repository
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{given} cannot be loaded as {what}: {first_line}") from error
+    return download(*repository, files)
 
 
 def random_model(

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 
 import mossvl
 from mossvl.checkpoints import weights
+from mossvl.checkpoints.default import CHECKPOINT as TINY
 from mossvl.checkpoints.weights import load_weights
 from mossvl.errors import CheckpointError
-from mossvl.loading import random_model
+from mossvl.loading import folder_of, random_model
 
 
 def empty(dtype=torch.float32, **changes):
@@ -103,11 +104,11 @@ def test_a_missing_generation_config_is_made_of_the_configuration(folder):
 def test_names_on_the_hub_are_downloaded_at_their_revision(folder, tensors, monkeypatch, given, revision):
     asked = []
 
-    def downloaded(name, *, revision, **_):
+    def downloaded(name, revision, files):
         asked.append((name, revision))
-        return str(folder)
+        return folder
 
-    monkeypatch.setattr("mossvl.loading.snapshot_download", downloaded)
+    monkeypatch.setattr("mossvl.loading.download", downloaded)
     model, _ = mossvl.load(given, device="cpu", progress=True)
     assert asked == [(given.partition("@")[0], revision)]
     check(model, tensors)
@@ -279,3 +280,10 @@ def test_random_models_are_repeatable_and_see(processor, golden):
     image = str(Path(golden) / "media" / "clip_10fps_6s.mp4")
     query = {"prompt": "Look", "videos": [image], "generate_kwargs": {"max_new_tokens": 3}}
     assert "error" not in first.offline_batch_generate(processor, [query])["results"][0]
+
+
+def test_mossvl_tiny_is_known_by_its_name_unless_a_folder_here_has_it(folder, tensors, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert folder_of("mossvl-tiny") == TINY
+    folder.rename(tmp_path / "mossvl-tiny")
+    check(mossvl.load("mossvl-tiny", device="cpu")[0], tensors)

@@ -12,6 +12,11 @@ CHECKPOINT = Path(__file__).parents[1] / "tiny/checkpoint"
 logger = logging.getLogger(__name__)
 
 
+def with_tiny(checkpoint: str | Path) -> str | Path:
+    """Return the folder of mossvl-tiny if its name is given, and no folder here is named so; else what is given."""
+    return CHECKPOINT if str(checkpoint) == NAME and not Path(checkpoint).exists() else checkpoint
+
+
 def default_checkpoint() -> Path:
     """Return the folder of mossvl-tiny, and log a warning that no checkpoint is named."""
     if first_process():

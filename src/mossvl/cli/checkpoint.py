@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mossvl.checkpoints.default import CHECKPOINT, NAME, default_checkpoint
+from mossvl.checkpoints.default import CHECKPOINT, NAME, default_checkpoint, with_tiny
 from mossvl.checkpoints.location import check_location, repository_of
 from mossvl.media.limits import MediaLimits
 from mossvl.options.engine import EngineConfig
@@ -26,8 +26,9 @@ def check_checkpoint(given: str | None) -> str:
     """
     if given is None:
         return str(default_checkpoint())
-    check_location(given)
-    return given
+    folder = str(with_tiny(given))
+    check_location(folder)
+    return folder
 
 
 def name_of(folder: str) -> str:
@@ -84,10 +85,7 @@ def prepare() -> None:
 
 def _status(checkpoint: str) -> AbstractContextManager[object]:
     """Say that a checkpoint is loaded: with a spinner on a terminal, unless the download has bars of its own."""
-    if repository_of(checkpoint):
-        print(f"mossvl: {checkpoint} is taken from the model hub's cache, or downloaded first", file=sys.stderr)
-        return nullcontext()
-    if not sys.stderr.isatty():
+    if repository_of(checkpoint) or not sys.stderr.isatty():
         return nullcontext()
     from rich.console import Console
 

@@ -1,0 +1,88 @@
+"""Downloads from the model hub: how much is to come, and in words what fails."""
+
+import logging
+import shutil
+from pathlib import Path
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (
+    DryRunError,
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from mossvl.errors import CheckpointError
+from mossvl.ranks import first_process
+
+logger = logging.getLogger(__name__)
+
+
+def download(name: str, revision: str | None, files: list[str]) -> Path:
+    """Return the folder of a repository's files in the hub's cache, where they are downloaded if they are not there.
+
+    Args:
+        name: OWNER/NAME.
+        revision: a branch, a tag or a commit; None is the main branch.
+        files: patterns of names.
+
+    Raises:
+        CheckpointError: they cannot be downloaded; the message says why, and what to do.
+    """
+    shown = f"{name}@{revision}" if revision else name
+    try:
+        coming = _coming(name, revision, files)
+        if coming:
+            _announce(shown, coming)
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{shown}: {_reason(name, error)}") from error
+
+
+def _coming(name: str, revision: str | None, files: list[str]) -> int:
+    """Return the bytes that are not in the cache; 0 if all are, or if the hub cannot be asked."""
+    try:
+        snapshot_download(name, revision=revision, allow_patterns=files, local_files_only=True)
+    except LocalEntryNotFoundError:
+        pass
+    else:
+        return 0
+    try:
+        listed = snapshot_download(name, revision=revision, allow_patterns=files, dry_run=True)
+    except DryRunError:
+        return 0
+    return sum(file.file_size or 0 for file in listed if file.will_download)
+
+
+def _announce(shown: str, coming: int) -> None:
+    """Say what is downloaded, and refuse what has no room.
+
+    Raises:
+        CheckpointError: the disk is too full.
+    """
+    cache = Path(constants.HF_HUB_CACHE)
+    free = shutil.disk_usage(next(folder for folder in (cache, *cache.parents) if folder.exists())).free
+    if coming > free:
+        raise CheckpointError(
+            f"{shown}: {coming / 1e9:.1f} GB are to be downloaded to {cache}, where {free / 1e9:.1f} GB are free; make "
+            "room, or name another folder by HF_HOME"
+        )
+    if first_process():
+        logger.warning("%s: %.1f GB are downloaded to %s, once", shown, coming / 1e9, cache)
+
+
+def _reason(name: str, error: Exception) -> str:
+    """Return why a download failed, and what to do."""
+    if isinstance(error, GatedRepoError):
+        return "its owner gives it to those who ask: ask on its page of the model hub, then log in (hf auth login)"
+    if isinstance(error, RevisionNotFoundError):
+        return f"{name} has no such revision; name a branch, a tag or a commit of it"
+    if isinstance(error, RepositoryNotFoundError):
+        return "the model hub has no such repository; check the name, or log in if it is private (hf auth login)"
+    if isinstance(error, LocalEntryNotFoundError):
+        if constants.HF_HUB_OFFLINE:
+            return f"not in the cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE is set; unset it, or name a folder"
+        why = f"{error.__cause__ or error}".strip().partition("\n")[0]
+        return f"the model hub cannot be reached ({why}); check the connection, or name a folder that has the files"
+    return f"cannot be downloaded ({str(error).strip().partition(chr(10))[0] or type(error).__name__})"
