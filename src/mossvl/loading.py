@@ -133,7 +133,14 @@ def _loaded(
     model = with_memory(whole, device, ranks)
     model.name_or_path = model.config._name_or_path = name
     with _bar(progress) as advance:
-        load_weights(model, folder, advance, None if ranks is None else ranks.share)
+
+        def going_on(done: int, total: int) -> None:
+            if ranks is not None:
+                ranks.check()
+            if advance is not None:
+                advance(done, total)
+
+        load_weights(model, folder, going_on, None if ranks is None else ranks.share)
     return model
 
 
@@ -271,6 +278,8 @@ def _random(
         generator = torch.Generator(device).manual_seed(seed + 1 + ranks.share.rank)
     deviations = {"embed_tokens.weight": 1.0, "o_proj.weight": 0.02 / 96**0.5, "down_proj.weight": 0.02 / 96**0.5}
     for name, parameter in model.named_parameters():
+        if ranks is not None:
+            ranks.check()
         if "norm" in name and name.endswith("weight"):
             parameter.fill_(1)
         elif name.endswith("gate"):

@@ -8,11 +8,13 @@ import sys
 import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from descendants import descendants, left
+from descendants import PATIENCE, descendants, left
 from golden_cases import CHECKPOINT
+from parallel.stand_ins import dying, hanging, without_memory
 
 import mossvl
 from mossvl import SamplingParams
@@ -107,6 +109,85 @@ def test_the_error_of_a_rank_that_cannot_load_its_part_is_raised(tmp_path):
         ranks.meet()
     ranks.close()
     assert len(new) == 1 and not left(new)
+
+
+def ranks_of(make, *given):
+    """Rank 0 with another one that is a stand-in, and the other's process."""
+    ranks = LeadingRanks([CPU, CPU], make, *given)
+    return ranks, ranks.processes._processes[0].process.pid
+
+
+@pytest.mark.parametrize("stage", ["starting", "making", "ready", "at the store", "in the group"])
+def test_a_rank_that_dies_while_it_joins_ends_the_others_at_once(stage):
+    ranks, pid = ranks_of(dying, stage)
+    if stage == "starting":
+        os.kill(pid, signal.SIGKILL)
+    with ThreadPoolExecutor(1) as pool:
+        meeting = pool.submit(ranks.meet)
+        ranks.processes._processes[0].process.wait(PATIENCE)
+        with pytest.raises(EngineError, match=rf"^rank 1 of 2 \(process {pid}\) was killed by SIGKILL$"):
+            meeting.result(SECONDS)
+    ranks.close()
+    assert not left([pid])
+
+
+def test_a_rank_that_dies_while_rank_0_reads_its_weights_is_noticed(monkeypatch):
+    before = set(descendants())
+
+    def endless(model, folder, progress, share):
+        for pid in new():
+            os.kill(pid, signal.SIGKILL)
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            progress(0, 1)
+            time.sleep(0.05)
+
+    def new():
+        return set(descendants()) - before
+
+    monkeypatch.setattr("mossvl.loading.load_weights", endless)
+    with pytest.raises(EngineError, match=r"rank 1 of 2 .* was killed by SIGKILL"):
+        mossvl.load(CHECKPOINT, "cpu", "float32", tensor_parallel_size=2)
+    assert not left(new())
+
+
+def test_a_rank_whose_main_thread_alone_hangs_ends_the_group(monkeypatch):
+    ranks, pid = ranks_of(hanging)
+    ranks.meet()
+    monkeypatch.setattr("mossvl.parallel.processes.STEP", 0.5)
+    with (
+        pytest.raises(EngineError, match=r"a step of 2 ranks has not ended within .* one of them hangs"),
+        ranks.telling(1, "compute"),
+    ):
+        ranks.sum(torch.zeros(1))
+    with pytest.raises(EngineError, match="one of them hangs"):
+        ranks.check()
+    ranks.close()
+    assert not left([pid])
+
+
+def test_memory_that_runs_out_is_told_as_such():
+    ranks, pid = ranks_of(without_memory)
+    ranks.meet()
+    told = (
+        r"rank 1 of 2 .* has failed: its memory did not suffice for a step, which ends all ranks \(CUDA out of memory"
+    )
+    with pytest.raises(EngineError, match=told), ranks.telling(1, "compute"):
+        ranks.sum(torch.zeros(1))
+    ranks.close()
+    assert not left([pid])
+
+
+def test_memory_that_runs_out_on_rank_0_is_told_as_such():
+    ranks, pid = ranks_of(hanging)
+    ranks.meet()
+    with (
+        pytest.raises(EngineError, match="rank 0 of 2 has failed: its memory did not suffice for a step"),
+        ranks.telling(1, "compute"),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    ranks.close()
+    assert not left([pid])
 
 
 KILLED = """

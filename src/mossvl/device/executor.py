@@ -5,6 +5,7 @@ An executor knows no requests, so that several executors, each with a part of th
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 from weakref import WeakMethod
@@ -236,6 +237,10 @@ class Executor:
 
     def check(self) -> None:
         """Raise if another rank has failed."""
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """Within, the device is waited for, and with it other ranks."""
+        return nullcontext()
 
     def warm_up(self, report: Callable[[int, int], None]) -> None:
         """Compile kernels and capture all graphs; `report` is called with (graphs captured, graphs in all)."""

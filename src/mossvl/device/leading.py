@@ -42,6 +42,9 @@ class LeadingExecutor(Executor):
     def check(self) -> None:
         self.leading.check()
 
+    def waiting(self) -> AbstractContextManager[None]:
+        return self.leading.processes.busy()
+
     def prepare(self, step: StepArrays) -> None:
         with self.telling("prepare", replace(step, vision=None, text=[])):
             super().prepare(step)
@@ -67,8 +70,12 @@ class LeadingExecutor(Executor):
             super().set_last_tokens(slots, self.leading.broadcast(to_device(tokens, self.device).clone()))
 
     def warm_up(self, report: Callable[[int, int], None]) -> None:
+        def going_on(done: int, total: int) -> None:
+            self.leading.processes.progress()
+            report(done, total)
+
         with self.telling("warm_up"):
-            super().warm_up(report)
+            super().warm_up(going_on)
 
 
 class SharedTower(Tower):

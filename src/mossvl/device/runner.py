@@ -118,7 +118,8 @@ class Runner:
         """Raise if the device has become unusable, as after an error in a kernel, or if another rank has failed."""
         self.executor.check()
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+            with self.executor.waiting():
+                torch.cuda.synchronize(self.device)
 
     def clear(self) -> None:
         """Drop everything computed from the weights, which may have changed."""

@@ -318,7 +318,8 @@ class Loop:
         if pending is None:
             return
         try:
-            drawn = pending.wait()
+            with self.runner.executor.waiting():
+                drawn = pending.wait()
         except Exception as error:
             raise EngineError(f"the device has failed: {error}") from error
         self.runner.executor.check()

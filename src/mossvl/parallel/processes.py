@@ -12,12 +12,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
 
-from mossvl.errors import EngineError, MossVLError
+import torch
+
+from mossvl.errors import EngineError, MossVLError, message_of
 from mossvl.parallel.collectives import CollectiveError
 
 BEAT = 1.0
@@ -26,6 +28,8 @@ SILENCE = 7.0
 """Seconds without a beat after which a process that was ready is taken to hang."""
 START = 120.0
 """The same before a process is ready: what loads libraries and makes contexts of GPUs may keep it from beating."""
+STEP = 300.0
+"""Seconds after which a step that has not ended is taken to hang: the first one may compile kernels."""
 VERDICT = 0.3
 """Seconds in which further ranks tell why they failed: the first to tell may have failed because of another."""
 LOST = 75
@@ -33,6 +37,16 @@ LOST = 75
 ALIVE, READY, FAILED = b".", b"+", b"!"
 """What a process sends; an error follows `FAILED`."""
 PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from mossvl.parallel.rank import main; main(int(sys.argv[1]))"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why a rank has failed, for a user."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return (
+            f"its memory did not suffice for a step, which ends all ranks ({' '.join(str(error).split()):.200}); leave "
+            "less to the pages (memory), or lower max_pixels or max_frames"
+        )
+    return message_of(error)
 
 
 @dataclass
@@ -119,6 +133,8 @@ class RankProcesses:
         self._pid, self._own = os.getpid(), ""
         self._ended, self._lock = threading.Event(), threading.Lock()
         self._changed = threading.Condition()
+        self._busy: dict[object, float] = {}
+        """What this rank waits for the others in, and since when."""
         self._processes: list[RankProcess] = []
         try:
             for number, one in enumerate(given, 1):
@@ -152,13 +168,58 @@ class RankProcesses:
             # A copy, here as elsewhere: a traceback would keep what it has seen, the ranks' owner among it.
             raise next((one.error for one in self._processes if one.error is not None), self.failure).plain()
 
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Within, this rank may wait for the others, as for a step: if that takes too long, the group ends."""
+        work = object()
+        self._busy[work] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._busy[work]
+
+    def progress(self) -> None:
+        """What this rank waits for goes on."""
+        for work in list(self._busy):
+            self._busy[work] = time.monotonic()
+
+    def unless_ended(self, work: Callable[[], None]) -> None:
+        """Do what may wait for ever for a rank that is lost: in a thread, which is left alone if the group ends.
+
+        Raises:
+            EngineError: the group has ended, or the work has failed, which ends it.
+        """
+        errors: list[BaseException | None] = []
+
+        def run() -> None:
+            error: BaseException | None = None
+            try:
+                work()
+            except BaseException as raised:
+                error = raised
+            with self._changed:
+                errors.append(error)
+                self._changed.notify_all()
+
+        threading.Thread(target=run, name="mossvl-joining", daemon=True).start()
+        with self.busy(), self._changed:
+            self._changed.wait_for(lambda: self.failure is not None or errors)
+        self.check()
+        if errors[0] is not None:
+            raise self.verdict(errors[0]) from errors[0]
+
+    def check(self) -> None:
+        """Raise the failure of the group, if it has ended."""
+        if self.failure is not None:
+            raise self.failure.plain()
+
     def verdict(self, error: BaseException) -> EngineError:
         """The failure of the group, after an error of rank 0, which the end of another may have caused."""
         self._own = f": {error}" if self.caused(error) else ""
         if self.caused(error):
             with self._changed:
                 self._changed.wait_for(lambda: self.failure is not None, 10 * VERDICT)
-        self.fail(EngineError(f"rank 0 of {self._size} has failed: {type(error).__name__}: {error}"))
+        self.fail(EngineError(f"rank 0 of {self._size} has failed: {reason_of(error)}"))
         assert self.failure is not None
         return self.failure.plain()
 
@@ -174,11 +235,11 @@ class RankProcesses:
                 return
             self.failure = failure
         self._kill()
-        self.abort()  # Before the processes are waited for: their GPUs may wait for this one's.
         with self._changed:
             self._changed.notify_all()
         for told in self.told:
             told(failure)
+        self.abort()  # Before the processes are waited for: their GPUs may wait for this one's.
         self._reap()
 
     def end(self) -> None:
@@ -218,6 +279,7 @@ class RankProcesses:
             if now - looked > 2 * BEAT:  # This process was stopped, or short of time: beats may wait to be read.
                 for one in self._processes:
                     one.heard = max(one.heard, now - BEAT)
+                self.progress()
             looked = now
             for one in self._processes:
                 one.hear()
@@ -226,6 +288,10 @@ class RankProcesses:
                 self._changed.notify_all()
             if any(one.reason for one in self._processes):
                 self._judge()
+                return
+            if now - min(self._busy.copy().values(), default=now) > STEP:
+                told = f"a step of {self._size} ranks has not ended within {STEP:.0f} seconds: one of them hangs"
+                self.fail(EngineError(told))
                 return
 
     def _judge(self) -> None:

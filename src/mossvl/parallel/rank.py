@@ -13,7 +13,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from mossvl.parallel.processes import ALIVE, BEAT, FAILED, LOST, READY
+from mossvl.parallel.processes import ALIVE, BEAT, FAILED, LOST, READY, reason_of
 
 Make = Callable[..., Callable[..., None]]
 """Called with (ranks, …): makes this rank's part, and returns what carries out a message's parts."""
@@ -49,12 +49,12 @@ class Link:
 
     def report(self, error: BaseException) -> int:
         """Tell rank 0 why this process ends, unless another rank's end is the reason; return the exit code."""
-        from mossvl.errors import EngineError, MossVLError, message_of
+        from mossvl.errors import EngineError, MossVLError
         from mossvl.parallel.collectives import CollectiveError
 
         if isinstance(error, CollectiveError):
             return LOST
-        told = error.plain() if isinstance(error, MossVLError) else EngineError(message_of(error))
+        told = error.plain() if isinstance(error, MossVLError) else EngineError(reason_of(error))
         logging.getLogger(__name__).error("a rank has failed", exc_info=error)
         with suppress(OSError):
             self.send(FAILED + pickle.dumps(told))

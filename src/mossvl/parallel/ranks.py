@@ -25,6 +25,9 @@ class Ranks(Collectives):
         parts = self.gather(part)
         return None if parts is None else torch.cat(parts, dim=-1)
 
+    def check(self) -> None:
+        """Raise the failure of the group, if it has ended; other ranks than 0 end with it."""
+
     def __deepcopy__(self, memo: object) -> NoReturn:
         raise OptionError("a model whose layers are cut among several processes cannot be copied")
 
@@ -66,10 +69,7 @@ class LeadingRanks(Ranks):
         """
         with self._listener:
             self.processes.wait_until_ready()
-            try:
-                self.join(self._port, self._listener)
-            except BaseException as error:
-                raise self.processes.verdict(error) from error
+            self.processes.unless_ended(lambda: self.join(self._port, self._listener))
         self.processes.abort = self.abort
 
     def next_number(self) -> int:
@@ -88,15 +88,14 @@ class LeadingRanks(Ranks):
             while self.dropped:  # Not by who drops an executor: a garbage collection may come while a message is sent.
                 self.processes.tell(pickle.dumps((self.dropped.popleft(), "drop", ())))
             self.check()
-            self.processes.tell(pickle.dumps((number, name, given)))
             try:
-                yield
+                with self.processes.busy():
+                    self.processes.tell(pickle.dumps((number, name, given)))
+                    yield
             except (InputError, CheckpointError):  # Of settings, which every rank refuses.
                 raise
             except BaseException as error:
                 raise self.processes.verdict(error) from (None if self.processes.caused(error) else error)
 
     def check(self) -> None:
-        """Raise the failure of the group, if it has ended."""
-        if self.processes.failure is not None:
-            raise self.processes.failure.plain()
+        self.processes.check()
