@@ -56,7 +56,11 @@ class StandIn:
         try:
             raw, method, target, headers, body = await read_request(reader)
             path = target.partition("?")[0]
-            if "upgrade" in headers:
+            broken = Path(os.environ["TMPDIR"], "broken")
+            if broken.exists() and broken.read_text() == str(os.getpid()):
+                writer.write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
+                await writer.drain()
+            elif "upgrade" in headers:
                 await self.talk(raw, reader, writer)
             elif method == "POST" and path in ("/v1/chat/completions", "/v1/responses", "/v1/messages"):
                 await self.answer(path, json.loads(body), headers, writer)
@@ -233,9 +237,11 @@ def main():
     from mossvl.replicas.processes import Patience
     from mossvl.replicas.shares import Share
     from mossvl.server.config import ServerConfig
+    from mossvl.server.front import front
     from mossvl.server.front.run import run_front
 
     given = json.loads(sys.argv[3])
+    front.CHECK_SECONDS = given.pop("check", front.CHECK_SECONDS)
     bounds = {"steady": given.pop("steady", 0.0), "early": given.pop("early", 10)}
     quick = Patience(first=0.01, most=0.05, stop=given.get("shutdown_timeout", 30) + 2, **bounds)
     config = ServerConfig(port=0, **{name: tuple(one) if isinstance(one, list) else one for name, one in given.items()})

@@ -103,6 +103,20 @@ def test_a_live_session_whose_replica_dies_is_told_how_to_go_on(front):
     ready(front, 3)
 
 
+def test_a_replica_whose_device_has_failed_is_replaced_once_it_refuses_a_request():
+    with fronting(2, check=10 * PATIENCE) as front:
+        ready(front, 2)
+        failed = processes(front)[0]
+        (front.folder / "broken").write_text(str(failed))
+        waited(lambda: CLIENT.get(f"{front.url}/who").status_code == 503)
+        waited(
+            lambda: (
+                "replica 0 has failed: it does not say why; it is killed" in front.log and len(processes(front)) == 2
+            )
+        )
+        assert failed not in processes(front).values()
+
+
 def test_other_replicas_never_notice_a_death(front):
     with ThreadPoolExecutor(16) as pool:
         streams = [pool.submit(streamed, front, f"number {number} " + "w " * 30, seed=10) for number in range(16)]

@@ -1,10 +1,12 @@
 """The front: who may ask, which replica answers, and how replicas are replaced while others go on."""
 
 import asyncio
+import json
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -27,11 +29,11 @@ from mossvl.version import __version__
 
 logger = logging.getLogger("mossvl.server")
 
-CHECK_SECONDS = 5.0
-"""Time between two questions to a replica whether it is well."""
+CHECK_SECONDS, SOON_SECONDS = 5.0, 0.2
+"""Time between two questions to a replica whether it is well; and that, if a request was refused by a replica."""
 SILENT_SECONDS = 120.0
 """Seconds after which a replica that does not say whether it is well is killed."""
-SCRAPE_SECONDS = 10.0
+SCRAPE_SECONDS = 5.0
 
 
 class Front:
@@ -59,6 +61,8 @@ class Front:
         """Live sessions at each replica."""
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
+        self._doubted = asyncio.Event()
+        """A replica has refused a request with 503, as one does whose device has failed."""
         self._over = asyncio.Event()
         self._rolling: asyncio.Task[None] | None = None
         self._watch()
@@ -155,6 +159,8 @@ class Front:
     def _ended(self, turn: Turn) -> None:
         self.room.used -= turn.taken
         turn.taken = 0
+        if turn.status == 503 and turn.replica is not None:
+            self._doubted.set()
         self._give_back(turn)
 
     def refused(self, error: RequestError, head: Head | None, turn: Turn | None) -> None:
@@ -300,16 +306,24 @@ class Front:
         """Kill replicas whose device has failed, and those that do not answer."""
         heard: dict[int, float] = {}
         while True:
-            await asyncio.sleep(CHECK_SECONDS)
+            await asyncio.sleep(SOON_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CHECK_SECONDS):
+                    await self._doubted.wait()
+            self._doubted.clear()
             numbers = sorted(self.router.serving)
+            starts = [self.replicas.all[one].starts for one in numbers]
             answers = await asyncio.gather(*(self._ask(one, "/health", [(b"host", b"localhost")]) for one in numbers))
             now = time.monotonic()
-            for number, (status, _) in zip(numbers, answers, strict=True):
+            for number, asked, (status, body) in zip(numbers, starts, answers, strict=True):
+                if self.replicas.all[number].starts != asked:  # Another process has taken its place.
+                    continue
                 if status == 200:
                     heard[number] = now
                 silent = now - heard.setdefault(number, now) > SILENT_SECONDS
                 if (status == 503 or silent) and not self.stopping:
-                    logger.error("replica %d %s; it is killed", number, "has failed" if status else "does not answer")
+                    why = f"has failed: {_message(body)}" if status else "does not answer"
+                    logger.error("replica %d %s; it is killed", number, why)
                     self.router.close(number)
                     heard.pop(number)
                     self.replicas.kill(number)
@@ -348,3 +362,11 @@ class Front:
             self.replicas.close()
         if self.failed is not None:
             raise self.failed
+
+
+def _message(body: bytes) -> str:
+    """Return the message of a refusal's body."""
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return "it does not say why"
