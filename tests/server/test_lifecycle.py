@@ -175,7 +175,7 @@ def test_uploads_are_named_forgotten_and_gone_with_the_server(tmp_path):
 
 def test_python_is_set_back_after_the_last_server_of_a_process(golden):
     def now():
-        return sys.getswitchinterval(), bool(gc.get_freeze_count())
+        return sys.getswitchinterval(), gc.get_freeze_count() > 1000  # Python 3.12 counts some of its own
 
     before = now()
     with mossvl.MossVL(golden / "checkpoint", device="cpu", dtype="float32", memory=1 << 24) as llm:
