@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -74,3 +75,35 @@ def test_shells_complete_commands_and_flags(typed, completed):
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert completed in done.stdout.split(), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "flags"),
+    [(64, " photo.jpg"), (32, " --dtype bfloat16 photo.jpg"), (16, " -q int8 photo.jpg"), (8, None)],
+)
+def test_the_command_for_the_published_model_is_one_that_fits(command, monkeypatch, gigabytes, flags):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(doctor, "memory", lambda: gigabytes * 2**30)
+    told = findings(command("doctor", "--json"))["command"]
+    if flags is None:
+        assert (told["found"], told["state"]) == ("none", "missing") and "too little memory" in told["note"]
+    else:
+        assert told["found"].startswith(f"mossvl ask -c {doctor.PUBLISHED}{flags}") and told["state"] == "ok"
+        assert f"\n    {told['found']}\n" in command("doctor", env={"COLUMNS": "60"}).stdout
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_told(command, monkeypatch):
+    monkeypatch.setattr(doctor, "DOWNLOAD_BYTES", float("inf"))
+    told = findings(command("doctor", "--json"))["cache"]
+    assert told["state"] == "missing" and "too little for a checkpoint" in told["note"]
+
+
+@pytest.mark.parametrize(("capability", "flags"), [((8, 9), " -q fp8 photo.jpg"), ((8, 6), " -q int4 photo.jpg")])
+def test_a_card_too_old_for_fp8_is_not_asked_for_it(monkeypatch, capability, flags):
+    card = SimpleNamespace(total_memory=18 * 2**30)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda number: card)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda number: capability)
+    told = {one.name: one for one in doctor.sizes()}
+    assert told["command"].found.startswith(f"mossvl ask -c {doctor.PUBLISHED}{flags}")

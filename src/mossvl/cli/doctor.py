@@ -30,6 +30,13 @@ WITHOUT: dict[str, str] = {
 """What an extra is for."""
 CPU_WEIGHT_BYTES = {"float32": 2.0, "bfloat16": 1.0, "int8": 0.55}
 """Weights on a CPU, relative to those in bfloat16."""
+FP8_FROM = (8, 9)
+"""Compute capability from which on GPUs compute in FP8."""
+COMMAND = "command"
+"""The finding that stands below the table, in a line that can be copied."""
+PUBLISHED = "OpenMOSS-Team/MOSS-VL-Instruct-0708"
+DOWNLOAD_BYTES = 22.7e9
+"""Bytes of its files."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +171,7 @@ def gpus() -> Iterator[Finding]:
             yield Finding("hardware", f"GPU {number}", properties.name, "wrong", str(error).splitlines()[0])
             continue
         capability = f"compute capability {properties.major}.{properties.minor}"
-        fp8 = "" if (properties.major, properties.minor) >= (8, 9) else "; too old for FP8"
+        fp8 = "" if (properties.major, properties.minor) >= FP8_FROM else "; too old for FP8"
         room = f"{readable_bytes(free)} of {readable_bytes(total)} free"
         yield Finding("hardware", f"GPU {number}", f"{properties.name}, {room}", note=capability + fp8)
 
@@ -191,11 +198,15 @@ def sizes() -> Iterator[Finding]:
     if torch.cuda.is_available():
         most = max(torch.cuda.get_device_properties(number).total_memory for number in range(torch.cuda.device_count()))
         rooms = {name: need["needed_bytes"] for name, need in needs.items()}
+        flags = {PLAIN: ""} | {name: f" -q {name}" for name in rooms if name != PLAIN}
+        if max(torch.cuda.get_device_capability(number) for number in range(torch.cuda.device_count())) < FP8_FROM:
+            del flags["fp8"]
         beside = f"weights, and a video of {FRAMES} frames of {SIDE} × {SIDE}"
     else:
         most, plain = memory() or 0, needs[PLAIN]["weight_bytes"]
         working = needs[PLAIN]["needed_bytes"] - plain
         rooms = {name: round(plain * share) + working for name, share in CPU_WEIGHT_BYTES.items()}
+        flags = {"float32": "", "bfloat16": " --dtype bfloat16", "int8": " -q int8"}
         beside = "on the processor"
     for name, needed in rooms.items():
         fit = needed <= most
@@ -206,6 +217,12 @@ def sizes() -> Iterator[Finding]:
             "ok" if fit else "missing",
             beside if fit else "no room",
         )
+    best = next((name for name, needed in rooms.items() if needed <= most and name in flags), None)
+    if best is None:
+        yield Finding("MOSS-VL (11B)", COMMAND, "none", "missing", "too little memory here; mossvl-tiny needs none")
+    else:
+        told = f'mossvl ask -c {PUBLISHED}{flags[best]} photo.jpg "What is this?"'
+        yield Finding("MOSS-VL (11B)", COMMAND, told, note=f"downloads {DOWNLOAD_BYTES / 1e9:.0f} GB once")
 
 
 def extras() -> Iterator[Finding]:
@@ -224,8 +241,10 @@ def hub() -> Iterator[Finding]:
 
     cache = Path(constants.HF_HUB_CACHE)
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    room = f"{readable_bytes(shutil.disk_usage(existing).free)} free"
-    yield Finding("model hub", "cache", str(cache), note=f"{room}; HF_HOME chooses another folder")
+    free = shutil.disk_usage(existing).free
+    room = f"{readable_bytes(free)} free" + (", too little for a checkpoint" if free < DOWNLOAD_BYTES else "")
+    state: State = "missing" if free < DOWNLOAD_BYTES else "ok"
+    yield Finding("model hub", "cache", str(cache), state, f"{room}; HF_HOME chooses another folder")
     fetched = "no: HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "yes, by name: -c OWNER/NAME"
     yield Finding("model hub", "downloads", fetched, "missing" if constants.HF_HUB_OFFLINE else "ok")
     token = "set" if get_token() else "none"
@@ -247,6 +266,8 @@ def show(findings: list[Finding]) -> None:
     table.add_column(overflow="fold")
     group = ""
     for one in findings:
+        if one.name == COMMAND:
+            continue
         if one.group != group:
             table.add_row("", "", "", "")
             table.add_row("", one.group, "", "", style="bold")
@@ -254,5 +275,9 @@ def show(findings: list[Finding]) -> None:
         table.add_row(MARKS[one.state], f"  {one.name}", one.found, one.note)
     console.print(table)
     console.print()
+    for one in findings:
+        if one.name == COMMAND:
+            console.print(f"The model of 11 billion parameters, here: {one.note}")
+            console.print(f"    {one.found}\n", soft_wrap=True)
     wrong = [one.name for one in findings if one.state == "wrong"]
     console.print(f"Wrong: {', '.join(wrong)}." if wrong else "Nothing is wrong.")
