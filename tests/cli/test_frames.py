@@ -31,6 +31,12 @@ def test_the_published_settings_apply_without_a_checkpoint(command, media):
     assert told["their KV memory"].startswith(f"{6 * tokens * 2 * 8 * 128 * 2 * 12 / 2**20:.1f} MiB (12 layers")
 
 
+def test_a_picture_is_a_video_of_one_frame(command, tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "picture.png")
+    told = rows(command("frames", tmp_path / "picture.png"))
+    assert "s, 1 frame, " in told["length"] and told["seen"] == "1 frame, at 0.0 s"
+
+
 def test_flags_parts_and_checkpoint_settings(command, media, checkpoint):
     told = rows(command("frames", f"{media / 'clip_40s.mp4'}#t=10,12", "--video-fps", 4, "-c", checkpoint))
     assert told["model"] == str(checkpoint) and told["seen"] == "8 frames, from 10.0 to 11.8 s"

@@ -109,6 +109,15 @@ def test_flags_become_the_options_of_the_run(command, checkpoint, data, monkeypa
     ]
 
 
+@pytest.mark.parametrize(("flags", "use"), [([], "--lora"), (["--full"], "-c")], ids=["adapter", "full"])
+def test_the_end_of_a_run_says_how_to_ask_with_the_result(command, checkpoint, data, monkeypatch, tmp_path, flags, use):
+    monkeypatch.setattr("mossvl.training.run.train", lambda options: tmp_path / "made")
+    result = command("train", data, "-c", checkpoint, "-o", tmp_path / "out", *flags)
+    assert result.stdout == f"{tmp_path / 'made'}\n"
+    assert f"mossvl ask {use} {tmp_path / 'made'} " in result.stderr
+    assert ("mossvl merge" in result.stderr) == (not flags)
+
+
 def test_what_would_change_nothing_or_has_no_place_to_go_is_refused(command, checkpoint, data):
     idle = command("train", data, "-c", checkpoint, "-o", "unused", "--full", "--rank", 4)
     assert idle.exit_code == 2 and "--rank would change nothing with --full" in idle.stderr

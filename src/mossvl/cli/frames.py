@@ -91,7 +91,11 @@ def _span(plan: "VideoPlan") -> str:
     times = plan.timestamps
     if len(times) == 1:
         return f"1 frame, at {times[0]:.1f} s"
-    return f"{len(times)} frames, from {times[0]:.1f} to {times[-1]:.1f} s"
+    return f"{_counted(len(times))}, from {times[0]:.1f} to {times[-1]:.1f} s"
+
+
+def _counted(frames: int) -> str:
+    return "1 frame" if frames == 1 else f"{frames} frames"
 
 
 def _pictures(plan: "VideoPlan") -> "Iterator[Image.Image]":
@@ -107,7 +111,7 @@ def _rows(
     from mossvl.processing.pixels import num_vision_tokens
 
     clip, layout = plan.source, processor.layout
-    yield "length", f"{clip.duration:.2f} s, {clip.num_frames} frames, {clip.average_fps:.2f} a second"
+    yield "length", f"{clip.duration:.2f} s, {_counted(clip.num_frames)}, {clip.average_fps:.2f} a second"
     yield "seen", _span(plan)
     yield "frame size", f"{clip.width} × {clip.height}, seen at {plan.width} × {plan.height}"
     tokens = num_vision_tokens([(1, *layout.grid(plan.height, plan.width))], layout.merge_size)

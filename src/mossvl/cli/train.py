@@ -1,5 +1,6 @@
 """`mossvl train` and `mossvl merge`: fine-tuning from files."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -120,6 +121,9 @@ def train(
         leave_process_group()
     if first_process():
         print(result)
+        use = f"-c {result}" if full else f"--lora {result}"
+        merged = "" if full else f"; mossvl merge {result} -o FOLDER writes a checkpoint"
+        print(f"mossvl: mossvl ask {use} … answers with it{merged}", file=sys.stderr)
 
 
 def _check(options: TrainOptions) -> None:
