@@ -121,9 +121,17 @@ def train(
         leave_process_group()
     if first_process():
         print(result)
-        use = f"-c {result}" if full else f"--lora {result}"
-        merged = "" if full else f"; mossvl merge {result} -o FOLDER writes a checkpoint"
-        print(f"mossvl: mossvl ask {use} … answers with it{merged}", file=sys.stderr)
+        print(f"mossvl: {_use(options, result)}", file=sys.stderr)
+
+
+def _use(options: TrainOptions, result: Path) -> str:
+    """Say how to ask with the result; an adapter that has whole weights of its own must be merged before."""
+    if not options.adapt:
+        return f"mossvl ask -c {result} … answers with it"
+    merged = f"mossvl merge {result} -o FOLDER writes a checkpoint"
+    if {Part.EMBEDDINGS, Part.LM_HEAD} & set(options.parts):
+        return f"{merged}, and mossvl ask -c FOLDER … answers with it"
+    return f"mossvl ask --lora {result} … answers with it; {merged}"
 
 
 def _check(options: TrainOptions) -> None:
