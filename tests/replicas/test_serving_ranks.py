@@ -7,6 +7,7 @@ import signal
 import httpx
 import pytest
 from descendants import descendants, left
+from live_sockets import pushed, simple, started
 from responding import SIGN, client_of, user
 from running import serving, waited
 
@@ -67,3 +68,21 @@ def test_nothing_is_left_of_replicas_of_several_ranks():
         assert sum(RANK in line for line in descendants(server.process.pid).values()) == 2
         assert server.stop() == 0, server.log
         assert not left(every)
+
+
+def watched(server):
+    """What a live session says of a frame."""
+    with simple(server) as client:
+        started(client, prompt="Tell what you see.")
+        pushed(client, timestamp=0.0)
+        client.send("stop")
+        client.closed()
+    said = "".join(message["text"] for message in client.told if message["type"] == "output")
+    assert said, client.told
+    return said
+
+
+def test_live_sessions_say_what_they_say_with_one_process(server):
+    said = {watched(server) for _ in range(3)}
+    with serving("--device", "cpu", "--decoders", "1") as one:
+        assert said == {watched(one)}
