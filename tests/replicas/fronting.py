@@ -69,7 +69,9 @@ class StandIn:
             else:
                 told = {"replica": self.number, "process": os.getpid(), "bytes": len(body), "method": method}
                 told |= {"cancelled": self.cancelled, "headers": headers}
-                text = "# TYPE mossvl_stand_in counter\nmossvl_stand_in_total 2.0\n" if path == "/metrics" else None
+                text = (
+                    "# TYPE mossvl_stand_in_total counter\nmossvl_stand_in_total 2.0\n" if path == "/metrics" else None
+                )
                 await self.whole(writer, text or json.dumps(told))
         except (asyncio.IncompleteReadError, ConnectionError):
             self.cancelled += 1
