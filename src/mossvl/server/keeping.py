@@ -69,7 +69,7 @@ class Store(ABC, Generic[K]):
     def __init__(self, space: int, seconds: float, count: int = sys.maxsize, folder: Path | None = None) -> None:
         self.space, self.seconds, self.count = space, seconds, count
         place = ":memory:" if folder is None else str(folder / f"{self.name}.sqlite")
-        self._index = sqlite3.connect(place, LOCK_SECONDS, isolation_level=None, check_same_thread=False)
+        self._index = sqlite3.connect(place, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False)
         self._index.execute("PRAGMA synchronous = OFF")  # Nothing is to outlive the machine.
         if folder is not None:
             self._index.execute("PRAGMA journal_mode = WAL")
