@@ -216,4 +216,5 @@ def measure_sessions(bench: "Bench", clients: Clients) -> "Iterator[Row]":
 
     assert clients.processor is not None
     load = ON_CPU if bench.engine.model.device.type == "cpu" else Load()
+    bench.engine.warm_up()  # as a server does
     return live(MossVL.of(bench.engine, clients.processor), load)
