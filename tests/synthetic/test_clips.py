@@ -186,7 +186,7 @@ def test_the_colour_that_a_thing_takes(world):
 @given(WORLDS)
 def test_what_there_is(world):
     shown = Shown("what_at", world)
-    frame = [shown.time(i) in shown.question for i in range(len(shown.times))].index(True)
+    frame = [f" {shown.time(i)}" in shown.question for i in range(len(shown.times))].index(True)
     from_left = sorted(shown.frames[frame], key=lambda thing: thing.x)
     assert NAME.findall(shown.answer) == [(thing.colour, thing.kind) for thing in from_left]
     shown = Shown("there_clip", world)
