@@ -1,16 +1,19 @@
 """Checkpoints are whole or not there, a loss that is no number ends a run, and another loss can be given."""
 
 import copy
+import math
 import os
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors import SafetensorError
+from torch._dynamo.testing import CompileCounter
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from mossvl.errors import TrainingError
 from mossvl.model.loss import token_logprobs
+from mossvl.model.vision_ops import PLAIN
 from mossvl.options import MediaOptions
 from mossvl.tiny.recipe import Recipe
 from mossvl.tiny.train import train_stage
@@ -255,3 +258,22 @@ def test_without_a_cache_folder_pytorch_chooses_where_compiled_layers_are_kept(c
     cache_folder.touch()  # a file, in which no folder can be made
     keep_compiled()
     assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+
+
+def test_a_block_is_not_compiled_for_each_number_of_runs(loaded):
+    model, _ = loaded
+    block, config = model.model.visual.blocks[0], model.config.vision_config
+    counter = CompileCounter()
+    compiled = torch.compile(block.forward, dynamic=True, backend=counter)
+    compiled_frames = []
+    for grids in (
+        [(1, 4, 6)],
+        [(1, 4, 6), (2, 4, 8)],
+        [(3, 6, 4), (1, 2, 2), (1, 4, 8)],
+        [(n, 2, 2 * n) for n in (2, 3, 4, 5)],
+    ):
+        frames = PLAIN.frames(model.model.visual.pos_embed.weight, grids, config)
+        x = torch.rand(sum(math.prod(grid) for grid in grids), config.hidden_size)
+        assert torch.allclose(compiled(x, frames, PLAIN), block(x, frames, PLAIN), atol=1e-5)
+        compiled_frames.append(counter.frame_count)
+    assert len(set(compiled_frames[1:])) == 1  # a single run may be compiled apart

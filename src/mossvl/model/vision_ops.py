@@ -118,7 +118,7 @@ class PlainOps:
         return x
 
     def attention(self, qkv: Tensor, frames: Frames) -> Tensor:
-        return attend_by_frame(*self._rotated(qkv, frames), frames.runs, F.scaled_dot_product_attention)
+        return attend_apart(*self._rotated(qkv, frames), frames)
 
     def attention_in_parts(self, qkv: Tensor, frames: Frames, queries: int) -> Iterator[Tensor]:
         return attend_in_parts(*self._rotated(qkv, frames), queries, F.scaled_dot_product_attention)
@@ -136,6 +136,14 @@ class PlainOps:
 
 
 PLAIN = PlainOps()
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, frames: Frames) -> Tensor:
+    return attend_by_frame(q, k, v, frames.runs, F.scaled_dot_product_attention)
+
+
+attend_apart: Callable[[Tensor, Tensor, Tensor, Frames], Tensor] = torch.compiler.disable(_attend)
+"""PyTorch's attention within frames, never compiled: a block would be compiled for each number of runs."""
 
 
 def same_sizes(grids: Sequence[Grid]) -> list[Grid]:
