@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounter
 
 from mossvl.checkpoints.default import CHECKPOINT
 from mossvl.data.index import RecordIndex
@@ -23,6 +24,7 @@ from mossvl.training.synthetic import (
     Phase,
     SyntheticExamples,
     SyntheticPacker,
+    _compiled,
     encode_live,
     encode_sample,
     messages_of,
@@ -153,3 +155,17 @@ def test_a_part_of_a_clip_gives_what_its_file_gives(tiny, tmp_path):
     assert made.input_ids.tolist() == from_file.input_ids.tolist()
     _, pixels = drawn(tiny, made)
     assert (pixels.float() - from_file.pixels.float()).abs().mean() < 4  # compression
+
+
+def test_drawing_is_compiled_once_for_all_numbers_of_pictures_and_sizes(tiny):
+    counter = CompileCounter()
+    pictures = _compiled(counter)
+    tasks = {"read": 1, "describe": 1}  # words in fonts, whose bitmaps are in the batch, and pictures without
+    examples = SyntheticExamples(tiny, Split.TRAIN, 5, 64, [Phase(0, tasks)], run=1, edition=SECOND)
+    for chosen in ([0, 1, 2], [3, 4, 5, 6, 7], range(8, 20)):
+        batch = SyntheticPacker(tiny.image_token_id, tiny.image_processor.merge_size)([examples[i] for i in chosen])
+        for drawing, filmed, (height, width) in batch["pixel_values"].runs:
+            several = drawing if len(drawing) > 1 else type(drawing).join([drawing, drawing])
+            film = filmed.expand(len(several)).clone()
+            assert pictures(several, film, height // 4, width // 4).shape == (len(several), height // 4, width // 4, 3)
+    assert counter.frame_count == 1

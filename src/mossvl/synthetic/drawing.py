@@ -42,8 +42,8 @@ class Drawing:
         shapes: float32 (scenes, layers, numbers), see `shapes.distance`.
         words: int32 (scenes, layers, ROWS + 2), see `glyphs.dots`; empty for shapes and for words in a font.
         written: int64 (scenes, 3): the layer of the word in a font, its number in `bitmaps`, and its columns.
-        bitmaps: uint8 (1 + words in fonts, rows, columns), see `lettering.bitmap`; the first is empty. Slices of a
-            drawing share them.
+        bitmaps: uint8 (2 + words in fonts, rows, columns), see `lettering.bitmap`; the first two are empty, since
+            `torch.compile` would compile a single one apart. Slices of a drawing share them.
     """
 
     grounds: Tensor
@@ -175,7 +175,7 @@ def _numbers(thing: Thing) -> tuple[float, ...]:
 def _writing(scenes: Sequence[Scene]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return `written` and `bitmaps`, see `Drawing`."""
     written = np.zeros((len(scenes), 3), dtype=np.int64)
-    bitmaps = [np.zeros((lettering.ROWS, lettering.COLUMNS), dtype=np.uint8)]
+    bitmaps = [np.zeros((lettering.ROWS, lettering.COLUMNS), dtype=np.uint8)] * 2
     for number, scene in enumerate(scenes):
         layers = [layer for layer, thing in enumerate(scene.things) if thing.look.font]
         if len(layers) > 1:

@@ -72,7 +72,7 @@ def _things(drawn: Drawing, y: Tensor, x: Tensor, height: int, width: int) -> tu
     outside = torch.where(_dotted(drawn.words, middle, own_x, own_y), -1.0, outside)
     if drawn.layers:
         layer, number, columns = drawn.written[..., None, None].unbind(1)
-        writing = drawn.places.take_along_dim(layer, 1)[:, 0, :, None, None].unbind(1)
+        writing = drawn.places.gather(1, layer.expand(-1, -1, drawn.places.shape[2]))[:, 0, :, None, None].unbind(1)
         lettered = _lettered(drawn.bitmaps, number, columns, *_own(writing, y, x, height, width))
         here = torch.arange(drawn.layers, device=layer.device)[:, None, None] == layer[:, None]
         outside = torch.where(here & (columns[:, None] > 0), lettered[:, None], outside)

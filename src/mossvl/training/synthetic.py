@@ -215,13 +215,17 @@ def _pictures(given: Drawing, film: Tensor, height: int, width: int) -> Tensor:
 
 
 @functools.cache
-def _compiled() -> Callable[..., Tensor]:
-    """Compiled drawing: a picture's hundreds of operations become a few kernels.
-
-    Some sizes are compiled by themselves; beyond PyTorch's limit of eight, drawing would no longer be compiled at all.
-    """
+def _compiled(backend: str | Callable[..., Any] = "inductor") -> Callable[..., Tensor]:
+    """Compiled drawing: a picture's hundreds of operations become a few kernels, once for all numbers and sizes."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED)
-    return torch.compile(_pictures, dynamic=True)
+    compiled = torch.compile(_pictures, dynamic=True, backend=backend)
+
+    def pictures(*given: Any) -> Tensor:
+        # Numbers that are equal by chance, of pictures and of words, say, must not be taken for one number.
+        with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+            return compiled(*given)
+
+    return pictures
 
 
 @dataclass(frozen=True)
