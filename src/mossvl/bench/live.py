@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mossvl.bench.measure import Row
-from mossvl.live.events import Seen
+from mossvl.live.events import Dropped, Seen
 from mossvl.live.options import LiveOptions
 from mossvl.llm import MossVL
 
@@ -60,7 +60,7 @@ class Watcher:
         options = LiveOptions(tokens_per_second=rate, window_seconds=None, window_frames=load.window)
         self.session = llm.live("Say what happens.", options=options)
         self._noise = np.random.default_rng(seed).integers(0, 256, (load.height, load.width, 3), dtype=np.uint8)
-        self._pushed = 0
+        self._pushed = self._told = 0
 
     def push(self) -> None:
         """Push the next frame, a second of the stream after the one before."""
@@ -69,16 +69,18 @@ class Watcher:
         self.session.push(frame, float(self._pushed))
         self._pushed += 1
 
-    def settle(self) -> None:
-        """Wait until all frames are seen, and forget what was told of them."""
-        while self.session.pending:
-            time.sleep(0.01)
-        time.sleep(0.1)
-        self.session.take()
-
     def lags(self) -> list[float]:
-        """Seconds from push to decision, of the frames since the last call."""
-        return [event.lag for event in self.session.take() if isinstance(event, Seen)]
+        """Wait until no frame waits for a decision; return the seconds that those since the last call took."""
+        lags: list[float] = []
+        while self._told < self._pushed and self.session.active:
+            self.session.wait()
+            for event in self.session.take():
+                if isinstance(event, Seen):
+                    self._told += 1
+                    lags.append(event.lag)
+                elif isinstance(event, Dropped):
+                    self._told += len(event.times)
+        return lags
 
     def first_token(self) -> float:
         """Seconds from a prompt to the first token after it."""
@@ -176,7 +178,7 @@ def fill(watchers: Sequence[Watcher], load: Load) -> None:
 
     _each(fresh, push)
     for one in watchers:
-        one.settle()
+        one.lags()
 
 
 def filmed(watchers: Sequence[Watcher], seconds: float) -> tuple[list[float], list[float]]:
