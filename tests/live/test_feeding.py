@@ -73,6 +73,21 @@ def test_in_lockstep_no_frame_comes_before_the_decision_on_the_last_one(llm):
     assert [event.time for event in events[1:]] == [float(number) for number in range(6) for _ in "ab"]
 
 
+def test_in_lockstep_a_frame_waits_for_the_answer_to_a_question_and_no_later_one_cuts_a_reply(speaking):
+    def frames():
+        for number in range(6):
+            yield float(number), picture(number)
+            if number == 2:  # It is asked while the session rests.
+                until(lambda: session.decisions == 4)
+                session.say("What?")
+
+    options = {"when_behind": "block", "tokens_per_second": None, "tokens_per_slot": 3, "max_new_tokens": 5}
+    with speaking.live("Watch.", ignore_eos=True, **options) as session:
+        session.watch(frames(), lockstep=True)
+        slots = sum(isinstance(event, Decision) for event in session)
+    assert slots == 1 + 6 + 1 and session.usage.text_output == 3 * slots + 2  # The last reply goes on to its limit.
+
+
 @pytest.mark.parametrize("source", ["clip.mp4", b"", 5, None])
 def test_what_yields_no_frames_is_refused(llm, source):
     with llm.live("Watch.", **FAST) as session, pytest.raises(InputError, match="Playback"):

@@ -44,7 +44,7 @@ class Watching:
     Args:
         happenings: takes what happens, from all threads.
         as_events: print every event as JSON.
-        lockstep: a frame is given once the decision on the one before is made.
+        lockstep: a frame is given once the session has decided on all that was given before.
     """
 
     def __init__(

@@ -98,6 +98,8 @@ class LiveDirector:
         """A reply is not finished."""
         self._final = False
         self._slot_open, self._said = True, False
+        self.deciding = True
+        """The slot after what was last taken from the inbox is not over; read in any thread, after `Inbox.waiting`."""
         self._slot_left = options.tokens_per_slot or ENDLESS
         self._left = options.max_new_tokens or ENDLESS
         self._may_draw = clock()
@@ -133,10 +135,12 @@ class LiveDirector:
 
     def next(self, context: Context) -> Appended | None:
         if not self._taken and self.inbox.due(self.count, self._draws_on):
+            self.deciding = True
             self._taken = taken = self.inbox.take(self.options.frames)
             if not taken.interrupts or taken.prompts or taken.pictures:  # To interrupt is no input.
                 self._idle_since = self.clock()
             if not self._taken:
+                self.deciding = self._slot_open
                 return None
             self.given(self.count, self._taken)
         limit = self.options.idle_timeout
@@ -173,7 +177,7 @@ class LiveDirector:
         if self._going and not (self._left and self._slot_left):
             self._end_slot(goes_on=True)
         self._end_if_final()
-        self._rolled = False
+        self._rolled, self.deciding = False, self._slot_open
         return not self._draws_on or not self._granted
 
     def lost(self) -> None:
@@ -264,6 +268,8 @@ class LiveDirector:
         if not new.ids:
             self._left = min(self._left, most)
             self.kept.pieces[-1].drawn.extend(cut)
+            self.deciding = self._slot_open
+            self.outbox.announce()  # No token may come for long.
             self._end_if_final()
             return self._appended(cut, [], 0)
         self._end_slot(goes_on=self._going)
@@ -309,7 +315,6 @@ class LiveDirector:
     def _interrupt(self) -> None:
         self._end_slot(goes_on=False)
         self.outbox.tell(Interrupted(time=self.newest, raw=SILENCE))
-        self.outbox.announce()  # No token may come for long.
         self._speaking = self._going = False
 
     def _tell_turns(self, taken: Taken, new: Segment) -> None:

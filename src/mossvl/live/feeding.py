@@ -15,7 +15,7 @@ class Fed(Protocol):
     """What a source is given to: a `LiveSession`."""
 
     @property
-    def decisions(self) -> int: ...
+    def deciding(self) -> bool: ...
     @property
     def ended(self) -> bool: ...
     def push(self, frame: Any, time: float | None = None) -> object: ...
@@ -28,7 +28,7 @@ class Feeding:
     """Feeds a session: its source's end is the session's final input, and its source's error ends it.
 
     Args:
-        lockstep: a frame is given once the session has decided on the one before.
+        lockstep: a frame is given once the session has decided on all that was given before.
 
     Raises:
         InputError: the source is none.
@@ -42,7 +42,6 @@ class Feeding:
             )
         self._session, self._lockstep = session, lockstep
         self._source = source if isinstance(source, FrameSource) else Frames(source)
-        self._given = 0
         self._changed = threading.Event()
 
     def start(self) -> None:
@@ -61,7 +60,6 @@ class Feeding:
             for seconds, frame in self._source:
                 self._await_decision()
                 self._session.push(frame, seconds)
-                self._given += 1
             self._await_decision()
             self._session.final()
         except SessionClosed:
@@ -72,9 +70,9 @@ class Feeding:
             self._source.close()
 
     def _await_decision(self) -> None:
-        """Wait for the decision on the newest frame, or on the session's beginning."""
+        """Wait until the session has decided on all that it was given, questions of others and its beginning, too."""
         while self._lockstep:
             self._changed.clear()
-            if self._session.decisions > self._given or self._session.ended:
+            if not self._session.deciding or self._session.ended:
                 return
             self._changed.wait()

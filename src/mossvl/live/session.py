@@ -196,7 +196,7 @@ class LiveSession:
 
         Args:
             source: a `FrameSource`, or an iterable of images or (seconds, image); see `mossvl.live.sources.Frames`.
-            lockstep: push a frame once the model has decided on the one before.
+            lockstep: push a frame once the model has decided on all that was given before.
 
         Raises:
             InputError: `source` is none.
@@ -312,6 +312,11 @@ class LiveSession:
     def decisions(self) -> int:
         """Number of slots that are over: events `Decision` so far, if not read."""
         return self._outbox.decisions
+
+    @property
+    def deciding(self) -> bool:
+        """Whether something waits for the model, or the slot after the newest frame or prompt is not over."""
+        return self._inbox.waiting or self._director.deciding  # In this order: one is set before the other is not.
 
     @property
     def now(self) -> float:
