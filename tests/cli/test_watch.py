@@ -112,7 +112,8 @@ def test_an_argument_names_its_source(tmp_path):
         assert isinstance(source, Folder)
     with open_source(f"{CLIP}#t=1,3", 1, None, limits) as source:
         assert isinstance(source, Playback) and [time for time, _ in source] == [1, 2]
-    for argument, said in (("none.mp4", "no such file"), ("camera:/dev/video63", "camera /dev/video63")):
+    wrong = {"none.mp4": "no such file", "camera:/dev/video63": "camera /dev/video63", "": "the source is empty"}
+    for argument, said in wrong.items():
         with pytest.raises(MediaError, match=said):
             open_source(argument, 1, 1, limits)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")

@@ -120,17 +120,21 @@ def test_what_is_no_recording_is_refused(tmp_path, content):
         Recording(tmp_path / "none.jsonl")
 
 
-def test_a_recording_that_is_cut_off_says_so(llm, tmp_path):
-    def live(session, events):
-        session.push(picture(0), 0.0)
-        until(lambda: session.usage.vision)
-
-    recorded(llm, tmp_path / "events.jsonl", live)
-    lines = (tmp_path / "events.jsonl").read_text().splitlines()
-    cut = next(number for number, line in enumerate(lines) if json.loads(line)["event"] == "input")
-    (tmp_path / "events.jsonl").write_text("\n".join([*lines[:cut], lines[cut][:50]]))
-    with pytest.raises(InputError, match="cut off"):
-        list(Recording(tmp_path / "events.jsonl").inputs())
+def test_an_unfinished_last_line_is_left_out_and_another_that_is_damaged_is_named(llm, tmp_path):
+    file = tmp_path / "events.jsonl"
+    recorded(llm, file, ask_and_interrupt)
+    lines = file.read_text().splitlines(keepends=True)
+    first, second, *_ = (number for number, line in enumerate(lines) if json.loads(line)["event"] == "input")
+    file.write_text("".join([*lines[:second], lines[second][:-9]]))
+    recording = Recording(file)
+    assert not recording.complete and len(list(recording.inputs())) == 1 + 1
+    assert replayed(llm, file)[0].startswith(recording.raw)
+    file.write_text("".join([*lines[:first], lines[first][:-9] + "\n", *lines[first + 1 :]]))
+    with pytest.raises(InputError, match=rf"line {first + 1}: no JSON; the recording is damaged here"):
+        Recording(file)
+    file.write_text(lines[0][:-9])
+    with pytest.raises(InputError, match="line 1: no JSON"):
+        Recording(file)
 
 
 def test_a_session_that_was_killed_is_repeated_as_far_as_it_was_recorded(llm, tmp_path):
@@ -201,7 +205,7 @@ def test_the_line_of_a_recording_that_cannot_be_used_is_named(tmp_path, number, 
 def test_a_line_that_is_no_object_is_named(tmp_path, line):
     file = tmp_path / "events.jsonl"
     begin = {"event": "session", "form": 1, "messages": [{"role": "user", "content": ""}], "options": {}}
-    file.write_bytes(json.dumps(begin).encode() + b"\n" + line)
+    file.write_bytes(json.dumps(begin).encode() + b"\n" + line + b"\n")
     with pytest.raises(InputError, match=r"events\.jsonl: line 2: no (JSON|object)"):
         Recording(file)
 

@@ -33,6 +33,8 @@ def open_source(
         MediaError: it cannot be opened, or is none of these.
         OptionError: `fps` or `pace` is out of range.
     """
+    if not argument:
+        raise MediaError("the source is empty; give a file, a folder, a camera, an address, or screen")
     if argument == "screen":
         return Screen(fps, told=told)
     if (camera := CAMERA.fullmatch(argument)) is not None:

@@ -114,9 +114,12 @@ class Recording:
             raise InputError(f"{self._path}: line {line}: {error}") from error
 
     def _lines(self) -> Iterator[tuple[int, Line]]:
+        """Yield the lines with their numbers; the last one may be unfinished, and is then left out."""
         try:
             with self._path.open("rb") as file:
                 for number, text in enumerate(file, 1):
+                    if number > 1 and not text.endswith(b"\n") and not is_json(text):
+                        return
                     with self.at(number):
                         line = object_of(text)
                     yield number, line
@@ -124,12 +127,20 @@ class Recording:
             raise InputError(f"{self._path}: cannot be read ({error.strerror})") from error
 
 
+def is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def object_of(text: bytes) -> Line:
     """A line as an object of JSON."""
     try:
         line = json.loads(text.decode())
     except (ValueError, RecursionError) as error:
-        raise InputError("no JSON; the recording is cut off here, or of another form") from error
+        raise InputError("no JSON; the recording is damaged here, or of another form") from error
     if not isinstance(line, dict):
         raise InputError("no object of JSON")
     return line

@@ -260,7 +260,8 @@ class LiveSession:
         return self._outbox.wait(timeout)
 
     def when_changed(self, listener: Callable[[], object]) -> None:
-        """Call `listener` now, and in the engine's thread whenever there are new events. It must be quick."""
+        """Call `listener` now, and whenever there are new events: in the engine's thread, or in that of a `push` that
+        drops frames. It must be quick."""
         self._outbox.listen(listener)
 
     def forget(self, listener: Callable[[], object]) -> None:
