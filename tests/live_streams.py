@@ -69,9 +69,15 @@ class Watched:
         until(lambda: self.decisions >= count)
 
     def rest(self):
-        """Wait until all that was given is appended, and nothing is computed any more; return the request's context."""
+        """Wait until all that was given is appended, and nothing is computed any more; return the request's context.
+
+        The engine has told its readers all of it then, too.
+        """
         request = request_of(self.session)
         until(lambda: len(request.context.prompts) >= len(self.given) and request.rests and not request.in_flight)
+        after = threading.Event()
+        self.session.engine.loop.events.put(after.set)  # Its step may not be over.
+        assert after.wait(20)
         return request.context
 
 

@@ -138,6 +138,7 @@ def test_a_slow_reader_holds_up_its_replica(front):
         pieces = response.iter_raw(1 << 16)
         got = len(next(pieces))
         file = front.folder / "sent"
+        waited(file.exists)
         before = -1
         while before != (sent := int(file.read_text() or 0)):
             before = sent
