@@ -69,14 +69,14 @@ def hostile(rng):
 
 
 INNOCENT = [
-    SamplingParams(max_new_tokens=160, ignore_eos=True),
-    SamplingParams(max_new_tokens=160, ignore_eos=True, repetition_penalty=1.2, logprobs=3),
-    SamplingParams(max_new_tokens=160, ignore_eos=True, temperature=1.0, seed=3),
-    SamplingParams(max_new_tokens=160, ignore_eos=True, temperature=0.9, top_k=5, top_p=0.9, min_p=0.01, seed=4),
-    SamplingParams(max_new_tokens=160, ignore_eos=True, temperature=2.0, presence_penalty=0.5, seed=5),
-    SamplingParams(max_new_tokens=160, ignore_eos=True, temperature=1.0, frequency_penalty=1.0, seed=6),
+    SamplingParams(max_new_tokens=64, ignore_eos=True),
+    SamplingParams(max_new_tokens=64, ignore_eos=True, repetition_penalty=1.2, logprobs=3),
+    SamplingParams(max_new_tokens=64, ignore_eos=True, temperature=1.0, seed=3),
+    SamplingParams(max_new_tokens=64, ignore_eos=True, temperature=0.9, top_k=5, top_p=0.9, min_p=0.01, seed=4),
+    SamplingParams(max_new_tokens=64, ignore_eos=True, temperature=2.0, presence_penalty=0.5, seed=5),
+    SamplingParams(max_new_tokens=64, ignore_eos=True, temperature=1.0, frequency_penalty=1.0, seed=6),
     SamplingParams(max_new_tokens=60, regex="[a-z]{40}", temperature=1.0, seed=7),
-    SamplingParams(max_new_tokens=160, ignore_eos=True, n=2, temperature=1.0, seed=8),
+    SamplingParams(max_new_tokens=64, ignore_eos=True, n=2, temperature=1.0, seed=8),
 ]
 
 
