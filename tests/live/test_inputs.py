@@ -130,7 +130,14 @@ def test_a_time_limit_that_is_none_is_refused(llm, timeout):
     session = begin(llm, when_behind="block").session
     with pytest.raises(InputError, match="timeout="):
         session.push(picture(0), 0.0, timeout=timeout)
+    for wait in (session.wait, session.close):
+        with pytest.raises(InputError, match="timeout="):
+            wait(timeout)
+    assert session.active
     session.push(picture(0), 0.0, timeout=float("inf"))
+    assert session.wait(float("inf"))
+    session.close(float("inf"))
+    assert session.ended
 
 
 @pytest.mark.parametrize("time", [-1.0, float("nan"), float("inf"), "1", True, 1e9, 10**400])

@@ -194,15 +194,16 @@ def test_a_time_that_goes_back_is_an_error_after_the_frames_before_it():
         assert list(frames) == []
 
 
-def test_an_error_of_the_iterator_is_the_readers():
+@pytest.mark.parametrize(("raised", "told"), [(ZeroDivisionError, ZeroDivisionError), (SystemExit, MediaError)])
+def test_an_error_of_the_iterator_is_the_readers(raised, told):
     def broken():
         yield 0.0, "a"
-        raise ZeroDivisionError
+        raise raised
 
     with Frames(broken()) as source:
         frames = iter(source)
         assert next(frames) == (0.0, "a")
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(told, match="SystemExit" if raised is SystemExit else None):
             next(frames)
 
 

@@ -226,9 +226,14 @@ class LiveSession:
         self._ending.close("error", error)
 
     def close(self, timeout: float = 5.0) -> None:
-        """End the session, and wait at most `timeout` seconds for its end; a listener does not wait."""
+        """End the session, and wait at most `timeout` seconds for its end; a listener does not wait.
+
+        Raises:
+            InputError: `timeout` is no time; the session goes on.
+        """
+        limit = checked_timeout(timeout)
         self._ending.close("closed")
-        self._outbox.wait_end(timeout)
+        self._outbox.wait_end(limit)
 
     def feed(self) -> None:
         """Give the session the recorded inputs, until the last one, in the caller's thread.
@@ -256,8 +261,12 @@ class LiveSession:
         return self._outbox.take()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until there are events to take, or none will come any more; return False after `timeout` seconds."""
-        return self._outbox.wait(timeout)
+        """Wait until there are events to take, or none will come any more; return False after `timeout` seconds.
+
+        Raises:
+            InputError: `timeout` is no time.
+        """
+        return self._outbox.wait(None if timeout is None else checked_timeout(timeout))
 
     def when_changed(self, listener: Callable[[], object]) -> None:
         """Call `listener` now, and whenever there are new events: in the engine's thread, or in that of a `push` that

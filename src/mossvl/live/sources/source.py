@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
-from mossvl.errors import InputError
+from mossvl.errors import InputError, MediaError
 
 Timed = tuple[float, Any]
 """(seconds of the stream, image): any image that `open_image` accepts."""
@@ -166,6 +166,8 @@ class FrameSource(ABC):
                         break
         except Exception as raised:
             error = raised
+        except BaseException as raised:  # It would end this thread alone, and its reader would wait.
+            error = MediaError(f"the source has ended with {type(raised).__name__}")
         with self._changed:
             self._ended, self._error = True, error
             self._changed.notify_all()
