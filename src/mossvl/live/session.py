@@ -40,7 +40,7 @@ class LiveSession:
     """A session that watches while it speaks.
 
     Iterate over it for its events (`for` or `async for`), the last of which is `Closed`. Use it as a context manager,
-    or `close` it. Any thread may call any method.
+    or `close` it. Any thread may call any method. A `timeout` that is no time raises `InputError`, and changes nothing.
 
     Args:
         prompt: what is asked before the first frame; it may be empty.
@@ -226,11 +226,7 @@ class LiveSession:
         self._ending.close("error", error)
 
     def close(self, timeout: float = 5.0) -> None:
-        """End the session, and wait at most `timeout` seconds for its end; a listener does not wait.
-
-        Raises:
-            InputError: `timeout` is no time; the session goes on.
-        """
+        """End the session, and wait at most `timeout` seconds for its end; a listener does not wait."""
         limit = checked_timeout(timeout)
         self._ending.close("closed")
         self._outbox.wait_end(limit)
@@ -261,11 +257,7 @@ class LiveSession:
         return self._outbox.take()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until there are events to take, or none will come any more; return False after `timeout` seconds.
-
-        Raises:
-            InputError: `timeout` is no time.
-        """
+        """Wait until there are events to take, or none will come any more; return False after `timeout` seconds."""
         return self._outbox.wait(None if timeout is None else checked_timeout(timeout))
 
     def when_changed(self, listener: Callable[[], object]) -> None:
