@@ -109,7 +109,7 @@ class EngineError(MossVLError):
 
 
 class ReplicaError(EngineError):
-    """The replica that answered a query has died; the same query can be asked again."""
+    """The replica that answered a query has died or failed; the same query can be asked again."""
 
 
 class PushTimeout(MossVLError, TimeoutError):

@@ -1,12 +1,34 @@
 """Replicas of the golden checkpoint behind one `MossVL`, and what is done to them."""
 
+import gc
 import os
 import signal
 
 from mossvl import MossVL, SamplingParams
+from mossvl.engine.engine import Engine
+from mossvl.errors import EngineError
 
 EIGHT = SamplingParams(max_new_tokens=8, ignore_eos=True)
 LONG = SamplingParams(max_new_tokens=5000, ignore_eos=True)
+
+
+class Killer:
+    """A medium that kills the process that it is sent to."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+class Breaker:
+    """A medium that breaks the engine of the process that it is sent to."""
+
+    def __reduce__(self):
+        return break_engine, ()
+
+
+def break_engine():
+    (engine,) = [one for one in gc.get_objects() if isinstance(one, Engine)]
+    engine.loop.fail(EngineError("its device is lost"))
 
 
 def start(golden, **options):

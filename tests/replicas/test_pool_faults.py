@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 import pytest
-from replicas.pools import EIGHT, kill, one_for_each, start
+from replicas.pools import EIGHT, Breaker, Killer, kill, one_for_each, pids, start
 from replicas.stand_ins import PATIENCE, waited
 
 from mossvl.errors import GenerationCancelled, GenerationTimeout, ReplicaError
@@ -17,13 +17,6 @@ from mossvl.replicas.pool import PATIENCE as PATIENCE_OF_POOLS
 
 KILLS = int(os.environ.get("MOSSVL_KILLS", "4"))
 """Kills of the soak; more of them take longer."""
-
-
-class Killer:
-    """A medium that kills the process that it is sent to."""
-
-    def __reduce__(self):
-        return os._exit, (9,)
 
 
 KILLER = {"prompt": "x", "images": [Killer()]}
@@ -61,6 +54,15 @@ def test_a_dead_replica_fails_its_own_queries_and_is_started_again(pool):
     for handle in one_for_each(pool).values():
         handle.cancel()
         assert isinstance(handle.wait(PATIENCE).error, GenerationCancelled)
+
+
+def test_a_replica_whose_engine_has_failed_is_started_again_and_its_queries_can_be_asked_again(pool):
+    before = pids(pool)
+    lost = pool.generate({"prompt": "x", "images": [Breaker()]})
+    assert isinstance(lost.error, ReplicaError)
+    assert "its device is lost; the same query can be asked again" in str(lost.error)
+    waited(lambda: len(pool._answering._router.serving) == 2 and set(pids(pool)) - set(before))
+    assert [handle.result(PATIENCE).error for handle in (pool.submit("yes", EIGHT) for _ in range(4))] == [None] * 4
 
 
 def test_queries_wait_while_no_replica_is_ready_but_not_beyond_their_time_or_cancelling(pool):

@@ -17,7 +17,7 @@ from mossvl.options import SamplingParams
 from mossvl.queries.handle import Handle
 from mossvl.queries.text_stream import Tokenizer
 from mossvl.replicas.baggage import pack, send
-from mossvl.replicas.news import End, take_in, unpack
+from mossvl.replicas.news import ASK_AGAIN, End, take_in, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -213,4 +213,4 @@ class Link:
         if self._over.is_set() and self._reason is None:
             return cancelled()
         reason = self._reason or f"replica {self.replica} has closed its pipe"
-        return ReplicaError(f"{reason} before the answer was complete; the same query can be asked again")
+        return ReplicaError(f"{reason} before the answer was complete", advice=ASK_AGAIN)

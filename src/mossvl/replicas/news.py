@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from mossvl.errors import MossVLError, message_of
+from mossvl.errors import EngineError, MossVLError, ReplicaError, message_of
 from mossvl.queries.handle import Handle
 from mossvl.queries.results import Logprob, SeenMedium, Timings, TokenLogprobs
 
+ASK_AGAIN = "; the same query can be asked again"
+"""Advice of a ReplicaError."""
 FINISHES = (None, "stop", "length")
 """Reasons with which an answer finishes while its query goes on, by their number in a message."""
 
@@ -155,5 +157,7 @@ def take_in(handle: Handle, news: News) -> None:
 
 
 def sendable(error: BaseException) -> Exception:
-    """Return an error that can be pickled, without its traceback."""
+    """Return an error that can be pickled, without its traceback: that of a replica's engine is the replica's."""
+    if isinstance(error, EngineError):
+        return ReplicaError(str(error), advice=ASK_AGAIN)
     return error.plain() if isinstance(error, MossVLError) else MossVLError(message_of(error))

@@ -63,7 +63,7 @@ def serve(pipe: Connection, number: int, setup: Setup) -> None:
     processor: MossVLProcessor = pickle.loads(setup.processor)
     signal.signal(signal.SIGTERM, _stop)
     tell_ready(pipe)
-    teller = Teller(pipe)
+    teller = Teller(pipe, engine)
     try:
         _serve(pipe, engine, processor, teller)
     except SystemExit:
@@ -108,10 +108,13 @@ def _answer(pipe: Connection, engine: Engine, processor: MossVLProcessor, teller
 
 
 class Teller:
-    """Sends what is new of queries, in a thread of its own: of all that have changed meanwhile, in one message."""
+    """Sends what is new of queries, in a thread of its own: of all that have changed meanwhile, in one message.
 
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
+    Once the engine has failed, it ends the process, which would refuse every further query: another one is started.
+    """
+
+    def __init__(self, pipe: Connection, engine: Engine) -> None:
+        self._pipe, self._engine = pipe, engine
         self._changed: SimpleQueue[int] = SimpleQueue()
         self._followed: dict[int, Followed] = {}
         self._ended: dict[int, BaseException | None] = {}
@@ -146,6 +149,9 @@ class Teller:
                 news = [one for number in self._waited() for one in self._news(number)]
                 if news:
                     self._pipe.send_bytes(pack(news))
+                if self._engine.broken is not None:
+                    logger.error("a replica ends: %s", self._engine.broken)
+                    os._exit(1)
         except OSError:  # The other end is closed: nobody listens any more.
             pass
         except Exception:  # Queries would wait for ever.
