@@ -46,6 +46,7 @@ class MossVL:
         config: the engine's settings.
         data_parallel_size: replicas of the checkpoint, each an engine in a process of its own with a GPU of its own, or
             with its share of the CPU's threads; with 1, the engine is in this process. `config` is that of each.
+        apart: have one replica, too, in a process of its own: a query that ends it fails as queries of replicas do.
         options: the engine's settings one by one, in place of `config`.
 
     Raises:
@@ -62,6 +63,7 @@ class MossVL:
         config: EngineConfig | None = None,
         *,
         data_parallel_size: int = 1,
+        apart: bool = False,
         **options: Any,
     ) -> None:
         if config is not None and options:
@@ -75,10 +77,10 @@ class MossVL:
         if isinstance(checkpoint_or_model, MossVLLMHeadModel):
             if processor is None:
                 raise OptionError("a loaded model needs its processor: MossVL(model, processor)")
-            if self.data_parallel_size > 1:
+            if self.data_parallel_size > 1 or apart:
                 raise OptionError("replicas load a checkpoint, each its own: give its folder or name, not a model")
             model, self.processor = checkpoint_or_model, processor
-        elif self.data_parallel_size > 1:
+        elif self.data_parallel_size > 1 or apart:
             self._start_replicas(checkpoint_or_model, processor)
             return
         else:
@@ -126,8 +128,8 @@ class MossVL:
         if isinstance(self._answering, Engine):
             return self._answering
         raise OptionError(
-            f"data_parallel_size={self.data_parallel_size}: engines and models are in processes of their own, where "
-            "they answer queries; for live sessions, or to use them as objects, make a MossVL without it"
+            "engines and models of replicas are in processes of their own, where they answer queries; for live "
+            "sessions, or to use them as objects, make a MossVL without data_parallel_size and apart"
         )
 
     @property

@@ -2,13 +2,15 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 from adapted_models import Adapted
 from descendants import descendants, left
 
-from mossvl.errors import EngineError, MediaError, OptionError
-from mossvl.queries.results import Result
+from mossvl import SamplingParams
+from mossvl.errors import EngineError, GenerationTimeout, OptionError, ReplicaError
+from mossvl.queries.results import Answer, Result
 
 data = pytest.importorskip("ray.data", reason="no Ray; .ci/ray installs it")
 
@@ -138,19 +140,52 @@ def test_a_row_chooses_an_adapter_by_its_model_or_lora(process, model, processor
     assert told == {"plain": plain, "model": one, "lora": one, "other": plain}
 
 
-def test_a_process_whose_engine_has_failed_ends_and_is_no_answer(monkeypatch):
-    """Ray starts it again, and asks the rows again."""
+def test_a_row_that_kills_the_engines_process_costs_itself(cluster, checkpoint, llm):
+    class Killer:
+        """A medium that ends the process that it is sent to."""
+
+        def __reduce__(self):
+            return os._exit, (9,)
+
+    from mossvl.ray import ProcessorConfig
+    from mossvl.ray.answering import Asked
+    from mossvl.ray.processor import answered
+
+    fatal, count, short = 7, 24, SamplingParams(max_new_tokens=4)
+
+    def read(row):
+        return Asked({"prompt": f"hello {row['id']}", "images": [Killer()] if row["id"] == fatal else []}, short)
+
+    config = ProcessorConfig(checkpoint, ENGINE, batch_size=8, max_concurrent_batches=2, should_continue_on_error=True)
+    rows = [{"id": number} for number in range(count)]
+    answers = by_id(answered(data.from_items(rows, override_num_blocks=3), config, read))
+    alone = llm.generate([{"prompt": f"hello {number}"} for number in range(count)], short)
+    for number, answer in answers.items():
+        if number == fatal:
+            assert "exit code 9 before the answer was complete, also when" in answer["__inference_error__"]
+            assert [answer[name] for name in ANSWER[:4]] == ["", [], 0, 0]
+        else:
+            assert (answer["generated_tokens"], answer["__inference_error__"]) == (alone[number].token_ids, "")
+    assert len(answers) == count
+
+
+def test_an_engine_that_cannot_be_started_again_ends_the_run():
     from mossvl.ray import ProcessorConfig
     from mossvl.ray.answering import Answering
 
-    ended = []
-    monkeypatch.setattr(os, "_exit", ended.append)
     answering = Answering.__new__(Answering)
     answering.config = ProcessorConfig(should_continue_on_error=True)
-    answering.check({"id": 1}, Result.of_error(MediaError("a broken file")))
-    assert ended == []
-    answering.check({"id": 1}, Result.of_error(EngineError("the device has failed")))
-    assert ended == [1]
+    answering.check({"id": 1}, Result.of_error(ReplicaError("killed by the row")))
+    with pytest.raises(EngineError, match="all replicas have been given up"):
+        answering.check({"id": 1}, Result.of_error(EngineError("all replicas have been given up")))
+
+
+def test_of_a_row_that_has_failed_nothing_is_told_but_its_error():
+    from mossvl.ray.rows import columns_of
+
+    late = replace(Result.of_error(GenerationTimeout("too late")), answers=[Answer("begun", [3], "error")])
+    told = columns_of([late])
+    assert (told["generated_text"], told["generated_tokens"], told["__inference_error__"]) == ([""], [[]], ["too late"])
 
 
 def test_actors_that_are_killed_are_started_again_and_every_row_is_answered_once(process, llm):

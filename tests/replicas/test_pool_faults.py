@@ -10,7 +10,8 @@ import pytest
 from replicas.pools import EIGHT, Breaker, Killer, kill, one_for_each, pids, start
 from replicas.stand_ins import PATIENCE, waited
 
-from mossvl.errors import GenerationCancelled, GenerationTimeout, ReplicaError
+from mossvl import MossVL
+from mossvl.errors import GenerationCancelled, GenerationTimeout, OptionError, ReplicaError
 from mossvl.replicas.again import as_completed
 from mossvl.replicas.link import Link
 from mossvl.replicas.pool import PATIENCE as PATIENCE_OF_POOLS
@@ -91,6 +92,16 @@ def test_a_replica_that_was_started_again_gets_no_query_before_it_is_warm(pool, 
     assert pool._answering._router.serving == {0, 1}
 
 
+def test_an_engine_apart_is_started_again_as_that_of_a_replica(golden, model, processor):
+    with pytest.raises(OptionError, match="not a model"):
+        MossVL(model, processor, apart=True)
+    with MossVL(golden / "checkpoint", device="cpu", apart=True) as llm:
+        killed, *others = llm.generate([KILLER, "yes", "no"], EIGHT)
+        assert isinstance(killed.error, ReplicaError)
+        assert all(isinstance(one.error, ReplicaError | None) for one in others)
+        assert llm.generate("yes", EIGHT).error is None
+
+
 def rows(count):
     return [{"prompt": f"Count to {number}.", "generate_kwargs": {"max_new_tokens": 8}} for number in range(count)]
 
@@ -109,6 +120,7 @@ def test_a_query_that_kills_its_replica_is_its_error_and_every_other_one_is_answ
     expected = answers(pool, queries)
     found = answers(pool, [*queries[:5], KILLER, *queries[6:]])
     assert isinstance(found[5][2], ReplicaError)
+    assert str(found[5][2]).endswith("before the answer was complete, also when the query was asked alone")
     assert found[:5] + found[6:] == expected[:5] + expected[6:]
 
 

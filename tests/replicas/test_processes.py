@@ -190,6 +190,11 @@ def test_more_gpus_than_there_are_is_an_error_that_names_what_is_allowed(monkeyp
     assert told in str(raised.value)
 
 
+def test_one_replica_has_what_this_process_has(monkeypatch):
+    monkeypatch.setattr(machine, "gpus", lambda: ["4", "5"])
+    assert shares(1, 2, "cuda:1") == shares(1) == [Share()]
+
+
 def test_one_gpu_by_its_number_is_not_for_several_replicas(monkeypatch):
     monkeypatch.setattr(machine, "gpus", lambda: ["0", "1"])
     with pytest.raises(OptionError, match=r"set CUDA_VISIBLE_DEVICES"):

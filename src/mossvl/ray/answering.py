@@ -1,21 +1,20 @@
 """What an actor of a processor does: one engine, which answers batches of rows."""
 
-import logging
-import os
-from collections.abc import AsyncIterator, Callable, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mossvl.errors import EngineError, InputError, MossVLError, message_of
+from mossvl.errors import EngineError, InputError, MossVLError, ReplicaError, message_of
 from mossvl.options import SamplingParams
 from mossvl.queries.query import QueryLike
 from mossvl.queries.results import Result
 from mossvl.ray.config import ProcessorConfig
 from mossvl.ray.rows import ERROR, Row, columns_of, query_of
+from mossvl.replicas.again import lost_alone
 
 if TYPE_CHECKING:
     import pyarrow
-
-logger = logging.getLogger("mossvl.ray")
 
 
 class Asked(NamedTuple):
@@ -37,6 +36,8 @@ Read = Callable[[Row], Asked]
 class Answering:
     """Answers batches of rows; Ray runs several calls at a time, in one event loop.
 
+    The engine is in a process of its own, so that a row which kills that process costs itself: see `answers`.
+
     Args:
         read: makes a row's query; by default, from its columns.
         names: of settings, for the messages of errors.
@@ -52,20 +53,25 @@ class Answering:
 
         self.config, self.names = config, names
         self.read = read or (lambda row: Asked(*query_of(row, config.engine.lora or ())))
-        self.llm = MossVL(config.model_source, config=config.engine)
+        self.llm = MossVL(config.model_source, config=config.engine, apart=True)
         if config.limits is not None:
             self.llm.processor.limits = config.limits
         self.llm.warm_up()
+        self.places = asyncio.Semaphore(config.max_concurrent_batches)
+        """Of batches that are answered beside each other."""
+        self.alone = asyncio.Lock()
+        """Held by the call that takes, or has, all places."""
 
     async def __call__(self, batch: "pyarrow.Table") -> AsyncIterator["pyarrow.Table"]:
         """Yield the batch with the columns of its answers, in the order of its rows.
 
         Raises:
-            MossVLError: a row has failed, and `should_continue_on_error` is not set.
+            MossVLError: a row has failed, and `should_continue_on_error` is not set; or the engine cannot be started
+                again.
         """
         rows = batch.to_pylist()
         asked = [self.asked(row) for row in rows]
-        results = await self.llm.agenerate([one.query for one in asked], [one.params for one in asked])
+        results = await self.answers(asked)
         for row, result in zip(rows, results, strict=True):
             self.check(row, result)
         told = {name: [one.told[name] for one in asked] for name in (asked[0].told if asked else ())}
@@ -80,16 +86,37 @@ class Answering:
         except InputError as error:
             return Asked(error)
 
+    async def answers(self, asked: Sequence[Asked]) -> list[Result]:
+        """Answer queries. Those that the engine's process has died under are asked again, while other batches wait:
+        first together, then each alone. If the process dies even then, the query has killed it.
+        """
+        async with self.places:
+            results = await self.answers_once(asked)
+        for most in (self.config.batch_size, 1):
+            lost = [place for place, result in enumerate(results) if isinstance(result.error, ReplicaError)]
+            for places in (lost[start : start + most] for start in range(0, len(lost), most)):
+                async with AsyncExitStack() as stack:
+                    await stack.enter_async_context(self.alone)
+                    for _ in range(self.config.max_concurrent_batches):
+                        await stack.enter_async_context(self.places)
+                    again = await self.answers_once([asked[place] for place in places])
+                for place, result in zip(places, again, strict=True):
+                    results[place] = result
+        return [lost_alone(one.error) if isinstance(one.error, ReplicaError) else one for one in results]
+
+    async def answers_once(self, asked: Sequence[Asked]) -> list[Result]:
+        """Answer queries, each with its error, if any."""
+        return await self.llm.agenerate([one.query for one in asked], [one.params for one in asked])
+
     def check(self, row: Row, result: Result) -> None:
-        """End the process if its engine is broken, which Ray starts again; raise the error of a row that may not fail.
+        """Raise an error that ends the run.
 
         Raises:
             MossVLError: see `__call__`.
         """
         error = result.error
-        if isinstance(error, EngineError):
-            logger.error("the engine has failed, and its process ends: %s", error)
-            os._exit(1)
+        if isinstance(error, EngineError) and not isinstance(error, ReplicaError):
+            raise error  # Its process cannot be started any more.
         if error is not None and not self.config.should_continue_on_error:
             named = f" (id {row['id']!r:.100})" if "id" in row else ""
             raise MossVLError(

@@ -37,7 +37,7 @@ class ProcessorConfig:
             mossvl-tiny.
         engine_kwargs: options of `mossvl.EngineConfig`. An actor takes `tensor_parallel_size` GPUs, or where the device
             is a CPU, `num_cpus` for each rank.
-        batch_size: rows that go to an actor together; also what is lost, and answered again, when the actor dies.
+        batch_size: rows that go to an actor together.
         concurrency: the number of actors, or (m, n): from m to n of them, as there is work. Each has a whole model.
         max_concurrent_batches: batches that an actor answers at a time, so that the engine stays full.
         should_continue_on_error: the error of a row becomes its `__inference_error__`, and the other rows are answered;

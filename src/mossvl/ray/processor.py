@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 RETRIES = 5
-"""How often a batch is asked again whose actor has died: rows that end every actor must not be asked for ever."""
+"""How often a block is asked again whose actor has died: what ends every actor must not be asked for ever."""
 Change = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 

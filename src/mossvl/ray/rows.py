@@ -74,6 +74,7 @@ def columns_of(results: Sequence[Result], names: Mapping[str, str] | None = None
     Args:
         names: of settings, for the messages of errors.
     """
+    results = [result if result.error is None else Result.of_error(result.error) for result in results]
     return {
         "generated_text": [result.text for result in results],
         "generated_tokens": [result.token_ids for result in results],

@@ -46,7 +46,14 @@ def as_completed(llm: Answering, queries: Iterable[Asked]) -> Iterator[tuple[int
         numbers = list(again)
         for place, result in llm.as_completed(again.values(), most):
             number = numbers[place]
-            if isinstance(result.error, ReplicaError) and most > 1:
+            if not isinstance(result.error, ReplicaError):
+                yield number, result
+            elif most > 1:
                 lost[number] = again[number]
             else:
-                yield number, result
+                yield number, lost_alone(result.error)
+
+
+def lost_alone(error: ReplicaError) -> Result:
+    """Return the result of a query whose replica has died again and again, with the error of the last time."""
+    return Result.of_error(ReplicaError(f"{error.args[0]}, also when the query was asked alone"))

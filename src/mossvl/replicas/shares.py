@@ -28,7 +28,7 @@ class Share:
 
 
 def shares(replicas: int, ranks: int = 1, device: str | None = None) -> list[Share]:
-    """Divide this machine among replicas.
+    """Divide this machine among replicas; one alone has what this process has.
 
     Args:
         ranks: GPUs of each replica.
@@ -37,6 +37,8 @@ def shares(replicas: int, ranks: int = 1, device: str | None = None) -> list[Sha
     Raises:
         OptionError: there are fewer GPUs, or `device` is one of them.
     """
+    if replicas == 1:
+        return [Share()]
     kind, _, index = (device or "").partition(":")
     if kind in ("", "cuda"):
         found = gpus()
