@@ -41,9 +41,12 @@ class Guarded:
         self.application = application or Application()
         self.gate = Gate(self.application, ServerConfig(**config), self.metrics)
 
-    def ask(self, path="/v1/models", method="GET", **given):
+    def ask(self, path="/v1/models", method="GET", root_path="", **given):
+        """Ask; with `root_path`, as a program or Ray Serve does that has mounted the application there."""
+
         async def response():
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(self.gate), base_url=HERE) as client:
+            transport = httpx.ASGITransport(self.gate, root_path=root_path)
+            async with httpx.AsyncClient(transport=transport, base_url=HERE) as client:
                 return await client.request(method, path, **given)
 
         return asyncio.run(response())

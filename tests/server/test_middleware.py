@@ -42,6 +42,16 @@ def test_one_of_the_keys_is_needed(given, known):
     assert len(guarded.application.asked) == 3 * known
 
 
+def test_under_a_prefix_a_key_is_needed_all_the_same_and_paths_are_the_same():
+    guarded = Guarded(api_keys=("first",))
+    for path in ("/moss/v1/models", "/moss/metrics"):
+        refusal(guarded.ask(path, root_path="/moss"), 401, "invalid_api_key")
+    assert guarded.application.asked == [] and guarded.counted("requests", path="/metrics", status="401") == 1
+    assert guarded.ask("/moss/health", root_path="/moss").status_code == 200
+    response = guarded.ask("/moss/v1/messages", root_path="/moss", headers={"x-api-key": "first"})
+    assert response.status_code == 200 and "request-id" in response.headers
+
+
 def test_a_key_may_come_as_anthropics_clients_send_it():
     guarded = Guarded(api_keys=("first", "second"))
     assert guarded.ask("/v1/messages", headers={"x-api-key": "second"}).status_code == 200

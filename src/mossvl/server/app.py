@@ -87,7 +87,7 @@ def _answer_errors(app: FastAPI, service: Service) -> None:
     def told(request: Request, error: BaseException) -> JSONResponse:
         refused = service.told(error)
         service.metrics.errors.labels(refused.code).inc()
-        return error_response(refused, request.url.path)
+        return error_response(refused, request.state.path)
 
     @app.exception_handler(MossVLError)
     async def expected(request: Request, error: MossVLError) -> JSONResponse:
@@ -102,9 +102,10 @@ def _answer_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-        asked, advice = f"{request.method:.40} {request.url.path!r:.200}", ""
+        path = request.state.path
+        asked, advice = f"{request.method:.40} {path!r:.200}", ""
         if error.status_code == 404:
-            near = _near(request.url.path, {route.path for route in app.routes if isinstance(route, APIRoute)})
+            near = _near(path, {route.path for route in app.routes if isinstance(route, APIRoute)})
             advice = f"; did you mean {near!r}?" if near else "; /openapi.json has the routes of this server"
         response = told(request, RequestError(error.status_code, code, f"{asked}: {error.detail}{advice}"))
         response.headers.update(error.headers or {})

@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette._utils import get_route_path
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -145,11 +146,11 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        state, request_id = _numbered(scope, headers)
+        state, request_id, path = _known(scope, headers)
         begun, status = time.monotonic(), GONE
-        uploading = scope["path"] == UPLOADS
+        uploading = path == UPLOADS
         room = self._disk if uploading else self._memory
-        limit = Limit.of(scope["path"], self._config)
+        limit = Limit.of(path, self._config)
         body = Body(receive, room, limit.most, self._config.stall_timeout, limit.flag)
 
         begun_answer = False
@@ -161,12 +162,12 @@ class Gate:
                 status = message["status"]
                 answered = MutableHeaders(scope=message)
                 answered["x-request-id"] = request_id
-                if is_anthropic(scope["path"]):
+                if is_anthropic(path):
                     answered["request-id"] = request_id
             await send(message)
 
         try:
-            state["key"] = self._access.check(scope["path"], headers)
+            state["key"] = self._access.check(path, headers)
             length = headers.get("content-length", "0")
             body.expect(int(length) if length.isdecimal() else 0)
             await self._app(scope, body.receive, with_id)
@@ -176,7 +177,7 @@ class Gate:
                 logger.exception("request %s has failed", request_id)
             self._metrics.errors.labels(refused.code).inc()
             if not begun_answer:
-                await error_response(refused, scope["path"])(scope, receive, with_id)
+                await error_response(refused, path)(scope, receive, with_id)
         finally:
             body.close()
             self._log(scope, scope["method"], status, begun)
@@ -184,30 +185,30 @@ class Gate:
     async def _open_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check a WebSocket as a request is; its messages are limited where they are read."""
         headers = Headers(scope=scope)
-        state, request_id = _numbered(scope, headers)
+        state, request_id, path = _known(scope, headers)
         begun, status = time.monotonic(), HTTPStatus.SWITCHING_PROTOCOLS.value
         try:
-            state["key"] = self._access.check(scope["path"], headers)
+            state["key"] = self._access.check(path, headers)
         except RequestError as error:
             status = error.status
             self._metrics.errors.labels(error.code).inc()
             refused = WebSocket(scope, receive, send)
-            await refused.send_denial_response(error_response(error, scope["path"]))
+            await refused.send_denial_response(error_response(error, path))
         else:
-            logger.info("%s %s opened", request_id, told(scope["path"]))
+            logger.info("%s %s opened", request_id, told(path))
             await self._app(scope, receive, send)
         finally:
             self._log(scope, "WEBSOCKET", status, begun)
 
     def _log(self, scope: Scope, method: str, status: int, begun: float) -> None:
         """Count a request that is over, and write its line."""
-        path = scope["path"] if scope["path"] in KNOWN else "other"
-        route = scope["route"].path if "route" in scope else path
+        path = scope["state"]["path"]
+        route = scope["route"].path if "route" in scope else path if path in KNOWN else "other"
         self._metrics.requests.labels(route, str(status)).inc()
         took = 1e3 * (time.monotonic() - begun)
         level = logging.DEBUG if route in PROBES and status == 200 else logging.INFO
         client = (scope.get("client") or ("-",))[0]  # uvicorn takes the address from a trusted proxy's header.
-        asked = [told(text) for text in (client, method, scope["path"])]
+        asked = [told(text) for text in (client, method, path)]
         logger.log(level, "%s %s %d %.0f ms", scope["state"]["request_id"], " ".join(asked), status, took)
 
 
@@ -217,12 +218,14 @@ def request_id_of(headers: Headers) -> str:
     return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
 
 
-def _numbered(scope: Scope, headers: Headers) -> tuple[dict[str, Any], str]:
-    """Give a request its id; return its state and the id."""
-    request_id = request_id_of(headers)
+def _known(scope: Scope, headers: Headers) -> tuple[dict[str, Any], str, str]:
+    """Return a request's state; also its id, and the path by which its route is found, which are kept there.
+
+    The path lacks the prefix under which a program or Ray Serve has mounted the application.
+    """
     state: dict[str, Any] = scope.setdefault("state", {})
-    state["request_id"] = request_id
-    return state, request_id
+    state["request_id"], state["path"] = request_id_of(headers), get_route_path(scope)
+    return state, state["request_id"], state["path"]
 
 
 def _offered(headers: Headers) -> str:
