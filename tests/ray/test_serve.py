@@ -17,6 +17,7 @@ import pytest
 import yaml
 from adapted_models import Adapted
 from descendants import descendants
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from mossvl.errors import OptionError
@@ -194,6 +195,32 @@ def test_replicas_come_and_go_while_requests_run_and_none_fails(url, ask):
     until(lambda: len(replicas()) == 1)
     steady.join()
     assert set(answers) == {400}
+
+
+def test_a_replica_that_is_to_go_ends_live_sessions_as_the_server_does_and_answers_what_it_has_begun(url, checkpoint):
+    from mossvl.ray import AppArgs, build_app
+
+    args = AppArgs(model=checkpoint, device="cpu", engine={"memory": 1 << 25}, server={"decoders": 1})
+    serve.run(build_app(args), name="leaving", route_prefix="/leaving")
+    going = threading.Thread(target=serve.delete, args=("leaving",))
+    with (
+        connect(f"ws{url.removeprefix('http')}/leaving/v1/realtime") as live,
+        httpx.stream("POST", f"{url}/leaving{CHAT}", json={**LONG, "stream": True}, timeout=PATIENCE) as one,
+    ):
+        live.send(json.dumps({"type": "start", "prompt": "Hello."}))
+        while json.loads(live.recv(PATIENCE))["type"] != "ready":
+            pass
+        lines = one.iter_lines()
+        next(lines)
+        going.start()
+        told = []
+        with suppress(ConnectionClosed):
+            while True:
+                told.append(json.loads(live.recv(PATIENCE)))
+        assert (live.close_code, told[-1]["type"], told[-1]["reason"]) == (1012, "session_end", "stopping")
+        assert {"role": "user", "content": "Hello."} in told[-1]["prefill"]
+        assert "[DONE]" in "".join(lines)
+    going.join()
 
 
 @pytest.mark.parametrize("name", ["ray_serve.yaml", "rayservice.yaml"])

@@ -1,10 +1,13 @@
 """The server's routes as a Ray Serve application: each replica has an engine."""
 
 import asyncio
+import time
 from functools import partial
 from typing import Any
 
+import anyio.to_thread
 from ray import serve
+from ray._private.worker import global_worker
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
@@ -20,6 +23,28 @@ POLL_SECONDS = 0.05
 BY_SESSION = "ray.serve.experimental.consistent_hash_router:ConsistentHashRouter"
 MODEL_ID = "serve_multiplexed_model_id"
 """The header that names an adapter, and that Serve routes by."""
+
+
+def draining() -> bool:
+    """Whether this replica is to go, once its requests have ended: Serve's own actor knows, but tells no deployment."""
+    actor = next(iter(global_worker.actors.values()), None)
+    return getattr(getattr(actor, "_replica_impl", None), "_shutting_down", False)
+
+
+async def end_with(service: Service) -> None:
+    """When the replica is to go, end live sessions at once, and what still runs after `shutdown_timeout` seconds.
+
+    Until then, requests are answered: a proxy that does not know it yet may send some.
+    """
+    while not draining():
+        await asyncio.sleep(POLL_SECONDS)
+    until = time.monotonic() + service.config.shutdown_timeout
+    while time.monotonic() < until:
+        for end in service.endings:
+            await end()
+        await asyncio.sleep(POLL_SECONDS)
+    service.stopping = True
+    await anyio.to_thread.run_sync(service.cancel_all)
 
 
 class ReplicaService(Service):
@@ -51,8 +76,8 @@ class Replica:
         engine = args.engine_config()
         load = partial(MossVL, args.model, config=engine)
         self.service = ReplicaService(args.server_config(), load, args.name, args.place)
-        self.known = False
-        """Whether Serve has been told which adapters there are."""
+        self.ending: asyncio.Task[None] | None = None
+        """Of `end_with`; there is one once Serve has been told which adapters there are."""
 
     def __serve_build_asgi_app__(self) -> Any:
         return create_app(self.service)
@@ -67,10 +92,10 @@ class Replica:
             await asyncio.sleep(POLL_SECONDS)
         if self.service.broken is not None:
             raise self.service.broken
-        if not self.known:
+        if self.ending is None:
             for name in self.service.ready.llm.engine.adapters.names:
                 await self.adapter(name)
-            self.known = True
+            self.ending = asyncio.create_task(end_with(self.service))
 
     @serve.multiplexed(max_num_models_per_replica=-1)  # type: ignore[untyped-decorator]
     async def adapter(self, name: str) -> str:
