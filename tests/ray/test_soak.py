@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -29,11 +30,17 @@ def processes(name):
     return [pid for pid, line in descendants().items() if line.startswith(name)]
 
 
-def kill(name, seed):
+def engines():
+    """Processes of actors' engines."""
+    return [pid for actor in processes(ACTOR) for pid, line in descendants(actor).items() if "spawn_main" in line]
+
+
+def kill(pids, seed):
     """Kill one of these processes → it and all that it had started."""
-    pid = random.Random(seed).choice(sorted(processes(name)))
+    pid = random.Random(seed).choice(sorted(pids))
     below = descendants(pid)
-    os.kill(pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # It has just ended.
+        os.kill(pid, signal.SIGKILL)
     return {pid, *below}
 
 
@@ -65,19 +72,27 @@ def test_every_row_is_answered_once_while_actors_are_killed(cluster, checkpoint,
         batch_size=5,
         concurrency=2,
         max_concurrent_batches=2,
+        should_continue_on_error=True,
     )
     moments = random.Random(0)
-    answers, killed, due = Counter(), set(), moments.randrange(1, 60)
+    answers, killed, due, unlucky = Counter(), set(), moments.randrange(1, 60), 0
     expected = [one.token_ids for one in llm.generate([{**row, "id": None} for row in rows[:50]])]
     for row in processor(data.from_items(rows, override_num_blocks=count // 5)).iter_rows():
         answers[row["id"]] += 1
-        assert row["generated_tokens"] == expected[row["id"] % 50]
+        if row["__inference_error__"]:  # Its engine was killed three times.
+            assert row["__inference_error__"].endswith(
+                "SIGKILL before the answer was complete, also when the query was asked alone"
+            )
+            unlucky += 1
+        else:
+            assert row["generated_tokens"] == expected[row["id"] % 50]
         due -= 1
         if due == 0 and processes(ACTOR):
-            killed |= kill(ACTOR, len(answers))
+            killed |= kill(processes(ACTOR) + engines(), len(answers))
             due = moments.randrange(30, 60)
     assert killed
     assert answers == Counter(range(count))
+    assert unlucky < count / 100
     assert left(killed) == []
 
 
@@ -117,7 +132,7 @@ def test_answers_are_right_or_clean_errors_while_replicas_are_killed(cluster, ch
     try:
         for number in range(KILLS):
             time.sleep(moments.uniform(0, 4))
-            killed |= kill(REPLICA, number)
+            killed |= kill(processes(REPLICA), number)
             before, deadline = outcomes["right"], time.monotonic() + PATIENCE
             while not (len(processes(REPLICA)) >= 1 and outcomes["right"] > before + 20):
                 assert time.monotonic() < deadline
