@@ -27,13 +27,15 @@ FIRST = [
 
 @pytest.fixture
 def start(checkpoint, cluster):
-    """Starts `mossvl run` with these arguments, on the cluster."""
+    """Starts `mossvl run` with these arguments, on the cluster; its `stdout` has what it prints anywhere."""
     started = []
 
     def start(*arguments, address=cluster):
-        command = [sys.executable, "-m", "mossvl", "run", *map(str, arguments), "-c", checkpoint, "--device", "cpu"]
+        command = [sys.executable, "-m", "mossvl", "run", "--device", "cpu", "-c", checkpoint]
         given = [] if address is None else ["--ray", address]
-        process = subprocess.Popen([*command, *given], stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*command, *map(str, arguments), *given], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         started.append(process)
         return process
 
@@ -41,11 +43,11 @@ def start(checkpoint, cluster):
     for process in started:
         process.kill()
         process.wait()
-        process.stderr.close()
+        process.stdout.close()
 
 
 def ended(process):
-    _, told = process.communicate(timeout=300)
+    told, _ = process.communicate(timeout=300)
     return process.returncode, told.splitlines()
 
 
@@ -73,7 +75,9 @@ def test_answers_are_those_of_a_run_without_ray_in_the_words_of_ray(start, queri
     alone = answers_in(tmp_path / "alone.jsonl")
     code, told = ended(start(queries, "-o", tmp_path / "all.jsonl", *SHORT))
     assert code == 1
-    assert told[-1].startswith(f"mossvl: {MANY} answers in ") and "2 of them errors" in told[-1]
+    first, last = told
+    assert first.startswith("mossvl: the first error: ")
+    assert last.startswith(f"mossvl: {MANY} answers in ") and "2 of them errors" in last
     answers = answers_in(tmp_path / "all.jsonl")
     assert answers.keys() == alone.keys()
     for index, answer in answers.items():
@@ -150,3 +154,17 @@ def test_a_cluster_that_is_not_there_is_told_in_one_line(start, queries, tmp_pat
     assert code == 2
     (line,) = told
     assert line.startswith("mossvl: error: ") and "Ray cluster" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--device", "cuda"), "needs 1 GPUs of one node, but the largest node of this Ray cluster has 0"),
+        (("--lora", "one=/none"), "adapter 'one': /none is not a folder"),
+    ],
+)
+def test_what_no_engine_can_begin_with_is_told_in_one_line(start, queries, tmp_path, arguments, message):
+    code, told = ended(start(queries, "-o", tmp_path / "answers.jsonl", *arguments))
+    assert code == 2
+    (line,) = told
+    assert line.startswith("mossvl: error: ") and message in line

@@ -3,9 +3,11 @@
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from mossvl import errors
@@ -13,6 +15,7 @@ from mossvl.errors import EngineError, MossVLError, OptionError
 from mossvl.options.engine import EngineConfig
 from mossvl.ray.config import ProcessorConfig
 
+STDERR = 2
 PATIENCE = 5.0
 """Seconds that a cluster may take to answer."""
 HOST_PORT = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}")
@@ -32,21 +35,39 @@ def connected(address: str) -> Iterator[None]:
         OptionError: there is no cluster, or it is of another version.
     """
     import ray
+    import ray.data  # It sets up its log when it is imported.
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     named = address or os.environ.get("RAY_ADDRESS", "")
     if named not in ("", "auto", "local"):
         check_there(named)
     try:
-        ray.init(named or None, include_dashboard=False if named == "local" else None, **QUIET)
+        with unheard():  # It says what RAY_BACKEND_LOG_LEVEL is.
+            ray.init(named or None, include_dashboard=False if named == "local" else None, **QUIET)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise OptionError(f"no Ray cluster can be joined at {named or 'this machine'} ({first_line(error)})") from error
     try:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         ray.data.DataContext.get_current().enable_progress_bars = False
-        yield
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):  # Ray prints errors of tasks to stdout.
+            yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Send nowhere what this process writes to its stderr, also in C++."""
+    sys.stderr.flush()
+    kept = os.dup(STDERR)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), STDERR)
+        yield
+    finally:
+        os.dup2(kept, STDERR)
+        os.close(kept)
 
 
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
