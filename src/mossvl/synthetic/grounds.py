@@ -48,10 +48,9 @@ def _background(grounds: Tensor, colours: Tensor, y: Tensor, x: Tensor, kinds: S
         return torch.stack([_noise(seed + number, size) for number in range(3)], 1)
 
     def clouds(fields: int) -> Tensor:
+        # All at once: compiling them one by one takes three times as long.
         numbers = torch.arange(fields, device=seed.device)[:, None, None, None]
-        return _clouds(
-            seed + 7 * numbers, along, across
-        )  # at once: compiling them one by one takes three times as long
+        return _clouds(seed + 7 * numbers, along, across)
 
     def photograph() -> Tensor:
         return _photograph(first, second, clouds(3), y, seed) + 24 * (static() - 0.5)
