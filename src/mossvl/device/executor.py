@@ -31,6 +31,7 @@ from mossvl.model.layers import Attention, CrossAttentionLayer, SelfAttentionLay
 from mossvl.model.modeling import MossVLLMHeadModel
 from mossvl.model.xrope import rotary
 from mossvl.options.engine import EngineConfig
+from mossvl.quantization.fp8 import FP8_CAPABILITY
 from mossvl.scheduling.pages import NO_ADAPTER
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def check_fp8(device: torch.device) -> None:
     Raises:
         OptionError: its compute capability is below 8.9.
     """
-    if device.type == "cuda" and (found := torch.cuda.get_device_capability(device)) < (8, 9):
+    if device.type == "cuda" and (found := torch.cuda.get_device_capability(device)) < FP8_CAPABILITY:
         raise OptionError(
             f"keys and values in FP8 need a GPU of compute capability 8.9, but {device} has {found[0]}.{found[1]}; "
             "leave out kv_cache_dtype and vision_kv_cache_dtype"

@@ -11,10 +11,9 @@ from mossvl.kernels.fp8 import multiplies
 from mossvl.kernels.linear import FEW_ROWS
 from mossvl.kernels.quantized import Quantized, product, stream
 from mossvl.model.layers import RMSNorm
+from mossvl.quantization.fp8 import FP8_CAPABILITY
 from mossvl.quantization.nf4 import BLOCK
 
-FP8_CAPABILITY = (8, 9)
-"""The least compute capability whose kernels convert FP8."""
 FP8_ROWS = 16
 """Most rows for the fused kernels where the device multiplies FP8; with 32, its product was faster on an H200."""
 FP8_VECTOR = 16

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from mossvl.quantization.linear import QuantizedLinear
 
+FP8_CAPABILITY = (8, 9)
+"""The least compute capability of GPUs that convert FP8."""
 LARGEST = torch.finfo(torch.float8_e4m3fn).max
 """448, what the largest weight of an output becomes."""
 
