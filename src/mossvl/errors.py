@@ -127,6 +127,11 @@ def message_of(error: BaseException, names: Mapping[str, str] | None = None) -> 
     return printable(f"{type(error).__name__}: {error}")
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of another library's message, or the error's type where there is none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def printable(text: str) -> str:
     """Escape, as Python does, what must reach no terminal and no log: control characters except newlines,
     bidirectional marks, lone surrogates."""

@@ -13,7 +13,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from mossvl.errors import CheckpointError
+from mossvl.errors import CheckpointError, first_line
 from mossvl.ranks import first_process
 
 logger = logging.getLogger(__name__)
@@ -55,14 +55,20 @@ def _coming(name: str, revision: str | None, files: list[str]) -> int:
     return sum(file.file_size or 0 for file in listed if file.will_download)
 
 
+def cache_room() -> tuple[Path, int]:
+    """Return the folder of the hub's cache, and the bytes that are free on its disk."""
+    cache = Path(constants.HF_HUB_CACHE)
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    return cache, shutil.disk_usage(existing).free
+
+
 def _announce(shown: str, coming: int) -> None:
     """Say what is downloaded, and refuse what has no room.
 
     Raises:
         CheckpointError: the disk is too full.
     """
-    cache = Path(constants.HF_HUB_CACHE)
-    free = shutil.disk_usage(next(folder for folder in (cache, *cache.parents) if folder.exists())).free
+    cache, free = cache_room()
     if coming > free:
         raise CheckpointError(
             f"{shown}: {coming / 1e9:.1f} GB are to be downloaded to {cache}, where {free / 1e9:.1f} GB are free; make "
@@ -83,6 +89,6 @@ def _reason(name: str, error: Exception) -> str:
     if isinstance(error, LocalEntryNotFoundError):
         if constants.HF_HUB_OFFLINE:
             return f"not in the cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE is set; unset it, or name a folder"
-        why = f"{error.__cause__ or error}".strip().partition("\n")[0]
+        why = first_line(error.__cause__ or error)
         return f"the model hub cannot be reached ({why}); check the connection, or name a folder that has the files"
-    return f"cannot be downloaded ({str(error).strip().partition(chr(10))[0] or type(error).__name__})"
+    return f"cannot be downloaded ({first_line(error)})"

@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ import typer
 
 from mossvl.cli.memory import readable_bytes
 from mossvl.cores import cores
+from mossvl.errors import first_line
 
 State = Literal["ok", "missing", "wrong"]
 MARKS: dict[State, str] = {"ok": "✓", "missing": "–", "wrong": "✗"}
@@ -30,8 +30,6 @@ WITHOUT: dict[str, str] = {
 """What an extra is for."""
 CPU_WEIGHT_BYTES = {"float32": 2.0, "bfloat16": 1.0, "int8": 0.55}
 """Weights on a CPU, relative to those in bfloat16."""
-FP8_FROM = (8, 9)
-"""Compute capability from which on GPUs compute in FP8."""
 COMMAND = "command"
 """The finding that stands below the table, in a line that can be copied."""
 PUBLISHED = "OpenMOSS-Team/MOSS-VL-Instruct-0708"
@@ -159,6 +157,8 @@ def gpus() -> Iterator[Finding]:
     """Yield each GPU, after a computation on it."""
     import torch
 
+    from mossvl.quantization.fp8 import FP8_CAPABILITY
+
     if not torch.cuda.is_available():
         built = f"PyTorch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "PyTorch is built for CPUs"
         yield Finding("hardware", "GPU", "none", "missing", f"the model runs on the processor; {built}")
@@ -168,10 +168,10 @@ def gpus() -> Iterator[Finding]:
             free, total = torch.cuda.mem_get_info(number)
             torch.ones(8, device=f"cuda:{number}").sum().item()
         except RuntimeError as error:
-            yield Finding("hardware", f"GPU {number}", properties.name, "wrong", str(error).splitlines()[0])
+            yield Finding("hardware", f"GPU {number}", properties.name, "wrong", first_line(error))
             continue
         capability = f"compute capability {properties.major}.{properties.minor}"
-        fp8 = "" if (properties.major, properties.minor) >= FP8_FROM else "; too old for FP8"
+        fp8 = "" if (properties.major, properties.minor) >= FP8_CAPABILITY else "; too old for FP8"
         room = f"{readable_bytes(free)} of {readable_bytes(total)} free"
         yield Finding("hardware", f"GPU {number}", f"{properties.name}, {room}", note=capability + fp8)
 
@@ -193,13 +193,15 @@ def sizes() -> Iterator[Finding]:
 
     from mossvl.cli.fitting import FRAMES, PLAIN, SIDE, fits
     from mossvl.model.configuration import MossVLConfig
+    from mossvl.quantization.fp8 import FP8_CAPABILITY
 
     needs = fits(MossVLConfig(), {})
     if torch.cuda.is_available():
-        most = max(torch.cuda.get_device_properties(number).total_memory for number in range(torch.cuda.device_count()))
+        cards = range(torch.cuda.device_count())
+        most = max(torch.cuda.get_device_properties(number).total_memory for number in cards)
         rooms = {name: need["needed_bytes"] for name, need in needs.items()}
         flags = {PLAIN: ""} | {name: f" -q {name}" for name in rooms if name != PLAIN}
-        if max(torch.cuda.get_device_capability(number) for number in range(torch.cuda.device_count())) < FP8_FROM:
+        if max(torch.cuda.get_device_capability(number) for number in cards) < FP8_CAPABILITY:
             del flags["fp8"]
         beside = f"weights, and a video of {FRAMES} frames of {SIDE} × {SIDE}"
     else:
@@ -239,9 +241,9 @@ def hub() -> Iterator[Finding]:
     """Yield where checkpoints of the model hub are kept, and whether they can be fetched."""
     from huggingface_hub import constants, get_token
 
-    cache = Path(constants.HF_HUB_CACHE)
-    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
+    from mossvl.checkpoints.hub import cache_room
+
+    cache, free = cache_room()
     room = f"{readable_bytes(free)} free" + (", too little for a checkpoint" if free < DOWNLOAD_BYTES else "")
     state: State = "missing" if free < DOWNLOAD_BYTES else "ok"
     yield Finding("model hub", "cache", str(cache), state, f"{room}; HF_HOME chooses another folder")

@@ -16,6 +16,7 @@ import torch.distributed
 from torch import Tensor
 
 from mossvl.environment import environment
+from mossvl.errors import first_line
 from mossvl.parallel.share import Share
 
 dist: Any = torch.distributed
@@ -133,4 +134,4 @@ def _failing() -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        raise CollectiveError(str(error).partition("\n")[0]) from error
+        raise CollectiveError(first_line(error)) from error

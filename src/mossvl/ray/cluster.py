@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mossvl import errors
-from mossvl.errors import EngineError, MossVLError, OptionError
+from mossvl.errors import EngineError, MossVLError, OptionError, first_line
 from mossvl.options.engine import EngineConfig
 from mossvl.ray.config import ProcessorConfig
 
@@ -108,10 +108,6 @@ def errors_told() -> Iterator[None]:
             kind = getattr(errors, name, MossVLError)
             raise kind(message) from error
         raise EngineError(f"the Ray cluster has failed: {first_line(error)}") from error
-
-
-def first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def engines(config: ProcessorConfig) -> ProcessorConfig:
