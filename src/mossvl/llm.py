@@ -127,8 +127,9 @@ class MossVL:
         """
         if isinstance(self._answering, Engine):
             return self._answering
+        given = "apart=True" if self.data_parallel_size == 1 else f"data_parallel_size={self.data_parallel_size}"
         raise OptionError(
-            "engines and models of replicas are in processes of their own, where they answer queries; for live "
+            f"{given} has its engines and models in processes of their own, where they answer queries; for live "
             "sessions, or to use them as objects, make a MossVL without data_parallel_size and apart"
         )
 

@@ -100,6 +100,8 @@ def test_an_engine_apart_is_started_again_as_that_of_a_replica(golden, model, pr
         assert isinstance(killed.error, ReplicaError)
         assert all(isinstance(one.error, ReplicaError | None) for one in others)
         assert llm.generate("yes", EIGHT).error is None
+        with pytest.raises(OptionError, match="apart=True"):
+            llm.live()
 
 
 def rows(count):
