@@ -119,6 +119,34 @@ def test_when_the_server_stops_a_session_in_the_middle_of_it_ends_with_a_reason(
     assert socket.told[-1]["reason"] == "stopping" and socket.code == 1012 and nothing_is_left(llm)
 
 
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("kind", ["simple", "video"])
+def test_a_client_is_told_that_the_server_has_failed_and_the_log_why(llm, kind, begun, caplog):
+    class Broken(SimpleProtocol if kind == "simple" else VideoProtocol):
+        def binary(self, data):
+            raise ZeroDivisionError(data)
+
+    name = {"video": ["model"], "simple": []}[kind]
+    begin = [told("start" if kind == "simple" else "session.configure")] * begun
+    socket = Socket(*begin, b"data", told("ping"))
+    assert served(llm, socket, lambda config, now: Broken(config, now, *name)).how == "failed"
+    error = next(message for message in socket.told if message["type"] == "error")
+    assert "see the server's log" in error["message"] and "data" not in str(socket.told)
+    assert error["code"] == ("internal_error" if kind == "simple" else "response_failed")
+    assert socket.code == 1011 and "ZeroDivisionError" in caplog.text and nothing_is_left(llm)
+
+
+def test_a_protocol_that_cannot_even_tell_its_end_is_closed_as_failed(llm):
+    class Broken(SimpleProtocol):
+        def text(self, text):
+            raise ZeroDivisionError
+
+        broken = text
+
+    socket = Socket(told("start"))
+    assert served(llm, socket, Broken).how == "failed" and socket.code == 1011
+
+
 @pytest.mark.parametrize(("size", "waits"), [((2048, 2048), False), ((2048, 2049), True)])
 def test_frames_of_many_pixels_wait_for_each_other_and_hold_up_no_others(llm, size, waits):
     async def serve():

@@ -64,7 +64,8 @@ class Connection:
         self._playing: tuple[FrameSource, asyncio.Task[None]] | None = None
         self._over = False
         self.how = "gone"
-        """How the connection ends: closed by the protocol, gone (the client), or stalled (the client does not read)."""
+        """How the connection ends: closed by the protocol, gone (the client), stalled (the client does not read), or
+        failed (this server)."""
 
     def stop(self) -> None:
         """The server is being stopped."""
@@ -84,6 +85,9 @@ class Connection:
             self.how = "stalled"
         except (WebSocketDisconnect, OSError):
             pass
+        except Exception as error:
+            logger.exception("a live session has failed")
+            await self._fail(error)
         finally:
             receiving.cancel()
             await self._leave()
@@ -267,6 +271,14 @@ class Connection:
 
     # --- the end -------------------------------------------------------------------------------------------------
 
+    async def _fail(self, error: Exception) -> None:
+        """Tell the client, if it can be told anything, that something unexpected has failed."""
+        with suppress(Exception):
+            self._protocol.acts.clear()
+            self._protocol.broken(error)
+            await self._act(None)
+        self.how = "failed"
+
     async def _leave(self) -> None:
         """Free everything: nothing of a client that has gone stays."""
         self._over = True
@@ -281,4 +293,4 @@ class Connection:
                 self._metrics.told(event)
         if self._websocket.application_state is not WebSocketState.DISCONNECTED:
             with suppress(Exception):  # The client may be gone.
-                await self._within(self._websocket.close(FAILED if self.how == "stalled" else NORMAL))
+                await self._within(self._websocket.close(NORMAL if self.how == "gone" else FAILED))

@@ -169,6 +169,10 @@ class Protocol(ABC):
         """The session could not be begun, or has not taken the input."""
 
     @abstractmethod
+    def broken(self, error: Exception) -> None:
+        """Something unexpected has failed in the server: the connection ends."""
+
+    @abstractmethod
     def told(self, event: LiveEvent) -> None:
         """The session tells an event."""
 

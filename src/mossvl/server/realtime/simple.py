@@ -170,6 +170,9 @@ class SimpleProtocol(Protocol):
             refused = refusal(error)
             self._fail(error, TRY_LATER if refused.status == 503 else FAILED if refused.status >= 500 else POLICY)
 
+    def broken(self, error: Exception) -> None:
+        self._fail(error, FAILED)
+
     def told(self, event: LiveEvent) -> None:
         if event.raw:
             self._send("output", text=event.raw)

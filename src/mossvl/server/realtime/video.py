@@ -237,13 +237,16 @@ class VideoProtocol(Protocol):
                 self._configured, self.deadline = None, self._configure_by  # The client may correct it.
                 self._refuse(error)
             else:
-                self._fail(error)
+                self.broken(error)
             return
         one, self._inputs.given = self._inputs.given, None
         if one is None or refusal(error).status >= 500:
             self._end("error", error, FAILED)
         else:
             self._refuse(error, one.message)
+
+    def broken(self, error: Exception) -> None:
+        self._finish("context_exhausted" if isinstance(error, ContextLengthError) else "error", error, FAILED, [])
 
     def told(self, event: LiveEvent) -> None:
         if isinstance(event, Turn):
@@ -347,9 +350,6 @@ class VideoProtocol(Protocol):
             prefill_messages=shortened(prefill),
         )
         self._close(code, reason)
-
-    def _fail(self, error: Exception) -> None:
-        self._finish("context_exhausted" if isinstance(error, ContextLengthError) else "error", error, FAILED, [])
 
     # --- refusals ------------------------------------------------------------------------------------------------
 
