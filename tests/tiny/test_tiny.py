@@ -96,10 +96,11 @@ def test_the_second_edition_goes_on_from_the_first_and_is_trained_in_short_runs(
     for stage in recipe.stages:
         assert all(set(single_tasks(tasks)) <= {*tasks_of(SECOND), *STREAMS} for _, tasks in stage.phases)
     cheap = {"read": 1.0, "unknown": 1.0, "json_describe": 1.0}
-    stages = [replace(stage, steps=2, warmup=0, decay=1, phases=[(0, cheap)]) for stage in recipe.stages]
-    recipe = replace(recipe, batch=4, evaluate_every=10, questions=1, stages=stages)
+    (stage,) = recipe.stages
+    stage = replace(stage, steps=2, warmup=0, decay=1, phases=[(0, cheap)])
+    recipe = replace(recipe, batch=4, evaluate_every=10, questions=1, stages=[stage])
     assert not train_stage(recipe, 0, tmp_path, 1e-9)
-    assert train_stage(recipe, 0, tmp_path, None) and train_stage(recipe, 1, tmp_path, None)
+    assert train_stage(recipe, 0, tmp_path, None)
     first, last = (
         load_file(folder / "model.safetensors") for folder in (CHECKPOINT, tmp_path / "everything" / "model")
     )

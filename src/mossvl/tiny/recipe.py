@@ -46,7 +46,7 @@ class Recipe:
     Attributes:
         same_size: number of consecutive examples whose pictures have one size; None for all of a batch.
         edition: of the world, by name.
-        start: "random" weights, or those of the "package".
+        start: "random" weights, those of the "package", or a checkpoint's folder.
     """
 
     batch: int
@@ -78,7 +78,8 @@ class Recipe:
         for name in ("batch", "evaluate_every", "questions"):
             whole(name, getattr(recipe, name))
         choice("edition", recipe.edition, tuple(EDITIONS))
-        choice("start", recipe.start, ("random", "package"))
+        if not Path(recipe.start).is_dir():
+            choice("start", recipe.start, ("random", "package"))
         if not stages:
             raise OptionError(f"{path} has no stages")
         return recipe

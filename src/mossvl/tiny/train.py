@@ -2,9 +2,10 @@
 
 Each stage of the recipe has a folder. A finished stage leaves its weights in `model`; a stage that `--seconds` stopped
 leaves a checkpoint, from which the next call resumes. The last stage writes the folder `checkpoint` that the package
-ships: weights in bfloat16, and a processor.
+ships: weights in bfloat16, and a processor. `--within` ends that stage in time, with as many steps as that allows.
 """
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from mossvl.ranks import first_process
 from mossvl.synthetic.editions import EDITIONS
 from mossvl.synthetic.world import Split
 from mossvl.tiny.architecture import processor_of
+from mossvl.tiny.deadline import Deadline
 from mossvl.tiny.recipe import Recipe, Stage
 from mossvl.tiny.validation import TinyTrainer
 from mossvl.training.checkpoints import resumable
@@ -55,7 +57,8 @@ def started(recipe: Recipe) -> MossVLLMHeadModel:
     """Return the model with which a recipe's first stage begins."""
     if recipe.start == "random":
         return untrained(recipe.stages[0].seed)
-    return MossVLLMHeadModel.from_pretrained(CHECKPOINT, dtype=torch.float32)
+    folder = CHECKPOINT if recipe.start == "package" else recipe.start
+    return MossVLLMHeadModel.from_pretrained(folder, dtype=torch.float32)
 
 
 def processor_for(recipe: Recipe) -> MossVLProcessor:
@@ -64,7 +67,9 @@ def processor_for(recipe: Recipe) -> MossVLProcessor:
     return processor if recipe.edition == "first" else processor_of(processor.tokenizer, EDITIONS[recipe.edition])
 
 
-def train_stage(recipe: Recipe, number: int, folder: Path, seconds: float | None) -> bool:
+def train_stage(
+    recipe: Recipe, number: int, folder: Path, seconds: float | None, deadline: Deadline | None = None
+) -> bool:
     """Begin or resume a stage; False if `seconds` ended the run before the stage was finished."""
     stage = recipe.stages[number]
     out = folder / stage.name
@@ -76,9 +81,11 @@ def train_stage(recipe: Recipe, number: int, folder: Path, seconds: float | None
     trainer = trainer_of(recipe, stage, model, processor_for(recipe), out)
     if seconds:
         trainer.add_callback(StopAfter(seconds))
+    if deadline:
+        trainer.end_by(deadline)
     last = resumable(out)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
-    finished = trainer.state.global_step >= stage.steps
+    finished = trainer.state.global_step >= trainer.state.max_steps
     if finished:
         trainer.save_whole(WEIGHTS)
     return finished
@@ -144,11 +151,17 @@ def main(
     folder: Annotated[Path, typer.Argument(help="Folder of the stages' folders.")],
     recipe: Annotated[Path | None, typer.Option(help="Recipe instead of the package's.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Stop after this time; the next call resumes.")] = None,
+    within: Annotated[
+        float | None, typer.Option(help="Finish the last stage in this time, from now on, with fewer steps if need be.")
+    ] = None,
 ) -> None:
     """Train all unfinished stages."""
+    begun = time.monotonic()
     steps = Recipe.read(recipe) if recipe else Recipe.read()
     for number, stage in enumerate(steps.stages):
-        if not (folder / stage.name / WEIGHTS).exists() and not train_stage(steps, number, folder, seconds):
+        deadline = Deadline.of(stage, begun + within) if within and stage is steps.stages[-1] else None
+        trained = (folder / stage.name / WEIGHTS).exists() or train_stage(steps, number, folder, seconds, deadline)
+        if not trained:
             return
     if first_process() and not (folder / CHECKPOINT.name).exists():
         with written_whole(folder / UNFINISHED, str(folder / CHECKPOINT.name)):

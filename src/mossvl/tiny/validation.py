@@ -11,6 +11,7 @@ from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic.editions import FIRST, Edition
 from mossvl.synthetic.tasks import tasks_of
 from mossvl.synthetic.world import Split, World
+from mossvl.tiny.deadline import Deadline
 from mossvl.training.accuracy import accuracy
 from mossvl.training.batches import Batch
 from mossvl.training.examples import Example
@@ -57,6 +58,13 @@ class TinyTrainer(PackedTrainer):
         super().__init__(*args, **kwargs)
         self._processor, self._each, self._edition = processor, each, edition
         self._questions: list[tuple[Batch, list[str]]] = []
+
+    def end_by(self, deadline: Deadline) -> None:
+        """Train until a deadline; the learning rate follows the number of steps that it allows."""
+        self.add_callback(deadline)
+        self.create_optimizer()
+        assert self.optimizer is not None
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, deadline.rate)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         if not self._questions:
