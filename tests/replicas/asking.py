@@ -1,7 +1,11 @@
 """Requests to a front, and what it says of its replicas."""
 
+import json
+
 import httpx
 from replicas.stand_ins import PATIENCE, waited
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 CLIENT = httpx.Client(timeout=PATIENCE, limits=httpx.Limits(max_keepalive_connections=32))
 """For all threads: to make one takes longer than a request."""
@@ -43,3 +47,17 @@ def processes(front):
         one = who(front)
         found[one["replica"]] = one["process"]
     return found
+
+
+def socket_of(front):
+    return connect(f"ws{front.url.removeprefix('http')}/v1/realtime", max_size=None)
+
+
+def until_closed(live):
+    """All messages, and the code with which the socket was closed then."""
+    told = []
+    try:
+        while True:
+            told.append(json.loads(live.recv(PATIENCE)))
+    except ConnectionClosed as closed:
+        return told, closed.rcvd.code

@@ -239,11 +239,12 @@ def main():
     from mossvl.replicas.processes import Patience
     from mossvl.replicas.shares import Share
     from mossvl.server.config import ServerConfig
-    from mossvl.server.front import front
+    from mossvl.server.front import checks
     from mossvl.server.front.run import run_front
 
     given = json.loads(sys.argv[3])
-    front.CHECK_SECONDS = given.pop("check", front.CHECK_SECONDS)
+    for name in ("PAUSE_SECONDS", "ANSWER_SECONDS", "UNANSWERED"):
+        setattr(checks, name, given.pop(name.lower(), getattr(checks, name)))
     bounds = {"steady": given.pop("steady", 0.0), "early": given.pop("early", 10)}
     quick = Patience(first=0.01, most=0.05, stop=given.get("shutdown_timeout", 30) + 2, **bounds)
     config = ServerConfig(port=0, **{name: tuple(one) if isinstance(one, list) else one for name, one in given.items()})

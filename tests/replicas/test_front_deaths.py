@@ -11,11 +11,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from replicas.asking import CLIENT, MESSAGES, RESPONSES, ask, processes, ready, states, streamed, who
+from replicas.asking import (
+    CLIENT,
+    MESSAGES,
+    RESPONSES,
+    ask,
+    processes,
+    ready,
+    socket_of,
+    states,
+    streamed,
+    until_closed,
+    who,
+)
 from replicas.fronting import fronting
 from replicas.stand_ins import PATIENCE, alive, waited
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
 
 KILLS = int(os.environ.get("MOSSVL_KILLS", "30"))
 
@@ -65,20 +75,6 @@ def test_a_stream_of_a_response_ends_as_failed(front):
     ready(front, 3)
 
 
-def socket_of(front):
-    return connect(f"ws{front.url.removeprefix('http')}/v1/realtime", max_size=None)
-
-
-def until_closed(live):
-    """All messages, and the code with which the socket was closed then."""
-    told = []
-    try:
-        while True:
-            told.append(json.loads(live.recv(PATIENCE)))
-    except ConnectionClosed as closed:
-        return told, closed.rcvd.code
-
-
 def test_a_live_session_runs_both_ways_and_is_closed_by_its_client(front):
     with socket_of(front) as live:
         for text in ("one", "two " * 10_000):
@@ -104,7 +100,7 @@ def test_a_live_session_whose_replica_dies_is_told_how_to_go_on(front):
 
 
 def test_a_replica_whose_device_has_failed_is_replaced_once_it_refuses_a_request():
-    with fronting(2, check=10 * PATIENCE) as front:
+    with fronting(2, pause_seconds=10 * PATIENCE) as front:
         ready(front, 2)
         failed = processes(front)[0]
         (front.folder / "broken").write_text(str(failed))

@@ -1,12 +1,10 @@
 """The front: who may ask, which replica answers, and how replicas are replaced while others go on."""
 
 import asyncio
-import json
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -18,7 +16,7 @@ from mossvl.replicas.processes import Replica, Replicas, State
 from mossvl.replicas.routing import Router
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError, stopping, unavailable
-from mossvl.server.front.asking import ask
+from mossvl.server.front.checks import Checks, answer
 from mossvl.server.front.client import ClientConnection
 from mossvl.server.front.metrics import FrontMetrics
 from mossvl.server.front.relay import Relay
@@ -29,11 +27,9 @@ from mossvl.version import __version__
 
 logger = logging.getLogger("mossvl.server")
 
-CHECK_SECONDS, SOON_SECONDS = 5.0, 0.2
-"""Time between two questions to a replica whether it is well; and that, if a request was refused by a replica."""
-SILENT_SECONDS = 120.0
-"""Seconds after which a replica that does not say whether it is well is killed."""
 SCRAPE_SECONDS = 5.0
+SILENT = "silent"
+"""What `/health` tells of a replica that is ready, but does not answer."""
 
 
 class Front:
@@ -61,8 +57,9 @@ class Front:
         """Live sessions at each replica."""
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
-        self._doubted = asyncio.Event()
-        """A replica has refused a request with 503, as one does whose device has failed."""
+        self._checks = Checks(self.replicas.all, self)
+        self._silent: set[int] = set()
+        """Replicas that are ready, but do not answer."""
         self._over = asyncio.Event()
         self._rolling: asyncio.Task[None] | None = None
         self._watch()
@@ -160,7 +157,7 @@ class Front:
         self.room.used -= turn.taken
         turn.taken = 0
         if turn.status == 503 and turn.replica is not None:
-            self._doubted.set()
+            self._checks.doubt(turn.replica)
         self._give_back(turn)
 
     def refused(self, error: RequestError, head: Head | None, turn: Turn | None) -> None:
@@ -176,7 +173,7 @@ class Front:
     # --- the server's state --------------------------------------------------------------------------------------
 
     def _health(self) -> Response:
-        states = {str(replica.number): replica.state.value for replica in self.replicas.all}
+        states = {str(one.number): SILENT if one.number in self._silent else one.state for one in self.replicas.all}
         if self.failed is not None:
             raise RequestError(503, "engine_failed", str(self.failed))
         sessions = sum(self._sockets.values()) > 0
@@ -187,20 +184,10 @@ class Front:
         """The metrics of all replicas that answer, and of the front."""
         kept = [(name, value) for name, value in head.headers if name in (b"authorization", b"x-api-key", b"host")]
         numbers = sorted(self.router.serving)
-        pages = await asyncio.gather(*(self._ask(number, "/metrics", kept) for number in numbers))
+        asked = (answer(self.replicas.all[one], "/metrics", kept, SCRAPE_SECONDS) for one in numbers)
+        pages = await asyncio.gather(*asked)
         texts = {number: page[1].decode() for number, page in zip(numbers, pages, strict=True) if page[0] == 200}
         return Response(self.metrics.page(texts), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    async def _ask(self, number: int, path: str, headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes]:
-        """GET from a replica; (0, b"") if it does not answer."""
-        about = self.replicas.all[number].info
-        try:
-            if about is not None:
-                async with asyncio.timeout(SCRAPE_SECONDS):
-                    return await ask(about.socket, path, headers)
-        except (OSError, EOFError):
-            pass
-        return 0, b""
 
     def _watch(self) -> None:
         numbers = range(len(self.replicas.all))
@@ -237,10 +224,35 @@ class Front:
 
     def _opened(self, number: int, process: int) -> None:
         logger.info("replica %d is ready: process %d", number, process)
+        self._silent.discard(number)
         self.router.open(number)
         self._changed.set()
 
+    def silent(self, number: int) -> None:
+        """Give a replica that does not answer no requests until it does."""
+        if number not in self._silent:
+            logger.warning("replica %d does not answer; it gets no requests until it does", number)
+            self._silent.add(number)
+            self.router.close(number)
+
+    def well(self, number: int) -> None:
+        """Give a replica that answers again requests, unless it is being replaced."""
+        if number in self._silent:
+            logger.warning("replica %d answers again", number)
+            self._silent.discard(number)
+            if number != self._replaced:
+                self.router.open(number)
+                self._changed.set()
+
+    def broken(self, number: int, why: str) -> None:
+        """Kill a replica; another process is started."""
+        if not self.stopping:
+            logger.error("replica %d %s; it is killed", number, why)
+            self.router.close(number)
+            self.replicas.kill(number)
+
     def _closed(self, number: int, again: bool, reason: str) -> None:
+        self._silent.discard(number)
         self.router.close(number)
         if again and not self.stopping and number != self._replaced:
             self.metrics.deaths.labels(str(number)).inc()
@@ -250,6 +262,7 @@ class Front:
         self._changed.set()
 
     def _given_up(self, replica: Replica, error: MossVLError) -> None:
+        self._silent.discard(replica.number)
         self.router.close(replica.number)
         self._changed.set()
         logger.error("%s is given up: %s", replica, error)
@@ -302,32 +315,6 @@ class Front:
         except TimeoutError:
             pass
 
-    async def _check(self) -> None:
-        """Kill replicas whose device has failed, and those that do not answer."""
-        heard: dict[int, float] = {}
-        while True:
-            await asyncio.sleep(SOON_SECONDS)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CHECK_SECONDS):
-                    await self._doubted.wait()
-            self._doubted.clear()
-            numbers = sorted(self.router.serving)
-            starts = [self.replicas.all[one].starts for one in numbers]
-            answers = await asyncio.gather(*(self._ask(one, "/health", [(b"host", b"localhost")]) for one in numbers))
-            now = time.monotonic()
-            for number, asked, (status, body) in zip(numbers, starts, answers, strict=True):
-                if self.replicas.all[number].starts != asked:  # Another process has taken its place.
-                    continue
-                if status == 200:
-                    heard[number] = now
-                silent = now - heard.setdefault(number, now) > SILENT_SECONDS
-                if (status == 503 or silent) and not self.stopping:
-                    why = f"has failed: {_message(body)}" if status else "does not answer"
-                    logger.error("replica %d %s; it is killed", number, why)
-                    self.router.close(number)
-                    heard.pop(number)
-                    self.replicas.kill(number)
-
     # --- start and end -------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
@@ -343,7 +330,7 @@ class Front:
         """
         server = await self._loop.create_server(partial(ClientConnection, self), sock=listening)
         self.replicas.start()
-        checking = asyncio.create_task(self._check())
+        checking = asyncio.create_task(self._checks.run())
         try:
             await self._over.wait()
             self.stopping = True
@@ -362,11 +349,3 @@ class Front:
             self.replicas.close()
         if self.failed is not None:
             raise self.failed
-
-
-def _message(body: bytes) -> str:
-    """Return the message of a refusal's body."""
-    try:
-        return str(json.loads(body)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return "it does not say why"
