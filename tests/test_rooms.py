@@ -12,7 +12,8 @@ import pytest
 TESTS = Path(__file__).parent
 SOURCE = TESTS.parent / "src/mossvl"
 FLOORS = [
-    *("version", "errors", "names", "progress", "ranks", "disk", "malloc", "cores", "environment", "forking"),
+    *("version", "errors", "names", "progress", "ranks", "disk", "malloc", "cores", "environment"),
+    *("forking", "orphans"),
     *("forms", "options", "tools", "media", "quantization", "parallel", "checkpoints"),
     *("processing", "synthetic", "data", "kernels", "model"),
     *("queries", "scheduling", "sources", "adapters", "device", "engine", "live", "offline", "chat"),

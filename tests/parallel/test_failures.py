@@ -196,12 +196,16 @@ llm = mossvl.MossVL({checkpoint!r}, device="cpu", dtype="float32", memory=1 << 2
 handle = llm.submit("Count.", mossvl.SamplingParams(max_new_tokens=100_000, ignore_eos=True))
 answer = iter(handle)
 next(answer)
-print(llm.model.ranks.processes._processes[0].process.pid, flush=True)
+rank = llm.model.ranks.processes._processes[0].process.pid
+print(rank, flush=True)
 {end}
 """
+DIE = "os.kill(os.getpid(), signal.SIGKILL)"
 
 
-@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", ""], ids=["killed", "at exit"])
+@pytest.mark.parametrize(
+    "end", [DIE, f"os.kill(rank, signal.SIGSTOP); {DIE}", ""], ids=["killed", "stopped and killed", "at exit"]
+)
 def test_other_ranks_end_with_rank_0(end):
     program = KILLED.format(checkpoint=str(CHECKPOINT), end=end)
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)

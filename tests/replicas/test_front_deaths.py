@@ -168,10 +168,13 @@ def test_random_kills_lose_no_answer_and_leave_nothing_behind():
         assert not any(map(alive, left)) and not list(front.folder.glob("mossvl-*"))
 
 
-def test_nothing_is_left_when_the_front_is_killed():
+@pytest.mark.parametrize("stopped", [False, True], ids=["", "stopped"])
+def test_nothing_is_left_when_the_front_is_killed(stopped):
     with fronting(2) as front:
         ready(front, 2)
         left = processes(front).values()
+        for process in left if stopped else ():
+            os.kill(process, signal.SIGSTOP)
         front.process.kill()
         waited(lambda: not any(map(alive, left)))
 

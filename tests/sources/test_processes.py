@@ -4,6 +4,8 @@ import copy
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from descendants import left
 from errands import dying, failing, niceness, sending, sleeping, squared, writing
 from leftovers import LEFT, leave_free_at_ends, needs_glibc, resident
 
@@ -273,3 +276,28 @@ def test_all_processes_are_there_after_warming_up(processes):
     processes.warm_up(60)
     assert len(processes._idle) == processes.count == 2
     assert processes.call(squared, 5, timeout=60).run() == 25
+
+
+ENDING = """
+import os, signal, mossvl
+from mossvl.sources.memory import Budget
+from mossvl.sources.processes import LoadingProcesses
+if __name__ == "__main__":
+    _, processor = mossvl.load(device="cpu")
+    made = LoadingProcesses(processor, 2, 1 << 30, Budget(1 << 28))
+    made.warm_up(60)
+    pids = [worker.process.pid for worker in made._idle]
+    print(*pids, flush=True)
+    os.kill(pids[0], signal.SIGSTOP)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_nothing_is_left_when_the_process_that_has_them_is_killed(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(ENDING)
+    told, own = tmp_path / "told", os.environ | {"TMPDIR": str(tmp_path)}
+    with told.open("w") as file:
+        subprocess.run([sys.executable, program], stdout=file, env=own, timeout=300, check=False)
+    pids = list(map(int, told.read_text().split()))
+    assert len(pids) == 2 and not left(pids)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
+from mossvl.orphans import continue_when_orphaned
 from mossvl.parallel.processes import ALIVE, BEAT, FAILED, LOST, READY, reason_of
 
 Make = Callable[..., Callable[..., None]]
@@ -21,6 +22,7 @@ Make = Callable[..., Callable[..., None]]
 
 def main(fd: int) -> None:
     """Carry out what comes through a pipe; returns never."""
+    continue_when_orphaned()
     pipe = Link(Connection(fd))
     try:
         _follow(pipe)

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from mossvl.environment import environment
 from mossvl.errors import EngineError, MossVLError, message_of
+from mossvl.orphans import continue_when_orphaned
 from mossvl.replicas.shares import Share
 from mossvl.replicas.starting import without_main
 
@@ -358,6 +359,7 @@ def _replica(target: Callable[..., None], pipe: Connection, number: int, argumen
     """Run a replica's target, in its process."""
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # Ctrl-C in a terminal is for the process that started this one, which then ends it in order.
+    continue_when_orphaned()
     threading.Thread(target=_end_with_parent, name="mossvl-parent", daemon=True).start()
     try:
         target(pipe, number, *arguments)

@@ -7,6 +7,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 
 import torch
@@ -15,6 +16,7 @@ from transformers.utils import logging
 from mossvl.errors import MediaError, MossVLError
 from mossvl.forms.process import NICENESS, limit_memory, silence_libraries
 from mossvl.malloc import limit_arenas, trim
+from mossvl.orphans import continue_when_orphaned
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.sources.files import Load
 from mossvl.sources.memory import Budget, MediaMemory
@@ -36,6 +38,8 @@ def serve(pipe: Connection, given: bytes, memory: int, folder: str) -> None:
         memory: bytes that the process may use beyond its memory at start.
         folder: for the process's temporary files.
     """
+    continue_when_orphaned()
+    _let_parent_end()
     limit_arenas(1)
     os.nice(NICENESS)
     torch.set_num_threads(1)
@@ -53,6 +57,13 @@ def serve(pipe: Connection, given: bytes, memory: int, folder: str) -> None:
             if not pipe.poll(IDLE_SECONDS):
                 trim()
             answer(pipe, processor, remembered)
+
+
+def _let_parent_end() -> None:
+    """Close this process's end of the pipe that keeps its parent, the fork server, alive beyond the server's death."""
+    fd = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_alive_fd", None)
+    if fd is not None:
+        os.close(fd)
 
 
 def answer(pipe: Connection, processor: MossVLProcessor, remembered: MediaMemory) -> None:
