@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from mossvl.tiny.deadline import Deadline
+from mossvl.tiny.profile import Profile
 from mossvl.tiny.recipe import Recipe
 from mossvl.tiny.train import train_stage
 from mossvl.training.trainer import AGREE_EVERY
@@ -69,9 +70,11 @@ def test_it_ends_at_once_where_no_time_is_left():
     assert run(Deadline(10.0, 500, warmup=0, decay=0.5, clock=clock), clock)[0] == AGREE_EVERY
 
 
-def test_a_stage_is_finished_when_its_time_is_over(tmp_path):
+def test_a_stage_is_finished_when_its_time_is_over_and_tells_where_it_went(tmp_path):
     stage = replace(Recipe.read().stages[0], steps=10**4, warmup=0, decay=5000)
     recipe = replace(Recipe.read(), batch=1, evaluate_every=10**6, questions=1, stages=[stage])
-    assert train_stage(recipe, 0, tmp_path, None, Deadline.of(stage, 0.0))
+    told = tmp_path / "profile.txt"
+    assert train_stage(recipe, 0, tmp_path, None, Deadline.of(stage, 0.0), [Profile(told, 1, 2)])
+    assert "ms a step" in told.read_text() and "aten::mm" in told.read_text()
     assert load_file(tmp_path / stage.name / "model" / "model.safetensors")
     assert not list(tmp_path.glob("*/checkpoint-*"))

@@ -6,12 +6,13 @@ ships: weights in bfloat16, and a processor. `--within` ends that stage in time,
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from transformers import TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from mossvl.checkpoints.default import CHECKPOINT
 from mossvl.disk import finish
@@ -23,6 +24,7 @@ from mossvl.synthetic.editions import EDITIONS
 from mossvl.synthetic.world import Split
 from mossvl.tiny.architecture import processor_of
 from mossvl.tiny.deadline import Deadline
+from mossvl.tiny.profile import Profile
 from mossvl.tiny.recipe import Recipe, Stage
 from mossvl.tiny.validation import TinyTrainer
 from mossvl.training.checkpoints import resumable
@@ -68,7 +70,12 @@ def processor_for(recipe: Recipe) -> MossVLProcessor:
 
 
 def train_stage(
-    recipe: Recipe, number: int, folder: Path, seconds: float | None, deadline: Deadline | None = None
+    recipe: Recipe,
+    number: int,
+    folder: Path,
+    seconds: float | None,
+    deadline: Deadline | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> bool:
     """Begin or resume a stage; False if `seconds` ended the run before the stage was finished."""
     stage = recipe.stages[number]
@@ -83,6 +90,8 @@ def train_stage(
         trainer.add_callback(StopAfter(seconds))
     if deadline:
         trainer.end_by(deadline)
+    for callback in callbacks:
+        trainer.add_callback(callback)
     last = resumable(out)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     finished = trainer.state.global_step >= trainer.state.max_steps
@@ -154,14 +163,17 @@ def main(
     within: Annotated[
         float | None, typer.Option(help="Finish the last stage in this time, from now on, with fewer steps if need be.")
     ] = None,
+    profile: Annotated[Path | None, typer.Option(help="Write here where the time of some steps goes.")] = None,
 ) -> None:
     """Train all unfinished stages."""
     begun = time.monotonic()
     steps = Recipe.read(recipe) if recipe else Recipe.read()
     for number, stage in enumerate(steps.stages):
         deadline = Deadline.of(stage, begun + within) if within and stage is steps.stages[-1] else None
-        trained = (folder / stage.name / WEIGHTS).exists() or train_stage(steps, number, folder, seconds, deadline)
-        if not trained:
+        if (folder / stage.name / WEIGHTS).exists():
+            continue
+        callbacks = [Profile(profile)] if profile and first_process() else []
+        if not train_stage(steps, number, folder, seconds, deadline, callbacks):
             return
     if first_process() and not (folder / CHECKPOINT.name).exists():
         with written_whole(folder / UNFINISHED, str(folder / CHECKPOINT.name)):
