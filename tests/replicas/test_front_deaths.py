@@ -27,7 +27,7 @@ from replicas.asking import (
 from replicas.fronting import fronting
 from replicas.stand_ins import PATIENCE, alive, waited
 
-KILLS = int(os.environ.get("MOSSVL_KILLS", "30"))
+KILLS = int(os.environ.get("MOSSVL_KILLS", "12"))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from mossvl.replicas.again import as_completed
 from mossvl.replicas.link import Link
 from mossvl.replicas.pool import PATIENCE as PATIENCE_OF_POOLS
 
-KILLS = int(os.environ.get("MOSSVL_KILLS", "4"))
+KILLS = int(os.environ.get("MOSSVL_KILLS", "2"))
 """Kills of the soak; more of them take longer."""
 
 
