@@ -11,6 +11,7 @@ from mossvl.cli.main import commands
 from mossvl.errors import MediaError, MossVLError, OptionError, message_of
 from mossvl.media.image import load_image
 from mossvl.media.limits import MediaLimits
+from mossvl.options import GenerationOptions
 from mossvl.server.errors import refusal
 
 SHAPES = str(MEDIA / "shapes.png")
@@ -38,11 +39,33 @@ def test_a_command_names_its_flag():
 
 
 def test_an_option_is_named_as_its_reader_names_it():
-    error = OptionError("regex='(' cannot be used", option="regex")
-    named = error.named({"regex": "guided_regex"})
-    assert (str(named), named.option) == ("guided_regex='(' cannot be used", "guided_regex")
-    assert error.named({"choice": "guided_choice"}) is error
-    assert error.plain().option == pickle.loads(pickle.dumps(error)).option == "regex"
+    error = OptionError("{regex=} is used without {choice}", given={"regex": "(a)", "choice": ()})
+    assert str(error) == "regex='(a)' is used without choice" and repr(error) == f"OptionError({str(error)!r})"
+    named = error.named({"regex": "guided_regex"}).named({"choice": "guided_choice"})
+    assert (str(named), named.option) == ("guided_regex='(a)' is used without guided_choice", "guided_regex")
+    assert error.told({"regex": "--regex", "choice": "--choice"}) == "--regex '(a)' is used without --choice"
+    for other in (named.plain(), pickle.loads(pickle.dumps(named))):
+        assert (str(other), other.option) == (str(named), named.option)
+
+
+def test_an_option_that_several_classes_have_is_named_by_its_own():
+    names = {"timeout": "--timeout", "MediaLimits.timeout": "--media-timeout"}
+    for options, flag in ((GenerationOptions, "--timeout"), (MediaLimits, "--media-timeout")):
+        with pytest.raises(OptionError) as raised:
+            options(timeout=-1)
+        assert raised.value.told(names).startswith(f"{flag} -1 must be")
+
+
+def test_a_part_of_an_option_is_named_by_the_whole():
+    with pytest.raises(OptionError) as raised:
+        SamplingParams(logit_bias={5: "much"})
+    assert raised.value.option == "logit_bias"
+    assert raised.value.told({"logit_bias": "--logit-bias"}).startswith("--logit-bias[5] much must be a number")
+
+
+def test_what_looks_like_an_option_within_a_value_is_left_as_it_is():
+    error = OptionError("{regex=} cannot be used", given={"regex": "{regex} {regex=} {0}"})
+    assert str(error) == "regex='{regex} {regex=} {0}' cannot be used"
 
 
 def test_an_error_of_an_option_tells_which():

@@ -3,9 +3,15 @@
 A message says what was given, what was expected, and what to do.
 """
 
+import re
+import shlex
 from collections.abc import Mapping
 from copy import copy
-from typing import Self
+from pathlib import PurePath
+from typing import Any, Self
+
+NAME = re.compile(r"[\w-]*")
+"""The name of an option, of which a part may follow."""
 
 
 class MossVLError(Exception):
@@ -32,7 +38,11 @@ class MossVLError(Exception):
         """Return the message, with the setting named as in `names`, and control characters escaped."""
         name = names.get(self.setting or "") if names else self.setting
         advice = "" if self.setting and name is None else self.advice
-        return printable(super().__str__() + advice.format(name))
+        return printable(self.worded(names) + advice.format(name))
+
+    def worded(self, names: Mapping[str, str]) -> str:
+        """Return the message without its advice, with options named as in `names`."""
+        return super().__str__()
 
     def plain(self) -> Self:
         """Return the error without its traceback and cause, for another process."""
@@ -58,22 +68,60 @@ class ContextLengthError(PromptError):
 class OptionError(InputError):
     """An option is unknown or its value is out of range.
 
+    Args:
+        message: in it, `{name}` stands for the name of an option that is told of, `{name=}` for its name and value.
+        given: values of options that the message tells of, by name.
+        option: the option that is wrong; by default the first one of `given`.
+
     Attributes:
-        option: the name of the option, with which the message begins; None if it is about none alone.
+        option: None if the error is about no option alone.
+        owner: name of the class whose option it is, as options of several classes may have one name; None if unknown.
     """
 
     def __init__(
-        self, message: str = "", *, option: str | None = None, setting: str | None = None, advice: str = ""
+        self,
+        message: str = "",
+        *,
+        given: Mapping[str, Any] | None = None,
+        option: str | None = None,
+        setting: str | None = None,
+        advice: str = "",
     ) -> None:
         super().__init__(message, setting=setting, advice=advice)
-        self.option = option
+        self._values = {name: (shown(value), typed(value)) for name, value in (given or {}).items()}
+        self._names = {name: name for name in (*self._values, *([option] if option else ()))}
+        """How options are named, by their names in the message."""
+        self.option = option or next(iter(self._values), None)
+        self.owner: str | None = None
 
-    def named(self, names: Mapping[str, str]) -> "OptionError":
-        """Return the error in the words of a reader to whom the option has another name, if it is in `names`."""
-        if self.option is None or self.option not in names:
-            return self
-        name, (message,) = names[self.option], self.args
-        return OptionError(name + message.removeprefix(self.option), option=name)
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    def worded(self, names: Mapping[str, str]) -> str:
+        if not self._names:
+            return super().worded(names)
+
+        def told(field: re.Match[str]) -> str:
+            name = self._named(self._names[field[1]], names)
+            if not field[2]:
+                return name
+            value, as_typed = self._values[field[1]]
+            return f"{name} {as_typed}" if name.startswith("-") else f"{name}={value}"
+
+        known = "|".join(map(re.escape, self._names))
+        return re.sub(rf"\{{({known})(=?)\}}", told, super().worded(names))
+
+    def _named(self, name: str, names: Mapping[str, str]) -> str:
+        """Return a reader's name of an option, or of a part of one: `logit_bias[5]`."""
+        whole = NAME.match(name)[0]  # type: ignore[index]  # It matches everything.
+        return names.get(f"{self.owner}.{whole}", names.get(whole, whole)) + name[len(whole) :]
+
+    def named(self, names: Mapping[str, str]) -> Self:
+        """Return the error for a reader to whom options have the names in `names`."""
+        renamed = copy(self)
+        renamed._names = {own: self._named(name, names) for own, name in self._names.items()}
+        renamed.option = self.option and self._named(self.option, names)
+        return renamed
 
 
 class DataError(InputError):
@@ -118,6 +166,26 @@ class PushTimeout(MossVLError, TimeoutError):
 
 class SessionClosed(MossVLError, RuntimeError):
     """A live session has ended, and takes no input any more."""
+
+
+def shown(value: Any, most: int = 200) -> str:
+    """Return the truncated `repr` of a value, or its type if `repr` fails (huge integers, deeply nested lists)."""
+    try:
+        return f"{value!r:.{most}}"
+    except (ValueError, RecursionError):
+        return f"<{type(value).__name__}>"
+
+
+def typed(value: Any, most: int = 200) -> str:
+    """Return the truncated value as it is typed on a command line."""
+    match value:
+        case str() | PurePath():
+            return shlex.quote(str(value)[:most])
+        case list() | tuple():
+            return " ".join(typed(one) for one in value)[:most]
+        case float():
+            return shown(value).removesuffix(".0")
+    return shown(value, most)
 
 
 def message_of(error: BaseException, names: Mapping[str, str] | None = None) -> str:

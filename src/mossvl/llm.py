@@ -164,7 +164,7 @@ class MossVL:
         if isinstance(query, InputError):
             raise query
         if params is not None and not isinstance(params, SamplingParams):
-            raise OptionError(f"params={params!r:.100} must be SamplingParams, or in the query, as generate_kwargs")
+            raise OptionError("{params=} must be SamplingParams; or give generate_kwargs", given={"params": params})
         checked = query if isinstance(query, Query) else SessionQuery.from_dict(query)
         if checked.tools is not None:
             params = constrained(params or checked.generation, checked.tools, short=not self.processor.knows_tools)

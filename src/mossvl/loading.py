@@ -305,8 +305,9 @@ def refuse_another(quantization: str | None, found: Schemes, checkpoint: Path) -
     kind = main_kind(found.values())
     if quantization is not None and kind is not None and kind != quantization:
         raise OptionError(
-            f"quantization={quantization!r}, but the weights of {checkpoint} are {kind.upper()} already; leave "
-            "quantization out, or give the checkpoint that it was made of"
+            f"{{quantization=}}, but the weights of {checkpoint} are {kind.upper()} already; leave "
+            "{quantization} out, or give the checkpoint that it was made of",
+            given={"quantization": quantization},
         )
 
 
@@ -377,9 +378,9 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     try:
         target = torch.device(device)
     except RuntimeError as error:
-        raise OptionError(f"device={device!r} is not a device; try 'cpu' or 'cuda'") from error
+        raise OptionError("{device=} is not a device; try 'cpu' or 'cuda'", given={"device": device}) from error
     if target.type == "cuda" and not torch.cuda.is_available():
-        raise OptionError(f"device={str(device)!r}: there is no usable GPU on this machine; try 'cpu'")
+        raise OptionError("{device=}: there is no usable GPU on this machine; try 'cpu'", given={"device": str(device)})
     return target
 
 

@@ -97,13 +97,13 @@ def test_questions_follow_each_other_in_one_conversation(command):
         (["none.jpg", "What?"], "none.jpg: no such file"),
         (["MEDIA/photo.jpg#t=x", "What?"], "is not a time"),
         (["MEDIA/clip_10fps_6s.mp4#t=20,30", "What?"], "outside the video"),
-        (["What?", "--top-p", "2", "--sample"], "top_p=2.0"),
+        (["What?", "--top-p", "2", "--sample"], "--top-p 2"),
         (["What?", "--temperature", "0.5"], "add --sample"),
         (["What?", "--min-p", "0.5"], "--min-p without --sample"),
         (["What?", "--temperature", "0.5", "--seed", "1"], "add --sample"),
-        (["What?", "--max-frames", "2", "--min-frames", "3"], "min_frames=3 is more than max_frames=2"),
-        (["What?", "--download-bytes", "0"], "download_bytes is 0"),
-        (["What?", "--device", "toaster"], "'toaster' is not a device"),
+        (["What?", "--max-frames", "2", "--min-frames", "3"], "--min-frames 3 is more than --max-frames 2"),
+        (["What?", "--download-bytes", "0"], "--download-bytes 0"),
+        (["What?", "--device", "toaster"], "--device toaster is not a device"),
         (["What?", "--dtype", "int7"], "int7"),
         (["What?", "--timeout", "0.000001"], "timeout of 1e-06 seconds"),
         (["MEDIA/photo.jpg", "What?", "--max-image-pixels", "100"], "more than the 100 allowed"),
@@ -136,5 +136,5 @@ def test_a_mode_chooses_a_system_prompt(ask, media):
     assert tokens("hello", "--thinking-mode", "default") == tokens("hello", "--system", fixed) > tokens("hello")
     assert tokens("hello", "--use-default-system-prompt") == tokens("hello", "--system", fixed)
     refused = ask("hello", "--thinking-mode", "reasoning")
-    assert refused.exit_code == 2 and "needs a system_prompt" in refused.stderr
+    assert refused.exit_code == 2 and "--thinking-mode reasoning needs a --system:" in refused.stderr
     assert ask("hello", "--thinking-mode", "reasoning", "--system", "Think.").exit_code == 0

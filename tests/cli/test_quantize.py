@@ -21,7 +21,7 @@ def test_a_question_is_asked_with_quantized_weights(command):
     told = command("ask", "-q", "nf4", SIGN, "What is written there?", "--json")
     assert json.loads(told.stdout)["answer"] == "MOSS"
     refused = command("ask", "--quantization", "int3", "Who?")
-    assert refused.exit_code == 2 and "quantization='int3' must be 'fp8' or 'int8' or 'int4' or 'nf4'" in refused.stderr
+    assert refused.exit_code == 2 and "--quantization int3 must be 'fp8' or 'int8' or 'int4' or 'nf4'" in refused.stderr
 
 
 def test_what_weights_are_quantized_to_must_be_named(command, tmp_path):

@@ -100,7 +100,7 @@ def test_a_run_that_is_stopped_while_replicas_load_leaves_no_process(start, argu
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["-dp", 0], "--data-parallel-size=0 must be at least 1"),
+        (["-dp", 0], "--data-parallel-size 0 must be at least 1"),
         (["-dp", 2, "--device", "cuda"], "there is no usable GPU on this machine"),
         (["-dp", 2, "--device", "nonsense"], "is not a device"),
         (["-dp", 2, "--quantization", "fp9"], "fp9"),

@@ -295,6 +295,25 @@ def test_what_is_not_there_is_said_in_the_same_form(client, method, path, status
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/v1/chat/completions", "POST"),
+        ("PUT", "/v1/files/file-0", "DELETE, GET"),
+        ("DELETE", "/health", "GET, HEAD"),
+        ("POST", "/page/page.css", "GET, HEAD"),
+        ("GET", "/v1/messages", "POST"),
+    ],
+)
+def test_a_method_that_a_path_does_not_allow_is_told_with_those_that_it_does(client, method, path, allowed):
+    answer = client.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+    told = answer.json()
+    assert ("type" in told) == (path == "/v1/messages")
+    assert told["error"]["code"] == "method_not_allowed"
+    assert told["error"]["message"] == f"{method} '{path}': Method Not Allowed; allowed are {allowed}"
+
+
+@pytest.mark.parametrize(
     ("path", "advice"),
     [
         ("/chat/completions", "did you mean '/v1/chat/completions'?"),

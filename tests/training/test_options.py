@@ -63,30 +63,30 @@ def test_every_option_is_free_or_decides_what_is_learned():
 @pytest.mark.parametrize("name", DECIDING)
 def test_an_option_that_decides_what_is_learned_is_told_with_what_it_was(name, noted):
     value, told = DECIDING[name]
-    assert resumed(**{name: value}).differences(noted) == [f"{name}={told}"]
+    assert resumed(**{name: value}).differences(noted) == {name: told}
 
 
 def test_other_options_may_change(noted):
-    assert resumed(**FREE).differences(noted) == []
+    assert resumed(**FREE).differences(noted) == {}
 
 
 def test_all_differences_are_told(noted):
-    assert resumed(seed=1, batch=2, keep=9).differences(noted) == ["batch=2 (was 1)", "seed=1 (was 0)"]
+    assert resumed(seed=1, batch=2, keep=9).differences(noted) == {"batch": "2 (was 1)", "seed": "1 (was 0)"}
 
 
 def test_a_run_of_another_number_of_processes_is_another(noted, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert resumed().differences(noted) == ["processes=4 (was 1)"]
+    assert resumed().differences(noted) == {"processes": "4 (was 1)"}
 
 
 def test_what_an_earlier_version_did_not_note_is_not_compared(noted):
     kept = json.loads(noted.read_text())
     del kept["warmup"]
     noted.write_text(json.dumps({**kept, "shuffle": "True"}))
-    assert resumed(warmup=0.5, seed=1).differences(noted) == ["seed=1 (was 0)"]
-    assert resumed(seed=1).differences(noted.with_name("none.json")) == []
+    assert resumed(warmup=0.5, seed=1).differences(noted) == {"seed": "1 (was 0)"}
+    assert resumed(seed=1).differences(noted.with_name("none.json")) == {}
 
 
 def test_a_note_is_replaced_as_a_whole(noted):
     resumed(seed=1).note(noted)
-    assert resumed(seed=1).differences(noted) == [] and [one.name for one in noted.parent.iterdir()] == [noted.name]
+    assert resumed(seed=1).differences(noted) == {} and [one.name for one in noted.parent.iterdir()] == [noted.name]

@@ -143,7 +143,7 @@ def test_live_records_are_trained_and_evaluated_and_options_of_their_loss_have_a
         ({"state_loss": "none"}, "state_loss='none' must be 'focal' or 'plain'"),
         ({"focal_gamma": -1.0}, "focal_gamma=-1.0 must be at least 0"),
         ({"focal_gamma": float("nan")}, "focal_gamma=nan must be"),
-        ({"leading_slot_dropout": 1.5}, "leading_slot_dropout=1.5 from 0 to 1"),
+        ({"leading_slot_dropout": 1.5}, "leading_slot_dropout=1.5 must be at least 0 and at most 1"),
     ],
 )
 def test_values_without_a_meaning_are_refused(option, told):

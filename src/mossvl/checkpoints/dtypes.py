@@ -21,7 +21,8 @@ def computed_dtype(given: Any, cpu: bool = True) -> torch.dtype:
         names = [str(one).removeprefix("torch.") for one in COMPUTED]
         told = given if isinstance(given, str) else str(given).removeprefix("torch.")
         raise OptionError(
-            f"dtype={told!r:.80} is no type that models compute in; give {names[0]!r}, {names[1]!r} or {names[2]!r}"
+            f"{{dtype=}} is no type that models compute in; give {names[0]!r}, {names[1]!r} or {names[2]!r}",
+            given={"dtype": told},
         )
     return dtype
 

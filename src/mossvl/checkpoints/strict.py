@@ -219,4 +219,7 @@ def _single_device(device_map: Any) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(device_map, str | int | torch.device):
         return torch.device(device_map)
-    raise OptionError(f"device_map={device_map!r} spreads the model over several devices; install accelerate for that")
+    raise OptionError(
+        "{device_map=} spreads the model over several devices; install accelerate for that",
+        given={"device_map": device_map},
+    )

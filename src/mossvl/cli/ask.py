@@ -19,7 +19,6 @@ from mossvl.cli.options import (
     WeightFlags,
     check_effect,
     only_adapter,
-    with_flags,
 )
 from mossvl.errors import PromptError
 from mossvl.media.limits import MediaLimits
@@ -46,7 +45,6 @@ Then = Annotated[
 ]
 
 
-@with_flags
 def ask(
     *,
     files: Media = None,

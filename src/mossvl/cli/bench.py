@@ -13,7 +13,7 @@ import typer
 
 from mossvl.cli.checkpoint import check_checkpoint, prepare
 from mossvl.cli.extras import need
-from mossvl.cli.options import Checkpoint, EngineFlags, WeightFlags, with_flags
+from mossvl.cli.options import Checkpoint, EngineFlags, WeightFlags
 from mossvl.errors import OptionError
 from mossvl.options.engine import EngineConfig
 
@@ -38,7 +38,6 @@ class Part(StrEnum):
     TUNE = "tune"
 
 
-@with_flags
 def bench(
     *,
     parts: Annotated[

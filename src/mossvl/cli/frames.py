@@ -11,7 +11,7 @@ from mossvl.cli.checkpoint import check_checkpoint, prepare, read
 from mossvl.cli.contact_sheet import draw_sheet, save_png
 from mossvl.cli.media_arguments import parse_video
 from mossvl.cli.memory import kv_bytes, readable_bytes
-from mossvl.cli.options import LimitFlags, MediaFlags, with_flags
+from mossvl.cli.options import LimitFlags, MediaFlags
 from mossvl.errors import OptionError
 from mossvl.media.fetch import source_name
 from mossvl.media.limits import MediaLimits
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from mossvl.processing.video_processor import MossVLVideoProcessor
 
 
-@with_flags
 def frames(
     video: Annotated[
         str,

@@ -1,10 +1,7 @@
 """Flags of live sessions."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from mossvl.cli.options import OF_CHECKPOINT, Flag, Flags, GenerationFlags, flags_of
-from mossvl.errors import OptionError
+from mossvl.cli.flags import Flag, Flags
+from mossvl.cli.options import OF_CHECKPOINT, GenerationFlags
 from mossvl.live.options import LiveOptions
 
 
@@ -34,12 +31,3 @@ class LiveFlags(Flags):
         "min_pixels": Flag("Minimum area of a frame, in pixels; smaller ones are enlarged." + OF_CHECKPOINT),
         "max_pixels": Flag("Maximum area of a frame, in pixels; larger ones are scaled down." + OF_CHECKPOINT),
     }
-
-
-@contextmanager
-def named_as_flags() -> Iterator[None]:
-    """Name the options of `LiveOptions` in errors as the flags that they are here."""
-    try:
-        yield
-    except OptionError as error:
-        raise error.named({name.partition(".")[2]: flag for name, flag in flags_of(LiveFlags).items()}) from error

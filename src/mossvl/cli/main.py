@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from mossvl.cli.ask import ask
 from mossvl.cli.bench import bench
 from mossvl.cli.doctor import doctor
+from mossvl.cli.flags import with_flags
 from mossvl.cli.frames import frames
 from mossvl.cli.inspect import inspect
 from mossvl.cli.quantize import quantize
@@ -82,7 +83,7 @@ commands = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (ask, watch, replay, run, serve, frames, inspect, train, merge, quantize, bench, report, doctor):
-    commands.command(cls=RunCommand if command is run else None)(command)
+    commands.command(cls=RunCommand if command is run else None)(with_flags(command))
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,14 +1,12 @@
 """Flags that commands share; names and defaults come from the option dataclasses."""
 
-import inspect
-from collections.abc import Callable
-from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_type_hints
+from typing import Annotated
 
 import typer
 
-from mossvl.errors import MossVLError, OptionError
+from mossvl.cli.flags import Flag, Flags
+from mossvl.errors import OptionError
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
 from mossvl.options.engine import QUANTIZATIONS, EngineConfig, adapter_paths
@@ -61,34 +59,6 @@ MediaDir = Annotated[
 
 
 OF_CHECKPOINT = " Default: the checkpoint's."
-
-
-@dataclass(frozen=True)
-class Flag:
-    """A flag of the command line.
-
-    Attributes:
-        names: by default one, made of the option's name.
-        kind: type of the value; by default the option's. A list makes the flag repeatable.
-    """
-
-    help: str
-    names: tuple[str, ...] = ()
-    kind: Any = None
-
-
-class Flags(dict[str, Any]):
-    """The options of a dataclass that a command was given as flags, by name.
-
-    Attributes:
-        options: the dataclass.
-        panel: heading of the flags in a command's help.
-        flags: the flags, by option name.
-    """
-
-    options: ClassVar[type]
-    panel: ClassVar[str]
-    flags: ClassVar[dict[str, Flag]]
 
 
 class GenerationFlags(Flags):
@@ -310,68 +280,10 @@ def only_adapter(given: str | None) -> dict[str, str] | None:
     """Return the adapter of `Lora` with a name, which `NAME=PATH` may give."""
     if given is None:
         return None
-    return adapter_paths("--lora", [given] if "=" in given and not Path(given).exists() else {"adapter": given})
+    return adapter_paths("lora", [given] if "=" in given and not Path(given).exists() else {"adapter": given})
 
 
 GROUPS = (GenerationFlags, MediaFlags, SystemFlags, LimitFlags, WeightFlags, EngineFlags, ServerFlags)
-
-
-def with_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Decorator of a command: expand each parameter whose type is a subclass of `Flags` into that class's flags."""
-    plain: list[inspect.Parameter] = []
-    expanded: dict[str, tuple[type[Flags], dict[str, str]]] = {}
-    for parameter in inspect.signature(command).parameters.values():
-        group = parameter.annotation
-        if not (isinstance(group, type) and issubclass(group, Flags)):
-            plain.append(parameter)
-            continue
-        hints = get_type_hints(group.options)
-        known = {option.name: option for option in fields(group.options)}
-        options = [known[name] for name in group.flags]
-        names = {f"{parameter.name}_{option.name}": option.name for option in options}
-        expanded[parameter.name] = group, names
-        for name, option in zip(names, options, strict=True):
-            annotation = _flag(option, hints[option.name], group.flags[option.name], group.panel)
-            plain.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
-
-    def flagged(**given: Any) -> None:
-        for parameter, (group, names) in expanded.items():
-            values = {option: given.pop(name) for name, option in names.items()}
-            given[parameter] = group({option: value for option, value in values.items() if value not in (None, [])})
-        try:
-            command(**given)
-        except MossVLError as error:
-            error.names = flags_of(*(group for group, _ in expanded.values()))
-            raise
-
-    plain = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in plain]
-    flagged.__name__, flagged.__doc__ = command.__name__, command.__doc__
-    flagged.__annotations__ = {parameter.name: parameter.annotation for parameter in plain}
-    flagged.__signature__ = inspect.Signature(plain)  # type: ignore[attr-defined]
-    return flagged
-
-
-def flags_of(*groups: type[Flags]) -> dict[str, str]:
-    """Return the flag of each setting that an error may name: {"MediaLimits.timeout": "--media-timeout"}."""
-    return {
-        f"{group.options.__name__}.{name}": _names(name, flag)[0]
-        for group in groups
-        for name, flag in group.flags.items()
-    }
-
-
-def _names(option: str, flag: Flag) -> tuple[str, ...]:
-    return flag.names or (f"--{option.replace('_', '-')}",)
-
-
-def _flag(option: "Field[Any]", hint: Any, flag: Flag, panel: str) -> Any:
-    """Return typer's annotation of a flag; the value of a flag that is not given is None."""
-    kind = hint if flag.kind is None else flag.kind
-    names = _names(option.name, flag)
-    default = None if option.default is MISSING else option.default
-    shown = f" Default: {default:.12g}." if isinstance(default, int | float) and not isinstance(default, bool) else ""
-    info = typer.Option(*names, help=flag.help + shown, rich_help_panel=panel, show_default=False)
-    return Annotated[kind | None, info]
 
 
 def check_effect(flags: Flags) -> None:

@@ -13,13 +13,11 @@ from mossvl.cli.options import (
     Lora,
     WeightFlags,
     only_adapter,
-    with_flags,
 )
 from mossvl.errors import OptionError
 from mossvl.media.limits import MediaLimits
 
 
-@with_flags
 def replay(
     *,
     recording: Annotated[

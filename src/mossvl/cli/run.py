@@ -17,6 +17,7 @@ from typer.core import TyperCommand
 from mossvl.cli.answer_tables import AnswerTables
 from mossvl.cli.answers import AnswerFile, Answers
 from mossvl.cli.checkpoint import check_checkpoint, name_of, open_engine
+from mossvl.cli.flags import flags_of
 from mossvl.cli.options import (
     Checkpoint,
     DataParallel,
@@ -27,8 +28,6 @@ from mossvl.cli.options import (
     MediaFlags,
     SystemFlags,
     WeightFlags,
-    flags_of,
-    with_flags,
 )
 from mossvl.data.files import other_form
 from mossvl.data.questions import Lines, Question, Questions, questions_of
@@ -62,7 +61,6 @@ class RunCommand(TyperCommand):
         return super().parse_args(ctx, [f"{one}=" if is_bare else one for one, is_bare in zip(args, bare, strict=True)])
 
 
-@with_flags
 def run(
     *,
     queries: Annotated[
@@ -126,9 +124,9 @@ def run(
     GenerationOptions.from_dict(generation)
     MediaOptions.from_dict(media)
     SystemPrompt(**system).text(video=False)  # Check before loading.
-    if whole("--data-parallel-size", data_parallel_size) > 1 and ray is not None:
+    if whole("data_parallel_size", data_parallel_size) > 1 and ray is not None:
         raise OptionError("--data-parallel-size is for this machine, --ray for all of a cluster; give one of the two")
-    allowed, adapters = MediaLimits(**limits), adapter_paths("--lora", lora or [])
+    allowed, adapters = MediaLimits(**limits), adapter_paths("lora", lora or [])
     folder = check_checkpoint(checkpoint)
     check_output(queries, output)
     options = weights | {"max_batch": batch_size, "lora": adapters}

@@ -13,7 +13,6 @@ from mossvl.cli.options import (
     EngineFlags,
     ServerFlags,
     WeightFlags,
-    with_flags,
 )
 from mossvl.options.checks import whole
 from mossvl.options.engine import EngineConfig
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from mossvl.llm import MossVL
 
 
-@with_flags
 def serve(
     *,
     server: ServerFlags,
@@ -40,7 +38,7 @@ def serve(
     if key := os.environ.get("MOSSVL_API_KEY"):
         server["api_keys"] = [*server.get("api_keys", []), key]
     given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in server.items()}
-    replicas = whole("--data-parallel-size", data_parallel_size)
+    replicas = whole("data_parallel_size", data_parallel_size)
     given.setdefault("decoders", max(1, DECODERS // replicas))
     config = ServerConfig(**given)
     # Requests that wait for a decoder process must not delay requests without media.

@@ -11,7 +11,8 @@ import typer
 
 from mossvl.cli.checkpoint import check_checkpoint, prepare, read
 from mossvl.cli.extras import need
-from mossvl.cli.options import Checkpoint, Flag, Flags, MediaDir, MediaFlags, WeightFlags, with_flags
+from mossvl.cli.flags import Flag, Flags
+from mossvl.cli.options import Checkpoint, MediaDir, MediaFlags, WeightFlags
 from mossvl.errors import DataError, OptionError
 from mossvl.options import MediaOptions
 from mossvl.ranks import first_process, leave_process_group
@@ -68,7 +69,6 @@ class TrainFlags(Flags):
 OF_ADAPTERS = ("rank", "alpha", "dropout")
 
 
-@with_flags
 def train(
     *,
     data: Annotated[Path, typer.Argument(metavar="DATA", help="File of records, or folder of such files.")],

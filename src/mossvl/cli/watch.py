@@ -1,6 +1,5 @@
 """`mossvl watch`: watch a camera, the screen, a folder or a file, and say what is asked for as it happens."""
 
-import math
 import signal
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,7 +9,7 @@ import typer
 
 from mossvl.cli.ask import check_question
 from mossvl.cli.checkpoint import check_checkpoint, open_engine
-from mossvl.cli.live_options import LiveFlags, named_as_flags
+from mossvl.cli.live_options import LiveFlags
 from mossvl.cli.options import (
     Checkpoint,
     LimitFlags,
@@ -18,9 +17,8 @@ from mossvl.cli.options import (
     WeightFlags,
     check_effect,
     only_adapter,
-    with_flags,
 )
-from mossvl.errors import InputError, OptionError
+from mossvl.errors import InputError
 from mossvl.live.options import MOST_FPS, LiveOptions
 from mossvl.media.limits import MediaLimits
 from mossvl.options.checks import number
@@ -33,7 +31,6 @@ NO_LIMIT = ("window_seconds", "tokens_per_second")
 """Options of which 0 means no limit."""
 
 
-@with_flags
 def watch(
     *,
     source: Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)],
@@ -70,8 +67,7 @@ def watch(
         if live.get(name) == 0:
             live[name] = None
     adapter = only_adapter(lora)
-    with named_as_flags():
-        options = paced(LiveOptions(**live, lora=next(iter(adapter or ()), None)), fps, pace)
+    options = paced(LiveOptions(**live, lora=next(iter(adapter or ()), None)), fps, pace)
     if record is not None:
         check_record(record, overwrite)
     allowed = MediaLimits(**limits)
@@ -82,7 +78,6 @@ def watch(
 
     happenings = Happenings()
     with (
-        named_as_flags(),
         open_source(source, fps, pace or None, allowed, happenings.put) as frames,
         open_engine(folder, allowed, **weights, lora=adapter) as llm,
         Recorder(record) if record is not None else nullcontext() as recorder,
@@ -119,9 +114,8 @@ def paced(options: LiveOptions, fps: float, pace: float) -> LiveOptions:
     Raises:
         OptionError: the pace or the rate of frames is none.
     """
-    if not (pace >= 0 and math.isfinite(pace)):
-        raise OptionError(f"--pace {pace:g} must be a number from 0")
-    number("--fps", fps, above=0, most=MOST_FPS)
+    number("pace", pace, least=0)
+    number("fps", fps, above=0, most=MOST_FPS)
     rate = options.tokens_per_second
     given = {name: getattr(options, name) for name in LiveOptions.__dataclass_fields__}
     if pace == 0:

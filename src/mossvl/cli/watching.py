@@ -9,8 +9,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 
+from mossvl.cli.flags import flags_of
 from mossvl.cli.live_options import LiveFlags
-from mossvl.cli.options import LimitFlags, flags_of
+from mossvl.cli.options import LimitFlags
 from mossvl.cli.speech import Speech
 from mossvl.errors import MossVLError, SessionClosed, message_of
 from mossvl.live.events import Closed, Interrupted

@@ -107,7 +107,9 @@ class Executor:
             raise
         least = found if self.ranks is None else self.ranks.least(found)
         if not least:
-            raise OptionError("another rank has no room for keys and values on its device; raise memory")
+            raise OptionError(
+                "another rank has no room for keys and values on its device; raise {memory}", option="memory"
+            )
         return adapters, layout, least
 
     def is_captured(self, rows: TextRows) -> bool:
@@ -268,7 +270,8 @@ def check_fp8(device: torch.device) -> None:
     if device.type == "cuda" and (found := torch.cuda.get_device_capability(device)) < FP8_CAPABILITY:
         raise OptionError(
             f"keys and values in FP8 need a GPU of compute capability 8.9, but {device} has {found[0]}.{found[1]}; "
-            "leave out kv_cache_dtype and vision_kv_cache_dtype"
+            "leave out {kv_cache_dtype} and {vision_kv_cache_dtype}",
+            given={"kv_cache_dtype": "fp8", "vision_kv_cache_dtype": "fp8"},
         )
 
 

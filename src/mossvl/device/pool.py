@@ -49,7 +49,9 @@ class PageLayout:
         text, vision = (FP8 if choice == "fp8" else dtype for choice in (config.kv_cache_dtype, vision_choice))
         vision_size = config.page_size * text.itemsize // vision.itemsize
         if not vision_size:
-            raise OptionError(f"page_size={config.page_size} is less than a vision token needs; raise it")
+            raise OptionError(
+                "{page_size=} is less than a vision token needs; raise it", given={"page_size": config.page_size}
+            )
         return cls(text, vision, config.page_size, vision_size)
 
     @property
@@ -185,7 +187,8 @@ def count_pages(config: EngineConfig, text: MossVLTextConfig, device: torch.devi
         room = min(int(CPU_POOL_BYTES * (config.memory or 1)), MOST_CPU_PAGES * page)
     if room < 4 * page:
         raise OptionError(
-            f"memory={config.memory!r} leaves {max(room, 0):,} bytes for keys and values, but a page takes {page:,} "
-            "and 4 pages are the minimum; raise memory, or use a smaller page_size or another device"
+            f"{{memory=}} leaves {max(room, 0):,} bytes for keys and values, but a page takes {page:,} "
+            "and 4 pages are the minimum; raise {memory}, or use a smaller {page_size} or another device",
+            given={"memory": config.memory, "page_size": config.page_size},
         )
     return room // page

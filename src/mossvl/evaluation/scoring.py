@@ -51,7 +51,7 @@ def continued(llm: MossVL, query: QueryLike, continuation: str) -> Query:
         InputError: the query is malformed.
     """
     if not isinstance(continuation, str) or not len(llm.processor.continuation(continuation)):
-        raise OptionError(f"continuation={continuation!r:.100} must be a text, and not empty")
+        raise OptionError("{continuation=} must be a text, and not empty", given={"continuation": continuation})
     if isinstance(query, InputError):
         raise query
     return replace(query if isinstance(query, Query) else SessionQuery.from_dict(query), continuation=continuation)

@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable
 from numbers import Real
 
-from mossvl.errors import InputError
-from mossvl.options.checks import shown
+from mossvl.errors import InputError, shown
 
 Clock = Callable[[], float]
 """Seconds of any origin, which never decrease."""

@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from mossvl.errors import InputError, SessionClosed
+from mossvl.errors import InputError, SessionClosed, shown
 from mossvl.live.sources.frames import Frames
 from mossvl.live.sources.source import FrameSource
-from mossvl.options.checks import shown
 
 
 class Fed(Protocol):

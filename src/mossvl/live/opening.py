@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 
 from mossvl.engine.engine import Engine
-from mossvl.errors import OptionError, PromptError
+from mossvl.errors import OptionError, PromptError, shown
 from mossvl.live.director import Bounds
 from mossvl.live.kept import Messages
 from mossvl.live.options import LiveOptions
-from mossvl.options.checks import shown
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.processing.stream import REALTIME
 from mossvl.sources.source import Loaded, Planned, Report
@@ -51,9 +50,9 @@ def bounds_of(engine: Engine, processor: MossVLProcessor, options: LiveOptions) 
     most = min(positions - 1, memory - 1)
     if options.max_context is not None and options.max_context > most:
         raise OptionError(
-            f"max_context={options.max_context} is more than the {most} text tokens that this model and the engine's "
+            f"{{max_context=}} is more than the {most} text tokens that this model and the engine's "
             "memory hold; lower it",
-            option="max_context",
+            given={"max_context": options.max_context},
         )
     tokens = options.max_context or min(MAX_CONTEXT, max(256, most // 16))
     allocator = engine.scheduler.allocator

@@ -65,7 +65,7 @@ class LiveOptions:
     temperature: Annotated[float, Number()] = 1.0
     top_k: Annotated[int, Whole(-1)] = 50
     top_p: Annotated[float, Number(above=0, most=1)] = 1.0
-    min_p: Annotated[float, Number(above=-MIN_SCALE, most=1)] = 0.0
+    min_p: Annotated[float, Number(least=0, most=1)] = 0.0
     repetition_penalty: Annotated[float, Number(above=MIN_SCALE)] = 1.0
     seed: Annotated[int, Whole(float("-inf"))] | None = None
     min_pixels: Count | None = None

@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mossvl.errors import InputError
+from mossvl.errors import InputError, shown
 from mossvl.live.inbox import Inbox, Taken
 from mossvl.live.opening import checked_messages
 from mossvl.live.options import FramePace, LiveOptions
 from mossvl.live.record import FORM
-from mossvl.options.checks import shown
 
 AHEAD = 8
 """Inputs that are prepared before their turn."""

@@ -12,7 +12,7 @@ from threading import Lock
 from typing import Any, Literal, Self, get_args
 
 from mossvl.engine.engine import Engine
-from mossvl.errors import ContextLengthError, InputError, PromptError
+from mossvl.errors import ContextLengthError, InputError, PromptError, shown
 from mossvl.live.clock import Clock, checked_clock, checked_time, checked_timeout
 from mossvl.live.director import LiveDirector
 from mossvl.live.ending import Ending
@@ -29,7 +29,7 @@ from mossvl.live.recording import Given, RecordedInbox
 from mossvl.live.segments import Asked, StreamTokens
 from mossvl.live.usage import Usage
 from mossvl.options import GenerationOptions
-from mossvl.options.checks import choice, shown
+from mossvl.options.checks import choice
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.queries.waker import Waker
 

@@ -40,11 +40,16 @@ class SourcePolicy:
     def __post_init__(self) -> None:
         listed = self.directories is None or isinstance(self.directories, tuple)
         if not listed or not all(isinstance(path, (str, Path)) and str(path) for path in self.directories or ()):
-            raise OptionError(f"directories is {self.directories!r}; give a tuple of paths, or None for any file")
+            raise OptionError(
+                "{directories=} must be a tuple of paths, or None for any file", given={"directories": self.directories}
+            )
         if not isinstance(self.public_only, bool):
-            raise OptionError(f"public_only is {self.public_only!r}; give True or False")
+            raise OptionError("{public_only=} must be true or false", given={"public_only": self.public_only})
         if not isinstance(self.domains, tuple) or not all(map(_is_domain, self.domains)):
-            raise OptionError(f"domains is {self.domains!r}; give a tuple of names as 'example.org', without URL or *")
+            raise OptionError(
+                "{domains=} must be a tuple of names as 'example.org', without URL or *",
+                given={"domains": self.domains},
+            )
 
 
 def _is_domain(domain: object) -> bool:
@@ -60,19 +65,19 @@ class _Integer:
 
     def __call__(self, name: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < self.least:
-            raise OptionError(f"{name} is {value!r}; give an integer {'above zero' if self.least else 'from zero on'}")
+            raise OptionError(f"{{{name}=}} must be a whole number from {self.least} on", given={name: value})
         return value
 
 
 def _seconds(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or value <= 0:
-        raise OptionError(f"{name} is {value!r}; give seconds, a number above zero")
+        raise OptionError(f"{{{name}=}} must be a number of seconds above 0", given={name: value})
     return value
 
 
 def _policy(name: str, value: Any) -> SourcePolicy:
     if not isinstance(value, SourcePolicy):
-        raise OptionError(f"{name} is {value!r}; give a SourcePolicy")
+        raise OptionError(f"{{{name}=}} must be a SourcePolicy", given={name: value})
     return value
 
 

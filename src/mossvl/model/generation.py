@@ -79,8 +79,8 @@ class MediaGenerationMixin(GenerationMixin):
     ) -> None:
         if generation_config.cache_implementation not in (None, "dynamic"):
             raise OptionError(
-                f"cache_implementation={generation_config.cache_implementation!r} is not supported; leave it out: "
-                "keys and values are kept in a MossVLCache"
+                "{cache_implementation=} is not supported; leave it out: keys and values are kept in a MossVLCache",
+                given={"cache_implementation": generation_config.cache_implementation},
             )
         if generation_config.use_cache is not False and model_kwargs.get(CACHE) is None:
             model_kwargs[CACHE] = MossVLCache(self.config.text_config)

@@ -61,7 +61,7 @@ class SessionQuery(Query):
         flags = {name: given.get(name, default) for name, default in FLAGS.items()}
         for name, value in flags.items():
             if not isinstance(value, bool):
-                raise OptionError(f"{name}={value!r} must be true or false")
+                raise OptionError(f"{{{name}=}} must be true or false", given={name: value})
         return {
             "reset_session": flags["reset_session"] or flags["clear_history"],
             "persist_session": flags["persist_session"],

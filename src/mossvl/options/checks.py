@@ -24,10 +24,14 @@ def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
     known = sorted(known)
     for name in given:
         if name not in known:
-            near = nearest(str(name), known)
-            hint = f"known: {', '.join(known)}" if known else "there is none; leave it out"
-            hint = f"did you mean {near!r}?" if near else hint
-            raise OptionError(f"unknown {what} {name!r:.200}; {hint}")
+            raise OptionError(f"unknown {what} {name!r:.200}; {hint(name, known)}")
+
+
+def hint(name: Any, known: Sequence[str]) -> str:
+    """Return advice about an unknown name: the nearest known one, or all."""
+    if near := nearest(str(name), known):
+        return f"did you mean {near!r}?"
+    return f"known: {', '.join(known)}" if known else "there is none; leave it out"
 
 
 def named_options(what: str) -> Callable[[type[T]], type[T]]:
@@ -47,36 +51,41 @@ def named_options(what: str) -> Callable[[type[T]], type[T]]:
     return decorate
 
 
-def shown(value: Any, most: int = 200) -> str:
-    """Return the truncated `repr` of a value, or its type if `repr` fails (huge integers, deeply nested lists)."""
-    try:
-        return f"{value!r:.{most}}"
-    except (ValueError, RecursionError):
-        return f"<{type(value).__name__}>"
+def number(
+    name: str,
+    value: Any,
+    above: float = -math.inf,
+    most: float = math.inf,
+    least: float = -math.inf,
+    below: float = math.inf,
+) -> float:
+    """Return `value` as a finite number within the bounds, or raise an `OptionError`.
 
-
-def number(name: str, value: Any, above: float = -math.inf, most: float = math.inf) -> float:
-    """Return `value` as a finite number above `above` and at most `most`, or raise an `OptionError`."""
+    Args:
+        above, below: exclusive bounds.
+        least, most: inclusive bounds.
+    """
     try:
         checked = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
     except OverflowError:
         checked = math.inf
     if not math.isfinite(checked):
         kind = "a number, not a text" if isinstance(value, str) else "a finite number"
-        raise OptionError(f"{name}={shown(value, 40)} must be {kind}")
-    if checked <= above or checked > most:
-        upper = f" and at most {most:g}" if math.isfinite(most) else ""
-        raise OptionError(f"{name}={shown(value, 40)} must be more than {above:g}{upper}")
+        raise OptionError(f"{{{name}=}} must be {kind}", given={name: value})
+    if not (above < checked < below and least <= checked <= most):
+        bounds = {"more than": above, "at least": least, "less than": below, "at most": most}
+        told = " and ".join(f"{words} {bound:g}" for words, bound in bounds.items() if math.isfinite(bound))
+        raise OptionError(f"{{{name}=}} must be {told}", given={name: value})
     return checked
 
 
 def whole(name: str, value: Any, least: float = 1, most: float = math.inf) -> int:
     """Return `value` as an integer from `least` to `most`, or raise an `OptionError`."""
     if number(name, value) % 1:
-        raise OptionError(f"{name}={shown(value, 40)} must be a whole number")
+        raise OptionError(f"{{{name}=}} must be a whole number", given={name: value})
     if value < least or value > most:
         raise OptionError(
-            f"{name}={shown(value, 40)} must be " + (f"at least {least}" if value < least else f"at most {most}")
+            f"{{{name}=}} must be " + (f"at least {least}" if value < least else f"at most {most}"), given={name: value}
         )
     return int(value)
 
@@ -84,28 +93,28 @@ def whole(name: str, value: Any, least: float = 1, most: float = math.inf) -> in
 def switch(name: str, value: Any) -> bool:
     """Return `value` if it is true or false, or raise an `OptionError`."""
     if not isinstance(value, bool):
-        raise OptionError(f"{name}={shown(value)} must be true or false")
+        raise OptionError(f"{{{name}=}} must be true or false", given={name: value})
     return value
 
 
 def text(name: str, value: Any) -> str:
     """Return `value` if it is a text, or raise an `OptionError`."""
     if not isinstance(value, str):
-        raise OptionError(f"{name}={shown(value)} must be a text")
+        raise OptionError(f"{{{name}=}} must be a text", given={name: value})
     return value
 
 
 def choice(name: str, value: Any, known: Sequence[str]) -> str:
     """Return `value` if it is one of `known`, or raise an `OptionError`."""
     if value not in known:
-        raise OptionError(f"{name}={value!r:.40} must be {' or '.join(map(repr, known))}")
+        raise OptionError(f"{{{name}=}} must be {' or '.join(map(repr, known))}", given={name: value})
     return str(value)
 
 
 def mapping(name: str, value: Any) -> Mapping[str, Any]:
     """Return `value` if it is a mapping, or raise an `OptionError`."""
     if not isinstance(value, Mapping):
-        raise OptionError(f"{name}={shown(value, 40)} must be a dict of options")
+        raise OptionError(f"{{{name}=}} must be a dict of options", given={name: value})
     return value
 
 
@@ -127,9 +136,11 @@ class Number:
 
     above: float = -math.inf
     most: float = math.inf
+    least: float = -math.inf
+    below: float = math.inf
 
     def __call__(self, name: str, value: Any) -> float:
-        return number(name, value, self.above, self.most)
+        return number(name, value, self.above, self.most, self.least, self.below)
 
 
 @dataclass(frozen=True)
@@ -174,7 +185,7 @@ def check_each(options: Any, checks: Mapping[str, Check], part: str = "") -> Non
         try:
             kept = check(f"{part}{name}", given)
         except OptionError as error:
-            error.option = error.option or name
+            error.option, error.owner = name, type(options).__name__
             raise
         if kept is not given:
             object.__setattr__(options, name, kept)

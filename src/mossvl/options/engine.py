@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from mossvl.errors import OptionError
+from mossvl.errors import OptionError, shown
 from mossvl.options.checks import (
     Choice,
     Count,
@@ -17,7 +17,6 @@ from mossvl.options.checks import (
     choice,
     named_options,
     number,
-    shown,
 )
 
 GIB = 1 << 30
@@ -40,7 +39,9 @@ def check_quantization(given: str | None, device: str) -> None:
     if given is not None:
         choice("quantization", given, QUANTIZATIONS)
     if given == ON_CPU and device != "cpu":
-        raise OptionError(f"quantization={given!r} is for CPUs; on {device} take 'fp8', 'int4' or 'nf4'")
+        raise OptionError(
+            f"{{quantization=}} is for CPUs; on {device} take 'fp8', 'int4' or 'nf4'", given={"quantization": given}
+        )
 
 
 def adapter_paths(name: str, given: Any) -> dict[str, str]:
@@ -50,15 +51,18 @@ def adapter_paths(name: str, given: Any) -> dict[str, str]:
     elif isinstance(given, list | tuple) and all(isinstance(one, str) and "=" in one for one in given):
         pairs = [tuple(one.split("=", 1)) for one in given]
     else:
-        raise OptionError(f"{name}={shown(given)} must be paths by name: NAME=PATH")
+        raise OptionError(f"{{{name}=}} must be paths by name: NAME=PATH", given={name: given})
     paths: dict[str, str] = {}
     for key, path in pairs:
         if not isinstance(key, str) or not NAME.fullmatch(key):
-            raise OptionError(f"{name}: {shown(key, 80)} is no name of an adapter; use letters, digits and . _ - / : @")
+            raise OptionError(
+                f"{{{name}}}: {shown(key, 80)} is no name of an adapter; use letters, digits and . _ - / : @",
+                option=name,
+            )
         if not isinstance(path, str | Path) or not str(path):
-            raise OptionError(f"{name}: the adapter {key!r} needs a path, not {shown(path, 80)}")
+            raise OptionError(f"{{{name}}}: the adapter {key!r} needs a path, not {shown(path, 80)}", option=name)
         if key in paths:
-            raise OptionError(f"{name}: two adapters are named {key!r}; give each a name of its own")
+            raise OptionError(f"{{{name}}}: two adapters are named {key!r}; give each a name of its own", option=name)
         paths[key] = str(path)
     return paths
 
@@ -129,7 +133,8 @@ class EngineConfig:
             number("memory", self.memory, above=0)
         if self.max_sessions is not None and self.max_sessions > self.max_batch:
             raise OptionError(
-                f"max_sessions={self.max_sessions} is more than max_batch={self.max_batch}: every session takes a place"
+                "{max_sessions=} is more than {max_batch=}: every session takes a place",
+                given={"max_sessions": self.max_sessions, "max_batch": self.max_batch},
             )
         if self.page_size & (self.page_size - 1):
-            raise OptionError(f"page_size={self.page_size} must be a power of two")
+            raise OptionError("{page_size=} must be a power of two", given={"page_size": self.page_size})

@@ -59,7 +59,7 @@ class MediaOptions:
         for least, most in (("min_pixels", "max_pixels"), ("min_frames", "max_frames")):
             low, high = getattr(self, least), getattr(self, most)
             if low is not None and high is not None and low > high:
-                raise OptionError(f"{least}={low} is more than {most}={high}", option=least)
+                raise OptionError(f"{{{least}=}} is more than {{{most}=}}", given={least: low, most: high})
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any] | None) -> Self:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Self
 
-from mossvl.errors import OptionError
-from mossvl.options.checks import Switch, check_options, mapping, named_options, shown
+from mossvl.errors import OptionError, shown
+from mossvl.options.checks import Switch, check_options, mapping, named_options
 
 OF_PROMPT = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
 """Variables of the chat template that `chat_template_kwargs` cannot set."""
@@ -16,7 +16,7 @@ def _variables(name: str, given: Any) -> dict[str, Any]:
     for variable in mapping(name, given):
         if not isinstance(variable, str) or not variable.isidentifier() or variable in OF_PROMPT:
             advice = "; give it beside them" if variable in OF_PROMPT[3:] else ""
-            raise OptionError(f"{name}: {shown(variable, 40)} cannot be set there{advice}")
+            raise OptionError(f"{{{name}}}: {shown(variable, 40)} cannot be set there{advice}", option=name)
     return {variable: value for variable, value in given.items() if value is not None}
 
 
@@ -40,8 +40,8 @@ class Rendering:
         check_options(self)
         if self.add_generation_prompt and self.continue_final_message:
             raise OptionError(
-                "continue_final_message and add_generation_prompt exclude each other; give one of them",
-                option="continue_final_message",
+                "{continue_final_message} and {add_generation_prompt} exclude each other; give one of them",
+                given={"continue_final_message": True, "add_generation_prompt": True},
             )
 
     @property

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
-from mossvl.errors import OptionError
+from mossvl.errors import OptionError, shown
 from mossvl.options.checks import (
     Count,
     CountFrom0,
@@ -20,7 +20,6 @@ from mossvl.options.checks import (
     named_options,
     number,
     present,
-    shown,
     text,
     whole,
 )
@@ -34,20 +33,20 @@ MIN_SCALE = 1e-3
 """Smallest temperature or penalty: dividing logits by less would exceed float32's range."""
 
 
-Penalty = Annotated[float, Number(above=-math.nextafter(2, 3), most=2)]
+Penalty = Annotated[float, Number(least=-2, most=2)]
 
 
 def _texts(name: str, given: Any) -> tuple[str, ...]:
     """Return texts, given as one text or a list, as a tuple."""
     texts = (given,) if isinstance(given, str) else given
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
-        raise OptionError(f"{name}={shown(given)} must be a text or a list of texts, none of them empty")
+        raise OptionError(f"{{{name}=}} must be a text or a list of texts, none of them empty", given={name: given})
     return tuple(texts)
 
 
 def _tokens(name: str, given: Any) -> tuple[int, ...]:
     if not isinstance(given, list | tuple):
-        raise OptionError(f"{name}={shown(given)} must be a list of token ids")
+        raise OptionError(f"{{{name}=}} must be a list of token ids", given={name: given})
     return tuple(whole(name, one, least=0) for one in given)
 
 
@@ -56,13 +55,13 @@ def _biases(name: str, given: Any) -> dict[int, float]:
     with suppress(ValueError, RecursionError):
         given = json.loads(given) if isinstance(given, str) else given
     if not isinstance(given, Mapping):
-        raise OptionError(f"{name}={shown(given)} must be a dict of biases by token id, or its JSON")
+        raise OptionError(f"{{{name}=}} must be a dict of biases by token id, or its JSON", given={name: given})
     biases = {}
     for token, bias in given.items():
         if isinstance(token, str) and token.isascii() and token.isdecimal() and len(token) < 20:
             token = int(token)
         bias = number(f"{name}[{shown(token, 40)}]", bias)
-        biases[whole(f"a token id of {name}", token, least=0)] = max(-LARGEST_BIAS, min(LARGEST_BIAS, bias))
+        biases[whole(f"{name}: token id", token, least=0)] = max(-LARGEST_BIAS, min(LARGEST_BIAS, bias))
     return biases
 
 
@@ -71,7 +70,7 @@ def _salt(name: str, given: Any) -> str:
     with suppress(UnicodeEncodeError):
         if isinstance(given, str) and given.encode():
             return given
-    raise OptionError(f"{name}={shown(given)} must be a text, and not empty")
+    raise OptionError(f"{{{name}=}} must be a text, and not empty", given={name: given})
 
 
 def _schema(name: str, given: Any) -> str:
@@ -81,10 +80,10 @@ def _schema(name: str, given: Any) -> str:
         if isinstance(schema, Mapping):
             return json.dumps(schema)
     except RecursionError:
-        raise OptionError(f"{name} cannot be used: {TOO_DEEP}") from None
+        raise OptionError(f"{{{name}}} cannot be used: {TOO_DEEP}", option=name) from None
     except (TypeError, ValueError) as error:
-        raise OptionError(f"{name}={shown(given)} is not JSON: {error}") from error
-    raise OptionError(f"{name}={shown(given)} must be a dict, or its JSON")
+        raise OptionError(f"{{{name}=}} is not JSON: {error}", given={name: given}) from error
+    raise OptionError(f"{{{name}=}} must be a dict, or its JSON", given={name: given})
 
 
 @named_options("generation option")
@@ -130,7 +129,7 @@ class SamplingParams:
     temperature: Annotated[float, Number()] = 0.0
     top_k: Annotated[int, Whole(-1)] = 50
     top_p: Annotated[float, Number(above=0, most=1)] = 1.0
-    min_p: Annotated[float, Number(above=-MIN_SCALE, most=1)] = 0.0
+    min_p: Annotated[float, Number(least=0, most=1)] = 0.0
     repetition_penalty: Annotated[float, Number(above=MIN_SCALE)] = 1.0
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
@@ -159,9 +158,8 @@ class SamplingParams:
         object.__setattr__(self, "top_k", max(0, self.top_k))
         if self.min_tokens > self.max_new_tokens:
             raise OptionError(
-                f"min_tokens={self.min_tokens} is more than the {self.max_new_tokens} tokens that the answer may have; "
-                "lower it",
-                option="min_tokens",
+                f"{{min_tokens=}} is more than the {self.max_new_tokens} tokens that the answer may have; lower it",
+                given={"min_tokens": self.min_tokens},
             )
         self._check_form()
 
@@ -171,8 +169,12 @@ class SamplingParams:
         if not given:
             return
         if len(given) > 1 or self.ignore_eos:
-            others = ", ".join([*given[1:], *["ignore_eos"] * self.ignore_eos])
-            raise OptionError(f"{given[0]} and {others} exclude each other; give one of them", option=given[0])
+            several = [*given, *["ignore_eos"] * self.ignore_eos]
+            first, *others = (f"{{{name}}}" for name in several)
+            raise OptionError(
+                f"{first} and {', '.join(others)} exclude each other; give one of them",
+                given={name: getattr(self, name) for name in several},
+            )
         from mossvl.forms.grammar import problem_of
 
         try:
@@ -182,8 +184,8 @@ class SamplingParams:
         except ValueError as error:  # Too deep a schema, a lone surrogate, or a number that is not JSON.
             reason = TOO_DEEP if "recursion limit" in str(error) else str(error)
         if reason:
-            name, value = given[0], shown(getattr(self, given[0]))
-            raise OptionError(f"{name}={value} cannot be used: {reason}", option=name)
+            name, value = given[0], getattr(self, given[0])
+            raise OptionError(f"{{{name}=}} cannot be used: {reason}", given={name: value})
 
     @property
     def form(self) -> str | None:

@@ -77,27 +77,27 @@ def devices_of_ranks(first: torch.device, size: int) -> list[torch.device]:
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise OptionError(
-            f"tensor_parallel_size={size!r} must be a whole number of 1 or more", option="tensor_parallel_size"
+            "{tensor_parallel_size=} must be a whole number of 1 or more", given={"tensor_parallel_size": size}
         )
     if size == 1:
         return [first]
     if not torch.distributed.is_available():
         raise OptionError(
-            f"tensor_parallel_size={size}: this PyTorch is built without torch.distributed; install one that has it",
-            option="tensor_parallel_size",
+            "{tensor_parallel_size=}: this PyTorch is built without torch.distributed; install one that has it",
+            given={"tensor_parallel_size": size},
         )
     if first.type == "cpu":
         return [first] * size
     if first.type != "cuda":
         raise OptionError(
-            f"tensor_parallel_size={size}: layers are cut among GPUs or CPUs, not on {first.type}",
-            option="tensor_parallel_size",
+            f"{{tensor_parallel_size=}}: layers are cut among GPUs or CPUs, not on {first.type}",
+            given={"tensor_parallel_size": size},
         )
     index, there = first.index or 0, torch.cuda.device_count()
     if index + size > there:
         raise OptionError(
-            f"tensor_parallel_size={size} needs as many GPUs, from cuda:{index} on; there are {there - index}",
-            option="tensor_parallel_size",
+            f"{{tensor_parallel_size=}} needs as many GPUs, from cuda:{index} on; there are {there - index}",
+            given={"tensor_parallel_size": size},
         )
     return [torch.device("cuda", index + rank) for rank in range(size)]
 
@@ -117,8 +117,8 @@ def check_size(size: int, text: Any, model: nn.Module) -> None:
         return
     sizes = [one for one in range(1, MOST + 1) if not _reasons(one, text, model)]
     raise OptionError(
-        f"tensor_parallel_size={size} does not divide {reasons[0]}; possible are {', '.join(map(str, sizes))}",
-        option="tensor_parallel_size",
+        f"{{tensor_parallel_size=}} does not divide {reasons[0]}; possible are {', '.join(map(str, sizes))}",
+        given={"tensor_parallel_size": size},
     )
 
 

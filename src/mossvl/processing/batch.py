@@ -88,8 +88,9 @@ def padded(
     """
     if padding not in (True, False, "longest", "do_not_pad") or side not in ("left", "right"):
         raise OptionError(
-            f"padding={padding!r}, padding_side={side!r} is not supported; pad to the longest prompt with "
-            "padding=True, on the side 'left' or 'right'"
+            "{padding=}, {padding_side=} is not supported; pad to the longest prompt with "
+            "padding=True, on the side 'left' or 'right'",
+            given={"padding": padding, "padding_side": side},
         )
     if len({len(one.input_ids) for one in planned}) > 1 and padding in (False, "do_not_pad"):
         raise OptionError("prompts of different lengths need padding=True to become one batch")

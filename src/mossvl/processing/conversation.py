@@ -155,7 +155,10 @@ class ConversationMixin(ProcessorMixin):
         system = SystemPrompt.of({name: kwargs.pop(name) for name in SYSTEM_PROMPT_KEYS if name in kwargs})
         conversations = [with_system(messages, system) for messages in conversations]
         if not isinstance(continue_final_message, bool):
-            raise OptionError(f"continue_final_message={continue_final_message!r} must be true or false")
+            raise OptionError(
+                "{continue_final_message=} must be true or false",
+                given={"continue_final_message": continue_final_message},
+            )
         texts = [
             prompt_of(self, messages, add_generation_prompt, continue_final_message, **render)
             for messages in conversations
@@ -168,7 +171,10 @@ class ConversationMixin(ProcessorMixin):
             padded = call.get("padding") or call.get("padding_side")
             return_tensors = call.pop("return_tensors", None if batch and not padded else "pt")
         if return_tensors not in ("pt", "np", None):
-            raise OptionError(f"return_tensors={return_tensors!r} is not supported; give 'pt', 'np' or None")
+            raise OptionError(
+                "{return_tensors=} is not supported; give 'pt', 'np' or None",
+                given={"return_tensors": return_tensors},
+            )
         call |= {"images": images, "videos": videos}
         out = assistant_masks(self, texts, call) if return_assistant_tokens_mask else self(texts, **call)
         inputs = converted(out, return_tensors)
@@ -240,7 +246,7 @@ def query_prompt(
     try:
         check_names([name for name in given if given[name]], known, "variable of this chat template")
     except OptionError as error:
-        raise OptionError(f"chat_template_kwargs: {error}", option="chat_template_kwargs") from error
+        raise OptionError(f"{{chat_template_kwargs}}: {error}", option="chat_template_kwargs") from error
     values = cleaned({name: value for name, value in given.items() if name in known}, processor.removed)
     given_tools = {"tools": tools.definitions} if tools else {}
     try:
@@ -250,7 +256,7 @@ def query_prompt(
     except CheckpointError as error:
         if not values:
             raise
-        raise OptionError(f"chat_template_kwargs: {error}", option="chat_template_kwargs") from error
+        raise OptionError(f"{{chat_template_kwargs}}: {error}", option="chat_template_kwargs") from error
 
 
 def assistant_masks(processor: ConversationMixin, texts: Sequence[str], call: dict[str, Any]) -> ModelInputs:

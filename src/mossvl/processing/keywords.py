@@ -83,7 +83,7 @@ class Keywords:
         for name, value in given.items():
             if name in GROUPS:
                 if value is not None and not isinstance(value, Mapping):
-                    raise OptionError(f"{name}={value!r:.80} must be a dict of options")
+                    raise OptionError(f"{{{name}=}} must be a dict of options", given={name: value})
                 groups[GROUPS[name]] |= dict(value or {})
             elif name == "audio_kwargs":
                 _refuse_audio(name, value)
@@ -116,8 +116,9 @@ class Keywords:
         truncation, longest = self.call.pop("truncation", False), self.call.pop("max_length", None)
         if truncation not in (True, False) or (truncation and longest is None):
             raise OptionError(
-                f"truncation={truncation!r:.80} is not supported without max_length, or as another value than true and "
-                "false; leave it out, or give truncation=True and max_length in tokens"
+                "{truncation=} is not supported without max_length, or as another value than true and "
+                "false; leave it out, or give truncation=True and max_length in tokens",
+                given={"truncation": truncation},
             )
         if truncation:
             self.call["max_length"] = whole("max_length", longest)
@@ -134,7 +135,7 @@ class Keywords:
             options |= {"min_frames": count, "max_frames": count}
         elif name == "do_sample_frames":
             if not isinstance(value, bool):
-                raise OptionError(f"do_sample_frames={value!r} must be true or false")
+                raise OptionError("{do_sample_frames=} must be true or false", given={"do_sample_frames": value})
             if not value:
                 options |= {"min_frames": ALL_FRAMES, "max_frames": ALL_FRAMES}
         elif name == "size":
@@ -146,11 +147,11 @@ class Keywords:
                 kept := pixel_scale[name],
                 tuple(kept),
             ):
-                raise OptionError(f"{name}={value!r} is not supported; this processor's is {kept}")
+                raise OptionError(f"{{{name}=}} is not supported; this processor's is {kept}", given={name: value})
         elif name in NO_EFFECT:
             if not any(same is ANY or value == same for same in NO_EFFECT[name]):
                 kept = NO_EFFECT[name][0]
-                raise OptionError(f"{name}={value!r:.80} is not supported; leave it out, or give {kept!r}")
+                raise OptionError(f"{{{name}=}} is not supported; leave it out, or give {kept!r}", given={name: value})
         else:
             options[name] = value  # `of` refuses unknown names.
 
@@ -161,8 +162,9 @@ def _areas(size: Any) -> dict[str, Any]:
     given = size if isinstance(size, Mapping) else None
     if given is None or not given or not given.keys() <= names.keys():
         raise OptionError(
-            f"size={size!r:.80} is not supported; give areas in pixels, "
-            '{"shortest_edge": least, "longest_edge": most}, or min_pixels and max_pixels'
+            "{size=} is not supported; give areas in pixels, "
+            '{"shortest_edge": least, "longest_edge": most}, or min_pixels and max_pixels',
+            given={"size": size},
         )
     return {names[name]: value for name, value in given.items()}
 

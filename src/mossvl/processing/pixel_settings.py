@@ -61,11 +61,16 @@ def checked_size(size: Any) -> dict[str, int]:
         OptionError: a bound is not a positive integer, or the lower one is more than the upper one.
     """
     if not isinstance(size, Mapping | None):
-        raise OptionError(f"size={size!r:.80} must be a dict of shortest_edge and longest_edge, areas in pixels")
+        raise OptionError(
+            "{size=} must be a dict of shortest_edge and longest_edge, areas in pixels", given={"size": size}
+        )
     areas = {**DEFAULT_SIZE, **(size or {})}
     least, most = (whole(f"size: {name}", areas[name]) for name in DEFAULT_SIZE)
     if least > most:
-        raise OptionError(f"size: shortest_edge={least} is more than longest_edge={most}; both are areas in pixels")
+        raise OptionError(
+            "size: {shortest_edge=} is more than {longest_edge=}; both are areas in pixels",
+            given={"shortest_edge": least, "longest_edge": most},
+        )
     return areas
 
 
@@ -77,5 +82,7 @@ def checked_channels(name: str, values: Any) -> list[float]:
     """
     numbers = isinstance(values, Sequence) and all(isinstance(one, int | float) for one in values)
     if not numbers or len(values) != 3 or not all(math.isfinite(v) and (v > 0 or name == "image_mean") for v in values):
-        raise OptionError(f"{name}={values!r:.80} must be three numbers" + ", each above 0" * (name == "image_std"))
+        raise OptionError(
+            f"{{{name}=}} must be three numbers" + ", each above 0" * (name == "image_std"), given={name: values}
+        )
     return list(values)

@@ -37,7 +37,10 @@ class PatchLayout:
 
     def __post_init__(self) -> None:
         if self.temporal_patch_size != 1:
-            raise OptionError(f"temporal_patch_size={self.temporal_patch_size} is not supported; MOSS-VL has 1")
+            raise OptionError(
+                "{temporal_patch_size=} is not supported; MOSS-VL has 1",
+                given={"temporal_patch_size": self.temporal_patch_size},
+            )
 
     @property
     def factor(self) -> int:

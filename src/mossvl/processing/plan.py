@@ -143,7 +143,8 @@ def _allowed(size: tuple[int, int], limits: MediaLimits) -> tuple[int, int]:
     """Hold a resized picture to the limit of decoded ones."""
     if size[0] * size[1] > limits.image_pixels:
         raise OptionError(
-            f"min_pixels would make a picture of {size[1]} × {size[0]} pixels; the limit is {limits.image_pixels}"
+            f"{{min_pixels}} would make a picture of {size[1]} × {size[0]} pixels; the limit is {limits.image_pixels}",
+            option="min_pixels",
         )
     return size
 

@@ -134,7 +134,9 @@ class MossVLProcessor(ConversationMixin):
         """
         for name, value in zip(PATCHES, (patch_size, temporal_patch_size, merge_size), strict=True):
             if value != getattr(self.image_processor, name):
-                raise OptionError(f"{name}={value!r}, but this model's is {getattr(self.image_processor, name)}")
+                raise OptionError(
+                    f"{{{name}=}}, but this model's is {getattr(self.image_processor, name)}", given={name: value}
+                )
         mean, deviation = checked_channels("image_mean", image_mean), checked_channels("image_std", image_std)
         other = copy.copy(self)
         for name in ("image_processor", "video_processor"):
@@ -253,7 +255,9 @@ class MossVLProcessor(ConversationMixin):
         return_tensors = keywords.call.get("return_tensors", return_tensors)
         padding = keywords.call.get("padding", padding)
         if return_tensors != "pt":
-            raise OptionError(f"return_tensors={return_tensors!r} is not supported; only 'pt' is")
+            raise OptionError(
+                "{return_tensors=} is not supported; only 'pt' is", given={"return_tensors": return_tensors}
+            )
         side = keywords.call.get("padding_side", padding_side) or self.tokenizer.padding_side
         texts = [text] if isinstance(text, str) else list(text)
         if not texts:

@@ -9,8 +9,7 @@ from numbers import Real
 
 import numpy as np
 
-from mossvl.errors import MediaError
-from mossvl.options.checks import shown
+from mossvl.errors import MediaError, shown
 
 Segment = tuple[float, float] | tuple[float]
 """[start, end) of a video, or [instant], in seconds."""

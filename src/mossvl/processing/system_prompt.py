@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from mossvl.errors import OptionError, PromptError
-from mossvl.options.checks import check_names, named_options
+from mossvl.options.checks import hint, named_options
 
 PICTURES = "You are a helpful AI assistant. Respond to the user's request based on the provided text and/or images."
 VIDEO = (
@@ -59,7 +59,10 @@ class SystemPrompt:
         _check("thinking_mode", self.thinking_mode, THINKING_MODES, tuple(THINKING_MODES))
         _check("system_prompt_type", self.system_prompt_type, SYSTEM_PROMPT_TYPES, TYPES_TOLD)
         if not isinstance(self.use_default_system_prompt, bool | None):
-            raise OptionError(f"use_default_system_prompt={self.use_default_system_prompt!r:.40} must be true or false")
+            raise OptionError(
+                "{use_default_system_prompt=} must be true or false",
+                given={"use_default_system_prompt": self.use_default_system_prompt},
+            )
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
@@ -80,8 +83,9 @@ class SystemPrompt:
             return self.system_prompt or None
         if THINKING_MODES.get(self.thinking_mode or ""):
             raise OptionError(
-                f"thinking_mode={self.thinking_mode!r} needs a system_prompt: the published one, which asks for "
-                "<thinking></thinking><answer></answer>, could not be read; give it, or use 'no_thinking'"
+                "{thinking_mode=} needs a {system_prompt}: the published one, which asks for "
+                "<thinking></thinking><answer></answer>, could not be read; give it, or use 'no_thinking'",
+                given={"thinking_mode": self.thinking_mode, "system_prompt": None},
             )
         if self.use_default_system_prompt is False:
             return None
@@ -109,4 +113,4 @@ def with_system_prompt(query: Mapping[str, Any], default: Mapping[str, Any]) -> 
 
 def _check(name: str, value: Any, known: Iterable[str], told: Sequence[str]) -> None:
     if value is not None and not (isinstance(value, str) and value in known):
-        check_names([value], told, name)
+        raise OptionError(f"{{{name}=}} is unknown; {hint(value, sorted(told))}", given={name: value})

@@ -102,7 +102,9 @@ class AppArgs(BaseModel):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OptionError(f"shared_folder={self.shared_folder!r} cannot be made ({error.strerror})") from error
+            raise OptionError(
+                f"{{shared_folder=}} cannot be made ({error.strerror})", given={"shared_folder": self.shared_folder}
+            ) from error
         return Place(folder)
 
     def engine_config(self) -> EngineConfig:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from mossvl.errors import OptionError
 from mossvl.media.limits import MediaLimits
-from mossvl.options.checks import Count, Switch, check_options, mapping, named_options, shown, text, whole
+from mossvl.options.checks import Count, Switch, check_options, mapping, named_options, text, whole
 from mossvl.options.engine import EngineConfig
 
 Pool = tuple[int, int]
@@ -19,10 +19,10 @@ def _pool(name: str, given: Any) -> Pool:
     if isinstance(given, tuple | list) and len(given) == 2:
         least, most = (whole(f"{name}[{place}]", one) for place, one in enumerate(given))
         if least > most:
-            raise OptionError(f"{name}={shown(given)}: the least number of actors comes first")
+            raise OptionError(f"{{{name}=}}: the least number of actors comes first", given={name: given})
         return least, most
     if isinstance(given, tuple | list):
-        raise OptionError(f"{name}={shown(given)} must be a number of actors, or (the least, the most)")
+        raise OptionError(f"{{{name}=}} must be a number of actors, or (the least, the most)", given={name: given})
     count = whole(name, given)
     return count, count
 
@@ -65,9 +65,12 @@ class ProcessorConfig:
     def __post_init__(self) -> None:
         check_options(self)
         if self.model_source is not None and not isinstance(self.model_source, str | Path):
-            raise OptionError(f"model_source={shown(self.model_source)} must be a folder or the name of a repository")
+            raise OptionError(
+                "{model_source=} must be a folder or the name of a repository",
+                given={"model_source": self.model_source},
+            )
         if self.limits is not None and not isinstance(self.limits, MediaLimits):
-            raise OptionError(f"limits={shown(self.limits)} must be MediaLimits")
+            raise OptionError("{limits=} must be MediaLimits", given={"limits": self.limits})
         _ = self.engine  # Check before actors start.
 
     @property

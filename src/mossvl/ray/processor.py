@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mossvl.errors import OptionError, message_of
-from mossvl.options.checks import shown
 from mossvl.ray.answering import Answering, Read
 from mossvl.ray.cluster import resources_of
 from mossvl.ray.config import ProcessorConfig
@@ -43,7 +42,7 @@ def build_processor(
     if config is not None and options:
         raise OptionError(f"give either config or {', '.join(options)}, not both")
     if not isinstance(config, ProcessorConfig | None):
-        raise OptionError(f"config={shown(config)} must be a ProcessorConfig; give its options by name")
+        raise OptionError("{config=} must be a ProcessorConfig; give its options by name", given={"config": config})
     return Processor(config or ProcessorConfig(**options), preprocess, postprocess)
 
 

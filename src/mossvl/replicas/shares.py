@@ -61,14 +61,16 @@ def gpus() -> list[str]:
 def _of_gpus(found: list[str], replicas: int, ranks: int, index: str) -> list[Share]:
     if index:
         raise OptionError(
-            f"device='cuda:{index}' is one GPU, and {replicas} replicas of {ranks} each need {replicas * ranks}; give "
-            "'cuda', and set CUDA_VISIBLE_DEVICES to those that may be used"
+            f"{{device=}} is one GPU, and {replicas} replicas of {ranks} each need {replicas * ranks}; give 'cuda', "
+            "and set CUDA_VISIBLE_DEVICES to those that may be used",
+            given={"device": f"cuda:{index}"},
         )
     if replicas * ranks > len(found):
         most = len(found) // ranks
-        allowed = f"at most {most}" if most else f"none: tensor_parallel_size={ranks} is more than there are"
+        allowed = f"at most {most}" if most else "none: {tensor_parallel_size=} is more than there are"
         raise OptionError(
-            f"data_parallel_size={replicas} replicas of {ranks} GPU(s) each need {replicas * ranks}, and there are "
-            f"{len(found)}; allowed: {allowed}"
+            f"{{data_parallel_size=}} replicas of {ranks} GPU(s) each need {replicas * ranks}, and there are "
+            f"{len(found)}; allowed: {allowed}",
+            given={"data_parallel_size": replicas, "tensor_parallel_size": ranks},
         )
     return [Share(tuple(found[ranks * one : ranks * (one + 1)])) for one in range(replicas)]

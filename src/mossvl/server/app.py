@@ -103,12 +103,18 @@ def _answer_errors(app: FastAPI, service: Service) -> None:
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
         path = request.state.path
-        asked, advice = f"{request.method:.40} {path!r:.200}", ""
+        asked, advice, headers = f"{request.method:.40} {path!r:.200}", "", dict(error.headers or {})
+        routes = [route for route in app.routes if isinstance(route, APIRoute)]
         if error.status_code == 404:
-            near = _near(path, {route.path for route in app.routes if isinstance(route, APIRoute)})
+            near = _near(path, {route.path for route in routes})
             advice = f"; did you mean {near!r}?" if near else "; /openapi.json has the routes of this server"
+        if error.status_code == 405:
+            # Each method of a path is a route of its own, and the error names those of one.
+            allowed = {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
+            headers["Allow"] = ", ".join(sorted(allowed)) or headers.get("Allow", "")
+            advice = f"; allowed are {headers['Allow']}"
         response = told(request, RequestError(error.status_code, code, f"{asked}: {error.detail}{advice}"))
-        response.headers.update(error.headers or {})
+        response.headers.update(headers)
         return response
 
 

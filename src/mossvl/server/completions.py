@@ -50,7 +50,7 @@ class CompletionExchange(Exchange[CompletionRequest]):
         check_supported(request, UNSUPPORTED)
         if request.echo and request.logprobs is not None and request.stream:
             raise OptionError(
-                "logprobs of an echoed prompt come with a whole answer; leave out stream", option="logprobs"
+                "{logprobs} of an echoed prompt come with a whole answer; leave out stream", option="logprobs"
             )
         if not self._length and not request.echo:
             raise OptionError(

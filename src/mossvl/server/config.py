@@ -19,6 +19,8 @@ DECODERS = max(1, min(8, (os.cpu_count() or 2) // 2))
 TEXTS = 64
 """Requests without media that load at the same time, beside those that a decoder process loads."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
+OPENING = dict.fromkeys(("api_keys", "open_to_all"))
+"""Options that let others than this machine ask, for errors to name."""
 
 
 @named_options("server option")
@@ -106,28 +108,33 @@ class ServerConfig:
     def __post_init__(self) -> None:
         check_options(self)
         if not all(self.api_keys):
-            raise OptionError("an API key is empty; leave it out, or give one of some length")
+            raise OptionError("{api_keys}: a key is empty; leave it out, or give one of some length", option="api_keys")
         for origin in self.origins:
             if origin != "*" and site_of(origin) != origin:
                 raise OptionError(
-                    f"{origin!r} is no origin as browsers send it (--allow-origin); expected https://example.org, with "
-                    "letters beyond ASCII as xn--…, or *"
+                    "{origins=} is no origin as browsers send it; expected https://example.org, with letters beyond "
+                    "ASCII as xn--…, or *",
+                    given={"origins": origin},
                 )
         if "*" in self.origins and not (self.api_keys or self.open_to_all):
             raise OptionError(
-                "--allow-origin '*' without an API key lets every web page use this server; name the origins, set an "
-                "API key (--api-key or MOSSVL_API_KEY), or allow everybody (--open-to-all)"
+                "{origins=} without an API key lets every web page use this server; name the origins, set an API key "
+                "({api_keys} or MOSSVL_API_KEY), or allow everybody ({open_to_all})",
+                given={"origins": "*", **OPENING},
             )
         if not (self.api_keys or self.open_to_all or self.local):
             raise OptionError(
-                f"host={self.host!r} can be reached from other machines; set an API key (--api-key or MOSSVL_API_KEY), "
-                "or allow everybody (--open-to-all)"
+                "{host=} can be reached from other machines; set an API key ({api_keys} or MOSSVL_API_KEY), or "
+                "allow everybody ({open_to_all})",
+                given={"host": self.host, **OPENING},
             )
-
         for folder in self.media_dirs:
             if not Path(folder).is_dir():
-                raise OptionError(f"{folder!r} is no folder (--allow-media-dir)")
-        _ = self.sources
+                raise OptionError("{media_dirs=} is no folder", given={"media_dirs": folder})
+        try:
+            _ = self.sources
+        except OptionError as error:
+            raise error.named({"domains": "media_domains"}) from error
 
     @property
     def sources(self) -> SourcePolicy:

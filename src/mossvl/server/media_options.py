@@ -37,7 +37,8 @@ def media_defaults(request: ChatRequest) -> Defaults:
     for name in present(vars(options["video"])):
         if name not in MediaOptions.OF_PARTS["video"]:
             raise OptionError(
-                f"mm_processor_kwargs: {name} is a setting of the server; leave it out", option="mm_processor_kwargs"
+                f"{{mm_processor_kwargs}}: {name} is a setting of the server; leave it out",
+                option="mm_processor_kwargs",
             )
     return {
         kind: {name: value for name in names if (value := getattr(options[kind], name)) is not None}

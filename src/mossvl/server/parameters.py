@@ -23,9 +23,9 @@ def sampling_of(request: ChatRequest, config: ServerConfig) -> SamplingParams:
         RequestError: an option exceeds a limit.
     """
     if request.prompt_logprobs is not None and request.stream:
-        raise OptionError("prompt_logprobs come with a whole answer; leave out stream", option="prompt_logprobs")
+        raise OptionError("{prompt_logprobs} come with a whole answer; leave out stream", option="prompt_logprobs")
     if request.top_logprobs is not None and not request.logprobs:
-        raise OptionError("top_logprobs needs logprobs: true", option="top_logprobs")
+        raise OptionError("{top_logprobs} needs logprobs: true", option="top_logprobs")
     name = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
     return params_of(
         request,

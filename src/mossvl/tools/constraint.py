@@ -37,7 +37,7 @@ def constrained(params: Params, tools: Tools, short: bool) -> Params:
     if tools.forced:
         if params.ignore_eos:
             raise OptionError(
-                "ignore_eos excludes a tool_choice that forces a call; leave one of them out", option="ignore_eos"
+                "{ignore_eos} excludes a tool_choice that forces a call; leave one of them out", option="ignore_eos"
             )
         rules = f"start: {calls}\n{_rules(tools, short)}"
         _check(rules, tools, short)
@@ -49,8 +49,8 @@ def constrained(params: Params, tools: Tools, short: bool) -> Params:
         return replace(params, json_schema=None, grammar=rules)
     if not params.free:
         raise OptionError(
-            "tools and an answer's form exclude each other, unless it is a JSON schema; leave one of them out, or set "
-            'tool_choice to "none"',
+            "{tools} and an answer's form exclude each other, unless it is a JSON schema; leave one of them out, or "
+            'set tool_choice to "none"',
             option="tools",
         )
     return params
@@ -83,8 +83,8 @@ def _check(rules: str, tools: Tools, short: bool) -> None:
     """Raise an `OptionError` for the first function whose schema cannot be used."""
     if len(rules) > LONGEST_SCHEMAS:
         raise OptionError(
-            f"tools: the schemas of the functions have {len(rules)} characters; at most {LONGEST_SCHEMAS} are allowed "
-            "where they constrain the answer",
+            f"{{tools}}: the schemas of the functions have {len(rules)} characters; at most {LONGEST_SCHEMAS} are "
+            "allowed where they constrain the answer",
             option="tools",
         )
     if not problem_of(grammar(rules)):
@@ -92,4 +92,6 @@ def _check(rules: str, tools: Tools, short: bool) -> None:
     for function in tools.functions:
         alone = f"start: call\n{_rules(Tools((function,)), short)}"
         if reason := problem_of(grammar(alone)):
-            raise OptionError(f"tools: the parameters of {function.name!r} cannot be used: {reason}", option="tools")
+            raise OptionError(
+                f"{{tools}}: the parameters of {function.name!r} cannot be used: {reason}", option="tools"
+            )

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from mossvl.errors import OptionError
+from mossvl.errors import OptionError, shown
 from mossvl.names import nearest
-from mossvl.options.checks import shown, switch
+from mossvl.options.checks import switch
 
 MOST_FUNCTIONS = 128
 NAME = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
@@ -54,28 +54,38 @@ class Function:
         inner = given.get("function", given) if isinstance(given, Mapping) else None
         if not isinstance(inner, Mapping) or given.get("type", "function") != "function":
             raise OptionError(
-                f'{place}={shown(given)} must be {{"type": "function", "function": {{"name": …}}}}', option="tools"
+                f'{{{place}=}} must be {{"type": "function", "function": {{"name": …}}}}',
+                option="tools",
+                given={place: given},
             )
         name, description, parameters = (inner.get(key) for key in ("name", "description", "parameters"))
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise OptionError(
-                f"{place}: name={shown(name)} must be 1 to 128 letters, digits and any of _ . : / -", option="tools"
+                f"{{{place}}}: name={shown(name)} must be 1 to 128 letters, digits and any of _ . : / -",
+                given={place: given},
+                option="tools",
             )
         if not isinstance(description, str | None):
-            raise OptionError(f"{place}: description={shown(description)} must be a text", option="tools")
+            raise OptionError(
+                f"{{{place}}}: description={shown(description)} must be a text", given={place: given}, option="tools"
+            )
         if not isinstance(parameters, Mapping | None) or (parameters or {}).get("type", "object") != "object":
             raise OptionError(
-                f'{place}: the parameters of {name!r} must be a JSON schema of an object, {{"type": "object", '
+                f'{{{place}}}: the parameters of {name!r} must be a JSON schema of an object, {{"type": "object", '
                 f'"properties": …}}, but are {shown(parameters)}',
+                given={place: given},
                 option="tools",
             )
         if is_deep(parameters):
             raise OptionError(
-                f"{place}: the parameters of {name!r} are nested too deeply; at most {DEEPEST} levels", option="tools"
+                f"{{{place}}}: the parameters of {name!r} are nested too deeply; at most {DEEPEST} levels",
+                given={place: given},
+                option="tools",
             )
         if not is_finite(parameters):
             raise OptionError(
-                f"{place}: the parameters of {name!r} have NaN or an infinite number, which JSON does not know",
+                f"{{{place}}}: the parameters of {name!r} have NaN or an infinite number, which JSON does not know",
+                given={place: given},
                 option="tools",
             )
         return cls(name, description, parameters or None)
@@ -119,29 +129,29 @@ class Tools:
                 that is not defined.
         """
         if not isinstance(tools, list | tuple | None):
-            raise OptionError(f"tools={shown(tools)} must be a list of functions", option="tools")
+            raise OptionError("{tools=} must be a list of functions", given={"tools": tools})
         if len(tools or ()) > MOST_FUNCTIONS:
             raise OptionError(
-                f"tools has {len(tools or ())} functions; at most {MOST_FUNCTIONS} are allowed", option="tools"
+                f"{{tools}} has {len(tools or ())} functions; at most {MOST_FUNCTIONS} are allowed", option="tools"
             )
         functions = {one.name: one for place, given in enumerate(tools or ()) for one in [_at(place, given)]}
         if len(functions) < len(tools or ()):
             names = [_at(place, given).name for place, given in enumerate(tools or ())]
             twice = next(name for name in names if names.count(name) > 1)
             raise OptionError(
-                f"tools: the function {twice!r} is defined twice; give each a name of its own", option="tools"
+                f"{{tools}}: the function {twice!r} is defined twice; give each a name of its own", option="tools"
             )
         several = True if parallel is None else switch("parallel_tool_calls", parallel)
         mode, allowed = _chosen(choice)
         if mode == "none" or (not functions and mode == "auto" and not allowed):
             return None
         if not functions:
-            raise OptionError(f"tool_choice={shown(choice)} needs tools, but there are none", option="tool_choice")
+            raise OptionError("{tool_choice=} needs tools, but there are none", given={"tool_choice": choice})
         for name in allowed or ():
             if name not in functions:
                 near = nearest(name, list(functions))
                 hint = f"did you mean {near!r}?" if near else f"defined: {', '.join(functions)}"
-                raise OptionError(f"tool_choice: there is no function {name!r:.200}; {hint}", option="tool_choice")
+                raise OptionError(f"{{tool_choice}}: there is no function {name!r:.200}; {hint}", option="tool_choice")
         chosen = tuple(one for name, one in functions.items() if allowed is None or name in allowed)
         return cls(chosen, mode != "auto", several and mode != "named")
 
@@ -165,10 +175,10 @@ def _chosen(choice: Any) -> tuple[str, Sequence[str] | None]:
                 case {"mode": "auto" | "required" as mode, "tools": [_, *_] as tools}:
                     return mode, [_name(one) for one in tools]
     raise OptionError(
-        f"tool_choice={shown(choice)} must be {', '.join(map(repr, CHOICES))}, "
+        f"{{tool_choice=}} must be {', '.join(map(repr, CHOICES))}, "
         '{"type": "function", "function": {"name": …}} or {"type": "allowed_tools", "allowed_tools": '
         '{"mode": "auto" or "required", "tools": […]}}',
-        option="tool_choice",
+        given={"tool_choice": choice},
     )
 
 
@@ -178,7 +188,8 @@ def _name(given: Any) -> str:
         case {"type": "function", "function": {"name": str(name)}} | {"type": "function", "name": str(name)}:
             return name
     raise OptionError(
-        f'tool_choice: {shown(given)} must be {{"type": "function", "function": {{"name": …}}}}', option="tool_choice"
+        f'{{tool_choice}}: {shown(given)} must be {{"type": "function", "function": {{"name": …}}}}',
+        option="tool_choice",
     )
 
 

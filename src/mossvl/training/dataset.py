@@ -47,7 +47,7 @@ class FileExamples(Dataset[Example[Tensor]]):
         slots: Slots = AS_WRITTEN,
     ) -> None:
         if bad not in ("skip", "stop"):
-            raise OptionError(f"bad={bad!r} must be 'skip' or 'stop'")
+            raise OptionError("{bad=} must be 'skip' or 'stop'", given={"bad": bad})
         self.processor, self.index, self.media_dir, self.options = processor, index, media_dir, options
         self.max_length = None if max_length is None else whole("max_length", max_length)
         self.bad, self.slots = bad, slots

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from mossvl.errors import CheckpointError, OptionError
 from mossvl.options import MediaOptions
-from mossvl.options.checks import Choice, Count, CountFrom0, check_options, choice
+from mossvl.options.checks import Choice, Count, CountFrom0, Number, Positive, check_options
 from mossvl.options.engine import QUANTIZATIONS
 from mossvl.ranks import num_processes
 
@@ -38,6 +38,7 @@ FREE = {
     "compile",
 }
 """Options that may change when a run is resumed."""
+Share = Annotated[float, Number(least=0, below=1)]
 INNER = (Part.MERGER, Part.CROSS_ATTENTION, Part.SELF_ATTENTION)
 """Parts that are trained by default."""
 
@@ -87,19 +88,19 @@ class TrainOptions:
     parts: Sequence[Part] = INNER
     rank: Count = 16
     alpha: Count = 32
-    dropout: float = 0.0
-    epochs: float = 1.0
+    dropout: Share = 0.0
+    epochs: Positive = 1.0
     max_steps: CountFrom0 = 0
     batch: Count = 1
     accumulate: Count = 1
-    learning_rate: float = 1e-4
-    warmup: float = 0.03
-    weight_decay: float = 0.0
+    learning_rate: Positive = 1e-4
+    warmup: Share = 0.03
+    weight_decay: Annotated[float, Number(least=0)] = 0.0
     max_length: Count | None = None
-    bad: Literal["skip", "stop"] = "skip"
-    state_loss: Literal["focal", "plain"] = "focal"
-    focal_gamma: float = 2.0
-    leading_slot_dropout: float = 0.1
+    bad: Annotated[Literal["skip", "stop"], Choice(("skip", "stop"))] = "skip"
+    state_loss: Annotated[Literal["focal", "plain"], Choice(("focal", "plain"))] = "focal"
+    focal_gamma: Annotated[float, Number(least=0)] = 2.0
+    leading_slot_dropout: Annotated[float, Number(least=0, most=1)] = 0.1
     turn_end_loss: bool = False
     gradient_checkpointing: bool = False
     vision_chunk: Count | None = None
@@ -124,21 +125,19 @@ class TrainOptions:
             OptionError: `output` is None.
         """
         if self.output is None:
-            raise OptionError("no output (--output); name a folder for checkpoints and the result")
+            raise OptionError("no {output}; name a folder for checkpoints and the result", option="output")
         return self.output
 
-    def differences(self, file: Path) -> list[str]:
-        """Fixed options that differ from those in a file of `note`, each as "max_steps=6 (was 3)".
+    def differences(self, file: Path) -> dict[str, str]:
+        """Fixed options that differ from those in a file of `note`: {"max_steps": "6 (was 3)"}.
 
         Raises:
             CheckpointError: the file is damaged.
         """
         noted = _noted(file) if file.is_file() else {}
-        return [
-            f"{name}={value} (was {noted[name]})"
-            for name, value in self._fixed().items()
-            if name in noted and noted[name] != value
-        ]
+        fixed = self._fixed()
+        differing = (name for name in fixed if name in noted and noted[name] != fixed[name])
+        return {name: f"{fixed[name]} (was {noted[name]})" for name in differing}
 
     def note(self, file: Path) -> None:
         """Write the fixed options to a file, atomically."""
@@ -154,23 +153,13 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         if not self.parts:
-            raise OptionError(f"no part is trained; choose some of {', '.join(Part)}")
+            raise OptionError(f"{{parts}}: no part is trained; choose some of {', '.join(Part)}", option="parts")
         object.__setattr__(self, "parts", tuple(dict.fromkeys(self.parts)))
         check_options(self)
         if self.quantization and not self.adapt:
             raise OptionError(
-                f"quantization={self.quantization!r} is for adapters; quantized weights cannot be trained themselves"
-            )
-        if not (self.epochs > 0 and self.learning_rate > 0 and 0 <= self.warmup < 1 and 0 <= self.dropout < 1):
-            raise OptionError(
-                f"epochs={self.epochs} and learning_rate={self.learning_rate} must be above 0, warmup={self.warmup} "
-                f"and dropout={self.dropout} between 0 and 1"
-            )
-        choice("state_loss", self.state_loss, ("focal", "plain"))
-        if not (self.focal_gamma >= 0 and 0 <= self.leading_slot_dropout <= 1):
-            raise OptionError(
-                f"focal_gamma={self.focal_gamma} must be at least 0, leading_slot_dropout={self.leading_slot_dropout} "
-                "from 0 to 1"
+                "{quantization=} is for adapters; quantized weights cannot be trained themselves",
+                given={"quantization": self.quantization},
             )
 
 

@@ -70,15 +70,17 @@ def train(options: TrainOptions) -> Path:
         raise OptionError(f"{options.folder} has no checkpoint to resume from; leave --resume out to begin")
     if not options.resume and numbered(options.folder):
         raise OptionError(f"{options.folder} has checkpoints of an earlier run; give --resume, or another folder")
-    differing = options.differences(options.folder / NOTED) if options.resume else []
+    differing = options.differences(options.folder / NOTED) if options.resume else {}
     if differing:
+        told = ", ".join(f"{{{name}}}={how}" for name, how in differing.items())
         raise OptionError(
-            f"{', '.join(differing)}: the run in {options.folder} resumes only with the options that it began with; "
-            "give these, or train the result further in another folder"
+            f"{told}: the run in {options.folder} resumes only with the options that it began with; "
+            "give these, or train the result further in another folder",
+            given=differing,
         )
     device = loading.resolve_device(options.device)
     if device.index:
-        raise OptionError(f"device={options.device!r}: choose a GPU with CUDA_VISIBLE_DEVICES")
+        raise OptionError("{device=}: choose a GPU with CUDA_VISIBLE_DEVICES", given={"device": options.device})
     set_seed(options.seed)
     dtype = loading.resolve_dtype(options.dtype, device)
     # Quantizing is work for the GPU; several processes move to their own GPUs later.
@@ -162,8 +164,9 @@ def trainer_of(
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if options.vision_chunk and sharded:
         raise OptionError(
-            f"vision_chunk={options.vision_chunk}: ranks with shards of the vision tower must run it equally often; "
-            "leave vision_chunk out, and lower max_frames or max_pixels instead"
+            "{vision_chunk=}: ranks with shards of the vision tower must run it equally often; "
+            "leave {vision_chunk} out, and lower {max_frames} or {max_pixels} instead",
+            given={"vision_chunk": options.vision_chunk, "max_frames": None, "max_pixels": None},
         )
     if device.type == "cuda":
         tower = model.model.visual

@@ -126,9 +126,9 @@ class PackedTrainer(Trainer):
             found = weighting.begin(batches, self.args.device, processes, self.accelerator.reduce)
             if self.is_deepspeed_enabled and weighting.gamma and found:
                 raise OptionError(
-                    f"focal_gamma={weighting.gamma} corrects the gradients of a whole step, which DeepSpeed hides; "
+                    "{focal_gamma=} corrects the gradients of a whole step, which DeepSpeed hides; "
                     "train with FSDP2, or give focal_gamma=0",
-                    option="focal_gamma",
+                    given={"focal_gamma": weighting.gamma},
                 )
         return batches, count
 

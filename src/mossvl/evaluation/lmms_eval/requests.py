@@ -61,7 +61,7 @@ def params_of(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[Sa
     options["temperature"] = _temperature(given.get("temperature", 1)) if sampled else 0.0
     until = given.get("until", [])
     if not isinstance(until, str | list | tuple):
-        raise OptionError(f"until={until!r:.100} of the task must be a text or a list of texts")
+        raise OptionError("{until=} of the task must be a text or a list of texts", given={"until": until})
     stop = [until] if isinstance(until, str) else [] if list(until) == FILLED_UNTIL else until
     known = SHAPING | DRAWING | {"do_sample", "until"}
     idle = [name for name, value in given.items() if name not in known and not (name in SINGLE and value == 1)]
@@ -73,7 +73,7 @@ def _temperature(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError) as error:
-        raise OptionError(f"temperature={value!r:.100} of the task must be a number") from error
+        raise OptionError("{temperature=} of the task must be a number", given={"temperature": value}) from error
 
 
 def _part(part: Mapping[str, Any], clip_times: str) -> dict[str, Any]:
