@@ -38,8 +38,6 @@ from mossvl.training.examples import Example
 from mossvl.training.streams import tokenised
 from mossvl.training.supervised import supervised_text
 
-COMPILED = 64
-"""Largest number of compiled drawings."""
 LAYERS = 8
 """Layers of each drawing, a constant so that drawing is compiled once."""
 
@@ -217,7 +215,6 @@ def _pictures(given: Drawing, film: Tensor, height: int, width: int) -> Tensor:
 @functools.cache
 def _compiled(backend: str | Callable[..., Any] = "inductor") -> Callable[..., Tensor]:
     """Compiled drawing: a picture's hundreds of operations become a few kernels, once for all numbers and sizes."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED)
     compiled = torch.compile(_pictures, dynamic=True, backend=backend)
 
     def pictures(*given: Any) -> Tensor:
