@@ -67,6 +67,7 @@ def test_what_is_no_adapter_is_one_line_and_exit_code_2(name, own, tmp_path):
 def test_a_path_has_a_name_if_it_is_given_one(tmp_path):
     assert only_adapter(None) is None
     assert only_adapter("a/b") == {"adapter": "a/b"} and only_adapter("x=a/b") == {"x": "a/b"}
+    assert only_adapter("x=" + "y" * 5000) == {"x": "y" * 5000}
     (tmp_path / "x=y").mkdir()
     assert only_adapter(str(tmp_path / "x=y")) == {"adapter": str(tmp_path / "x=y")}
 

@@ -1,23 +1,26 @@
 """An adapter that cannot be served is refused with one line, before or while the engine is made."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
 
-import peft
 import pytest
 import torch
 from adapted_models import TEXT
 from safetensors.torch import load_file, save_file
 
 import mossvl
-from mossvl.adapters.config import AdapterConfig
+from mossvl.adapters.files import AdapterFiles
 from mossvl.checkpoints.default import CHECKPOINT as TINY
 from mossvl.errors import CheckpointError, OptionError
 from mossvl.options.engine import EngineConfig
+from mossvl.quantization.formats import Whole
 
 WEIGHTS = "adapter_model.safetensors"
-FIRST = "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight"
+FIRST_MAP = "model.language_model.layers.0.self_attn.q_proj"
+FIRST = f"base_model.model.{FIRST_MAP}.lora_A.weight"
+SECOND = "base_model.model.model.language_model.layers.99.self_attn.q_proj.lora_A.weight"
 
 
 def configured(**keys):
@@ -42,6 +45,12 @@ def cut_off(folder):
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def with_pair(name):
+    return with_tensors(
+        lambda tensors: tensors.update({f"base_model.model.{name}.lora_{end}.weight": torch.ones(1) for end in "AB"})
+    )
+
+
 REFUSED = {
     "no configuration": (lambda folder: (folder / "adapter_config.json").unlink(), "has no adapter_config.json"),
     "no JSON": (lambda folder: (folder / "adapter_config.json").write_text("{"), "is not JSON"),
@@ -54,14 +63,31 @@ REFUSED = {
     "modules to save": (configured(modules_to_save=["embed_tokens"]), "modules_to_save: .*embed_tokens"),
     "a key of later versions": (configured(use_something_new=3), "use_something_new=3 is not supported"),
     "another start": (configured(init_lora_weights="pissa"), "init_lora_weights='pissa' changes weights"),
+    "modules to save that are no list": (configured(modules_to_save=True), "modules_to_save: .*True"),
+    "a scale by a word": (configured(use_rslora="false"), "use_rslora='false' must be true or false"),
+    "no name of a base": (configured(base_model_name_or_path=3), "base_model_name_or_path=3 must be a text"),
+    "a pattern of ranks that is none": (configured(rank_pattern={"(?i)Q": 4}), "cannot be used: global flags"),
+    "no patterns": (configured(alpha_pattern=["q_proj"]), "cannot be used"),
     "no rank": (configured(r=None), "r=None must be"),
     "a broken pattern": (configured(target_modules="(q_proj"), "cannot be used"),
+    "a base of a long name": (configured(base_model_name_or_path="a/" + "b" * 5000, r=5), r"\('a/bbb.{,200}damaged$"),
     "another rank": (configured(r=5), r"down_proj.lora_A.weight is \[4, \d+\], expected \[5, \d+\]"),
-    "another base": (configured(base_model_name_or_path="some/OtherModel"), "adapter of some/OtherModel, but the"),
-    "more maps": (configured(target_modules=f"{TEXT}|model.visual.merger.linear_fc1"), "lacks the adapters of model.v"),
-    "half of a map": (with_tensors(lambda tensors: tensors.pop(FIRST)), "lacks base_model.*0.self_attn.q_proj.lora_A"),
+    "another base": (configured(base_model_name_or_path="some/OtherModel"), "adapter of 'some/OtherModel', but the"),
+    "more maps": (
+        configured(target_modules=f"{TEXT}|model.visual.merger.linear_fc1"),
+        r"missing: \S+\.visual\.merger\.linear_fc1\.",
+    ),
+    "half of a map": (with_tensors(lambda tensors: tensors.pop(FIRST)), f"missing: {FIRST}"),
     "nothing": (with_tensors(dict.clear), "has no tensors"),
-    "another tensor": (with_tensors(lambda tensors: tensors.update(x=torch.ones(1))), "has x; expected base_model"),
+    "another tensor": (with_tensors(lambda tensors: tensors.update(x=torch.ones(1))), "has 'x'; expected base_model"),
+    "half of another map": (
+        with_tensors(lambda tensors: tensors.update({SECOND: torch.ones(4, 9)})),
+        "unexpected: base",
+    ),
+    "a norm": (with_pair("model.language_model.norm"), r"adapts model\.language_model\.norm; at run time, only linear"),
+    "a convolution": (with_pair("model.visual.patch_embed.proj"), "adapts model.visual.patch_embed.proj; at run time"),
+    "a name of two lines": (with_pair("model.visual.\nq"), r"has 'base_model.model.model.visual.\\nq.lora_A.weight'"),
+    "whole numbers": (with_tensors(lambda tensors: tensors.update({FIRST: tensors[FIRST].int()})), "is of type int32"),
     "not a number": (with_tensors(lambda tensors: tensors[FIRST].fill_(torch.nan)), "is not finite in float32; train"),
 }
 
@@ -80,10 +106,36 @@ def test_is_refused_with_its_reason(change, told, adapters, make, monkeypatch):
 def test_of_another_checkpoint_is_refused_before_weights_are_read(adapters, monkeypatch):
     adapters.add("own")
     monkeypatch.setattr("mossvl.loading.load", None)
-    with pytest.raises(
-        CheckpointError, match=r"adapter 'own': .* does not fit .*tiny.*: no linear map .*; and \d+ more"
-    ):
+    with pytest.raises(CheckpointError, match=r"adapter 'own': .* does not fit .*tiny.*: missing: .*; and \d+ more"):
         mossvl.MossVL(TINY, lora=adapters.folders)
+
+
+def test_what_a_rank_has_no_part_of_is_refused_by_every_rank(adapters, model):
+    """All of them raise the same error, so that none waits for another."""
+    folder = Path(adapters.add("own"))
+    with_tensors(lambda tensors: tensors[FIRST][:, -1].fill_(torch.nan))(folder)
+    part = copy.deepcopy(model)
+    own = part.get_submodule(FIRST_MAP)
+    whole = Whole(own.out_features, own.in_features)
+    own.in_features //= 2
+    files = AdapterFiles.read(folder)
+
+    def whole_of(name, linear):
+        return whole if name == FIRST_MAP else Whole.of(name, linear)
+
+    files.check(part, "", whole_of)
+    with pytest.raises(CheckpointError, match="is not finite"):
+        list(files.low_ranks(part, torch.float32, whole_of))
+
+
+def test_files_may_change_once_they_are_read(adapters, model):
+    folder = Path(adapters.add("own"))
+    read = dict(AdapterFiles.read(folder).low_ranks(model, torch.float32))
+    expected = load_file(folder / WEIGHTS)[FIRST].clone()
+    data = (folder / WEIGHTS).stat().st_size
+    with (folder / WEIGHTS).open("r+b") as file:
+        file.write(bytes(data))
+    assert torch.equal(read[FIRST_MAP].down, expected)
 
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
@@ -106,9 +158,10 @@ def test_a_run_of_training_names_its_adapter(adapters, make, tmp_path):
         make(lora={"own": str(tmp_path / "run")})
 
 
-def test_a_folder_that_there_is_not_is_refused(make):
-    with pytest.raises(CheckpointError, match="adapter 'own': /nowhere is not a folder; expected the folder of an ad"):
-        make(lora={"own": "/nowhere"})
+@pytest.mark.parametrize("path", ["/nowhere", "q" * 5000])
+def test_a_folder_that_there_is_not_is_refused(path, make):
+    with pytest.raises(CheckpointError, match=f"adapter 'own': {path} is not a folder; expected the folder of an ad"):
+        make(lora={"own": path})
 
 
 def test_a_variant_of_the_base_is_none_other(adapters, make, monkeypatch):
@@ -137,34 +190,3 @@ def test_names_and_paths_are_checked(given, told):
 
 def test_a_flag_names_its_adapter_before_the_first_equals_sign():
     assert EngineConfig(lora=["a=/x=y", "b=z"]).lora == {"a": "/x=y", "b": "z"}
-
-
-NAMES = [
-    "model.language_model.layers.1.self_attn.q_proj",
-    "model.language_model.layers.1.mlp.up_proj",
-    "model.visual.q",
-]
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {"target_modules": ["q_proj", "up"]},
-        {"target_modules": "q_proj"},
-        {"target_modules": r".*\.(q_proj|up_proj)", "exclude_modules": ["up_proj"]},
-        {"target_modules": ["q", "up_proj"], "exclude_modules": r".*visual.*"},
-    ],
-)
-def test_maps_are_named_as_in_peft(keys, tmp_path):
-    from peft.tuners.tuners_utils import check_target_module_exists
-
-    given = peft.LoraConfig(**keys)
-    given.save_pretrained(tmp_path)
-    config = AdapterConfig.read(tmp_path)
-    found = [one for one in NAMES if config.adapts(one)]
-    assert found == [
-        one
-        for one in NAMES
-        if check_target_module_exists(given, one) is True
-        or (isinstance(given.target_modules, str) and check_target_module_exists(given, one))
-    ]

@@ -9,7 +9,7 @@ from typing import Any
 
 from mossvl.checkpoints.headers import read_json, usable
 from mossvl.errors import CheckpointError
-from mossvl.options.checks import number, whole
+from mossvl.options.checks import number, shown, switch, text, whole
 
 CONFIG = "adapter_config.json"
 READ = frozenset(
@@ -66,13 +66,13 @@ class AdapterConfig:
                 f"{folder} has no {CONFIG}; expected an adapter (LoRA) as PEFT writes it{_near(folder)}"
             )
         given = read_json(path)
-        check_supported(path, given)
         with usable(str(path)):
+            check_supported(path, given)
             return cls(
-                base=str(given.get("base_model_name_or_path") or ""),
+                base=text("base_model_name_or_path", given.get("base_model_name_or_path") or ""),
                 rank=whole("r", given.get("r")),
                 alpha=number("lora_alpha", given.get("lora_alpha")),
-                square_root=bool(given.get("use_rslora")),
+                square_root=switch("use_rslora", given.get("use_rslora") or False),
                 ranks={name: whole(f"rank_pattern {name!r}", one) for name, one in _patterns(given, "rank_pattern")},
                 alphas={
                     name: number(f"alpha_pattern {name!r}", one) for name, one in _patterns(given, "alpha_pattern")
@@ -108,10 +108,10 @@ def check_supported(path: Path, given: Mapping[str, Any]) -> None:
     if kind != "LORA":
         raise CheckpointError(f"{path}: peft_type is {kind!r:.40}; expected 'LORA'")
     if given.get("modules_to_save"):
-        names = ", ".join(map(str, given["modules_to_save"]))
         raise CheckpointError(
-            f"{path}: modules_to_save: it has weights of its own in place of the checkpoint's ({names:.100}), which "
-            "only one model can have; merge it into a checkpoint (mossvl merge), or train without these parts"
+            f"{path}: modules_to_save: it has weights of its own in place of the checkpoint's "
+            f"({shown(given['modules_to_save'], 100)}), which only one model can have; merge it into a checkpoint "
+            "(mossvl merge), or train without these parts"
         )
     if given.get("init_lora_weights", True) not in PLAIN_STARTS:
         raise CheckpointError(
@@ -134,7 +134,7 @@ def _near(folder: Path) -> str:
 def _patterns(given: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
     found = list((given.get(key) or {}).items())
     for pattern, _ in found:
-        re.compile(pattern)
+        re.compile(_ending(pattern))
     return found
 
 
@@ -146,9 +146,14 @@ def _names(given: Mapping[str, Any], key: str) -> str | tuple[str, ...]:
     return tuple(map(str, found))
 
 
+def _ending(pattern: str) -> str:
+    """A pattern of what names, or what follows a dot in them, must match; as in PEFT."""
+    return rf"(.*\.)?({pattern})$"
+
+
 def _key(patterns: Mapping[str, Any], name: str) -> str:
-    """The first pattern that a name, or what follows a dot in it, matches; as in PEFT."""
-    return next((one for one in patterns if re.match(rf"(.*\.)?({one})$", name)), name)
+    """The first pattern that the end of a name matches."""
+    return next((one for one in patterns if re.match(_ending(one), name)), name)
 
 
 def _matches(names: str | tuple[str, ...], name: str) -> bool:

@@ -1,5 +1,6 @@
 """The files of an adapter, read strictly: tensors that do not fit its configuration or the model are an error."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from mossvl.adapters.config import AdapterConfig
-from mossvl.checkpoints.headers import TensorInfo, file_headers
+from mossvl.checkpoints.headers import TensorInfo, differences, file_headers, mistyped
 from mossvl.checkpoints.location import repository_of
 from mossvl.errors import CheckpointError
 from mossvl.quantization.formats import Whole
@@ -20,10 +21,12 @@ Part = Callable[[str, nn.Linear], Whole]
 WEIGHTS = "adapter_model.safetensors"
 FILES = ("adapter_config.json", WEIGHTS)
 """The files of an adapter that are read."""
-LISTED = 3
-"""Names that an error message lists."""
+LISTED, LONGEST = 3, 160
+"""What an error message lists of names, and characters of each."""
 PREFIX = "base_model.model."
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+TENSOR = re.compile(r"base_model\.model\.(?P<map>\w[\w.]*)\.lora_[AB]\.weight", re.ASCII)
+"""Names of tensors: both of a map."""
 PLACES = ("model.language_model.layers.", "model.visual.")
 """Where maps may have adapters: all but the head and the embeddings."""
 
@@ -67,24 +70,14 @@ class AdapterFiles:
                 f"{folder} has only adapter_model.bin, which may hold code; save it again with PEFT as {WEIGHTS}"
             )
         found = file_headers(folder / WEIGHTS)
-        ends = {name: next((end for end in (DOWN, UP) if name.endswith(end)), None) for name in found}
-        strange = [name for name, end in ends.items() if end is None or not name.startswith(PREFIX)]
+        named = {name: TENSOR.fullmatch(name) for name in found}
+        strange = [repr(name) for name, match in named.items() if match is None]
         if strange or not found:
             raise CheckpointError(
                 f"{folder / WEIGHTS} has {_listed(strange) or 'no tensors'}; expected {PREFIX}…{DOWN} and …{UP} of the "
                 "linear maps that PEFT adapts"
             )
-        maps = sorted({name.removeprefix(PREFIX).removesuffix(end or "") for name, end in ends.items()})
-        alone = [name for one in maps for name in (f"{PREFIX}{one}{DOWN}", f"{PREFIX}{one}{UP}") if name not in found]
-        if alone:
-            raise CheckpointError(f"{folder / WEIGHTS} lacks {_listed(alone)}; get the file again")
-        elsewhere = [name for name in maps if not name.startswith(PLACES)]
-        if elsewhere:
-            raise CheckpointError(
-                f"{folder} adapts {_listed(elsewhere)}; at run time, only the decoder's layers and the vision tower "
-                "can have adapters. Merge it into its checkpoint (mossvl merge)"
-            )
-        return cls(folder, config, found, tuple(maps))
+        return cls(folder, config, found, tuple(sorted({match["map"] for match in named.values() if match})))
 
     def check(self, model: nn.Module, checkpoint: str, whole: Part = Whole.of) -> None:
         """Refuse an adapter of another base.
@@ -94,55 +87,61 @@ class AdapterFiles:
             whole: tells of which weight that of a map is a part.
 
         Raises:
-            CheckpointError: its base is another repository, or its tensors do not fit the model's maps.
+            CheckpointError: its base is another repository, or its tensors are not those that its configuration names,
+                of maps of the model that can have adapters.
         """
         base = self.config.base
         if _is_another(base, checkpoint):
-            raise CheckpointError(f"{self.folder} is an adapter of {base}, but the checkpoint is {checkpoint}")
-        linears = {name: one for name, one in model.named_modules() if isinstance(one, nn.Linear)}
-        lines = [f"no linear map {name}" for name in self.maps if name not in linears]
-        for name in [one for one in self.maps if one in linears]:
-            rank, one = self.config.rank_of(name), whole(name, linears[name])
-            expected = {DOWN: (rank, one.in_features), UP: (one.out_features, rank)}
-            for end, shape in expected.items():
-                has = self.found[f"{PREFIX}{name}{end}"].shape
-                lines += [] if has == shape else [f"{name}{end} is {list(has)}, expected {list(shape)}"]
+            raise CheckpointError(
+                f"{self.folder} is an adapter of {base!r:.{LONGEST}}, but the checkpoint is {checkpoint}"
+            )
+        modules = dict(model.named_modules())
+        linears = {name: one for name, one in modules.items() if isinstance(one, nn.Linear) and name.startswith(PLACES)}
+        elsewhere = [name for name in self.maps if name in modules and name not in linears]
+        if elsewhere:
+            raise CheckpointError(
+                f"{self.folder} adapts {_listed(elsewhere)}; at run time, only linear maps of the decoder's layers and "
+                "of the vision tower can have adapters. Merge it into its checkpoint (mossvl merge)"
+            )
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, linear in linears.items():
+            if name in self.maps or self.config.adapts(name):
+                rank, one = self.config.rank_of(name), whole(name, linear)
+                shapes |= {f"{PREFIX}{name}{DOWN}": (rank, one.in_features)}
+                shapes |= {f"{PREFIX}{name}{UP}": (one.out_features, rank)}
+        lines = differences(shapes, {name: info.shape for name, info in self.found.items()})
+        lines += mistyped(dict.fromkeys(shapes, torch.empty(0)), self.found)
         if lines:
             raise CheckpointError(
                 f"{self.folder} does not fit {checkpoint or 'the model'}: {_listed(lines, '; ')}. It is an adapter of "
-                f"another checkpoint{f' ({base})' if base else ''}, or damaged"
-            )
-        missing = [name for name in linears if self.config.adapts(name) and name not in self.maps]
-        if missing:
-            raise CheckpointError(
-                f"{self.folder / WEIGHTS} lacks the adapters of {_listed(missing)}, which its configuration names"
+                f"another checkpoint{f' ({base!r:.{LONGEST}})' if base else ''}, or damaged"
             )
 
     def low_ranks(self, model: nn.Module, dtype: torch.dtype, whole: Part = Whole.of) -> Iterator[tuple[str, LowRank]]:
         """Read the tensors: yield (name of a map, what is added to it), on the map's device and in a dtype.
 
         Args:
-            whole: tells of which weight that of a map is a part; the part's adapter is read, too.
+            whole: tells of which weight that of a map is a part; what is yielded is for this part.
 
         Raises:
-            CheckpointError: a value is not finite.
+            CheckpointError: a value is not finite, be it of this part or another.
         """
         with safe_open(self.folder / WEIGHTS, framework="pt") as file:
             for name in self.maps:
                 linear = model.get_submodule(name)
                 assert isinstance(linear, nn.Linear)
-                row, column = (part := whole(name, linear)).row, part.column
-                down = file.get_slice(f"{PREFIX}{name}{DOWN}")[:, column : column + linear.in_features]
-                up = file.get_slice(f"{PREFIX}{name}{UP}")[row : row + linear.out_features]
-                up = up.float() * self.config.scale_of(name)
-                device = next(iter((*linear.parameters(), *linear.buffers()))).device
-                one = LowRank(down.to(dtype), up.to(dtype))
-                if not all(tensor.isfinite().all() for tensor in one):
+                down = file.get_tensor(f"{PREFIX}{name}{DOWN}").to(dtype)
+                up = (file.get_tensor(f"{PREFIX}{name}{UP}").float() * self.config.scale_of(name)).to(dtype)
+                if not (down.isfinite().all() and up.isfinite().all()):
                     told = str(dtype).removeprefix("torch.")
                     raise CheckpointError(
                         f"{self.folder / WEIGHTS}: the adapter of {name} is not finite in {told}; train it again"
                     )
-                yield name, LowRank(*(tensor.to(device) for tensor in one))
+                row, column = (part := whole(name, linear)).row, part.column
+                own = down[:, column : column + linear.in_features], up[row : row + linear.out_features]
+                device = next(iter((*linear.parameters(), *linear.buffers()))).device
+                # Copies: what was read may be the file itself, mapped into memory, which others may write.
+                yield name, LowRank(*(one.to(device, copy=True) for one in own))
 
 
 def _is_another(base: str, checkpoint: str) -> bool:
@@ -156,4 +155,4 @@ def _is_another(base: str, checkpoint: str) -> bool:
 
 def _listed(lines: list[str], between: str = ", ") -> str:
     more = f"{between}and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
-    return between.join(lines[:LISTED]) + more
+    return between.join(f"{line:.{LONGEST}}" for line in lines[:LISTED]) + more

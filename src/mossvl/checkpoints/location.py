@@ -1,5 +1,6 @@
 """Check of a checkpoint's location, without heavy imports."""
 
+import os
 from pathlib import Path
 
 from mossvl.errors import CheckpointError
@@ -14,7 +15,7 @@ def check_location(checkpoint: str | Path, what: str = "a MOSS-VL checkpoint") -
     Raises:
         CheckpointError: there is no such folder.
     """
-    if not Path(checkpoint).is_dir() and repository_of(checkpoint) is None:
+    if not os.path.isdir(checkpoint) and repository_of(checkpoint) is None:
         raise CheckpointError(
             f"{checkpoint} is not a folder; expected the folder of {what}, or OWNER/NAME of a repository on the model "
             "hub"
@@ -27,7 +28,7 @@ def repository_of(checkpoint: str | Path) -> tuple[str, str | None] | None:
     A revision is a branch, a tag or a commit; None is the main branch.
     """
     given = str(checkpoint)
-    if given.startswith((".", "~", "/")) or Path(given).exists():
+    if given.startswith((".", "~", "/")) or os.path.exists(given):
         return None
     name, _, revision = given.partition("@")
     owner, _, rest = name.partition("/")

@@ -1,5 +1,6 @@
 """Flags that commands share; names and defaults come from the option dataclasses."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -280,7 +281,7 @@ def only_adapter(given: str | None) -> dict[str, str] | None:
     """Return the adapter of `Lora` with a name, which `NAME=PATH` may give."""
     if given is None:
         return None
-    return adapter_paths("lora", [given] if "=" in given and not Path(given).exists() else {"adapter": given})
+    return adapter_paths("lora", [given] if "=" in given and not os.path.exists(given) else {"adapter": given})
 
 
 GROUPS = (GenerationFlags, MediaFlags, SystemFlags, LimitFlags, WeightFlags, EngineFlags, ServerFlags)
