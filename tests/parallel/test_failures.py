@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from descendants import PATIENCE, descendants, left
-from golden_cases import CHECKPOINT
+from golden_cases import CHECKPOINT, MEDIA
 from parallel.stand_ins import dying, hanging, without_memory
 
 import mossvl
@@ -164,6 +164,30 @@ def test_a_rank_whose_main_thread_alone_hangs_ends_the_group(monkeypatch):
         ranks.check()
     ranks.close()
     assert not left([pid])
+
+
+@pytest.mark.parametrize(
+    ("work", "query"),
+    [
+        ("executor.Executor.compute", "Why?"),
+        ("tower.Tower.encode", {"prompt": "What?", "images": [str(MEDIA / "shapes.png")]}),
+    ],
+    ids=["a step", "the tower, of which other ranks know nothing"],
+)
+def test_queries_end_also_when_the_work_of_rank_0_itself_hangs(llm, monkeypatch, work, query):
+    over = threading.Event()
+    monkeypatch.setattr(f"mossvl.device.{work}", lambda *_, **__: over.wait(PATIENCE))
+    monkeypatch.setattr("mossvl.parallel.processes.STEP", 0.5)
+    pid = other_rank(llm)
+    form = SamplingParams(max_new_tokens=5, regex="[a-z]+")
+    handles = [llm.submit(query), llm.submit("Count.", form)]
+    for handle in handles:
+        assert "has not ended within 0 seconds: one of them hangs" in str(handle.wait(SECONDS).error)
+        assert handle.ended and handle.result_now.text == ""
+    with pytest.raises(EngineError, match="one of them hangs"):
+        llm.submit("Why?")
+    assert not left([pid])
+    over.set()
 
 
 def test_memory_that_runs_out_is_told_as_such():

@@ -1,11 +1,33 @@
-"""The error of a request whose step has failed."""
+"""Steps that fail: the errors of their requests, and the end of queries that a hanging one has."""
 
+import threading
 from traceback import clear_frames
 
 import torch
 
 from mossvl.device.runner import Runner
-from mossvl.errors import MossVLError, ResourceError
+from mossvl.engine.job import Job
+from mossvl.errors import EngineError, MossVLError, ResourceError
+
+LAST_SECONDS = 3.0
+"""Seconds in which the thread of a loop ends its queries, unless it hangs."""
+
+
+def end_those_left(jobs: list[Job], error: EngineError) -> None:
+    """After a while, end queries that their loop's thread, which hangs in a step, has not ended.
+
+    Args:
+        jobs: of the loop, from which its thread removes each one that it ends.
+    """
+
+    def end() -> None:
+        for job in list(jobs):
+            job.end(error)
+
+    if jobs:
+        timer = threading.Timer(LAST_SECONDS, end)
+        timer.daemon = True
+        timer.start()
 
 
 def failure_of_step(error: Exception, runner: Runner) -> MossVLError:

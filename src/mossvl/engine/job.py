@@ -101,6 +101,17 @@ class Job:
             )
         return None
 
+    def end(self, error: Exception | None) -> None:
+        """Stop the query's source and processes, and end its handle, from any thread."""
+        self.source.stop()
+        if self.follower is not None:
+            self.follower.stop()
+        if error is not None:
+            # The handle keeps the error; its traceback would keep pixels and caches alive.
+            error = error.with_traceback(None)
+        self.handle.timings = self.timeline.timings(max(len(draft.tokens) for draft in self.handle.drafts))
+        self.handle.end(error)
+
     def be_patient(self) -> None:
         """Set the source's time-out anew."""
         # The source enforces the same limit with a better message; this one is for a source that hangs.

@@ -16,7 +16,7 @@ import torch
 from mossvl.device.budget import budget_for, costs_for
 from mossvl.device.runner import Pending, Runner
 from mossvl.device.sampler import NOT_A_NUMBER
-from mossvl.engine.failures import failure_of_step
+from mossvl.engine.failures import end_those_left, failure_of_step
 from mossvl.engine.job import Job
 from mossvl.engine.logprobs import told_of, told_prompts
 from mossvl.engine.prompts import Prompts
@@ -56,16 +56,9 @@ class Loop:
         pool = self.runner.executor.pool
         self.cache = PageCache(pool.num_pages, config.prefix_cache)
         self.scheduler: Scheduler[Job] = Scheduler(
-            config,
-            self.cache,
-            pool.groups,
-            self.runner.vision_cache,
-            budget,
-            costs_for(model),
-            pool.vision_page_size,
+            config, self.cache, pool.groups, self.runner.vision_cache, budget, costs_for(model), pool.vision_page_size
         )
-        max_vision = self.runner.executor.tables.max_vision
-        self._prompts = Prompts(model.config, self.scheduler.allocator, max_vision)
+        self._prompts = Prompts(model.config, self.scheduler.allocator, self.runner.executor.tables.max_vision)
         self.reservations = Reservations(pool.num_pages, config)
         self.jobs: list[Job] = []
         self.events: Events = queue.SimpleQueue()
@@ -176,7 +169,8 @@ class Loop:
         Raises:
             Exception: the launch has failed; the scheduler's state is as before.
         """
-        pending = self.runner.launch(step)
+        with self.runner.executor.waiting():
+            pending = self.runner.launch(step)
         self.scheduler.record_launch(step)
         for job in dict.fromkeys(part.request.owner for part in step.frames):
             if job.director is None:  # A session may go on for days.
@@ -364,9 +358,6 @@ class Loop:
         """End a query: stop its source and processes, release its pages, and end its handle."""
         if job.ended:
             return
-        job.source.stop()
-        if job.follower is not None:
-            job.follower.stop()
         for request in job.requests:
             if not request.ended:
                 self.scheduler.remove(request)
@@ -377,10 +368,7 @@ class Loop:
             self.reservations.give_back(job.reserved)
         if error is not None:
             logger.info("a query has failed", exc_info=error)
-            # The handle keeps the error; its traceback would keep pixels and caches alive.
-            error = error.with_traceback(None)
-        job.handle.timings = job.timeline.timings(max(len(draft.tokens) for draft in job.handle.drafts))
-        job.handle.end(error)
+        job.end(error)
 
     def _break(self, error: BaseException) -> None:
         """End all queries, and refuse further ones: the device has failed."""
@@ -390,9 +378,10 @@ class Loop:
             self._end(job, self.broken)
 
     def fail(self, error: EngineError) -> None:
-        """As `_break`, from any thread: another rank has failed."""
+        """As `_break`, from any thread: another rank has failed, or a step hangs, and maybe the loop's thread in it."""
         self._refuse(error)
         self.events.put(lambda: self._break(error))
+        end_those_left(self.jobs, self.broken or error)
 
     def _refuse(self, error: BaseException) -> None:
         with self.lock:

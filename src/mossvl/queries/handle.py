@@ -285,8 +285,10 @@ class Handle:
         self.end(error)
 
     def end(self, error: Exception | None) -> None:
-        """End the query, with the error that it has failed with, if any."""
+        """End the query, with the error that it has failed with, if any; one that has ended stays as it is."""
         with self._changed:
+            if self.ended:
+                return
             self.error = error
             self.ended = True
             listeners = list(self._end_listeners)
