@@ -72,6 +72,8 @@ async def tidy_up(service: Service) -> None:
     """Delete expired uploads and responses, and return free memory to the system, periodically."""
     while True:
         await asyncio.sleep(TIDY_SECONDS)
-        await anyio.to_thread.run_sync(service.uploads.forget_old)
-        await anyio.to_thread.run_sync(service.responses.forget_old)
-        await anyio.to_thread.run_sync(trim)
+        for work in (service.uploads.forget_old, service.responses.forget_old, trim):
+            try:
+                await anyio.to_thread.run_sync(work)
+            except (MossVLError, OSError) as error:  # As of a full disk, which may have room later.
+                logger.warning("what has expired cannot be removed: %s", error)

@@ -75,6 +75,8 @@ class Store(ABC, Generic[K]):
             self._index.execute("PRAGMA journal_mode = WAL")
         self._index.executescript(TABLES)
         self._lock = threading.Lock()
+        self._unreleased: set[str] = set()
+        """Ids whose reservation could not be given back yet."""
 
     @abstractmethod
     def missing(self, id: str, param: str | None) -> RequestError:
@@ -93,9 +95,10 @@ class Store(ABC, Generic[K]):
             self._index.execute("REPLACE INTO reserved VALUES (?, ?, ?)", (id, os.getpid(), size))
 
     def release(self, id: str) -> None:
-        """Give back what is reserved for a thing that does not come."""
-        with self._changing():
-            self._index.execute("DELETE FROM reserved WHERE id = ?", (id,))
+        """Give back what is reserved for a thing that does not come; if the disk is full, with `forget_old`."""
+        self._unreleased.add(id)
+        with suppress(ResourceError):
+            self._release_all()
 
     def add(self, one: K) -> None:
         """Keep a thing, which must be no larger than all space; what was reserved for its id is released."""
@@ -108,7 +111,7 @@ class Store(ABC, Generic[K]):
             self._index.execute("REPLACE INTO kept VALUES (?, ?, ?, ?, ?, ?, ?)", given)
 
     def get(self, owner: str, id: str, param: str | None = None) -> K:
-        """Return a thing and renew its time of last use.
+        """Return a thing and renew its time of last use, unless the disk is full.
 
         Args:
             param: the request's field that names it.
@@ -116,17 +119,22 @@ class Store(ABC, Generic[K]):
         Raises:
             RequestError: this key has none of this id, or it was removed.
         """
-        with self._changing():
-            used, turn = time.time(), self._next_turn()
-            renewed = "UPDATE kept SET used = ?, turn = ? WHERE id = ? AND owner = ? AND used >= ?"
-            if not self._index.execute(renewed, (used, turn, id, owner, used - self.seconds)).rowcount:
-                raise self.missing(id, param)
-            return self._found("WHERE id = ?", id)[0]
+        used = time.time()
+        named = "WHERE id = ? AND owner = ? AND used >= ?", id, owner, used - self.seconds
+        with suppress(ResourceError), self._changing():
+            where, *given = named
+            self._index.execute(f"UPDATE kept SET used = ?, turn = ? {where}", (used, self._next_turn(), *given))
+        with self._reading():
+            found = self._found(*named)
+        if not found:
+            raise self.missing(id, param)
+        return found[0]
 
     def of(self, owner: str) -> list[K]:
         """Return what a key has made, newest first."""
-        with self._changing():
-            return self._found("WHERE owner = ? ORDER BY created DESC, turn DESC", owner)
+        with self._reading():
+            since = time.time() - self.seconds
+            return self._found("WHERE owner = ? AND used >= ? ORDER BY created DESC, turn DESC", owner, since)
 
     def remove(self, owner: str, id: str) -> None:
         """Remove a thing.
@@ -140,7 +148,12 @@ class Store(ABC, Generic[K]):
                 gone.append(one)
 
     def forget_old(self) -> None:
-        """Remove what has expired, and release what dead processes had reserved."""
+        """Remove what has expired, and release what dead processes had reserved.
+
+        Raises:
+            ResourceError: the disk is full.
+        """
+        self._release_all()
         with self._changing():
             for (process,) in self._index.execute("SELECT DISTINCT process FROM reserved").fetchall():
                 if not _lives(process):
@@ -150,6 +163,25 @@ class Store(ABC, Generic[K]):
         """Close the index; one in memory is gone then."""
         with self._lock:
             self._index.close()
+
+    def _release_all(self) -> None:
+        ids = list(self._unreleased)
+        with self._changing():
+            self._index.executemany("DELETE FROM reserved WHERE id = ?", [(id,) for id in ids])
+        self._unreleased.difference_update(ids)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Within, the index is read, which needs no room on the disk.
+
+        Raises:
+            ResourceError: it cannot be read.
+        """
+        try:
+            with self._lock:
+                yield
+        except sqlite3.Error as error:
+            raise ResourceError(f"the index of {self.name} cannot be read ({error})") from error
 
     @contextmanager
     def _changing(self) -> Iterator[list[K]]:

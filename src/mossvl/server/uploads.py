@@ -67,7 +67,7 @@ class Uploads(Store[Upload]):
         """Remove what has expired, and what processes that died have left of their uploads."""
         super().forget_old()
         files = {path.stem: path for path in Path(self.folder).iterdir()}
-        with self._changing():
+        with self._reading():
             known = self._index.execute("SELECT id FROM kept UNION SELECT id FROM reserved").fetchall()
         for id in files.keys() - {one for (one,) in known}:
             files[id].unlink(missing_ok=True)
@@ -76,7 +76,7 @@ class Uploads(Store[Upload]):
         """Replace the paths of files in a text by their clients' names."""
         if self.folder in text:
             for id in set(re.findall(r"file-[0-9a-f]{32}", text)):
-                with self._changing():
+                with self._reading():
                     for upload in self._found("WHERE id = ?", id):
                         text = text.replace(str(upload.path), upload.filename)
         return text
