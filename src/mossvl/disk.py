@@ -1,12 +1,18 @@
-"""Folders that appear only when they are complete, and errors of a full disk."""
+"""Folders that appear only when they are complete, those that end with their process, and errors of a full disk."""
 
 import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from weakref import finalize
+
+try:
+    import fcntl
+except ImportError:  # Windows.
+    fcntl = None  # type: ignore[assignment]
 
 from mossvl.errors import CheckpointError, ResourceError
 
@@ -30,6 +36,53 @@ def room_for_temporary_files() -> Iterator[None]:
             f"there is no room for temporary files ({error.strerror}); free space in their folder, or set "
             "TMPDIR to another folder"
         ) from error
+
+
+class OwnFolder:
+    """A temporary folder of this process, held by a lock until it is closed or the process has ended, however it ends.
+
+    Making one removes those with the same prefix whose process was killed.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+            if (lock := _locked(left)) is not None:
+                _remove(left, lock)
+        while True:
+            self.path = Path(tempfile.mkdtemp(prefix=prefix))
+            lock = _locked(self.path, wait=True)
+            if self.path.exists():  # Another process that begins now may have taken it to be left over.
+                break
+        self.close = finalize(self, _remove, self.path, lock)
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _locked(folder: Path, wait: bool = False) -> int | None:
+    """Lock a folder of this user, which no living process may hold; return the descriptor that holds it now."""
+    if fcntl is None:
+        return None
+    with suppress(OSError):
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if os.fstat(lock).st_uid == os.getuid() and os.path.samestat(os.fstat(lock), os.stat(folder)):
+                return lock
+        os.close(lock)
+    return None
+
+
+def _remove(folder: Path, lock: int | None) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if lock is not None:
+        os.close(lock)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import copy
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,11 +114,11 @@ def test_an_idle_process_that_hangs_is_waited_for_no_longer_than_a_medium(proces
 
 
 def test_processes_that_cannot_be_started_are_no_fault_of_the_media(processes, tmp_path):
-    processes._folder.cleanup()
+    shutil.rmtree(processes._folder.path)
     for _ in range(3):
         with pytest.raises(ResourceError, match="cannot be started"):
             processes.call(squared, 4, timeout=60).run()
-    os.mkdir(processes._folder.name)
+    os.mkdir(processes._folder.path)
     assert processes.call(squared, 4, timeout=60).run() == 16
 
 
@@ -252,7 +253,7 @@ def test_a_process_that_is_ended_leaves_no_file(processes):
     call = processes.call(writing, timeout=0.5)
     with pytest.raises(GenerationTimeout):
         call.run()
-    assert not list(Path(processes._folder.name).iterdir())
+    assert not list(Path(processes._folder.path).iterdir())
 
 
 def test_frames_that_are_needed_again_are_loaded_again(processes):

@@ -2,14 +2,12 @@
 
 import re
 import secrets
-import shutil
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from mossvl.disk import room_for_temporary_files
+from mossvl.disk import OwnFolder, room_for_temporary_files
 from mossvl.server.errors import RequestError
 from mossvl.server.keeping import Kept, Store
 
@@ -38,9 +36,10 @@ class Uploads(Store[Upload]):
     name = "uploads"
 
     def __init__(self, space: int, seconds: float, folder: Path | None = None) -> None:
-        self._own = None if folder is not None else tempfile.mkdtemp(prefix="mossvl-uploads-")
-        place = Path(self._own or folder or "")
-        if folder is not None:
+        self._own = OwnFolder("mossvl-uploads-") if folder is None else None
+        if self._own is not None:
+            place = self._own.path
+        elif folder is not None:
             place = folder / self.name
             place.mkdir(mode=0o700, exist_ok=True)
         self.folder = str(place)
@@ -84,7 +83,7 @@ class Uploads(Store[Upload]):
     def close(self) -> None:
         super().close()
         if self._own is not None:
-            shutil.rmtree(self._own, ignore_errors=True)
+            self._own.close()
 
 
 class Incoming:

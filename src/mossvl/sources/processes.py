@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from mossvl.disk import OwnFolder
 from mossvl.errors import EngineError, GenerationCancelled, GenerationTimeout, MediaError, MossVLError, ResourceError
 from mossvl.processing import crew
 from mossvl.processing.processor import MossVLProcessor
@@ -83,7 +84,7 @@ class LoadingProcesses:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([__name__])
         self._given = pickle.dumps(processor)
-        self._folder = tempfile.TemporaryDirectory(prefix="mossvl-media-", ignore_cleanup_errors=True)
+        self._folder = OwnFolder("mossvl-media-")
         self._free = PrioritySemaphore(count)
         self._idle: list[Worker] = []
         self._lock = threading.Lock()
@@ -130,7 +131,7 @@ class LoadingProcesses:
             workers, self._idle = self._idle, []
         for worker in workers:
             end(worker)
-        self._folder.cleanup()
+        self._folder.close()
 
     def take(self, priority: int = 0, check: Callable[[], None] = lambda: None) -> Worker:
         """Wait for an idle process, or start one; an idle process may have died.
@@ -171,7 +172,7 @@ class LoadingProcesses:
 
     def _start(self) -> Worker:
         with ExitStack() as undo:
-            folder = tempfile.mkdtemp(dir=self._folder.name)
+            folder = tempfile.mkdtemp(dir=self._folder.path)
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
             here, there = self._context.Pipe()
             undo.enter_context(here)

@@ -3,12 +3,11 @@
 import asyncio
 import logging
 import signal
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from mossvl.disk import OwnFolder
 from mossvl.replicas.processes import Patience, Replicas
 from mossvl.replicas.shares import Share
 from mossvl.server.config import ServerConfig
@@ -48,8 +47,8 @@ def run_front(
     patient = patience or Patience(stop=config.shutdown_timeout + LAST_SECONDS + STOP_ALLOWANCE)
     with bound(config.host, config.port) as listening:
         host, port = listening.getsockname()[:2]
-        with tempfile.TemporaryDirectory(prefix="mossvl-front-", ignore_cleanup_errors=True) as folder:
-            given = replace(config, port=port), load, name, Path(folder)
+        with OwnFolder("mossvl-front-") as folder:
+            given = replace(config, port=port), load, name, folder
 
             async def serve() -> None:
                 def make(watcher: Front) -> Replicas:
