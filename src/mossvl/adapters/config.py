@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mossvl.checkpoints.headers import read_json, usable
-from mossvl.errors import CheckpointError
-from mossvl.options.checks import number, shown, switch, text, whole
+from mossvl.errors import CheckpointError, shown
+from mossvl.options.checks import number, switch, text, whole
 
 CONFIG = "adapter_config.json"
 READ = frozenset(
