@@ -85,6 +85,16 @@ def _remove(folder: Path, lock: int | None) -> None:
         os.close(lock)
 
 
+def check_new(output: Path) -> None:
+    """Refuse a place where something is.
+
+    Raises:
+        CheckpointError: `output` exists.
+    """
+    if output.exists():
+        raise CheckpointError(f"{output} exists already; give a new folder")
+
+
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
     """A context in which a folder is written beside its place `output`, where it appears when the context ends.
@@ -92,8 +102,7 @@ def new_folder(output: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: `output` exists.
     """
-    if output.exists():
-        raise CheckpointError(f"{output} exists already; give a new folder")
+    check_new(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix="writing-", ignore_cleanup_errors=True) as staging:
         written = Path(staging, output.name)

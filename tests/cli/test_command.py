@@ -1,16 +1,20 @@
 """The command as a whole: help, version, misuse, start-up."""
 
+import json
 import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from golden_cases import MEDIA
 
 import mossvl
 from mossvl.cli.live_options import LiveFlags
 from mossvl.cli.options import GROUPS, EngineFlags, GenerationFlags, LimitFlags, ServerFlags, WeightFlags
 from mossvl.cli.train import TrainFlags
+
+CLIP = str(MEDIA / "clip_10fps_6s.mp4")
 
 
 def test_version(command):
@@ -61,20 +65,59 @@ def test_misuse_exits_with_2_and_says_so_on_stderr(command, arguments):
     assert result.stderr
 
 
-def test_neither_torch_nor_transformers_is_imported_before_a_command_needs_it():
+MISUSED = """
+ask --temperature warm question
+ask CLIP none.png What?
+ask CLIP What? -c ./none
+ask What? --lora ./none
+run none.jsonl -o a.jsonl
+run data.jsonl -o none/a.jsonl
+run data.jsonl -o a.jsonl --lora a=./none
+run data.jsonl -o a.jsonl --media-dir none
+watch none.mp4 What?
+watch CLIP What? --record none/a.jsonl
+replay none.jsonl
+inspect none
+serve -c ./none
+serve --lora a=./none
+frames none.mp4
+frames CLIP -o none/a.png
+frames CLIP -c ./none
+train none.jsonl -o out
+train data.jsonl -o out --eval-data none.jsonl
+train data.jsonl -o out --media-dir none
+train data.jsonl -o data.jsonl
+merge none -o out
+merge . -o out
+quantize ./none -o out --to fp8
+quantize mossvl-tiny -o . --to fp8
+bench media -o none/a.json
+bench media --markdown .
+bench live -c ./none
+"""
+"""Commands that name a file or folder that is not there, or not as it should be."""
+
+
+def test_neither_torch_nor_transformers_is_imported_before_a_mistake_is_told(tmp_path):
     """What `import mossvl` itself brings along is left out here: only the command's own modules are looked at."""
     program = """
-import sys, types
+import json, sys, types
 package = types.ModuleType("mossvl")
 package.__path__ = [sys.argv[1]]
 sys.modules["mossvl"] = package
 from mossvl.cli.main import commands
-try:
-    commands(["ask", "--temperature", "warm", "question"])
-except SystemExit as stopped:
-    assert stopped.code == 2
-print(sorted({"torch", "transformers", "av", "numpy"} & set(sys.modules)))
+for arguments in json.loads(sys.argv[2]):
+    try:
+        commands(arguments)
+    except SystemExit as stopped:
+        assert stopped.code == 2, arguments
+    assert not {"torch", "transformers", "av", "numpy"} & set(sys.modules), arguments
 """
-    package = Path(mossvl.__file__).parent
-    done = subprocess.run([sys.executable, "-c", program, str(package)], capture_output=True, text=True, timeout=60)
-    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
+    (tmp_path / "data.jsonl").write_text('{"messages": []}\n')
+    misused = [line.replace("CLIP", CLIP).split() for line in MISUSED.strip().splitlines()]
+    given = [str(Path(mossvl.__file__).parent), json.dumps(misused)]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *given], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.glob("out*"))

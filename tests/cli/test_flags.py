@@ -41,7 +41,7 @@ TEXTS = {
     "--stop": "",
     "--choice": "",
     "--thinking-mode": "fast",
-    "--lora": "=x",
+    "--lora": "=own/adapter",
     "--system-prompt-type": "sound",
     "--host": "0.0.0.0",
     "--allow-origin": "x",

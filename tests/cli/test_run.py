@@ -155,9 +155,9 @@ def test_resuming_with_another_input_is_an_error_that_names_the_line(run, write)
         (["QUERIES", "-o", "-"], "answers go to a file"),
         (["QUERIES", "-o", "/none/answers.jsonl"], "cannot be written"),
         (["QUERIES", "-c", "/none"], "not a folder"),
-        (["QUERIES", "--repetition-penalty", "0"], "repetition_penalty=0.0"),
+        (["QUERIES", "--repetition-penalty", "0"], "--repetition-penalty 0"),
         (["QUERIES", "--thinking-mode", "no_thinkin"], "did you mean 'no_thinking'"),
-        (["QUERIES", "--thinking-mode", "deep_thinking"], "needs a system_prompt"),
+        (["QUERIES", "--thinking-mode", "deep_thinking"], "needs a --system"),
     ],
 )
 def test_a_mistake_is_found_before_anything_is_written(run, write, folder, arguments, message):

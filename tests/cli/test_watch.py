@@ -174,11 +174,11 @@ def test_a_recording_of_a_watcher_that_was_killed_is_repeated_and_a_changed_one_
     refused = command("replay", file)
     assert refused.exit_code == 2 and "line 1: queue=-1" in refused.stderr
     file.write_text(json.dumps(changed | {"options": {"lora": "mine"}}) + "\n")
-    for given in ((), ("--lora", "other=none")):
+    for given in ((), ("--lora", "other=own/adapter")):
         refused = command("replay", file, *given)
         assert refused.exit_code == 2 and "recorded with the adapter 'mine'; give --lora mine=PATH" in refused.stderr
     file.write_text(lines[0])
-    refused = command("replay", file, "--lora", "mine=none")
+    refused = command("replay", file, "--lora", "mine=own/adapter")
     assert refused.exit_code == 2 and "leave out --lora" in refused.stderr
     images = [{"time": 0, "image": "AAAA"}]
     given = {"event": "input", "after": 0, "interrupts": False, "prompts": [], "frames": images, "final": True}

@@ -1,4 +1,4 @@
-"""Check of a checkpoint's location, without heavy imports."""
+"""Checks of where a checkpoint or an adapter is, without heavy imports."""
 
 import os
 from pathlib import Path
@@ -19,6 +19,19 @@ def check_location(checkpoint: str | Path, what: str = "a MOSS-VL checkpoint") -
         raise CheckpointError(
             f"{checkpoint} is not a folder; expected the folder of {what}, or OWNER/NAME of a repository on the model "
             "hub"
+        )
+
+
+def check_trained(adapter: Path) -> None:
+    """Refuse a folder that `mossvl train` has not written as an adapter.
+
+    Raises:
+        CheckpointError: it holds no configuration of an adapter.
+    """
+    if not (adapter / "adapter_config.json").is_file():
+        inner = f"; it is {adapter / 'adapter'}" if (adapter / "adapter").is_dir() else ""
+        raise CheckpointError(
+            f"{adapter} holds no adapter_config.json; expected the adapter that `mossvl train` wrote{inner}"
         )
 
 

@@ -20,6 +20,7 @@ from mossvl.cli.options import (
     check_effect,
     only_adapter,
 )
+from mossvl.cli.places import MEDIUM
 from mossvl.errors import PromptError
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
@@ -37,6 +38,7 @@ Media = Annotated[
         "video.mp4#t=4.5 one frame (seconds).",
         show_default=False,
     ),
+    MEDIUM,
 ]
 Question = Annotated[str, typer.Argument(metavar="QUESTION", help="Question about the media.")]
 Then = Annotated[

@@ -14,6 +14,7 @@ import typer
 from mossvl.cli.checkpoint import check_checkpoint, prepare
 from mossvl.cli.extras import need
 from mossvl.cli.options import Checkpoint, EngineFlags, WeightFlags
+from mossvl.cli.places import NEW_FILE
 from mossvl.errors import OptionError
 from mossvl.options.engine import EngineConfig
 
@@ -62,10 +63,14 @@ def bench(
     seconds: Annotated[float, typer.Option(min=1, help="Time that `serve` is measured for.")] = 20,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each figure, which is their median.")] = 5,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write all figures to a file, as JSON.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write all figures to a file, as JSON."),
+        NEW_FILE,
     ] = None,
     markdown: Annotated[
-        Path | None, typer.Option("--markdown", metavar="FILE", help="Write tables to a file instead of to stdout.")
+        Path | None,
+        typer.Option("--markdown", metavar="FILE", help="Write tables to a file instead of to stdout."),
+        NEW_FILE,
     ] = None,
 ) -> None:
     """Measure the engine with prompts of random tokens and pixels, on a GPU; `media` needs neither GPU nor weights,

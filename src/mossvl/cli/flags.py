@@ -1,7 +1,7 @@
 """Flags of the command line that stand for the options of a dataclass, and their names in errors."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Annotated, Any, ClassVar, get_type_hints
 
@@ -12,17 +12,30 @@ from mossvl.errors import MossVLError
 
 
 @dataclass(frozen=True)
+class Checked:
+    """In a parameter's annotation: a check of its value, or of each of its values, before the command begins.
+
+    Attributes:
+        check: raises a `MossVLError`.
+    """
+
+    check: Callable[[Any], object]
+
+
+@dataclass(frozen=True)
 class Flag:
     """A flag of the command line.
 
     Attributes:
         names: by default one, made of the option's name.
         kind: type of the value; by default the option's. A list makes the flag repeatable.
+        checked: of its value, before the command begins.
     """
 
     help: str
     names: tuple[str, ...] = ()
     kind: Any = None
+    checked: Checked | None = None
 
 
 class Flags(dict[str, Any]):
@@ -63,20 +76,38 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
     names = _names_of(plain, [group for group, _ in expanded.values()])
 
     def flagged(**given: Any) -> None:
-        for parameter, (group, flags) in expanded.items():
-            values = {option: given.pop(name) for name, option in flags.items()}
-            given[parameter] = group({option: value for option, value in values.items() if value not in (None, [])})
         try:
-            command(**given)
+            check_values(plain, given)
+            command(**grouped(given))
         except MossVLError as error:
             error.names = names
             raise
+
+    def grouped(given: dict[str, Any]) -> dict[str, Any]:
+        for parameter, (group, flags) in expanded.items():
+            values = {option: given.pop(name) for name, option in flags.items()}
+            given[parameter] = group({option: value for option, value in values.items() if value not in (None, [])})
+        return given
 
     plain = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in plain]
     flagged.__name__, flagged.__doc__ = command.__name__, command.__doc__
     flagged.__annotations__ = {parameter.name: parameter.annotation for parameter in plain}
     flagged.__signature__ = inspect.Signature(plain)  # type: ignore[attr-defined]
     return flagged
+
+
+def check_values(parameters: Iterable[inspect.Parameter], given: Mapping[str, Any]) -> None:
+    """Check the values of parameters that are `Checked`.
+
+    Raises:
+        MossVLError: what a check raises.
+    """
+    for parameter in parameters:
+        value = given[parameter.name]
+        for one in getattr(parameter.annotation, "__metadata__", ()):
+            if isinstance(one, Checked) and value is not None:
+                for each in value if isinstance(value, list) else [value]:
+                    one.check(each)
 
 
 def _names_of(parameters: list[inspect.Parameter], groups: list[type[Flags]]) -> dict[str, str]:
@@ -115,4 +146,4 @@ def _flag(option: "Field[Any]", hint: Any, flag: Flag, panel: str) -> Any:
     default = None if option.default is MISSING else option.default
     shown = f" Default: {default:.12g}." if isinstance(default, int | float) and not isinstance(default, bool) else ""
     info = typer.Option(*names, help=flag.help + shown, rich_help_panel=panel, show_default=False)
-    return Annotated[kind | None, info]
+    return Annotated[kind | None, info, flag.checked] if flag.checked else Annotated[kind | None, info]

@@ -12,6 +12,7 @@ from mossvl.cli.contact_sheet import draw_sheet, save_png
 from mossvl.cli.media_arguments import parse_video
 from mossvl.cli.memory import kv_bytes, readable_bytes
 from mossvl.cli.options import LimitFlags, MediaFlags
+from mossvl.cli.places import CHECKPOINT, MEDIUM, NEW_FILE
 from mossvl.errors import OptionError
 from mossvl.media.fetch import source_name
 from mossvl.media.limits import MediaLimits
@@ -31,11 +32,12 @@ def frames(
         typer.Argument(
             help="Video: a file or http(s) URL. video.mp4#t=10,20 is a segment, #t=4.5 one frame (seconds)."
         ),
+        MEDIUM,
     ],
     media: MediaFlags,
     limits: LimitFlags,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="PNG", help="Draw the frames as a contact sheet.")
+        Path | None, typer.Option("--output", "-o", metavar="PNG", help="Draw the frames as a contact sheet."), NEW_FILE
     ] = None,
     checkpoint: Annotated[
         str | None,
@@ -45,6 +47,7 @@ def frames(
             metavar="FOLDER",
             help="Checkpoint whose settings apply; text tokens are counted, too. Default: the published 11B model.",
         ),
+        CHECKPOINT,
     ] = None,
 ) -> None:
     """Show the frames of a video that the model will see: timestamps, size, vision tokens, memory.

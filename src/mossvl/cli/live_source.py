@@ -1,20 +1,15 @@
 """The argument that names where live frames come from."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from mossvl.cli.media_arguments import MediaArgument, kind_of, parse_video
+from mossvl.cli.places import CAMERA, is_camera
 from mossvl.errors import MediaError
 from mossvl.live.sources import Camera, Folder, FrameSource, Playback, Screen, SourceEvent
 from mossvl.media.fetch import is_remote
 from mossvl.media.limits import MediaLimits
 from mossvl.processing.sampling import Segment
-
-CAMERA = re.compile(r"camera(?::(?P<address>.+))?")
-STREAMS = {"rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "tcp", "rtp"}
-"""Schemes of URLs that are cameras; of http(s) URLs, those that do not end like a file are."""
 
 
 def open_source(
@@ -57,13 +52,3 @@ def segment_of(video: MediaArgument) -> Segment | None:
         case (instant,):
             return (instant,)
     return None
-
-
-def is_camera(argument: str) -> bool:
-    """Whether an argument without a prefix is a device or the URL of a camera."""
-    if re.fullmatch(r"/dev/video\d+", argument):
-        return True
-    scheme = urlsplit(argument).scheme.lower() if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", argument) else ""
-    if scheme in ("http", "https"):
-        return not Path(urlsplit(argument).path).suffix
-    return scheme in STREAMS

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from mossvl.cli.places import PREFIXES, check_medium
 from mossvl.errors import MediaError
 from mossvl.media.data_url import is_data_url, media_type
 from mossvl.media.fetch import is_remote, local_file, source_name
@@ -15,7 +16,6 @@ from mossvl.media.limits import MediaLimits
 TYPES = mimetypes.MimeTypes()
 TYPES.add_type("image/heic", ".heic")
 TYPES.add_type("image/heif", ".heif")
-PREFIXES = ("image:", "video:")
 TIME = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)")
 """[[hours:]minutes:]seconds."""
 
@@ -56,11 +56,9 @@ def parse_media(argument: str) -> MediaArgument:
     """
     if Path(argument).is_file():
         return MediaArgument(argument, kind_of(argument))
+    check_medium(argument)
     prefix = next((prefix for prefix in PREFIXES if argument.startswith(prefix)), "")
     source, mark, fragment = argument.removeprefix(prefix).partition("#t=")
-    if not is_remote(source):
-        with local_file(source, MediaLimits()):
-            pass  # Check that the file is readable.
     if not mark:
         return MediaArgument(source, prefix.removesuffix(":") or kind_of(source))
     if prefix.startswith("image"):

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from mossvl.cli.flags import Flag, Flags
+from mossvl.cli.places import ADAPTER, CHECKPOINT, FOLDER, NEW_FOLDER
 from mossvl.errors import OptionError
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
@@ -21,11 +22,13 @@ CHECKPOINT_HELP = (
 Checkpoint = Annotated[
     str | None,
     typer.Option("--checkpoint", "-c", envvar="MOSSVL_CHECKPOINT", metavar="FOLDER", help=CHECKPOINT_HELP),
+    CHECKPOINT,
 ]
 LORA_HELP = "Adapter (LoRA) as NAME=PATH: a folder that PEFT or mossvl train wrote, or a repository on the model hub."
 Loras = Annotated[
     list[str] | None,
     typer.Option("--lora", metavar="NAME=PATH", help=LORA_HELP + " Queries choose it by lora; repeatable."),
+    ADAPTER,
 ]
 Lora = Annotated[
     str | None,
@@ -35,6 +38,7 @@ Lora = Annotated[
         help="Adapter (LoRA) that answers: a folder that PEFT or mossvl train wrote, or a repository on the model hub.",
         show_default=False,
     ),
+    ADAPTER,
 ]
 DataParallel = Annotated[
     int,
@@ -56,6 +60,14 @@ MediaDir = Annotated[
         help="Base folder of relative media paths. Default: the folder of the file that names them.",
         show_default=False,
     ),
+    FOLDER,
+]
+
+
+NewFolder = Annotated[
+    Path,
+    typer.Option("--output", "-o", metavar="FOLDER", help="New folder for the checkpoint."),
+    NEW_FOLDER,
 ]
 
 
@@ -208,7 +220,7 @@ class EngineFlags(Flags):
         "media_workers": Flag("Requests whose media load at a time; of a server by default 64 more than decoders."),
         "media_bytes": Flag("Maximum size of decoded pixels that wait for encoding, in bytes."),
         "eager": Flag("Disable CUDA graphs: faster start, slower answers.", ("--eager",)),
-        "lora": Flag(LORA_HELP + " Requests choose it as their model; repeatable.", kind=list[str]),
+        "lora": Flag(LORA_HELP + " Requests choose it as their model; repeatable.", kind=list[str], checked=ADAPTER),
     }
 
 

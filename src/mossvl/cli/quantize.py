@@ -1,13 +1,13 @@
 """`mossvl quantize`: a checkpoint with weights of 8 or 4 bits."""
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mossvl.cli.checkpoint import check_checkpoint, prepare
-from mossvl.cli.options import WeightFlags
+from mossvl.cli.options import NewFolder, WeightFlags
+from mossvl.cli.places import CHECKPOINT
 
 
 class To(StrEnum):
@@ -20,9 +20,11 @@ class To(StrEnum):
 def quantize(
     *,
     checkpoint: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT", help="Checkpoint: a folder, or a repository on the model hub.")
+        str,
+        typer.Argument(metavar="CHECKPOINT", help="Checkpoint: a folder, or a repository on the model hub."),
+        CHECKPOINT,
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="New folder for the checkpoint.")],
+    output: NewFolder,
     to: Annotated[To, typer.Option("--to", help="What weights are quantized to.")],
     device: Annotated[str | None, typer.Option(help=WeightFlags.flags["device"].help, show_default=False)] = None,
     dtype: Annotated[str, typer.Option(help="Dtype of the weights that are not quantized.")] = "bfloat16",

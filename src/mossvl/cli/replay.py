@@ -14,6 +14,7 @@ from mossvl.cli.options import (
     WeightFlags,
     only_adapter,
 )
+from mossvl.cli.places import FILE
 from mossvl.errors import OptionError
 from mossvl.media.limits import MediaLimits
 
@@ -21,7 +22,7 @@ from mossvl.media.limits import MediaLimits
 def replay(
     *,
     recording: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A session that `mossvl watch --record` has recorded.")
+        Path, typer.Argument(metavar="FILE", help="A session that `mossvl watch --record` has recorded."), FILE
     ],
     limits: LimitFlags,
     weights: WeightFlags,

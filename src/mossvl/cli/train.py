@@ -12,7 +12,8 @@ import typer
 from mossvl.cli.checkpoint import check_checkpoint, prepare, read
 from mossvl.cli.extras import need
 from mossvl.cli.flags import Flag, Flags
-from mossvl.cli.options import Checkpoint, MediaDir, MediaFlags, WeightFlags
+from mossvl.cli.options import Checkpoint, MediaDir, MediaFlags, NewFolder, WeightFlags
+from mossvl.cli.places import CHECKPOINT, FOLDER, OUTPUT, RECORDS, TRAINED
 from mossvl.errors import DataError, OptionError
 from mossvl.options import MediaOptions
 from mossvl.ranks import first_process, leave_process_group
@@ -24,7 +25,9 @@ class TrainFlags(Flags):
 
     options, panel = TrainOptions, "Training"
     flags = {
-        "eval_data": Flag("Records to evaluate with: a file, or a folder of such files. Default: none."),
+        "eval_data": Flag(
+            "Records to evaluate with: a file, or a folder of such files. Default: none.", checked=RECORDS
+        ),
         "parts": Flag(
             "Part of the model to train; repeatable. Default: merger, cross-attention and self-attention.",
             ("--part",),
@@ -71,7 +74,7 @@ OF_ADAPTERS = ("rank", "alpha", "dropout")
 
 def train(
     *,
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="File of records, or folder of such files.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="File of records, or folder of such files."), RECORDS],
     output: Annotated[
         Path | None,
         typer.Option(
@@ -80,11 +83,12 @@ def train(
             metavar="FOLDER",
             help="Folder for checkpoints, logs and the result; required without --check.",
         ),
+        OUTPUT,
     ] = None,
     checkpoint: Checkpoint = None,
     check: Annotated[bool, typer.Option("--check", help="Preflight: read and report all data, train nothing.")] = False,
     media_dir: MediaDir = None,
-    data_dir: Annotated[Path | None, typer.Option("--data-dir", hidden=True)] = None,
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", hidden=True), FOLDER] = None,
     full: Annotated[bool, typer.Option("--full", help="Train weights in place of adapters (LoRA).")] = False,
     training: TrainFlags,
     media: MediaFlags,
@@ -202,8 +206,10 @@ def saying_how_to_resume(output: Path) -> Iterator[None]:
 
 def merge(
     *,
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Adapter folder that `mossvl train` wrote.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="New folder for the checkpoint.")],
+    adapter: Annotated[
+        Path, typer.Argument(metavar="ADAPTER", help="Adapter folder that `mossvl train` wrote."), TRAINED
+    ],
+    output: NewFolder,
     checkpoint: Annotated[
         str | None,
         typer.Option(
@@ -212,6 +218,7 @@ def merge(
             metavar="FOLDER",
             help="Checkpoint that the adapter was trained for. Default: the one that the adapter names.",
         ),
+        CHECKPOINT,
     ] = None,
     dtype: Annotated[str, typer.Option(help="Dtype of the written weights.")] = "bfloat16",
 ) -> None:

@@ -18,6 +18,7 @@ from mossvl.cli.options import (
     check_effect,
     only_adapter,
 )
+from mossvl.cli.places import SOURCE
 from mossvl.errors import InputError
 from mossvl.live.options import MOST_FPS, LiveOptions
 from mossvl.media.limits import MediaLimits
@@ -33,7 +34,7 @@ NO_LIMIT = ("window_seconds", "tokens_per_second")
 
 def watch(
     *,
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP), SOURCE],
     question: Annotated[
         str, typer.Argument(metavar="QUESTION", help='What is said, and when: "Tell me when a star appears."')
     ],

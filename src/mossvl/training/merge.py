@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mossvl import loading
+from mossvl.checkpoints.location import check_trained
 from mossvl.disk import new_folder
 from mossvl.errors import CheckpointError
 from mossvl.quantization.schemes import quantized_maps
@@ -22,11 +23,7 @@ def merge(adapter: Path, output: Path, checkpoint: str | None = None, dtype: str
     """
     from peft import PeftConfig, PeftModel
 
-    if not (adapter / "adapter_config.json").is_file():
-        inner = f"; it is {adapter / 'adapter'}" if (adapter / "adapter").is_dir() else ""
-        raise CheckpointError(
-            f"{adapter} holds no adapter_config.json; expected the adapter that `mossvl train` wrote{inner}"
-        )
+    check_trained(adapter)
     base = checkpoint or PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
     with new_folder(output) as written:
         model, processor = loading.load(base, "cpu", dtype)

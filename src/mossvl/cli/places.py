@@ -1,0 +1,117 @@
+"""Checks of the files and folders that arguments name; none imports what takes seconds to import."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mossvl.checkpoints.default import with_tiny
+from mossvl.checkpoints.location import check_location, check_trained
+from mossvl.cli.flags import Checked
+from mossvl.data.files import shards_of
+from mossvl.disk import check_new
+from mossvl.errors import InputError
+from mossvl.media.fetch import is_remote, local_file
+from mossvl.media.limits import MediaLimits
+
+PREFIXES = ("image:", "video:")
+"""What may stand before a medium, and says of which kind it is."""
+CAMERA = re.compile(r"camera(?::(?P<address>.+))?")
+STREAMS = {"rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "tcp", "rtp"}
+"""Schemes of URLs that are cameras; of http(s) URLs, those that do not end like a file are."""
+
+
+def existing(what: str, fits: Callable[[Path], bool]) -> Checked:
+    """Return the check of a path that is to exist; `what` is expected there, and `fits` tells whether it is that."""
+
+    def check(given: str | Path) -> None:
+        path = Path(given)
+        if not path.exists():
+            raise InputError(f"{given}: no such file or folder; expected {what}")
+        if not fits(path):
+            raise InputError(f"{given} is a {'folder' if path.is_dir() else 'file'}; expected {what}")
+        if not os.access(path, os.R_OK):
+            raise InputError(f"{given}: cannot be read (permission denied); expected {what}")
+
+    return Checked(check)
+
+
+def _check_new_file(path: Path) -> None:
+    """Refuse a file that cannot be written.
+
+    Raises:
+        InputError: it is a folder, its folder does not exist, or nothing may be written there.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: cannot be written (there is no folder {path.parent}); make it, or name another")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"{path}: cannot be written (permission denied); name another file")
+
+
+def _check_output(path: Path) -> None:
+    """Refuse a folder that cannot be written into, nor made."""
+    above = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not above.is_dir():
+        raise InputError(f"{path} cannot be made a folder: {above} is a file; name another folder")
+    if not os.access(above, os.W_OK):
+        raise InputError(f"{path}: cannot be written (permission denied); name another folder")
+
+
+def _check_new_folder(path: Path) -> None:
+    check_new(path)
+    _check_output(path)
+
+
+def check_medium(argument: str) -> None:
+    """Refuse `[image:|video:]PATH-OR-URL[#t=TIME]` whose file is missing.
+
+    Raises:
+        MediaError: there is no such file, or it cannot be read.
+    """
+    if Path(argument).is_file():
+        return
+    source, _, _ = re.sub(rf"^({'|'.join(PREFIXES)})", "", argument).partition("#t=")
+    if not is_remote(source):
+        with local_file(source, MediaLimits()):
+            pass
+
+
+def check_source(argument: str) -> None:
+    """Refuse a missing file, before what reads it is imported.
+
+    Raises:
+        MediaError: there is no such file, or it cannot be read.
+    """
+    if argument and argument != "screen" and not CAMERA.fullmatch(argument) and not is_camera(argument):
+        if not Path(argument).is_dir():
+            check_medium(f"video:{argument.removeprefix('video:')}")
+
+
+def is_camera(argument: str) -> bool:
+    """Whether an argument without a prefix is a device or the URL of a camera."""
+    if re.fullmatch(r"/dev/video\d+", argument):
+        return True
+    scheme = urlsplit(argument).scheme.lower() if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", argument) else ""
+    if scheme in ("http", "https"):
+        return not Path(urlsplit(argument).path).suffix
+    return scheme in STREAMS
+
+
+def _check_adapter(given: str) -> None:
+    path = given if Path(given).exists() else given.partition("=")[2] or given
+    check_location(path, "an adapter (LoRA)")
+
+
+def _check_checkpoint(given: Any) -> None:
+    check_location(with_tiny(given))
+
+
+FOLDER = existing("a folder", Path.is_dir)
+FILE = existing("a file", Path.is_file)
+NEW_FILE, OUTPUT, NEW_FOLDER = Checked(_check_new_file), Checked(_check_output), Checked(_check_new_folder)
+RECORDS, MEDIUM, SOURCE = Checked(shards_of), Checked(check_medium), Checked(check_source)
+CHECKPOINT, ADAPTER, TRAINED = Checked(_check_checkpoint), Checked(_check_adapter), Checked(check_trained)
