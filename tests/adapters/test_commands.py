@@ -64,6 +64,16 @@ def test_what_is_no_adapter_is_one_line_and_exit_code_2(name, own, tmp_path):
     assert ("NAME=PATH" if name == "serve" else "has no adapter_config.json") in line
 
 
+@pytest.mark.parametrize("name", ["run", "serve"])
+def test_an_adapter_that_is_named_as_the_model_is_refused_before_it_is_loaded(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("mossvl.loading.load", None)
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "Why?"}\n')
+    given = {"run": [tmp_path / "rows.jsonl", "-o", tmp_path / "out.jsonl"], "serve": ["--port", 0]}[name]
+    result = command(name, *given, "-c", CHECKPOINT, "--lora", f"checkpoint={tmp_path}")
+    assert result.exit_code == 2
+    assert "--lora: the adapter 'checkpoint' is named as the model" in result.stderr
+
+
 def test_a_path_has_a_name_if_it_is_given_one(tmp_path):
     assert only_adapter(None) is None
     assert only_adapter("a/b") == {"adapter": "a/b"} and only_adapter("x=a/b") == {"x": "a/b"}

@@ -37,7 +37,7 @@ from mossvl.errors import InputError, OptionError, message_of
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
 from mossvl.options.checks import whole
-from mossvl.options.engine import EngineConfig, adapter_paths
+from mossvl.options.engine import EngineConfig, adapter_paths, check_apart
 from mossvl.processing.system_prompt import SystemPrompt, with_system_prompt
 from mossvl.progress import progress
 
@@ -130,6 +130,7 @@ def run(
     folder = check_checkpoint(checkpoint)
     check_output(queries, output)
     options = weights | {"max_batch": batch_size, "lora": adapters}
+    check_apart(adapters, name_of(folder))
     models = {name_of(folder): None, **{name: name for name in adapters}}
     defaults = {"generate_kwargs": generation, "media_kwargs": media, "system": system, "models": models}
     kind = AnswerTables if output.suffix == ".parquet" else AnswerFile

@@ -15,7 +15,7 @@ from mossvl.cli.options import (
     WeightFlags,
 )
 from mossvl.options.checks import whole
-from mossvl.options.engine import EngineConfig
+from mossvl.options.engine import EngineConfig, check_apart
 from mossvl.server.config import DECODERS, TEXTS, ServerConfig
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def serve(
     settings = EngineConfig(**weights, **engine)
     folder = check_checkpoint(checkpoint)
     load, name = Loading(folder, settings), config.model_name or name_of(folder)
+    check_apart(settings.lora, name)  # Before the model is loaded.
     with suppress(KeyboardInterrupt):  # The server has stopped at a signal.
         if replicas > 1:
             from mossvl.replicas.shares import shares

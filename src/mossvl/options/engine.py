@@ -1,7 +1,7 @@
 """Settings of an engine: their names, defaults and limits."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -65,6 +65,18 @@ def adapter_paths(name: str, given: Any) -> dict[str, str]:
             raise OptionError(f"{{{name}}}: two adapters are named {key!r}; give each a name of its own", option=name)
         paths[key] = str(path)
     return paths
+
+
+def check_apart(adapters: Collection[str] | None, model: str) -> None:
+    """Refuse an adapter that is named as the model, where requests choose both by name.
+
+    Raises:
+        OptionError: there is one.
+    """
+    if model in (adapters or ()):
+        raise OptionError(
+            f"{{lora}}: the adapter {shown(model)} is named as the model; give it another name", option="lora"
+        )
 
 
 @named_options("engine option")

@@ -12,6 +12,7 @@ from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
 from mossvl.errors import OptionError
+from mossvl.options.engine import check_apart
 from mossvl.ray.app_args import AppArgs
 from mossvl.ray.cluster import actor_resources
 from mossvl.server.app import create_app
@@ -110,6 +111,7 @@ def build_app(args: AppArgs) -> Application:
         OptionError: an option is unknown or out of range, or no node has what a replica needs.
     """
     engine, server = args.engine_config(), args.server_config()
+    check_apart(engine.lora, args.name)
     _ = args.place  # Check before a replica starts.
     resources = actor_resources(engine, args.num_cpus, args.accelerator_type)
     options: dict[str, Any] = {

@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 from anyio import CapacityLimiter
 from pydantic import BaseModel, ValidationError
 
-from mossvl.errors import EngineError, GenerationCancelled, MossVLError, OptionError, ResourceError
+from mossvl.errors import EngineError, GenerationCancelled, MossVLError, ResourceError
 from mossvl.llm import MossVL
 from mossvl.media.limits import MediaLimits
 from mossvl.options import MediaOptions
+from mossvl.options.engine import check_apart
 from mossvl.options.media import MAX_PIXELS
 from mossvl.processing.messages import media_of
 from mossvl.processing.processor import MossVLProcessor
@@ -112,8 +113,7 @@ class Service:
             MossVLError: the model cannot be loaded or cannot answer.
         """
         llm = self._load()
-        if self.name in llm.engine.adapters.names:
-            raise OptionError(f"--lora: the adapter {self.name!r} is named as the model; rename one (--model-name)")
+        check_apart(llm.engine.adapters.names, self.name)
         processor = own_processor(llm.processor)
         llm = MossVL.of(llm.engine, processor)
         self.config = self.config.on(llm.engine.runner.device.type)
