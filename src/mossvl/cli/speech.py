@@ -101,7 +101,7 @@ class Speech:
     def _note(self, event: LiveEvent) -> None:
         """Tell on stderr what a watcher should know."""
         if isinstance(event, Dropped):
-            if not self._dropped:
+            if not self._dropped and event.reason != "context":
                 self.note("the model is behind: frames are dropped (--fps, --when-behind)")
             self._dropped += len(event.times)
         elif isinstance(event, RolledOver):

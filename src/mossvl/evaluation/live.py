@@ -81,6 +81,8 @@ class Watcher:
                     text += event.text
                 elif isinstance(event, events.Decision):
                     return Decision(text, event.goes_on)
+                elif isinstance(event, events.Dropped) and not session.deciding:
+                    return Decision(text, False)
                 elif isinstance(event, events.Closed):
                     raise event.error or SessionClosed(f"the session has ended ({event.reason}) without a decision")
             if not session.wait(max(0.0, end - time.monotonic())):

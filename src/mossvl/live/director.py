@@ -92,6 +92,8 @@ class LiveDirector:
         """Time of the newest frame that was seen."""
         self._fresh: list[Picture] = []
         """Frames whose decision has not been drawn."""
+        self._owed = False
+        """No token has been drawn after what was appended: nothing more is given before it, also in a new context."""
         self._going = True
         """The last token lets the model draw on."""
         self._speaking = False
@@ -123,7 +125,7 @@ class LiveDirector:
     def wait(self, drawing: bool = False) -> float:
         if self.inbox.preparing:
             return float("inf")
-        if self._taken or self.inbox.due(self.count, self._draws_on):
+        if self._taken or self._owed or self.inbox.due(self.count, self._draws_on):
             return 0.0
         now, limit = self.clock(), self.options.idle_timeout
         due = self._may_draw if self._draws_on and not drawing else float("inf")
@@ -134,7 +136,7 @@ class LiveDirector:
         return due - now if self._real else POLL_SECONDS if due < float("inf") else due
 
     def next(self, context: Context) -> Appended | None:
-        if not self._taken and self.inbox.due(self.count, self._draws_on):
+        if not self._taken and not self._owed and self.inbox.due(self.count, self._draws_on):
             self.deciding = True
             self._taken = taken = self.inbox.take(self.options.frames)
             if not taken.interrupts or taken.prompts or taken.pictures:  # To interrupt is no input.
@@ -147,7 +149,7 @@ class LiveDirector:
         if not self._taken and limit is not None and self.clock() >= self._idle_since + limit:
             self._close("idle")
             return None
-        draws = self._draws_on and self._may_draw <= self.clock()
+        draws = self._draws_on and (self._owed or self._may_draw <= self.clock())
         if self._lost and (self._taken or draws):
             return self._roll_over("preempted")
         if self._taken:
@@ -177,7 +179,8 @@ class LiveDirector:
         if self._going and not (self._left and self._slot_left):
             self._end_slot(goes_on=True)
         self._end_if_final()
-        self._rolled, self.deciding = False, self._slot_open
+        self._rolled = self._owed = False
+        self.deciding = self._slot_open
         return not self._draws_on or not self._granted
 
     def lost(self) -> None:
@@ -256,7 +259,7 @@ class LiveDirector:
             return self._roll_over("length")
         while left < 1 and taken.pictures:  # Even a new context has no room for all of them.
             gone = taken.pictures.pop(0)
-            self.outbox.tell(Dropped(time=self.newest, times=(gone.time,), reason="queue"))
+            self.outbox.tell(Dropped(time=self.newest, times=(gone.time,), reason="context"))
             new, left = self._segment(taken, cut, end)
         self._taken, self._rolled, self._final = Taken(), False, self._final or taken.final
         if cut:
@@ -277,7 +280,7 @@ class LiveDirector:
         ids = [*cut, *new.ids]
         self._leave(new.pictures)
         self.kept.append(taken.prompts, new, ids)
-        self._slot_open, self._said, self._going = True, False, True
+        self._slot_open, self._said, self._going, self._owed = True, False, True, True
         self._left = most
         self._fresh = new.pictures
         self.appended += len(ids)
@@ -325,18 +328,26 @@ class LiveDirector:
             self._speaking = False
 
     def _roll_over(self, reason: Literal["length", "preempted"]) -> Renewed:
-        """Begin a new context, a half of the largest at most; of what was reserved, if there was no more memory."""
+        """Begin a new context: a half of the largest at most, with room for the frames that were taken; of what was
+        reserved, if there was no more memory."""
         self._rolled, self._lost, self._left_frames = True, False, 0
         bounds = self.bounds
-        tokens, positions, vision = bounds.tokens // 2, bounds.positions // 2, bounds.vision // 2
+        coming = sum(map(self._vision, self._taken.pictures))
+        tokens, positions = bounds.tokens // 2, bounds.positions // 2
+        vision = min(bounds.vision // 2, max(0, bounds.vision - coming))
         if reason == "preempted":
             tokens, vision = min(tokens, bounds.reserved_tokens // 2), min(vision, bounds.reserved_vision)
+        asked = bool(self.kept.pieces[-1].prompts)
         context = self.kept.renew(tokens, positions, vision)
         unseen = [picture for picture in self._fresh if picture not in context.pictures]
         if unseen:
             self._fresh = [picture for picture in self._fresh if picture not in unseen]
             times = tuple(picture.time for picture in unseen)
-            self.outbox.tell(Dropped(time=self.newest, times=times, reason="queue"))
+            self.outbox.tell(Dropped(time=self.newest, times=times, reason="context"))
+            if not self._fresh and not asked:  # There is nothing to decide on.
+                self._owed = self._slot_open = self.deciding = False
+                self._going = self._speaking
+                self._end_if_final()
         told = RolledOver(time=self.newest, kept_tokens=context.kept, kept_frames=len(context.pictures), reason=reason)
         self.outbox.tell(told)
         self.outbox.announce()

@@ -94,15 +94,16 @@ class Interrupted(LiveEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped(LiveEvent):
-    """Frames were dropped, because the model was behind.
+    """Frames were dropped: the model has not seen them, and decides nothing for them.
 
     Attributes:
         times: of the frames, in seconds of the stream.
-        reason: the rule that dropped them (see `LiveOptions.when_behind`).
+        reason: the rule that dropped them because the model was behind (see `LiveOptions.when_behind`), or "context":
+            a new context has no room for them.
     """
 
     times: tuple[float, ...]
-    reason: Literal["queue", "latest"]
+    reason: Literal["queue", "latest", "context"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ class LiveMetrics:
         lag = "Time from the push of a frame to the decision after it."
         self.lag = Histogram("mossvl_live_frame_lag_seconds", lag, buckets=LAGS, registry=registry)
         self.decisions = counter("decisions", "Decisions after frames and prompts: silent or speaking.", "kind")
-        self.dropped = counter("frames_dropped", "Frames that were dropped because the model was behind.", "reason")
+        self.dropped = counter("frames_dropped", "Frames that the model has not seen, by reason.", "reason")
         self.evicted = counter("frames_evicted", "Frames that have left their session's window.")
         self.rolled_over = counter("roll_overs", "Sessions that went on in a new context, by reason.", "reason")
         self.limits = counter("limits", "Replies that were stopped by a limit, by its name.", "kind")
