@@ -1,6 +1,8 @@
 """Downloads from a model hub of this machine: what is said of them, and of what fails."""
 
 import json
+import logging
+import re
 import shutil
 import threading
 from collections import namedtuple
@@ -51,7 +53,11 @@ class Hub(BaseHTTPRequestHandler):
             self.send_header("x-error-code", code)
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(content)
+            half = len(content) // 2
+            self.wfile.write(content[:half])
+            if len(content) > 10**6:
+                self.server.second_half.wait(60)
+            self.wfile.write(content[half:])
 
     def log_message(self, *_):
         pass
@@ -60,6 +66,8 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        server.second_half = threading.Event()
+        server.second_half.set()
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
         for name, value in {
@@ -80,6 +88,24 @@ def test_the_size_and_the_folder_of_a_download_are_told_once(hub, caplog, tmp_pa
     caplog.clear()
     assert download("some/one", None, ["*.json", "*.safetensors"]) == folder
     assert caplog.messages == []
+
+
+def test_without_a_terminal_lines_tell_how_much_of_a_download_has_come(hub, monkeypatch):
+    class Reader(logging.Handler):
+        def emit(self, record):
+            told = re.fullmatch(r"some/one: 0\.0 of 0\.1 GB \((\d+) %\)", record.getMessage())
+            if told is not None and 0 < int(told[1]) <= 50:
+                hub.second_half.set()
+
+    monkeypatch.setattr("mossvl.checkpoints.hub.SECONDS", 0.01)
+    hub.second_half.clear()
+    logger = logging.getLogger("mossvl.checkpoints.hub")
+    logger.addHandler(reader := Reader())
+    try:
+        download("some/one", None, ["*.json", "*.safetensors"])
+    finally:
+        logger.removeHandler(reader)
+    assert hub.second_half.is_set()
 
 
 def test_what_the_disk_has_no_room_for_is_not_begun(hub, monkeypatch, tmp_path):

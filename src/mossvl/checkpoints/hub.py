@@ -2,6 +2,10 @@
 
 import logging
 import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
@@ -17,6 +21,9 @@ from mossvl.errors import CheckpointError, first_line
 from mossvl.ranks import first_process
 
 logger = logging.getLogger(__name__)
+
+SECONDS = 10.0
+"""Time between two lines that tell how much of a download has come."""
 
 
 def download(name: str, revision: str | None, files: list[str]) -> Path:
@@ -35,7 +42,8 @@ def download(name: str, revision: str | None, files: list[str]) -> Path:
         coming = _coming(name, revision, files)
         if coming:
             _announce(shown, coming)
-        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
+        with _telling(shown, name, coming):
+            return Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{shown}: {_reason(name, error)}") from error
 
@@ -76,6 +84,37 @@ def _announce(shown: str, coming: int) -> None:
         )
     if first_process():
         logger.warning("%s: %.1f GB are downloaded to %s, once", shown, coming / 1e9, cache)
+
+
+@contextmanager
+def _telling(shown: str, name: str, coming: int) -> Iterator[None]:
+    """Say every `SECONDS` how much of a download has come, where stderr is no terminal, which shows bars instead."""
+    if not coming or sys.stderr.isatty() or not first_process():
+        yield
+        return
+    blobs = Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "blobs")
+    before = sum(size for file, size in _sizes(blobs) if file.suffix != ".incomplete")
+    over = threading.Event()
+
+    def tell() -> None:
+        while not over.wait(SECONDS):
+            come = min(coming, max(0, sum(size for _, size in _sizes(blobs)) - before))
+            logger.warning("%s: %.1f of %.1f GB (%d %%)", shown, come / 1e9, coming / 1e9, 100 * come // coming)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
+
+
+def _sizes(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Yield the files of a folder, which may change meanwhile, and their sizes in bytes."""
+    for file in folder.glob("*"):
+        with suppress(FileNotFoundError):
+            yield file, file.stat().st_size
 
 
 def _reason(name: str, error: Exception) -> str:
