@@ -28,3 +28,12 @@ def test_a_file_that_is_none_is_told_in_one_line(command, tmp_path):
     (tmp_path / "20260101_000000_results.json").write_text("{")
     told = command("report", tmp_path)
     assert told.exit_code == 2 and told.stderr.count("\n") == 1 and "20260101_000000_results.json" in told.stderr
+
+
+def test_a_file_that_cannot_be_read_is_left_out_and_told_of(command, tmp_path):
+    for name, content in (("20260101_000000_results.json", "{"), ("m_MMStar_score.json", "["), ("m_AI2D_acc.csv", "a")):
+        (tmp_path / name).write_text(content)
+    told = command("report", tmp_path, RESULTS)
+    assert told.exit_code == 1 and "| MMStar | 40 | 75.0 |" in told.stdout
+    left_out = [line for line in told.stderr.splitlines() if line.startswith(f"mossvl: left out: {tmp_path}")]
+    assert len(left_out) == told.stderr.count("\n") == 3

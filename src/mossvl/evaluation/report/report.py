@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from mossvl.errors import DataError, InputError
 from mossvl.evaluation.report import lmms_eval, vlmevalkit
 from mossvl.evaluation.report.measures import Measure, interval
 from mossvl.evaluation.report.published import data_sets, metrics, published_for
+from mossvl.evaluation.report.tables import raised, told
 
 
 @dataclass(frozen=True)
@@ -45,20 +46,25 @@ class Row:
     source: str | None
 
 
-def report(paths: Sequence[str | Path]) -> list[Row]:
+def report(paths: Sequence[str | Path], broken: Callable[[DataError], object] = raised) -> list[Row]:
     """The scores of results.
 
     Args:
         paths: files that lmms-eval or VLMEvalKit wrote, and folders, which are searched for such files.
+        broken: takes the error of each file that cannot be read; by default it is raised.
 
     Raises:
         InputError: a path does not exist, or there are no results.
-        DataError: a file is broken, or is none that a harness writes.
+        DataError: a file is none that a harness writes.
     """
     files = list(_files(paths))
     of_kit = [path for path in files if not lmms_eval.is_results(path)]
-    measures = [one for path in files if lmms_eval.is_results(path) for one in lmms_eval.measures_of(path, metrics())]
-    measures += vlmevalkit.measures_of(of_kit, data_sets())
+    measures: list[Measure] = []
+    for path in files:
+        if lmms_eval.is_results(path):
+            with told(broken):
+                measures += list(lmms_eval.measures_of(path, metrics()))
+    measures += vlmevalkit.measures_of(of_kit, data_sets(), broken)
     return [_row(measure) for measure in measures]
 
 

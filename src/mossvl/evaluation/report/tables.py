@@ -4,7 +4,8 @@ import csv
 import json
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,6 +15,19 @@ from mossvl.errors import DataError, MossVLError
 Row = dict[str, Any]
 READABLE = frozenset({".csv", ".json", ".tsv", ".xlsx"})
 SHEET, STRINGS = "xl/worksheets/sheet1.xml", "xl/sharedStrings.xml"
+
+
+def raised(error: DataError) -> None:
+    raise error
+
+
+@contextmanager
+def told(broken: Callable[[DataError], object]) -> Iterator[None]:
+    """Give the error of a file that cannot be read to `broken`."""
+    try:
+        yield
+    except DataError as error:
+        broken(error)
 
 
 def read_json(path: Path) -> Any:

@@ -3,13 +3,13 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mossvl.errors import DataError
 from mossvl.evaluation.report.measures import Measure, in_percent
-from mossvl.evaluation.report.tables import READABLE, Row, read_json, read_rows
+from mossvl.evaluation.report.tables import READABLE, Row, raised, read_json, read_rows, told
 
 HARNESS = "VLMEvalKit"
 AGGREGATED = re.compile(r"(?P<run>.+)_(acc\.(csv|json)|score\.(csv|json)|rating\.json)")
@@ -28,17 +28,21 @@ def is_results(path: Path) -> bool:
     return path.suffix in READABLE and (AGGREGATED.fullmatch(path.name) or SAMPLED.fullmatch(path.name)) is not None
 
 
-def measures_of(paths: Iterable[Path], data: Iterable[str]) -> Iterator[Measure]:
+def measures_of(
+    paths: Iterable[Path], data: Iterable[str], broken: Callable[[DataError], object] = raised
+) -> Iterator[Measure]:
     """The scores of files.
 
     Args:
         paths: of aggregated scores and of samples, several of each run.
         data: names of known data sets, by which the name of a file is told from that of its model.
-
-    Raises:
-        DataError: a file is broken, or has no score.
+        broken: takes the error of a run of which a file cannot be read, or has no score; by default it is raised.
     """
-    found = list(paths)
+    found = []
+    for path in paths:
+        with told(broken):
+            _is_aggregated(path)
+            found.append(path)
     runs: defaultdict[tuple[Path, str], list[Path]] = defaultdict(list)
     for path in filter(_is_aggregated, found):
         runs[path.parent, _match(AGGREGATED, path)].append(path)
@@ -51,7 +55,10 @@ def measures_of(paths: Iterable[Path], data: Iterable[str]) -> Iterator[Measure]
     for (folder, run), files in runs.items():
         model, task = _named(run, folder, known)
         frames = {("fps" if one["unit"] == "fps" else "nframes"): one["number"] for one in FRAMES.finditer(task)}
-        yield from _of_run(sorted(files), task, {"checkpoint": model} | frames)
+        measures: list[Measure] = []
+        with told(broken):
+            measures = list(_of_run(sorted(files), task, {"checkpoint": model} | frames))
+        yield from measures
 
 
 def _of_run(files: list[Path], task: str, settings: Mapping[str, str]) -> Iterator[Measure]:
