@@ -149,7 +149,7 @@ def test_files_are_listed_in_pages_and_given_back_as_they_were(client):
     assert ids[1] not in [file.id for file in client.files.list()]
     with pytest.raises(openai.NotFoundError):
         client.files.content(ids[1])
-    for wrong in ({"limit": 0}, {"limit": "x"}, {"order": "up"}, {"after": "file-1"}):
+    for wrong in ({"limit": 0}, {"limit": "x"}, {"order": "up"}, {"after": "file-1"}, {"limt": 2}):
         assert httpx.get(f"{client.base_url}files", params=wrong).status_code == 400
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, Response
 
+from mossvl.options.checks import hint
 from mossvl.server.description import responses
 from mossvl.server.errors import RequestError
 from mossvl.server.forms import uploaded
@@ -13,6 +14,8 @@ from mossvl.server.uploads import Upload
 
 MOST_LISTED = 10_000
 """Files of a page of the list."""
+LISTED_BY = ("after", "limit", "order", "purpose")
+"""Parameters of the list."""
 AS_IT_IS = {"x-content-type-options": "nosniff"}
 """Headers of a file's content, which no browser may take for a page of this server."""
 
@@ -72,6 +75,10 @@ def listed(service: Service, found: list[Upload], query: Any) -> dict[str, Any]:
     Raises:
         RequestError: one of these is none.
     """
+    for name in query:
+        if name not in LISTED_BY:
+            message = f"{name[:80]}: unknown parameter; {hint(name[:80], LISTED_BY)}"
+            raise RequestError(400, "invalid_request", message, name[:80])
     limit, order, after = query.get("limit", str(MOST_LISTED)), query.get("order", "desc"), query.get("after")
     if not (limit.isdecimal() and limit.isascii() and 0 < int(limit[:9]) <= MOST_LISTED):
         message = f"limit: {limit!r:.40} is no number from 1 to {MOST_LISTED}"
