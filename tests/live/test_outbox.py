@@ -1,6 +1,10 @@
 """What waits for readers of a session, and what is kept of what they have read, stays small."""
 
+import asyncio
+import threading
+
 import pytest
+from live_streams import picture
 
 from mossvl.live.events import Closed, Dropped, Evicted, Limit, RolledOver, Seen, Text, Turn
 from mossvl.live.outbox import Outbox
@@ -47,6 +51,31 @@ def test_what_nobody_reads_is_few_events_with_every_word_and_the_newest_frames_t
         told = [one.times for one in events if isinstance(one, kind) and getattr(one, "reason", None) == reason]
         times = [time for one in told for time in one]
         assert times == [number + part for number in range(200)][-len(times) :] and 16 <= len(times) <= 32
+
+
+@pytest.mark.parametrize("failure", [ValueError, SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+def test_a_listener_that_fails_ends_neither_its_session_nor_others(llm, failure):
+    def fails():
+        if threading.current_thread() is not threading.main_thread():
+            raise failure
+
+    begun = [llm.live("Go.", tokens_per_second=None, max_new_tokens=3) for _ in range(2)]
+    begun[0].when_changed(fails)
+    for session in begun:
+        session.push(picture(0), 0.0, final=True)
+    assert [list(session)[-1].reason for session in begun] == ["final", "final"]
+    assert llm.engine.loop.broken is None
+
+
+def test_what_a_listener_interrupts_in_the_main_thread_is_interrupted(tokens):
+    def pressed():
+        raise KeyboardInterrupt
+
+    outbox = Outbox(tokens)
+    outbox._listeners.append(pressed)
+    with pytest.raises(KeyboardInterrupt):
+        outbox.announce()
+    assert outbox.wait_end(0.0) is False and not outbox._telling.now  # It waits again.
 
 
 def test_nothing_is_told_after_the_end(tokens):

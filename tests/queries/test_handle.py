@@ -38,9 +38,10 @@ def test_an_event_loop_that_ends_before_its_queries_costs_nobody_else(user, llm)
     assert len(llm.generate("hi", EIGHT).token_ids) == 8
 
 
-def test_a_listener_that_raises_costs_nobody_anything(llm):
+@pytest.mark.parametrize("fault", [RuntimeError, SystemExit, asyncio.CancelledError])
+def test_a_listener_that_raises_costs_nobody_anything(fault, llm):
     def listener():
-        raise RuntimeError("a listener's own fault")
+        raise fault("a listener's own fault")
 
     handle = llm.submit("hi", EIGHT)
     handle.when_ended(listener)

@@ -1,6 +1,5 @@
 """What a session tells: the engine's thread puts tokens and events, readers take events with their texts."""
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -9,9 +8,9 @@ from itertools import islice
 
 from mossvl.live.events import Closed, Decision, Dropped, Evicted, LiveEvent, Text
 from mossvl.live.segments import StreamTokens
+from mossvl.queries.listeners import call_all
 from mossvl.queries.text_stream import TextStream
 
-logger = logging.getLogger(__name__)
 MOST_UNREAD = 4096
 """Events that a reader may leave unread: at one more, the older half is shortened. An event of that half tells times
 of so many frames at most."""
@@ -70,12 +69,10 @@ class Outbox:
             self._changed.notify_all()
             listeners = list(self._listeners)
         self._telling.now = True
-        for listener in listeners:
-            try:
-                listener()
-            except Exception:
-                logger.warning("a listener to a live session has failed", exc_info=True)
-        self._telling.now = False
+        try:
+            call_all(listeners)
+        finally:
+            self._telling.now = False
 
     def disown(self, closed: Closed) -> None:
         """Tell the end of its copy in a forked process, where holders of its locks do not exist."""

@@ -1,7 +1,6 @@
 """Handle of a submitted query: stream its text, wait for its result, cancel it."""
 
 import asyncio
-import logging
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Generator, Iterator, Sequence
 from contextlib import aclosing
@@ -11,12 +10,12 @@ from typing import Any
 
 from mossvl.errors import GenerationCancelled, GenerationTimeout
 from mossvl.options import SamplingParams
+from mossvl.queries.listeners import call_all
 from mossvl.queries.results import Answer, Logprob, Result, SeenMedium, Timings, TokenLogprobs, Usage
 from mossvl.queries.silence import Silence
 from mossvl.queries.text_stream import TextStream, Tokenizer
 from mossvl.queries.waker import Waker
 
-logger = logging.getLogger(__name__)
 Scored = tuple[str, TokenLogprobs | None]
 """A piece of an answer's text, and the log-probabilities of the token that has made it certain."""
 
@@ -276,7 +275,7 @@ class Handle:
         with self._changed:
             self._changed.notify_all()
             listeners = list(self._listeners)
-        _call(listeners)
+        call_all(listeners)
 
     def disown(self, error: Exception) -> None:
         """End the handle's copy in a forked process, where holders of its locks do not exist."""
@@ -293,7 +292,7 @@ class Handle:
             self.ended = True
             listeners = list(self._end_listeners)
         self.changed()
-        _call(listeners)
+        call_all(listeners)
 
 
 async def changes_of(handles: Sequence[Handle], poll: float | None = None, pause: float = 0.0) -> AsyncGenerator[None]:
@@ -329,12 +328,3 @@ async def changes_of(handles: Sequence[Handle], poll: float | None = None, pause
 def over(handles: Sequence[Handle]) -> bool:
     """Return whether all queries have ended, or one has failed."""
     return all(handle.ended for handle in handles) or any(handle.error is not None for handle in handles)
-
-
-def _call(listeners: list[Callable[[], object]]) -> None:
-    """Call listeners; an error of a listener is logged, and does not affect the engine."""
-    for listener in listeners:
-        try:
-            listener()
-        except Exception:
-            logger.warning("a listener to an answer has failed", exc_info=True)
