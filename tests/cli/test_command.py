@@ -1,6 +1,8 @@
 """The command as a whole: help, version, misuse, start-up."""
 
+import io
 import json
+import logging
 import subprocess
 import sys
 from dataclasses import fields
@@ -10,11 +12,23 @@ import pytest
 from golden_cases import MEDIA
 
 import mossvl
+from mossvl.cli import main
 from mossvl.cli.live_options import LiveFlags
 from mossvl.cli.options import GROUPS, EngineFlags, GenerationFlags, LimitFlags, ServerFlags, WeightFlags
 from mossvl.cli.train import TrainFlags
 
 CLIP = str(MEDIA / "clip_10fps_6s.mp4")
+
+
+def test_what_the_package_logs_begins_as_all_its_lines_do(monkeypatch):
+    lines = io.StringIO()
+    monkeypatch.setattr(logging, "lastResort", logging.StreamHandler(lines))
+    monkeypatch.setattr(main, "commands", lambda prog_name: sys.exit(0))
+    with pytest.raises(SystemExit):
+        main.app()
+    for name in ("mossvl.live.record", "elsewhere"):
+        logging.lastResort.handle(logging.makeLogRecord({"name": name, "msg": "it ends here"}))
+    assert lines.getvalue() == "mossvl: it ends here\nit ends here\n"
 
 
 def test_version(command):

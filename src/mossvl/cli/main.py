@@ -2,6 +2,7 @@
 
 import errno
 import io
+import logging
 import os
 import sys
 import threading
@@ -103,8 +104,18 @@ def main(
     """Ask MOSS-VL about images and videos."""
 
 
+class Notes(logging.Formatter):
+    """Begins the package's own warnings as all of its lines on stderr begin."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = super().format(record)
+        return f"mossvl: {told}" if record.name.partition(".")[0] == "mossvl" else told
+
+
 def app() -> NoReturn:
     """Entry point of the installed command."""
+    if logging.lastResort is not None:  # What is logged while nothing has set up a log, as a server does.
+        logging.lastResort.setFormatter(Notes())
     code: int | str | None = 0
     try:
         commands(prog_name="mossvl")
