@@ -232,6 +232,35 @@ def test_a_result_without_its_call_is_told_in_the_words_of_its_api(kind, body, p
     assert (error.status, error.param, str(error)) == (400, param, words)
 
 
+DEEP: dict = {}
+for _ in range(100):
+    DEEP = {"a": DEEP}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "param", "place"),
+    [
+        (ResponseExchange, {"input": [CALL, CALL | {"arguments": '{"a": NaN}'}]}, "input", "input.1.arguments"),
+        (
+            MessageExchange,
+            {
+                "messages": [
+                    *HELLO,
+                    {"role": "assistant", "content": [{"type": "tool_use", "id": "b", "name": "f", "input": DEEP}]},
+                ],
+                "max_tokens": 1,
+            },
+            "messages",
+            "messages.1.content.0.input",
+        ),
+    ],
+)
+def test_malformed_arguments_of_a_call_are_told_in_the_words_of_its_api(kind, body, param, place):
+    error = unread(kind, body)
+    assert (error.status, error.param) == (400, param)
+    assert str(error).startswith(f"{place} must be a JSON object of few levels")
+
+
 def test_an_output_may_follow_the_call_of_a_response_that_it_continues():
     before = [{"role": "assistant", "content": None, "tool_calls": [{"id": "b"}]}]
     output = ResponsesRequest(input=[OUTPUT]).input

@@ -19,6 +19,7 @@ from mossvl.server.schemas.messages import (
     VideoBlock,
 )
 from mossvl.server.schemas.sampling import SamplingFields
+from mossvl.tools.turns import checked_arguments
 
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 Message = dict[str, Any]
@@ -61,6 +62,7 @@ def _check_calls(messages: Sequence[InputMessage]) -> None:
             if isinstance(block, ToolUseBlock):
                 if message.role != "assistant":
                     raise PromptError(f"{where}: only a message of the role 'assistant' has a tool_use")
+                checked_arguments(block.input, f"{where}.input")
                 called.add(block.id)
             if isinstance(block, ToolResultBlock) and block.tool_use_id not in called:
                 raise PromptError(

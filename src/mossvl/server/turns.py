@@ -22,6 +22,7 @@ from mossvl.server.schemas.responses import (
     VideoInput,
 )
 from mossvl.server.schemas.sampling import SamplingFields
+from mossvl.tools.turns import checked_arguments
 
 ITEM: TypeAdapter[Item] = TypeAdapter(Item)
 LOGPROBS = "message.output_text.logprobs"
@@ -79,6 +80,7 @@ class Conversation:
             if isinstance(known, MessageItem):
                 messages.append({"role": known.role, "content": self._content(known.content)})
             elif isinstance(known, CallItem):
+                checked_arguments(known.arguments, f"input.{number}.arguments")
                 _add_call(messages, known)
                 called.add(known.call_id)
             elif isinstance(known, CallOutputItem):

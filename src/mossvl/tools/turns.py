@@ -53,15 +53,25 @@ def checked_calls(calls: Any, number: int) -> list[dict[str, Any]]:
                 f"message {number}: tool_calls must be a list of "
                 f'{{"id": …, "type": "function", "function": {{"name": …, "arguments": …}}}}, but has {call!r:.200}'
             )
-        arguments = arguments_of(inner.get("arguments") or {})
-        if not isinstance(arguments, str | Mapping) or is_deep(arguments) or not is_finite(arguments):
-            raise PromptError(
-                f"message {number}: the arguments of {name!r:.80} must be a JSON object of few levels, without NaN and "
-                "infinite numbers"
-            )
+        arguments = checked_arguments(inner.get("arguments"), f"message {number}: the arguments of {name!r:.80}")
         function = {"name": name, "arguments": arguments}
         checked.append({"type": "function", "function": function} | ({"id": call["id"]} if call.get("id") else {}))
     return checked
+
+
+def checked_arguments(given: Any, what: str) -> str | Mapping[str, Any]:
+    """Return the arguments of a call, of JSON as a dict.
+
+    Args:
+        what: they are, in errors.
+
+    Raises:
+        PromptError: they are none.
+    """
+    arguments = arguments_of(given or {})
+    if not isinstance(arguments, str | Mapping) or is_deep(arguments) or not is_finite(arguments):
+        raise PromptError(f"{what} must be a JSON object of few levels, without NaN and infinite numbers")
+    return arguments
 
 
 def check_results(messages: Sequence[Mapping[str, Any]]) -> None:
