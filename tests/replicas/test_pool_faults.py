@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import threading
 from concurrent.futures import Future
 from dataclasses import replace
@@ -12,6 +13,7 @@ from replicas.stand_ins import PATIENCE, waited
 
 from mossvl import MossVL
 from mossvl.errors import GenerationCancelled, GenerationTimeout, OptionError, ReplicaError
+from mossvl.replicas import beats
 from mossvl.replicas.again import as_completed
 from mossvl.replicas.link import Link
 from mossvl.replicas.pool import PATIENCE as PATIENCE_OF_POOLS
@@ -55,6 +57,36 @@ def test_a_dead_replica_fails_its_own_queries_and_is_started_again(pool):
     for handle in one_for_each(pool).values():
         handle.cancel()
         assert isinstance(handle.wait(PATIENCE).error, GenerationCancelled)
+
+
+def stop(pool, number):
+    """Stop a replica's process once both answer long queries; return these and the process, once it gets no more."""
+    handles, process = one_for_each(pool), pids(pool)[number]
+    os.kill(process, signal.SIGSTOP)
+    waited(lambda: pool._answering._router.serving == {1 - number})
+    return handles, process
+
+
+def test_a_stopped_replica_gets_no_queries_until_it_goes_on(pool):
+    handles, process = stop(pool, 1)
+    assert [one.error for one in pool.generate(["yes"] * 8, EIGHT)] == [None] * 8  # By the other.
+    os.kill(process, signal.SIGCONT)
+    waited(lambda: len(pool._answering._router.serving) == 2)
+    for handle in handles.values():
+        handle.cancel()
+        assert isinstance(handle.wait(PATIENCE).error, GenerationCancelled)
+    assert process in pids(pool)
+
+
+def test_a_replica_that_stays_silent_is_killed_and_started_again(pool, monkeypatch):
+    monkeypatch.setattr(beats, "LONGEST_SILENCE", beats.SILENCE + 1)
+    handles, process = stop(pool, 1)
+    with pytest.raises(ReplicaError, match=r"replica 1 was ended by SIGKILL .* the same query can be asked again"):
+        handles[1].result(PATIENCE)
+    waited(lambda: len(pool._answering._router.serving) == 2)
+    assert process not in pids(pool)
+    handles[0].cancel()
+    handles[0].wait(PATIENCE)
 
 
 def test_a_replica_whose_engine_has_failed_is_started_again_and_its_queries_can_be_asked_again(pool):

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from contextlib import suppress
@@ -82,10 +83,15 @@ class Link:
         replica: its number.
         ended: called with each query that has ended, before its readers are woken.
         kill: kills the process.
+
+    Attributes:
+        heard, silent: see `Beating`.
+        warm: whether the replica may get queries.
     """
 
     def __init__(self, replica: int, pipe: Connection, ended: Callable[[Ask], None], kill: Callable[[], None]) -> None:
-        self.replica, self._pipe, self._ended, self._kill = replica, pipe, ended, kill
+        self.replica, self._pipe, self._ended, self.kill = replica, pipe, ended, kill
+        self.heard, self.silent, self.warm = time.monotonic(), False, False
         self._asks: dict[int, Ask] = {}
         self._calls: dict[int, Future[None]] = {}
         self._numbers = count(1)
@@ -175,18 +181,19 @@ class Link:
             pass
         except Exception:
             logger.exception("what replica %d tells cannot be read", self.replica)
-            self._kill()
+            self.kill()
         with self._lock:
             self._gone = True
         self._outbox.put(None)
         if not self._over.wait(PATIENCE):
-            self._kill()
+            self.kill()
             self._over.wait(PATIENCE)
         for number in [*self._asks, *self._calls]:
             self._end(End(number, error=self._error()))
         self._pipe.close()
 
     def _hear(self, message: bytes) -> None:
+        self.heard = time.monotonic()
         changed: dict[int, Handle] = {}
         for news in unpack(message):
             if isinstance(news, End):

@@ -20,6 +20,7 @@ from mossvl.processing.messages import check_messages
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.queries.handle import Handle
 from mossvl.queries.query import Message, Query
+from mossvl.replicas.beats import Beats
 from mossvl.replicas.link import Ask, Link, RemoteHandle, cancelled
 from mossvl.replicas.processes import Patience, Replica, Replicas
 from mossvl.replicas.routing import AMPLE, SKEW, Router
@@ -63,6 +64,7 @@ class Pool:
         self._process = os.getpid()
         setup = Setup(folder, config, pickle.dumps(processor))
         parts = shares(size, config.tensor_parallel_size, config.device)
+        self._beats = Beats(self._linked, self._beating)
         self._replicas = Replicas(serve, (setup,), parts, self, PATIENCE)
         _pools.add(self)
         try:
@@ -123,6 +125,7 @@ class Pool:
         atexit.unregister(self.close)
         with self._changed:
             self._closed = True
+            self._beats.end()
             held, self._held = self._held, deque()
             links = list(self._links.values())
         for link in links:
@@ -231,9 +234,24 @@ class Pool:
         with self._changed:
             if self._links.get(link.replica) is not link:  # It has ended.
                 return
+            link.warm = True
+            if link.silent:
+                return
             self._router.open(link.replica)
             while self._held and self._give(self._held[0]):
                 self._held.popleft()
+
+    def _linked(self) -> list[Link]:
+        with self._changed:
+            return list(self._links.values())
+
+    def _beating(self, link: Link) -> None:
+        """Give a replica that has fallen silent nothing, until it is heard again."""
+        with self._changed:
+            if link.silent and self._links.get(link.replica) is link:
+                self._router.close(link.replica)
+            elif not link.silent and link.warm:
+                self._open(link)
 
     def ended(self, replica: Replica, reason: str) -> None:
         """Fail a replica's queries; another process is started, unless the pool is being closed."""

@@ -21,6 +21,7 @@ from mossvl.options.engine import EngineConfig
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.queries.handle import Handle
 from mossvl.replicas.baggage import receive, unpack
+from mossvl.replicas.beats import BEAT
 from mossvl.replicas.news import End, Followed, News, pack, sendable
 from mossvl.replicas.processes import tell_ready
 
@@ -147,8 +148,7 @@ class Teller:
         try:
             while not self._closing or not self._changed.empty():
                 news = [one for number in self._waited() for one in self._news(number)]
-                if news:
-                    self._pipe.send_bytes(pack(news))
+                self._pipe.send_bytes(pack(news))  # If there is none, it is a beat.
                 if self._engine.broken is not None:
                     logger.error("a replica ends: %s", self._engine.broken)
                     os._exit(1)
@@ -159,9 +159,10 @@ class Teller:
             os._exit(1)
 
     def _waited(self) -> dict[int, None]:
-        """Wait until something has changed, and return the numbers of all that has."""
-        changed = {self._changed.get(): None}
+        """Wait until something has changed, or it is time for a beat; return the numbers of all that has."""
+        changed: dict[int, None] = {}
         with suppress(Empty):
+            changed[self._changed.get(timeout=BEAT)] = None
             while True:
                 changed[self._changed.get_nowait()] = None
         return changed
