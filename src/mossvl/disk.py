@@ -18,6 +18,7 @@ from mossvl.errors import CheckpointError, ResourceError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No space, quota exceeded, or file size limit exceeded (`ulimit -f`)."""
+FREE_SPACE = "free space in their folder, or set TMPDIR to another folder"
 
 
 @contextmanager
@@ -32,10 +33,7 @@ def room_for_temporary_files() -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise ResourceError(
-            f"there is no room for temporary files ({error.strerror}); free space in their folder, or set "
-            "TMPDIR to another folder"
-        ) from error
+        raise ResourceError(f"there is no room for temporary files ({error.strerror}); {FREE_SPACE}") from error
 
 
 class OwnFolder:

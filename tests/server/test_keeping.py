@@ -99,3 +99,10 @@ def test_an_upload_that_is_cut_short_leaves_nothing_once_there_is_room(uploads):
     uploads.forget_old()
     assert rows(uploads, "reserved") == rows(uploads, "kept") == []
     assert add(uploads, b"x" * 1000).size == 1000
+
+
+def test_the_error_of_a_full_disk_says_what_to_do(responses):
+    responses._index.execute("PRAGMA max_page_count = 1")  # No more than there are.
+    with pytest.raises(ResourceError, match=r"there is no room for temporary files; free space in their folder"):
+        responses.add(response("2" * 100_000))
+    assert rows(responses, "kept") == [("resp_1",)]

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+from mossvl.disk import FREE_SPACE
 from mossvl.errors import ResourceError
 from mossvl.server.errors import RequestError
 
@@ -213,7 +214,9 @@ class Store(ABC, Generic[K]):
             gone.clear()
             with suppress(sqlite3.Error):
                 self._index.execute("ROLLBACK")
-            raise ResourceError(f"the index of {self.name} cannot be changed ({error})") from error
+            full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+            advice = f": there is no room for temporary files; {FREE_SPACE}" if full else ""
+            raise ResourceError(f"the index of {self.name} cannot be changed ({error}){advice}") from error
         finally:
             for one in gone:
                 self.removed(one)
