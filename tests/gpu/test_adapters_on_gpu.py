@@ -1,5 +1,7 @@
 """Adapters on a GPU: answers are those of a CPU, with graphs and without, and the base's are as without adapters."""
 
+import gc
+
 import pytest
 import torch
 from golden_cases import CHECKPOINT, MEDIA
@@ -9,6 +11,7 @@ from adapted_models import TEXT, Adapted
 
 import mossvl
 from mossvl import SamplingParams
+from mossvl.device import executor
 
 pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("gpu")]
 
@@ -65,3 +68,20 @@ def test_the_base_answers_as_without_adapters(quantization, adapters):
         assert alone(llm) == expected
         answers(llm, NAMES)
         assert alone(llm) == expected
+
+
+def test_memory_of_adapters_is_taken_before_pages_are_counted(adapters, monkeypatch):
+    """All of it: as they are computed, all adapters have the highest rank among them."""
+    taken, count = [], executor.count_pages
+
+    def counted(*given):
+        taken.append(torch.cuda.memory_allocated())
+        return count(*given)
+
+    monkeypatch.setattr(executor, "count_pages", counted)
+    for lora in (None, adapters.folders):
+        gc.collect()
+        with mossvl.MossVL(CHECKPOINT, device="cuda", memory=1 << 28, lora=lora, eager=True) as llm:
+            own = llm.engine.runner.executor
+    stacks = own.stacks._stacks.values()
+    assert taken[1] - taken[0] >= sum(one.down.nbytes + one.up.nbytes for one in stacks) > 0

@@ -66,27 +66,23 @@ class Executor:
         self.device = self.language.embed_tokens.weight.device
         dtype = self.language.norm.weight.dtype  # Of keys and values; weights may have others.
         devices = [next(layer.parameters()).device for layer in self.language.layers]
-        self.adapters, layout, num_pages = self._agreed(dtype)
-        self.pool = PagePool(text, devices, layout, num_pages, map(attention_of, self.language.layers))
-        self.tables = Tables(self.pool, config.max_batch, text.max_position_embeddings, self.device)
-        self.last_tokens = torch.zeros(config.max_batch + 1, dtype=torch.long, device=self.device)
         self.fast = self.device.type == "cuda" and len(set(devices)) == 1 and has_triton()
-        self.graphs: StepGraphs | None = None
         if self.fast:
             from mossvl.device.triton_backend import KINDS
 
             fuse(model)
             self.weights = FusedWeights(KINDS)
-            if self.adapters.names:
-                from mossvl.device.low_rank import Stacks
+        self.adapters, layout, num_pages = self._agreed(dtype)
+        self.pool = PagePool(text, devices, layout, num_pages, map(attention_of, self.language.layers))
+        self.tables = Tables(self.pool, config.max_batch, text.max_position_embeddings, self.device)
+        self.last_tokens = torch.zeros(config.max_batch + 1, dtype=torch.long, device=self.device)
+        self.graphs: StepGraphs | None = None
+        if self.fast and not config.eager:
+            from mossvl.device import graphs
 
-                self.stacks = Stacks(self.adapters, [one for one in groups(model) if self.weights.of(*one) is not None])
-            if not config.eager:
-                from mossvl.device import graphs
-
-                step = WeakMethod(self._captured_step)  # A strong reference would be a cycle.
-                captured = lambda *given: step()(*given)  # type: ignore[misc]  # noqa: E731
-                self.graphs = graphs.StepGraphs(config.max_batch, self.device, captured, bool(self.adapters.names))
+            step = WeakMethod(self._captured_step)  # A strong reference would be a cycle.
+            captured = lambda *given: step()(*given)  # type: ignore[misc]  # noqa: E731
+            self.graphs = graphs.StepGraphs(config.max_batch, self.device, captured, bool(self.adapters.names))
 
     def _agreed(self, dtype: torch.dtype) -> tuple[Adapters, PageLayout, int]:
         """Adapters, layout of pages, and the number of pages that fit on the device of every rank.
@@ -97,6 +93,11 @@ class Executor:
         """
         try:
             adapters = Adapters.load(self.model, self.config.lora or {})
+            if self.fast and adapters.names:  # Stacked, they take more memory, which is left out of that for pages.
+                from mossvl.device.low_rank import Stacks
+
+                fused = [one for one in groups(self.model) if self.weights.of(*one) is not None]
+                self.stacks = Stacks(adapters, fused)
             layout = PageLayout.of(self.config, dtype)
             if FP8 in (layout.text, layout.vision):
                 check_fp8(self.device)
