@@ -19,6 +19,7 @@ from mossvl.server.config import ServerConfig
 from mossvl.server.listening import LAST_SECONDS, bound
 from mossvl.server.logs import set_up_log
 from mossvl.server.service import Place, Service
+from mossvl.server.websocket import BoundedSocket
 
 logger = logging.getLogger("mossvl.server")
 
@@ -130,6 +131,7 @@ def _settings(service: Service, give_up: Callable[[], None], trusted: str | None
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        ws=BoundedSocket,
         ws_max_size=service.config.live_frame_bytes + FRAME_ALLOWANCE,
         ws_per_message_deflate=False,  # Images do not become smaller, and what is small may become huge.
         timeout_graceful_shutdown=int(service.config.shutdown_timeout) + LAST_SECONDS,
