@@ -4,6 +4,7 @@ import os
 import signal
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from adapted_models import Adapted
 from descendants import descendants, left
@@ -138,6 +139,13 @@ def test_a_row_chooses_an_adapter_by_its_model_or_lora(process, model, processor
     assert plain != one
     told = {name: answer["generated_tokens"] for name, answer in answers.items()}
     assert told == {"plain": plain, "model": one, "lora": one, "other": plain}
+
+
+@pytest.mark.parametrize("model", [["one"], {"one": 1}, np.array(["one", "two"])], ids=["list", "dict", "array"])
+def test_a_column_named_model_that_holds_no_names_is_left_out(model):
+    from mossvl.ray.rows import query_of
+
+    assert query_of({"prompt": "Why?", "model": model}, {"one": "folder"}) == ({"prompt": "Why?"}, None)
 
 
 def test_a_row_that_kills_the_engines_process_costs_itself(cluster, checkpoint, llm):

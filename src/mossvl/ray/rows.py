@@ -33,8 +33,9 @@ def query_of(row: Row, adapters: Collection[str] = ()) -> tuple[dict[str, Any], 
         OptionError: a sampling parameter is unknown or out of range, or stands beside `generate_kwargs`.
     """
     query = {name: plain(row[name]) for name in KEYS if row.get(name) is not None}
-    if row.get("model") in adapters:
-        query.setdefault("lora", row["model"])
+    model = row.get("model")  # Without a meaning here, it may be anything.
+    if isinstance(model, str) and model in adapters:
+        query.setdefault("lora", model)
     given = row.get(SAMPLING)
     if given is None:
         return query, None
