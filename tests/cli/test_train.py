@@ -70,7 +70,7 @@ def test_paths_of_media_start_where_a_flag_says_also_by_its_older_name(flag, com
 
 def test_the_older_name_is_not_shown_and_not_mixed_with_the_new_one(command, data):
     assert "--data-dir" not in command("train", "--help").stdout
-    both = command("train", data, "-o", "unused", "--media-dir", "a", "--data-dir", "b")
+    both = command("train", data, "-o", "unused", "--media-dir", data.parent, "--data-dir", data.parent)
     assert both.exit_code == 2 and "older name of --media-dir" in both.stderr
 
 
@@ -144,10 +144,12 @@ def test_check_fails_where_nothing_can_be_used(command, checkpoint, tmp_path):
     assert result.exit_code == 2 and "every record is bad" in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [["train", "DATA", "-o", "out"], ["merge", "adapter", "-o", "out"]])
-def test_libraries_that_are_missing_are_named_with_what_brings_them(arguments, data, command, monkeypatch):
+@pytest.mark.parametrize("arguments", [["train", "DATA", "-o", "out"], ["merge", "ADAPTER", "-o", "out"]])
+def test_libraries_that_are_missing_are_named_with_what_brings_them(arguments, data, command, monkeypatch, tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    places = {"DATA": data, "ADAPTER": tmp_path}
     monkeypatch.setattr(extras, "installed", lambda name: name not in ("peft", "tensorboard", "fastapi"))
-    result = command(*(argument.replace("DATA", str(data)) for argument in arguments))
+    result = command(*(places.get(argument, argument) for argument in arguments))
     assert result.exit_code == 2
     assert "peft, tensorboard not installed" in result.stderr and "pip install '.[train]'" in result.stderr
 
