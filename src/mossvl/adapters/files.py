@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from mossvl.adapters.config import AdapterConfig
+from mossvl.adapters.config import CONFIG, AdapterConfig
 from mossvl.checkpoints.headers import TensorInfo, differences, file_headers, mistyped
 from mossvl.checkpoints.location import repository_of
 from mossvl.errors import CheckpointError
@@ -19,7 +19,7 @@ from mossvl.quantization.formats import Whole
 Part = Callable[[str, nn.Linear], Whole]
 """Tells, by its name, of which weight that of a map is a part."""
 WEIGHTS = "adapter_model.safetensors"
-FILES = ("adapter_config.json", WEIGHTS)
+FILES = (CONFIG, WEIGHTS)
 """The files of an adapter that are read."""
 LISTED, LONGEST = 3, 160
 """What an error message lists of names, and characters of each."""
@@ -93,7 +93,8 @@ class AdapterFiles:
         base = self.config.base
         if _is_another(base, checkpoint):
             raise CheckpointError(
-                f"{self.folder} is an adapter of {base!r:.{LONGEST}}, but the checkpoint is {checkpoint}"
+                f"{self.folder} is an adapter of {base!r:.{LONGEST}}, but the checkpoint is {checkpoint}; take its "
+                f"own base, or correct base_model_name_or_path in {CONFIG} if both are the same"
             )
         modules = dict(model.named_modules())
         linears = {name: one for name, one in modules.items() if isinstance(one, nn.Linear) and name.startswith(PLACES)}
