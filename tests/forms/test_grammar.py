@@ -5,12 +5,15 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from copy import copy
 from pathlib import Path
 
 import pytest
+from descendants import left
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -346,3 +349,27 @@ def test_a_tokenizer_that_no_form_can_be_followed_with_is_told(model, processor)
         with mossvl.MossVL(model, processor, memory=1 << 24) as llm:
             result = llm.submit("Say it.", SamplingParams(regex="a", max_new_tokens=3)).wait(60)
     assert isinstance(result.error, OptionError) and "1000000 is out of range" in str(result.error)
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from mossvl.forms.grammar import Template, ask
+template = Template(None)
+replies = ask(template.fork(), 'start: "a"', 1, 5.0)
+next(replies)
+(child,) = Path(f"/proc/{template.process.pid}/task/{template.process.pid}/children").read_text().split()
+pids = [int(child), template.process.pid]
+print(*pids, flush=True)
+for pid in pids:
+    os.kill(pid, signal.SIGSTOP)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_stopped_processes_end_when_the_one_that_they_are_for_is_killed(tmp_path):
+    told = tmp_path / "told"
+    with told.open("w") as file:
+        subprocess.run([sys.executable, "-c", KILLED], stdout=file, timeout=300, check=False)
+    pids = list(map(int, told.read_text().split()))
+    assert len(pids) == 2 and not left(pids)

@@ -3,12 +3,13 @@
 Run as a program, this module is a template: it loads llguidance and a tokenizer once, and forks a process for each
 socket that it is sent. The process prepares one grammar, and computes masks of allowed next tokens. It ends when the
 other end of its socket is closed; if it is busy, the template kills it. After its end, the template sends its exit
-status. The module imports nothing of this package, and neither PyTorch nor transformers.
+status. The module imports nothing of this package but the file of one function, and neither PyTorch nor transformers.
 """
 
 import os
 import pickle
 import resource
+import runpy
 import select
 import signal
 import socket
@@ -16,12 +17,15 @@ import sys
 import threading
 import warnings
 from contextlib import suppress
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 LONGEST_REASON = 4000
 """Most characters of a reason why a grammar is refused."""
 STATUS, OOM_SCORE = "/proc/self/status", "/proc/self/oom_score_adj"
+ORPHANS = Path(__file__).parents[1] / "orphans.py"
+"""The file of the function that has stopped processes end when what started them is killed."""
 NICENESS = 5
 """Lowers the priority of a process below that of the engine's steps."""
 
@@ -57,6 +61,8 @@ def main(control: socket.socket) -> None:
     """Fork a process for every socket that arrives at `control`, until the other end of `control` is closed."""
     from llguidance import LLTokenizer
 
+    continue_when_orphaned = runpy.run_path(str(ORPHANS))["continue_when_orphaned"]
+    continue_when_orphaned()
     given = pickle.load(sys.stdin.buffer)
     tokenizer, unusable = None, ""
     if given is not None:
@@ -75,6 +81,7 @@ def main(control: socket.socket) -> None:
             own = socket.socket(fileno=sockets[0])
             process = os.fork()
             if not process:
+                continue_when_orphaned()
                 processes.leave()
                 _serve(own, tokenizer, unusable)
             processes.add(process, own)
