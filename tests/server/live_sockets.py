@@ -1,9 +1,11 @@
 """Clients of both protocols of live sessions, over real sockets."""
 
 import json
+import re
 from contextlib import contextmanager
 from io import BytesIO
 
+import httpx
 from PIL import Image
 from running import PATIENCE
 from websockets.exceptions import ConnectionClosed
@@ -79,3 +81,18 @@ def input_frame(client, number, data=None, until="accepted", **fields):
     client.until("input.frame.ready")
     client.socket.send(jpeg(number) if data is None else data)
     return client.until(f"input.frame.{until}")
+
+
+def sample(server, name, **labels):
+    """A value of the server's metrics."""
+    wanted = ",".join(f'{label}="{value}"' for label, value in labels.items())
+    found = re.search(
+        rf"^mossvl_{name}{re.escape('{' + wanted + '}') if labels else ''} ([\d.e+]+)$",
+        httpx.get(f"{server.url}/metrics").text,
+        re.MULTILINE,
+    )
+    return float(found[1]) if found else 0.0
+
+
+def no_session(server):
+    return sample(server, "live_sessions") == 0

@@ -2,12 +2,11 @@
 
 import base64
 import json
-import re
 import threading
 
 import httpx
 import pytest
-from live_sockets import configured, input_frame, jpeg, pushed, simple, started, video
+from live_sockets import configured, input_frame, jpeg, no_session, pushed, sample, simple, started, video
 from running import serving, waited
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -19,21 +18,6 @@ FLAGS = ("--live-sessions", "3", "--live-frame-bytes", "200000", "--stall-timeou
 def live():
     with serving(*FLAGS) as running:
         yield running
-
-
-def sample(server, name, **labels):
-    """A value of the server's metrics."""
-    wanted = ",".join(f'{label}="{value}"' for label, value in labels.items())
-    found = re.search(
-        rf"^mossvl_{name}{re.escape('{' + wanted + '}') if labels else ''} ([\d.e+]+)$",
-        httpx.get(f"{server.url}/metrics").text,
-        re.MULTILINE,
-    )
-    return float(found[1]) if found else 0.0
-
-
-def no_session(server):
-    return sample(server, "live_sessions") == 0
 
 
 # --- the simple protocol ---------------------------------------------------------------------------------------------
@@ -173,27 +157,6 @@ def test_a_message_beyond_any_limit_closes_its_connection_alone(live):
         client.socket.send(bytes(3 << 20))
         assert client.closed() == 1009
         input_frame(other, 0, until="processed")
-
-
-def test_clients_that_vanish_leave_nothing(live):
-    waited(lambda: no_session(live), live)
-    free = sample(live, "pages_free")
-
-    def vanish(number):
-        with simple(live) if number % 2 else video(live) as client:
-            if number % 2:
-                started(client)
-                client.send("frame")
-                client.socket.send(jpeg())
-            else:
-                configured(client)
-                client.send("input.frame", seq_no=0, timestamp=0.0, mime_type="image/jpeg")
-            client.socket.socket.close()  # Without a word.
-
-    for number in range(6):
-        vanish(number)
-        waited(lambda: no_session(live), live)
-    assert sample(live, "requests_running") == 0 and sample(live, "pages_free") == free
 
 
 def test_a_client_that_floods_is_let_go_and_another_does_not_notice(live):
