@@ -4,6 +4,7 @@ import asyncio
 import gc
 import random
 import threading
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -286,7 +287,8 @@ def test_a_director_that_raises_ends_its_session_alone(llm, asked, monkeypatch):
         monkeypatch.setattr(director, asked, broken)
     if asked == "lost":
         llm.engine.loop.events.put(lambda: llm.engine.scheduler._lost.append(request))
-    watched.session.push(picture(0), 0.0)
+    with suppress(SessionClosed):  # It may have ended by now.
+        watched.session.push(picture(0), 0.0)
     until(lambda: watched.session.ended)
     assert "broken" in str(watched.session.error) and llm.engine.broken is None
     other.session.push(picture(0), 0.0)
