@@ -117,4 +117,4 @@ def test_a_size_that_does_not_divide_is_one_line_and_exit_code_2():
     arguments = ["ask", "-c", str(CHECKPOINT), "--device", "cpu", "-tp", "3", "Why?"]
     result = CliRunner().invoke(commands, arguments)
     assert result.exit_code == 2 and "Traceback" not in result.stderr
-    assert "tensor_parallel_size=3 does not divide the model's 4 heads; possible are 1, 2" in result.stderr
+    assert "--tensor-parallel-size 3 does not divide the model's 4 heads; possible are 1, 2" in result.stderr

@@ -178,9 +178,9 @@ def test_gpus_are_dealt_in_order(monkeypatch):
 @pytest.mark.parametrize(
     ("replicas", "ranks", "told"),
     [
-        (5, 1, "5 replicas of 1 GPU(s) each need 5, and there are 4; allowed: at most 4"),
-        (2, 4, "2 replicas of 4 GPU(s) each need 8, and there are 4; allowed: at most 1"),
-        (2, 8, "2 replicas of 8 GPU(s) each need 16, and there are 4; allowed: none"),
+        (5, 1, "size=5 needs 5 GPUs, 1 for each replica, and there are 4; give at most 4"),
+        (2, 4, "size=2 needs 8 GPUs, 4 for each replica, and there are 4; give at most 1"),
+        (2, 8, "size=2 needs 16 GPUs, 8 for each replica, and there are 4; tensor_parallel_size=8 is more than that"),
     ],
 )
 def test_more_gpus_than_there_are_is_an_error_that_names_what_is_allowed(monkeypatch, replicas, ranks, told):

@@ -161,7 +161,7 @@ def test_a_stop_leaves_no_process_and_no_file():
     ("flags", "told"),
     [
         (["-dp", "0"], "--data-parallel-size"),
-        (["-dp", "99", "--device", "cuda"], "data_parallel_size=99 replicas of 1 GPU(s) each"),
+        (["-dp", "99", "--device", "cuda"], "--data-parallel-size 99 needs 99 GPUs, 1 for each replica"),
     ],
 )
 def test_a_number_of_replicas_that_cannot_be_is_one_line(flags, told):

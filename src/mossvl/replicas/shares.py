@@ -66,11 +66,13 @@ def _of_gpus(found: list[str], replicas: int, ranks: int, index: str) -> list[Sh
             given={"device": f"cuda:{index}"},
         )
     if replicas * ranks > len(found):
-        most = len(found) // ranks
-        allowed = f"at most {most}" if most else "none: {tensor_parallel_size=} is more than there are"
+        if most := len(found) // ranks:
+            advice = f"give at most {most}"
+        else:
+            advice = "{tensor_parallel_size=} is more than that" if found else "give {device=}"
         raise OptionError(
-            f"{{data_parallel_size=}} replicas of {ranks} GPU(s) each need {replicas * ranks}, and there are "
-            f"{len(found)}; allowed: {allowed}",
-            given={"data_parallel_size": replicas, "tensor_parallel_size": ranks},
+            f"{{data_parallel_size=}} needs {replicas * ranks} GPUs, {ranks} for each replica, and there are "
+            f"{len(found)}; {advice}",
+            given={"data_parallel_size": replicas, "tensor_parallel_size": ranks, "device": "cpu"},
         )
     return [Share(tuple(found[ranks * one : ranks * (one + 1)])) for one in range(replicas)]

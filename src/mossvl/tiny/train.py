@@ -94,7 +94,7 @@ def train_stage(
         trainer.add_callback(callback)
     last = resumable(out)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
-    finished = trainer.state.global_step >= trainer.state.max_steps
+    finished = trainer.state.global_step >= min(stage.steps, trainer.state.max_steps)
     if finished:
         trainer.save_whole(WEIGHTS)
     return finished
