@@ -20,8 +20,8 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from mossvl.cli.flags import Flags, flags_of
 from mossvl.cli.main import commands
-from mossvl.cli.options import Flags, flags_of
 from mossvl.live.options import LiveOptions
 from mossvl.media.limits import MediaLimits, SourcePolicy
 from mossvl.options import GenerationOptions, MediaOptions, SamplingParams

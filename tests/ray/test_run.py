@@ -160,7 +160,7 @@ def test_a_cluster_that_is_not_there_is_told_in_one_line(start, queries, tmp_pat
     ("arguments", "message"),
     [
         (("--device", "cuda"), "needs 1 GPUs of one node, but the largest node of this Ray cluster has 0"),
-        (("--lora", "one=/none"), "adapter 'one': /none is not a folder"),
+        (("--lora", "one=/none"), "/none is not a folder; expected the folder of an adapter"),
     ],
 )
 def test_what_no_engine_can_begin_with_is_told_in_one_line(start, queries, tmp_path, arguments, message):
