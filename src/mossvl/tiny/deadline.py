@@ -5,11 +5,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mossvl.tiny.recipe import Stage
-from mossvl.training.trainer import AGREE_EVERY
+from mossvl.training.trainer import AGREE_EVERY, agreed
 
 WINDOW = 25
 """Agreements over which the pace is measured: pauses for evaluation count."""
@@ -56,9 +55,5 @@ class Deadline(TrainerCallback):
             steps = min(self.limit, last + max(0, int((self.at - now) * (last - first) / (now - since))))
         elif now >= self.at:
             steps = last
-        told = torch.tensor(steps, device=args.device)
-        if args.world_size > 1:
-            torch.distributed.broadcast(told, 0)
-        self.steps = int(told)
-        state.max_steps = self.steps
+        self.steps = state.max_steps = agreed(steps, args)
         control.should_training_stop |= state.global_step >= self.steps

@@ -311,6 +311,14 @@ def keep_compiled() -> None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
+def agreed(value: int, args: TrainingArguments) -> int:
+    """Return rank 0's value, on all ranks: those that stop must do so at the same step."""
+    told = torch.tensor(value, device=args.device)
+    if args.world_size > 1:
+        torch.distributed.broadcast(told, 0)
+    return int(told)
+
+
 class StopAfter(TrainerCallback):
     """Stops a run after some time, with a checkpoint to resume from.
 
@@ -330,8 +338,5 @@ class StopAfter(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if args.world_size > 1 and state.global_step % AGREE_EVERY:
             return
-        late = torch.tensor(time.monotonic() - self.begun > self.seconds, device=args.device)
-        if args.world_size > 1:  # All ranks must stop at the same step.
-            torch.distributed.broadcast(late, 0)
-        if late:
+        if agreed(time.monotonic() - self.begun > self.seconds, args):
             control.should_save = control.should_training_stop = True
