@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import repo_folder_name
 
 from mossvl.errors import CheckpointError, first_line
 from mossvl.ranks import first_process
@@ -92,7 +93,7 @@ def _telling(shown: str, name: str, coming: int) -> Iterator[None]:
     if not coming or sys.stderr.isatty() or not first_process():
         yield
         return
-    blobs = Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "blobs")
+    blobs = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model"), "blobs")
     before = sum(size for file, size in _sizes(blobs) if file.suffix != ".incomplete")
     over = threading.Event()
 
