@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from mossvl.live.events import LiveEvent
 from mossvl.live.options import LiveOptions
 from mossvl.live.usage import NO_USAGE, Usage
-from mossvl.names import nearest
+from mossvl.options.checks import hint
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import LONGEST_MESSAGE, RequestError, refusal
 from mossvl.server.problems import first_problem
@@ -224,9 +224,7 @@ class Protocol(ABC):
             raise invalid("a message must be an object of JSON with a type")
         form = self.forms.get(kind)
         if form is None:
-            near = nearest(kind, self.forms)
-            advice = f"did you mean {near!r}?" if near else f"known: {', '.join(self.forms)}"
-            raise invalid(f"type {kind!r:.80} is unknown; {advice}")
+            raise invalid(f"type {kind!r:.80} is unknown; {hint(kind, list(self.forms))}")
         try:
             return form.model_validate_json(text)
         except ValidationError as problems:
