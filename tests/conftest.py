@@ -26,6 +26,12 @@ settings.register_profile(
 settings.load_profile("mossvl")
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """What a test draws is the same in every run and in any order."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder of the reference implementation's inputs and outputs, and of its small checkpoint."""
