@@ -11,6 +11,7 @@ from mossvl.server.samples import FOLDER, SAMPLES
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = playwright.expect
+expect.set_options(timeout=60_000)  # of a busy machine
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = (
@@ -58,7 +59,7 @@ def ask(page, question: str) -> str:
 
 
 def finished(page) -> None:
-    expect(page.locator(".answer").last).not_to_have_class(re.compile("running"), timeout=30_000)
+    expect(page.locator(".answer").last).not_to_have_class(re.compile("running"))
 
 
 def limit(page, media=None, **caps) -> None:

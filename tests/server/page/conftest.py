@@ -34,7 +34,7 @@ def visit(browser, server, settings) -> Iterator:
             if not request.url.startswith((f"{server.url}/", f"blob:{server.url}/", "data:")):
                 visit.elsewhere.append(request.url)
 
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.on("console", visit.hear)
         page.on("pageerror", lambda error: visit.errors.append(str(error)))
         page.on("request", went)

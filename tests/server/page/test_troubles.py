@@ -156,7 +156,7 @@ def test_while_the_model_is_loaded_the_page_waits(visit):
     page.keyboard.press("Enter")
     expect(page.locator(".waiting")).to_have_count(1)
     loaded.append(True)  # To unroute now would lose a request that is on its way; the page asks again and again.
-    expect(page.locator(".answer .text")).to_have_text("2.0 seconds", timeout=30_000)
+    expect(page.locator(".answer .text")).to_have_text("2.0 seconds")
     expect(page.locator("#model")).to_have_text("mossvl-tiny")
     expect(page.locator("#notice")).to_be_empty()
 
