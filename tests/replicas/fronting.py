@@ -157,7 +157,7 @@ class StandIn:
 
 def stand_in(pipe, number, config, load, name, folder):
     """The target of a replica's process."""
-    from mossvl.replicas.processes import tell_ready
+    from mossvl.replicas.living import tell_ready
     from mossvl.server.front.about import About
 
     path = folder / f"{number}-{os.getpid()}.sock"

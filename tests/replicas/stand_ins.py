@@ -9,7 +9,8 @@ import time
 from contextlib import contextmanager
 
 from mossvl.errors import CheckpointError
-from mossvl.replicas.processes import Patience, Replicas, tell_ready
+from mossvl.replicas.living import tell_ready
+from mossvl.replicas.processes import Patience, Replicas
 from mossvl.replicas.shares import Share
 
 PATIENCE = 180
@@ -55,6 +56,12 @@ def deaf(pipe, number):
 
 
 def silent(pipe, number):
+    time.sleep(PATIENCE)
+
+
+def stopped(pipe, number):
+    """It is as a process that hangs within a call: no thread of it goes on."""
+    os.kill(os.getpid(), signal.SIGSTOP)
     time.sleep(PATIENCE)
 
 

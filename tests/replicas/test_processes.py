@@ -20,10 +20,12 @@ from replicas.stand_ins import (
     refusing,
     running,
     silent,
+    stopped,
     waited,
 )
 
 from mossvl.errors import CheckpointError, EngineError, OptionError
+from mossvl.replicas import processes
 from mossvl.replicas import shares as machine
 from mossvl.replicas.processes import UNREGISTERED, Patience, State
 from mossvl.replicas.shares import Share, shares
@@ -102,8 +104,30 @@ def test_an_expected_error_before_readiness_is_final():
 
 def test_a_replica_that_is_not_ready_in_time_is_killed_and_tried_again():
     with running(silent, patience=Patience(ready=0.5, first=0.01, tries=2)) as (_, seen):
-        assert seen.next() == ("ended", 0, "replica 0 was ended by SIGKILL")
+        assert seen.next() == ("ended", 0, "replica 0 was not ready within 0.5 seconds")
         assert seen.next()[0] == "given up"
+
+
+def test_a_replica_that_is_stopped_while_it_loads_is_killed_and_another_process_is_started():
+    with running(stopped, patience=Patience(silent=0.5, first=0.01, tries=2)) as (replicas, seen):
+        assert seen.next() == ("ended", 0, "replica 0 gave no sign of life for 0.5 seconds")
+        what, _, error = seen.next()
+        assert what == "given up" and "gave no sign of life for 0.5 seconds; 2 of its processes" in str(error)
+        assert replicas.all[0].starts == 2
+
+
+def test_a_replica_that_loads_for_long_is_waited_for_as_long_as_it_gives_signs_of_life():
+    with running(silent, patience=Patience(silent=PATIENCE)) as (replicas, _):
+        for _ in range(3):
+            due = waited(lambda: replicas.all[0].due)
+            waited(lambda due=due: replicas.all[0].due > due)
+        assert replicas.all[0].state is State.STARTING and replicas.all[0].starts == 1
+
+
+def test_a_watcher_that_was_stopped_itself_takes_no_process_to_be_silent(monkeypatch):
+    monkeypatch.setattr(processes, "LATE", -PATIENCE)  # Always.
+    with running(stopped, patience=Patience(ready=3.0, silent=0.1, first=0.01, tries=1)) as (_, seen):
+        assert "was not ready within 3 seconds" in str(seen.next()[2])
 
 
 def test_a_restart_ends_the_process_and_starts_another_without_counting_a_death():

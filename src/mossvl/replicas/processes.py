@@ -2,10 +2,10 @@
 
 import atexit
 import logging
+import math
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -19,15 +19,15 @@ from typing import Any, Protocol
 
 from mossvl.environment import environment
 from mossvl.errors import EngineError, MossVLError, message_of
-from mossvl.orphans import continue_when_orphaned
+from mossvl.replicas.beats import BEAT
+from mossvl.replicas.living import ALIVE, FAILED, run_target
 from mossvl.replicas.shares import Share
 from mossvl.replicas.starting import without_main
 
 logger = logging.getLogger("mossvl.replicas")
 
-ORPHAN_SECONDS = 15.0
-"""Seconds that a replica has to end by itself when the process that started it is dead."""
-POLL_SECONDS = 1.0
+LATE = 2 * BEAT
+"""Seconds after which this process, if it wakes so late, takes itself to have been stopped."""
 UNREGISTERED = "MOSSVL_UNREGISTERED"
 """The variable by which a replica's process knows that importing this package is to register nothing."""
 
@@ -52,6 +52,8 @@ class Patience:
 
     Attributes:
         ready: from a process's start until it is ready; a process that takes longer is killed.
+        silent: without a sign of life of a process that is not ready; then it is killed. What loads libraries and makes
+            contexts of GPUs may keep a process from giving one.
         first, most: between a death and the next start; the first wait, which doubles with each early death until it is
             the longest.
         steady: from readiness; the death of a process before it is an early one.
@@ -61,6 +63,7 @@ class Patience:
     """
 
     ready: float = 3600.0
+    silent: float = 120.0
     first: float = 1.0
     most: float = 30.0
     steady: float = 30.0
@@ -85,6 +88,8 @@ class Replica:
         since: when the process became ready, by `time.monotonic`.
         due: when the next process is to be started, or this one killed, by `time.monotonic`.
         info: what the process told of itself when it was ready.
+        begun: when the process was started, by `time.monotonic`.
+        why: why this process is killed, as a predicate; "" if it is not, or if that was told.
         pipe: to the process, until it is ready.
     """
 
@@ -97,6 +102,8 @@ class Replica:
     since: float = 0.0
     due: float | None = None
     info: Any = None
+    begun: float = 0.0
+    why: str = ""
     pipe: Connection | None = None
     process: BaseProcess | None = None
 
@@ -115,11 +122,6 @@ class Watcher(Protocol):
 
     def given_up(self, replica: Replica, error: MossVLError) -> None:
         """The replica will not be started again."""
-
-
-def tell_ready(pipe: Connection, info: Any = None) -> None:
-    """Tell the process that started this one that it is ready; the target of a replica's process calls this."""
-    pipe.send(("ready", info))
 
 
 class Replicas:
@@ -199,8 +201,12 @@ class Replicas:
         living = {one.process.sentinel: one for one in self.all if one.process is not None}
         telling = {one.pipe: one for one in self.all if one.state is State.STARTING and one.pipe is not None}
         due = min((one.due for one in self.all if one.due is not None), default=None)
-        timeout = None if due is None else max(0.0, due - time.monotonic())
-        happened = set(wait([self._woken, *telling, *living], timeout))
+        asked = time.monotonic()
+        timeout = math.inf if due is None else max(0.0, due - asked)
+        happened = set(wait([self._woken, *telling, *living], None if due is None else timeout))
+        if time.monotonic() - asked > timeout + LATE:  # This process was stopped, and maybe the others with it.
+            for replica in telling.values():
+                self._lives(replica)
         if self._woken in happened:
             self._woken.recv_bytes()
         while self._asked:
@@ -218,16 +224,20 @@ class Replicas:
     def _due(self, replica: Replica) -> None:
         replica.due = None
         if replica.process is not None:  # It was not ready, or did not end, in time.
+            if replica.state is State.STARTING:
+                over = time.monotonic() - replica.begun >= self._patience.ready
+                told = "was not ready within" if over else "gave no sign of life for"
+                replica.why = f"{told} {self._patience.ready if over else self._patience.silent:g} seconds"
             self._kill(replica)
         elif not self._closing:
             self._begin(replica)
 
     def _begin(self, replica: Replica) -> None:
         """Start a replica's process."""
-        replica.starts, replica.state = replica.starts + 1, State.STARTING
+        replica.starts, replica.state, replica.why = replica.starts + 1, State.STARTING, ""
         here, there = self._context.Pipe()
         given = self._target, there, replica.number, self._arguments
-        process = self._context.Process(target=_replica, args=given, name=f"mossvl-replica-{replica.number}")
+        process = self._context.Process(target=run_target, args=given, name=f"mossvl-replica-{replica.number}")
         try:
             with there, environment(replica.share.environment | {UNREGISTERED: "1"}), without_main():
                 process.start()
@@ -239,18 +249,25 @@ class Replicas:
             here.close()
             self._give_up(replica, EngineError(f"{replica} cannot be started: {message_of(error)}"))
             return
-        replica.process, replica.pipe = process, here
-        replica.due = time.monotonic() + self._patience.ready
+        replica.process, replica.pipe, replica.begun = process, here, time.monotonic()
+        self._lives(replica)
+
+    def _lives(self, replica: Replica) -> None:
+        """A process that is not ready has given a sign of life, or may have."""
+        replica.due = min(replica.begun + self._patience.ready, time.monotonic() + self._patience.silent)
 
     def _hear(self, replica: Replica, pipe: Connection) -> None:
-        """Read what a starting process tells: that it is ready, or why it will not be."""
+        """Read what a starting process tells: that it lives, that it is ready, or why it will not be."""
         try:
             kind, told = pipe.recv()
         except (EOFError, OSError):  # It dies.
             pipe.close()
             replica.pipe = None
             return
-        if kind == "failed":
+        if kind == ALIVE:
+            self._lives(replica)
+            return
+        if kind == FAILED:
             self._give_up(replica, told)
             return
         replica.state, replica.due, replica.info, replica.pipe = State.READY, None, told, None
@@ -261,11 +278,11 @@ class Replicas:
         """A replica's process has ended."""
         process = replica.process
         assert process is not None
-        if replica.state is State.STARTING and replica.pipe is not None and replica.pipe.poll():
+        while replica.state is State.STARTING and replica.pipe is not None and replica.pipe.poll():
             self._hear(replica, replica.pipe)  # Its last words.
         _end_group(process)  # Before its id may be another's.
         process.join()
-        reason = f"{replica} {_ending(process.exitcode)}"
+        reason = f"{replica} {replica.why or _ending(process.exitcode)}"
         process.close()
         if replica.pipe is not None:
             replica.pipe.close()
@@ -350,51 +367,3 @@ def _end_group(process: BaseProcess) -> None:
         with suppress(ProcessLookupError, PermissionError):
             if process.pid != os.getpgrp():
                 os.killpg(process.pid, signal.SIGKILL)
-
-
-# --- in the new process ----------------------------------------------------------------------------------------------
-
-
-def _replica(target: Callable[..., None], pipe: Connection, number: int, arguments: tuple[Any, ...]) -> None:
-    """Run a replica's target, in its process."""
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()  # Ctrl-C in a terminal is for the process that started this one, which then ends it in order.
-    continue_when_orphaned()
-    threading.Thread(target=_end_with_parent, name="mossvl-parent", daemon=True).start()
-    try:
-        target(pipe, number, *arguments)
-    except MossVLError as error:
-        with suppress(OSError):
-            pipe.send(("failed", error.plain()))
-        sys.exit(2)
-    except (EOFError, OSError):
-        if not orphaned(POLL_SECONDS):  # It is why the pipe has ended.
-            raise
-    finally:
-        if orphaned():
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            _signal_group(signal.SIGTERM)
-
-
-def orphaned(seconds: float = 0.0) -> bool:
-    """Return whether the process that started this replica's is dead, or is within so many seconds."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    return bool(wait([parent.sentinel], seconds)) or os.getppid() != parent.pid
-
-
-def _end_with_parent() -> None:
-    """Wait until the process that started this one is dead; then end this one, and all that it has started."""
-    while not orphaned(POLL_SECONDS):
-        pass
-    _signal_group(signal.SIGTERM)
-    time.sleep(ORPHAN_SECONDS)
-    _signal_group(signal.SIGKILL)
-
-
-def _signal_group(number: int) -> None:
-    """Send a signal to this process and to what it has started."""
-    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
-        os.killpg(0, number)
-    else:
-        os.kill(os.getpid(), number)

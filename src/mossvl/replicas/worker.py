@@ -22,8 +22,8 @@ from mossvl.processing.processor import MossVLProcessor
 from mossvl.queries.handle import Handle
 from mossvl.replicas.baggage import receive, unpack
 from mossvl.replicas.beats import BEAT
+from mossvl.replicas.living import tell_ready
 from mossvl.replicas.news import End, Followed, News, pack, sendable
-from mossvl.replicas.processes import tell_ready
 
 logger = logging.getLogger(__name__)
 

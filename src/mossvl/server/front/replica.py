@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mossvl.replicas.processes import orphaned, tell_ready
+from mossvl.replicas.living import orphaned, tell_ready
 from mossvl.server.config import ServerConfig
 from mossvl.server.front.about import About
 from mossvl.server.listening import BACKLOG
