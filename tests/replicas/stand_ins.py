@@ -1,5 +1,6 @@
 """Targets of replica processes that are ready at once, and what tests see of them."""
 
+import atexit
 import os
 import queue
 import signal
@@ -63,6 +64,18 @@ def stopped(pipe, number):
     """It is as a process that hangs within a call: no thread of it goes on."""
     os.kill(os.getpid(), signal.SIGSTOP)
     time.sleep(PATIENCE)
+
+
+def refusing_server(pipe, number, config, folder):
+    """A server whose model cannot be loaded, and that is told to end once it ends."""
+    from mossvl.server.front.replica import serve_replica
+
+    atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+    serve_replica(pipe, number, config, load_nothing, "none", folder)
+
+
+def load_nothing():
+    raise CheckpointError("no such checkpoint")
 
 
 def parent(pipe, number):

@@ -18,6 +18,7 @@ from replicas.stand_ins import (
     fleeting,
     parent,
     refusing,
+    refusing_server,
     running,
     silent,
     stopped,
@@ -29,6 +30,7 @@ from mossvl.replicas import processes
 from mossvl.replicas import shares as machine
 from mossvl.replicas.processes import UNREGISTERED, Patience, State
 from mossvl.replicas.shares import Share, shares
+from mossvl.server.config import ServerConfig
 
 
 def test_a_ready_replica_has_told_of_itself_and_answers_over_its_pipe():
@@ -100,6 +102,13 @@ def test_an_expected_error_before_readiness_is_final():
         what, _, error = seen.next()
         assert (what, type(error), str(error)) == ("given up", CheckpointError, "no such checkpoint")
         assert replicas.all[0].starts == 1
+
+
+def test_a_server_that_ends_since_it_has_no_model_tells_only_that_when_it_is_told_to_end(tmp_path, capfd):
+    with running(refusing_server, ServerConfig(), tmp_path) as (_, seen):
+        assert str(seen.next()[2]) == "no such checkpoint"
+        assert seen.next() == ("ended", 0, "replica 0 has ended with exit code 2")
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_replica_that_is_not_ready_in_time_is_killed_and_tried_again():

@@ -44,6 +44,7 @@ def serve_replica(
         place = Place(folder, f"r{number}", f"replica {number}")
         run(config, load, name, place, listening, lambda: tell_ready(pipe, about))
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # It ends already.
         path.unlink(missing_ok=True)
         if orphaned():
             shutil.rmtree(folder, ignore_errors=True)
