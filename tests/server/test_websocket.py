@@ -176,3 +176,18 @@ def test_a_client_that_is_let_go_may_send_on_and_read_why(app, size, end):
             assert end in told and Taking.made[0].queue.qsize() < 300
 
     run()
+
+
+@pytest.mark.parametrize("parts", [[b"caf\xe9"], [b"caf", b"\xe9"]])
+def test_a_text_that_is_no_utf8_ends_the_connection_and_says_why(parts, caplog):
+    @limited
+    async def run():
+        async with served(echo) as port, opened(port) as plain:
+            first, *rest = parts
+            sent = frame(TEXT, first, fin=not rest) + b"".join(frame(CONT, one) for one in rest)
+            await asyncio.get_running_loop().sock_sendall(plain, sent)
+            told = await asyncio.get_running_loop().sock_recv(plain, 1000)
+            assert b"\x03\xef" in told and b"UTF-8" in told and b"at byte 3" in told  # 1007.
+
+    run()
+    assert not caplog.records

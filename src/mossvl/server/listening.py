@@ -5,6 +5,8 @@ import socket
 from mossvl.errors import OptionError
 
 BACKLOG = 2048
+HEAD_SECONDS = 30.0
+"""Seconds from a connection's begin, or from the end of its last response, to the end of the next request's head."""
 LAST_SECONDS = 10
 """Seconds after `shutdown_timeout` in which ended requests send their errors."""
 

@@ -16,14 +16,14 @@ from mossvl.malloc import limit_arenas
 from mossvl.server.app import create_app
 from mossvl.server.background import STARTING
 from mossvl.server.config import ServerConfig
-from mossvl.server.listening import LAST_SECONDS, bound
+from mossvl.server.http import TimelyHTTP
+from mossvl.server.listening import HEAD_SECONDS, LAST_SECONDS, bound
 from mossvl.server.logs import set_up_log
 from mossvl.server.service import Place, Service
 from mossvl.server.websocket import BoundedSocket
 
 logger = logging.getLogger("mossvl.server")
 
-KEEP_ALIVE_SECONDS = 30
 ARENAS = 2
 """glibc keeps the ends of all arenas but the main one; with that one alone, the engine's steps would release and claim
 the same pages again and again."""
@@ -130,7 +130,8 @@ def _settings(service: Service, give_up: Callable[[], None], trusted: str | None
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_keep_alive=int(HEAD_SECONDS),
+        http=TimelyHTTP,
         ws=BoundedSocket,
         ws_max_size=service.config.live_frame_bytes + FRAME_ALLOWANCE,
         ws_per_message_deflate=False,  # Images do not become smaller, and what is small may become huge.

@@ -108,3 +108,14 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         if event.fin:
             self.frames, self._message = [bytes(self._message)], None
             self.send_receive_event_to_app()
+
+    def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            try:
+                self.frames[0].decode()
+            except UnicodeDecodeError as error:
+                self.frames = []
+                self.conn.fail(1007, f"text must be UTF-8: {error.reason} at byte {error.start}")
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()

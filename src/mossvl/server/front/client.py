@@ -16,10 +16,10 @@ from mossvl.server.front.relay import Relay
 from mossvl.server.front.requests import Head, wish_of
 from mossvl.server.front.sockets import Transcript
 from mossvl.server.front.turn import Turn
+from mossvl.server.listening import HEAD_SECONDS
 from mossvl.server.middleware import Room
 
 LARGEST_HEAD = 64 << 10
-KEEP_ALIVE_SECONDS = 30.0
 LINGER_SECONDS = 2.0
 """Seconds in which the rest of a refused body is read, so that its client gets to read the refusal."""
 MOST_AHEAD = 1 << 16
@@ -117,7 +117,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _watch(self) -> None:
         """End the connection when a request's head or body does not come in time."""
-        patience = KEEP_ALIVE_SECONDS if self._head is None else self._front.config.stall_timeout
+        patience = HEAD_SECONDS if self._head is None else self._front.config.stall_timeout
         waited = time.monotonic() - self._heard
         if not self._whole and waited >= patience:
             if self._head is None:
@@ -130,7 +130,8 @@ class ClientConnection(asyncio.Protocol):
     # --- requests ------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        self._heard = time.monotonic()
+        if self._head is not None:  # However slowly a head comes, it has `HEAD_SECONDS`.
+            self._heard = time.monotonic()
         if self._lingering:
             return
         if self._relay is not None and self._relay.opened:
@@ -169,7 +170,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _begin(self, request: h11.Request) -> None:
         head = Head(request.method.decode(), request.target, request.http_version, list(request.headers))
-        self._head = head
+        self._head, self._heard = head, time.monotonic()
         self._turn = self._front.admit(head)
         length = head.get(b"content-length")
         if length and head.get(b"transfer-encoding"):  # Two servers might take another one of the two (RFC 9112, 6.1).
