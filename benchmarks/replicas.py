@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from mossvl import MossVL, SamplingParams
-from mossvl.checkpoints.default import default_checkpoint
+from mossvl.checkpoints.default import CHECKPOINT
 from mossvl.errors import ReplicaError
 from mossvl.loading import read_processor
 from mossvl.options.engine import EngineConfig
@@ -107,7 +107,7 @@ def main() -> None:
     for name, default in (("rows", 256), ("tokens", 48), ("repeats", 5), ("side", 96)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--checkpoint", type=Path, default=default_checkpoint())
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--kill", action="store_true")
     given = parser.parse_args()
     params = SamplingParams(max_new_tokens=given.tokens, ignore_eos=True)

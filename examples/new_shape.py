@@ -66,7 +66,10 @@ def write(folder: Path) -> None:
 
 
 @app.command()
-def score(records: Path, checkpoint: Annotated[Path | None, typer.Option("--checkpoint", "-c")] = None) -> None:
+def score(
+    records: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
+    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", "-c")] = None,
+) -> None:
     """Ask all questions, and count right answers."""
     tasks = []
     for one in map(json.loads, records.read_text().splitlines()):

@@ -68,7 +68,7 @@ class MossVL:
     ) -> None:
         if config is not None and options:
             raise OptionError(f"give either config or {', '.join(options)}, not both")
-        self.config = config or EngineConfig(**options)
+        self.config = config = config or EngineConfig(**options)
         self.data_parallel_size = whole("data_parallel_size", data_parallel_size)
         if self.config.lora:
             from mossvl.loading import adapter_folders
@@ -86,7 +86,6 @@ class MossVL:
         else:
             from mossvl.loading import load
 
-            config = self.config
             model, loaded = load(
                 checkpoint_or_model,
                 config.device,
@@ -98,17 +97,18 @@ class MossVL:
         self._answering: Engine | Pool = Engine(model, self.config)
 
     def _start_replicas(self, checkpoint: str | Path | None, processor: MossVLProcessor | None) -> None:
-        from mossvl.checkpoints.default import default_checkpoint
+        from mossvl.checkpoints.default import tell_default
         from mossvl.loading import folder_of, read_processor, resolve_device, resolve_dtype
         from mossvl.replicas.pool import Pool
 
         config, target = self.config, resolve_device(self.config.device)  # Refused before processes are started.
         resolve_dtype(config.dtype, target)
         check_quantization(config.quantization, target.type)
-        folder = folder_of(default_checkpoint() if checkpoint is None else checkpoint)
+        folder = folder_of(checkpoint)
         self.processor = processor or read_processor(folder)
         self._answering = pool = Pool(str(folder), self.processor, config, self.data_parallel_size)
         weakref.finalize(self, pool.close).atexit = False
+        tell_default(checkpoint)
 
     @classmethod
     def of(cls, engine: Engine, processor: MossVLProcessor) -> Self:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mossvl.adapters.files import FILES, AdapterFiles
-from mossvl.checkpoints.default import default_checkpoint, with_tiny
+from mossvl.checkpoints.default import tell_default, with_tiny
 from mossvl.checkpoints.dtypes import COMPUTED, computed_dtype
 from mossvl.checkpoints.headers import read_headers, require_model_type, usable, without_ignored
 from mossvl.checkpoints.hub import download
@@ -74,7 +74,6 @@ def load(
     check_quantization(quantization, target.type)
     target, *_ = targets = devices_of_ranks(target, tensor_parallel_size)
     check_fork(target.type)
-    checkpoint = default_checkpoint() if checkpoint is None else checkpoint
     folder = folder_of(checkpoint)
     require_model_type(folder)
     read_format(folder)
@@ -85,7 +84,7 @@ def load(
     check_together(processor, config, folder)
     check_weights(MossVLForConditionalGeneration, config, folder)
     generation_config = read_generation_config(folder)
-    weights = folder, kind, quantization, str(checkpoint)
+    weights = folder, kind, quantization, str(with_tiny(checkpoint))
     _whole(folder, config, kind, quantization, tensor_parallel_size)  # Refuses before weights have memory.
     if tensor_parallel_size == 1:
         model = _loaded(None, target, *weights, progress=progress)
@@ -95,6 +94,7 @@ def load(
     if quantization and (left := left_plain(model)):
         logger.warning("%d maps, such as %s, do not divide into blocks of %s", len(left), left[0], quantization)
     model.generation_config = generation_config
+    tell_default(checkpoint)
     return model, processor
 
 
@@ -165,8 +165,8 @@ def leading(devices: Sequence[torch.device], follow: Callable[..., Followers], *
         raise
 
 
-def folder_of(checkpoint: str | Path) -> Path:
-    """Return the folder of a checkpoint, downloaded if it is the name of a repository.
+def folder_of(checkpoint: str | Path | None) -> Path:
+    """Return the folder of a checkpoint, by default mossvl-tiny, downloaded if it is the name of a repository.
 
     Raises:
         CheckpointError: there is no such folder, or it cannot be downloaded.
@@ -188,7 +188,7 @@ def adapter_folders(given: Mapping[str, str], base: str | Path | nn.Module | Non
     """
     model: nn.Module | None = None
     if not isinstance(base, nn.Module):
-        base = base or default_checkpoint()
+        base = with_tiny(base)
         folder = folder_of(base)
         require_model_type(folder)
         config = read_configuration(MossVLForConditionalGeneration, folder)

@@ -21,6 +21,49 @@ def test_the_answer_goes_to_stdout_and_nothing_else_anywhere(ask, media):
     assert result.stderr == ""
 
 
+def test_it_is_told_that_mossvl_tiny_answers_where_no_checkpoint_is_named(command, cached_load, monkeypatch, caplog):
+    monkeypatch.setattr("mossvl.loading.load", cached_load.__wrapped__)  # It tells, and would not the second time.
+    named = command("ask", "-c", "mossvl-tiny", *SHORT, "Hello!")
+    assert named.exit_code == 0 and not caplog.records
+    unnamed = command("ask", *SHORT, "Hello!")
+    assert unnamed.stdout == named.stdout
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["no checkpoint is named"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("ask", "-q", "int9", "What?"),
+        ("ask", "--device", "nowhere", "What?"),
+        ("run", "none.jsonl", "-o", "none.answers"),
+        ("run", "-q", "int9", "none.jsonl", "-o", "none.answers"),
+        ("serve", "--port", 99999),
+        ("train", EXAMPLES / "clip.mp4"),
+    ],
+)
+def test_a_mistake_is_all_that_is_told(command, caplog, given):
+    refused = command(*given)
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("mossvl: error: ") and refused.stderr.count("\n") == 1
+    assert not caplog.records
+
+
+def test_words_of_a_question_and_of_names_that_lack_quotes_are_told_from_files(command):
+    sign = EXAMPLES / "sign.png"
+    for given in ((sign, "What", "is", "there?"), ("What is there?", sign), ("my", "photo.png", "What is there?")):
+        word = next(one for one in given if one != sign)
+        refused = command("ask", *given)
+        assert f"{word}: no such file" in refused.stderr and "then the question: put it in quotes" in refused.stderr
+    refused = command("ask", "photo.png", "What is there?")
+    assert refused.stderr == "mossvl: error: photo.png: no such file; check the path\n"
+
+
+def test_a_folder_and_a_part_that_is_written_wrongly_are_told(command):
+    assert f"{EXAMPLES} is a folder; give the path of" in command("ask", EXAMPLES, "What?").stderr
+    clip = EXAMPLES / "clip.mp4"
+    assert f"a part of {clip} is written {clip}#t=START,END" in command("ask", f"{clip}#1,3", "What?").stderr
+
+
 def test_json_tells_what_was_seen(ask, media):
     clip = media / "clip_10fps_6s.mp4"
     result = ask(media / "small.png", f"{clip}#t=1,3", f"{clip}#t=4.5", "What?", "--json", "--video-fps", 2)

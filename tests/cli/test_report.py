@@ -37,3 +37,10 @@ def test_a_file_that_cannot_be_read_is_left_out_and_told_of(command, tmp_path):
     assert told.exit_code == 1 and "| MMStar | 40 | 75.0 |" in told.stdout
     left_out = [line for line in told.stderr.splitlines() if line.startswith(f"mossvl: left out: {tmp_path}")]
     assert len(left_out) == told.stderr.count("\n") == 3
+
+
+def test_what_is_not_there_or_holds_no_results_is_told_with_what_was_expected(command, tmp_path):
+    for given in (tmp_path / "none", tmp_path):
+        told = command("report", given)
+        assert told.exit_code == 2 and told.stderr.count("\n") == 1
+        assert str(given) in told.stderr and "lmms-eval or VLMEvalKit" in told.stderr

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from mossvl.data import files
 from mossvl.data.files import items_of, records_of
 from mossvl.errors import DataError
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture
@@ -75,6 +78,12 @@ def test_a_broken_list_gives_what_comes_before(text, good, words, write):
 @pytest.mark.parametrize("text", ["", " \n", "[]", " [ ] "])
 def test_an_empty_file_has_no_records(text, write):
     assert values(write("a.json", text)) == []
+
+
+@pytest.mark.parametrize("medium", ["clip.mp4", "sign.png"])
+def test_a_file_that_is_no_text_is_one_error(medium):
+    (found,) = values(EXAMPLES / medium)
+    assert str(found) == "the file is no text; expected JSON lines, a JSON list, Parquet or Arrow"
 
 
 def test_what_is_not_there_is_said(tmp_path):

@@ -52,7 +52,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match="not a regular file"):
+    with pytest.raises(MediaError, match="is a folder; give the path of an image or a video"):
         fetch(tmp_path)
 
 

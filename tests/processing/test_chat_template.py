@@ -9,12 +9,12 @@ from golden_cases import CHECKPOINT
 from transformers.utils.chat_template_utils import render_jinja_template
 
 import mossvl
-from mossvl.checkpoints.default import default_checkpoint
+from mossvl.checkpoints import default
 from mossvl.errors import CheckpointError, PromptError
 from mossvl.processing.chat_template import check_template, render_chat
 
 PUBLISHED = json.loads((CHECKPOINT / "chat_template.json").read_text())["chat_template"]
-TINY = (default_checkpoint() / "chat_template.jinja").read_text()
+TINY = (default.CHECKPOINT / "chat_template.jinja").read_text()
 CHATTY = """\
 {%- macro said(content, first=false) %}
     {%- if content is string %}{{- content | trim }}

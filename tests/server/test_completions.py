@@ -8,7 +8,7 @@ import openai
 import pytest
 from running import PATIENCE, waited
 
-from mossvl.checkpoints.default import default_checkpoint
+from mossvl.checkpoints.default import CHECKPOINT
 from mossvl.processing.processor import MossVLProcessor
 
 HELLO = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
@@ -23,7 +23,7 @@ def client(server):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return MossVLProcessor.from_pretrained(default_checkpoint()).tokenizer
+    return MossVLProcessor.from_pretrained(CHECKPOINT).tokenizer
 
 
 def complete(client, prompt, **options):

@@ -12,13 +12,14 @@ CHECKPOINT = Path(__file__).parents[1] / "tiny/checkpoint"
 logger = logging.getLogger(__name__)
 
 
-def with_tiny(checkpoint: str | Path) -> str | Path:
-    """Return the folder of mossvl-tiny if its name is given, and no folder here is named so; else what is given."""
-    return CHECKPOINT if str(checkpoint) == NAME and not Path(checkpoint).exists() else checkpoint
+def with_tiny(checkpoint: str | Path | None) -> str | Path:
+    """Return what is given; the folder of mossvl-tiny for None, and for its name unless a folder here has it."""
+    if checkpoint is None or (str(checkpoint) == NAME and not Path(checkpoint).exists()):
+        return CHECKPOINT
+    return checkpoint
 
 
-def default_checkpoint() -> Path:
-    """Return the folder of mossvl-tiny, and log a warning that no checkpoint is named."""
-    if first_process():
+def tell_default(checkpoint: str | Path | None) -> None:
+    """Log a warning if no checkpoint is named; where all that was given has been checked, so that errors come first."""
+    if checkpoint is None and first_process():
         logger.warning("no checkpoint is named: this is mossvl-tiny, which knows drawn shapes and no photographs")
-    return CHECKPOINT

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mossvl.cli.checkpoint import check_checkpoint, open_engine
+from mossvl.cli.checkpoint import open_engine
 from mossvl.cli.media_arguments import MediaArgument, parse_media
 from mossvl.cli.options import (
     Checkpoint,
@@ -20,7 +20,7 @@ from mossvl.cli.options import (
     check_effect,
     only_adapter,
 )
-from mossvl.cli.places import MEDIUM
+from mossvl.cli.places import ASKED
 from mossvl.errors import PromptError
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
@@ -38,7 +38,7 @@ Media = Annotated[
         "video.mp4#t=4.5 one frame (seconds).",
         show_default=False,
     ),
-    MEDIUM,
+    ASKED,
 ]
 Question = Annotated[str, typer.Argument(metavar="QUESTION", help="Question about the media.")]
 Then = Annotated[
@@ -74,13 +74,12 @@ def ask(
     MediaOptions.from_dict(media)
     SystemPrompt(**system).text(video=False)  # Check before loading.
     allowed = MediaLimits(**limits)
-    folder = check_checkpoint(checkpoint)
 
     parts: list[Any] = [one.part for one in seen]
     messages: list[dict[str, Any]] = []
     adapter = only_adapter(lora)
     options = {**system, "generate_kwargs": generation, "media_kwargs": media, "lora": next(iter(adapter or ()), None)}
-    with open_engine(folder, allowed, **weights, lora=adapter) as llm:
+    with open_engine(checkpoint, allowed, **weights, lora=adapter) as llm:
         for text in questions:
             messages.append({"role": "user", "content": [*parts, {"type": "text", "text": text}]})
             handle = llm.submit({"messages": messages, **options})

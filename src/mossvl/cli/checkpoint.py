@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mossvl.checkpoints.default import CHECKPOINT, NAME, default_checkpoint, with_tiny
+from mossvl.checkpoints.default import CHECKPOINT, NAME, with_tiny
 from mossvl.checkpoints.location import check_location, repository_of
 from mossvl.media.limits import MediaLimits
 from mossvl.options.engine import EngineConfig
@@ -24,8 +24,6 @@ def check_checkpoint(given: str | None) -> str:
     Raises:
         CheckpointError: the checkpoint is neither a folder nor a repository's name.
     """
-    if given is None:
-        return str(default_checkpoint())
     folder = str(with_tiny(given))
     check_location(folder)
     return folder
@@ -36,8 +34,8 @@ def name_of(folder: str) -> str:
     return NAME if folder == str(CHECKPOINT) else Path(folder).resolve().name if Path(folder).is_dir() else folder
 
 
-def open_engine(checkpoint: str, limits: MediaLimits, data_parallel_size: int = 1, **options: Any) -> "MossVL":
-    """Load a checkpoint into an engine, or replicas of it, with limits on media and options of `EngineConfig`.
+def open_engine(checkpoint: str | None, limits: MediaLimits, data_parallel_size: int = 1, **options: Any) -> "MossVL":
+    """Load a checkpoint, by default mossvl-tiny, into an engine or replicas, with limits and options of `EngineConfig`.
 
     Raises:
         MossVLError: see `mossvl.MossVL`.
@@ -46,7 +44,7 @@ def open_engine(checkpoint: str, limits: MediaLimits, data_parallel_size: int = 
     prepare()
     from mossvl.llm import MossVL
 
-    with _status(checkpoint):
+    with _status(str(with_tiny(checkpoint))):
         llm = MossVL(checkpoint, config=config, data_parallel_size=data_parallel_size)
     llm.processor.limits = limits
     return llm

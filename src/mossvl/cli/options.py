@@ -1,13 +1,12 @@
 """Flags that commands share; names and defaults come from the option dataclasses."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mossvl.cli.flags import Flag, Flags
-from mossvl.cli.places import ADAPTER, CHECKPOINT, FOLDER, NEW_FOLDER
+from mossvl.cli.places import ADAPTER, CHECKPOINT, FOLDER, NEW_FOLDER, named_adapter
 from mossvl.errors import OptionError
 from mossvl.media.limits import MediaLimits
 from mossvl.options import GenerationOptions, MediaOptions
@@ -293,7 +292,8 @@ def only_adapter(given: str | None) -> dict[str, str] | None:
     """Return the adapter of `Lora` with a name, which `NAME=PATH` may give."""
     if given is None:
         return None
-    return adapter_paths("lora", [given] if "=" in given and not os.path.exists(given) else {"adapter": given})
+    name, path = named_adapter(given)
+    return adapter_paths("lora", {"adapter" if name is None else name: path})
 
 
 GROUPS = (GenerationFlags, MediaFlags, SystemFlags, LimitFlags, WeightFlags, EngineFlags, ServerFlags)

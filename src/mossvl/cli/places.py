@@ -12,7 +12,7 @@ from mossvl.checkpoints.location import check_location, check_trained
 from mossvl.cli.flags import Checked
 from mossvl.data.files import shards_of
 from mossvl.disk import check_new
-from mossvl.errors import InputError
+from mossvl.errors import InputError, MediaError
 from mossvl.media.fetch import is_remote, local_file
 from mossvl.media.limits import MediaLimits
 
@@ -75,9 +75,29 @@ def check_medium(argument: str) -> None:
     if Path(argument).is_file():
         return
     source, _, _ = re.sub(rf"^({'|'.join(PREFIXES)})", "", argument).partition("#t=")
+    name, mark, _ = argument.partition("#")
+    if mark and not Path(source).exists() and Path(name).is_file():
+        raise MediaError(f"{argument}: no such file; a part of {name} is written {name}#t=START,END, in seconds")
     if not is_remote(source):
         with local_file(source, MediaLimits()):
             pass
+
+
+def _check_asked(argument: str) -> None:
+    """As `check_medium`; a shell takes a question without quotes, or a name with spaces, for several arguments.
+
+    Raises:
+        MediaError: there is no such file, or it cannot be read.
+    """
+    try:
+        check_medium(argument)
+    except MediaError as error:
+        if Path(argument).suffix or os.path.lexists(argument):
+            raise
+        raise MediaError(
+            f"{argument}: no such file; expected images and videos, and then the question: put it in quotes, and names "
+            "with spaces, too"
+        ) from error
 
 
 def check_source(argument: str) -> None:
@@ -101,9 +121,15 @@ def is_camera(argument: str) -> bool:
     return scheme in STREAMS
 
 
+def named_adapter(given: str) -> tuple[str | None, str]:
+    """Return the name and the path of NAME=PATH; a path alone, also one with = that exists, has no name: None."""
+    name, named, path = given.partition("=")
+    return (name, path) if named and not os.path.exists(given) else (None, given)
+
+
 def _check_adapter(given: str) -> None:
-    path = given if Path(given).exists() else given.partition("=")[2] or given
-    check_location(path, "an adapter (LoRA)")
+    _, path = named_adapter(given)
+    check_location(path or given, "an adapter (LoRA)")
 
 
 def _check_checkpoint(given: Any) -> None:
@@ -114,4 +140,5 @@ FOLDER = existing("a folder", Path.is_dir)
 FILE = existing("a file", Path.is_file)
 NEW_FILE, OUTPUT, NEW_FOLDER = Checked(_check_new_file), Checked(_check_output), Checked(_check_new_folder)
 RECORDS, MEDIUM, SOURCE = Checked(shards_of), Checked(check_medium), Checked(check_source)
+ASKED = Checked(_check_asked)
 CHECKPOINT, ADAPTER, TRAINED = Checked(_check_checkpoint), Checked(_check_adapter), Checked(check_trained)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mossvl.cli.checkpoint import check_checkpoint, open_engine
+from mossvl.cli.checkpoint import open_engine
 from mossvl.cli.options import (
     Checkpoint,
     LimitFlags,
@@ -43,10 +43,9 @@ def replay(
         advice = "leave out --lora" if name is None else f"give --lora {name}=PATH"
         raise OptionError(f"{recording}: recorded {f'with the adapter {name!r}' if name else 'without one'}; {advice}")
     allowed = MediaLimits(**limits)
-    folder = check_checkpoint(checkpoint)
     speech, raw = Speech(as_events), ""
     with (
-        open_engine(folder, allowed, **weights, lora=adapter) as llm,
+        open_engine(checkpoint, allowed, **weights, lora=adapter) as llm,
         llm.replay(recorded) as session,
     ):
         failed: list[Exception] = []

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from mossvl.checkpoints.default import tell_default
 from mossvl.cli.answer_tables import AnswerTables
 from mossvl.cli.answers import AnswerFile, Answers
 from mossvl.cli.checkpoint import check_checkpoint, name_of, open_engine
@@ -130,6 +131,7 @@ def run(
     folder = check_checkpoint(checkpoint)
     check_output(queries, output)
     options = weights | {"max_batch": batch_size, "lora": adapters}
+    EngineConfig(**options)
     check_apart(adapters, name_of(folder))
     models = {name_of(folder): None, **{name: name for name in adapters}}
     defaults = {"generate_kwargs": generation, "media_kwargs": media, "system": system, "models": models}
@@ -146,10 +148,11 @@ def run(
             asking = partial(with_query, media_dir=media_dir, defaults=defaults)
             with saying_how_to_resume(answers):
                 if ray is not None:
+                    tell_default(checkpoint)
                     answered = on_cluster(ray, given, answers, asking, folder, allowed, options)
                 else:
                     replicas = {"data_parallel_size": data_parallel_size}
-                    answered = here(given, answers, asking, folder, allowed, options | replicas)
+                    answered = here(given, answers, asking, checkpoint, allowed, options | replicas)
                 with closing(answered), progress(total, done) as advance:
                     for answer in answered:
                         answers.write(answer)
@@ -188,14 +191,14 @@ def open_queries(queries: str, prompt: str | None, whole: bool) -> Iterator[Ques
         try:
             found = questions_of(path, SessionQuery.keys() | {"model"}, prompt)
         except OSError as error:
-            raise InputError(f"{queries}: cannot be read ({error.strerror})") from error
+            raise unreadable(path, error) from error
         yield found
         return
     with ExitStack() as stack:
         try:
             file = stack.enter_context(open(queries, "rb"))
         except OSError as error:
-            raise InputError(f"{queries}: cannot be read ({error.strerror})") from error
+            raise unreadable(path, error) from error
         if file.seekable():
             wrong = other_form(file)
             if wrong is not None or LIST.match(file.peek()):
@@ -203,11 +206,16 @@ def open_queries(queries: str, prompt: str | None, whole: bool) -> Iterator[Ques
         yield Lines(file, path.parent)
 
 
+def unreadable(path: Path, error: OSError) -> InputError:
+    """Return the error of queries that cannot be read."""
+    return InputError(f"{path}: cannot be read ({error.strerror}); expected a file of queries, or a folder")
+
+
 def is_table(path: Path) -> bool:
     try:
         return table_format(path) is not None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        raise unreadable(path, error) from error
 
 
 def count(given: Questions | Lines, answers: Answers) -> int | None:
@@ -246,7 +254,7 @@ def here(
     given: Questions | Lines,
     answers: Answers,
     asking: Callable[[Question], tuple[Answer, Given]],
-    folder: str,
+    checkpoint: str | None,
     allowed: MediaLimits,
     options: dict[str, Any],
 ) -> Generator[Answer]:
@@ -254,7 +262,7 @@ def here(
 
     Queries are read only as far ahead as keeps engines full.
     """
-    with open_engine(folder, allowed, **options) as llm:
+    with open_engine(checkpoint, allowed, **options) as llm:
         from mossvl.replicas.again import as_completed
 
         answers.begin()

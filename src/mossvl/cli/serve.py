@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mossvl.checkpoints.default import tell_default
 from mossvl.cli.checkpoint import check_checkpoint, name_of, prepare
 from mossvl.cli.extras import need
 from mossvl.cli.options import (
@@ -45,31 +46,31 @@ def serve(
     engine.setdefault("media_workers", config.decoders + TEXTS)
     settings = EngineConfig(**weights, **engine)
     folder = check_checkpoint(checkpoint)
-    load, name = Loading(folder, settings), config.model_name or name_of(folder)
+    name = config.model_name or name_of(folder)
     check_apart(settings.lora, name)  # Before the model is loaded.
     with suppress(KeyboardInterrupt):  # The server has stopped at a signal.
         if replicas > 1:
             from mossvl.replicas.shares import shares
             from mossvl.server.front.run import run_front
 
-            run_front(
-                config, shares(replicas, settings.tensor_parallel_size, settings.device), load, name, settings.max_batch
-            )
+            tell_default(checkpoint)
+            parts = shares(replicas, settings.tensor_parallel_size, settings.device)
+            run_front(config, parts, Loading(folder, settings), name, settings.max_batch)
         else:
             from mossvl.server.run import run
 
-            run(config, load, name)
+            run(config, Loading(checkpoint, settings), name)
 
 
 @dataclass(frozen=True)
 class Loading:
     """Loads a checkpoint for a server, in this process or another."""
 
-    folder: str
+    checkpoint: str | None
     settings: EngineConfig
 
     def __call__(self) -> "MossVL":
         prepare()
         from mossvl.llm import MossVL
 
-        return MossVL(self.folder, config=self.settings)
+        return MossVL(self.checkpoint, config=self.settings)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from mossvl.checkpoints.default import tell_default
 from mossvl.cli.checkpoint import check_checkpoint, prepare, read
 from mossvl.cli.extras import need
 from mossvl.cli.flags import Flag, Flags
@@ -115,12 +116,14 @@ def train(
         **training,
     )
     if check:
+        tell_default(checkpoint)
         _check(options)
         return
     with saying_how_to_resume(options.folder):
         prepare()
         from mossvl.training.run import train as run
 
+        tell_default(checkpoint)
         result = run(options)
         leave_process_group()
     if first_process():

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mossvl.cli.ask import check_question
-from mossvl.cli.checkpoint import check_checkpoint, open_engine
+from mossvl.cli.checkpoint import open_engine
 from mossvl.cli.live_options import LiveFlags
 from mossvl.cli.options import (
     Checkpoint,
@@ -72,7 +72,6 @@ def watch(
     if record is not None:
         check_record(record, overwrite)
     allowed = MediaLimits(**limits)
-    folder = check_checkpoint(checkpoint)
     from mossvl.cli.live_source import open_source
     from mossvl.cli.watching import Happenings, Watching
     from mossvl.live.record import Recorder
@@ -80,7 +79,7 @@ def watch(
     happenings = Happenings()
     with (
         open_source(source, fps, pace or None, allowed, happenings.put) as frames,
-        open_engine(folder, allowed, **weights, lora=adapter) as llm,
+        open_engine(checkpoint, allowed, **weights, lora=adapter) as llm,
         Recorder(record) if record is not None else nullcontext() as recorder,
         llm.live(question, system_prompt=system_prompt, options=options, recorder=recorder) as session,
     ):

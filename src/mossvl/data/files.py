@@ -31,6 +31,8 @@ OTHER_FORMS = {
     b"\xfe\xff": "UTF-16; save it as UTF-8",
 }
 """Magic bytes of files that are not JSON, with the format and advice."""
+MAGIC_BYTES = 16
+"""A zero byte among so many first ones is in images, videos and archives, but in no text."""
 LIST_OF_OBJECTS = re.compile(rb'"([^"\\]+)"\s*:\s*\[\s*\{')
 SPACE = " \t\n\r"
 
@@ -81,7 +83,7 @@ def shards_of(path: Path) -> list[Path]:
     if state.is_file() and found:
         found = _saved(state, found)
     if not found:
-        raise DataError(f"{path} holds no file whose name ends with {' or '.join(SHARDS)}")
+        raise DataError(f"{path} holds no file whose name ends with {' or '.join(SHARDS)}; give another, or a file")
     return found
 
 
@@ -171,6 +173,8 @@ def other_form(file: BinaryIO) -> DataError | None:
     for start, advice in OTHER_FORMS.items():
         if head.startswith(start):
             return DataError(f"the file is {advice}")
+    if b"\0" in head[:MAGIC_BYTES]:
+        return DataError("the file is no text; expected JSON lines, a JSON list, Parquet or Arrow")
     first, second = (*itertools.islice(lines_of(file), 2), None, None)[:2]
     file.seek(0)
     if first is None or second is None or not first.text.startswith(b"{"):

@@ -127,6 +127,8 @@ def _check_file(path: Path, name: Path) -> None:
         raise MediaError(f"{name}: no such file; check the path") from None
     except (OSError, ValueError) as error:
         raise MediaError(f"{name}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise MediaError(f"{name} is a folder; give the path of an image or a video")
     if not stat.S_ISREG(status.st_mode):
         raise MediaError(f"{name}: not a regular file; give the path of an image or a video")
     if status.st_size == 0:

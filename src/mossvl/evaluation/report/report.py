@@ -73,7 +73,7 @@ def _files(paths: Iterable[str | Path]) -> Iterator[Path]:
     seen = set()
     for path in map(Path, paths):
         if not path.exists():
-            raise InputError(f"{path}: no such file or folder")
+            raise InputError(f"{path}: no such file or folder; expected results of lmms-eval or VLMEvalKit")
         if path.is_file() and not _is_results(path):
             raise DataError(
                 f"{path}: no results; expected lmms-eval's …_results.json, or VLMEvalKit's …_acc.csv, …_score.csv, "
@@ -83,7 +83,10 @@ def _files(paths: Iterable[str | Path]) -> Iterator[Path]:
             [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file() and _is_results(one))
         )
         if not found:
-            raise InputError(f"{path}: there are no results of lmms-eval or VLMEvalKit in this folder")
+            raise InputError(
+                f"{path}: there are no results of lmms-eval or VLMEvalKit in this folder; give the one that they wrote "
+                "to, such as lmms-eval's --output_path"
+            )
         for one in found:
             if one.resolve() not in seen:
                 seen.add(one.resolve())
