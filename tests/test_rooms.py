@@ -12,7 +12,7 @@ import pytest
 TESTS = Path(__file__).parent
 SOURCE = TESTS.parent / "src/mossvl"
 FLOORS = [
-    *("version", "errors", "names", "progress", "ranks", "disk", "malloc", "cores", "environment"),
+    *("version", "errors", "names", "progress", "waits", "ranks", "disk", "malloc", "cores", "environment"),
     *("forking", "orphans"),
     *("forms", "options", "tools", "media", "quantization", "parallel", "checkpoints"),
     *("processing", "synthetic", "data", "kernels", "model"),

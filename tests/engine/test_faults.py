@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from golden_cases import MEDIA
 from PIL import Image
 
 import mossvl
+from mossvl import waits
 from mossvl.device import tables
 from mossvl.device.tower import Tower
 from mossvl.errors import (
@@ -22,8 +24,12 @@ from mossvl.errors import (
     ResourceError,
 )
 from mossvl.sources.files import Load
+from mossvl.waits import Waits
 
 from .queries import GOOD, LONG, SHAPES, settled
+
+PATIENCE = 180
+"""Seconds that anything may take that should not take long."""
 
 
 @pytest.fixture
@@ -66,6 +72,48 @@ def test_a_loader_that_raises_costs_its_query(error, llm, loading):
     assert isinstance(bad.error, Exception)
     assert good.error is None
     assert settled(llm)
+
+
+@pytest.mark.parametrize(
+    ("work", "query"),
+    [("executor.Executor.compute", "Why?"), ("tower.Tower.encode", GOOD)],
+    ids=["a step", "the tower"],
+)
+def test_queries_end_with_one_error_when_a_gpu_hangs(golden, monkeypatch, work, query):
+    over = threading.Event()
+    monkeypatch.setattr("mossvl.engine.engine.WATCHED", ("cpu",))
+    monkeypatch.setattr("mossvl.waits.STEP", 0.5)
+    llm = mossvl.MossVL(golden / "checkpoint", device="cpu", dtype="float32", max_batch=4)
+    monkeypatch.setattr(f"mossvl.device.{work}", lambda *_, **__: over.wait(PATIENCE))
+    try:
+        for handle in [llm.submit(query), llm.submit("Count.")]:
+            told = str(handle.wait(PATIENCE).error)
+            assert handle.ended and "has not ended within 0 seconds: the GPU hangs" in told
+        for refused in (lambda: llm.submit("Why?"), llm.engine.clear_caches):
+            with pytest.raises(EngineError, match=r"the engine has failed .* the GPU hangs"):
+                refused()
+    finally:
+        over.set()
+    assert settled(llm), "when the step ends after all, the engine has nothing left to do"
+
+
+def test_only_what_is_waited_for_too_long_hangs(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("mossvl.waits.time", SimpleNamespace(monotonic=lambda: now))
+    waiting = Waits()
+    with waiting.one():
+        now += waits.STEP
+        waiting.look()
+        assert not waiting.hangs, "it was late: this process was stopped"
+        for _ in range(int(waits.STEP)):
+            now += waits.LOOK
+            assert not waiting.look() and not waiting.hangs
+        now += waits.LOOK
+        assert waiting.hangs
+        waiting.go_on()
+        assert not waiting.hangs
+    now += 2 * waits.STEP
+    assert not waiting.hangs
 
 
 def test_a_loader_that_hangs_ends_with_the_querys_time(llm, loading):

@@ -154,7 +154,7 @@ def test_a_rank_that_dies_while_rank_0_reads_its_weights_is_noticed(monkeypatch)
 def test_a_rank_whose_main_thread_alone_hangs_ends_the_group(monkeypatch):
     ranks, pid = ranks_of(hanging)
     ranks.meet()
-    monkeypatch.setattr("mossvl.parallel.processes.STEP", 0.5)
+    monkeypatch.setattr("mossvl.waits.STEP", 0.5)
     with (
         pytest.raises(EngineError, match=r"a step of 2 ranks has not ended within .* one of them hangs"),
         ranks.telling(1, "compute"),
@@ -177,7 +177,7 @@ def test_a_rank_whose_main_thread_alone_hangs_ends_the_group(monkeypatch):
 def test_queries_end_also_when_the_work_of_rank_0_itself_hangs(llm, monkeypatch, work, query):
     over = threading.Event()
     monkeypatch.setattr(f"mossvl.device.{work}", lambda *_, **__: over.wait(PATIENCE))
-    monkeypatch.setattr("mossvl.parallel.processes.STEP", 0.5)
+    monkeypatch.setattr("mossvl.waits.STEP", 0.5)
     pid = other_rank(llm)
     form = SamplingParams(max_new_tokens=5, regex="[a-z]+")
     handles = [llm.submit(query), llm.submit("Count.", form)]

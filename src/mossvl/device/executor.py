@@ -33,6 +33,7 @@ from mossvl.model.xrope import rotary
 from mossvl.options.engine import EngineConfig
 from mossvl.quantization.fp8 import FP8_CAPABILITY
 from mossvl.scheduling.pages import NO_ADAPTER
+from mossvl.waits import Waits
 
 if TYPE_CHECKING:
     from mossvl.device.graphs import StepGraphs
@@ -57,7 +58,10 @@ class Executor:
         last_tokens: (slots + 1,) int64, the last drawn token of the request in each batch slot; the last slot is that
             of padding rows.
         graphs: CUDA graphs of steps; None if steps are not captured.
+        waits: those for the device; None if they have no bound.
     """
+
+    waits: Waits | None = None
 
     def __init__(self, model: MossVLLMHeadModel, config: EngineConfig) -> None:
         self.model, self.config = model, config
@@ -244,7 +248,7 @@ class Executor:
 
     def waiting(self) -> AbstractContextManager[None]:
         """Within, the device is waited for, and with it other ranks."""
-        return nullcontext()
+        return nullcontext() if self.waits is None else self.waits.one()
 
     def warm_up(self, report: Callable[[int, int], None]) -> None:
         """Compile kernels and capture all graphs; `report` is called with (graphs captured, graphs in all)."""

@@ -30,7 +30,7 @@ class LeadingExecutor(Executor):
     """
 
     def __init__(self, model: MossVLLMHeadModel, config: EngineConfig, ranks: LeadingRanks) -> None:
-        self.leading, self.number = ranks, ranks.next_number()
+        self.leading, self.number, self.waits = ranks, ranks.next_number(), ranks.processes.waits
         finalize(self, ranks.dropped.append, self.number).atexit = False
         with self.telling("begin", config):
             super().__init__(model, config)
@@ -41,9 +41,6 @@ class LeadingExecutor(Executor):
 
     def check(self) -> None:
         self.leading.check()
-
-    def waiting(self) -> AbstractContextManager[None]:
-        return self.leading.processes.busy()
 
     def prepare(self, step: StepArrays) -> None:
         with self.telling("prepare", replace(step, vision=None, text=[])):
@@ -71,7 +68,7 @@ class LeadingExecutor(Executor):
 
     def warm_up(self, report: Callable[[int, int], None]) -> None:
         def going_on(done: int, total: int) -> None:
-            self.leading.processes.progress()
+            self.leading.processes.waits.go_on()
             report(done, total)
 
         with self.telling("warm_up"):

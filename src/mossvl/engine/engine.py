@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Collection
 
+from mossvl import waits
 from mossvl.engine.director import Director
 from mossvl.engine.job import Job
 from mossvl.engine.loop import Events, Loop
@@ -29,6 +30,8 @@ from mossvl.sources.memory import Budget, MediaMemory
 from mossvl.sources.source import Appended, Source
 
 CLOSING_SECONDS = 2.0
+WATCHED = ("cuda",)
+"""Devices whose steps may hang, and end soon otherwise; on a CPU, a large one takes long."""
 _engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 """Engines that may still run when the process ends."""
 
@@ -62,6 +65,9 @@ class Engine:
         _engines.add(self)
         if isinstance(model.ranks, LeadingRanks):
             model.ranks.processes.told.append(_telling(weakref.WeakMethod(self.loop.fail)))
+        elif model.device.type in WATCHED:
+            telling = _telling(weakref.WeakMethod(self.loop.fail))
+            self.runner.executor.waits = waits.watched(lambda: telling(_hanging()))
         weakref.finalize(self, self.loop.events.put, None).atexit = False
 
     # --- from any thread -----------------------------------------------------------------------------------------
@@ -213,9 +219,11 @@ class Engine:
         """Clear the prefix cache, the vision cache and the media cache, once running queries have ended.
 
         Raises:
-            EngineError: live sessions are open, which end only when they are closed.
+            EngineError: live sessions are open, which end only when they are closed; or the engine has failed.
         """
         while not self._serving.acquire(timeout=0.05):
+            if self.broken is not None:  # Maybe in a step that hangs.
+                raise self.broken
             if sessions := sum(job.open for job in list(self.loop.jobs)):
                 raise EngineError(
                     "caches cannot be cleared, as they must be once weights have changed, while live sessions are open "
@@ -261,13 +269,18 @@ def _serve(engine: "weakref.ref[Engine]", events: Events, before: threading.Thre
 
 
 def _telling(fail: "weakref.WeakMethod[Callable[[EngineError], None]]") -> Callable[[EngineError], None]:
-    """Return what tells a loop that another rank has failed, while there is the loop."""
+    """Return what tells a loop that a rank has failed, or a step hangs, while there is the loop."""
 
     def told(error: EngineError) -> None:
         if (own := fail()) is not None:
             own(error)
 
     return told
+
+
+def _hanging() -> EngineError:
+    told = f"a step has not ended within {waits.STEP:.0f} seconds: the GPU hangs; end this process and start another"
+    return EngineError(told)
 
 
 def _disown() -> None:

@@ -356,7 +356,7 @@ class Loop:
 
     def _end(self, job: Job, error: Exception | None) -> None:
         """End a query: stop its source and processes, release its pages, and end its handle."""
-        if job.ended:
+        if job not in self.jobs:  # Its handle may have ended before: see `end_those_left`.
             return
         for request in job.requests:
             if not request.ended:

@@ -12,24 +12,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
 
 import torch
 
+from mossvl import waits
 from mossvl.errors import EngineError, MossVLError, message_of
 from mossvl.parallel.collectives import CollectiveError
 
-BEAT = 1.0
-"""Seconds between two beats of a process."""
+BEAT = waits.LOOK
+"""Seconds between two beats of a process, and between two looks at them."""
 SILENCE = 7.0
 """Seconds without a beat after which a process that was ready is taken to hang."""
 START = 120.0
 """The same before a process is ready: what loads libraries and makes contexts of GPUs may keep it from beating."""
-STEP = 300.0
-"""Seconds after which a step that has not ended is taken to hang: the first one may compile kernels."""
 VERDICT = 0.3
 """Seconds in which further ranks tell why they failed: the first to tell may have failed because of another."""
 LOST = 75
@@ -133,8 +132,8 @@ class RankProcesses:
         self._pid, self._own = os.getpid(), ""
         self._ended, self._lock = threading.Event(), threading.Lock()
         self._changed = threading.Condition()
-        self._busy: dict[object, float] = {}
-        """What this rank waits for the others in, and since when."""
+        self.waits = waits.Waits()
+        """What this rank waits for the others in: if that takes too long, the group ends."""
         self._processes: list[RankProcess] = []
         try:
             for number, one in enumerate(given, 1):
@@ -168,21 +167,6 @@ class RankProcesses:
             # A copy, here as elsewhere: a traceback would keep what it has seen, the ranks' owner among it.
             raise next((one.error for one in self._processes if one.error is not None), self.failure).plain()
 
-    @contextmanager
-    def busy(self) -> Iterator[None]:
-        """Within, this rank may wait for the others, as for a step: if that takes too long, the group ends."""
-        work = object()
-        self._busy[work] = time.monotonic()
-        try:
-            yield
-        finally:
-            del self._busy[work]
-
-    def progress(self) -> None:
-        """What this rank waits for goes on."""
-        for work in list(self._busy):
-            self._busy[work] = time.monotonic()
-
     def unless_ended(self, work: Callable[[], None]) -> None:
         """Do what may wait for ever for a rank that is lost: in a thread, which is left alone if the group ends.
 
@@ -202,7 +186,7 @@ class RankProcesses:
                 self._changed.notify_all()
 
         threading.Thread(target=run, name="mossvl-joining", daemon=True).start()
-        with self.busy(), self._changed:
+        with self.waits.one(), self._changed:
             self._changed.wait_for(lambda: self.failure is not None or errors)
         self.check()
         if errors[0] is not None:
@@ -269,18 +253,15 @@ class RankProcesses:
                 one.process.wait(5.0)
 
     def _watch(self) -> None:
-        looked = time.monotonic()
         while not self._ended.is_set():
             try:
                 wait([one.pipe for one in self._processes if one.reason is None], BEAT)
             except (OSError, ValueError):  # The group is being ended.
                 return
             now = time.monotonic()
-            if now - looked > 2 * BEAT:  # This process was stopped, or short of time: beats may wait to be read.
+            if self.waits.look():  # Beats may wait to be read.
                 for one in self._processes:
                     one.heard = max(one.heard, now - BEAT)
-                self.progress()
-            looked = now
             for one in self._processes:
                 one.hear()
                 one.check_beat(now)
@@ -289,8 +270,8 @@ class RankProcesses:
             if any(one.reason for one in self._processes):
                 self._judge()
                 return
-            if now - min(self._busy.copy().values(), default=now) > STEP:
-                told = f"a step of {self._size} ranks has not ended within {STEP:.0f} seconds: one of them hangs"
+            if self.waits.hangs:
+                told = f"a step of {self._size} ranks has not ended within {waits.STEP:.0f} seconds: one of them hangs"
                 self.fail(EngineError(told))
                 return
 

@@ -89,7 +89,7 @@ class LeadingRanks(Ranks):
                 self.processes.tell(pickle.dumps((self.dropped.popleft(), "drop", ())))
             self.check()
             try:
-                with self.processes.busy():
+                with self.processes.waits.one():
                     self.processes.tell(pickle.dumps((number, name, given)))
                     yield
             except (InputError, CheckpointError):  # Of settings, which every rank refuses.
