@@ -101,6 +101,18 @@ def test_an_upload_that_is_cut_short_leaves_nothing_once_there_is_room(uploads):
     assert add(uploads, b"x" * 1000).size == 1000
 
 
+def test_an_upload_is_deleted_though_the_disk_is_full(uploads):
+    kept, other = add(uploads, b"x" * 1000), add(uploads, b"y" * 1000)
+    with full():
+        uploads.remove("", kept.id)
+        assert [one.id for one in uploads.of("")] == [other.id] and not kept.path.exists()
+        for work in (uploads.get, uploads.remove):
+            with pytest.raises(RequestError, match="there is no uploaded file"):
+                work("", kept.id)
+    uploads.forget_old()
+    assert rows(uploads, "kept") == [(other.id,)] and uploads.get("", other.id).path.exists()
+
+
 def test_the_error_of_a_full_disk_says_what_to_do(responses):
     responses._index.execute("PRAGMA max_page_count = 1")  # No more than there are.
     with pytest.raises(ResourceError, match=r"there is no room for temporary files; free space in their folder"):

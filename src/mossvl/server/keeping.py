@@ -143,9 +143,11 @@ class Store(ABC, Generic[K]):
         Raises:
             RequestError: as `get`.
         """
-        one = self.get(owner, id)
+        self._remove(self.get(owner, id))
+
+    def _remove(self, one: K) -> None:
         with self._changing() as gone:
-            if self._index.execute("DELETE FROM kept WHERE id = ?", (id,)).rowcount:
+            if self._index.execute("DELETE FROM kept WHERE id = ?", (one.id,)).rowcount:
                 gone.append(one)
 
     def forget_old(self) -> None:

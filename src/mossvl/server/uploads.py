@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from mossvl.disk import OwnFolder, room_for_temporary_files
+from mossvl.errors import ResourceError
 from mossvl.server.errors import RequestError
 from mossvl.server.keeping import Kept, Store
 
@@ -27,7 +28,7 @@ class Upload(Kept):
 
 
 class Uploads(Store[Upload]):
-    """Uploaded files in a folder.
+    """Uploaded files in a folder. What has no file any more is gone: a full disk may keep its row in the index.
 
     Args:
         folder: shared with other processes; None for a temporary one, which `close` removes.
@@ -53,6 +54,20 @@ class Uploads(Store[Upload]):
         """
         return Incoming(self, filename, owner)
 
+    def get(self, owner: str, id: str, param: str | None = None) -> Upload:
+        one = super().get(owner, id, param)
+        if not one.path.exists():
+            raise self.missing(id, param)
+        return one
+
+    def of(self, owner: str) -> list[Upload]:
+        return [one for one in super().of(owner) if one.path.exists()]
+
+    def _remove(self, one: Upload) -> None:
+        self.removed(one)  # First: it needs no room on the disk, and makes some.
+        with suppress(ResourceError):
+            super()._remove(one)
+
     def missing(self, id: str, param: str | None) -> RequestError:
         return RequestError(404, "file_not_found", f"there is no uploaded file {id!r:.80}; upload it again", param)
 
@@ -63,8 +78,12 @@ class Uploads(Store[Upload]):
         one.path.unlink(missing_ok=True)
 
     def forget_old(self) -> None:
-        """Remove what has expired, and what processes that died have left of their uploads."""
+        """Remove what has expired, what has no file any more, and what processes that died have left of uploads."""
         super().forget_old()
+        with self._reading():
+            lost = [one for one in self._found("") if not one.path.exists()]
+        for one in lost:
+            super()._remove(one)
         files = {path.stem: path for path in Path(self.folder).iterdir()}
         with self._reading():
             known = self._index.execute("SELECT id FROM kept UNION SELECT id FROM reserved").fetchall()
