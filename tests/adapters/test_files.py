@@ -193,3 +193,18 @@ def test_names_and_paths_are_checked(given, told):
 
 def test_a_flag_names_its_adapter_before_the_first_equals_sign():
     assert EngineConfig(lora=["a=/x=y", "b=z"]).lora == {"a": "/x=y", "b": "z"}
+
+
+@pytest.mark.parametrize(
+    ("lora", "rank"), [({}, 4), ({"rank_pattern": {"q_proj": 16}}, 16)], ids=["one rank", "a rank by a pattern"]
+)
+def test_adapters_without_memory_are_refused_and_the_largest_is_named(lora, rank, adapters, make, monkeypatch):
+    def load(model, folders):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    adapters.add("small", r=2)
+    adapters.add("large", **lora)
+    monkeypatch.setattr("mossvl.adapters.loaded.Adapters.load", load)
+    told = rf"memory of the device does not suffice for 2 adapters .* the highest rank, which is {rank}, of 'large'"
+    with pytest.raises(OptionError, match=told):
+        make(lora=adapters.folders)

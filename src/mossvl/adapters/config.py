@@ -82,6 +82,11 @@ class AdapterConfig:
                 chosen=given.get("layers_to_transform") not in (None, []),
             )
 
+    @property
+    def highest_rank(self) -> int:
+        """The highest rank of its maps."""
+        return max((self.rank, *self.ranks.values()))
+
     def rank_of(self, name: str) -> int:
         """The rank of the map of this name."""
         return self.ranks.get(_key(self.ranks, name), self.rank)

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mossvl.adapters.config import AdapterConfig
 from mossvl.adapters.files import PLACES, AdapterFiles, LowRank
-from mossvl.errors import CheckpointError
+from mossvl.errors import CheckpointError, OptionError
 from mossvl.model.modeling import MossVLLMHeadModel, MossVLModel
 from mossvl.options.checks import check_names, text
 from mossvl.quantization.formats import Whole
@@ -78,6 +79,18 @@ class Adapters:
             self.of.setdefault(model.get_submodule(name), [None] * len(self))[index] = low
         else:
             self._vision[index][name.removeprefix("model.")] = low
+
+
+def beyond_memory(folders: Mapping[str, str | Path]) -> OptionError:
+    """The error of adapters for which the device has no memory."""
+    ranks = {name: AdapterConfig.read(Path(folder)).highest_rank for name, folder in folders.items()}
+    name = max(ranks, key=lambda one: ranks[one])
+    return OptionError(
+        f"{{lora}}: the memory of the device does not suffice for {len(ranks)} adapters beside the weights. On a GPU, "
+        f"all of them take the memory of the highest rank, which is {ranks[name]}, of {name!r:.100}: leave that one "
+        "out, or merge it into a checkpoint (mossvl merge); or give fewer adapters",
+        option="lora",
+    )
 
 
 class AdaptedLinear(nn.Module):

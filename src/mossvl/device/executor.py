@@ -4,7 +4,7 @@ An executor knows no requests, so that several executors, each with a part of th
 (`device.leading`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mossvl.adapters.loaded import Adapters
+from mossvl.adapters.loaded import Adapters, beyond_memory
 from mossvl.adapters.rows import AdaptedRows
 from mossvl.device.fused_products import FusedWeights
 from mossvl.device.fusing import fuse, groups
@@ -93,15 +93,10 @@ class Executor:
 
         Raises:
             CheckpointError: an adapter cannot be used.
-            OptionError: fewer than four pages fit, or the device has no FP8.
+            OptionError: adapters or fewer than four pages do not fit, or the device has no FP8.
         """
         try:
-            adapters = Adapters.load(self.model, self.config.lora or {})
-            if self.fast and adapters.names:  # Stacked, they take more memory, which is left out of that for pages.
-                from mossvl.device.low_rank import Stacks
-
-                fused = [one for one in groups(self.model) if self.weights.of(*one) is not None]
-                self.stacks = Stacks(adapters, fused)
+            adapters = self._adapters(self.config.lora or {})
             layout = PageLayout.of(self.config, dtype)
             if FP8 in (layout.text, layout.vision):
                 check_fp8(self.device)
@@ -116,6 +111,18 @@ class Executor:
                 "another rank has no room for keys and values on its device; raise {memory}", option="memory"
             )
         return adapters, layout, least
+
+    def _adapters(self, folders: Mapping[str, str]) -> Adapters:
+        try:
+            adapters = Adapters.load(self.model, folders)
+            if self.fast and adapters.names:  # Stacked, they take more memory, which is left out of that for pages.
+                from mossvl.device.low_rank import Stacks
+
+                fused = [one for one in groups(self.model) if self.weights.of(*one) is not None]
+                self.stacks = Stacks(adapters, fused)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise beyond_memory(folders) from error.with_traceback(None)
+        return adapters
 
     def is_captured(self, rows: TextRows) -> bool:
         """Whether a graph fits these rows."""
