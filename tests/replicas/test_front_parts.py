@@ -66,6 +66,11 @@ def test_without_a_medium_a_conversation_keeps_the_key_of_its_beginning():
     assert keys[0] == keys[1] != wish_of(CHAT, body(text("another"))).key
 
 
+def test_adapters_share_a_medium_but_no_text():
+    for part, count in ((image("upload:file-1"), 1), (text("one"), 3)):
+        assert len({wish_of(CHAT, body(part, **model)).key for model in ({}, {"model": "a"}, {"model": "b"})}) == count
+
+
 def test_a_continued_response_names_its_replica():
     for mark, replica in (("r12", 12), ("", None)):
         given = json.dumps({"input": "and?", "previous_response_id": f"resp_{'0f' * 24}{mark}"}).encode()

@@ -43,6 +43,12 @@ def test_other_media_and_other_beginnings_have_other_keys():
     assert len(set(keys)) == 5
 
 
+def test_adapters_share_a_medium_but_no_text():
+    medium, text = (check_messages([{"role": "user", "content": content}]) for content in ([IMAGE, "What?"], "What?"))
+    assert key_of(medium, "shop") == key_of(medium, "maps") == key_of(medium)
+    assert len({key_of(text, "shop"), key_of(text, "maps"), key_of(text)}) == 3
+
+
 def test_a_longer_prompt_more_media_and_longer_answers_are_more():
     def size(*parts, **params):
         return size_of(check_messages([{"role": "user", "content": list(parts)}]), SamplingParams(**params))

@@ -95,7 +95,7 @@ class Pool:
         key, tokens = b"", asked.max_new_tokens
         with suppress(InputError):  # It is the query's own error, which a replica tells.
             checked = check_messages(messages)
-            key, tokens = key_of(checked), size_of(checked, asked)
+            key, tokens = key_of(checked, query.lora), size_of(checked, asked)
         given = (query, messages, params, whole_characters)
         handle = RemoteHandle(
             asked, processor.tokenizer, whole_characters, query.ending_calls, lambda: self._cancel(ask)

@@ -14,18 +14,21 @@ IMAGE_TOKENS, VIDEO_TOKENS = 1024, 8192
 """Rough sizes of media that have not been opened."""
 
 
-def key_of(messages: Sequence[Message]) -> bytes:
-    """Return the key of a conversation: its first medium, or without media what it begins with.
+def key_of(messages: Sequence[Message], lora: str | None = None) -> bytes:
+    """Return the key of a conversation: its first medium, or without media its adapter and what it begins with.
+
+    What one adapter has computed of texts, no other one reuses; pixels, and mostly vision tokens, all of them do.
 
     Args:
         messages: checked ones.
+        lora: the adapter's name.
 
     Raises:
         InputError: a video is malformed.
     """
     images, videos = media_of(messages)
     media = [*map(source_of, images[:1]), *(video_segments(video)[0] for video in videos[:1])]
-    return _digest(_name_of(media[0]) if media else _beginning(messages))
+    return _digest(_name_of(media[0]) if media else [repr(lora).encode(), *_beginning(messages)])
 
 
 def size_of(messages: Sequence[Message], params: SamplingParams) -> int:

@@ -111,7 +111,10 @@ def wish_of(path: str, body: bytes) -> Wish:
 
 
 def _conversation(body: bytes) -> bytes | None:
-    """The digest of a conversation's first messages: up to the user's first one, which follow-ups repeat."""
+    """The digest of a conversation's first messages: up to the user's first one, which follow-ups repeat.
+
+    The model, which may be an adapter, belongs to it: what one adapter has computed of texts, no other one reuses.
+    """
     if len(body) > LARGEST_READ:
         return None
     try:
@@ -120,8 +123,8 @@ def _conversation(body: bytes) -> bytes | None:
         return None
     if not isinstance(given, dict):
         return None
-    system = [given.get("system"), given.get("instructions")]
-    return _digest(json.dumps([system, _first(given)], sort_keys=True).encode()) if _first(given) else None
+    around = [given.get(name) for name in ("model", "system", "instructions")]
+    return _digest(json.dumps([around, _first(given)], sort_keys=True).encode()) if _first(given) else None
 
 
 def _first(given: dict[str, Any]) -> Any:
