@@ -5,6 +5,9 @@ import logging
 import re
 
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from mossvl.server.errors import RequestError
 
@@ -50,6 +53,17 @@ def test_under_a_prefix_a_key_is_needed_all_the_same_and_paths_are_the_same():
     assert guarded.ask("/moss/health", root_path="/moss").status_code == 200
     response = guarded.ask("/moss/v1/messages", root_path="/moss", headers={"x-api-key": "first"})
     assert response.status_code == 200 and "request-id" in response.headers
+
+
+@pytest.mark.parametrize("prefix", ["", "/moss", "/moss/", "/moss/v1", "/v1"])
+@pytest.mark.parametrize("path", ["/health", "/moss//", "/moss/health", "/mossy/health", "/v1/moss", "/v10"])
+def test_the_path_that_decides_on_a_key_is_the_one_by_which_the_route_is_found(path, prefix):
+    async def told(request):
+        return JSONResponse([request.state.path, "/" + request.path_params["rest"]])
+
+    guarded = Guarded(Starlette(routes=[Route("/{rest:path}", told)]))
+    decides, found = guarded.ask(path, root_path=prefix).json()
+    assert decides == found
 
 
 def test_a_key_may_come_as_anthropics_clients_send_it():

@@ -14,7 +14,6 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
-from starlette._utils import get_route_path
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -221,10 +220,13 @@ def request_id_of(headers: Headers) -> str:
 def _known(scope: Scope, headers: Headers) -> tuple[dict[str, Any], str, str]:
     """Return a request's state; also its id, and the path by which its route is found, which are kept there.
 
-    The path lacks the prefix under which a program or Ray Serve has mounted the application.
+    The path lacks the prefix (ASGI's `root_path`) under which a program or Ray Serve has mounted the application.
     """
     state: dict[str, Any] = scope.setdefault("state", {})
-    state["request_id"], state["path"] = request_id_of(headers), get_route_path(scope)
+    path, prefix = scope["path"], scope.get("root_path", "")
+    inner = path.removeprefix(prefix)
+    state["request_id"] = request_id_of(headers)
+    state["path"] = inner if not inner or inner.startswith("/") else path  # "/v10" is not "0" under "/v1".
     return state, state["request_id"], state["path"]
 
 
