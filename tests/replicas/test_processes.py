@@ -1,9 +1,12 @@
 """Processes of replicas: ready, killed, hung, restarted, given up, and ended with whoever started them."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import threading
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -64,6 +67,25 @@ def test_a_replica_that_dies_before_it_is_ready_too_often_is_given_up_with_one_e
     with running(dying) as (replicas, seen):
         assert [seen.next()[0] for _ in range(SOON.tries)] == ["ended"] * (SOON.tries - 1) + ["given up"]
         assert replicas.all[0].state is State.GIVEN_UP and replicas.all[0].starts == SOON.tries
+
+
+@pytest.mark.parametrize("what", ["Pipe", "Process"])
+def test_a_replica_that_cannot_be_started_for_now_is_started_later(what, monkeypatch):
+    make, failed = getattr(get_context("spawn"), what), threading.Event()
+
+    def once(*given, **named):
+        if replicas.all[0].process is None and replicas.all[0].starts and not failed.is_set():
+            failed.set()
+            raise OSError(errno.EMFILE, "Too many open files")
+        return make(*given, **named)
+
+    with running(echo) as (replicas, seen):
+        assert seen.next()[0] == "ready"
+        monkeypatch.setattr(replicas._context, what, once)
+        os.kill(replicas.all[0].process.pid, signal.SIGKILL)
+        assert seen.next() == ("ended", 0, "replica 0 was ended by SIGKILL")
+        assert seen.next() == ("ended", 0, "replica 0 could not be started ([Errno 24] Too many open files)")
+        assert seen.next()[0] == "ready" and failed.is_set()
 
 
 def test_the_error_of_a_given_up_replica_says_how_it_died():

@@ -235,19 +235,20 @@ class Replicas:
     def _begin(self, replica: Replica) -> None:
         """Start a replica's process."""
         replica.starts, replica.state, replica.why = replica.starts + 1, State.STARTING, ""
-        here, there = self._context.Pipe()
-        given = self._target, there, replica.number, self._arguments
-        process = self._context.Process(target=run_target, args=given, name=f"mossvl-replica-{replica.number}")
+        here: Connection | None = None
         try:
+            here, there = self._context.Pipe()
+            given = self._target, there, replica.number, self._arguments
+            process = self._context.Process(target=run_target, args=given, name=f"mossvl-replica-{replica.number}")
             with there, environment(replica.share.environment | {UNREGISTERED: "1"}), without_main():
                 process.start()
-        except OSError as error:
-            here.close()
-            self._died(replica, f"{replica} could not be started ({error})")
-            return
-        except Exception as error:  # Its arguments cannot be pickled.
-            here.close()
-            self._give_up(replica, EngineError(f"{replica} cannot be started: {message_of(error)}"))
+        except Exception as error:
+            if here is not None:
+                here.close()
+            if isinstance(error, OSError):  # As where this process has too many files open.
+                self._died(replica, f"{replica} could not be started ({error})")
+            else:  # Its arguments cannot be pickled.
+                self._give_up(replica, EngineError(f"{replica} cannot be started: {message_of(error)}"))
             return
         replica.process, replica.pipe, replica.begun = process, here, time.monotonic()
         self._lives(replica)
