@@ -62,7 +62,7 @@ class Memory:
 
 def replica(pipe, number, config, load, name, folder) -> None:
     """The target of the replica's process, which also listens on a port of its own."""
-    from mossvl.replicas.processes import tell_ready
+    from mossvl.replicas.living import tell_ready
     from mossvl.server.front.about import About
 
     async def serve() -> None:
