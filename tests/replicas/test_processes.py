@@ -127,7 +127,7 @@ def test_an_expected_error_before_readiness_is_final():
 
 
 def test_a_server_that_ends_since_it_has_no_model_tells_only_that_when_it_is_told_to_end(tmp_path, capfd):
-    with running(refusing_server, ServerConfig(), tmp_path) as (_, seen):
+    with running(refusing_server, ServerConfig(), tmp_path, patience=Patience(stop=PATIENCE)) as (_, seen):
         assert str(seen.next()[2]) == "no such checkpoint"
         assert seen.next() == ("ended", 0, "replica 0 has ended with exit code 2")
     assert "Traceback" not in capfd.readouterr().err
