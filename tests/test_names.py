@@ -31,6 +31,7 @@ REQUEST = ["messages", "model", "stream", "stream_options", "n", "max_completion
         ("stop_strings", GENERATION, "stop"),
         ("reptition_penalty", GENERATION, "repetition_penalty"),
         ("fps", MEDIA, "video_fps"),
+        ("video_fsp", MEDIA, "video_fps"),
         ("video_max_frames", MEDIA, "max_frames"),
         ("min_pixel", MEDIA, "min_pixels"),
         ("promt", KEYS, "prompt"),

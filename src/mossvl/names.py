@@ -39,7 +39,7 @@ def likeness(one: str, other: str) -> float:
         return letters
     if len(few) < len(many) and sum(map(len, few)) < FEWEST_LETTERS:
         return 0.0
-    ratios = [[_ratio(word, each) for each in many] for word in few]
+    ratios = [[SAME_WORD if _swapped(word, each) else _ratio(word, each) for each in many] for word in few]
     pairings = (
         [ratios[row][column] for row, column in enumerate(order)] for order in permutations(range(len(many)), len(few))
     )
@@ -50,6 +50,15 @@ def likeness(one: str, other: str) -> float:
 def _words(name: str) -> list[str]:
     """Split a name into lower-case words: `max_newTokens` → max, new, tokens."""
     return [word.lower() for word in WORDS.findall(name)]
+
+
+def _swapped(one: str, other: str) -> bool:
+    """Return whether two words differ by two neighbouring letters that are swapped: `fsp` and `fps`."""
+    differ = [place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b]
+    if len(one) != len(other) or len(differ) != 2:
+        return False
+    first, second = differ
+    return second == first + 1 and one[first] == other[second] and one[second] == other[first]
 
 
 def _ratio(one: str, other: str) -> float:

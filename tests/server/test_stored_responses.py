@@ -132,6 +132,15 @@ def test_a_streamed_response_is_stored_and_its_item_can_be_referred_to(client):
     assert (refused.value.code, refused.value.param) == ("item_not_found", "input")
 
 
+def test_parameters_that_a_stored_response_does_not_know_are_refused(client):
+    response = respond(client, "Hello!")
+    known = {"include": ["message.output_text.logprobs"], "include_obfuscation": False}
+    assert client.responses.retrieve(response.id, **known).id == response.id
+    with pytest.raises(openai.BadRequestError, match="strem: unknown parameter; did you mean 'stream'") as refused:
+        client.responses.retrieve(response.id, extra_query={"strem": "true"})
+    assert refused.value.param == "strem"
+
+
 def test_a_stored_response_is_not_streamed_again(client):
     response = respond(client, "Hello", max_output_tokens=1)
     with pytest.raises(openai.BadRequestError, match="leave out stream"):

@@ -46,7 +46,10 @@ def inspect(
     """
     folder = Path(check_checkpoint(checkpoint))
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder; inspect reads checkpoints on this machine")
+        raise CheckpointError(
+            f"{folder} is not a folder; inspect reads those on this machine, also in the hub's cache (mossvl doctor "
+            "says where that is)"
+        )
     prepare()
     found = examine(folder)
     if as_json:

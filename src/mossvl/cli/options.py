@@ -103,7 +103,7 @@ class GenerationFlags(Flags):
             "Leave special tokens out of the answer. Default: on.",
             ("--skip-special-tokens/--no-skip-special-tokens",),
         ),
-        "json_schema": Flag("Constrain the answer to JSON of this schema.", kind=str),
+        "json_schema": Flag('Constrain the answer to JSON of this schema; that of a file is "$(cat FILE)".', kind=str),
         "regex": Flag("Constrain the answer to this regular expression (Rust's syntax)."),
         "choice": Flag("Constrain the answer to this text, or to one of several; repeatable.", kind=list[str]),
         "grammar": Flag("Constrain the answer to this grammar (Lark's syntax or GBNF)."),

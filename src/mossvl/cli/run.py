@@ -345,7 +345,7 @@ def saying_how_to_resume(answers: Answers) -> Iterator[None]:
 def conclude(answers: Answers, new: int, seconds: float) -> None:
     """Print the number of answers and the first error to stderr; exit with 1 if an answer is an error."""
     failed = f", {answers.failed} of them errors" if answers.failed else ""
-    found = f"{answers.answered} answers in {answers.path}{failed}"
+    found = f"{answers.answered} answer{'' if answers.answered == 1 else 's'} in {answers.path}{failed}"
     if answers.first_error is not None:
         print(f"mossvl: the first error: {answers.first_error}", file=sys.stderr)
     print(f"mossvl: {found}; {new} new in {seconds:.1f} s", file=sys.stderr)

@@ -82,7 +82,7 @@ def _schema(name: str, given: Any) -> str:
     except RecursionError:
         raise OptionError(f"{{{name}}} cannot be used: {TOO_DEEP}", option=name) from None
     except (TypeError, ValueError) as error:
-        raise OptionError(f"{{{name}=}} is not JSON: {error}", given={name: given}) from error
+        raise OptionError(f"{{{name}=}} is not JSON ({error}); expected a JSON schema", given={name: given}) from error
     raise OptionError(f"{{{name}=}} must be a dict, or its JSON", given={name: given})
 
 

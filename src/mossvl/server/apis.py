@@ -13,6 +13,7 @@ from mossvl.server.description import STREAM, body_of, responses
 from mossvl.server.errands import Errands
 from mossvl.server.errors import RequestError
 from mossvl.server.messages import MessageExchange, counted
+from mossvl.server.problems import check_query
 from mossvl.server.responses import ResponseExchange
 from mossvl.server.schemas.chat import ChatRequest
 from mossvl.server.schemas.completions import CompletionRequest
@@ -21,6 +22,8 @@ from mossvl.server.schemas.responses import ResponsesRequest
 from mossvl.server.service import Service
 
 ERRORS = 400, 401, 408, 413, 503, 504
+RETRIEVED_BY = ("include", "include[]", "include_obfuscation", "starting_after", "stream")
+"""Parameters of stored responses, as OpenAI's clients write them; all but `stream` change nothing here."""
 
 
 def add_apis(app: FastAPI, service: Service, errands: Errands) -> None:
@@ -51,6 +54,7 @@ def _add_stored(app: FastAPI, service: Service) -> None:
     @app.get("/v1/responses/{response_id}", responses=responses(400, 401, 404))
     def response(request: Request, response_id: str) -> dict[str, Any]:
         """Return a stored response."""
+        check_query(request.query_params, RETRIEVED_BY)
         if request.query_params.get("stream", "").lower() in ("true", "1"):
             message = "a stored response is not streamed again; leave out stream"
             raise RequestError(400, "unsupported", message, "stream")

@@ -5,10 +5,10 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, Response
 
-from mossvl.options.checks import hint
 from mossvl.server.description import responses
 from mossvl.server.errors import RequestError
 from mossvl.server.forms import uploaded
+from mossvl.server.problems import check_query
 from mossvl.server.service import Service
 from mossvl.server.uploads import Upload
 
@@ -75,10 +75,7 @@ def listed(service: Service, found: list[Upload], query: Any) -> dict[str, Any]:
     Raises:
         RequestError: one of these is none.
     """
-    for name in query:
-        if name not in LISTED_BY:
-            message = f"{name[:80]}: unknown parameter; {hint(name[:80], LISTED_BY)}"
-            raise RequestError(400, "invalid_request", message, name[:80])
+    check_query(query, LISTED_BY)
     limit, order, after = query.get("limit", str(MOST_LISTED)), query.get("order", "desc"), query.get("after")
     if not (limit.isdecimal() and limit.isascii() and 0 < int(limit[:9]) <= MOST_LISTED):
         message = f"limit: {limit!r:.40} is no number from 1 to {MOST_LISTED}"

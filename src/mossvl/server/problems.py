@@ -1,11 +1,12 @@
 """Messages for bodies that fail validation: which field is wrong, and why."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from mossvl.names import nearest
+from mossvl.options.checks import hint
 from mossvl.server.errors import RequestError
 from mossvl.server.schemas.body import Body
 from mossvl.server.shapes import OBJECT, Place, keys_of, tags_of, told_of
@@ -20,6 +21,20 @@ FEW = 8
 """Most keys that a message lists for an unknown key without a near match."""
 LONGEST_KEY = 80
 """Characters after which an unknown key is cut in a message."""
+
+
+def check_query(given: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse parameters of a URL that its route does not know.
+
+    Routes whose answers depend on none do not look at them: Anthropic's clients send `?beta=true`, Azure's a version.
+
+    Raises:
+        RequestError: there is one.
+    """
+    for name in given:
+        if name not in known:
+            key = name[:LONGEST_KEY]
+            raise RequestError(400, "invalid_request", f"{key}: unknown parameter; {hint(key, known)}", key)
 
 
 def first_problem(problems: ValidationError, form: type[BaseModel]) -> RequestError:
