@@ -78,11 +78,13 @@ def replica(pipe, number, config, load, name, folder) -> None:
 
 
 def front() -> None:
+    from front import replica as target  # This file, under a name that the replica's process knows it by, too.
+
     from mossvl.replicas.shares import Share
     from mossvl.server.config import ServerConfig
     from mossvl.server.front.run import run_front
 
-    run_front(ServerConfig(port=0, max_queue=4096), [Share()], None, "memory", 4096, replica)
+    run_front(ServerConfig(port=0, max_queue=4096), [Share()], None, "memory", 4096, target)
 
 
 async def ask(port: int, tokens: int) -> int:
@@ -163,12 +165,15 @@ def main() -> None:
         command = [sys.executable, __file__, "--front"]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         try:
-            url = ""
+            url = told = ""
             for line in process.stderr:
+                told += line
                 if "listening on" in line:
                     url = line.split()[-1]
                 if "is ready" in line:
                     break
+            else:
+                sys.exit(f"the front has not started:\n{told}")
             ports = {"direct": int(file.read_text()), "front": int(url.rpartition(":")[2])}
             asyncio.run(measure(given, ports, process.pid))
         finally:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -217,3 +218,11 @@ def test_keys_protect_metrics_and_requests():
         for path in ("/metrics", "/v1/models"):
             assert CLIENT.get(f"{front.url}{path}").status_code == 401
             assert CLIENT.get(f"{front.url}{path}", headers=good).status_code == 200
+
+
+def test_what_measures_the_front_finds_every_token_of_its_streams():
+    script = Path(__file__).parents[2] / "benchmarks/front.py"
+    few = ["--streams", "2", "--tokens", "3", "--step", "0.01", "--requests", "2", "--rounds", "1"]
+    done = subprocess.run([sys.executable, script, *few], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert "through the front" in done.stdout and "processor time for one event" in done.stdout
