@@ -38,7 +38,7 @@ def test_it_is_told_that_mossvl_tiny_answers_where_no_checkpoint_is_named(comman
         ("run", "none.jsonl", "-o", "none.answers"),
         ("run", "-q", "int9", "none.jsonl", "-o", "none.answers"),
         ("serve", "--port", 99999),
-        ("train", EXAMPLES / "clip.mp4"),
+        ("train", EXAMPLES / "clip.mp4", "-o", "none"),
     ],
 )
 def test_a_mistake_is_all_that_is_told(command, caplog, given):

@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 from mossvl.checkpoints.default import with_tiny
 from mossvl.checkpoints.location import check_location, check_trained
 from mossvl.cli.flags import Checked
-from mossvl.data.files import shards_of
+from mossvl.data.files import other_form, shards_of
+from mossvl.data.tables import table_format
 from mossvl.disk import check_new
-from mossvl.errors import InputError, MediaError
+from mossvl.errors import DataError, InputError, MediaError
 from mossvl.media.fetch import is_remote, local_file
 from mossvl.media.limits import MediaLimits
 
@@ -64,6 +65,24 @@ def _check_output(path: Path) -> None:
 def _check_new_folder(path: Path) -> None:
     check_new(path)
     _check_output(path)
+
+
+def _check_records(path: Path) -> None:
+    """Refuse a missing file of records, and one of another form; a folder's files are looked at as they are read.
+
+    Raises:
+        DataError: it is missing or of another form.
+    """
+    shards_of(path)
+    if not path.is_file():
+        return
+    try:
+        with path.open("rb") as file:
+            wrong = None if table_format(path) else other_form(file)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); expected a file of records") from error
+    if wrong is not None:
+        raise DataError(f"{path}: {wrong}")
 
 
 def check_medium(argument: str) -> None:
@@ -139,6 +158,6 @@ def _check_checkpoint(given: Any) -> None:
 FOLDER = existing("a folder", Path.is_dir)
 FILE = existing("a file", Path.is_file)
 NEW_FILE, OUTPUT, NEW_FOLDER = Checked(_check_new_file), Checked(_check_output), Checked(_check_new_folder)
-RECORDS, MEDIUM, SOURCE = Checked(shards_of), Checked(check_medium), Checked(check_source)
+RECORDS, MEDIUM, SOURCE = Checked(_check_records), Checked(check_medium), Checked(check_source)
 ASKED = Checked(_check_asked)
 CHECKPOINT, ADAPTER, TRAINED = Checked(_check_checkpoint), Checked(_check_adapter), Checked(check_trained)

@@ -148,8 +148,7 @@ def run(
             asking = partial(with_query, media_dir=media_dir, defaults=defaults)
             with saying_how_to_resume(answers):
                 if ray is not None:
-                    tell_default(checkpoint)
-                    answered = on_cluster(ray, given, answers, asking, folder, allowed, options)
+                    answered = on_cluster(ray, given, answers, asking, checkpoint, allowed, options)
                 else:
                     replicas = {"data_parallel_size": data_parallel_size}
                     answered = here(given, answers, asking, checkpoint, allowed, options | replicas)
@@ -282,7 +281,7 @@ def on_cluster(
     given: Questions | Lines,
     answers: Answers,
     asking: Callable[[Question], tuple[Answer, Given]],
-    folder: str,
+    checkpoint: str | None,
     allowed: MediaLimits,
     options: dict[str, Any],
 ) -> Generator[Answer]:
@@ -295,9 +294,10 @@ def on_cluster(
         from mossvl.ray.run import answers_of
     except ImportError as error:
         raise OptionError(f"--ray: {error}") from error
+    tell_default(checkpoint)
     assert isinstance(given, Questions)
     pending = [question.index for question in unanswered(given, answers)]
-    names = flags_of(LimitFlags)
+    folder, names = check_checkpoint(checkpoint), flags_of(LimitFlags)
     yield from answers_of(given, pending, asking, address, folder, allowed, options, names, answers.begin)
 
 
