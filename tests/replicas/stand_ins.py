@@ -60,6 +60,13 @@ def silent(pipe, number):
     time.sleep(PATIENCE)
 
 
+class Heavy:
+    """An argument that takes long to read, as one does whose module takes long to import."""
+
+    def __reduce__(self):
+        return time.sleep, (PATIENCE,)
+
+
 def stopped(pipe, number):
     """It is as a process that hangs within a call: no thread of it goes on."""
     os.kill(os.getpid(), signal.SIGSTOP)

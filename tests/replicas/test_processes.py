@@ -13,6 +13,7 @@ import pytest
 from replicas.stand_ins import (
     PATIENCE,
     SOON,
+    Heavy,
     alive,
     deaf,
     dying,
@@ -147,8 +148,9 @@ def test_a_replica_that_is_stopped_while_it_loads_is_killed_and_another_process_
         assert replicas.all[0].starts == 2
 
 
-def test_a_replica_that_loads_for_long_is_waited_for_as_long_as_it_gives_signs_of_life():
-    with running(silent, patience=Patience(silent=PATIENCE)) as (replicas, _):
+@pytest.mark.parametrize("given", [(silent,), (echo, Heavy())], ids=["the target", "what it is given"])
+def test_a_replica_that_loads_for_long_is_waited_for_as_long_as_it_gives_signs_of_life(given):
+    with running(*given, patience=Patience(silent=PATIENCE)) as (replicas, _):
         for _ in range(3):
             due = waited(lambda: replicas.all[0].due)
             waited(lambda due=due: replicas.all[0].due > due)

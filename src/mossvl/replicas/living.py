@@ -2,11 +2,11 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -31,14 +31,19 @@ def tell_ready(pipe: Connection, info: Any = None) -> None:
     _tell_last(pipe, READY, info)
 
 
-def run_target(target: Callable[..., None], pipe: Connection, number: int, arguments: tuple[Any, ...]) -> None:
-    """Run a replica's target, in its process."""
+def run_target(pipe: Connection, number: int, given: bytes) -> None:
+    """Run a replica's target, in its process.
+
+    Args:
+        given: the target and its further arguments, pickled: what has them may take long to import.
+    """
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # Ctrl-C in a terminal is for the process that started this one, which then ends it in order.
     continue_when_orphaned()
     threading.Thread(target=_end_with_parent, name="mossvl-parent", daemon=True).start()
     threading.Thread(target=_beat, args=(pipe,), name="mossvl-beats", daemon=True).start()
     try:
+        target, arguments = pickle.loads(given)
         target(pipe, number, *arguments)
     except MossVLError as error:
         with suppress(OSError):

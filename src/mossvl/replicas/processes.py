@@ -5,6 +5,7 @@ import logging
 import math
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
@@ -238,9 +239,10 @@ class Replicas:
         here: Connection | None = None
         try:
             here, there = self._context.Pipe()
-            given = self._target, there, replica.number, self._arguments
-            process = self._context.Process(target=run_target, args=given, name=f"mossvl-replica-{replica.number}")
             with there, environment(replica.share.environment | {UNREGISTERED: "1"}), without_main():
+                given = there, replica.number, pickle.dumps((self._target, self._arguments))
+                name = f"mossvl-replica-{replica.number}"
+                process = self._context.Process(target=run_target, args=given, name=name)
                 process.start()
         except Exception as error:
             if here is not None:
