@@ -8,7 +8,7 @@
 #     benchmarks/gpu.sh --list                  names the parts
 #
 # ONE: kernels engine published learning latency quantized throughput videos serve live long training
-# SEVERAL: parallel cut cut_fp8 replicas sessions sharded
+# SEVERAL: parallel sums cut cut_fp8 replicas sessions sharded
 set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
@@ -53,6 +53,10 @@ long() { python benchmarks/scaling.py --frames 16 64 256 1024 4096; }
 training() { python benchmarks/training.py --batch 6 --compile --profile; }
 
 parallel() { tests 0 tests/gpu/test_parallel_on_gpu.py; }
+sums() {
+    local size
+    for size in $(sizes); do python benchmarks/sums.py --ranks "$size" || return; done
+}
 cut() {
     local size
     for size in 1 $(sizes); do bench latency throughput --random -tp "$size" -o "$out/cut$size.json" || return; done
