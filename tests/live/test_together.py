@@ -112,6 +112,7 @@ def test_a_session_that_nothing_slows_down_draws_in_every_step(speaking, monkeyp
     assert set(steps) == {1}
     watched.session.push(picture(0), 0.0)
     until(lambda: len(told(watched, Seen)) == 1)
+    speaking.close()  # While steps overlap: the last one is read then.
 
 
 def test_tokens_after_an_input_are_limited_and_renewed(speaking):

@@ -108,10 +108,10 @@ def test_beyond_the_queue_requests_are_told_to_come_again():
                 opened.append(stream.__enter__())
 
         threads = [threading.Thread(target=open_, args=(stream,)) for stream in streams]
-        for thread in threads:
+        for number, thread in enumerate(threads, 1):  # One after the other: not even two may wait for their turn.
             thread.start()
-        waited(lambda: client.get(f"{running.url}/metrics").text.count("requests_running 2.0") == 1, running)
-        waited(lambda: client.get(f"{running.url}/metrics").text.count("requests_waiting 1.0") == 1, running)
+            told = f"requests_running {number}.0" if number < 3 else "requests_waiting 1.0"
+            waited(lambda told=told: client.get(f"{running.url}/metrics").text.count(told) == 1, running)
         response = client.post(url, json=SHORT)
         assert (response.status_code, response.json()["error"]["code"]) == (503, "overloaded")
         assert int(response.headers["retry-after"]) > 0
