@@ -39,7 +39,8 @@ class Server:
 
     def __init__(self, replicas: int) -> None:
         command = [sys.executable, "-m", "mossvl", "serve", "-dp", str(replicas), "--port", "0", "--device", "cpu"]
-        self.process = subprocess.Popen([*command, "--decoders", "1"], stderr=subprocess.PIPE, text=True)
+        own = os.environ | {"OMP_NUM_THREADS": "1"}  # As it will be held to one core.
+        self.process = subprocess.Popen([*command, "--decoders", "1"], stderr=subprocess.PIPE, text=True, env=own)
         self.port, found, behind = 0, {}, replicas if replicas > 1 else 0  # Of one alone, no front tells.
         assert self.process.stderr is not None
         for line in self.process.stderr:
