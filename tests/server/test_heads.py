@@ -15,7 +15,8 @@ from mossvl.server.front.client import ClientConnection
 from mossvl.server.http import TimelyHTTP
 from mossvl.server.websocket import BoundedSocket
 
-SECONDS = 0.1
+SECONDS = 0.5
+"""In place of `HEAD_SECONDS`."""
 REQUEST = b"GET / HTTP/1.1\r\nhost: here\r\n\r\n"
 
 
