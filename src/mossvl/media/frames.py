@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from mossvl.errors import MediaError
 from mossvl.media.alpha import AlphaBeside, alpha_of
 from mossvl.media.clip import Picture
+from mossvl.media.container import open_container
 from mossvl.media.limits import MediaLimits, Watch
 from mossvl.media.packets import PacketTable, VideoPacket
 from mossvl.media.rgb import frame_on_white
@@ -288,7 +289,7 @@ def match_frames(
 def _open_container(path: Path, name: str, limits: MediaLimits) -> InputContainer:
     options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS, "max_pixels": str(limits.image_pixels)}
     try:
-        return av.open(str(path.absolute()), options=options, metadata_errors="ignore")
+        return open_container(str(path.absolute()), options=options)
     except (FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise MediaError(

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Generator
 from functools import partial
 
-import av
 from av.container import InputContainer
 from av.error import FFmpegError
 
@@ -13,6 +12,7 @@ from mossvl.errors import MediaError
 from mossvl.live.options import MOST_FPS
 from mossvl.live.sources.source import Found, FrameSource, Lost, SourceClock, SourceEvent, Timed
 from mossvl.media.clip import Picture
+from mossvl.media.container import open_container
 from mossvl.media.fetch import source_name
 from mossvl.media.frames import rgb_of, upright_of, video_stream
 from mossvl.media.limits import DEFAULT_LIMITS, MediaLimits
@@ -139,9 +139,7 @@ class Camera(FrameSource):
             options |= {"protocol_whitelist": PROTOCOLS}
         if self._address.lower().startswith("rtsp"):
             options |= {"rtsp_transport": "tcp"}
-        return av.open(
-            self._address, format=self._format, options=options, metadata_errors="ignore", timeout=self.timeout
-        )
+        return open_container(self._address, format=self._format, options=options, timeout=self.timeout)
 
     def close(self) -> None:
         super().close()
