@@ -26,6 +26,7 @@ from mossvl.synthetic import (
 from mossvl.synthetic.drawing import Drawing, drawing
 from mossvl.synthetic.film import filmed
 from mossvl.synthetic.glyphs import GLYPHS
+from mossvl.synthetic.points import whole
 from mossvl.synthetic.render import draw
 from mossvl.synthetic.shapes import distance
 
@@ -166,9 +167,11 @@ def test_drawings_are_padded_pickled_joined_and_cut():
     halves = [pickle.loads(pickle.dumps(drawing(half, layers=6))) for half in (scenes[:5], scenes[5:])]
     joined = Drawing.join(halves)
     assert len(joined) == 12 and joined.layers == 6
-    assert torch.equal(draw(joined, 48, 64), expected)
-    assert torch.equal(draw(joined[3:7], 48, 64), expected[3:7])
-    assert torch.equal(draw(drawing([Scene([])] * 2, layers=3), 8, 8), render([Scene([])] * 2, 8, 8))
+    assert torch.equal(draw(joined, whole(48, 64, "cpu")), expected)
+    assert torch.equal(draw(joined[3:7], whole(48, 64, "cpu")), expected[3:7])
+    chosen = torch.tensor([4, 4, 11, 0])
+    assert torch.equal(draw(joined.taken(chosen), whole(48, 64, "cpu")), expected[chosen])
+    assert torch.equal(draw(drawing([Scene([])] * 2, layers=3), whole(8, 8, "cpu")), render([Scene([])] * 2, 8, 8))
     assert render([], 48, 64).shape == (0, 48, 64, 3)
     with pytest.raises(ValueError, match="room for 1"):
         drawing([Scene([Thing("circle", "red"), Thing("square", "blue")])], layers=1)

@@ -25,6 +25,7 @@ from mossvl.training.synthetic import (
     SyntheticExamples,
     SyntheticPacker,
     _compiled,
+    _tiles,
     encode_live,
     encode_sample,
     messages_of,
@@ -157,15 +158,28 @@ def test_a_part_of_a_clip_gives_what_its_file_gives(tiny, tmp_path):
     assert (pixels.float() - from_file.pixels.float()).abs().mean() < 4  # compression
 
 
-def test_drawing_is_compiled_once_for_all_numbers_of_pictures_and_sizes(tiny):
-    counter = CompileCounter()
-    pictures = _compiled(counter)
-    tasks = {"read": 1, "describe": 1}  # words in fonts, whose bitmaps are in the batch, and pictures without
+@pytest.fixture(scope="module")
+def batches(tiny):
+    """Pictures of many sizes: words in fonts, whose bitmaps are in the batch, pictures without, and clips."""
+    packer = SyntheticPacker(tiny.image_token_id, tiny.image_processor.merge_size)
+    tasks = {"read": 1, "describe": 1, "when": 1}
     examples = SyntheticExamples(tiny, Split.TRAIN, 5, 64, [Phase(0, tasks)], run=1, edition=SECOND)
-    for chosen in ([0, 1, 2], [3, 4, 5, 6, 7], range(8, 20)):
-        batch = SyntheticPacker(tiny.image_token_id, tiny.image_processor.merge_size)([examples[i] for i in chosen])
-        for drawing, filmed, (height, width) in batch["pixel_values"].runs:
-            several = drawing if len(drawing) > 1 else type(drawing).join([drawing, drawing])
-            film = filmed.expand(len(several)).clone()
-            assert pictures(several, film, height // 4, width // 4).shape == (len(several), height // 4, width // 4, 3)
+    chosen = ([0, 1], [3, 4, 5], range(8, 12))
+    pixels = [packer([examples[i] for i in numbers])["pixel_values"] for numbers in chosen]
+    assert any(one.filmed.any() for one in pixels) and any(len(one.drawing.bitmaps) > 2 for one in pixels)
+    assert len({run[1:] for one in pixels for run in one.runs}) > 5
+    return pixels
+
+
+@pytest.mark.parametrize("at_once", [7, 200])
+def test_pictures_in_tiles_are_whole_pictures(batches, at_once):
+    layout = PatchLayout()
+    for pixels in batches:
+        assert torch.equal(pixels.in_tiles(layout, at_once, _tiles), pixels.patches(layout))
+
+
+def test_drawing_is_compiled_once_for_all_numbers_of_pictures_and_sizes(batches):
+    counter = CompileCounter()
+    for pixels in batches:
+        pixels.in_tiles(PatchLayout(), 16, _compiled(counter))
     assert counter.frame_count == 1

@@ -75,6 +75,13 @@ class Drawing:
         *tensors, bitmaps = self.tensors()
         return type(self)(*[*(tensor[scenes] for tensor in tensors), bitmaps])
 
+    def taken(self, scenes: Tensor) -> Self:
+        """The drawing of some scenes, int64 (taken,), in this order; each has a bitmap of its own."""
+        *tensors, written, bitmaps = self.tensors()
+        layer, number, columns = written[scenes].unbind(1)
+        own = torch.stack([layer, torch.arange(len(scenes), device=layer.device), columns], 1)
+        return type(self)(*[*(tensor[scenes] for tensor in tensors), own, bitmaps[number]])
+
     @classmethod
     def join(cls, drawings: Sequence[Self]) -> Self:
         """Concatenate the scenes of drawings with the same number of layers."""

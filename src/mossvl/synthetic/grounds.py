@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from mossvl.synthetic.points import Points
 from mossvl.synthetic.scene import BACKGROUNDS
 
 SQUARES = 8
@@ -13,39 +14,45 @@ OCTAVES = 4
 """Sizes of clouds, each half as large as the one before."""
 
 
-def background(grounds: Tensor, colours: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Draw backgrounds, float32 (scenes, 3, height, width), sRGB 0 to 255.
+def background(grounds: Tensor, colours: Tensor, points: Points) -> Tensor:
+    """Draw backgrounds, float32 (scenes, 3, rows, columns), sRGB 0 to 255.
 
     Args:
         grounds: see `drawing.Drawing`.
         colours: float32 (scenes, 3, 3), of which the first two are used.
-        y, x: places (height, 1) and (width,), in shorter sides.
+        points: the pixels of each scene.
     """
-    if grounds.device.type == "cpu" and not torch.compiler.is_compiling() and len(grounds):
-        # Frames of a clip share their background, and few kinds of background are in a batch.
-        apart, scene = torch.cat([grounds, colours.flatten(1)], 1).unique(dim=0, return_inverse=True)
-        grounds, colours = apart[:, : grounds.shape[1]], apart[:, grounds.shape[1] :].unflatten(1, (3, 3))
-        return _background(grounds, colours, y, x, sorted({int(kind) for kind in grounds[:, 0]}))[scene]
-    return _background(grounds, colours, y, x, range(len(BACKGROUNDS)))
+    if grounds.device.type != "cpu" or torch.compiler.is_compiling() or not len(grounds):
+        return _background(grounds, colours, points, range(len(BACKGROUNDS)))
+    kinds = sorted({int(kind) for kind in grounds[:, 0]})
+    if len(points.rows) > 1:
+        return _background(grounds, colours, points, kinds)
+    # Frames of a clip share their background.
+    apart, scene = torch.cat([grounds, colours.flatten(1)], 1).unique(dim=0, return_inverse=True)
+    grounds, colours = apart[:, : grounds.shape[1]], apart[:, grounds.shape[1] :].unflatten(1, (3, 3))
+    return _background(grounds, colours, points, kinds)[scene]
 
 
-def _background(grounds: Tensor, colours: Tensor, y: Tensor, x: Tensor, kinds: Sequence[int]) -> Tensor:
+def _background(grounds: Tensor, colours: Tensor, points: Points, kinds: Sequence[int]) -> Tensor:
     """As `background`, where no scene has a background of another kind than these (indices of `BACKGROUNDS`)."""
     pattern, seed, cosine, sine = grounds[..., None, None].unbind(1)
     first, second, _ = colours[..., None, None].unbind(1)
+    y, x = points.y, points.x
     along, across = x * cosine + y * sine, y * cosine - x * sine
-    seed, size = seed.long(), along.shape[1:]
+    seed, pixel = seed.long(), points.rows * points.width + points.columns
+    bottom, right = ((length - 0.5) / points.side for length in (points.height, points.width))
 
     def mixed(share: Tensor) -> Tensor:
         return torch.lerp(first, second, share if share.dim() == 4 else share[:, None])
 
     def gradient() -> Tensor:
-        corners = torch.stack([x[a] * cosine + y[b] * sine for a in (0, -1) for b in (0, -1)])
+        start = 0.5 / points.side
+        corners = torch.stack([a * cosine + b * sine for a in (start, right) for b in (start, bottom)])
         least, most = corners.amin(0), corners.amax(0)
         return mixed((along - least) / (most - least))
 
     def static() -> Tensor:
-        return torch.stack([_noise(seed + number, size) for number in range(3)], 1)
+        return torch.stack([_noise(seed + number, pixel) for number in range(3)], 1)
 
     def clouds(fields: int) -> Tensor:
         # All at once: compiling them one by one takes three times as long.
@@ -53,13 +60,13 @@ def _background(grounds: Tensor, colours: Tensor, y: Tensor, x: Tensor, kinds: S
         return _clouds(seed + 7 * numbers, along, across)
 
     def photograph() -> Tensor:
-        return _photograph(first, second, clouds(3), y, seed) + 24 * (static() - 0.5)
+        return _photograph(first, second, clouds(3), (y / bottom)[:, None], seed) + 24 * (static() - 0.5)
 
     drawn: dict[str, Callable[[], Tensor]] = {
         "plain": lambda: mixed(torch.zeros_like(along)),
         "gradient": gradient,
         "checked": lambda: mixed(((along * SQUARES).floor() + (across * SQUARES).floor()) % 2),
-        "noisy": lambda: mixed(_noise(seed, size)),
+        "noisy": lambda: mixed(_noise(seed, pixel)),
         "clouds": lambda: mixed(clouds(1)[0]),
         "static": lambda: mixed(static()),
         "photograph": photograph,
@@ -78,10 +85,9 @@ def chosen(number: Tensor, choices: Sequence[Tensor]) -> Tensor:
     return chosen
 
 
-def _noise(seed: Tensor, size: Sequence[int]) -> Tensor:
-    """Hash pixel index and seed to [0, 1], equally on every device."""
-    height, width = size
-    return _hashed(torch.arange(height * width, device=seed.device).view(height, width) + seed * 7919)
+def _noise(seed: Tensor, pixel: Tensor) -> Tensor:
+    """Hash a pixel's index and a seed to [0, 1], equally on every device."""
+    return _hashed(pixel + seed * 7919)
 
 
 def _hashed(value: Tensor) -> Tensor:
@@ -96,10 +102,10 @@ def _clouds(seed: Tensor, y: Tensor, x: Tensor) -> Tensor:
 
     Args:
         seed: int64 (fields, scenes, 1, 1).
-        y, x: places (scenes, height, width).
+        y, x: places (scenes, rows, columns).
 
     Returns:
-        float32 (fields, scenes, height, width).
+        float32 (fields, scenes, rows, columns).
     """
     total, weight = torch.zeros_like(x), 0.0
     for octave in range(OCTAVES):
@@ -117,12 +123,15 @@ def _eased(part: Tensor) -> Tensor:
     return part * part * (3 - 2 * part)
 
 
-def _photograph(first: Tensor, second: Tensor, fields: Tensor, y: Tensor, seed: Tensor) -> Tensor:
-    """Draw skies in the first colour, over land in the second, with hills, clouds, light and shadow."""
+def _photograph(first: Tensor, second: Tensor, fields: Tensor, height: Tensor, seed: Tensor) -> Tensor:
+    """Draw skies in the first colour, over land in the second, with hills, clouds, light and shadow.
+
+    Args:
+        height: (scenes, 1, rows, 1), from 0 at the top to 1 at the bottom.
+    """
     clouds, hills, light = (field[:, None] for field in fields)
     horizon, softness = (_hashed(seed + number)[:, None] for number in (11, 13))
-    height = y[-1, 0]
-    land = ((y / height - 0.25 - 0.5 * horizon - 0.35 * (hills - 0.5)) * (4 + 60 * softness) + 0.5).clamp(0, 1)
-    sky = torch.lerp(first, (first + 255) / 2, 0.8 * clouds * (y / height).clamp(0, 1))
+    land = ((height - 0.25 - 0.5 * horizon - 0.35 * (hills - 0.5)) * (4 + 60 * softness) + 0.5).clamp(0, 1)
+    sky = torch.lerp(first, (first + 255) / 2, 0.8 * clouds * height.clamp(0, 1))
     ground = second * (0.55 + 0.9 * light)
     return (torch.lerp(sky, ground, land) + 50 * (clouds - 0.5)).clamp(0, 255)

@@ -9,6 +9,7 @@ from mossvl.synthetic import lettering
 from mossvl.synthetic.drawing import Drawing, drawing
 from mossvl.synthetic.glyphs import COLUMNS, ROWS
 from mossvl.synthetic.grounds import background, chosen
+from mossvl.synthetic.points import Points, whole
 from mossvl.synthetic.scene import DOT, LONGEST, TEXTURES, Scene
 from mossvl.synthetic.shapes import distance
 
@@ -31,26 +32,23 @@ def render(scenes: Sequence[Scene], height: int, width: int, device: torch.devic
         uint8 (scenes, height, width, 3), sRGB.
     """
     runs = [scenes[start : start + RUN] for start in range(0, len(scenes) or 1, RUN)]
-    return torch.cat([draw(drawing(run).to(device), height, width) for run in runs])
+    return torch.cat([draw(drawing(run).to(device), whole(height, width, device)) for run in runs])
 
 
-def draw(drawn: Drawing, height: int, width: int) -> Tensor:
+def draw(drawn: Drawing, points: Points) -> Tensor:
     """Draw scenes given as tensors, on their device.
 
     The operations depend on shapes alone and never synchronise; `torch.compile` fuses them into four GPU kernels.
 
     Args:
         drawn: the scenes.
-        height, width: pixels of each picture.
+        points: the pixels of each scene.
 
     Returns:
-        uint8 (scenes, height, width, 3), sRGB.
+        uint8 (scenes, rows, columns, 3), sRGB.
     """
-    side, device = min(height, width), drawn.places.device
-    y = ((torch.arange(height, device=device) + 0.5) / side)[:, None]
-    x = (torch.arange(width, device=device) + 0.5) / side
-    marked, edged, cover = _things(drawn, y, x, height, width)
-    picture = background(drawn.grounds, drawn.colours[:, 0], y, x)
+    marked, edged, cover = _things(drawn, points)
+    picture = background(drawn.grounds, drawn.colours[:, 0], points)
     for layer in range(drawn.layers):
         plain, marks, border = drawn.colours[:, layer + 1, :, :, None, None].unbind(1)
         thing = torch.lerp(torch.lerp(plain, marks, marked[:, None, layer]), border, edged[:, None, layer])
@@ -61,35 +59,35 @@ def draw(drawn: Drawing, height: int, width: int) -> Tensor:
 # --- things ------------------------------------------------------------------------------------------------------
 
 
-def _things(drawn: Drawing, y: Tensor, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+def _things(drawn: Drawing, points: Points) -> tuple[Tensor, Tensor, Tensor]:
     """Return the shares of the marks' and of the border's colour, and the coverage of each thing, all (scenes, layers,
-    height, width)."""
-    side = min(height, width)
+    rows, columns)."""
     places = drawn.places[..., None, None].unbind(2)
     radius, texture, middle, edge, hollow = places[6:]
-    own_x, own_y = _own(places, y, x, height, width)
+    apart = Points(*(one[:, None] for one in points))  # a layer beside another
+    own_x, own_y = _own(places, apart)
     outside = distance(drawn.shapes.movedim(2, 0)[..., None, None], own_x, own_y)
     outside = torch.where(_dotted(drawn.words, middle, own_x, own_y), -1.0, outside)
     if drawn.layers:
         layer, number, columns = drawn.written[..., None, None].unbind(1)
         writing = drawn.places.gather(1, layer.expand(-1, -1, drawn.places.shape[2]))[:, 0, :, None, None].unbind(1)
-        lettered = _lettered(drawn.bitmaps, number, columns, *_own(writing, y, x, height, width))
+        lettered = _lettered(drawn.bitmaps, number, columns, *_own(writing, points))
         here = torch.arange(drawn.layers, device=layer.device)[:, None, None] == layer[:, None]
         outside = torch.where(here & (columns[:, None] > 0), lettered[:, None], outside)
-    cover, core = ((0.5 - one * radius * side).clamp(0, 1) for one in (outside, outside + edge))
+    cover, core = ((0.5 - one * radius * apart.side).clamp(0, 1) for one in (outside, outside + edge))
     return _marked(texture, own_x, own_y), (edge > 0) * (1 - core), cover - hollow * core
 
 
-def _own(places: Sequence[Tensor], y: Tensor, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+def _own(places: Sequence[Tensor], points: Points) -> tuple[Tensor, Tensor]:
     """Return points in the things' own coordinates, x to the right and y down, from -1 to 1."""
-    side = min(height, width)
     place_x, place_y, cosine_x, sine_x, cosine_y, sine_y, *_ = places
-    dx, dy = x - width / side * place_x, y - height / side * place_y
+    wide, high = points.width / points.side, points.height / points.side
+    dx, dy = points.x - wide * place_x, points.y - high * place_y
     return dx * cosine_x + dy * sine_x, dy * cosine_y - dx * sine_y
 
 
 def _lettered(bitmaps: Tensor, number: Tensor, filled: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Return the distances of points from words in fonts, float32 (scenes, height, width), in radii: interpolated."""
+    """Return the distances of points from words in fonts, float32 (scenes, rows, columns), in radii: interpolated."""
     _, rows, columns = bitmaps.shape
     column = (x / LETTER + filled / 2 - 0.5).clamp(0, columns - 1.001)
     row = (y / LETTER + lettering.BASELINE - lettering.CAPITAL / 2 - 0.5).clamp(0, rows - 1.001)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,8 +25,9 @@ from mossvl.processing.plan import ImagePlan, MediumPlan, VideoPlan
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.synthetic.drawing import Drawing, drawing
 from mossvl.synthetic.editions import FIRST, Edition
-from mossvl.synthetic.film import filmed
+from mossvl.synthetic.film import filmed, filmed_within
 from mossvl.synthetic.live_records import record_of, tokens_by
+from mossvl.synthetic.points import of_tiles, tiles, whole
 from mossvl.synthetic.render import draw
 from mossvl.synthetic.scene import Clip, Scene
 from mossvl.synthetic.streaming import STREAMS, LiveSample
@@ -40,6 +41,8 @@ from mossvl.training.supervised import supervised_text
 
 LAYERS = 8
 """Layers of each drawing, a constant so that drawing is compiled once."""
+TILES = 4096
+"""Merge blocks that a GPU draws at once: 4 million pixels."""
 
 
 @dataclass(frozen=True)
@@ -169,60 +172,67 @@ def encode_live(processor: MossVLProcessor, sample: LiveSample, height: int, wid
     return Example(ids, labels, [(1, *layout.grid(height, width))] * len(times), pictures, times)
 
 
-class Drawn(NamedTuple):
-    """Pictures of one size, as tensors from which a device draws them.
+@dataclass(frozen=True)
+class DrawnPictures:
+    """The pictures of a batch, in order, as tensors from which a device draws them.
 
     Attributes:
         drawing: the drawing of all pictures.
         filmed: (pictures,) bool: whether each picture is a frame of a clip.
-        size: height and width, in pixels.
+        runs: (pictures, height, width) of consecutive pictures of one size, in pixels.
     """
 
     drawing: Drawing
     filmed: Tensor
-    size: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class DrawnPictures:
-    """The pictures of a batch, in order, in runs of one size."""
-
-    runs: Sequence[Drawn]
+    runs: Sequence[tuple[int, int, int]]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "DrawnPictures":
-        def moved(one: Drawing | Tensor) -> Any:
-            return one.to(device, non_blocking=non_blocking)
-
-        return DrawnPictures([Drawn(moved(one.drawing), moved(one.filmed), one.size) for one in self.runs])
+        film = self.filmed.to(device, non_blocking=non_blocking)
+        return DrawnPictures(self.drawing.to(device, non_blocking=non_blocking), film, self.runs)
 
     def pin_memory(self) -> "DrawnPictures":
-        return DrawnPictures([Drawn(one.drawing.pin_memory(), one.filmed.pin_memory(), one.size) for one in self.runs])
+        return DrawnPictures(self.drawing.pin_memory(), self.filmed.pin_memory(), self.runs)
 
     def patches(self, layout: PatchLayout) -> Tensor:
         """Draw the pictures on the tensors' device: uint8 (patches, 3 · patch_size²)."""
-        return torch.cat(
-            [
-                layout.cut((_compiled() if film.is_cuda else _pictures)(drawing, film, *size).permute(0, 3, 1, 2))
-                for drawing, film, size in self.runs
-            ]
-        )
+        if self.filmed.is_cuda:
+            return self.in_tiles(layout, TILES, _compiled())
+        parts, start = [], 0
+        for pictures, height, width in self.runs:
+            part = slice(start, start := start + pictures)
+            drawn = draw(self.drawing[part], whole(height, width, self.filmed.device))
+            parts.append(layout.cut(filmed(drawn, self.filmed[part]).permute(0, 3, 1, 2)))
+        return torch.cat(parts)
+
+    def in_tiles(self, layout: PatchLayout, at_once: int, draw_tiles: "TileDrawer") -> Tensor:
+        """As `patches`, merge block by merge block, `at_once` of them in each call of `draw_tiles`.
+
+        All calls have the same shapes, whatever the sizes of the pictures, so that drawing is compiled once.
+        """
+        numbers = tiles(self.runs, layout.factor, self.filmed.device)
+        filled = torch.cat([numbers, numbers[:1].expand(-len(numbers) % at_once, -1)])
+        parts = []
+        for part in filled.split(at_once):
+            scenes = part[:, 0]
+            parts.append(draw_tiles(self.drawing.taken(scenes), self.filmed[scenes], part, layout))
+        patches = torch.cat(parts)
+        return patches[: len(numbers) * layout.merge_size**2]
 
 
-def _pictures(given: Drawing, film: Tensor, height: int, width: int) -> Tensor:
-    return filmed(draw(given, height, width), film)
+TileDrawer = Callable[[Drawing, Tensor, Tensor, PatchLayout], Tensor]
+"""Makes the patches of tiles: of the scenes that they are parts of, whether these are filmed, and their numbers."""
+
+
+def _tiles(scenes: Drawing, film: Tensor, numbers: Tensor, layout: PatchLayout) -> Tensor:
+    pictures = draw(scenes, of_tiles(numbers, layout.factor))
+    return layout.cut(filmed_within(pictures, film).permute(0, 3, 1, 2))
 
 
 @functools.cache
-def _compiled(backend: str | Callable[..., Any] = "inductor") -> Callable[..., Tensor]:
-    """Compiled drawing: a picture's hundreds of operations become a few kernels, once for all numbers and sizes."""
-    compiled = torch.compile(_pictures, dynamic=True, backend=backend)
-
-    def pictures(*given: Any) -> Tensor:
-        # Numbers that are equal by chance, of pictures and of words, say, must not be taken for one number.
-        with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-            return compiled(*given)
-
-    return pictures
+def _compiled(backend: str | Callable[..., Any] = "inductor") -> TileDrawer:
+    """Compiled drawing: a picture's hundreds of operations become a few kernels. With shapes as variables, it would
+    compile for minutes."""
+    return torch.compile(_tiles, dynamic=False, backend=backend)
 
 
 @dataclass(frozen=True)
@@ -240,11 +250,13 @@ class SyntheticPacker:
 
     def __call__(self, examples: Sequence[Example[Pictures]]) -> Batch:
         ordered = sorted(examples, key=lambda example: example.pixels.size)
-        runs = []
-        for size, same in groupby((example.pixels for example in ordered), key=lambda one: one.size):
-            pictures = list(same)
-            film = [film for one in pictures for film in one.filmed]
-            scenes = [scene for one in pictures for scene in one.scenes]
-            if scenes:
-                runs.append(Drawn(drawing(scenes, LAYERS), torch.tensor(film), size))
-        return {**pack(ordered, self.image_token_id, self.merge_size), "pixel_values": DrawnPictures(runs)}
+        pictures = [example.pixels for example in ordered]
+        counts = {
+            size: sum(len(one.scenes) for one in same) for size, same in groupby(pictures, key=lambda one: one.size)
+        }
+        pixels = DrawnPictures(
+            drawing([scene for one in pictures for scene in one.scenes], LAYERS),
+            torch.tensor([film for one in pictures for film in one.filmed], dtype=torch.bool),
+            [(count, *size) for size, count in counts.items() if count],
+        )
+        return {**pack(ordered, self.image_token_id, self.merge_size), "pixel_values": pixels}
