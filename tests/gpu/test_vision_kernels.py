@@ -1,5 +1,7 @@
 """The vision tower's kernels, and the tower that uses them, against plain PyTorch."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -187,11 +189,11 @@ def test_captured_batches_give_what_others_give(dtype, vision_ops, towers, monke
 
     monkeypatch.setattr(vision_graphs, "MOST_GRAPHS", 2)
     monkeypatch.setattr(vision_graphs, "PATIENCE", 0)
-    tower = towers[dtype]
+    tower, set_ups = towers[dtype], SetUps()
     encode = vision_graphs.VisionGraphs(
         lambda pixels, grids, ops: tower(pixels, grids, ops=ops),
         lambda often: vision_ops.TritonOps(often=often),
-        SetUps(),
+        set_ups,
     )
     sizes = [MIXED, [(3, 8, 8)], [(1, 6, 4), (5, 2, 2)]]
     results = []
@@ -199,6 +201,7 @@ def test_captured_batches_give_what_others_give(dtype, vision_ops, towers, monke
         grids = sizes[number % 3]
         rows = sum(t * h * w for t, h, w in grids)
         pixels = torch.randint(0, 256, (rows, 768), dtype=torch.uint8, device="cuda")
+        set_ups.begin_step(math.inf)
         results.append((encode(pixels, grids), tower(pixels, grids, ops=vision_ops.TritonOps())))
     assert len(encode._graphs) == 2
     for actual, expected in results:  # only now: no result lies where a later one is put
