@@ -37,7 +37,10 @@ END
 }
 
 kernels() { tests 8 tests/gpu/test_{kernels,fp8_pages,quantized_kernels,vision_kernels}.py tests/kernels; }
-engine() { tests 4 tests/gpu/test_{golden_on_gpu,engine_on_gpu,adapters_on_gpu,quantized_loading}.py; }
+engine() {
+    tests 4 -m gpu tests/gpu/test_{golden_on_gpu,engine_on_gpu,adapters_on_gpu,quantized_loading}.py \
+        tests/engine/test_leaving.py tests/live/test_day.py tests/synthetic/test_render.py
+}
 published() { tests 0 tests/gpu/test_published_size.py; }
 learning() { tests 0 tests/gpu/test_training_on_gpu.py; }
 latency() { bench latency --random -o "$out/latency.json"; }

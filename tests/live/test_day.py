@@ -1,8 +1,11 @@
 """A session that goes on for a day, by a clock that is set: it rolls over, and takes no more memory."""
 
+import copy
 import gc
 import tracemalloc
 
+import pytest
+import torch
 from live_streams import Clock, begin, picture, request_of, told, until
 
 import mossvl
@@ -11,8 +14,15 @@ from mossvl.live.events import Closed, Decision, Evicted, RolledOver, Seen
 MINUTE, FRAMES = 60.0, 288
 
 
-def test_a_day_takes_no_more_memory_than_an_hour(talker, processor):
-    with mossvl.MossVL(talker, processor, memory=1 << 24, vision_cache=0) as llm:
+GPU = pytest.param(
+    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+)
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_a_day_takes_no_more_memory_than_an_hour(device, talker, processor):
+    model = copy.deepcopy(talker).to(device)
+    with mossvl.MossVL(model, processor, memory=1 << 24, vision_cache=0) as llm:
         clock = Clock()
         watched = begin(llm, clock=clock, tokens_per_slot=2, window_seconds=25 * MINUTE, seed=1, do_sample=True)
         session, images = watched.session, [picture(number) for number in range(4)]
@@ -35,7 +45,8 @@ def test_a_day_takes_no_more_memory_than_an_hour(talker, processor):
             assert held <= (7, 12, 6) and request.context.length <= 512 and len(session._director.kept.pieces) <= 60
             if number in (FRAMES // 3, FRAMES - 1):
                 gc.collect()
-                sizes.append(tracemalloc.get_traced_memory()[0])
+                on_gpu = torch.cuda.memory_allocated() if device == "cuda" else 0
+                sizes.append(tracemalloc.get_traced_memory()[0] + on_gpu)
         tracemalloc.stop()
         assert counts[Seen] == FRAMES and counts[RolledOver] > 8
         assert counts[Evicted] > FRAMES // 2
