@@ -76,3 +76,17 @@ def test_shades_leave_colours_apart():
     furthest = max(np.linalg.norm(shade) for shade in shades)
     between = min(np.linalg.norm(np.subtract(one, other)) for one, other in combinations(COLOURS.values(), 2))
     assert furthest < between / 1.5
+
+
+@pytest.mark.parametrize("crowd", [[(0.4, 0.4)] * 4, [(0.45, 0.1)] * 6, [(2.0, 0.3)] * 2])
+def test_things_without_room_overlap(crowd):
+    places = World(Split.TRAIN, 3).layout(crowd)
+    assert len(places) == len(crowd) and all(abs(number) < 3 for place in places for number in place)
+
+
+def test_things_with_room_do_not_overlap():
+    world = World(Split.TRAIN, 3, 2.0)
+    boxes = [(0.3, 0.2), (0.2, 0.25), (0.25, 0.3)]
+    for _ in range(50):
+        for (one, (x, y)), (other, (other_x, other_y)) in combinations(zip(boxes, world.layout(boxes), strict=True), 2):
+            assert abs(x - other_x) > one[0] + other[0] or abs(y - other_y) > one[1] + other[1]

@@ -35,6 +35,8 @@ SHADE, HUE = 15, 10
 """Largest variation of colours, in sRGB: of all channels together, and of each channel."""
 ATTEMPTS = 50
 """Places tried for a thing, and backgrounds tried for a picture."""
+ROUNDS = 100
+"""Arrangements of all things that are tried, before they may overlap more."""
 ROOM = (0.30, 0.21, 0.17, 0.15, 0.11)
 """Largest radius of a thing by the number of things in the picture."""
 NARROW = ("crescent", "cross", "ring")
@@ -213,12 +215,18 @@ class World:
 
     def layout(self, extents: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         """Draw centres of boxes (half width, half height) within the picture, without overlap, in units of its shorter
-        side."""
+        side.
+
+        Boxes for which `ROUNDS` rounds have found no room may overlap by a tenth, after as many more by another tenth.
+        """
+        rounds = 0
         while True:
+            part = 0.9 ** (rounds // ROUNDS)
             boxes: list[Box] = []
             for half_width, half_height in extents:
-                placed = self._placed(half_width, half_height, boxes)
+                placed = self._placed(part * half_width, part * half_height, boxes)
                 if placed is None:
+                    rounds += 1
                     break  # Too crowded: start again.
                 boxes.append(placed)
             else:
