@@ -7,7 +7,7 @@
 #     benchmarks/gpu.sh OUT kernels latency     these parts
 #     benchmarks/gpu.sh --list                  names the parts
 #
-# ONE: kernels engine published learning latency quantized throughput videos serve live long training
+# ONE: kernels engine published learning latency quantized throughput videos serve live long training one_gpu
 # SEVERAL: parallel sums cut cut_fp8 replicas sessions sharded
 set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -54,6 +54,8 @@ serve() { bench serve --random -o "$out/serve.json"; }
 live() { bench live --random -o "$out/live.json"; }
 long() { python benchmarks/scaling.py --frames 16 64 256 1024 4096; }
 training() { python benchmarks/training.py --batch 6 --compile --profile; }
+
+one_gpu() { python benchmarks/sums.py --one-gpu; }
 
 parallel() { tests 0 tests/gpu/test_parallel_on_gpu.py; }
 sums() {

@@ -1,6 +1,7 @@
 """What a sum over the ranks of a model costs, by NCCL and by PyTorch's symmetric memory, on several GPUs of a host.
 
     python benchmarks/sums.py [--ranks 2] [--rows 1 8 32 64 256 1024]
+    python benchmarks/sums.py --one-gpu               only whether sums are right: all ranks on one GPU, without NCCL
 
 A layer of a model that is cut among ranks ends with two sums of (rows, hidden) bfloat16. Each way is captured in a CUDA
 graph of as many sums as a step of the published model has, as the engine captures its steps. Told are microseconds a
@@ -8,6 +9,7 @@ sum, the median of replays, and the largest difference from the sum of float32 v
 """
 
 import argparse
+import os
 import socket
 import statistics
 from collections.abc import Callable, Iterator
@@ -25,14 +27,21 @@ GROUP = "mossvl-sums"
 REPLAYS = 30
 
 
-def ways(group: Collectives, hidden: int, most: int) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+def ways(
+    group: Collectives, device: torch.device, hidden: int, most: int
+) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
     """The name of each way, and what sums a tensor in it; the tensor may be overwritten."""
-    yield "nccl", group.sum
-    from torch._C._distributed_c10d import _SymmetricMemory
+    if group.device == device:
+        yield "nccl", group.sum
+    from torch._C._distributed_c10d import ProcessGroup, _register_process_group, _SymmetricMemory
     from torch.distributed import _symmetric_memory
 
-    _SymmetricMemory.set_group_info(GROUP, group.share.rank, group.share.size, group._store)
-    shared = _symmetric_memory.empty(most * hidden, dtype=torch.bfloat16, device=group.device)
+    ranks = group.share.rank, group.share.size
+    named = ProcessGroup(group._store, *ranks)
+    named._set_group_name(GROUP)
+    _register_process_group(GROUP, named)
+    _SymmetricMemory.set_group_info(GROUP, *ranks, group._store)
+    shared = _symmetric_memory.empty(most * hidden, dtype=torch.bfloat16, device=device)
     _SymmetricMemory.rendezvous(shared, GROUP)
 
     def part(x: Tensor) -> Tensor:
@@ -71,17 +80,19 @@ def measure(way: Callable[[Tensor], Tensor], given: Tensor, sums: int) -> float:
     return statistics.median(times)
 
 
-def rank(number: int, size: int, port: int, fds: list[int], rows: list[int], hidden: int, sums: int) -> None:
+def rank(
+    number: int, size: int, port: int, fds: list[int], rows: list[int], hidden: int, sums: int, one_gpu: bool
+) -> None:
     """Measure all ways on one rank; rank 0 tells."""
-    device = torch.device("cuda", number)
+    device = torch.device("cuda", 0 if one_gpu else number)
     torch.cuda.set_device(device)
-    group = Collectives(Share(number, size), device)
+    group = Collectives(Share(number, size), torch.device("cpu") if one_gpu else device)
     group.join(port, socket.socket(fileno=fds[0]) if number == 0 else None)
-    for name, way in ways(group, hidden, max(rows)):
+    for name, way in ways(group, device, hidden, max(rows)):
         for count in rows:
             torch.manual_seed(number)
             given = torch.randn(count, hidden, device=device).bfloat16()
-            expected = group.sum(given.float())
+            expected = group.sum(given.float().to(group.device)).to(device)
             try:
                 wrong = float((way(given.clone()).float() - expected).abs().max())
                 took = measure(way, given, sums)
@@ -97,14 +108,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32, 64, 256, 1024])
+    parser.add_argument("--one-gpu", action="store_true")
     given = parser.parse_args()
-    if torch.cuda.device_count() < given.ranks:
+    if given.one_gpu:
+        os.environ["TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES"] = "1"
+    elif torch.cuda.device_count() < given.ranks:
         parser.error(f"--ranks {given.ranks} needs as many GPUs; there are {torch.cuda.device_count()}")
     text = MossVLConfig().get_text_config()
     listener, port = listening()
     with listener:
         listener.set_inheritable(True)
-        arguments = given.ranks, port, [listener.fileno()], given.rows, text.hidden_size, 2 * text.num_hidden_layers
+        sums = 2 if given.one_gpu else 2 * text.num_hidden_layers
+        arguments = given.ranks, port, [listener.fileno()], given.rows, text.hidden_size, sums, given.one_gpu
         torch.multiprocessing.start_processes(rank, arguments, given.ranks, start_method="fork")
 
 
