@@ -148,6 +148,13 @@ def test_a_file_is_watched_recorded_and_repeated(command, tmp_path):
     assert other.exit_code == 1 and "not as recorded after" in other.stderr
 
 
+def test_a_question_needs_no_quotes(command):
+    quoted, bare = (
+        command("watch", *SHORT[:1], *words, *SHORT[2:]) for words in (["What is it?"], ["What", "is", "it?"])
+    )
+    assert bare.exit_code == 0 and bare.stdout == quoted.stdout
+
+
 def test_the_last_reply_ends_by_itself_at_any_pace(command):
     """A slot of one token, which would cut every reply."""
     watched = command("watch", CLIP + "#t=0,1", "What is it?", "--pace", "0", "--tokens-per-second", "1", "--json")
@@ -203,6 +210,7 @@ def test_a_recording_of_a_watcher_that_was_killed_is_repeated_and_a_changed_one_
         ((CLIP, "What?", "--max-context", "99999999"), "--max-context 99999999 is more than"),
         ((CLIP + "#t=20,30", "What?"), "segment [20.0, 30.0] lies outside the video, which lasts 6.040 seconds"),
         ((CLIP, " "), "question"),
+        ((CLIP, CLIP, "What?"), "is a file"),
         (("none.mp4", "What?"), "none.mp4"),
     ],
 )

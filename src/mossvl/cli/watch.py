@@ -1,6 +1,7 @@
 """`mossvl watch`: watch a camera, the screen, a folder or a file, and say what is asked for as it happens."""
 
 import signal
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +20,7 @@ from mossvl.cli.options import (
     only_adapter,
 )
 from mossvl.cli.places import SOURCE
-from mossvl.errors import InputError
+from mossvl.errors import InputError, PromptError
 from mossvl.live.options import MOST_FPS, LiveOptions
 from mossvl.media.limits import MediaLimits
 from mossvl.options.checks import number
@@ -35,8 +36,8 @@ NO_LIMIT = ("window_seconds", "tokens_per_second")
 def watch(
     *,
     source: Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP), SOURCE],
-    question: Annotated[
-        str, typer.Argument(metavar="QUESTION", help='What is said, and when: "Tell me when a star appears."')
+    words: Annotated[
+        list[str], typer.Argument(metavar="QUESTION", help='What is said, and when: "Tell me when a star appears."')
     ],
     live: LiveFlags,
     limits: LimitFlags,
@@ -62,7 +63,7 @@ def watch(
     Questions may be typed while it watches, one a line. Ctrl-C lets the model fall silent while it speaks, and ends the
     command otherwise. The exit code is 0 at the end of the source, and 130 after Ctrl-C.
     """
-    check_question(question, "the last argument")
+    question = question_of(words)
     check_effect(live)
     for name in NO_LIMIT:
         if live.get(name) == 0:
@@ -106,6 +107,20 @@ def check_record(path: Path, overwrite: bool) -> None:
         raise InputError(f"--record {path}: cannot be written ({error.strerror}); name another file") from error
     if size and not overwrite:
         raise InputError(f"--record {path} is not empty; --overwrite drops what it holds")
+
+
+def question_of(words: Sequence[str]) -> str:
+    """The question, also where it is given without quotes.
+
+    Raises:
+        PromptError: it is empty, or one of its words is a file.
+    """
+    for word in words if len(words) > 1 else ():
+        if Path(word).is_file():
+            raise PromptError(f"one source is watched, and the question follows it, but {word!r} is a file")
+    question = " ".join(words)
+    check_question(question, "the last argument")
+    return question
 
 
 def paced(options: LiveOptions, fps: float, pace: float) -> LiveOptions:
