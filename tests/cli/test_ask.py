@@ -21,6 +21,10 @@ def test_the_answer_goes_to_stdout_and_nothing_else_anywhere(ask, media):
     assert result.stderr == ""
 
 
+def test_a_question_may_be_longer_than_a_name_of_a_file(ask, media):
+    assert ask(media / "photo.jpg", "What is this? " * 30).exit_code == 0
+
+
 def test_it_is_told_that_mossvl_tiny_answers_where_no_checkpoint_is_named(command, cached_load, monkeypatch, caplog):
     monkeypatch.setattr("mossvl.loading.load", cached_load.__wrapped__)  # It tells, and would not the second time.
     named = command("ask", "-c", "mossvl-tiny", *SHORT, "Hello!")

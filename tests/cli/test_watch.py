@@ -11,7 +11,7 @@ from PIL import Image
 
 from mossvl.cli.live_source import open_source
 from mossvl.cli.speech import Speech
-from mossvl.cli.watch import paced
+from mossvl.cli.watch import paced, question_of
 from mossvl.errors import MediaError
 from mossvl.live.events import Closed, Decision, Dropped, Interrupted, Limit, RolledOver, Silence, Text, Turn
 from mossvl.live.options import LiveOptions
@@ -146,6 +146,12 @@ def test_a_file_is_watched_recorded_and_repeated(command, tmp_path):
     (tmp_path / "events.jsonl").write_text("\n".join(lines))
     other = command("replay", tmp_path / "events.jsonl")
     assert other.exit_code == 1 and "not as recorded after" in other.stderr
+
+
+def test_a_question_may_be_longer_than_a_name_of_a_file(command):
+    question = "Tell me when a red square appears. " * 8
+    assert command("watch", *SHORT[:1], question, *SHORT[2:]).exit_code == 0
+    assert question_of(["Say", "a" * 300]) == f"Say {'a' * 300}"
 
 
 def test_a_question_needs_no_quotes(command):

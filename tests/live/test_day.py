@@ -14,12 +14,7 @@ from mossvl.live.events import Closed, Decision, Evicted, RolledOver, Seen
 MINUTE, FRAMES = 60.0, 288
 
 
-GPU = pytest.param(
-    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
-)
-
-
-@pytest.mark.parametrize("device", ["cpu", GPU])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_day_takes_no_more_memory_than_an_hour(device, talker, processor):
     model = copy.deepcopy(talker).to(device)
     with mossvl.MossVL(model, processor, memory=1 << 24, vision_cache=0) as llm:
@@ -51,5 +46,5 @@ def test_a_day_takes_no_more_memory_than_an_hour(device, talker, processor):
         assert counts[Seen] == FRAMES and counts[RolledOver] > 8
         assert counts[Evicted] > FRAMES // 2
         grown = [later - before for before, later in zip(*sizes, strict=True)]
-        assert max(grown) < 500_000  # 191 pictures take 9 MB
+        assert max(grown) < 200_000  # Of the host, and of the device.
         assert session.now == FRAMES * 5 * MINUTE == 86_400.0 and session.active

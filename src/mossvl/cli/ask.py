@@ -1,8 +1,8 @@
 """`mossvl ask`: questions about images and videos."""
 
 import json
+import os
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -100,7 +100,7 @@ def check_question(question: str, what: str) -> None:
     """
     if not question.strip():
         raise PromptError(f"{what} is a question, but it is empty")
-    if Path(question).is_file():
+    if os.path.isfile(question):  # `Path.is_file` raises where a text is too long for a name.
         raise PromptError(f"{what} is a question, but {question!r} is a file; add the question after it")
 
 

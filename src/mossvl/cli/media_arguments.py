@@ -1,9 +1,9 @@
 """Arguments of the command line that name images and videos."""
 
 import mimetypes
+import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -54,7 +54,7 @@ def parse_media(argument: str) -> MediaArgument:
     Raises:
         MediaError: the file is missing, the time is malformed, or the extension of a URL does not tell its kind.
     """
-    if Path(argument).is_file():
+    if os.path.isfile(argument):
         return MediaArgument(argument, kind_of(argument))
     check_medium(argument)
     prefix = next((prefix for prefix in PREFIXES if argument.startswith(prefix)), "")
@@ -68,7 +68,7 @@ def parse_media(argument: str) -> MediaArgument:
 
 def parse_video(argument: str) -> MediaArgument:
     """As `parse_media`, for an argument that must be a video."""
-    if Path(argument).is_file():
+    if os.path.isfile(argument):
         return MediaArgument(argument, "video")
     return parse_media(f"video:{argument.removeprefix('video:')}")
 

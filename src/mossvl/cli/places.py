@@ -91,11 +91,11 @@ def check_medium(argument: str) -> None:
     Raises:
         MediaError: there is no such file, or it cannot be read.
     """
-    if Path(argument).is_file():
+    if os.path.isfile(argument):
         return
     source, _, _ = re.sub(rf"^({'|'.join(PREFIXES)})", "", argument).partition("#t=")
     name, mark, _ = argument.partition("#")
-    if mark and not Path(source).exists() and Path(name).is_file():
+    if mark and not os.path.exists(source) and os.path.isfile(name):
         raise MediaError(f"{argument}: no such file; a part of {name} is written {name}#t=START,END, in seconds")
     if not is_remote(source):
         with local_file(source, MediaLimits()):

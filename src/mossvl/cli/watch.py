@@ -1,5 +1,6 @@
 """`mossvl watch`: watch a camera, the screen, a folder or a file, and say what is asked for as it happens."""
 
+import os
 import signal
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -116,7 +117,7 @@ def question_of(words: Sequence[str]) -> str:
         PromptError: it is empty, or one of its words is a file.
     """
     for word in words if len(words) > 1 else ():
-        if Path(word).is_file():
+        if os.path.isfile(word):
             raise PromptError(f"one source is watched, and the question follows it, but {word!r} is a file")
     question = " ".join(words)
     check_question(question, "the last argument")
