@@ -7,12 +7,11 @@ from a checkpoint is ever run.
 
 import os
 import signal
-import sys
 from importlib import import_module, metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mossvl import forking as forking  # Before all else: it registers hooks for forks.
+from mossvl.importing import is_command, without_collector
 from mossvl.version import __version__ as __version__
 
 OLDEST_TRANSFORMERS = "5.12"
@@ -100,11 +99,11 @@ def __getattr__(name: str) -> Any:
 # Registering imports torch and transformers, which takes seconds. The command `mossvl` registers when it needs them, so
 # that its help appears at once; so does a replica's process (`replicas/processes.py`).
 # Before it begins and after it has ended, Ctrl-C ends the command without a traceback.
-_started = sys.orig_argv[1:3]
 _replica = os.environ.pop("MOSSVL_UNREGISTERED", None) is not None
-if not _replica and _started != ["-m", "mossvl"] and not (_started and Path(_started[0]).stem == "mossvl"):
-    from mossvl.registration import register
+if not _replica and not is_command():
+    with without_collector():
+        from mossvl.registration import register
 
-    register()
+        register()
 elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, lambda number, _: os._exit(128 + number))

@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from mossvl.cli.answers import AnswerFile
+
 
 def query(number, tokens):
     return {"id": number, "prompt": f"Count to {number}.", "generate_kwargs": {"max_new_tokens": tokens}}
@@ -62,14 +64,20 @@ def test_a_stopped_run_resumes_to_what_an_uninterrupted_one_gives(command, start
     assert len(lines(whole)) == len(QUERIES)
 
 
-def test_sigterm_says_how_to_resume_too(command, arguments, tmp_path, media):
+def test_sigterm_says_how_to_resume_too(command, arguments, tmp_path, media, monkeypatch):
     """In this process: it gets its handlers back, and no thread goes on decoding."""
     output, handlers = tmp_path / "answers.jsonl", [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    written, write = threading.Event(), AnswerFile.write
+
+    def tell(answers, answer):
+        write(answers, answer)
+        written.set()
 
     def terminate():
-        while not output.exists() or not output.read_bytes():
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if written.wait(120):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(AnswerFile, "write", tell)
 
     every_frame = {"video_fps": 25, "max_frames": 1000, "min_pixels": 200_000}
     long = query(1, 5000) | {"videos": [str(media / "clip_40s.mp4")], "media_kwargs": every_frame}

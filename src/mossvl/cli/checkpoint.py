@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mossvl.checkpoints.default import CHECKPOINT, NAME, with_tiny
 from mossvl.checkpoints.location import check_location, repository_of
+from mossvl.importing import without_collector
 from mossvl.media.limits import MediaLimits
 from mossvl.options.engine import EngineConfig
 
@@ -67,12 +68,13 @@ def prepare() -> None:
 
     If TRANSFORMERS_VERBOSITY is set in the environment, warnings follow it.
     """
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-    from transformers.utils import logging
+    with without_collector():
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+        from transformers.utils import logging
 
-    from mossvl.registration import register
+        from mossvl.registration import register
 
-    register()
+        register()
     logging.disable_progress_bar()
     if "TRANSFORMERS_VERBOSITY" not in os.environ:
         logging.set_verbosity_error()
