@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from itertools import groupby, repeat
 from pathlib import Path
 
 import av
@@ -13,7 +14,7 @@ from mossvl.synthetic.render import render
 from mossvl.synthetic.scene import Clip, Scene
 
 RUN = 64
-"""Frames drawn at once."""
+"""Different frames drawn at once."""
 
 
 def write_picture(scene: Scene, path: str | Path, height: int, width: int) -> None:
@@ -31,9 +32,14 @@ def write_clip(clip: Clip, path: str | Path, height: int, width: int) -> None:
 
 
 def _drawn(clip: Clip, height: int, width: int) -> Iterator[NDArray[np.uint8]]:
-    for start in range(0, clip.num_frames, RUN):
-        numbers = range(start, min(start + RUN, clip.num_frames))
-        yield from render([clip.at(number / clip.rate) for number in numbers], height, width).numpy()
+    """Frame after frame; those between which nothing changes are drawn once."""
+    scenes = (clip.at(number / clip.rate) for number in range(clip.num_frames))
+    runs = [(scene, len(list(same))) for scene, same in groupby(scenes)]
+    for start in range(0, len(runs), RUN):
+        some = runs[start : start + RUN]
+        pictures = render([scene for scene, _ in some], height, width).numpy()
+        for picture, (_, count) in zip(pictures, some, strict=True):
+            yield from repeat(picture, count)
 
 
 def write_frames(frames: Iterable[NDArray[np.uint8]], rate: int, path: str | Path, height: int, width: int) -> None:
