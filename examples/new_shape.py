@@ -27,12 +27,14 @@ app = typer.Typer(add_completion=False)
 def with_arrow(scene: Scene, thing: Thing) -> Image.Image:
     """A scene's picture, with an arrow in a thing's place, size and colour."""
     others = Scene([one for one in scene.things if one is not thing], scene.background)
-    picture = Image.fromarray(render([others], SIDE, SIDE)[0].numpy()).resize((FINE * SIDE, FINE * SIDE))
+    picture = Image.fromarray(render([others], SIDE, SIDE)[0].numpy())
     corners = [
         (FINE * SIDE * (thing.x + thing.radius * x), FINE * SIDE * (thing.y + thing.radius * y)) for x, y in ARROW
     ]
-    ImageDraw.Draw(picture).polygon(corners, fill=COLOURS[thing.colour])
-    return picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    mask = Image.new("L", (FINE * SIDE, FINE * SIDE))
+    ImageDraw.Draw(mask).polygon(corners, fill=255)
+    picture.paste(COLOURS[thing.colour], mask=mask.reduce(FINE))
+    return picture
 
 
 def write_records(folder: Path, name: str, count: int) -> None:
