@@ -14,18 +14,21 @@ def is_command() -> bool:
 
 
 @contextmanager
-def without_collector() -> Iterator[None]:
+def without_collector(own: bool = False) -> Iterator[None]:
     """A context in which no garbage is collected.
 
     An import makes millions of objects that stay; the collector would go through all of them again and again, which is
-    a fifth of the time. In the command's process, which owns all that is there by then, it never does.
+    a fifth of the time.
+
+    Args:
+        own: the process is the package's own: what is there at the end is kept out of later collections, too.
     """
     collecting = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if is_command():
+        if own:
             gc.freeze()
         if collecting:
             gc.enable()

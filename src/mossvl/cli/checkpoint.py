@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mossvl.checkpoints.default import CHECKPOINT, NAME, with_tiny
 from mossvl.checkpoints.location import check_location, repository_of
-from mossvl.importing import without_collector
+from mossvl.importing import is_command, without_collector
 from mossvl.media.limits import MediaLimits
 from mossvl.options.engine import EngineConfig
 
@@ -68,7 +68,7 @@ def prepare() -> None:
 
     If TRANSFORMERS_VERBOSITY is set in the environment, warnings follow it.
     """
-    with without_collector():
+    with without_collector(own=is_command()):
         from huggingface_hub.utils.tqdm import disable_progress_bars
         from transformers.utils import logging
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
+from mossvl.importing import without_collector
 from mossvl.orphans import continue_when_orphaned
 from mossvl.parallel.processes import ALIVE, BEAT, FAILED, LOST, READY, reason_of
 
@@ -72,9 +73,10 @@ class Link:
 
 
 def _follow(link: Link) -> None:
-    import torch
+    with without_collector(own=True):
+        import torch
 
-    from mossvl.parallel.ranks import Ranks
+        from mossvl.parallel.ranks import Ranks
 
     logging.getLogger("mossvl").setLevel(logging.ERROR)  # Rank 0 warns for all.
     share, device, threads, port, (make, given) = pickle.loads(link.receive())

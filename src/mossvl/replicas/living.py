@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from mossvl.errors import MossVLError
+from mossvl.importing import without_collector
 from mossvl.orphans import continue_when_orphaned
 from mossvl.replicas.beats import BEAT
 
@@ -43,7 +44,8 @@ def run_target(pipe: Connection, number: int, given: bytes) -> None:
     threading.Thread(target=_end_with_parent, name="mossvl-parent", daemon=True).start()
     threading.Thread(target=_beat, args=(pipe,), name="mossvl-beats", daemon=True).start()
     try:
-        target, arguments = pickle.loads(given)
+        with without_collector(own=True):
+            target, arguments = pickle.loads(given)
         target(pipe, number, *arguments)
     except MossVLError as error:
         with suppress(OSError):

@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from mossvl.errors import MediaError, MossVLError
 from mossvl.forms.process import NICENESS, limit_memory, silence_libraries
+from mossvl.importing import without_collector
 from mossvl.malloc import limit_arenas, trim
 from mossvl.orphans import continue_when_orphaned
 from mossvl.processing.processor import MossVLProcessor
@@ -47,8 +48,9 @@ def serve(pipe: Connection, given: bytes, memory: int, folder: str) -> None:
     logging.set_verbosity_error()
     silence_libraries()
     tempfile.tempdir = folder
-    for module in LIBRARIES:  # Before memory is limited.
-        import_module(module)
+    with without_collector(own=True):  # Collections would copy the memory that is shared with the fork server.
+        for module in LIBRARIES:  # Before memory is limited.
+            import_module(module)
     processor: MossVLProcessor = pickle.loads(given)
     limit_memory(memory)
     remembered = MediaMemory(REMEMBERED)
