@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from descendants import descendants, left
 
 from mossvl.cli.answers import AnswerFile
 
@@ -100,6 +101,23 @@ def test_when_nobody_reads_the_answer_any_more_the_command_ends_quietly(start, c
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait(timeout=60) == 141
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_ctrl_c_while_a_server_imports_ends_it_and_what_it_has_started(replicas):
+    """A terminal sends Ctrl-C to all processes of the command: none of them says a word of its own."""
+    command = [sys.executable, "-m", "mossvl", "serve", "--port", "0", "-dp", str(replicas)]
+    serving = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    started = {}
+    deadline = time.monotonic() + 120
+    while not any("forkserver" in line for line in started.values()):
+        assert serving.poll() is None and time.monotonic() < deadline
+        started = descendants(serving.pid)
+        time.sleep(0.01)
+    os.killpg(serving.pid, signal.SIGINT)
+    _, errors = serving.communicate(timeout=120)
+    assert not left(started)
+    assert "Traceback" not in errors and "KeyboardInterrupt" not in errors
 
 
 def test_a_training_that_is_told_to_end_with_its_workers_ends_in_one_line(tmp_path):

@@ -5,7 +5,6 @@ has no model and uses no GPU. A process that dies, or whose request is cancelled
 a greeting, so that a process that died while idle fails no request.
 """
 
-import multiprocessing
 import pickle
 import shutil
 import tempfile
@@ -23,6 +22,7 @@ from mossvl.errors import EngineError, GenerationCancelled, GenerationTimeout, M
 from mossvl.processing import crew
 from mossvl.processing.processor import MossVLProcessor
 from mossvl.queries.query import Message, Query
+from mossvl.sources import fork_server
 from mossvl.sources.decoder import nothing, send, serve
 from mossvl.sources.memory import Budget
 from mossvl.sources.semaphore import PrioritySemaphore
@@ -81,8 +81,7 @@ class LoadingProcesses:
 
     def __init__(self, processor: MossVLProcessor, count: int, memory: int, budget: Budget) -> None:
         self.processor, self.count, self.memory, self.budget = processor, count, memory, budget
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([__name__])
+        self._context = fork_server.context()
         self._given = pickle.dumps(processor)
         self._folder = OwnFolder("mossvl-media-")
         self._free = PrioritySemaphore(count)

@@ -17,6 +17,7 @@ from mossvl.replicas.living import orphaned, tell_ready
 from mossvl.server.config import ServerConfig
 from mossvl.server.front.about import About
 from mossvl.server.listening import BACKLOG
+from mossvl.sources import fork_server
 
 if TYPE_CHECKING:
     from mossvl.llm import MossVL
@@ -30,6 +31,7 @@ def serve_replica(
     Args:
         folder: what all replicas share; the last one to end removes it if the front is dead.
     """
+    fork_server.start()  # It imports PyTorch while this process does.
     from mossvl.server.run import run
     from mossvl.server.service import Place
 
