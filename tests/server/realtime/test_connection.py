@@ -19,7 +19,7 @@ from mossvl.errors import GenerationTimeout
 from mossvl.live.sources import Playback
 from mossvl.media.limits import MediaLimits
 from mossvl.server.config import ServerConfig
-from mossvl.server.realtime.connection import Connection, Threads
+from mossvl.server.realtime.connection import Connection, Pace, Threads
 from mossvl.server.realtime.metrics import LiveMetrics
 from mossvl.server.realtime.simple import SimpleProtocol
 from mossvl.server.realtime.video import VideoProtocol
@@ -101,6 +101,35 @@ def test_a_client_that_stops_reading_is_let_go(llm):
     socket = Socket(told("start"), *[told("ping")] * 9, reads=3)
     assert served(llm, socket, stall=0.05).how == "stalled"
     assert socket.code == 1011 and nothing_is_left(llm)
+
+
+def test_a_client_that_does_not_read_its_end_either_is_not_waited_for_as_long_again(llm, monkeypatch):
+    class Deaf(Socket):
+        async def close(self, code, reason=""):
+            await asyncio.Event().wait()
+
+    waits, timeout = [], asyncio.timeout
+    monkeypatch.setattr(asyncio, "timeout", lambda seconds: waits.append(seconds) or timeout(seconds))
+    monkeypatch.setattr("mossvl.server.realtime.connection.PARTING_SECONDS", 0.01)
+    assert served(llm, Deaf(told("start"), *[told("ping")] * 9, reads=3), stall=0.05).how == "stalled"
+    assert waits[-2:] == [0.05, 0.01] and nothing_is_left(llm)
+
+
+def test_messages_that_come_too_fast_wait(monkeypatch, llm):
+    """After a second's worth at once, a message waits until its turn; who waits for a while may send as many again."""
+    clock = [100.0]
+    pace = Pace(10, lambda: clock[0])
+    assert [pace.delay() for _ in range(12)] == [0.0] * 10 + [pytest.approx(0.1), pytest.approx(0.2)]
+    clock[0] += 0.2
+    assert pace.delay() == pytest.approx(0.1)
+    clock[0] += 60
+    assert [pace.delay() for _ in range(11)] == [0.0] * 10 + [pytest.approx(0.1)]
+
+    taken = []
+    monkeypatch.setattr(Pace, "delay", lambda self: taken.append(1) or 0.001)
+    socket = Socket(told("start"), *[told("ping")] * 9, told("stop"))
+    assert served(llm, socket).how == "closed"
+    assert len(taken) >= 11 and [one["type"] for one in socket.told].count("pong") == 9
 
 
 def test_clients_that_vanish_at_any_moment_leave_nothing(llm):

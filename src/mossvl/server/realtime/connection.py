@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -35,6 +36,10 @@ LARGE_PIXELS = 1 << 22
 """Pixels above which a frame takes one of `Threads.large`: 4K has twice as many."""
 CLOSE_SECONDS = 10.0
 """Seconds that the end of a session may take."""
+PARTING_SECONDS = 1.0
+"""Seconds that a client which does not read has to read why its connection is closed."""
+MESSAGES_PER_SECOND = 500
+"""A client's messages are taken no faster, after as many at once: a flood waits in its own connection."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,25 @@ class Threads:
 
     small: CapacityLimiter
     large: CapacityLimiter
+
+
+class Pace:
+    """Spaces out what comes too fast, after a burst.
+
+    Args:
+        rate: how many may come in a second, and how many at once.
+        now: seconds of any origin.
+    """
+
+    def __init__(self, rate: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._rate, self._now = rate, now
+        self._due = now() - 1.0
+
+    def delay(self) -> float:
+        """Count one more; return for how many seconds it has to wait."""
+        now = self._now()
+        self._due = max(self._due, now - 1.0) + 1.0 / self._rate
+        return max(0.0, self._due - now)
 
 
 class Connection:
@@ -62,6 +86,7 @@ class Connection:
         self._changed, self._stopping = asyncio.Event(), asyncio.Event()
         self._wake = partial(Waker.here().set, self._changed)
         self._playing: tuple[FrameSource, asyncio.Task[None]] | None = None
+        self._pace = Pace(MESSAGES_PER_SECOND)
         self._over = False
         self.how = "gone"
         """How the connection ends: closed by the protocol, gone (the client), stalled (the client does not read), or
@@ -75,7 +100,7 @@ class Connection:
         """Serve the client until its session or its connection ends; with `lora`, that adapter watches."""
         self._lora = lora
         self._protocol.opened()
-        receiving: asyncio.Future[Any] = asyncio.ensure_future(self._websocket.receive())
+        receiving: asyncio.Future[Any] = asyncio.ensure_future(self._receive())
         try:
             await self._act(llm)
             while not self._over:
@@ -99,6 +124,11 @@ class Connection:
 
     # --- what comes ----------------------------------------------------------------------------------------------
 
+    async def _receive(self) -> Any:
+        if delay := self._pace.delay():
+            await asyncio.sleep(delay)
+        return await self._websocket.receive()
+
     async def _next(self, receiving: "asyncio.Future[Any]") -> "asyncio.Future[Any]":
         """Wait for something to happen, and tell the protocol; return the future of the next message."""
         waits = [asyncio.ensure_future(event.wait()) for event in (self._changed, self._stopping)]
@@ -121,7 +151,7 @@ class Connection:
                 self._over = True
                 return receiving
             self._hear(message)
-            receiving = asyncio.ensure_future(self._websocket.receive())
+            receiving = asyncio.ensure_future(self._receive())
         elif due is not None and self._protocol.deadline == due and self._protocol.now() >= due:
             self._protocol.late()
         return receiving
@@ -174,13 +204,13 @@ class Connection:
                 self._over, self.how = True, "closed"
                 await self._within(self._websocket.close(act.code, act.reason))
 
-    async def _within(self, sending: Any) -> None:
-        """Wait for a message to be written.
+    async def _within(self, sending: Any, most: float | None = None) -> None:
+        """Wait for a message to be written, for no more than `most` seconds.
 
         Raises:
             TimeoutError: the client does not read.
         """
-        async with asyncio.timeout(self._stall):
+        async with asyncio.timeout(self._stall if most is None else min(most, self._stall)):
             await sending
 
     async def _try(
@@ -293,4 +323,5 @@ class Connection:
                 self._metrics.told(event)
         if self._websocket.application_state is not WebSocketState.DISCONNECTED:
             with suppress(Exception):  # The client may be gone.
-                await self._within(self._websocket.close(NORMAL if self.how == "gone" else FAILED))
+                code = NORMAL if self.how == "gone" else FAILED
+                await self._within(self._websocket.close(code), PARTING_SECONDS if self.how == "stalled" else None)
