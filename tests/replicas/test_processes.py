@@ -51,6 +51,20 @@ def test_a_replica_finds_its_share_in_the_environment_before_it_imports_anything
         assert replicas.all[0].info == {"CUDA_VISIBLE_DEVICES": "2,3", "OMP_NUM_THREADS": "5", "torch": False}
 
 
+def test_replicas_are_watched_on_and_ended_though_the_watching_has_failed(monkeypatch, caplog):
+    monkeypatch.setattr(processes, "AFTER_FAILURE", 0.0)
+    with running(echo) as (replicas, seen):
+        seen.next()
+        bury = replicas._bury
+        monkeypatch.setattr(replicas, "_bury", lambda _: monkeypatch.setattr(replicas, "_bury", bury) or 1 / 0)
+        replicas.kill(0)
+        assert seen.next()[0] == "ended"
+        assert seen.next()[0] == "ready"
+        pid = replicas.all[0].process.pid
+        monkeypatch.setattr(replicas, "_bury", lambda _: 1 / 0)
+    assert "ZeroDivisionError" in caplog.text and not alive(pid)
+
+
 def test_a_killed_replica_is_started_again_and_the_other_goes_on():
     with running(echo, count=2) as (replicas, seen):
         pipes = {number: pipe for _, number, pipe in (seen.next(), seen.next())}

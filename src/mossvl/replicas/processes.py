@@ -29,6 +29,8 @@ logger = logging.getLogger("mossvl.replicas")
 
 LATE = 2 * BEAT
 """Seconds after which this process, if it wakes so late, takes itself to have been stopped."""
+AFTER_FAILURE = 1.0
+"""Seconds until replicas are watched again after something unexpected has failed."""
 UNREGISTERED = "MOSSVL_UNREGISTERED"
 """The variable by which a replica's process knows that importing this package is to register nothing."""
 
@@ -192,7 +194,15 @@ class Replicas:
     def _run(self) -> None:
         try:
             while not self._closing or any(replica.process is not None for replica in self.all):
-                self._step()
+                try:
+                    self._step()
+                except Exception:  # A bug, which must not leave replicas unwatched.
+                    logger.exception("the watching of replicas has failed, and goes on")
+                    if self._closing:
+                        for replica in self.all:
+                            self._kill(replica)
+                        return
+                    time.sleep(AFTER_FAILURE)
         finally:
             self._woken.close()
             self._wake.close()
