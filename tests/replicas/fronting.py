@@ -236,7 +236,7 @@ def main():
     sys.path.insert(0, str(TESTS))
     from replicas.fronting import stand_in as target
 
-    from mossvl.replicas.processes import Patience
+    from mossvl.replicas.replica import Patience
     from mossvl.replicas.shares import Share
     from mossvl.server.config import ServerConfig
     from mossvl.server.front import checks

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 from mossvl.errors import CheckpointError
 from mossvl.replicas.living import tell_ready
-from mossvl.replicas.processes import Patience, Replicas
+from mossvl.replicas.processes import Replicas
+from mossvl.replicas.replica import Patience
 from mossvl.replicas.shares import Share
 
 PATIENCE = 180

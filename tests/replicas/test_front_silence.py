@@ -24,7 +24,7 @@ from replicas.asking import (
 from replicas.fronting import fronting
 from replicas.stand_ins import PATIENCE, waited
 
-from mossvl.replicas.processes import Replica, State
+from mossvl.replicas.replica import Replica, State
 from mossvl.replicas.shares import Share
 from mossvl.server.front import checks
 from mossvl.server.front.about import About

@@ -32,7 +32,8 @@ from replicas.stand_ins import (
 from mossvl.errors import CheckpointError, EngineError, OptionError
 from mossvl.replicas import processes
 from mossvl.replicas import shares as machine
-from mossvl.replicas.processes import UNREGISTERED, Patience, State
+from mossvl.replicas.processes import UNREGISTERED
+from mossvl.replicas.replica import Patience, State
 from mossvl.replicas.shares import Share, shares
 from mossvl.server.config import ServerConfig
 

@@ -22,7 +22,8 @@ from mossvl.queries.handle import Handle
 from mossvl.queries.query import Message, Query
 from mossvl.replicas.beats import Beats
 from mossvl.replicas.link import Ask, Link, RemoteHandle, cancelled
-from mossvl.replicas.processes import Patience, Replica, Replicas
+from mossvl.replicas.processes import Replicas
+from mossvl.replicas.replica import Patience, Replica
 from mossvl.replicas.routing import AMPLE, SKEW, Router
 from mossvl.replicas.shares import shares
 from mossvl.replicas.sticking import key_of, size_of

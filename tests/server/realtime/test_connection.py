@@ -19,8 +19,9 @@ from mossvl.errors import GenerationTimeout
 from mossvl.live.sources import Playback
 from mossvl.media.limits import MediaLimits
 from mossvl.server.config import ServerConfig
-from mossvl.server.realtime.connection import Connection, Pace, Threads
+from mossvl.server.realtime.connection import Connection, Threads
 from mossvl.server.realtime.metrics import LiveMetrics
+from mossvl.server.realtime.pace import Pace
 from mossvl.server.realtime.simple import SimpleProtocol
 from mossvl.server.realtime.video import VideoProtocol
 

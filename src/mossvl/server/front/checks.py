@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from mossvl.replicas.processes import Replica, State
+from mossvl.replicas.replica import Replica, State
 from mossvl.server.front.asking import ask
 
 PAUSE_SECONDS, SOON_SECONDS = 1.0, 0.2

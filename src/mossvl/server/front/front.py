@@ -12,7 +12,8 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 
 from mossvl.errors import EngineError, MossVLError
-from mossvl.replicas.processes import Replica, Replicas, State
+from mossvl.replicas.processes import Replicas
+from mossvl.replicas.replica import Replica, State
 from mossvl.replicas.routing import Router
 from mossvl.server.config import ServerConfig
 from mossvl.server.errors import RequestError, stopping, unavailable

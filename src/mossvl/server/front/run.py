@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from mossvl.disk import OwnFolder
-from mossvl.replicas.processes import Patience, Replicas
+from mossvl.replicas.processes import Replicas
+from mossvl.replicas.replica import Patience
 from mossvl.replicas.shares import Share
 from mossvl.server.config import ServerConfig
 from mossvl.server.front.front import Front

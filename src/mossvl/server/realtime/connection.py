@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from mossvl.server.reading import placed
 from mossvl.server.realtime import protocol as acts
 from mossvl.server.realtime.ends import FAILED, NORMAL
 from mossvl.server.realtime.metrics import LiveMetrics
+from mossvl.server.realtime.pace import Pace
 from mossvl.server.realtime.protocol import Act, Protocol
 from mossvl.server.schemas.realtime import PlayVideo
 
@@ -48,25 +48,6 @@ class Threads:
 
     small: CapacityLimiter
     large: CapacityLimiter
-
-
-class Pace:
-    """Spaces out what comes too fast, after a burst.
-
-    Args:
-        rate: how many may come in a second, and how many at once.
-        now: seconds of any origin.
-    """
-
-    def __init__(self, rate: float, now: Callable[[], float] = time.monotonic) -> None:
-        self._rate, self._now = rate, now
-        self._due = now() - 1.0
-
-    def delay(self) -> float:
-        """Count one more; return for how many seconds it has to wait."""
-        now = self._now()
-        self._due = max(self._due, now - 1.0) + 1.0 / self._rate
-        return max(0.0, self._due - now)
 
 
 class Connection:
