@@ -13,7 +13,7 @@ TESTS = Path(__file__).parent
 SOURCE = TESTS.parent / "src/mossvl"
 FLOORS = [
     *("version", "errors", "names", "progress", "waits", "ranks", "disk", "malloc", "cores", "environment"),
-    *("forking", "orphans"),
+    *("forking", "importing", "orphans"),
     *("forms", "options", "tools", "media", "quantization", "parallel", "checkpoints"),
     *("processing", "synthetic", "data", "kernels", "model"),
     *("queries", "scheduling", "sources", "adapters", "device", "engine", "live", "offline", "chat"),

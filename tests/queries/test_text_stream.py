@@ -1,5 +1,7 @@
 """Streamed text is the decoded text."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,6 +91,18 @@ def test_the_end_of_an_answer_does_not_depend_on_how_its_tokens_came(processor, 
     text.push(tokens[cut:])
     text.finish(cut=True)
     assert text.text == "a\ufffd"
+
+
+@given(tokens=st.lists(st.integers(0, 255), max_size=24), cuts=st.sets(st.integers(1, 23)))
+def test_what_is_told_does_not_depend_on_how_the_tokens_came(processor, tokens, cuts):
+    """Bytes in any order: whole characters, parts of some, and what is part of none."""
+    single, together = TextStream(processor.tokenizer), TextStream(processor.tokenizer)
+    for token in tokens:
+        single.push([token])
+    ends = [*sorted(cut for cut in cuts if cut < len(tokens)), len(tokens)]
+    for start, end in pairwise([0, *ends]):
+        together.push(tokens[start:end])
+    assert together.text == single.text
 
 
 def test_a_stop_text_counts_where_it_ends_after_the_least_length(processor):

@@ -73,14 +73,17 @@ class TextStream:
         return first + self._push(tokens[early:]) if len(tokens) > early else first
 
     def _push(self, tokens: Sequence[int], exempt: bool = False) -> str:
+        known = len(self._tokens)  # No character ends with one of these.
         self._tokens += tokens
-        text = self._decoded()
-        if text.endswith(UNFINISHED) and not self._ends_with_literal():
-            return ""
-        self._tokens = []
-        if exempt:
-            self._exempt = len(self._held) + len(text)
-        return self._release(text, final=False)
+        for end in range(len(self._tokens), known, -1):
+            text = self._decoded(end)
+            if text.endswith(UNFINISHED) and not self._ends_with_literal(end):
+                continue
+            del self._tokens[:end]
+            if exempt:
+                self._exempt = len(self._held) + len(text)
+            return self._release(text, final=False)
+        return ""
 
     def finish(self, cut: bool = False) -> str:
         """End the stream; return the text that was held back; with `cut`, without an incomplete last character."""
@@ -89,13 +92,13 @@ class TextStream:
         self._tokens = []
         return self._release(rest[:-1] if incomplete else rest, final=True)
 
-    def _decoded(self) -> str:
-        return self.tokenizer.decode(self._tokens, skip_special_tokens=self.skip_special)
+    def _decoded(self, end: int | None = None) -> str:
+        return self.tokenizer.decode(self._tokens[:end], skip_special_tokens=self.skip_special)
 
-    def _ends_with_literal(self) -> bool:
+    def _ends_with_literal(self, end: int | None = None) -> bool:
         """Whether the last tokens encode the character U+FFFD itself."""
         tokens = self._literal
-        return bool(tokens) and self._tokens[-len(tokens) :] == tokens
+        return bool(tokens) and self._tokens[:end][-len(tokens) :] == tokens
 
     @cached_property
     def _literal(self) -> list[int]:
