@@ -94,12 +94,13 @@ def parent(pipe, number):
 
 
 class Seen:
-    """What is told of replicas, as (what, number, with it)."""
+    """What is told of replicas, as (what, number, with it). Pipes stay open: a replica ends with its own."""
 
     def __init__(self):
-        self.happened = queue.Queue()
+        self.happened, self._pipes = queue.Queue(), []
 
     def ready(self, replica, pipe):
+        self._pipes.append(pipe)
         self.happened.put(("ready", replica.number, pipe))
 
     def ended(self, replica, reason):

@@ -106,8 +106,7 @@ class Replicas:
                 except Exception:  # A bug, which must not leave replicas unwatched.
                     logger.exception("the watching of replicas has failed, and goes on")
                     if self._closing:
-                        for replica in self.all:
-                            self._kill(replica)
+                        self._kill_all()
                         return
                     time.sleep(AFTER_FAILURE)
         finally:
@@ -257,6 +256,14 @@ class Replicas:
         if replica.process is not None:
             _end_group(replica.process)
             replica.process.kill()
+
+    def _kill_all(self) -> None:
+        """Kill all processes, and wait for their ends."""
+        for replica in self.all:
+            self._kill(replica)
+        for replica in self.all:
+            if replica.process is not None:
+                replica.process.join()
 
     def _tell(self, work: Callable[[], None]) -> None:
         try:
