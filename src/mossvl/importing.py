@@ -17,8 +17,8 @@ def is_command() -> bool:
 def without_collector(own: bool = False) -> Iterator[None]:
     """A context in which no garbage is collected.
 
-    An import makes millions of objects that stay; the collector would go through all of them again and again, which is
-    a fifth of the time.
+    The imports make 600,000 objects that stay; the collector would go through all of them again and again, which is a
+    fifth of the time.
 
     Args:
         own: the process is the package's own: what is there at the end is kept out of later collections, too.

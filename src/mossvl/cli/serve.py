@@ -18,7 +18,6 @@ from mossvl.cli.options import (
 from mossvl.options.checks import whole
 from mossvl.options.engine import EngineConfig, check_apart
 from mossvl.server.config import DECODERS, TEXTS, ServerConfig
-from mossvl.sources import fork_server
 
 if TYPE_CHECKING:
     from mossvl.llm import MossVL
@@ -58,6 +57,8 @@ def serve(
             parts = shares(replicas, settings.tensor_parallel_size, settings.device)
             run_front(config, parts, Loading(folder, settings), name, settings.max_batch)
         else:
+            from mossvl.sources import fork_server
+
             fork_server.start()  # It imports PyTorch while this process does.
             from mossvl.server.run import run
 

@@ -111,7 +111,7 @@ def test_a_client_that_does_not_read_its_end_either_is_not_waited_for_as_long_ag
 
     waits, timeout = [], asyncio.timeout
     monkeypatch.setattr(asyncio, "timeout", lambda seconds: waits.append(seconds) or timeout(seconds))
-    monkeypatch.setattr("mossvl.server.realtime.connection.PARTING_SECONDS", 0.01)
+    monkeypatch.setattr("mossvl.server.realtime.connection.UNREAD_SECONDS", 0.01)
     assert served(llm, Deaf(told("start"), *[told("ping")] * 9, reads=3), stall=0.05).how == "stalled"
     assert waits[-2:] == [0.05, 0.01] and nothing_is_left(llm)
 

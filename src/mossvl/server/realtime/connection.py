@@ -36,7 +36,7 @@ LARGE_PIXELS = 1 << 22
 """Pixels above which a frame takes one of `Threads.large`: 4K has twice as many."""
 CLOSE_SECONDS = 10.0
 """Seconds that the end of a session may take."""
-PARTING_SECONDS = 1.0
+UNREAD_SECONDS = 1.0
 """Seconds that a client which does not read has to read why its connection is closed."""
 MESSAGES_PER_SECOND = 500
 """A client's messages are taken no faster, after as many at once: a flood waits in its own connection."""
@@ -305,4 +305,4 @@ class Connection:
         if self._websocket.application_state is not WebSocketState.DISCONNECTED:
             with suppress(Exception):  # The client may be gone.
                 code = NORMAL if self.how == "gone" else FAILED
-                await self._within(self._websocket.close(code), PARTING_SECONDS if self.how == "stalled" else None)
+                await self._within(self._websocket.close(code), UNREAD_SECONDS if self.how == "stalled" else None)
